@@ -1,0 +1,76 @@
+"""A small client of the coordinator's API, for the demo and the tests."""
+
+from typing import Any
+
+import requests
+
+Job = dict[str, Any]
+
+
+class ApiUnavailableError(Exception):
+    """The API does not answer, or says that its database does not."""
+
+
+class ApiRefusedError(Exception):
+    """The API answered with an error; the message is the API's own."""
+
+
+class ApiClient:
+    """Calls of one user. Raises ApiUnavailableError or ApiRefusedError instead of returning an error."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self.url = url
+        self._session = requests.Session()
+        self._session.trust_env = False  # the stack is on this machine: no proxy stands between
+        self._session.headers["X-Kelpie-Key"] = key
+
+    def submit(self, job: Job) -> Job:
+        submitted: Job = self._call("POST", "/jobs", json=job)
+        return submitted
+
+    def submit_batch(self, jobs: list[Job]) -> list[Job]:
+        submitted: list[Job] = self._call("POST", "/jobs/batch", json=jobs)
+        return submitted
+
+    def job(self, job_id: str) -> Job:
+        job: Job = self._call("GET", f"/jobs/{job_id}")
+        return job
+
+    def jobs(self, **query: str | int) -> list[Job]:
+        jobs: list[Job] = self._call("GET", "/jobs", params=query)["jobs"]
+        return jobs
+
+    def attempts(self, job_id: str) -> list[dict[str, Any]]:
+        attempts: list[dict[str, Any]] = self._call("GET", f"/jobs/{job_id}/attempts")["attempts"]
+        return attempts
+
+    def cancel(self, job_id: str) -> None:
+        self._call("DELETE", f"/jobs/{job_id}")
+
+    def create_user(self, username: str) -> str:
+        """As admin: the new user's id."""
+        return str(self._call("POST", "/users", json={"username": username})["id"])
+
+    def create_key(self, user_id: str, organization: str, project: str) -> str:
+        """As admin: an API key of that user for one project."""
+        names = {"org_name": organization, "project_name": project}
+        return str(self._call("POST", f"/users/{user_id}/token", json=names)["token"])
+
+    def is_ready(self) -> bool:
+        """Whether the API answers and reaches its database."""
+        try:
+            self._call("GET", "/readyz")
+        except ApiUnavailableError:
+            return False
+        return True
+
+    def _call(self, method: str, path: str, **content: Any) -> Any:
+        try:
+            answer = self._session.request(method, self.url + path, timeout=10, **content)
+        except (requests.ConnectionError, requests.Timeout) as error:
+            raise ApiUnavailableError(f"{method} {path}: {error}") from error
+        if answer.status_code == requests.codes.service_unavailable:
+            raise ApiUnavailableError(f"{method} {path}: {answer.text}")
+        if not answer.ok:
+            raise ApiRefusedError(f"{method} {path}: {answer.status_code} {answer.text}")
+        return answer.json() if answer.content else None

@@ -1,0 +1,179 @@
+"""Real processes on this machine: start them, watch them, kill them, and leave none behind."""
+
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+LEASH = Path(__file__).with_name("leash.py")
+# Below the range from which the kernel hands out ports on its own: a port chosen here is still free when its
+# server comes back after a kill.
+PORTS = range(20_000, 32_000)
+
+
+@dataclass(frozen=True)
+class Account:
+    """An unprivileged user that a program runs as."""
+
+    uid: int
+    gid: int
+
+
+class Child:
+    """One program in a session of its own. It is killed when this process ends, by whatever cause.
+
+    Standard output goes to `<folder>/<name>.out`, standard error to `<folder>/<name>.log`, both appended to.
+    Start children from the main thread only: the kernel ties a child's end to the thread that started it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        program: Sequence[str | Path],
+        *,
+        folder: Path,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        death_signal: signal.Signals = signal.SIGKILL,
+        account: Account | None = None,
+    ) -> None:
+        self.name = name
+        self.output = folder / f"{name}.out"
+        self.log = folder / f"{name}.log"
+        with self.output.open("ab") as out, self.log.open("ab") as err:
+            self._process = subprocess.Popen(
+                [*leash(death_signal, account), *map(str, program)],
+                cwd=cwd or folder,
+                env=None if env is None else dict(env),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def wait(self, timeout: float) -> int:
+        """The exit code; minus the signal's number after a death by signal."""
+        return self._process.wait(timeout)
+
+    def kill(self) -> None:
+        """kill -9 for the whole process group, the way a machine vanishes."""
+        self._signal_group(signal.SIGKILL)
+        self._process.wait()
+
+    def stop(self, how: signal.Signals = signal.SIGTERM, timeout: float = 10) -> None:
+        """Ask for an orderly end; insist after `timeout` seconds."""
+        if self.alive:
+            self._process.send_signal(how)
+            try:
+                self._process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        self._signal_group(signal.SIGKILL)  # whatever the program itself left behind
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        try:
+            os.killpg(self.pid, number)
+        except ProcessLookupError:
+            return  # the whole group has ended already
+
+    def last_words(self, lines: int = 20) -> str:
+        """The end of its log, for an error message."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def leash(death_signal: signal.Signals, account: Account | None) -> list[str]:
+    user = [f"{account.uid}:{account.gid}"] if account else []
+    return [sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), str(int(death_signal)), *user, "--"]
+
+
+def wait_for(fact: Callable[[], T | None], what: str, timeout: float = 30, pause: float = 0.05) -> T:
+    """Look until `fact` answers something true, and return that.
+
+    Raises TimeoutError naming `what` after `timeout` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        answer = fact()
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {timeout:g} s in vain for {what}")
+        time.sleep(pause)
+
+
+def wait_until_ready(child: Child, answers: Callable[[], bool], timeout: float = 30) -> None:
+    """Wait until a server answers. Raises RuntimeError with the end of its log if it ends instead."""
+
+    def ready() -> bool:
+        if not child.alive:
+            raise RuntimeError(f"{child.name} ended while starting:\n{child.last_words()}")
+        return answers()
+
+    try:
+        wait_for(ready, f"{child.name} to answer", timeout)
+    except TimeoutError as error:
+        raise RuntimeError(f"{error}:\n{child.last_words()}") from error
+
+
+def processes_in(folder: Path) -> list[int]:
+    """Ids of the processes that work inside a folder, or worked there before it was removed. Linux only."""
+    here = str(folder.resolve())
+    return [pid for pid, place in working_folders() if place == here or place.startswith(f"{here}/")]
+
+
+def kill_all_in(folder: Path) -> None:
+    for pid in processes_in(folder):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def working_folders() -> Iterator[tuple[int, str]]:
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            yield int(entry.name), str((entry / "cwd").readlink())
+        except OSError:
+            continue  # it ended meanwhile, waits to be reaped, or belongs to somebody else
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A temporary folder that is removed afterwards. Other accounts may pass through it but not list it."""
+    folder = Path(tempfile.mkdtemp(prefix="kelpie-"))
+    folder.chmod(0o711)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on."""
+    for port in random.sample(PORTS, 100):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError("100 ports of 127.0.0.1 were tried and all are taken")

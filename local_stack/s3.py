@@ -1,0 +1,94 @@
+"""The S3 server of the stack as a child process, and a client for looking into its buckets."""
+
+import os
+import sys
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import boto3
+import requests
+from botocore.config import Config
+
+from local_stack.processes import Child, free_port, wait_until_ready
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+class S3Server:
+    """An S3 endpoint on 127.0.0.1. `upload_rate` (bytes per second and request) makes a slow line of it."""
+
+    def __init__(self, folder: Path, upload_rate: int | None = None) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._folder = folder
+        self._upload_rate = upload_rate
+        self._child: Child | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a program needs to talk to this server instead of Amazon's."""
+        return {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ACCESS_KEY_ID": "local",
+            "AWS_SECRET_ACCESS_KEY": "local-secret",
+            "AWS_REGION": "us-east-1",
+        }
+
+    def start(self) -> None:
+        rate = [str(self._upload_rate)] if self._upload_rate else []
+        self._child = Child(
+            "s3",
+            [sys.executable, "-m", "local_stack.s3_server", str(self.port), *rate],
+            folder=self._folder,
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        )
+        wait_until_ready(self._child, self._answers)
+
+    def stop(self) -> None:
+        if self._child is not None:
+            self._child.stop()
+            self._child = None
+
+    def create_bucket(self, bucket: str) -> None:
+        self._client.create_bucket(Bucket=bucket)
+
+    def put(self, bucket: str, key: str, content: bytes) -> None:
+        self._client.put_object(Bucket=bucket, Key=key, Body=content)
+
+    def get(self, bucket: str, key: str) -> bytes:
+        return self._client.get_object(Bucket=bucket, Key=key)["Body"].read()
+
+    def keys(self, bucket: str, prefix: str = "") -> list[str]:
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        return [item["Key"] for page in pages for item in page.get("Contents", [])]
+
+    def files(self, bucket: str, prefix: str) -> dict[str, bytes]:
+        """Everything below a prefix: {key without the prefix: bytes}."""
+        return {key.removeprefix(prefix): self.get(bucket, key) for key in self.keys(bucket, prefix)}
+
+    def unfinished_uploads(self, bucket: str, prefix: str = "") -> list[str]:
+        """Keys of multipart uploads that were begun and neither completed nor aborted."""
+        answer = self._client.list_multipart_uploads(Bucket=bucket, Prefix=prefix)
+        return [upload["Key"] for upload in answer.get("Uploads", [])]
+
+    @cached_property
+    def _client(self) -> "S3Client":
+        return boto3.client(
+            "s3",
+            endpoint_url=self.url,
+            aws_access_key_id=self.environment["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=self.environment["AWS_SECRET_ACCESS_KEY"],
+            region_name=self.environment["AWS_REGION"],
+            config=Config(s3={"addressing_style": "path"}),
+        )
+
+    def _answers(self) -> bool:
+        try:
+            requests.get(self.url, timeout=2)
+        except requests.ConnectionError:
+            return False
+        return True
