@@ -1,0 +1,19 @@
+"""How gunicorn serves the API. Settings on the command line or in GUNICORN_CMD_ARGS come before these."""
+
+import os
+
+bind = os.environ.get("KELPIE_BIND", "0.0.0.0:8080")
+workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
+worker_class = "gthread"
+threads = 16
+# Clients reuse a connection that was idle for up to a minute.
+keepalive = 75
+timeout = 60
+graceful_timeout = 30
+# Memory that a library leaks is given back now and then, never by all processes at once.
+max_requests = 100_000
+max_requests_jitter = 20_000
+limit_request_line = 8190
+limit_request_fields = 100
+control_socket_disable = True
+errorlog = "-"

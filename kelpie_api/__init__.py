@@ -1,0 +1,88 @@
+"""The coordinator. `create_app` is where its parts are put together."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass, field
+
+import psycopg
+from flask import Flask
+
+from kelpie_api import logs, migrations
+from kelpie_api.auth import Gatekeeper
+from kelpie_api.config import Config
+from kelpie_api.db import Database
+from kelpie_api.errors import SchemaError, Unavailable
+from kelpie_api.housekeeping import Housekeeper
+
+__all__ = ["Coordinator", "create_app"]
+
+
+@dataclass
+class Coordinator:
+    """What one web process has: a pool, proven callers, and a housekeeping thread.
+
+    Nothing of it survives a fork, so it begins with the first request that a process serves.
+    """
+
+    config: Config
+    db: Database
+    gatekeeper: Gatekeeper
+    housekeeper: Housekeeper
+    schema_is_current: bool = False
+    begun_in: int | None = None
+    beginning: threading.Lock = field(default_factory=threading.Lock)
+
+    @classmethod
+    def of(cls, config: Config) -> Coordinator:
+        db = Database(config.database_url)
+        return cls(config, db, Gatekeeper(db, config), Housekeeper(db))
+
+    def begin(self) -> None:
+        """Open the pool and start housekeeping, once in each process."""
+        if self.begun_in == os.getpid():
+            return
+        with self.beginning:
+            if self.begun_in != os.getpid():
+                self.db.open()
+                self.housekeeper.start()
+                self.begun_in = os.getpid()
+
+    def end(self) -> None:
+        self.housekeeper.stop()
+        self.db.close()
+
+    def require_current_schema(self) -> None:
+        """Raise Unavailable while the schema is older than this release."""
+        if self.schema_is_current:
+            return
+        problem = self.db.repeatable(lambda tx: migrations.problem(tx.connection))
+        if problem:
+            raise Unavailable(problem)
+        self.schema_is_current = True
+
+
+def create_app(config: Config) -> Flask:
+    """The WSGI application. Raises SchemaError if the database answers and its schema is too old.
+
+    A database that does not answer is no reason not to start: requests are answered 503 until it does.
+    """
+    from kelpie_api import routes  # the routes need the parts above
+
+    logs.configure(config.log_level)
+    _refuse_old_schema(config)
+    app = Flask(__name__)
+    routes.register(app, Coordinator.of(config))
+    return app
+
+
+def _refuse_old_schema(config: Config) -> None:
+    try:
+        with psycopg.connect(config.database_url, connect_timeout=5, autocommit=True) as connection:
+            problem = migrations.problem(connection)
+    except psycopg.OperationalError as error:
+        logs.warning("database_away", message=str(error).strip())
+        return
+    if problem:
+        raise SchemaError(problem)

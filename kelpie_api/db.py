@@ -1,0 +1,156 @@
+"""The database: a pool, short transactions, and the named statements of sql/queries.
+
+A statement has one name, the same in SQL and here: `SQL.claim_job` is the statement under `-- name: claim_job`.
+"""
+
+from __future__ import annotations
+
+import re
+import select
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, LiteralString, TypeVar, cast
+
+import psycopg
+from psycopg.rows import dict_row
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from kelpie_api.errors import Unavailable
+
+Row = dict[str, Any]
+Result = TypeVar("Result")
+SQL_FOLDER = Path(__file__).parent.parent / "sql"
+AWAY = "The database does not answer; the request was not carried out, so send it again in a moment."
+UNSURE = "The database went away during the request; look whether it was carried out before you send it again."
+
+
+class Statements:
+    """The named statements of a folder of .sql files, as attributes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.by_name: dict[str, LiteralString] = {}
+        for file in sorted(folder.glob("*.sql")):
+            for block in re.split(r"^-- name: ", file.read_text(), flags=re.MULTILINE)[1:]:
+                name, _, text = block.partition("\n")
+                if name in self.by_name:
+                    raise ValueError(f"{file.name} names {name} a second time")
+                # The files are part of the program, no input ever enters a statement's text.
+                self.by_name[name] = cast("LiteralString", text.strip().rstrip(";"))
+
+    def __getattr__(self, name: str) -> LiteralString:
+        try:
+            return self.by_name[name]
+        except KeyError:
+            raise AttributeError(f"no statement is named {name}") from None
+
+
+SQL = Statements(SQL_FOLDER / "queries")
+
+
+class Transaction:
+    """Runs statements on one connection; rows are dicts."""
+
+    def __init__(self, connection: psycopg.Connection[Row]) -> None:
+        self.connection = connection
+
+    def all(self, statement: LiteralString, **values: Any) -> list[Row]:
+        return self.connection.execute(statement, values).fetchall()
+
+    def one_or_none(self, statement: LiteralString, **values: Any) -> Row | None:
+        return self.connection.execute(statement, values).fetchone()
+
+    def execute(self, statement: LiteralString, **values: Any) -> int:
+        """Run a statement that returns no rows; the number of rows it touched."""
+        return self.connection.execute(statement, values).rowcount
+
+
+def fail_if_hung_up(connection: psycopg.Connection[Any]) -> None:
+    """Is there anything to read on a connection that nobody uses? Then it is the server's goodbye.
+
+    It costs a system call and no round trip, so also a request that must not be sent twice, like a submission,
+    gets a connection that lives after a restart of Postgres.
+    """
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    if poll.poll(0):
+        raise psycopg.OperationalError("the server closed the connection")
+
+
+class Database:
+    """A pool of connections to Postgres.
+
+    Connections are in autocommit: a single statement is its own transaction and costs one round trip.
+    Statements are never prepared and no session state is kept, for PgBouncer may stand in between
+    (contract section 8).
+    """
+
+    def __init__(self, url: str, connections: int = 10) -> None:
+        self.pool: ConnectionPool[psycopg.Connection[Row]] = ConnectionPool(
+            url,
+            min_size=1,
+            max_size=connections,
+            open=False,
+            timeout=3,
+            check=fail_if_hung_up,
+            # Given up soon and begun again by the next request: the pool's own pauses double up to minutes.
+            reconnect_timeout=5,
+            kwargs={
+                "autocommit": True,
+                "prepare_threshold": None,
+                "row_factory": dict_row,
+                "connect_timeout": 5,
+                "tcp_user_timeout": 10_000,
+                "application_name": "kelpie",
+            },
+        )
+
+    def open(self) -> None:
+        self.pool.open()
+
+    def close(self) -> None:
+        self.pool.close()
+
+    def all(self, statement: LiteralString, **values: Any) -> list[Row]:
+        return self.repeatable(lambda tx: tx.all(statement, **values))
+
+    def one_or_none(self, statement: LiteralString, **values: Any) -> Row | None:
+        return self.repeatable(lambda tx: tx.one_or_none(statement, **values))
+
+    def execute(self, statement: LiteralString, **values: Any) -> int:
+        return self.repeatable(lambda tx: tx.execute(statement, **values))
+
+    def repeatable(self, work: Callable[[Transaction], Result]) -> Result:
+        """Do work that is harmless twice, and do it again once if the connection turns out to be dead.
+
+        A connection may die between the check and the statement. One retry after checking the pool serves all
+        requests through a restart of Postgres, and costs nothing while all is well (reliability section 2).
+        """
+        try:
+            return self.unrepeatable(work)
+        except Unavailable:
+            self.pool.check()
+            return self.unrepeatable(work)
+
+    def unrepeatable(self, work: Callable[[Transaction], Result]) -> Result:
+        """Do work once, its statements each on their own."""
+        with self._connection() as connection:
+            return work(Transaction(connection))
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Several statements, all or none."""
+        with self._connection() as connection, connection.transaction():
+            yield Transaction(connection)
+
+    @contextmanager
+    def _connection(self) -> Iterator[psycopg.Connection[Row]]:
+        try:
+            with self.pool.connection() as connection:
+                yield connection
+        except PoolTimeout as error:
+            raise Unavailable(AWAY) from error
+        except psycopg.errors.QueryCanceled:
+            raise
+        except psycopg.OperationalError as error:
+            raise Unavailable(UNSURE) from error

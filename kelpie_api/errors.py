@@ -1,0 +1,98 @@
+"""Every refusal the coordinator can answer: a status, a short title, and a sentence that says what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class KelpieError(Exception):
+    """The base of all errors that are answered as `{"error", "message"}` (contract section 1)."""
+
+    status = 500
+    title = "Internal Server Error"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def body(self) -> dict[str, Any]:
+        return {"error": self.title, "message": self.message}
+
+    def headers(self) -> dict[str, str]:
+        return {}
+
+
+class InvalidRequest(KelpieError):
+    """`errors` maps the path of a field (`sync.before.0.bucket`) to sentences; `index` is its place in a batch."""
+
+    status = 400
+    title = "Bad Request"
+
+    def __init__(self, message: str, errors: dict[str, list[str]] | None = None, index: int | None = None) -> None:
+        super().__init__(message)
+        self.errors = errors or {}
+        self.index = index
+
+    def body(self) -> dict[str, Any]:
+        extra: dict[str, Any] = {"errors": self.errors}
+        if self.index is not None:
+            extra["index"] = self.index
+        return super().body() | extra
+
+
+class MissingCredentials(KelpieError):
+    status = 401
+    title = "Unauthorized"
+
+
+class Forbidden(KelpieError):
+    status = 403
+    title = "Forbidden"
+
+
+class NotFound(KelpieError):
+    status = 404
+    title = "Not Found"
+
+
+class JobNotFound(NotFound):
+    title = "Job Not Found"
+
+    def __init__(self, job_id: object) -> None:
+        super().__init__(f"There is no job {job_id}; check the id and the key you call with.")
+
+
+class Conflict(KelpieError):
+    status = 409
+    title = "Conflict"
+
+
+class NotTheHolder(Conflict):
+    """A report from somebody who does not hold the job's lease (contract section 3, Fence)."""
+
+    title = "Not The Holder"
+
+
+class ClaimIdTaken(Conflict):
+    title = "Claim Id Taken"
+
+    def __init__(self) -> None:
+        super().__init__("Another machine claims with this claim_id; make a new UUID for each claim.")
+
+
+class Unavailable(KelpieError):
+    """Answered while the database cannot be reached or its schema is not current."""
+
+    status = 503
+    title = "Service Unavailable"
+
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": "2"}
+
+
+class ConfigError(Exception):
+    """A setting is missing or wrong; the program does not start."""
+
+
+class SchemaError(Exception):
+    """The database's schema does not fit this release."""

@@ -1,0 +1,247 @@
+"""The life of a job: one function per transition.
+
+Each is one guarded statement. Zero rows from it is an answer: the caller does not hold the job, or the job is
+final. Only then the job is read, to say which.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, LiteralString
+from uuid import UUID
+
+import psycopg
+
+from kelpie_api.auth import Caller
+from kelpie_api.db import SQL, Database, Row
+from kelpie_api.errors import ClaimIdTaken, Conflict, JobNotFound, NotTheHolder
+
+LEGACY_FIELDS = (
+    "input_bucket",
+    "input_prefix",
+    "checkpoint_bucket",
+    "checkpoint_prefix",
+    "output_bucket",
+    "output_prefix",
+)
+
+
+class Status(StrEnum):
+    """The states of a job; sql/README.md draws the moves between them."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+
+class Outcome(StrEnum):
+    """How an attempt ended."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    RELEASED = "released"
+    CANCELED = "canceled"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a worker says about a job: who it is, and how the command ended.
+
+    `attempt` is the fence; it is None from the original's worker, then the machine alone is compared.
+    """
+
+    machine_id: str
+    container_group_id: str
+    attempt: int | None = None
+    exit_code: int | None = None
+    reason: str | None = None
+
+
+def submit(db: Database, caller: Caller, definitions: Sequence[dict[str, Any]]) -> list[Row]:
+    """Create all jobs or none, in the order given."""
+    submitted = [{"id": str(uuid.uuid4()), **definition} for definition in definitions]
+    return db.unrepeatable(
+        lambda tx: tx.all(
+            SQL.submit_jobs,
+            submitted=json.dumps(submitted),
+            tenant_id=caller.tenant_id,
+            user_id=caller.user_id,
+            actor=caller.actor,
+        )
+    )
+
+
+def claim(
+    db: Database, caller: Caller, machine_id: str, container_group_id: str, claim_id: UUID | None
+) -> Row | None:
+    """The next job for this machine, or None. Repeating it with the same claim_id gives the same answer."""
+    values = {
+        "tenant_id": caller.tenant_id,
+        "machine_id": machine_id,
+        "container_group": container_group_id,
+        "claim_id": claim_id,
+        "actor": f"machine:{machine_id}",
+        "sealed_key": caller.sealed_key,
+    }
+    if claim_id is None:
+        return db.unrepeatable(lambda tx: tx.one_or_none(SQL.claim_job, **values))
+    try:
+        return db.one_or_none(SQL.claim_job, **values)
+    except psycopg.errors.UniqueViolation:
+        # The same request raced with itself. The winner's row is there now and answers both.
+        return _claim_again(db, values)
+
+
+def _claim_again(db: Database, values: dict[str, Any]) -> Row | None:
+    try:
+        return db.one_or_none(SQL.claim_job, **values)
+    except psycopg.errors.UniqueViolation:
+        raise ClaimIdTaken from None
+
+
+def heartbeat(db: Database, caller: Caller, job_id: UUID, report: Report) -> str:
+    """Renew a lease its holder still has; tell anyone else what became of the job."""
+    held = db.one_or_none(
+        SQL.renew_lease,
+        job_id=job_id,
+        scope=caller.scope,
+        machine_id=report.machine_id,
+        attempt=report.attempt,
+    )
+    if held:
+        return Status.RUNNING
+    status = str(_standing(db, caller, job_id, report)["status"])
+    # Running, but not by the caller: it must drop the job, and `canceled` is the word every worker obeys.
+    return Status.CANCELED if status == Status.RUNNING else status
+
+
+def complete(db: Database, caller: Caller, job_id: UUID, report: Report) -> None:
+    _report(db, caller, job_id, report, SQL.complete_job, Outcome.COMPLETED)
+
+
+def fail(db: Database, caller: Caller, job_id: UUID, report: Report) -> None:
+    """Count one failure and ban the machine from the job; the job fails for good at `max_failures`."""
+    _report(db, caller, job_id, report, SQL.fail_job, Outcome.FAILED)
+
+
+def release(db: Database, caller: Caller, job_id: UUID, report: Report) -> None:
+    """Take a job back from a worker that is being shut down: no failure, no ban."""
+    _report(db, caller, job_id, report, SQL.release_job, Outcome.RELEASED)
+
+
+def _report(
+    db: Database, caller: Caller, job_id: UUID, report: Report, statement: LiteralString, outcome: Outcome
+) -> None:
+    """Carry out a report by its holder. A repeated one is accepted and changes nothing.
+
+    Raises NotTheHolder, JobNotFound.
+    """
+    written = db.one_or_none(
+        statement,
+        job_id=job_id,
+        scope=caller.scope,
+        machine_id=report.machine_id,
+        container_group=report.container_group_id,
+        attempt=report.attempt,
+        exit_code=report.exit_code,
+        reason=report.reason,
+        actor=f"machine:{report.machine_id}",
+        sealed_key=caller.sealed_key,
+    )
+    if written:
+        return
+    standing = _standing(db, caller, job_id, report)
+    if not _said_before(standing, report, outcome):
+        raise NotTheHolder(
+            f"Job {job_id} is {standing['status']} and not held by machine {report.machine_id}"
+            f"{'' if report.attempt is None else f' in attempt {report.attempt}'}; nothing was written."
+        )
+
+
+def _said_before(standing: Row, report: Report, outcome: Outcome) -> bool:
+    """Was this very report accepted already, so that only its answer was lost?"""
+    if standing["outcome"] == outcome:
+        return True
+    # A job that was pending has no attempt to remember the report by.
+    match outcome:
+        case Outcome.COMPLETED:
+            accepted = standing["status"] == Status.COMPLETED and standing["touched_last"]
+        case Outcome.FAILED:
+            accepted = standing["banned"]
+        case _:
+            accepted = False
+    return report.attempt is None and bool(accepted)
+
+
+def _standing(db: Database, caller: Caller, job_id: UUID, report: Report) -> Row:
+    standing = db.one_or_none(
+        SQL.standing_of_reporter,
+        job_id=job_id,
+        scope=caller.scope,
+        machine_id=report.machine_id,
+        attempt=report.attempt,
+    )
+    if standing is None:
+        raise JobNotFound(job_id)
+    return standing
+
+
+def cancel(db: Database, caller: Caller, job_id: UUID) -> None:
+    """End a job; canceling it again is fine. Raises JobNotFound, or Conflict if it completed or failed."""
+    if db.one_or_none(SQL.cancel_job, job_id=job_id, scope=caller.scope, actor=caller.actor):
+        return
+    status = get(db, caller, job_id)["status"]
+    if status != Status.CANCELED:
+        raise Conflict(f"Job {job_id} has {status} already and cannot be canceled.")
+
+
+def get(db: Database, caller: Caller, job_id: UUID) -> Row:
+    job = db.one_or_none(SQL.get_job, job_id=job_id, scope=caller.scope)
+    if job is None:
+        raise JobNotFound(job_id)
+    return job
+
+
+def list_page(
+    db: Database,
+    caller: Caller,
+    *,
+    status: str | None,
+    container_group_id: str | None,
+    page: int,
+    page_size: int,
+    oldest_first: bool,
+) -> list[Row]:
+    """One page of the caller's jobs, newest first unless `oldest_first`; the order is total."""
+    return db.all(
+        SQL.list_jobs_oldest_first if oldest_first else SQL.list_jobs_newest_first,
+        scope=caller.scope,
+        status=status,
+        container_group=container_group_id,
+        page_size=page_size,
+        skipped=(page - 1) * page_size,
+    )
+
+
+def attempts(db: Database, caller: Caller, job_id: UUID) -> list[Row]:
+    """Every handout of a job and how it ended."""
+    get(db, caller, job_id)
+    return db.all(SQL.list_attempts, job_id=job_id)
+
+
+def events(db: Database, caller: Caller, job_id: UUID) -> list[Row]:
+    """Every change of a job and who made it."""
+    get(db, caller, job_id)
+    return db.all(SQL.list_events, job_id=job_id)
+
+
+def purge(db: Database) -> None:
+    """Remove all jobs of everybody."""
+    db.execute(SQL.purge_jobs)

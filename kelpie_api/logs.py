@@ -1,0 +1,46 @@
+"""Structured logs: one JSON object a line on standard error, one event per fact, no secrets."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+_logger = logging.getLogger("kelpie")
+
+
+class JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+        }
+        line.update(getattr(record, "facts", {}))
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def configure(level: str) -> None:
+    """Send this process's log lines, the libraries' warnings among them, to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    _logger.setLevel(level)
+    # The pool reports each failed connection attempt; readiness and `database_away` say it once.
+    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+
+
+def info(event: str, **facts: Any) -> None:
+    _logger.info(event, extra={"facts": facts})
+
+
+def warning(event: str, **facts: Any) -> None:
+    _logger.warning(event, extra={"facts": facts})
+
+
+def error(event: str, error: BaseException, **facts: Any) -> None:
+    _logger.error(event, extra={"facts": facts}, exc_info=error)

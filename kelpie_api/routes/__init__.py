@@ -1,0 +1,195 @@
+"""HTTP: a schema in, one call, a schema out. The rules that hold for every route are here (contract section 1)."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any, NoReturn
+from uuid import UUID
+
+from flask import Flask, Request, Response, current_app, g, jsonify, request
+from flask_smorest import Api
+from marshmallow import Schema, ValidationError
+from webargs.flaskparser import FlaskParser
+from werkzeug.exceptions import HTTPException
+
+from kelpie_api import Coordinator, logs
+from kelpie_api.auth import Caller
+from kelpie_api.db import Database
+from kelpie_api.errors import Forbidden, InvalidRequest, KelpieError, NotFound
+from kelpie_api.wire import parse_json
+
+EXTENSIONS = "attempt, claim-id, release"
+LARGEST_BODY = 16 * 1024 * 1024
+PUBLIC = {"health.healthz", "health.readyz", "api-docs.openapi_json"}
+
+TITLES = {
+    404: ("Route Not Found", "There is no such route; look at /openapi.json for those there are."),
+    405: (
+        "Method Not Allowed",
+        "This route does not know that method; look at the Allow header for those it knows.",
+    ),
+    413: ("Payload Too Large", "A request body may have at most 16 MiB; send fewer jobs at once."),
+}
+
+
+class BodyParser(FlaskParser):
+    """Reads JSON whatever the Content-Type says, for the original's clients post it as text/plain."""
+
+    DEFAULT_VALIDATION_STATUS = 400
+
+    def load_json(self, req: Request, schema: Schema) -> Any:
+        return request_json()
+
+    def handle_error(
+        self,
+        error: ValidationError,
+        req: Request,
+        schema: Schema,
+        *,
+        error_status_code: int | None,
+        error_headers: Mapping[str, str] | None,
+    ) -> NoReturn:
+        raise invalid(error)
+
+
+def request_json() -> Any:
+    """The body's JSON value, parsed once a request. Raises InvalidRequest."""
+    if "body" not in g:
+        g.body = parse_json(request.get_data())
+    return g.body
+
+
+def invalid(error: ValidationError) -> InvalidRequest:
+    """Marshmallow's nested messages as one flat map of field paths."""
+    _, inner = next(iter(error.messages_dict.items()))
+    index = min((key for key in inner if isinstance(key, int)), default=None) if isinstance(inner, dict) else None
+    flat = dict(flatten(inner if index is None else inner[index]))
+    place = "" if index is None else f"Job {index} of the batch: "
+    first = next(iter(flat.items()))
+    named = f"{first[0]}: " if first[0] != "_schema" else ""
+    return InvalidRequest(f"{place}{named}{' '.join(first[1])}", flat, index)
+
+
+def flatten(messages: Any, path: str = "") -> list[tuple[str, list[str]]]:
+    if isinstance(messages, dict):
+        return [
+            pair
+            for name, inner in messages.items()
+            for pair in flatten(inner, f"{path}.{name}" if path and name != "_schema" else path or str(name))
+        ]
+    return [(path, [str(message) for message in messages])]
+
+
+def coordinator() -> Coordinator:
+    found: Coordinator = current_app.extensions["kelpie"]
+    return found
+
+
+def db() -> Database:
+    return coordinator().db
+
+
+def caller() -> Caller:
+    found: Caller = g.caller
+    return found
+
+
+def administrator() -> Caller:
+    if not caller().is_admin:
+        raise Forbidden("Only the administrator may do this.")
+    return caller()
+
+
+def identifier(text: str, what: str) -> UUID:
+    """An id from a path; one that is no UUID names nothing."""
+    try:
+        return UUID(text)
+    except ValueError:
+        raise NotFound(f"There is no {what} {text[:100]}; its id is not a UUID.") from None
+
+
+def register(app: Flask, parts: Coordinator) -> None:
+    """Give the application its routes, its error answers, and what happens around each request."""
+    from kelpie_api.routes import health, jobs, users, work
+
+    app.extensions["kelpie"] = parts
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False
+    app.config |= {
+        "MAX_CONTENT_LENGTH": LARGEST_BODY,
+        "API_TITLE": "Kelpie",
+        "API_VERSION": "1",
+        "OPENAPI_VERSION": "3.0.3",
+        "OPENAPI_URL_PREFIX": "/",
+        "OPENAPI_JSON_PATH": "openapi.json",
+    }
+    app.before_request(admit)
+    app.after_request(stamp)
+    api = Api(app)
+    for blueprint in (jobs.blueprint, work.blueprint, users.blueprint, health.blueprint):
+        api.register_blueprint(blueprint)
+    app.register_error_handler(KelpieError, answer_error)
+    app.register_error_handler(HTTPException, answer_http_error)
+    app.register_error_handler(Exception, answer_bug)
+
+
+def admit() -> None:
+    """Before each request: the process is ready, and the caller is known where the route asks for one."""
+    g.began = time.monotonic()
+    g.request_id = uuid.uuid4().hex
+    coordinator().begin()
+    if request.endpoint is None or request.endpoint in PUBLIC:
+        return
+    coordinator().require_current_schema()
+    g.caller = coordinator().gatekeeper.caller(request.headers.get("X-Kelpie-Key"))
+
+
+def stamp(response: Response) -> Response:
+    """After each request: what this server speaks, and one log line."""
+    response.headers["Kelpie-Extensions"] = EXTENSIONS
+    logs.info(
+        "request",
+        request_id=g.get("request_id"),
+        method=request.method,
+        path=request.path,
+        status=response.status_code,
+        seconds=round(time.monotonic() - g.get("began", time.monotonic()), 4),
+        machine_id=g.get("machine_id"),
+        attempt=g.get("attempt"),
+    )
+    return response
+
+
+def answer_error(error: KelpieError) -> Response:
+    response = jsonify(error.body())
+    response.status_code = error.status
+    response.headers.update(error.headers())
+    return response
+
+
+def answer_http_error(error: HTTPException) -> Response:
+    """What Flask itself refuses, in the same shape as every other error."""
+    status = error.code or 500
+    title, message = TITLES.get(status, (error.name, error.description or error.name))
+    response = jsonify({"error": title, "message": message})
+    response.status_code = status
+    for name, value in error.get_headers():
+        if name not in {"Content-Type", "Content-Length"}:
+            response.headers[name] = value
+    return response
+
+
+def answer_bug(error: Exception) -> Response:
+    """A defect of ours: logged whole, answered without its inside."""
+    logs.error("request_failed", error, request_id=g.get("request_id"), path=request.path)
+    response = jsonify(
+        {
+            "error": "Internal Server Error",
+            "message": f"This is a defect; report request {g.get('request_id')}.",
+        }
+    )
+    response.status_code = 500
+    return response

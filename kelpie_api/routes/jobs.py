@@ -1,0 +1,123 @@
+"""Jobs as users see them: submit, list, read, cancel, and the history of one (contract section 2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask_smorest import Blueprint
+
+from kelpie_api import jobs
+from kelpie_api.db import Row
+from kelpie_api.errors import InvalidRequest
+from kelpie_api.routes import BodyParser, administrator, caller, db, identifier, request_json
+from kelpie_api.schemas import (
+    AttemptList,
+    EventList,
+    Failure,
+    Job,
+    JobDefinition,
+    JobPage,
+    JobQuery,
+    Message,
+    unknown_fields,
+)
+
+blueprint = Blueprint("jobs", __name__, description="Jobs, as users see them.")
+blueprint.ARGUMENTS_PARSER = BodyParser()
+LARGEST_BATCH = 1000
+
+
+def warnings(definition: Any) -> dict[str, list[str]]:
+    """The sentences that name what of a definition was ignored; nothing where nothing was."""
+    ignored = [
+        f"{name} is not a field of a job; it was ignored." for name in unknown_fields(JobDefinition(), definition)
+    ]
+    return {"warnings": ignored} if ignored else {}
+
+
+@blueprint.post("/jobs")
+@blueprint.arguments(JobDefinition)
+@blueprint.response(202, Job)
+@blueprint.alt_response(400, schema=Failure)
+def submit_job(definition: dict[str, Any]) -> Row:
+    """Submit a job."""
+    return jobs.submit(db(), caller(), [definition])[0] | warnings(request_json())
+
+
+# The path of the oldest generation of clients.
+blueprint.add_url_rule("/job", endpoint="submit_job_by_old_path", view_func=submit_job, methods=["POST"])
+
+
+@blueprint.post("/jobs/batch")
+@blueprint.arguments(JobDefinition(many=True))
+@blueprint.response(202, Job(many=True))
+@blueprint.alt_response(400, schema=Failure)
+def submit_batch(definitions: list[dict[str, Any]]) -> list[Row]:
+    """Submit up to 1000 jobs, all or none; they keep their order."""
+    if not 1 <= len(definitions) <= LARGEST_BATCH:
+        raise InvalidRequest(f"A batch has 1 to {LARGEST_BATCH} jobs, this one has {len(definitions)}.")
+    submitted = jobs.submit(db(), caller(), definitions)
+    return [job | warnings(definition) for job, definition in zip(submitted, request_json(), strict=True)]
+
+
+@blueprint.get("/jobs")
+@blueprint.arguments(JobQuery, location="query")
+@blueprint.response(200, JobPage)
+@blueprint.alt_response(400, schema=Failure)
+def list_jobs(query: dict[str, Any]) -> Row:
+    """List jobs, newest first unless `asc`; `_count` is the number on this page."""
+    page = jobs.list_page(
+        db(),
+        caller(),
+        status=query.get("status"),
+        container_group_id=query.get("container_group_id"),
+        page=query["page"],
+        page_size=query["page_size"],
+        oldest_first=query["asc"],
+    )
+    return {"_count": len(page), "jobs": page}
+
+
+@blueprint.delete("/jobs")
+@blueprint.response(204)
+@blueprint.alt_response(403, schema=Failure)
+def purge_jobs() -> None:
+    """Remove all jobs of everybody (administrator)."""
+    administrator()
+    jobs.purge(db())
+
+
+@blueprint.get("/jobs/<job_id>")
+@blueprint.response(200, Job)
+@blueprint.alt_response(404, schema=Failure)
+def get_job(job_id: str) -> Row:
+    """Read a job."""
+    return jobs.get(db(), caller(), identifier(job_id, "job"))
+
+
+@blueprint.delete("/jobs/<job_id>")
+@blueprint.response(202, Message)
+@blueprint.alt_response(404, schema=Failure)
+@blueprint.alt_response(409, schema=Failure)
+def cancel_job(job_id: str) -> Row:
+    """Cancel a job; its worker drops it with its next heartbeat."""
+    jobs.cancel(db(), caller(), identifier(job_id, "job"))
+    return {"message": "Job canceled"}
+
+
+@blueprint.get("/jobs/<job_id>/attempts")
+@blueprint.response(200, AttemptList)
+@blueprint.alt_response(404, schema=Failure)
+def list_attempts(job_id: str) -> Row:
+    """Every handout of a job and how it ended."""
+    found = jobs.attempts(db(), caller(), identifier(job_id, "job"))
+    return {"_count": len(found), "attempts": found}
+
+
+@blueprint.get("/jobs/<job_id>/events")
+@blueprint.response(200, EventList)
+@blueprint.alt_response(404, schema=Failure)
+def list_events(job_id: str) -> Row:
+    """Every change of a job and who made it."""
+    found = jobs.events(db(), caller(), identifier(job_id, "job"))
+    return {"_count": len(found), "events": found}

@@ -1,0 +1,54 @@
+"""Users and their keys (contract section 5)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask_smorest import Blueprint
+
+from kelpie_api import auth
+from kelpie_api.routes import BodyParser, administrator, caller, coordinator, db, identifier
+from kelpie_api.schemas import Failure, NewToken, NewUser, Token, User
+
+blueprint = Blueprint("users", __name__, description="Users and their keys.")
+blueprint.ARGUMENTS_PARSER = BodyParser()
+
+
+@blueprint.get("/users/me")
+@blueprint.response(200, User)
+def get_me() -> dict[str, Any]:
+    """The user of the calling key."""
+    return auth.get_user(db(), caller())
+
+
+@blueprint.post("/users")
+@blueprint.arguments(NewUser)
+@blueprint.response(201, User)
+@blueprint.alt_response(400, schema=Failure)
+@blueprint.alt_response(403, schema=Failure)
+def create_user(new: dict[str, Any]) -> dict[str, Any]:
+    """Make a user (administrator)."""
+    administrator()
+    return auth.create_user(db(), new["username"])
+
+
+@blueprint.post("/users/<user_id>/token")
+@blueprint.arguments(NewToken)
+@blueprint.response(201, Token)
+@blueprint.alt_response(400, schema=Failure)
+@blueprint.alt_response(403, schema=Failure)
+@blueprint.alt_response(404, schema=Failure)
+def create_token(new: dict[str, Any], user_id: str) -> dict[str, Any]:
+    """Make a key for a user in a project (administrator); it is shown this once."""
+    administrator()
+    return {"token": auth.create_token(db(), identifier(user_id, "user"), new["org_name"], new["project_name"])}
+
+
+@blueprint.delete("/users")
+@blueprint.response(204)
+@blueprint.alt_response(403, schema=Failure)
+def delete_users() -> None:
+    """Remove all users but the administrator, with their keys and jobs (administrator)."""
+    administrator()
+    auth.delete_users(db())
+    coordinator().gatekeeper.forget()

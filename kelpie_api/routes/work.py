@@ -1,0 +1,98 @@
+"""What workers call: the claim and the reports (contract section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+from flask import g
+from flask_smorest import Blueprint
+
+from kelpie_api import jobs
+from kelpie_api.auth import Caller
+from kelpie_api.db import Database, Row
+from kelpie_api.errors import NotTheHolder
+from kelpie_api.jobs import Report
+from kelpie_api.routes import BodyParser, caller, db, identifier
+from kelpie_api.schemas import Failure, HeartbeatAnswer, Job, Message, WorkerReport, WorkQuery
+
+blueprint = Blueprint("work", __name__, description="Work, as workers ask for it and report it.")
+blueprint.ARGUMENTS_PARSER = BodyParser()
+
+
+@blueprint.get("/work")
+@blueprint.arguments(WorkQuery, location="query")
+@blueprint.response(200, Job(many=True), headers={"Cache-Control": {"schema": {"type": "string"}}})
+@blueprint.alt_response(400, schema=Failure)
+@blueprint.alt_response(409, schema=Failure)
+def get_work(query: dict[str, Any]) -> tuple[list[Row], int, dict[str, str]]:
+    """Claim the next job: a list of one, or an empty list."""
+    g.machine_id = query["machine_id"]
+    job = jobs.claim(db(), caller(), query["machine_id"], query["container_group_id"], query["claim_id"])
+    # A claim changes state: a cache that answers it would hand one job to two workers.
+    return [job] if job else [], 200, {"Cache-Control": "no-store"}
+
+
+def report_of(fields: dict[str, Any]) -> Report:
+    report = Report(**fields)
+    g.machine_id, g.attempt = report.machine_id, report.attempt
+    return report
+
+
+@blueprint.post("/jobs/<job_id>/heartbeat")
+@blueprint.arguments(WorkerReport)
+@blueprint.response(200, HeartbeatAnswer)
+@blueprint.alt_response(400, schema=Failure)
+@blueprint.alt_response(404, schema=Failure)
+def heartbeat(fields: dict[str, Any], job_id: str) -> Row:
+    """Renew the lease; any answer but `running` tells the worker to drop the job."""
+    status = jobs.heartbeat(db(), caller(), identifier(job_id, "job"), report_of(fields))
+    return {"status": status}
+
+
+@blueprint.post("/jobs/<job_id>/completed")
+@blueprint.arguments(WorkerReport)
+@blueprint.response(200, Message)
+@blueprint.alt_response(400, schema=Failure)
+@blueprint.alt_response(404, schema=Failure)
+@blueprint.alt_response(409, schema=Failure)
+def completed(fields: dict[str, Any], job_id: str) -> Row:
+    """The command succeeded and every output is in the bucket."""
+    return carry_out(jobs.complete, job_id, report_of(fields), "Completed reported")
+
+
+@blueprint.post("/jobs/<job_id>/failed")
+@blueprint.arguments(WorkerReport)
+@blueprint.response(202, Message)
+@blueprint.alt_response(400, schema=Failure)
+@blueprint.alt_response(404, schema=Failure)
+@blueprint.alt_response(409, schema=Failure)
+def failed(fields: dict[str, Any], job_id: str) -> Row:
+    """The attempt failed; this machine never gets the job again."""
+    return carry_out(jobs.fail, job_id, report_of(fields), "Failure reported")
+
+
+@blueprint.post("/jobs/<job_id>/released")
+@blueprint.arguments(WorkerReport)
+@blueprint.response(200, Message)
+@blueprint.alt_response(400, schema=Failure)
+@blueprint.alt_response(404, schema=Failure)
+@blueprint.alt_response(409, schema=Failure)
+def released(fields: dict[str, Any], job_id: str) -> Row:
+    """The worker gives the job back: no failure, no ban, handed out again at once."""
+    return carry_out(jobs.release, job_id, report_of(fields), "Release reported")
+
+
+def carry_out(
+    transition: Callable[[Database, Caller, UUID, Report], None], job_id: str, report: Report, done: str
+) -> Row:
+    """Carry a report out. The original's worker exits on a 409, and its next job with it, so a refused report
+    without an attempt is answered as if it had been accepted (contract section 3, Fence)."""
+    try:
+        transition(db(), caller(), identifier(job_id, "job"), report)
+    except NotTheHolder as refusal:
+        if report.attempt is not None:
+            raise
+        return {"message": f"Ignored: {refusal.message}"}
+    return {"message": done}

@@ -1,0 +1,304 @@
+"""The wire, on one page: what may be sent and what is answered (contract sections 1 to 3)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from marshmallow import (
+    EXCLUDE,
+    Schema,
+    ValidationError,
+    fields,
+    post_dump,
+    post_load,
+    validate,
+    validates_schema,
+)
+
+from kelpie_api.jobs import LEGACY_FIELDS, Status
+from kelpie_api.wire import UNSTORABLE
+
+LARGEST_DEFINITION = 256 * 1024
+NAME = validate.Length(min=1, max=255)
+
+
+class Instant(fields.Field[datetime]):
+    """RFC 3339 in UTC with milliseconds and Z."""
+
+    def _serialize(self, value: datetime | None, attr: str | None, obj: Any, **kwargs: Any) -> str | None:
+        if value is None:
+            return None
+        return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class WholeNumber(fields.Integer):
+    """An integer that is neither `true` nor `"3"` nor `3.5`."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self.make_error("invalid", input=value)
+        return value
+
+
+class QueryText(fields.String):
+    """Text from a query string, which may hold an encoded NUL."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> str:
+        text = super()._deserialize(value, attr, data, **kwargs)
+        if UNSTORABLE.search(text):
+            raise ValidationError("A NUL is not allowed here.")
+        return text
+
+
+class Wire(Schema):
+    """Unknown fields are ignored, as the original does; `unknown_fields` names them for a warning."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+
+def storable_name(name: str) -> None:
+    if not name or "=" in name:
+        raise ValidationError("The name of an environment variable is not empty and has no '='.")
+
+
+def webhook_url(url: str) -> None:
+    """Any http(s) URL with a host; also hosts without a dot, and any port. Empty means none."""
+    if not url:
+        return
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 80) > 0
+    except ValueError:
+        usable = False
+    if not usable or re.search(r"[\s\x00-\x1f\x7f]", url):
+        raise ValidationError("A webhook is a URL that begins with http:// or https://.")
+
+
+class SyncBlock(Wire):
+    bucket = fields.String(required=True, validate=NAME)
+    prefix = fields.String(required=True, validate=validate.Length(max=1024))
+    local_path = fields.String(required=True, validate=validate.Length(min=1, max=4096))
+    pattern = fields.String(allow_none=True, validate=validate.Length(max=4096))
+
+    @post_load
+    def end_prefix(self, block: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        if not block["prefix"].endswith("/"):
+            block["prefix"] += "/"
+        return {name: value for name, value in block.items() if value is not None}
+
+
+class DownloadBlock(SyncBlock):
+    direction = fields.String(required=True, validate=validate.Equal("download"))
+
+
+class UploadBlock(SyncBlock):
+    direction = fields.String(required=True, validate=validate.Equal("upload"))
+
+
+class Sync(Wire):
+    before = fields.List(fields.Nested(DownloadBlock))
+    during = fields.List(fields.Nested(UploadBlock))
+    after = fields.List(fields.Nested(UploadBlock))
+
+
+class JobDefinition(Wire):
+    """What a user submits."""
+
+    command = fields.String(required=True, validate=validate.Length(min=1))
+    arguments = fields.List(fields.String(), load_default=list)
+    environment = fields.Dict(
+        keys=fields.String(validate=storable_name), values=fields.String(), load_default=dict
+    )
+    container_group_id = fields.String(required=True, allow_none=True, validate=NAME)
+    sync = fields.Nested(Sync, allow_none=True)
+    input_bucket = fields.String(allow_none=True, validate=NAME)
+    input_prefix = fields.String(allow_none=True)
+    checkpoint_bucket = fields.String(allow_none=True, validate=NAME)
+    checkpoint_prefix = fields.String(allow_none=True)
+    output_bucket = fields.String(allow_none=True, validate=NAME)
+    output_prefix = fields.String(allow_none=True)
+    compression = fields.Boolean(load_default=False, truthy={True}, falsy={False})
+    max_failures = WholeNumber(load_default=3, validate=validate.Range(1, 1000))
+    heartbeat_interval = WholeNumber(load_default=30, validate=validate.Range(1, 86400))
+    webhook = fields.String(allow_none=True, load_default=None, validate=webhook_url)
+
+    @validates_schema(pass_original=True)
+    def check_files(self, data: dict[str, Any], original: Any, **kwargs: Any) -> None:
+        legacy = [name for name in LEGACY_FIELDS if data.get(name) is not None]
+        if legacy and data.get("sync") is not None:
+            raise ValidationError(
+                "A job has either sync or the legacy bucket and prefix fields, not both.", "sync"
+            )
+        if legacy and len(legacy) < len(LEGACY_FIELDS):
+            missing = [name for name in LEGACY_FIELDS if name not in legacy]
+            raise ValidationError(
+                {name: ["The six legacy fields come together or not at all."] for name in missing}
+            )
+        if len(json.dumps(original)) > LARGEST_DEFINITION:
+            raise ValidationError(f"One job definition may have at most {LARGEST_DEFINITION} bytes.")
+
+    @post_load
+    def as_columns(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """A row of jobs. A job that moves no files keeps an empty sync: no worker takes it for legacy."""
+        legacy = data.get("input_bucket") is not None
+        data["container_group"] = data.pop("container_group_id")
+        data["sync"] = None if legacy else data.get("sync") or {}
+        data["webhook"] = data["webhook"] or None
+        return data
+
+
+def unknown_fields(schema: Schema, data: Any, path: str = "") -> Iterator[str]:
+    """The paths of the fields that a schema does not know, nested ones included."""
+    if not isinstance(data, dict):
+        return
+    for name, value in data.items():
+        field = schema.fields.get(name)
+        if field is None:
+            yield f"{path}{name}"
+        elif isinstance(field, fields.Nested):
+            yield from unknown_fields(field.schema, value, f"{path}{name}.")
+        elif isinstance(field, fields.List) and isinstance(field.inner, fields.Nested):
+            for place, item in enumerate(value if isinstance(value, list) else []):
+                yield from unknown_fields(field.inner.schema, item, f"{path}{name}.{place}.")
+
+
+class Job(Schema):
+    """A job as it is answered: with `sync`, or with the legacy fields of the user who submitted those."""
+
+    id = fields.UUID()
+    user_id = fields.UUID()
+    status = fields.String(validate=validate.OneOf(list(Status)))
+    created = Instant()
+    started = Instant(allow_none=True)
+    completed = Instant(allow_none=True)
+    canceled = Instant(allow_none=True)
+    failed = Instant(allow_none=True)
+    command = fields.String()
+    arguments = fields.List(fields.String())
+    environment = fields.Dict(keys=fields.String(), values=fields.String())
+    sync = fields.Raw(metadata={"type": "object"})
+    input_bucket = fields.String()
+    input_prefix = fields.String()
+    checkpoint_bucket = fields.String()
+    checkpoint_prefix = fields.String()
+    output_bucket = fields.String()
+    output_prefix = fields.String()
+    compression = fields.Boolean()
+    max_failures = fields.Integer()
+    heartbeat_interval = fields.Integer()
+    webhook = fields.String(allow_none=True)
+    heartbeat = Instant(allow_none=True)
+    num_failures = fields.Integer()
+    num_heartbeats = fields.Integer()
+    container_group_id = fields.String(allow_none=True)
+    machine_id = fields.String(allow_none=True)
+    attempt = fields.Integer()
+    warnings = fields.List(fields.String())
+
+    @post_dump
+    def one_generation(self, job: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        for name in LEGACY_FIELDS if job["sync"] is not None else ("sync",):
+            job.pop(name)
+        return job
+
+
+class JobPage(Schema):
+    _count = fields.Integer()
+    jobs = fields.List(fields.Nested(Job))
+
+
+class JobQuery(Wire):
+    status = QueryText(validate=validate.OneOf(list(Status)))
+    container_group_id = QueryText(validate=NAME)
+    page_size = fields.Integer(load_default=100, validate=validate.Range(1, 10_000))
+    page = fields.Integer(load_default=1, validate=validate.Range(1, 2**31 - 1))
+    asc = fields.Boolean(load_default=False)
+
+
+class WorkQuery(Wire):
+    machine_id = QueryText(required=True, validate=NAME)
+    container_group_id = QueryText(required=True, validate=NAME)
+    claim_id = fields.UUID(load_default=None)
+
+
+class WorkerReport(Wire):
+    """Required of every worker; `attempt`, `exit_code` and `reason` are not sent by the original's."""
+
+    machine_id = fields.String(required=True, validate=NAME)
+    container_group_id = fields.String(required=True, validate=NAME)
+    attempt = WholeNumber(load_default=None, allow_none=True, validate=validate.Range(1, 2**31 - 1))
+    exit_code = WholeNumber(load_default=None, allow_none=True, validate=validate.Range(-(2**31), 2**31 - 1))
+    reason = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=1000))
+
+
+class Message(Schema):
+    message = fields.String()
+
+
+class HeartbeatAnswer(Schema):
+    status = fields.String(validate=validate.OneOf(list(Status)))
+
+
+class Attempt(Schema):
+    number = fields.Integer()
+    machine_id = fields.String()
+    container_group_id = fields.String()
+    claimed = Instant()
+    last_heartbeat = Instant(allow_none=True)
+    ended = Instant(allow_none=True)
+    outcome = fields.String(allow_none=True)
+    exit_code = fields.Integer(allow_none=True)
+    reason = fields.String(allow_none=True)
+
+
+class AttemptList(Schema):
+    _count = fields.Integer()
+    attempts = fields.List(fields.Nested(Attempt))
+
+
+class Event(Schema):
+    id = fields.Integer()
+    at = Instant()
+    kind = fields.String()
+    actor = fields.String()
+    attempt = fields.Integer()
+    detail = fields.Raw(metadata={"type": "object"})
+
+
+class EventList(Schema):
+    _count = fields.Integer()
+    events = fields.List(fields.Nested(Event))
+
+
+class NewUser(Wire):
+    username = fields.String(required=True, validate=NAME)
+
+
+class User(Schema):
+    id = fields.UUID()
+    username = fields.String()
+    created = Instant()
+
+
+class NewToken(Wire):
+    org_name = fields.String(required=True, validate=NAME)
+    project_name = fields.String(required=True, validate=NAME)
+
+
+class Token(Schema):
+    token = fields.String()
+
+
+class Failure(Schema):
+    """Every error is answered in this shape."""
+
+    error = fields.String(required=True)
+    message = fields.String(required=True)
+    errors = fields.Dict(keys=fields.String(), values=fields.List(fields.String()))
+    index = fields.Integer()

@@ -1,0 +1,53 @@
+"""Reading JSON from strangers: what the column cannot hold or the parser cannot bear is a 400, never a 500.
+
+The rules are contract section 1 and reliability section 2 (hostile JSON).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from kelpie_api.errors import InvalidRequest
+
+UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+DEEPEST = 100
+
+
+def parse_json(body: bytes) -> Any:
+    """The value of a request body, whatever its Content-Type said. Raises InvalidRequest."""
+    if not body.strip():
+        raise InvalidRequest("The request has no body; send a JSON value.")
+    try:
+        value = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant)
+    except RecursionError:
+        raise InvalidRequest("The JSON is nested too deeply.") from None
+    except UnicodeDecodeError:
+        raise InvalidRequest("The request body is not UTF-8; send JSON encoded as UTF-8.") from None
+    except ValueError as error:
+        raise InvalidRequest(f"The request body is not JSON: {str(error)[:200]}.") from None
+    for text in strings_of(value):
+        if UNSTORABLE.search(text):
+            raise InvalidRequest("A string holds a NUL or half a surrogate pair; such text cannot be kept.")
+    return value
+
+
+def strings_of(value: Any, depth: int = 0) -> Iterator[str]:
+    """Every string in a JSON value, keys included."""
+    if depth > DEEPEST:
+        raise InvalidRequest(f"The JSON is nested more than {DEEPEST} levels deep.")
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from strings_of(item, depth + 1)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from strings_of(item, depth + 1)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")

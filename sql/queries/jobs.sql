@@ -1,0 +1,308 @@
+-- Statements on jobs, in the order of a job's life. Each takes the job's row in queue first.
+
+-- name: submit_jobs
+-- Create all the jobs of one submission, or none; a batch keeps its own order. `submitted` is a list of
+-- objects with the columns of jobs.
+with submitted as (
+  select * from rows from (
+    jsonb_to_recordset(%(submitted)s::jsonb) as (
+      id uuid, container_group text, command text, arguments jsonb, environment jsonb, sync jsonb,
+      input_bucket text, input_prefix text, checkpoint_bucket text, checkpoint_prefix text,
+      output_bucket text, output_prefix text, compression boolean, max_failures integer,
+      heartbeat_interval integer, webhook text)
+  ) with ordinality as s (
+      id, container_group, command, arguments, environment, sync, input_bucket, input_prefix,
+      checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix, compression, max_failures,
+      heartbeat_interval, webhook, place)
+),
+created as (
+  insert into jobs (id, tenant_id, container_group, command, arguments, environment, sync, input_bucket,
+                    input_prefix, checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix,
+                    compression, max_failures, heartbeat_interval, webhook)
+  select id, %(tenant_id)s, container_group, command, arguments, environment, sync, input_bucket,
+         input_prefix, checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix,
+         compression, max_failures, heartbeat_interval, webhook
+    from submitted
+   order by place
+  returning *
+),
+queued as (
+  insert into queue (job_id, tenant_id, container_group, seq, heartbeat_interval)
+  select id, tenant_id, coalesce(container_group, ''), seq, heartbeat_interval from created
+),
+told as (
+  insert into events (job_id, kind, actor, attempt)
+  select id, 'submitted', %(actor)s, 0 from created order by seq
+)
+select id, %(user_id)s::uuid as user_id, status, created, started, completed, canceled, failed,
+       command, arguments, environment, sync,
+       input_bucket, input_prefix, checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix,
+       compression, max_failures, heartbeat_interval, webhook,
+       heartbeat, num_failures, num_heartbeats, container_group as container_group_id, machine_id, attempt
+  from created
+ order by seq;
+
+-- name: claim_job
+-- Hand the oldest eligible job to one worker and open its lease: first a job that was handed out before and
+-- lost its holder, then a pending one; never one that this machine is banned from. Rows that another
+-- claimant holds are skipped, never waited for, so no job goes to two and nobody comes back empty while there
+-- is work. attempt only ever grows: whoever held the job before can no longer write to it. Asked again with the same
+-- claim_id, it answers the job and attempt that this id holds already.
+select id, user_id, status, created, started, completed, canceled, failed,
+       command, arguments, environment, sync,
+       input_bucket, input_prefix, checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix,
+       compression, max_failures, heartbeat_interval, webhook,
+       heartbeat, num_failures, num_heartbeats, container_group_id, machine_id, attempt
+  from claim_job(%(tenant_id)s, %(container_group)s, %(machine_id)s, %(claim_id)s::uuid, %(actor)s,
+                 %(sealed_key)s::bytea);
+
+-- name: renew_lease
+-- Renew a lease that its holder still has, also one that lapsed and that nobody claimed yet. Without an attempt
+-- (the original's worker) the machine alone is compared. No row: the caller does not hold this job.
+update queue
+   set heartbeat = now(), num_heartbeats = num_heartbeats + 1
+ where job_id = %(job_id)s
+   and (%(scope)s::bigint is null or tenant_id = %(scope)s)
+   and machine_id = %(machine_id)s
+   and (%(attempt)s::integer is null or attempt = %(attempt)s)
+returning attempt;
+
+-- name: complete_job
+-- The end of a job whose every output is in the bucket. Accepted from the holder, and for a pending job that
+-- nobody holds (the original's behaviour). No row: refused, nothing was written.
+with held as (
+  delete from queue
+   where job_id = %(job_id)s
+     and (%(scope)s::bigint is null or tenant_id = %(scope)s)
+     and (%(attempt)s::integer is null or attempt = %(attempt)s)
+     and (machine_id = %(machine_id)s or attempt = 0)
+  returning *
+),
+job as (
+  update jobs j
+     set status = 'completed', completed = now(), machine_id = %(machine_id)s,
+         heartbeat = h.heartbeat, num_heartbeats = h.num_heartbeats
+    from held h
+   where j.id = h.job_id
+  returning j.*
+),
+ended as (
+  update attempts a
+     set ended = now(), outcome = 'completed', last_heartbeat = h.heartbeat, exit_code = %(exit_code)s, reason = %(reason)s
+    from held h
+   where a.job_id = h.job_id
+     and a.number = h.attempt
+),
+told as (
+  insert into events (job_id, kind, actor, attempt, detail)
+  select id, 'completed', %(actor)s, attempt, jsonb_build_object('machine_id', %(machine_id)s::text) from job
+),
+hooked as (
+  insert into webhooks (job_id, url, status, machine_id, container_group, sealed_key)
+  select id, webhook, 'completed', %(machine_id)s, %(container_group)s, %(sealed_key)s::bytea
+    from job
+   where webhook is not null
+)
+select status from job;
+
+-- name: fail_job
+-- One failure of one attempt: counted, the machine banned from this job, and the job handed on at once, or
+-- failed for good when it has no failures left. A pending job that nobody holds stays pending. No row: refused.
+with held as (
+  select * from queue
+   where job_id = %(job_id)s
+     and (%(scope)s::bigint is null or tenant_id = %(scope)s)
+     and (%(attempt)s::integer is null or attempt = %(attempt)s)
+     and (machine_id = %(machine_id)s
+          or (attempt = 0
+              and not exists (select from bans where bans.job_id = %(job_id)s and bans.machine_id = %(machine_id)s)))
+     for update
+),
+job as (
+  update jobs j
+     set num_failures = j.num_failures + 1, machine_id = %(machine_id)s,
+         status = case when j.num_failures + 1 >= j.max_failures then 'failed' else j.status end,
+         failed = case when j.num_failures + 1 >= j.max_failures then now() end,
+         heartbeat = h.heartbeat, num_heartbeats = h.num_heartbeats
+    from held h
+   where j.id = h.job_id
+  returning j.*
+),
+gone as (
+  delete from queue q using job where q.job_id = job.id and job.status = 'failed'
+),
+waiting as (
+  update queue q
+     set machine_id = null, holder_group = null, claim_id = null, heartbeat = null
+    from job
+   where q.job_id = job.id
+     and job.status <> 'failed'
+),
+banned as (
+  insert into bans (job_id, machine_id, reason)
+  select id, %(machine_id)s, %(reason)s from job
+      on conflict do nothing
+),
+ended as (
+  update attempts a
+     set ended = now(), outcome = 'failed', last_heartbeat = h.heartbeat, exit_code = %(exit_code)s, reason = %(reason)s
+    from held h
+   where a.job_id = h.job_id
+     and a.number = h.attempt
+),
+told as (
+  insert into events (job_id, kind, actor, attempt, detail)
+  select job.id, kind, %(actor)s, job.attempt,
+         jsonb_build_object('machine_id', %(machine_id)s::text, 'exit_code', %(exit_code)s::integer,
+                            'reason', %(reason)s::text, 'num_failures', job.num_failures)
+    from job
+   cross join lateral (values ('attempt_failed', true), ('failed', job.status = 'failed')) as e (kind, happened)
+   where happened
+),
+hooked as (
+  insert into webhooks (job_id, url, status, machine_id, container_group, sealed_key)
+  select id, webhook, 'failed', %(machine_id)s, %(container_group)s, %(sealed_key)s::bytea
+    from job
+   where webhook is not null
+     and status = 'failed'
+)
+select status from job;
+
+-- name: release_job
+-- A worker gives its job back: no failure, no ban; any holder may have it at once. No row: refused.
+with held as (
+  select * from queue
+   where job_id = %(job_id)s
+     and (%(scope)s::bigint is null or tenant_id = %(scope)s)
+     and machine_id = %(machine_id)s
+     and (%(attempt)s::integer is null or attempt = %(attempt)s)
+     for update
+),
+job as (
+  update jobs j
+     set heartbeat = h.heartbeat, num_heartbeats = h.num_heartbeats
+    from held h
+   where j.id = h.job_id
+  returning j.id, j.attempt, j.status
+),
+waiting as (
+  update queue q
+     set machine_id = null, holder_group = null, claim_id = null, heartbeat = null
+    from held h
+   where q.job_id = h.job_id
+),
+ended as (
+  update attempts a
+     set ended = now(), outcome = 'released', last_heartbeat = h.heartbeat, exit_code = %(exit_code)s, reason = %(reason)s
+    from held h
+   where a.job_id = h.job_id
+     and a.number = h.attempt
+),
+told as (
+  insert into events (job_id, kind, actor, attempt, detail)
+  select id, 'released', %(actor)s, attempt,
+         jsonb_build_object('machine_id', %(machine_id)s::text, 'reason', %(reason)s::text)
+    from job
+)
+select status from job;
+
+-- name: cancel_job
+-- End a job that is not final yet. No row: it was final already, or is not this caller's.
+with held as (
+  delete from queue
+   where job_id = %(job_id)s
+     and (%(scope)s::bigint is null or tenant_id = %(scope)s)
+  returning *
+),
+job as (
+  update jobs j
+     set status = 'canceled', canceled = now(), num_heartbeats = h.num_heartbeats,
+         heartbeat = coalesce(h.heartbeat, j.heartbeat)
+    from held h
+   where j.id = h.job_id
+  returning j.*
+),
+ended as (
+  update attempts a
+     set ended = now(), outcome = 'canceled', last_heartbeat = h.heartbeat
+    from held h
+   where a.job_id = h.job_id
+     and a.number = h.attempt
+     and h.machine_id is not null
+),
+told as (
+  insert into events (job_id, kind, actor, attempt)
+  select id, 'canceled', %(actor)s, attempt from job
+)
+select status from job;
+
+-- name: standing_of_reporter
+-- Why a report was refused: what became of the job, and what this machine said last about it, so that a report
+-- whose answer was lost can be repeated. No row: no such job for this caller.
+select j.status,
+       (select a.outcome
+          from attempts a
+         where a.job_id = j.id
+           and a.machine_id = %(machine_id)s
+           and (%(attempt)s::integer is null or a.number = %(attempt)s)
+         order by a.number desc
+         limit 1) as outcome,
+       exists (select from bans b where b.job_id = j.id and b.machine_id = %(machine_id)s) as banned,
+       coalesce(j.machine_id = %(machine_id)s, false) as touched_last
+  from jobs j
+ where j.id = %(job_id)s
+   and (%(scope)s::bigint is null or j.tenant_id = %(scope)s);
+
+-- name: get_job
+select id, user_id, status, created, started, completed, canceled, failed,
+       command, arguments, environment, sync,
+       input_bucket, input_prefix, checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix,
+       compression, max_failures, heartbeat_interval, webhook,
+       heartbeat, num_failures, num_heartbeats, container_group_id, machine_id, attempt
+  from shown_jobs
+ where id = %(job_id)s
+   and (%(scope)s::bigint is null or tenant_id = %(scope)s);
+
+-- name: list_jobs_newest_first
+select id, user_id, status, created, started, completed, canceled, failed,
+       command, arguments, environment, sync,
+       input_bucket, input_prefix, checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix,
+       compression, max_failures, heartbeat_interval, webhook,
+       heartbeat, num_failures, num_heartbeats, container_group_id, machine_id, attempt
+  from shown_jobs
+ where (%(scope)s::bigint is null or tenant_id = %(scope)s)
+   and (%(status)s::job_status is null or status = %(status)s)
+   and (%(container_group)s::text is null or container_group_id = %(container_group)s)
+ order by seq desc
+ limit %(page_size)s
+offset %(skipped)s;
+
+-- name: list_jobs_oldest_first
+select id, user_id, status, created, started, completed, canceled, failed,
+       command, arguments, environment, sync,
+       input_bucket, input_prefix, checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix,
+       compression, max_failures, heartbeat_interval, webhook,
+       heartbeat, num_failures, num_heartbeats, container_group_id, machine_id, attempt
+  from shown_jobs
+ where (%(scope)s::bigint is null or tenant_id = %(scope)s)
+   and (%(status)s::job_status is null or status = %(status)s)
+   and (%(container_group)s::text is null or container_group_id = %(container_group)s)
+ order by seq
+ limit %(page_size)s
+offset %(skipped)s;
+
+-- name: list_attempts
+-- Every handout of a job, first to last; the last heartbeat of a live attempt stands in the queue.
+select a.number, a.machine_id, a.container_group as container_group_id, a.claimed,
+       coalesce(a.last_heartbeat, q.heartbeat) as last_heartbeat,
+       a.ended, a.outcome, a.exit_code, a.reason
+  from attempts a
+  left join queue q on q.job_id = a.job_id and q.attempt = a.number
+ where a.job_id = %(job_id)s
+ order by a.number;
+
+-- name: list_events
+select id, at, kind, actor, attempt, detail
+  from events
+ where job_id = %(job_id)s
+ order by id;

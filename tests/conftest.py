@@ -1,0 +1,151 @@
+"""The database of the tests: real, and one of their own on the server they find.
+
+`DATABASE_URL` if it is set, else a Postgres container if Docker answers, else the embedded Postgres. What runs is
+said in the report's head; `KELPIE_TEST_DATABASE` (`url`, `container`, `embedded`) asks for one of them, and the
+tests then fail rather than take another.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import docker
+import psycopg
+import pytest
+from docker.errors import DockerException
+from flask import Flask
+from psycopg.conninfo import make_conninfo
+from testcontainers.community.postgres import PostgresContainer
+
+from kelpie_api import create_app
+from kelpie_api.config import Config
+from kelpie_api.db import Database
+from kelpie_api.migrations import migrate
+from local_stack.postgres import EmbeddedPostgres
+from tests.helpers import Client, Tenant, empty_tables, make_tenant
+
+OFFICIAL_IMAGE = "postgres:17"
+ADMIN_KEY = "the-administrators-key"
+SECRET_KEY = "a secret of more than thirty-two characters"
+
+
+def docker_answers() -> bool:
+    try:
+        docker.from_env(timeout=5).ping()
+    except DockerException:
+        return False
+    return True
+
+
+def database_kind() -> str:
+    asked = os.environ.get("KELPIE_TEST_DATABASE")
+    if asked:
+        return asked
+    if os.environ.get("DATABASE_URL"):
+        return "url"
+    return "container" if docker_answers() else "embedded"
+
+
+@contextmanager
+def server(kind: str) -> Iterator[str]:
+    """The address of a Postgres server, kept up for as long as it is needed."""
+    if kind == "url":
+        yield os.environ["DATABASE_URL"]
+    elif kind == "container":
+        image = os.environ.get("KELPIE_TEST_POSTGRES_IMAGE", OFFICIAL_IMAGE)
+        with PostgresContainer(image, driver=None) as container:
+            yield container.get_connection_url()
+    elif kind == "embedded":
+        with tempfile.TemporaryDirectory(prefix="kelpie-test-postgres-", ignore_cleanup_errors=True) as folder:
+            Path(folder).chmod(0o755)
+            embedded = EmbeddedPostgres(Path(folder) / "postgres")
+            embedded.start()
+            try:
+                yield embedded.url
+            finally:
+                embedded.stop()
+    else:
+        raise pytest.UsageError(f"KELPIE_TEST_DATABASE must be url, container or embedded, not {kind!r}.")
+
+
+@contextmanager
+def own_database(server_url: str) -> Iterator[str]:
+    """A new database on a server: tests empty tables, and must never do that to one that somebody uses."""
+    name = f"kelpie_test_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        connection.execute(f'create database "{name}"'.encode())
+        try:
+            yield make_conninfo(server_url, dbname=name)
+        finally:
+            connection.execute(f'drop database "{name}" with (force)'.encode())
+
+
+def pytest_report_header() -> str:
+    return f"database: {database_kind()}"
+
+
+@pytest.fixture(scope="session")
+def server_url() -> Iterator[str]:
+    with server(database_kind()) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def migrated_url(server_url: str) -> Iterator[str]:
+    with own_database(server_url) as url:
+        migrate(url, lambda line: None)
+        yield url
+
+
+@pytest.fixture
+def empty_database(server_url: str) -> Iterator[str]:
+    """A database without any schema, for one test."""
+    with own_database(server_url) as url:
+        yield url
+
+
+@pytest.fixture
+def db(migrated_url: str) -> Iterator[Database]:
+    """The migrated database, with no rows but those of the migrations."""
+    database = Database(migrated_url, connections=40)
+    database.open()
+    empty_tables(database)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def tenant(db: Database) -> Tenant:
+    return make_tenant(db, "acme", "default")
+
+
+@pytest.fixture
+def app(db: Database, migrated_url: str) -> Iterator[Flask]:
+    """The application in this process, on the real database."""
+    application = create_app(
+        Config(database_url=migrated_url, secret_key=SECRET_KEY, admin_key=ADMIN_KEY, webhook_allow_private=True)
+    )
+    yield application
+    application.extensions["kelpie"].end()
+
+
+@pytest.fixture
+def api(app: Flask, tenant: Tenant) -> Client:
+    """A client that calls with the tenant's key."""
+    return Client(app.test_client(), tenant.key)
+
+
+@pytest.fixture
+def admin(app: Flask) -> Client:
+    return Client(app.test_client(), ADMIN_KEY)
+
+
+@pytest.fixture
+def stranger(app: Flask, db: Database) -> Client:
+    """A client of another user."""
+    return Client(app.test_client(), make_tenant(db, "rival", "default").key)

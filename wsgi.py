@@ -1,0 +1,8 @@
+"""`app` for gunicorn: `gunicorn wsgi:app`."""
+
+import os
+
+from kelpie_api import create_app
+from kelpie_api.config import Config
+
+app = create_app(Config.from_env(os.environ))
