@@ -1,0 +1,157 @@
+"""The coordinator's API as the worker calls it; the only importer of requests.
+
+Every call is made once; repeating it is the caller's business, for only the caller knows how long it may wait.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any
+
+import requests
+
+from kelpie_worker import __version__
+from kelpie_worker.config import Config
+from kelpie_worker.job import Job, from_wire
+from kelpie_worker.linux import boottime
+from kelpie_worker.messages import Claimed, Outcome, Verdict
+
+WAIT_FOR_WORK = 20  # seconds; where the server can hold the answer back until there is work
+_CONNECT_TIMEOUT = 5.0
+_READ_TIMEOUT = 15.0
+
+
+class Unreachable(Exception):
+    """No usable answer: the network, a 5xx, a refused key, rubbish. It may be otherwise in a moment."""
+
+
+@dataclass(frozen=True)
+class _Answer:
+    status: int
+    body: Any
+
+    def field(self, name: str) -> Any:
+        return self.body.get(name) if isinstance(self.body, dict) else None
+
+
+class Api:
+    """One client; its methods may be called from several threads.
+
+    `extensions` holds what the server named in `Kelpie-Extensions` last, None before its first answer. Nothing
+    beyond the original API is used before it was seen there (contract section 3).
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self.extensions: frozenset[str] | None = None
+        self._session = requests.Session()
+        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        self._session.headers.update({**config.auth, "User-Agent": f"kelpie/{__version__}"})
+
+    def claim(self, claim_id: str) -> Claimed:
+        """Take a job, if there is one. Repeated with the same id it yields the same attempt again."""
+        extensions = self._known_extensions()
+        query = {
+            "machine_id": self._config.machine_id,
+            "container_group_id": self._config.container_group_id,
+        }
+        if "claim-id" in extensions:
+            query["claim_id"] = claim_id
+        wait = WAIT_FOR_WORK if "wait" in extensions else 0
+        if wait:
+            query["wait"] = str(wait)
+        sent_at = boottime()
+        answer = self._call("GET", "/work", query=query, timeout=_READ_TIMEOUT + wait)
+        return self._claimed(claim_id, answer, sent_at, pause=0.0 if wait else self._config.poll_interval)
+
+    def heartbeat(self, job: Job, timeout: float) -> str:
+        """What the server says about the job: `running`, or a word that ends it (404: `unknown`)."""
+        answer = self._call("POST", f"/jobs/{job.id}/heartbeat", self._holder(job), timeout=timeout)
+        if answer.status == 404:
+            return "unknown"
+        status = answer.field("status")
+        if answer.status != 200 or not isinstance(status, str):
+            raise Unreachable(f"a heartbeat was answered with {answer.status} and no status")
+        return status
+
+    def report(self, job: Job, outcome: Outcome) -> bool:
+        """Tell how the attempt ended. False if the server answered that it does not want to know."""
+        if outcome.verdict is Verdict.RELEASED and "release" not in self._known_extensions():
+            return True  # nobody to tell: the heartbeats end, and the lease lapses
+        details = {"exit_code": outcome.exit_code, "reason": outcome.reason}
+        body = self._holder(job) | {name: value for name, value in details.items() if value is not None}
+        answer = self._call("POST", f"/jobs/{job.id}/{outcome.verdict}", body)
+        return answer.status < 300 and not str(answer.field("message")).startswith("Ignored")
+
+    def failure_is_counted(self, job: Job) -> bool:
+        """Whether a failure reported earlier has arrived, for servers that would count its repetition."""
+        answer = self._call("GET", f"/jobs/{job.id}")
+        failures = answer.field("num_failures")
+        return answer.status == 404 or (isinstance(failures, int) and failures > job.num_failures)
+
+    def recall(self, job: Job) -> Job | None:
+        """The same handout with its command, arguments and environment; None if the job is gone."""
+        answer = self._call("GET", f"/jobs/{job.id}")
+        return None if answer.status == 404 else self._job(answer.body, job.claim_id, job.attempt)
+
+    def _claimed(self, claim_id: str, answer: _Answer, sent_at: float, pause: float) -> Claimed:
+        if answer.status != 200 or not isinstance(answer.body, list):
+            raise Unreachable(f"a claim was answered with {answer.status}")
+        if not answer.body:
+            return Claimed(claim_id, pause=pause)
+        document = answer.body[0]
+        attempt = None
+        if isinstance(document, dict) and "attempt" in self._known_extensions():
+            attempt = document.get("attempt")
+        return Claimed(claim_id, self._job(document, claim_id, attempt), sent_at)
+
+    def _job(self, document: Any, claim_id: str, attempt: int | None) -> Job:
+        try:
+            return from_wire(document, claim_id, self._config.directories, attempt)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise Unreachable(f"the server's answer is no job: {error!r}") from error
+
+    def _holder(self, job: Job) -> dict[str, Any]:
+        holder: dict[str, Any] = {
+            "machine_id": self._config.machine_id,
+            "container_group_id": self._config.container_group_id,
+        }
+        return holder if job.attempt is None else holder | {"attempt": job.attempt}
+
+    def _known_extensions(self) -> frozenset[str]:
+        """Asked for once if need be: the very first claim must already carry its id."""
+        if self.extensions is None:
+            self._call("GET", "/users/me")
+        return self.extensions or frozenset()
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        query: Mapping[str, str] | None = None,
+        timeout: float = _READ_TIMEOUT,
+    ) -> _Answer:
+        url = self._config.api_url + path
+        limits = (min(_CONNECT_TIMEOUT, timeout), timeout)
+        try:
+            response = self._session.request(
+                method, url, params=query, json=body, timeout=limits, allow_redirects=False
+            )
+            return self._answer(response, path)
+        except (requests.RequestException, ValueError) as error:
+            raise Unreachable(f"{method} {path}: {type(error).__name__}") from error
+
+    def _answer(self, response: requests.Response, path: str) -> _Answer:
+        status = response.status_code
+        if not 200 <= status < 300 and (status in (401, 403, 429) or not 400 <= status < 500):
+            raise Unreachable(f"{path} was answered with {status}")
+        named = response.headers.get("Kelpie-Extensions", "")
+        self.extensions = frozenset(word.strip() for word in named.split(",") if word.strip())
+        try:
+            return _Answer(status, response.json())
+        except ValueError:
+            # A success without JSON is no success of this API; an error's body matters to nobody.
+            if status < 300:
+                raise
+            return _Answer(status, None)

@@ -1,0 +1,345 @@
+"""A directory that is sent while the command writes to it, as generations committed in two phases.
+
+A *generation* is one scan of the quiet directory. All of its files are prepared first: their bytes are in the
+bucket, or in memory if small, and nothing is visible. Then, while the lease is safe, they are committed in the
+order in which they were written, the markers that name the others last. What the command has removed is
+deleted after that. So whoever resumes finds one whole generation, but for the moment of a commit.
+"""
+
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from kelpie_worker import logs
+from kelpie_worker.backoff import backoff
+from kelpie_worker.config import WatchTimes
+from kelpie_worker.job import Job, SyncBlock
+from kelpie_worker.lease import Lease
+from kelpie_worker.pattern import matcher
+from kelpie_worker.scan import OWN_PREFIX, Scanner, Signature, Snapshot, signature_of
+from kelpie_worker.storage import StorageRefused, StorageUnreachable, Target
+from kelpie_worker.transfer import Prepared, Spoiled, Transfer
+
+MOST_FILES = 1000  # of one generation; what is beyond it follows in the next
+_SMALL_MARKER = 1024 * 1024
+_SPOILED_BEFORE_COPY = 2
+_SHORTEST_SCAN_PAUSE, _SCAN_PAUSE_FACTOR = 2.0, 20
+_SHORTEST_STABILITY = 0.01  # below it a second write could bear the first one's time
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+
+
+@dataclass
+class Ledger:
+    """What is known of a directory's files and of their objects. Paths are relative."""
+
+    sent: Snapshot = field(default_factory=dict)  # in the bucket in this version, or brought by the download
+    had: set[str] = field(default_factory=set)  # seen here in this attempt, and not deleted from the bucket since
+    previous: set[str] = field(default_factory=set)  # files of the generation before
+
+    def is_settled(self, now: Snapshot) -> bool:
+        """Whether nothing was written, and nothing removed, since the last generation."""
+        return not self.changed(now) and set(now) == self.previous
+
+    def changed(self, now: Snapshot) -> Snapshot:
+        return {path: version for path, version in now.items() if self.sent.get(path) != version}
+
+    def due_for_deletion(self, now: Snapshot, final: bool) -> list[str]:
+        """Files the command has removed, and that neither this generation nor the one before it has.
+
+        Only what this attempt had can be in it: absence at the start never deletes (contract section 7).
+        """
+        kept = set(now) if final else set(now) | self.previous
+        return sorted(self.had - kept)
+
+
+def commit_order(files: Snapshot) -> list[str]:
+    """Oldest first; small files that tell a reader which others to use come after all of them."""
+    return sorted(files, key=lambda path: (is_marker(path, files[path].size), files[path].mtime_ns, path))
+
+
+def is_marker(path: str, size: int) -> bool:
+    name = PurePosixPath(path)
+    named_so = name.suffix in (".json", ".index") or name.name == "checkpoint" or name.name.startswith("latest")
+    return named_so and size <= _SMALL_MARKER
+
+
+class Checkpoints:
+    """Watches one block of `sync.during` in a thread of its own, from `start` to `finish`."""
+
+    def __init__(
+        self,
+        job: Job,
+        block: SyncBlock,
+        transfer: Transfer,
+        lease: Lease,
+        times: WatchTimes,
+        own_files: frozenset[str],
+        brought: Snapshot,
+        busy: Callable[[Iterable[str]], None],
+    ) -> None:
+        matches = matcher(block.pattern)
+        brought = {path: version for path, version in brought.items() if matches(path)}
+        self.block = block
+        self.ledger = Ledger(sent=dict(brought), had=set(brought))
+        self._job = job
+        self._transfer = transfer
+        self._lease = lease
+        self._times = times
+        self._busy = busy
+        self._scanner = Scanner(block.local_path, matches, own_files)
+        self._hint = Hint()
+        self._uploaded: Snapshot = {}
+        self._number = 0
+        self._spoiled = 0
+        self._scan_pause = _SHORTEST_SCAN_PAUSE
+        self._finishing = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="checkpoints")
+        self._error: BaseException | None = None
+
+    def start(self) -> None:
+        """Ready when it returns: whatever changes from now on is noticed."""
+        self.ledger.had |= set(self._scan())
+        self._hint.listen(self.block.local_path)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Send the last state, however long it takes. Raises StorageRefused, OSError, Cancelled."""
+        self._finishing.set()
+        self._hint.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        if self._error:
+            raise self._error
+        failures = 0
+        while True:
+            try:
+                if self.cycle(final=True):
+                    return
+                continue
+            except StorageUnreachable as error:
+                failures += 1
+                logs.warn("checkpoint_delayed", self._job, detail=str(error))
+            self._lease.pause(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE))
+
+    def sent_objects(self) -> dict[tuple[str, str], Signature]:
+        """The versions that this watch has put into the bucket, by bucket and key."""
+        targets = ((self._target(path), version) for path, version in self._uploaded.items())
+        return {(target.bucket, target.key): version for target, version in targets}
+
+    # --- while the command runs ---------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        try:
+            self._send_changes()
+        except BaseException as error:  # noqa: BLE001 - `finish` raises it where it can be answered
+            self._error = error
+        finally:
+            self._hint.stop()
+
+    def _send_changes(self) -> None:
+        failures = 0
+        while not self._finishing.is_set():
+            try:
+                up_to_date = self.cycle(final=False)
+                failures = 0
+            except (StorageUnreachable, StorageRefused, OSError) as error:
+                failures += 1
+                logs.warn("checkpoint_delayed", self._job, detail=str(error))
+                self._finishing.wait(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE))
+                continue
+            if up_to_date:
+                self._hint.wait(self._scan_pause)
+            self._lease.check()
+
+    def cycle(self, final: bool) -> bool:
+        """Send what has changed, if anything. True if nothing is left of what was seen."""
+        now = self._scan() if final else self._quiet()
+        self.ledger.had |= set(now)
+        changed = self.ledger.changed(now)
+        due = self.ledger.due_for_deletion(now, final) if self.block.mirrors_deletes else []
+        if self.ledger.is_settled(now) and not due:
+            return True
+        order = commit_order(changed)
+        taken = {path: changed[path] for path in order[:MOST_FILES]}
+        try:
+            self._send_generation(taken)
+        except Spoiled as error:
+            self._spoiled += 1
+            logs.debug("checkpoint_spoiled", self._job, path=str(error), times=self._spoiled)
+            return False
+        self._spoiled = 0
+        if len(taken) < len(changed):
+            return False
+        self._delete(due)
+        self.ledger.previous = set(now)
+        return True
+
+    def _scan(self) -> Snapshot:
+        """Look, and leave a pause that keeps looking at a large tree from being all that is done."""
+        began = time.monotonic()
+        found = self._scanner.scan()
+        took = time.monotonic() - began
+        self._scan_pause = min(max(_SHORTEST_SCAN_PAUSE, _SCAN_PAUSE_FACTOR * took), _LONGEST_PAUSE)
+        return found
+
+    def _quiet(self) -> Snapshot:
+        """The directory, once two scans in a row agree (FILE_WATCHER_*) or the wait has been long enough."""
+        before = self._scan()
+        if self.ledger.is_settled(before):
+            return before
+        began = time.monotonic()
+        while not self._finishing.wait(max(self._times.stability, _SHORTEST_STABILITY)):
+            now = self._scan()
+            waited = time.monotonic() - began
+            if now == before and self._hint.quiet_for() >= self._times.debounce:
+                return now
+            if self._times.max_wait is not None and waited >= self._times.max_wait:
+                return now
+            before = now
+            self._lease.check()
+        return self._scan()
+
+    # --- one generation -----------------------------------------------------------------------------
+
+    def _send_generation(self, files: Snapshot) -> None:
+        """Prepare all, then commit all. Raises Spoiled before anything is visible, and the storage's errors."""
+        if not files:
+            return
+        self._number += 1
+        self._busy(files)
+        prepared: dict[str, Prepared] = {}
+        try:
+            if self._spoiled < _SPOILED_BEFORE_COPY:
+                self._prepare(self.block.local_path, files, prepared)
+            else:
+                self._prepare_copies(files, prepared)
+            for upload in prepared.values():
+                upload.ready()
+            self._tell("checkpoint_prepared", prepared.values())
+            self._commit(prepared, files)
+        finally:
+            for upload in prepared.values():
+                upload.abort()
+            self._busy(())
+
+    def _prepare(self, root: str, files: Snapshot, prepared: dict[str, Prepared]) -> None:
+        for path in commit_order(files):
+            self._lease.check()
+            prepared[path] = self._transfer.prepare(f"{root}/{path}", files[path], self._target(path))
+
+    def _prepare_copies(self, files: Snapshot, prepared: dict[str, Prepared]) -> None:
+        """From copies made at the speed of the disk: a file that is rewritten all the time must not starve.
+
+        One that is rewritten even while it is copied is left to the next generation.
+        """
+        with tempfile.TemporaryDirectory(prefix=OWN_PREFIX, dir=Path(self.block.local_path).parent) as copies:
+            for path in commit_order(files):
+                source, copy = Path(self.block.local_path, path), Path(copies, path)
+                if copied := _quiet_copy(source, files[path], copy):
+                    prepared[path] = self._transfer.prepare(str(copy), copied, self._target(path))
+
+    def _commit(self, prepared: dict[str, Prepared], files: Snapshot) -> None:
+        sizes = list(prepared.values())
+        for path, upload in prepared.items():
+            self._hold()
+            upload.commit()
+            self.ledger.sent[path] = self._uploaded[path] = files[path]
+        self._tell("checkpoint_committed", sizes)
+
+    def _delete(self, due: list[str]) -> None:
+        for path in due:
+            self._hold()
+            target = self._target(path)
+            try:
+                self._transfer.storage.delete(target.bucket, target.key)
+            except StorageRefused as error:  # a bucket may allow writing only; nothing is lost by what stays
+                logs.warn("delete_refused", self._job, key=target.key, detail=str(error))
+            self.ledger.had.discard(path)
+            self.ledger.sent.pop(path, None)
+            self._uploaded.pop(path, None)
+        if due:
+            logs.info("checkpoint_deleted", self._job, files=len(due))
+
+    def _hold(self) -> None:
+        """Change nothing in the bucket that may be another attempt's by now."""
+        if self._lease.wait_until_safe():
+            logs.info("commit_was_held", self._job)
+
+    def _target(self, path: str) -> Target:
+        return self._transfer.target(self.block.bucket, self.block.prefix + path)
+
+    def _tell(self, event: str, uploads: Iterable[Prepared]) -> None:
+        sizes = [upload.size for upload in uploads]
+        logs.info(
+            event,
+            self._job,
+            generation=self._number,
+            files=len(sizes),
+            bytes=sum(sizes),
+            prefix=self.block.prefix,
+        )
+
+
+class Hint:
+    """Something may have changed in a directory. Only a hint: events get lost, so a scan decides."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Event()
+        self._last = 0.0
+        self._stop: Callable[[], None] = lambda: None
+
+    def listen(self, directory: str) -> None:
+        from watchdog.events import (
+            EVENT_TYPE_CLOSED_NO_WRITE,
+            EVENT_TYPE_OPENED,
+            FileSystemEvent,
+            FileSystemEventHandler,
+        )
+        from watchdog.observers import Observer
+
+        reading = (EVENT_TYPE_OPENED, EVENT_TYPE_CLOSED_NO_WRITE)  # as the scans and uploads themselves do
+        hint = self
+
+        class Handler(FileSystemEventHandler):
+            def on_any_event(self, event: FileSystemEvent) -> None:
+                if event.event_type not in reading:
+                    hint.set()
+
+        observer = Observer()
+        try:
+            observer.schedule(Handler(), directory, recursive=True)
+            observer.start()
+        except OSError as error:  # no watches left: the periodic scan finds everything too
+            logs.warn("watching_by_scans_only", directory=directory, detail=str(error))
+            return
+        self._stop = observer.stop
+
+    def set(self) -> None:
+        self._last = time.monotonic()
+        self._changed.set()
+
+    def wait(self, timeout: float) -> None:
+        self._changed.wait(timeout)
+        self._changed.clear()
+
+    def quiet_for(self) -> float:
+        return time.monotonic() - self._last
+
+    def stop(self) -> None:
+        self._stop()
+
+
+def _quiet_copy(source: Path, version: Signature, copy: Path) -> Signature | None:
+    """Copy a file if it stays as it is meanwhile; the copy's signature."""
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        shutil.copyfile(source, copy)
+        if signature_of(source.stat()) != version:
+            return None
+    except FileNotFoundError:
+        return None
+    return signature_of(copy.stat())

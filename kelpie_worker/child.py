@@ -1,0 +1,63 @@
+"""The loop that all children of the supervisor share."""
+
+import signal
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from kelpie_worker import logs
+from kelpie_worker.config import Config
+from kelpie_worker.messages import Message
+
+Tell = Callable[[Message], None]
+
+
+class Duty(ABC):
+    """What one child does."""
+
+    @abstractmethod
+    def obey(self, command: Any) -> None:
+        """Begin with a command; harmless if it has come before. Returns at once."""
+
+    def tick(self) -> float | None:
+        """Do what is due; the seconds until the next time, None if nothing is waited for."""
+        return None
+
+    def descriptors(self) -> list[int]:
+        """What to wake up for besides a command."""
+        return []
+
+    def orphaned(self) -> None:  # noqa: B027 - most have nothing that outlives them
+        """The supervisor is gone: leave nothing behind."""
+
+
+def live(commands: Connection, messages: Connection, config: Config, begin: Callable[[Tell], Duty]) -> None:
+    """Obey commands until the supervisor is gone."""
+    # The supervisor decides when it is time to go, whoever else signals the whole process group.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    logs.configure(config)
+    duty = begin(_Teller(messages))
+    try:
+        while True:
+            pause = duty.tick()
+            if commands in wait([commands, *duty.descriptors()], pause):
+                duty.obey(commands.recv())
+    except (EOFError, ConnectionError):
+        return
+    finally:
+        duty.orphaned()
+
+
+class _Teller:
+    """Sends messages to the supervisor, from any thread."""
+
+    def __init__(self, messages: Connection) -> None:
+        self._messages = messages
+        self._lock = threading.Lock()
+
+    def __call__(self, message: Message) -> None:
+        with self._lock:
+            self._messages.send(message)

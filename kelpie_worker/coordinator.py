@@ -1,0 +1,97 @@
+"""Calls to the API that may wait: each in a thread of its own, repeated until it is answered."""
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from kelpie_worker import logs
+from kelpie_worker.api import Api, Unreachable
+from kelpie_worker.backoff import backoff
+from kelpie_worker.messages import (
+    CeaseClaiming,
+    Claim,
+    Claimed,
+    LeaseLost,
+    Message,
+    Recall,
+    Recalled,
+    Report,
+    Reported,
+    Verdict,
+)
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+Answer = TypeVar("Answer")
+
+
+class Coordinator:
+    """Obeys Claim, Report, Recall and CeaseClaiming; `tell` takes the messages, from any thread."""
+
+    def __init__(self, api: Api, tell: Callable[[Message], None]) -> None:
+        self._api = api
+        self._tell = tell
+        self._ceased = threading.Event()
+        self._reporting: set[str] = set()
+
+    def obey(self, command: Claim | Report | Recall | CeaseClaiming) -> None:
+        match command:
+            case Claim():
+                self._begin(self._claim, command)
+            case Recall():
+                self._begin(self._recall, command)
+            case Report():
+                if command.job.claim_id not in self._reporting:
+                    self._reporting.add(command.job.claim_id)
+                    self._begin(self._report, command)
+            case CeaseClaiming():
+                self._ceased.set()
+
+    def _begin(self, call: Callable[..., None], command: Claim | Report | Recall) -> None:
+        threading.Thread(target=call, args=(command,), daemon=True).start()
+
+    def _claim(self, claim: Claim) -> None:
+        if self._ceased.wait(claim.after):
+            self._tell(Claimed(claim.claim_id))
+            return
+        nothing = Claimed(claim.claim_id)
+        self._tell(_until_answered(lambda: self._api.claim(claim.claim_id), self._ceased.wait) or nothing)
+
+    def _recall(self, recall: Recall) -> None:
+        job = _until_answered(lambda: self._api.recall(recall.job), _sleep)
+        claim_id = recall.job.claim_id
+        self._tell(Recalled(claim_id, job) if job else LeaseLost(claim_id, "unknown"))
+
+    def _report(self, report: Report) -> None:
+        tries = 0
+
+        def once() -> bool:
+            nonlocal tries
+            tries += 1
+            if tries > 1 and self._counts_twice(report) and self._api.failure_is_counted(report.job):
+                return True
+            return self._api.report(report.job, report.outcome)
+
+        accepted = _until_answered(once, _sleep)
+        self._tell(Reported(report.job.claim_id, bool(accepted)))
+        self._reporting.discard(report.job.claim_id)
+
+    def _counts_twice(self, report: Report) -> bool:
+        """A server that knows no attempts cannot tell a repeated failure from a second one."""
+        return report.job.attempt is None and report.outcome.verdict is Verdict.FAILED
+
+
+def _until_answered(call: Callable[[], Answer], pause: Callable[[float], bool]) -> Answer | None:
+    """The call's answer, however long it takes; None if a pause is cut short."""
+    failures = 0
+    while True:
+        try:
+            return call()
+        except Unreachable as error:
+            failures += 1
+            logs.warn("api_unreachable", detail=str(error), failures=failures)
+        if pause(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE)):
+            return None
+
+
+def _sleep(seconds: float) -> bool:
+    return threading.Event().wait(seconds)

@@ -1,0 +1,102 @@
+"""Everything in `sync.before`, onto the disk, before the command starts."""
+
+import os
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from kelpie_worker import logs
+from kelpie_worker.job import Job, SyncBlock
+from kelpie_worker.pattern import matcher
+from kelpie_worker.scan import OWN_PREFIX, Signature, is_inside, signature_of
+from kelpie_worker.storage import RemoteFile, Storage
+from kelpie_worker.transfer import gunzipped
+
+_FILES_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Brought:
+    """What a download left on the disk: the versions by absolute path, and what was received."""
+
+    versions: dict[str, Signature]
+    bytes: int
+
+
+def download(job: Job, storage: Storage, busy: Callable[[Iterable[str]], None]) -> Brought:
+    """Bring every file of the job. Any that does not arrive stops the attempt: the storage's errors, OSError."""
+    versions: dict[str, Signature] = {}
+    received = 0
+    with ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="download") as pool:
+        try:
+            # Block after block: where two bring the same file, the later one is what the job means.
+            for block in job.before:
+                wanted = list(_wanted(job, block, storage))
+                busy(landing.path for landing in wanted)
+                for path, version, size in pool.map(partial(_bring, bucket=block.bucket, storage=storage), wanted):
+                    versions[path] = version
+                    received += size
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        finally:
+            busy(())
+    return Brought(versions, received)
+
+
+@dataclass(frozen=True)
+class Landing:
+    """An object and the absolute path it is brought to."""
+
+    remote: RemoteFile
+    path: str
+    packed: bool
+
+
+def landing_path(local_path: str, relative_key: str) -> str | None:
+    """Where a key belongs below `local_path`; None if it would leave it, or names nothing.
+
+    An absolute or doubled slash only separates; `..` is refused even where it would lead back.
+    """
+    names = [name for name in relative_key.split("/") if name not in ("", ".")]
+    if not names or ".." in names or "\0" in relative_key:
+        return None
+    return str(Path(local_path, *names))
+
+
+def _wanted(job: Job, block: SyncBlock, storage: Storage) -> Iterator[Landing]:
+    matches = matcher(block.pattern)
+    for remote in storage.files(block.bucket, block.prefix):
+        if remote.key.endswith("/") or not matches(remote.key):
+            continue  # a key that ends in a slash only marks a folder
+        packed = job.compression and remote.key.endswith(".gz")
+        relative = remote.key.removeprefix(block.prefix)
+        path = landing_path(block.local_path, relative.removesuffix(".gz") if packed else relative)
+        if path is None or not _stays_inside(path, block.local_path):
+            logs.warn("key_refused", job, key=remote.key, detail="it would land outside of local_path")
+            continue
+        yield Landing(remote, path, packed)
+
+
+def _stays_inside(path: str, local_path: str) -> bool:
+    """Also where a link that lies in the directory already leads."""
+    return is_inside(os.path.realpath(Path(path).parent), os.path.realpath(local_path))
+
+
+def _bring(landing: Landing, bucket: str, storage: Storage) -> tuple[str, Signature, int]:
+    """Download under a temporary name, then rename: nobody ever sees half a file."""
+    final = Path(landing.path)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = final.with_name(f"{OWN_PREFIX}{uuid.uuid4().hex}.part")
+    try:
+        size = storage.fetch(bucket, landing.remote.key, temporary)
+        if landing.packed:
+            temporary = gunzipped(temporary)
+        temporary.replace(final)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return landing.path, signature_of(final.stat()), size

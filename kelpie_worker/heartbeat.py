@@ -1,0 +1,89 @@
+"""The child that renews the leases, one thread for each job in hand."""
+
+import os
+import threading
+from multiprocessing.connection import Connection
+
+from kelpie_worker import logs
+from kelpie_worker.api import Api, Unreachable
+from kelpie_worker.backoff import backoff
+from kelpie_worker.child import Duty, Tell, live
+from kelpie_worker.config import Config
+from kelpie_worker.job import Job
+from kelpie_worker.lease import safe_until
+from kelpie_worker.linux import boottime, die_with
+from kelpie_worker.messages import DropLease, HoldLease, LeaseLost, LeaseRenewed
+
+_FIRST_PAUSE = 0.5
+_LONGEST_TIMEOUT = 10.0
+
+
+def main(commands: Connection, messages: Connection, config: Config) -> None:
+    die_with(os.getppid())
+    live(commands, messages, config, lambda tell: Heartbeat(config, tell))
+
+
+class Heartbeat(Duty):
+    def __init__(self, config: Config, tell: Tell) -> None:
+        self._config = config
+        self._tell = tell
+        self._held: dict[str, HeldLease] = {}
+
+    def obey(self, command: HoldLease | DropLease) -> None:
+        match command:
+            case HoldLease():
+                claim_id = command.job.claim_id
+                if claim_id not in self._held:
+                    self._held[claim_id] = HeldLease(command.job, Api(self._config), self._tell)
+                    self._held[claim_id].start(command.at_once)
+            case DropLease():
+                if held := self._held.pop(command.claim_id, None):
+                    held.dropped.set()
+
+
+class HeldLease:
+    """Heartbeats for one attempt: every interval, and sooner while the API does not answer."""
+
+    def __init__(self, job: Job, api: Api, tell: Tell) -> None:
+        self.job = job
+        self.dropped = threading.Event()
+        self._api = api
+        self._tell = tell
+        self._failures = 0
+        self._until: float | None = None  # when the lease ceases to be safe, as far as it is known here
+
+    def start(self, at_once: bool) -> None:
+        first = 0.0 if at_once else self.job.heartbeat_interval
+        self._until = None if at_once else safe_until(boottime(), self.job.heartbeat_interval)
+        threading.Thread(target=self._hold, args=(first,), daemon=True).start()
+
+    def _hold(self, pause: float) -> None:
+        while not self.dropped.wait(pause):
+            pause = self.beat()
+
+    def beat(self) -> float:
+        """Send one heartbeat; the seconds until the next. Ends the lease on any answer but `running`."""
+        interval = self.job.heartbeat_interval
+        sent_at = boottime()
+        try:
+            status = self._api.heartbeat(self.job, timeout=min(_LONGEST_TIMEOUT, max(1.0, interval)))
+        except Unreachable as error:
+            return self._unanswered(error)
+        self._failures = 0
+        if self.dropped.is_set():
+            return 0.0
+        if status != "running":
+            self.dropped.set()
+            self._tell(LeaseLost(self.job.claim_id, status))
+            return 0.0
+        self._until = safe_until(sent_at, interval)
+        self._tell(LeaseRenewed(self.job.claim_id, self._until))
+        return max(0.0, interval - (boottime() - sent_at))
+
+    def _unanswered(self, error: Unreachable) -> float:
+        self._failures += 1
+        logs.warn("heartbeat_unanswered", self.job, detail=str(error), failures=self._failures)
+        if self._until is not None and boottime() >= self._until:
+            self._until = None
+            logs.warn("lease_unsafe", self.job, detail="the bucket is not changed until a heartbeat is accepted")
+        return backoff(self._failures, min(_FIRST_PAUSE, self.job.heartbeat_interval), self.job.heartbeat_interval)

@@ -1,0 +1,119 @@
+"""The job as the worker sees it: one shape, whichever generation of the API it was submitted to."""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kelpie_worker.config import LegacyDirectories
+
+DEFAULT_HEARTBEAT_INTERVAL = 30
+
+
+@dataclass(frozen=True)
+class SyncBlock:
+    """A directory and its place in a bucket. `local_path` is absolute, `prefix` is empty or ends in `/`."""
+
+    bucket: str
+    prefix: str
+    local_path: str
+    pattern: str | None = None
+    mirrors_deletes: bool = True  # a file that the command removes is removed from the bucket too
+
+
+@dataclass(frozen=True)
+class Job:
+    """One handout of a job. `claim_id` names the handout, also where the server knows no attempts."""
+
+    claim_id: str
+    id: str
+    attempt: int | None = None
+    heartbeat_interval: float = DEFAULT_HEARTBEAT_INTERVAL
+    num_failures: int = 0
+    compression: bool = False
+    before: tuple[SyncBlock, ...] = ()
+    during: tuple[SyncBlock, ...] = ()
+    after: tuple[SyncBlock, ...] = ()
+    # May hold secrets: never saved, fetched again when a job is resumed.
+    command: str = field(default="", repr=False)
+    arguments: tuple[str, ...] = field(default=(), repr=False)
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def directories(self) -> list[str]:
+        """Every directory of the job, each once."""
+        return list(dict.fromkeys(block.local_path for block in (*self.before, *self.during, *self.after)))
+
+
+Blocks = tuple[SyncBlock, ...]
+_SECRET = ("command", "arguments", "environment")
+
+
+def from_wire(
+    document: Mapping[str, Any], claim_id: str, directories: LegacyDirectories, attempt: int | None
+) -> Job:
+    """Read a job as the API shows it (contract section 2); KeyError, TypeError or ValueError if it is none."""
+    before, during, after = _blocks(document, directories)
+    return Job(
+        claim_id=claim_id,
+        id=str(document["id"]),
+        attempt=attempt,
+        heartbeat_interval=float(document.get("heartbeat_interval") or DEFAULT_HEARTBEAT_INTERVAL),
+        num_failures=int(document.get("num_failures") or 0),
+        compression=bool(document.get("compression")),
+        before=before,
+        during=during,
+        after=after,
+        command=str(document["command"]),
+        arguments=tuple(str(argument) for argument in document.get("arguments") or ()),
+        environment={str(name): str(value) for name, value in (document.get("environment") or {}).items()},
+    )
+
+
+def to_saved(job: Job) -> dict[str, Any]:
+    """What the state file keeps of a job: everything but what may hold a secret."""
+    return {name: value for name, value in asdict(job).items() if name not in _SECRET}
+
+
+def from_saved(saved: Mapping[str, Any]) -> Job:
+    blocks = {name: tuple(SyncBlock(**block) for block in saved[name]) for name in ("before", "during", "after")}
+    return Job(**{**saved, **blocks})
+
+
+def _blocks(document: Mapping[str, Any], directories: LegacyDirectories) -> tuple[Blocks, Blocks, Blocks]:
+    sync = document.get("sync")
+    if sync is None and document.get("input_bucket"):
+        return _legacy_blocks(document, directories)
+    sync = sync or {}
+    before, during, after = (_sync_blocks(sync.get(name) or ()) for name in ("before", "during", "after"))
+    return before, during, after
+
+
+def _sync_blocks(blocks: Iterable[Mapping[str, Any]]) -> Blocks:
+    return tuple(
+        SyncBlock(
+            bucket=str(block["bucket"]),
+            prefix=_as_folder(str(block.get("prefix") or "")),
+            local_path=os.path.normpath(Path.cwd() / str(block["local_path"])),
+            pattern=block.get("pattern") or None,
+        )
+        for block in blocks
+    )
+
+
+def _legacy_blocks(document: Mapping[str, Any], directories: LegacyDirectories) -> tuple[Blocks, Blocks, Blocks]:
+    """Inputs come down, checkpoints go both ways, outputs go up as they appear and again at the end."""
+
+    def block(kind: str, local_path: str, mirrors_deletes: bool = True) -> SyncBlock:
+        bucket, prefix = str(document[f"{kind}_bucket"]), str(document.get(f"{kind}_prefix") or "")
+        return SyncBlock(bucket, _as_folder(prefix), local_path, None, mirrors_deletes)
+
+    inputs = block("input", directories.input)
+    checkpoint = block("checkpoint", directories.checkpoint)
+    output = block("output", directories.output, mirrors_deletes=False)
+    return (inputs, checkpoint), (checkpoint, output), (output,)
+
+
+def _as_folder(prefix: str) -> str:
+    return prefix if prefix.endswith("/") or not prefix else prefix + "/"

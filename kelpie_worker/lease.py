@@ -1,0 +1,66 @@
+"""How long a lease is safe, and how to wait until it is."""
+
+import threading
+
+from kelpie_worker.linux import boottime
+
+_LONGEST_MARGIN = 10.0
+
+
+class Cancelled(Exception):
+    """The attempt is over; whoever works for it stops here."""
+
+
+def safe_until(sent_at: float, heartbeat_interval: float) -> float:
+    """When a lease that was renewed by a request sent then may be somebody else's, less a margin.
+
+    A lease lapses two intervals after the last heartbeat (contract section 3). The margin is for what is on
+    the wire at that moment. Both times are CLOCK_BOOTTIME.
+    """
+    return sent_at + 2 * heartbeat_interval - min(heartbeat_interval / 2, _LONGEST_MARGIN)
+
+
+class Lease:
+    """One attempt's right to change the bucket, as the uploader's threads see it."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._until = 0.0
+        self._cancelled = threading.Event()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
+    def renew(self, until: float) -> None:
+        with self._changed:
+            self._until = max(self._until, until)
+            self._changed.notify_all()
+
+    def cancel(self) -> None:
+        with self._changed:
+            self._cancelled.set()
+            self._changed.notify_all()
+
+    def check(self) -> None:
+        """Raises Cancelled once the attempt is over."""
+        if self.cancelled:
+            raise Cancelled
+
+    def pause(self, seconds: float) -> None:
+        """Sleep, but not beyond the attempt's end. Raises Cancelled."""
+        if self._cancelled.wait(seconds):
+            raise Cancelled
+
+    def wait_until_safe(self) -> bool:
+        """Hold a change of the bucket back until a heartbeat is accepted. True if it had to wait.
+
+        Raises Cancelled if the lease turns out to be lost.
+        """
+        waited = False
+        with self._changed:
+            while not self.cancelled and boottime() >= self._until:
+                waited = True
+                self._changed.wait()
+        self.check()
+        return waited

@@ -1,0 +1,63 @@
+"""The worker's story on stderr: one JSON object a line, one line a fact.
+
+`event` names the fact; `job_id` and `attempt` are there wherever a job is meant.
+"""
+
+import json
+import os
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+from kelpie_worker.config import LOG_LEVELS, Config
+from kelpie_worker.job import Job
+
+
+class _Log:
+    """Set once per process by `configure`."""
+
+    threshold = LOG_LEVELS.index("info")
+    machine_id = ""
+    secrets: tuple[str, ...] = ()
+
+
+def configure(config: Config) -> None:
+    _Log.threshold = LOG_LEVELS.index(config.log_level)
+    _Log.machine_id = config.machine_id
+    _Log.secrets = config.secrets
+
+
+def debug(event: str, job: Job | None = None, **facts: Any) -> None:
+    _write("debug", event, job, facts)
+
+
+def info(event: str, job: Job | None = None, **facts: Any) -> None:
+    _write("info", event, job, facts)
+
+
+def warn(event: str, job: Job | None = None, **facts: Any) -> None:
+    _write("warn", event, job, facts)
+
+
+def error(event: str, job: Job | None = None, **facts: Any) -> None:
+    _write("error", event, job, facts)
+
+
+def _write(level: str, event: str, job: Job | None, facts: dict[str, Any]) -> None:
+    if LOG_LEVELS.index(level) < _Log.threshold:
+        return
+    about = {"job_id": job.id, "attempt": job.attempt} if job else {}
+    line = {"time": now(), "level": level, "event": event, **about, "machine_id": _Log.machine_id, **facts}
+    # One write for the whole line: several processes share this stream.
+    os.write(sys.stderr.fileno(), (without_secrets(json.dumps(line, default=str)) + "\n").encode())
+
+
+def without_secrets(text: str) -> str:
+    for secret in _Log.secrets:
+        text = text.replace(secret, "***")
+    return text
+
+
+def now() -> str:
+    """The wall clock, for people to read; nothing is decided by it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,311 @@
+"""READ FIRST: everything the worker's processes say to each other.
+
+The worker is a star. The supervisor is its centre and the only one who decides; around it stand
+
+    coordinator   calls the API: claims and reports      (threads of the supervisor: a call may wait for hours)
+    runner        runs the command                       (a process)
+    heartbeat     renews the leases                      (a process, so that no busy disk delays it)
+    uploader      moves every file, down and up          (a process)
+
+who never talk to each other. A *command* is an imperative and goes outwards, a *message* is in the past tense
+and comes back. A command may arrive twice (a crash, a restarted child) and must then do no harm.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from kelpie_worker.job import Job
+
+
+class Verdict(StrEnum):
+    """How an attempt ends. All but `dropped` are reported."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    RELEASED = "released"  # given back, by a shutdown or by trouble with storage or disk: counts as no failure
+    DROPPED = "dropped"  # the lease is not ours any more: nobody wants to hear from us
+
+
+@dataclass(frozen=True)
+class Outcome:
+    verdict: Verdict
+    reason: str | None = None
+    exit_code: int | None = None
+
+
+# --- commands ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Ask for a job, after a pause in seconds; repeated under the same id until it is answered."""
+
+    claim_id: str
+    after: float = 0.0
+
+
+@dataclass(frozen=True)
+class Report:
+    """Tell the API how the attempt ended; repeated until it is answered."""
+
+    job: Job
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Fetch what the state file does not keep of a job: its command, arguments and environment."""
+
+    job: Job
+
+
+@dataclass(frozen=True)
+class CeaseClaiming:
+    """The worker is going: answer an open Claim with nothing rather than wait for work."""
+
+
+@dataclass(frozen=True)
+class Run:
+    job: Job
+
+
+@dataclass(frozen=True)
+class Stop:
+    """End the command: at a shutdown by SIGTERM, at a cancel by SIGINT first; SIGKILL comes last."""
+
+    claim_id: str
+    shutdown: bool
+
+
+@dataclass(frozen=True)
+class HoldLease:
+    """Send heartbeats for this attempt until told otherwise; the first at once, unless it is freshly claimed."""
+
+    job: Job
+    at_once: bool = True
+
+
+@dataclass(frozen=True)
+class DropLease:
+    claim_id: str
+
+
+@dataclass(frozen=True)
+class Renew:
+    """The lease is safe until then (seconds on CLOCK_BOOTTIME): the bucket may be changed."""
+
+    claim_id: str
+    until: float
+
+
+@dataclass(frozen=True)
+class Download:
+    job: Job
+
+
+@dataclass(frozen=True)
+class Watch:
+    job: Job
+
+
+@dataclass(frozen=True)
+class Flush:
+    """Send the last state of the watched directories, then stop watching them."""
+
+    job: Job
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Move the outputs aside and empty the job's directories: the next job needs them."""
+
+    job: Job
+
+
+@dataclass(frozen=True)
+class Upload:
+    job: Job
+    aside: "Aside"
+
+
+@dataclass(frozen=True)
+class Abandon:
+    """Send nothing more for this attempt."""
+
+    claim_id: str
+
+
+@dataclass(frozen=True)
+class Wipe:
+    """Abandon the attempt, and delete its files: those set aside if there are, else its directories."""
+
+    job: Job
+    aside: "Aside | None"
+
+
+Aside = tuple[tuple[str, str], ...]  # (directory of the job, where its contents were moved to), ...
+
+Command = (
+    Claim | Report | Recall | CeaseClaiming
+    | Run | Stop
+    | HoldLease | DropLease
+    | Renew | Download | Watch | Flush | Stage | Upload | Abandon | Wipe
+)  # fmt: skip
+
+OBEYED_BY: dict[type[Command], str] = {
+    **dict.fromkeys((Claim, Report, Recall, CeaseClaiming), "coordinator"),
+    **dict.fromkeys((Run, Stop), "runner"),
+    **dict.fromkeys((HoldLease, DropLease), "heartbeat"),
+    **dict.fromkeys((Renew, Download, Watch, Flush, Stage, Upload, Abandon, Wipe), "uploader"),
+}
+
+
+# --- messages ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """The answer to Claim: a job, or none and the pause (seconds) before it is worth asking again."""
+
+    claim_id: str
+    job: Job | None = None
+    sent_at: float = 0.0  # CLOCK_BOOTTIME when the request left: the lease is not younger than that
+    pause: float = 0.0
+
+
+@dataclass(frozen=True)
+class Recalled:
+    claim_id: str
+    job: Job
+
+
+@dataclass(frozen=True)
+class Reported:
+    """The report was answered; `accepted` is false where the server refused it."""
+
+    claim_id: str
+    accepted: bool = True
+
+
+@dataclass(frozen=True)
+class Started:
+    claim_id: str
+    pid: int
+
+
+@dataclass(frozen=True)
+class Exited:
+    """The command is over. One of `exit_code`, `signal` and `error` is set; none if it was not known here."""
+
+    claim_id: str
+    exit_code: int | None = None
+    signal: int | None = None
+    error: str | None = None  # it could not be started
+    signalled: bool = False  # Kelpie had sent it a signal: then its exit code decides nothing
+
+
+@dataclass(frozen=True)
+class LeaseRenewed:
+    claim_id: str
+    until: float
+
+
+@dataclass(frozen=True)
+class LeaseLost:
+    """A heartbeat was answered with anything but `running`."""
+
+    claim_id: str
+    status: str
+
+
+@dataclass(frozen=True)
+class Downloaded:
+    claim_id: str
+    files: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Watching:
+    claim_id: str
+
+
+@dataclass(frozen=True)
+class Flushed:
+    claim_id: str
+
+
+@dataclass(frozen=True)
+class Staged:
+    claim_id: str
+    aside: Aside = ()
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    claim_id: str
+    files: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Wiped:
+    claim_id: str
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Files cannot be moved and never will be (no such bucket, no permission): the attempt fails."""
+
+    claim_id: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Troubled:
+    """Files cannot be moved here and now (storage away, disk full): the attempt is given back."""
+
+    claim_id: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Transferring:
+    """The local paths on their way, for the state file."""
+
+    claim_id: str
+    uploads: tuple[str, ...] = ()
+    downloads: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ShutdownRequested:
+    """SIGTERM, or SIGINT: then not even outputs on their way are waited for."""
+
+    finish_uploads: bool = True
+
+
+@dataclass(frozen=True)
+class TimeRanOut:
+    """Of the shutdown's grace only the time for the releases is left."""
+
+
+@dataclass(frozen=True)
+class GraceEnded:
+    pass
+
+
+@dataclass(frozen=True)
+class ChildDied:
+    name: str
+    exit_code: int | None
+
+
+JobMessage = (
+    Claimed | Recalled | Reported | Started | Exited | LeaseRenewed | LeaseLost | Downloaded | Watching
+    | Flushed | Staged | Uploaded | Wiped | Refused | Troubled | Transferring
+)  # fmt: skip
+WorkerMessage = ShutdownRequested | TimeRanOut | GraceEnded | ChildDied
+Message = JobMessage | WorkerMessage

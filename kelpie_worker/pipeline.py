@@ -1,0 +1,211 @@
+"""READ SECOND: a job's way through the worker, as pure functions.
+
+A phase begins with the commands of `entering()`, ends with a message, and `NEXT` names the phase after it.
+Whoever resumes after a crash saves nothing but the phase and enters it again.
+
+    downloading -> running -> flushing -> staging -> uploading -> reporting -> wiping -> done
+                      |          ^                                    ^
+                      v          |                                    |
+                   stopping -----+     failed, released: straight ----+      lease lost: straight to wiping
+"""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from kelpie_worker.job import Job
+from kelpie_worker.messages import (
+    Abandon,
+    Aside,
+    Command,
+    Download,
+    Downloaded,
+    DropLease,
+    Exited,
+    Flush,
+    Flushed,
+    HoldLease,
+    LeaseLost,
+    Message,
+    Outcome,
+    Refused,
+    Report,
+    Reported,
+    Run,
+    ShutdownRequested,
+    Stage,
+    Staged,
+    Stop,
+    TimeRanOut,
+    Troubled,
+    Upload,
+    Uploaded,
+    Verdict,
+    Watch,
+    Watching,
+    Wipe,
+    Wiped,
+)
+
+
+class Phase(StrEnum):
+    DOWNLOADING = "downloading"
+    RUNNING = "running"
+    STOPPING = "stopping"  # Kelpie ends the command
+    FLUSHING = "flushing"  # the last checkpoint goes up, whatever the exit code
+    STAGING = "staging"  # the outputs are moved aside; the next job may start after it
+    UPLOADING = "uploading"
+    REPORTING = "reporting"
+    WIPING = "wiping"
+    DONE = "done"
+
+
+@dataclass(frozen=True)
+class JobState:
+    """A job in hand. `aside` is set once its directories belong to the next job."""
+
+    job: Job
+    phase: Phase = Phase.DOWNLOADING
+    outcome: Outcome | None = None
+    aside: Aside | None = None
+
+    @property
+    def verdict(self) -> Verdict | None:
+        return self.outcome.verdict if self.outcome else None
+
+    @property
+    def occupies_directories(self) -> bool:
+        return self.aside is None and self.phase is not Phase.DONE
+
+
+P = Phase
+NEXT: dict[tuple[Phase, type[Message]], Phase] = {
+    (P.DOWNLOADING, Downloaded): P.RUNNING,
+    (P.RUNNING, Exited): P.FLUSHING,
+    (P.FLUSHING, Flushed): P.STAGING,
+    (P.STAGING, Staged): P.UPLOADING,
+    (P.UPLOADING, Uploaded): P.REPORTING,
+    (P.REPORTING, Reported): P.WIPING,
+    (P.WIPING, Wiped): P.DONE,
+    # the worker is asked to go
+    (P.DOWNLOADING, ShutdownRequested): P.REPORTING,
+    (P.RUNNING, ShutdownRequested): P.STOPPING,
+    (P.STOPPING, Exited): P.FLUSHING,
+    (P.DOWNLOADING, TimeRanOut): P.REPORTING,
+    (P.STOPPING, TimeRanOut): P.REPORTING,
+    (P.FLUSHING, TimeRanOut): P.REPORTING,
+    (P.STAGING, TimeRanOut): P.REPORTING,
+    (P.UPLOADING, TimeRanOut): P.REPORTING,
+    # files cannot be moved
+    (P.DOWNLOADING, Refused): P.REPORTING,
+    (P.DOWNLOADING, Troubled): P.REPORTING,
+    (P.RUNNING, Refused): P.STOPPING,
+    (P.RUNNING, Troubled): P.STOPPING,
+    (P.FLUSHING, Refused): P.REPORTING,
+    (P.FLUSHING, Troubled): P.REPORTING,
+    (P.STAGING, Refused): P.REPORTING,
+    (P.STAGING, Troubled): P.REPORTING,
+    (P.UPLOADING, Refused): P.REPORTING,
+    (P.UPLOADING, Troubled): P.REPORTING,
+    # canceled, or handed to somebody else
+    (P.DOWNLOADING, LeaseLost): P.WIPING,
+    (P.RUNNING, LeaseLost): P.STOPPING,
+    (P.STOPPING, LeaseLost): P.STOPPING,
+    (P.FLUSHING, LeaseLost): P.WIPING,
+    (P.STAGING, LeaseLost): P.WIPING,
+    (P.UPLOADING, LeaseLost): P.WIPING,
+    (P.REPORTING, LeaseLost): P.WIPING,
+}
+
+
+def advance(state: JobState, message: Message) -> tuple[JobState, list[Command]]:
+    """The job after a message, and what is to be done now. A late or repeated message changes nothing."""
+    if isinstance(message, Watching) and state.phase is Phase.RUNNING:
+        return state, [Run(state.job)]  # the watch is ready: not even the first file can escape it
+    following = NEXT.get((state.phase, type(message)))
+    if following is None:
+        return state, []
+    state = learned(state, message)
+    state = replace(state, phase=applicable(following, state))
+    return state, entering(state)
+
+
+def entering(state: JobState) -> list[Command]:
+    """The commands a phase begins with. Resuming after a crash is entering again."""
+    job, hold = state.job, HoldLease(state.job)
+    match state.phase:
+        case Phase.DOWNLOADING:
+            return [hold, Download(job)]
+        case Phase.RUNNING:
+            return [hold, Watch(job)]  # and Run, once the watch is ready
+        case Phase.STOPPING:
+            if state.verdict is Verdict.DROPPED:
+                return [Abandon(job.claim_id), Stop(job.claim_id, shutdown=False)]
+            return [hold, Stop(job.claim_id, shutdown=True)]
+        case Phase.FLUSHING:
+            return [hold, Flush(job)]
+        case Phase.STAGING:
+            return [hold, Stage(job)]
+        case Phase.UPLOADING:
+            return [hold, Upload(job, state.aside or ())]
+        case Phase.REPORTING:
+            assert state.outcome is not None
+            return [hold, Abandon(job.claim_id), Report(job, state.outcome)]
+        case Phase.WIPING:
+            return [DropLease(job.claim_id), Wipe(job, state.aside)]
+        case Phase.DONE:
+            return []
+
+
+def applicable(phase: Phase, state: JobState) -> Phase:
+    """The phase itself, or the first one after it that this job has to go through."""
+    if state.verdict is Verdict.DROPPED and phase not in (Phase.STOPPING, Phase.DONE):
+        return Phase.WIPING
+    if phase in (Phase.STAGING, Phase.UPLOADING) and state.verdict is not Verdict.COMPLETED:
+        return Phase.REPORTING
+    if phase is Phase.UPLOADING and not state.job.after:
+        return Phase.REPORTING
+    return phase
+
+
+def learned(state: JobState, message: Message) -> JobState:
+    """The job with what a message says about its outcome and its whereabouts."""
+    if isinstance(message, Staged):
+        state = replace(state, aside=message.aside)
+    return replace(state, outcome=judged(state, message))
+
+
+def judged(state: JobState, message: Message) -> Outcome | None:
+    """How the attempt ends, as far as it is known after this message.
+
+    Completed can still turn into failed or released (an upload is missing). Failed and released stay. A lost
+    lease outweighs everything, but for a report on its way: that the job is over may be that report's doing.
+    """
+    if isinstance(message, LeaseLost):
+        reporting = state.phase is Phase.REPORTING
+        return state.outcome if reporting else Outcome(Verdict.DROPPED, message.status)
+    if isinstance(message, Exited) and state.verdict is not Verdict.DROPPED and not message.signalled:
+        return exit_outcome(message)
+    if state.verdict in (Verdict.FAILED, Verdict.RELEASED, Verdict.DROPPED):
+        return state.outcome
+    match message:
+        case Exited():
+            return Outcome(Verdict.RELEASED, "shutdown")
+        case Refused():
+            return Outcome(Verdict.FAILED, message.reason)
+        case Troubled():
+            return Outcome(Verdict.RELEASED, message.reason)
+        case ShutdownRequested() | TimeRanOut():
+            return Outcome(Verdict.RELEASED, "shutdown")
+        case _:
+            return state.outcome
+
+
+def exit_outcome(exited: Exited) -> Outcome:
+    """What the end of a command that Kelpie had not signalled means (contract section 7, invariant I7)."""
+    if exited.error is not None:
+        return Outcome(Verdict.FAILED, "not_found")
+    if exited.signal is not None:
+        return Outcome(Verdict.FAILED, "signal", 128 + exited.signal)
+    if exited.exit_code != 0:
+        return Outcome(Verdict.FAILED, "exit_code", exited.exit_code)
+    return Outcome(Verdict.COMPLETED, None, 0)

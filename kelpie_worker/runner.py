@@ -1,0 +1,242 @@
+"""The child that runs the command, in a session of its own, and ends it with everything it started."""
+
+import contextlib
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from kelpie_worker import logs
+from kelpie_worker.child import Duty, Tell, live
+from kelpie_worker.config import Config
+from kelpie_worker.job import Job
+from kelpie_worker.linux import adopt_orphans, boottime, die_with
+from kelpie_worker.messages import Exited, Run, Started, Stop, Troubled
+
+CANCEL_GRACE = 5.0  # seconds between SIGINT, SIGTERM and SIGKILL
+_LOOK_AGAIN = 0.05  # seconds, where nothing tells of an end: of a whole group, say
+_OUT_OF_RESOURCES = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC)
+
+
+def main(commands: Connection, messages: Connection, config: Config) -> None:
+    # Not die_with, and out of the worker's process group: whoever kills the supervisor, or all of its group,
+    # leaves this process the time to end the command. The end of `commands` tells it.
+    os.setsid()
+    adopt_orphans()
+    end_leftovers(config.state_file)
+    live(commands, messages, config, lambda tell: Runner(config, tell))
+
+
+class Runner(Duty):
+    """At most one command at a time."""
+
+    def __init__(self, config: Config, tell: Tell) -> None:
+        self._config = config
+        self._tell = tell
+        self._command: RunningCommand | None = None
+
+    def obey(self, command: Run | Stop) -> None:
+        match command:
+            case Run():
+                if self._command is None:
+                    self._run(command.job)
+            case Stop():
+                if self._command is None or self._command.claim_id != command.claim_id:
+                    self._tell(Exited(command.claim_id, signalled=True))  # it ended with an earlier runner
+                else:
+                    self._command.stop(self._escalation(command.shutdown))
+
+    def tick(self) -> float | None:
+        command = self._command
+        if command is None:
+            return None
+        pause = command.look()
+        if command.exited is None:
+            return pause
+        self._command = None
+        self._tell(command.exited)
+        return None
+
+    def descriptors(self) -> list[int]:
+        return [self._command.pidfd] if self._command and self._command.pidfd >= 0 else []
+
+    def orphaned(self) -> None:
+        if self._command:
+            self._command.kill()
+
+    def _run(self, job: Job) -> None:
+        for directory in vars(self._config.directories).values():
+            _make_legacy_directory(directory, job)
+        try:
+            self._command = RunningCommand(job, command_environment(job, self._config, os.environ))
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno in _OUT_OF_RESOURCES:
+                self._tell(Troubled(job.claim_id, "resources", str(error)))
+            else:
+                self._tell(Exited(job.claim_id, error=f"{job.command}: {error}"))
+            return
+        self._tell(Started(job.claim_id, self._command.pid))
+
+    def _escalation(self, shutdown: bool) -> list[tuple[int, float]]:
+        """Signals, and the seconds that the command has after each."""
+        if shutdown:
+            return [(signal.SIGTERM, self._config.shutdown_grace / 2), (signal.SIGKILL, 0)]
+        return [(signal.SIGINT, CANCEL_GRACE), (signal.SIGTERM, CANCEL_GRACE), (signal.SIGKILL, 0)]
+
+
+class RunningCommand:
+    """A command and its process group. `exited` is set once it is over; OSError, ValueError if it cannot start."""
+
+    def __init__(self, job: Job, environment: Mapping[str, str]) -> None:
+        self.claim_id = job.claim_id
+        self.exited: Exited | None = None
+        self._process = subprocess.Popen(
+            [job.command, *job.arguments],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=_preparation(os.getpid()),  # safe: this process has a single thread
+        )
+        self.pid = self._process.pid
+        self.pidfd = _pidfd(self.pid)
+        self._escalation: list[tuple[int, float]] = []
+        self._next_signal = 0.0
+        self._signalled = False
+
+    def stop(self, escalation: list[tuple[int, float]]) -> None:
+        """Begin to signal the group; a second call changes nothing."""
+        if not self._signalled:
+            self._escalation = escalation
+            self._signalled = True
+
+    def look(self) -> float | None:
+        """See whether it is over, send the signal that is due; the seconds until it is worth looking again."""
+        self._reap()
+        if self._is_over():
+            self._finish()
+            return None
+        if not self._signalled:
+            return None if self.pidfd >= 0 else _LOOK_AGAIN
+        if self._escalation and boottime() >= self._next_signal:
+            number, patience = self._escalation.pop(0)
+            self._signal_group(number)
+            self._next_signal = boottime() + patience
+        return _LOOK_AGAIN
+
+    def kill(self) -> None:
+        self._signal_group(signal.SIGKILL)
+
+    def _is_over(self) -> bool:
+        """A command is over with its leader, but a signalled one is given time until its whole group is gone."""
+        leader_gone = self._process.returncode is not None
+        return leader_gone and not (self._signalled and self._escalation and self._group_lives())
+
+    def _finish(self) -> None:
+        self._signal_group(signal.SIGKILL)  # whatever it left running would write into the next job's files
+        code = self._process.returncode
+        if code >= 0:
+            self.exited = Exited(self.claim_id, exit_code=code, signalled=self._signalled)
+        else:
+            self.exited = Exited(self.claim_id, signal=-code, signalled=self._signalled)
+        self._close()
+
+    def _reap(self) -> None:
+        """Collect the leader, and the orphans of its group, who are this process's children by now."""
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                pid, status = ended
+                if pid == self.pid:
+                    self._process.returncode = os.waitstatus_to_exitcode(status)
+                    self._close()
+
+    def _group_lives(self) -> bool:
+        try:
+            os.killpg(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def _signal_group(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
+
+    def _close(self) -> None:
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+
+def command_environment(job: Job, config: Config, container: Mapping[str, str]) -> dict[str, str]:
+    """The container's environment, then the job's, then Kelpie's own (contract section 7)."""
+    return {
+        **without_bundle(container, frozen=getattr(sys, "frozen", False)),
+        **job.environment,
+        "INPUT_DIR": config.directories.input,
+        "CHECKPOINT_DIR": config.directories.checkpoint,
+        "OUTPUT_DIR": config.directories.output,
+        "KELPIE_JOB_ID": job.id,
+        "KELPIE_STATE_FILE": config.state_file,
+    }
+
+
+def without_bundle(environment: Mapping[str, str], frozen: bool) -> dict[str, str]:
+    """The environment as it was before a frozen Kelpie put its own libraries first."""
+    if not frozen:
+        return dict(environment)
+    ours = ("LD_LIBRARY_PATH", "LD_LIBRARY_PATH_ORIG")
+    clean = {
+        name: value
+        for name, value in environment.items()
+        if name not in ours and not name.startswith(("_PYI_", "_MEIPASS"))
+    }
+    original = environment.get("LD_LIBRARY_PATH_ORIG")
+    return clean if original is None else clean | {"LD_LIBRARY_PATH": original}
+
+
+def end_leftovers(state_file: str) -> None:
+    """Kill what an earlier runner of this worker left running.
+
+    Whoever has this state file's name and a job id in its environment descends from a command of this worker:
+    the lock on the file says that there is no other.
+    """
+    wanted = f"KELPIE_STATE_FILE={state_file}".encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        pid = int(process.name)
+        if pid in (os.getpid(), os.getppid()):
+            continue
+        with contextlib.suppress(OSError):
+            variables = (process / "environ").read_bytes().split(b"\0")
+            if wanted in variables and any(entry.startswith(b"KELPIE_JOB_ID=") for entry in variables):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _pidfd(pid: int) -> int:
+    """What becomes readable when the process ends; -1 where a container forbids the call."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return -1
+
+
+def _preparation(runner: int) -> Callable[[], None]:
+    resettable = [number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)]
+
+    def prepare() -> None:
+        """Between fork and exec: a shell that starts Kelpie in the background has it ignore SIGINT."""
+        die_with(runner)
+        for number in resettable:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+    return prepare
+
+
+def _make_legacy_directory(directory: str, job: Job) -> None:
+    try:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # where the job needs it, its download has failed already
+        logs.warn("directory_not_made", job, directory=directory, detail=str(error))

@@ -1,0 +1,202 @@
+"""What survives the worker: a JSON file, replaced atomically, held by one worker at a time.
+
+The keys that the original wrote are kept for scripts that read them: `start`, and `jobs` with `id`, `status`,
+`start`, `exitTime`, `exitCode`, `end`, `activeUploads`, `activeDownloads`. Under `kelpie` is what a job in hand
+is resumed from.
+"""
+
+import fcntl
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from kelpie_worker import logs
+from kelpie_worker.job import from_saved, to_saved
+from kelpie_worker.messages import Outcome, Transferring, Verdict
+from kelpie_worker.pipeline import JobState, Phase
+
+KEPT_FINISHED_JOBS = 100
+
+
+class StateFileInUse(Exception):
+    """Another worker holds this state file."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """Of a job on this worker; RFC 3339."""
+
+    start: str
+    exit_time: str | None = None
+    end: str | None = None
+
+
+@dataclass
+class WorkerState:
+    """Everything a worker knows that its successor needs. Jobs in hand are keyed by claim id."""
+
+    start: str
+    machine_id: str
+    claim_id: str | None = None  # of the claim whose answer is not stored yet
+    jobs: dict[str, JobState] = field(default_factory=dict)
+    times: dict[str, Times] = field(default_factory=dict)
+    transfers: dict[str, Transferring] = field(default_factory=dict)
+    finished: list[dict[str, Any]] = field(default_factory=list)
+
+    def put(self, job: JobState) -> None:
+        """Keep a job in hand as it is now; one that is done moves to the list of the finished."""
+        claim_id = job.job.claim_id
+        times = self.times.get(claim_id) or Times(start=logs.now())
+        if job.phase not in (Phase.DOWNLOADING, Phase.RUNNING, Phase.STOPPING) and times.exit_time is None:
+            times = replace(times, exit_time=logs.now())
+        self.jobs[claim_id], self.times[claim_id] = job, times
+        if job.phase is Phase.DONE:
+            self._finish(claim_id)
+
+    def _finish(self, claim_id: str) -> None:
+        self.times[claim_id] = replace(self.times[claim_id], end=logs.now())
+        self.transfers.pop(claim_id, None)
+        listed = self._listed(claim_id)
+        self.finished = [*self.finished, listed][-KEPT_FINISHED_JOBS:]
+        del self.jobs[claim_id], self.times[claim_id]
+
+    def to_json(self) -> dict[str, Any]:
+        in_hand = [{**self._listed(claim_id), "kelpie": _saved_state(job)} for claim_id, job in self.jobs.items()]
+        return {
+            "start": self.start,
+            "machine_id": self.machine_id,
+            "claim_id": self.claim_id,
+            "jobs": [*self.finished, *in_hand],
+        }
+
+    def _listed(self, claim_id: str) -> dict[str, Any]:
+        job, times = self.jobs[claim_id], self.times[claim_id]
+        transfers = self.transfers.get(claim_id, Transferring(claim_id))
+        done = {Verdict.COMPLETED: "completed"}.get(job.verdict or Verdict.DROPPED, "failed")
+        return {
+            "id": job.job.id,
+            "status": done if job.phase is Phase.DONE else "running",
+            "start": times.start,
+            "exitTime": times.exit_time,
+            "exitCode": job.outcome.exit_code if job.outcome else None,
+            "end": times.end,
+            "activeUploads": sorted(transfers.uploads),
+            "activeDownloads": sorted(transfers.downloads),
+            "attempt": job.job.attempt,
+            "outcome": job.verdict,
+        }
+
+
+class StateStore(Protocol):
+    state: WorkerState
+
+    def save(self) -> None: ...
+
+
+class StateFile:
+    """The file, locked for as long as this object is open.
+
+    Raises StateFileInUse if another worker has it, OSError if it cannot be written.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(self._path)
+        self.state = self._load()
+
+    def save(self) -> None:
+        """Replace the file. After a crash at any moment it is the old one or the new one, whole."""
+        temporary = self._path.with_name(self._path.name + ".tmp")
+        with temporary.open("w") as file:
+            json.dump(self.state.to_json(), file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self._path)
+        _sync_directory(self._path.parent)
+
+    def close(self) -> None:
+        os.close(self._lock)
+
+    def _load(self) -> WorkerState:
+        try:
+            text = self._path.read_bytes()
+        except FileNotFoundError:
+            return fresh_state()
+        try:
+            return parse(json.loads(text))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            aside = self._set_aside()
+            logs.warn("state_file_damaged", set_aside=str(aside), error=f"{type(error).__name__}: {error}")
+            return fresh_state()
+
+    def _set_aside(self) -> Path:
+        number = 1
+        while (aside := self._path.with_name(f"{self._path.name}.damaged-{number}")).exists():
+            number += 1
+        self._path.rename(aside)
+        return aside
+
+
+def fresh_state() -> WorkerState:
+    return WorkerState(start=logs.now(), machine_id=f"kelpie-{uuid.uuid4()}")
+
+
+def parse(saved: Mapping[str, Any]) -> WorkerState:
+    """The state in a file's JSON; any of ValueError, KeyError, TypeError, AttributeError if it is damaged."""
+    machine_id = saved["machine_id"]
+    if not machine_id or not isinstance(machine_id, str):
+        raise ValueError("machine_id is missing")
+    state = WorkerState(start=logs.now(), machine_id=machine_id, claim_id=saved["claim_id"])
+    for entry in saved["jobs"]:
+        if "kelpie" in entry:
+            job = _parse_state(entry["kelpie"])
+            state.jobs[job.job.claim_id] = job
+            state.times[job.job.claim_id] = Times(entry["start"], entry["exitTime"], entry["end"])
+        else:
+            state.finished.append(dict(entry))
+    return state
+
+
+def _saved_state(state: JobState) -> dict[str, Any]:
+    return {
+        "job": to_saved(state.job),
+        "phase": state.phase,
+        "outcome": asdict(state.outcome) if state.outcome else None,
+        "aside": state.aside,
+    }
+
+
+def _parse_state(saved: Mapping[str, Any]) -> JobState:
+    outcome, aside = saved["outcome"], saved["aside"]
+    return JobState(
+        job=from_saved(saved["job"]),
+        phase=Phase(saved["phase"]),
+        outcome=Outcome(**{**outcome, "verdict": Verdict(outcome["verdict"])}) if outcome else None,
+        aside=None if aside is None else tuple((str(source), str(target)) for source, target in aside),
+    )
+
+
+def _locked(path: Path) -> int:
+    # A file of its own: the state file itself is another inode after every save.
+    descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise StateFileInUse(
+            f"Another worker uses the state file {path}: give each its own KELPIE_STATE_FILE."
+        ) from None
+    return descriptor
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,280 @@
+"""The bucket; the only importer of boto3, and only once it is needed.
+
+Every operation is repeated `max_retries` times with backoff. What remains is one of two errors: storage that
+cannot be reached now, and storage that refuses.
+"""
+
+import base64
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from kelpie_worker.backoff import backoff
+from kelpie_worker.lease import Lease
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import ListObjectsV2OutputTypeDef
+
+_CONNECT_TIMEOUT, _READ_TIMEOUT = 10, 30
+_CONNECTIONS = 32
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.3, 10.0
+_BLOCK = 1024 * 1024
+_PASSING_CODES = {"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded"}
+Result = TypeVar("Result")
+
+
+class StorageUnreachable(Exception):
+    """Storage did not answer, or not as it should; it may be otherwise in a moment."""
+
+
+class StorageRefused(Exception):
+    """Storage answered no: no such bucket, no permission, no credentials. Asking again changes nothing."""
+
+
+class NotThere(StorageRefused):
+    """There is no such object (or multipart upload)."""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    key: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where an upload goes."""
+
+    bucket: str
+    key: str
+    content_type: str
+
+
+@dataclass(frozen=True)
+class Part:
+    number: int  # from 1
+    etag: str
+    md5: bytes
+
+
+def connect(region: str | None) -> "S3Client":
+    """A client as the AWS_* variables describe it. It may be shared by threads."""
+    import boto3
+    from botocore.config import Config as ClientConfig
+
+    # Some other providers refuse the checksums that boto3 adds; Content-MD5 goes with every upload anyway.
+    foreign = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    checksums: Any = "when_required" if foreign else "when_supported"
+    return boto3.session.Session().client(
+        "s3",
+        region_name=region,
+        config=ClientConfig(
+            connect_timeout=_CONNECT_TIMEOUT,
+            read_timeout=_READ_TIMEOUT,
+            max_pool_connections=_CONNECTIONS,
+            retries={"total_max_attempts": 1},
+            request_checksum_calculation=checksums,
+            response_checksum_validation=checksums,
+        ),
+    )
+
+
+class SharedClient:
+    """Connects on first need, once."""
+
+    def __init__(self, region: str | None) -> None:
+        self._region = region
+        self._lock = threading.Lock()
+        self._client: S3Client | None = None
+
+    def get(self) -> "S3Client":
+        with self._lock:
+            if self._client is None:
+                self._client = _translated(lambda: connect(self._region), "connecting")
+            return self._client
+
+
+class Storage:
+    """The bucket operations of one attempt. Each raises StorageUnreachable, StorageRefused or Cancelled."""
+
+    def __init__(self, client: SharedClient, lease: Lease, max_retries: int) -> None:
+        self._shared = client
+        self._lease = lease
+        self._max_retries = max_retries
+
+    def files(self, bucket: str, prefix: str) -> Iterator[RemoteFile]:
+        """Everything under a prefix, page by page."""
+        where: dict[str, str] = {"Bucket": bucket, "Prefix": prefix}
+        while True:
+            page = self._repeated(f"listing {bucket}/{prefix}", partial(self._list, where))
+            for item in page.get("Contents", []):
+                yield RemoteFile(item["Key"], item["Size"])
+            if not page.get("IsTruncated"):
+                return
+            where["ContinuationToken"] = page["NextContinuationToken"]
+
+    def fetch(self, bucket: str, key: str, path: Path) -> int:
+        """Write an object to a new file; its size in bytes. A truncated body counts as no answer. OSError."""
+        return self._repeated(f"downloading {bucket}/{key}", lambda: self._fetch_once(bucket, key, path))
+
+    def put(self, target: Target, body: bytes) -> None:
+        """Store a small object whole, and make sure that it arrived."""
+        digest = hashlib.md5(body, usedforsecurity=False)
+        answer = self._repeated(
+            f"uploading {target.bucket}/{target.key}",
+            lambda: self._client.put_object(
+                Bucket=target.bucket,
+                Key=target.key,
+                Body=body,
+                ContentType=target.content_type,
+                ContentMD5=_base64(digest.digest()),
+            ),
+        )
+        if answer["ETag"].strip('"') != digest.hexdigest():
+            self._verify(target, answer["ETag"], len(body))
+
+    def begin(self, target: Target) -> str:
+        """Start a multipart upload, of which nothing is visible until `complete`; its id."""
+        answer = self._repeated(
+            f"beginning {target.bucket}/{target.key}",
+            lambda: self._client.create_multipart_upload(
+                Bucket=target.bucket, Key=target.key, ContentType=target.content_type
+            ),
+        )
+        return answer["UploadId"]
+
+    def send_part(self, target: Target, upload_id: str, number: int, body: bytes) -> Part:
+        md5 = hashlib.md5(body, usedforsecurity=False).digest()
+        answer = self._repeated(
+            f"uploading part {number} of {target.bucket}/{target.key}",
+            lambda: self._client.upload_part(
+                Bucket=target.bucket,
+                Key=target.key,
+                UploadId=upload_id,
+                PartNumber=number,
+                Body=body,
+                ContentMD5=_base64(md5),
+            ),
+        )
+        return Part(number, answer["ETag"], md5)
+
+    def complete(self, target: Target, upload_id: str, parts: list[Part], size: int) -> None:
+        """Make a multipart upload visible, and make sure that it is what was sent."""
+        listed: Any = {"Parts": [{"PartNumber": part.number, "ETag": part.etag} for part in parts]}
+        etag = _multipart_etag(parts)
+        try:
+            answer = self._repeated(
+                f"completing {target.bucket}/{target.key}",
+                lambda: self._client.complete_multipart_upload(
+                    Bucket=target.bucket, Key=target.key, UploadId=upload_id, MultipartUpload=listed
+                ),
+            )
+        except NotThere:
+            # The answer to an earlier try was lost: the upload is gone because it is complete.
+            self._verify(target, etag, size)
+            return
+        if answer["ETag"].strip('"') != etag:
+            self._verify(target, answer["ETag"], size)
+
+    def abort(self, target: Target, upload_id: str) -> None:
+        """Forget a multipart upload; tried once, for whoever aborts has no time."""
+        _translated(
+            lambda: self._client.abort_multipart_upload(Bucket=target.bucket, Key=target.key, UploadId=upload_id),
+            f"aborting {target.bucket}/{target.key}",
+        )
+
+    def delete(self, bucket: str, key: str) -> None:
+        self._repeated(f"deleting {bucket}/{key}", lambda: self._client.delete_object(Bucket=bucket, Key=key))
+
+    @property
+    def _client(self) -> "S3Client":
+        return self._shared.get()
+
+    def _list(self, where: dict[str, Any]) -> "ListObjectsV2OutputTypeDef":
+        return self._client.list_objects_v2(**where)
+
+    def _verify(self, target: Target, etag: str, size: int) -> None:
+        stored = self._repeated(
+            f"verifying {target.bucket}/{target.key}",
+            lambda: self._client.head_object(Bucket=target.bucket, Key=target.key),
+        )
+        if stored["ContentLength"] != size or stored["ETag"].strip('"') != etag.strip('"'):
+            raise StorageUnreachable(f"{target.bucket}/{target.key} is not what was uploaded")
+
+    def _fetch_once(self, bucket: str, key: str, path: Path) -> int:
+        answer = self._client.get_object(Bucket=bucket, Key=key)
+        received = 0
+        with path.open("wb") as file:
+            while block := answer["Body"].read(_BLOCK):
+                self._lease.check()
+                file.write(block)
+                received += len(block)
+        return received
+
+    def _repeated(self, what: str, operation: Callable[[], Result]) -> Result:
+        failures = 0
+        while True:
+            self._lease.check()
+            try:
+                return _translated(operation, what)
+            except StorageUnreachable:
+                failures += 1
+                if failures > self._max_retries:
+                    raise
+            self._lease.pause(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE))
+
+
+def _translated(operation: Callable[[], Result], what: str) -> Result:
+    """The operation's result, its errors turned into ours."""
+    from botocore.exceptions import (
+        BotoCoreError,
+        ClientError,
+        HTTPClientError,
+        IncompleteReadError,
+        ResponseStreamingError,
+    )
+    from botocore.exceptions import ConnectionError as NoConnection
+    from urllib3.exceptions import HTTPError
+
+    broken = (
+        NoConnection,
+        HTTPClientError,
+        IncompleteReadError,
+        ResponseStreamingError,
+        HTTPError,
+        ConnectionError,
+    )
+
+    try:
+        return operation()
+    except ClientError as error:
+        raise _refusal(error.response, what) from error
+    except broken as error:
+        raise StorageUnreachable(f"{what}: {type(error).__name__}") from error
+    except (BotoCoreError, ValueError) as error:
+        raise StorageRefused(f"{what}: {error}") from error
+
+
+def _refusal(response: Any, what: str) -> Exception:
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    code = str(response.get("Error", {}).get("Code", status))
+    sentence = f"{what}: {code}"
+    if status >= 500 or status in (0, 408, 429) or 300 <= status < 400 or code in _PASSING_CODES:
+        return StorageUnreachable(sentence)
+    return NotThere(sentence) if code in ("NoSuchKey", "NoSuchUpload") else StorageRefused(sentence)
+
+
+def _multipart_etag(parts: list[Part]) -> str:
+    """The ETag that S3 gives an object made of these parts."""
+    digest = hashlib.md5(b"".join(part.md5 for part in parts), usedforsecurity=False)
+    return f"{digest.hexdigest()}-{len(parts)}"
+
+
+def _base64(digest: bytes) -> str:
+    return base64.b64encode(digest).decode()

@@ -1,0 +1,250 @@
+"""The centre of the star: hears every message, decides by the pipeline, saves, then sends the next commands."""
+
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+
+from kelpie_worker import logs, story
+from kelpie_worker.backoff import backoff
+from kelpie_worker.lease import safe_until
+from kelpie_worker.messages import (
+    CeaseClaiming,
+    ChildDied,
+    Claim,
+    Claimed,
+    Command,
+    GraceEnded,
+    HoldLease,
+    LeaseRenewed,
+    Message,
+    Outcome,
+    Recall,
+    Recalled,
+    Renew,
+    Reported,
+    ShutdownRequested,
+    TimeRanOut,
+    Transferring,
+    Troubled,
+    Verdict,
+)
+from kelpie_worker.pipeline import JobState, Phase, advance, entering
+from kelpie_worker.state_file import StateStore, WorkerState
+
+_FIRST_TROUBLE_PAUSE, _LONGEST_TROUBLE_PAUSE = 10.0, 300.0
+_SHORTEST_RELEASE_TIME, _LONGEST_RELEASE_TIME = 1.0, 5.0
+
+
+class Supervisor:
+    """Decides; does no I/O but the state file.
+
+    `send` takes a command to whoever obeys it, `restart` replaces a dead child, `schedule` delivers a message
+    to `on` after some seconds.
+    """
+
+    def __init__(
+        self,
+        store: StateStore,
+        send: Callable[[Command], None],
+        restart: Callable[[str], None],
+        schedule: Callable[[float, Message], None],
+        shutdown_grace: float = 25.0,
+    ) -> None:
+        self._store = store
+        self._send = send
+        self._restart = restart
+        self._schedule = schedule
+        self._grace = shutdown_grace
+        self._resuming: set[str] = set()  # jobs of an earlier life whose lease is not proven yet
+        self._renewals: dict[str, float] = {}
+        self._claiming = False
+        self._pause = 0.0
+        self._troubles = 0
+        self._stopping = False
+        self._grace_ended = False
+
+    @property
+    def finished(self) -> bool:
+        idle = not self._state.jobs and not self._claiming
+        return self._grace_ended or (self._stopping and idle)
+
+    def start(self) -> None:
+        """Take up what an earlier life left in the state file."""
+        for claim_id, job in self._state.jobs.items():
+            if job.phase is Phase.WIPING:
+                self._enter(job)
+            else:
+                self._resuming.add(claim_id)
+                self._send(HoldLease(job.job))
+        self._store.save()
+        self._claim_if_free()
+
+    def on(self, message: Message) -> None:
+        """Everything that happens, one message at a time."""
+        match message:
+            case Claimed():
+                self._take(message)
+            case LeaseRenewed():
+                self._renew(message)
+            case Recalled():
+                self._recalled(message)
+            case Transferring():
+                self._note_transfers(message)
+            case ChildDied():
+                self._replace_child(message)
+            case ShutdownRequested():
+                self._shut_down(message)
+            case TimeRanOut():
+                self._advance_all(message)
+            case GraceEnded():
+                self._grace_ended = True
+            case _:
+                self._hear(message.claim_id, message)
+        self._claim_if_free()
+
+    @property
+    def _state(self) -> WorkerState:
+        return self._store.state
+
+    # --- claiming -----------------------------------------------------------------------------------
+
+    def _claim_if_free(self) -> None:
+        """Ask for the next job once nothing occupies the directories. The id is saved before the call."""
+        occupied = any(job.occupies_directories for job in self._state.jobs.values())
+        if self._claiming or self._stopping or occupied:
+            return
+        if self._state.claim_id is None:
+            self._state.claim_id = str(uuid.uuid4())
+            self._store.save()
+        self._claiming = True
+        self._send(Claim(self._state.claim_id, after=self._pause))
+        self._pause = 0.0
+
+    def _take(self, claimed: Claimed) -> None:
+        self._claiming = False
+        if claimed.job is None:
+            self._pause = claimed.pause
+            return
+        job = JobState(claimed.job)
+        self._state.claim_id = None
+        if self._stopping:
+            job = replace(job, phase=Phase.REPORTING, outcome=Outcome(Verdict.RELEASED, "shutdown"))
+        story.tell(claimed, claimed.job)
+        until = safe_until(claimed.sent_at, claimed.job.heartbeat_interval)
+        self._keep(job)
+        self._send(HoldLease(claimed.job, at_once=False))
+        self._forward_renewal(claimed.claim_id, until)
+        self._issue(entering(job))
+
+    # --- the jobs in hand ---------------------------------------------------------------------------
+
+    def _hear(self, claim_id: str, message: Message) -> None:
+        """Let the pipeline answer a message about a job in hand; about any other there is nothing to do."""
+        before = self._state.jobs.get(claim_id)
+        if before is None:
+            return
+        after, commands = advance(before, message)
+        story.tell(message, before.job, after.outcome)
+        self._learn_from(message, after)
+        if after != before:
+            self._resuming.discard(claim_id)
+            self._keep(after)
+        self._issue(commands)
+
+    def _advance_all(self, message: Message) -> None:
+        for claim_id in list(self._state.jobs):
+            self._hear(claim_id, message)
+
+    def _enter(self, job: JobState) -> None:
+        self._issue(entering(job))
+
+    def _keep(self, job: JobState) -> None:
+        """Save before the commands go out: whatever they do, a successor knows of it."""
+        self._state.put(job)
+        if job.phase is Phase.DONE:
+            self._renewals.pop(job.job.claim_id, None)
+        self._store.save()
+
+    def _issue(self, commands: list[Command]) -> None:
+        for command in commands:
+            story.tell_command(command)
+            self._send(command)
+
+    def _learn_from(self, message: Message, job: JobState) -> None:
+        """After trouble with storage or disk the next claim waits, longer each time (contract section 7)."""
+        if isinstance(message, Troubled):
+            self._troubles += 1
+            self._pause = backoff(self._troubles, _FIRST_TROUBLE_PAUSE, _LONGEST_TROUBLE_PAUSE)
+        elif isinstance(message, Reported) and job.verdict in (Verdict.COMPLETED, Verdict.FAILED):
+            self._troubles = 0
+
+    # --- leases -------------------------------------------------------------------------------------
+
+    def _renew(self, renewed: LeaseRenewed) -> None:
+        job = self._state.jobs.get(renewed.claim_id)
+        if job is None or job.phase is Phase.WIPING:
+            return
+        self._forward_renewal(renewed.claim_id, renewed.until)
+        if renewed.claim_id in self._resuming:
+            self._resume(job)
+
+    def _forward_renewal(self, claim_id: str, until: float) -> None:
+        self._renewals[claim_id] = until
+        self._send(Renew(claim_id, until))
+
+    def _resume(self, job: JobState) -> None:
+        """The lease of a saved job is still ours: go on where it was, from the local files."""
+        if job.phase in (Phase.DOWNLOADING, Phase.RUNNING) and not job.job.command:
+            self._send(Recall(job.job))
+            return
+        self._resuming.discard(job.job.claim_id)
+        logs.info("resumed", job.job, phase=job.phase)
+        self._enter(job)
+
+    def _recalled(self, recalled: Recalled) -> None:
+        job = self._state.jobs.get(recalled.claim_id)
+        if job is None or recalled.claim_id not in self._resuming:
+            return
+        secrets = {name: getattr(recalled.job, name) for name in ("command", "arguments", "environment")}
+        job = replace(job, job=replace(job.job, **secrets))
+        self._state.jobs[recalled.claim_id] = job
+        self._resume(job)
+
+    # --- the worker itself --------------------------------------------------------------------------
+
+    def _note_transfers(self, message: Transferring) -> None:
+        if message.claim_id in self._state.jobs:
+            self._state.transfers[message.claim_id] = message
+            self._store.save()
+
+    def _replace_child(self, death: ChildDied) -> None:
+        """Start another, and enter every phase again: it knows nothing, and the others ignore repetitions."""
+        logs.error("child_restarted", child=death.name, exit_code=death.exit_code)
+        self._restart(death.name)
+        for claim_id, job in self._state.jobs.items():
+            if claim_id in self._renewals:
+                self._send(Renew(claim_id, self._renewals[claim_id]))
+            if claim_id in self._resuming:
+                self._send(HoldLease(job.job))
+            else:
+                self._enter(job)
+
+    def _shut_down(self, request: ShutdownRequested) -> None:
+        """Let go of everything within the grace; the time for the releases is kept free at its end."""
+        if self._stopping:
+            return
+        self._stopping = True
+        logs.info("stopping", grace=self._grace, jobs=len(self._state.jobs))
+        # Even without any grace a release is sent: it takes a moment, and saves the job a whole lapse.
+        reserve = min(max(self._grace / 4, _SHORTEST_RELEASE_TIME), _LONGEST_RELEASE_TIME)
+        self._schedule(max(0.0, self._grace - reserve), TimeRanOut())
+        self._schedule(max(self._grace, reserve), GraceEnded())
+        self._send(CeaseClaiming())
+        self._advance_all(request)
+        if not request.finish_uploads:
+            self._release_uploading()
+
+    def _release_uploading(self) -> None:
+        for claim_id, job in list(self._state.jobs.items()):
+            if job.phase in (Phase.STAGING, Phase.UPLOADING):
+                self._hear(claim_id, TimeRanOut())

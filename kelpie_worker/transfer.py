@@ -1,0 +1,280 @@
+"""One file's way up in two steps: `prepare` sends its bytes unseen, `commit` makes them the object.
+
+A file is read through one descriptor. Replaced by rename meanwhile, it goes up whole from its old inode; grown
+meanwhile, its first bytes go up as they were; rewritten in place, it is Spoiled and nothing of it becomes
+visible.
+"""
+
+import gzip
+import hashlib
+import mimetypes
+import os
+import shutil
+import threading
+import weakref
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+from kelpie_worker import logs
+from kelpie_worker.scan import Signature, signature_of
+from kelpie_worker.storage import Part, Storage, StorageRefused, StorageUnreachable, Target
+
+PART_SIZE = 8 * 1024 * 1024
+_MOST_PARTS = 9000  # S3 allows 10,000
+_PARTS_AT_ONCE = 4
+WHOLE_SIZE = 5 * 1024 * 1024  # up to this a file is sent whole, when it is committed
+_HELD_SIZE = 32 * 1024 * 1024  # bytes of such files kept in memory at once; beyond it they go in parts too
+
+
+class Spoiled(Exception):
+    """The file was removed or rewritten while it was read; there is a newer version to send."""
+
+
+class Prepared(Protocol):
+    size: int
+
+    def ready(self) -> None:
+        """Wait until every byte has arrived. The storage's errors, Cancelled."""
+
+    def commit(self) -> None:
+        """Make it visible. The storage's errors, Cancelled."""
+
+    def abort(self) -> None:
+        """Forget it; harmless after a commit."""
+
+
+class Transfer:
+    """Prepares uploads for one attempt, with a bounded number of parts in memory."""
+
+    def __init__(self, storage: Storage, compression: bool) -> None:
+        self.storage = storage
+        self.compression = compression
+        self._pool = ThreadPoolExecutor(_PARTS_AT_ONCE, thread_name_prefix="parts")
+        self._room = threading.BoundedSemaphore(_PARTS_AT_ONCE * 2)
+        self._open: weakref.WeakSet[_InParts] = weakref.WeakSet()
+        self._held = 0
+        self._held_lock = threading.Lock()
+
+    def target(self, bucket: str, key: str) -> Target:
+        key = key + ".gz" if self.compression else key
+        guessed, encoding = mimetypes.guess_type(key)
+        kind = "application/gzip" if encoding == "gzip" else guessed
+        return Target(bucket, key, kind or "application/octet-stream")
+
+    def prepare(self, path: str, version: Signature, target: Target) -> Prepared:
+        """Read that version of a file and send what need not wait for the commit. Raises Spoiled, OSError."""
+        with PinnedFile(path, version) as file:
+            if self._take_room(version.size):
+                try:
+                    return self._whole(file, version.size, target)
+                except BaseException:
+                    self._free_room(version.size)
+                    raise
+            return self._in_parts(file, version.size, target)
+
+    def _whole(self, file: "PinnedFile", size: int, target: Target) -> Prepared:
+        body = b"".join(self._stream(file, max(1, size)))
+        file.verify()
+        return _Whole(self.storage, target, body, lambda: self._free_room(size))
+
+    def _in_parts(self, file: "PinnedFile", size: int, target: Target) -> Prepared:
+        upload = _InParts(self.storage, target, size)
+        self._open.add(upload)
+        try:
+            for number, body in enumerate(self._stream(file, part_size(size)), start=1):
+                upload.send(number, body, self._pool, self._room)
+            file.verify()
+        except BaseException:
+            upload.abort()
+            raise
+        return upload
+
+    def _stream(self, file: "PinnedFile", block: int) -> Iterator[bytes]:
+        blocks = file.blocks(block)
+        return gzipped(blocks, block) if self.compression else blocks
+
+    def _take_room(self, size: int) -> bool:
+        with self._held_lock:
+            fits = size <= WHOLE_SIZE and self._held + size <= _HELD_SIZE
+            self._held += size if fits else 0
+            return fits
+
+    def _free_room(self, size: int) -> None:
+        with self._held_lock:
+            self._held -= size
+
+    def close(self) -> None:
+        """Abort what is not committed; may be called again. The attempt must be cancelled before."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for upload in list(self._open):
+            upload.abort()
+
+
+class PinnedFile:
+    """One version of a file, held by its descriptor. Raises Spoiled, OSError."""
+
+    def __init__(self, path: str, version: Signature) -> None:
+        self._version = version
+        try:
+            # Not blocking: what was a file a moment ago may be a pipe now.
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise Spoiled(path) from error
+        if signature_of(os.fstat(self._descriptor)) != version:
+            os.close(self._descriptor)
+            raise Spoiled(path)
+        self._path = path
+        self._digest = hashlib.blake2b()
+
+    def __enter__(self) -> "PinnedFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+    def blocks(self, size: int) -> Iterator[bytes]:
+        """The content in blocks of equal size, the last one shorter; an empty file is one empty block."""
+        self._digest = hashlib.blake2b()
+        yield from self._read(size) if self._version.size else iter([b""])
+
+    def verify(self) -> None:
+        """After `blocks`: that what was read is what the file held. Raises Spoiled."""
+        now = signature_of(os.fstat(self._descriptor))
+        if now == self._version:
+            return
+        if now.size <= self._version.size:
+            raise Spoiled(self._path)
+        # It has grown. Nothing but a second reading tells appending from rewriting.
+        first, self._digest = self._digest.digest(), hashlib.blake2b()
+        for _ in self._read(PART_SIZE):
+            pass
+        if self._digest.digest() != first:
+            raise Spoiled(self._path)
+
+    def _read(self, size: int) -> Iterator[bytes]:
+        offset = 0
+        while offset < self._version.size:
+            block = self._read_at(offset, min(size, self._version.size - offset))
+            self._digest.update(block)
+            offset += len(block)
+            yield block
+
+    def _read_at(self, offset: int, length: int) -> bytes:
+        pieces = []
+        while length:
+            piece = os.pread(self._descriptor, length, offset)
+            if not piece:
+                raise Spoiled(self._path)  # truncated
+            pieces.append(piece)
+            offset += len(piece)
+            length -= len(piece)
+        return b"".join(pieces)
+
+
+class _Whole:
+    """A small file, in memory until its commit."""
+
+    def __init__(self, storage: Storage, target: Target, body: bytes, release: Callable[[], None]) -> None:
+        self.size = len(body)
+        self._storage = storage
+        self._target = target
+        self._body = body
+        self._release: Callable[[], None] | None = release
+
+    def ready(self) -> None:
+        pass
+
+    def commit(self) -> None:
+        self._storage.put(self._target, self._body)
+        self.abort()
+
+    def abort(self) -> None:
+        if self._release:
+            self._release()
+        self._release, self._body = None, b""
+
+
+class _InParts:
+    """A multipart upload: its parts are sent in the background, unseen until the commit."""
+
+    def __init__(self, storage: Storage, target: Target, size: int) -> None:
+        self.size = size
+        self._storage = storage
+        self._target = target
+        self._sent = 0
+        self._id: str | None = storage.begin(target)
+        self._parts: list[Future[Part]] = []
+        self._error: BaseException | None = None
+
+    def send(self, number: int, body: bytes, pool: ThreadPoolExecutor, room: threading.Semaphore) -> None:
+        """Queue a part, once there is room in memory for it."""
+        assert self._id is not None
+        if self._error:
+            raise self._error
+        room.acquire()
+        try:
+            part = pool.submit(self._storage.send_part, self._target, self._id, number, body)
+        except RuntimeError:  # the pool is closed: the attempt is over
+            room.release()
+            raise
+        part.add_done_callback(lambda done: self._sent_part(done, room))
+        self._parts.append(part)
+        self._sent += len(body)
+
+    def _sent_part(self, part: Future[Part], room: threading.Semaphore) -> None:
+        room.release()
+        if not part.cancelled():
+            self._error = self._error or part.exception()
+
+    def ready(self) -> None:
+        for part in self._parts:
+            part.result()
+
+    def commit(self) -> None:
+        assert self._id is not None
+        self._storage.complete(self._target, self._id, [part.result() for part in self._parts], self._sent)
+        self._id = None
+
+    def abort(self) -> None:
+        if self._id is None:
+            return
+        upload_id, self._id = self._id, None
+        for part in self._parts:
+            part.cancel()
+        try:
+            self._storage.abort(self._target, upload_id)
+        except (StorageUnreachable, StorageRefused) as error:
+            logs.warn("upload_not_aborted", key=self._target.key, detail=str(error))
+
+
+def part_size(size: int) -> int:
+    """Equal parts of whole MiB, so that any file fits into the parts that S3 allows."""
+    mib = 1024 * 1024
+    return max(PART_SIZE, -(-size // _MOST_PARTS // mib) * mib)
+
+
+def gzipped(blocks: Iterator[bytes], size: int) -> Iterator[bytes]:
+    """The blocks compressed, in blocks of `size` again; the same content gives the same bytes."""
+    packer = zlib.compressobj(wbits=31)
+    waiting = b""
+    for block in blocks:
+        waiting += packer.compress(block)
+        while len(waiting) >= size:
+            yield waiting[:size]
+            waiting = waiting[size:]
+    waiting += packer.flush()
+    while waiting:
+        yield waiting[:size]
+        waiting = waiting[size:]
+
+
+def gunzipped(packed: Path) -> Path:
+    """Unpack a file into one beside it, which is left alone. OSError, EOFError, zlib.error if it is not whole."""
+    unpacked = packed.with_name(packed.name + ".out")
+    with gzip.open(packed) as source, unpacked.open("wb") as target:
+        shutil.copyfileobj(source, target, 1024 * 1024)
+    packed.unlink()
+    return unpacked

@@ -1,0 +1,265 @@
+"""The child that moves files: one thread for each command, so that a stuck upload delays no other job."""
+
+import errno
+import os
+import threading
+import zlib
+from collections.abc import Callable, Iterable
+from multiprocessing.connection import Connection
+from typing import Any
+
+from kelpie_worker import directories, logs
+from kelpie_worker.checkpoints import Checkpoints
+from kelpie_worker.child import Duty, Tell, live
+from kelpie_worker.config import Config
+from kelpie_worker.downloads import download
+from kelpie_worker.job import Job, SyncBlock
+from kelpie_worker.lease import Cancelled, Lease
+from kelpie_worker.linux import die_with
+from kelpie_worker.messages import (
+    Abandon,
+    Download,
+    Downloaded,
+    Flush,
+    Flushed,
+    Message,
+    Refused,
+    Renew,
+    Stage,
+    Staged,
+    Transferring,
+    Troubled,
+    Upload,
+    Uploaded,
+    Watch,
+    Watching,
+    Wipe,
+    Wiped,
+)
+from kelpie_worker.outputs import Outputs
+from kelpie_worker.pattern import matcher
+from kelpie_worker.scan import Signature, is_inside
+from kelpie_worker.storage import SharedClient, Storage, StorageRefused, StorageUnreachable
+from kelpie_worker.transfer import Transfer
+
+_TELL_TRANSFERS_EVERY = 1.0
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+Work = Download | Watch | Flush | Stage | Upload | Wipe
+
+
+def main(commands: Connection, messages: Connection, config: Config) -> None:
+    die_with(os.getppid())
+    live(commands, messages, config, lambda tell: Uploader(config, tell))
+
+
+class Uploader(Duty):
+    def __init__(self, config: Config, tell: Tell) -> None:
+        self._config = config
+        self._tell = tell
+        self._client = SharedClient(config.aws_region)
+        self._files: dict[str, JobFiles] = {}
+
+    def obey(self, command: Work | Renew | Abandon) -> None:
+        match command:
+            case Renew():
+                self._of(command.claim_id).lease.renew(command.until)
+            case Abandon():
+                self._of(command.claim_id).abandon()
+            case _:
+                self._of(command.job.claim_id).begin(command)
+
+    def tick(self) -> float | None:
+        """Tell which paths are on their way, not more often than anybody wants to know."""
+        for claim_id, files in list(self._files.items()):
+            if files.wiped:
+                del self._files[claim_id]
+            elif (moving := files.moving.changed()) is not None:
+                self._tell(moving)
+        return _TELL_TRANSFERS_EVERY if self._files else None
+
+    def _of(self, claim_id: str) -> "JobFiles":
+        if claim_id not in self._files:
+            self._files[claim_id] = JobFiles(claim_id, self._config, self._client, self._tell)
+        return self._files[claim_id]
+
+
+class JobFiles:
+    """Everything about the files of one attempt."""
+
+    def __init__(self, claim_id: str, config: Config, client: SharedClient, tell: Tell) -> None:
+        self.lease = Lease()
+        self.moving = Moving(claim_id)
+        self.wiped = False
+        self._claim_id = claim_id
+        self._config = config
+        self._tell = tell
+        self._storage = Storage(client, self.lease, config.max_retries)
+        self._transfer: Transfer | None = None
+        self._own_files = directories.own_files(config.state_file)
+        self._brought: dict[str, Signature] = {}
+        self._watches: list[Checkpoints] | None = None
+        self._threads: dict[type[Work], threading.Thread] = {}
+
+    def begin(self, command: Work) -> None:
+        """Start a command in a thread of its own, unless it is under way already."""
+        under_way = self._threads.get(type(command))
+        if under_way and under_way.is_alive():
+            return
+        work: dict[type[Any], Callable[[Any], Message]] = {
+            Download: self._download,
+            Watch: self._watch,
+            Flush: self._flush,
+            Stage: self._stage,
+            Upload: self._upload,
+            Wipe: self._wipe,
+        }
+        thread = threading.Thread(
+            target=self._carry_out, args=(command, work[type(command)]), daemon=True, name=type(command).__name__
+        )
+        self._threads[type(command)] = thread
+        thread.start()
+
+    def abandon(self) -> None:
+        """Send nothing more, and abort what is half sent; aborting may take a while."""
+        self.lease.cancel()
+        if self._transfer:
+            threading.Thread(target=self._transfer.close, daemon=True, name="Abandon").start()
+
+    def _carry_out(self, command: Work, work: Callable[[Any], Message]) -> None:
+        """Every command ends in a message, or in the attempt's own end."""
+        try:
+            message = work(command)
+        except Cancelled:
+            return
+        except Exception as error:  # noqa: BLE001 - whatever it was, the job must not wait for ever
+            if self.lease.cancelled:
+                return
+            message = answer_to(error, command)
+        self._tell(message)
+
+    # --- what the commands do -----------------------------------------------------------------------
+
+    def _download(self, command: Download) -> Message:
+        job = command.job
+        for block in (*job.before, *job.during, *job.after):
+            matcher(block.pattern)  # one that does not compile is found before hours of work, not after
+        directories.make(job)
+        brought = download(job, self._storage, self.moving.downloads)
+        self._brought = brought.versions
+        return Downloaded(self._claim_id, len(brought.versions), brought.bytes)
+
+    def _watch(self, command: Watch) -> Message:
+        if self._watches is None:
+            directories.make(command.job)
+            watches = self._all_watches(command.job)
+            for watch in watches:
+                watch.start()
+            self._watches = watches
+        return Watching(self._claim_id)
+
+    def _flush(self, command: Flush) -> Message:
+        if self._watches is None:  # those of an earlier uploader died with it
+            self._watches = self._all_watches(command.job)
+        for watch in self._watches:
+            watch.finish()
+        return Flushed(self._claim_id)
+
+    def _stage(self, command: Stage) -> Message:
+        aside = directories.set_aside(command.job, self._config.state_file)
+        directories.wipe(command.job, self._config.state_file)
+        return Staged(self._claim_id, aside)
+
+    def _upload(self, command: Upload) -> Message:
+        outputs = Outputs(command.job, self._transfers(command.job), self.lease, self._sent_objects())
+        files, size = outputs.upload(command.aside, self.moving.uploads)
+        return Uploaded(self._claim_id, files, size)
+
+    def _wipe(self, command: Wipe) -> Message:
+        """After those who write files have stopped; those who read them may find them gone."""
+        self.lease.cancel()
+        for kind in (Download, Stage):
+            if kind in self._threads:
+                self._threads[kind].join()
+        if self._transfer:
+            self._transfer.close()
+        if command.aside is None:
+            directories.remove_aside(directories.places_aside(command.job, self._config.state_file))
+            directories.wipe(command.job, self._config.state_file)
+        else:
+            directories.remove_aside(command.aside)
+        self.wiped = True
+        return Wiped(self._claim_id)
+
+    # --- their tools --------------------------------------------------------------------------------
+
+    def _transfers(self, job: Job) -> Transfer:
+        if self._transfer is None:
+            self._transfer = Transfer(self._storage, job.compression)
+        return self._transfer
+
+    def _all_watches(self, job: Job) -> list[Checkpoints]:
+        return [self._checkpoints(job, block) for block in job.during]
+
+    def _checkpoints(self, job: Job, block: SyncBlock) -> Checkpoints:
+        brought = {
+            os.path.relpath(path, block.local_path): version
+            for path, version in self._brought.items()
+            if is_inside(path, block.local_path)
+        }
+        return Checkpoints(
+            job,
+            block,
+            self._transfers(job),
+            self.lease,
+            self._config.watch,
+            self._own_files,
+            brought,
+            lambda paths: self.moving.uploads(f"{block.local_path}/{path}" for path in paths),
+        )
+
+    def _sent_objects(self) -> dict[tuple[str, str], Signature]:
+        """What is in the bucket already, by bucket and key."""
+        objects: dict[tuple[str, str], Signature] = {}
+        for watch in self._watches or ():
+            objects |= watch.sent_objects()
+        return objects
+
+
+def answer_to(error: Exception, command: Work) -> Refused | Troubled:
+    """What an error means for the attempt: it fails if the job's definition is at fault, else it is given back."""
+    claim_id = command.job.claim_id
+    reason = "download" if isinstance(command, Download) else "upload"
+    detail = f"{type(error).__name__}: {error}"
+    match error:
+        case StorageRefused():
+            return Refused(claim_id, reason, str(error))
+        case StorageUnreachable():
+            return Troubled(claim_id, "storage", str(error))
+        case OSError() if error.errno in _DISK_FULL:
+            return Troubled(claim_id, "disk_full", str(error))
+        case OSError() | EOFError() | zlib.error():
+            return Refused(claim_id, reason, detail)
+        case ValueError():
+            return Refused(claim_id, "pattern", str(error))
+    logs.error("uploader_failed", command.job, command=type(command).__name__, detail=detail)
+    return Troubled(claim_id, "internal", detail)
+
+
+class Moving:
+    """The paths on their way, for whoever reads the state file."""
+
+    def __init__(self, claim_id: str) -> None:
+        self._told = self._now = Transferring(claim_id)
+
+    def uploads(self, paths: Iterable[str]) -> None:
+        self._now = Transferring(self._now.claim_id, tuple(sorted(paths)), self._now.downloads)
+
+    def downloads(self, paths: Iterable[str]) -> None:
+        self._now = Transferring(self._now.claim_id, self._now.uploads, tuple(sorted(paths)))
+
+    def changed(self) -> Transferring | None:
+        """What is on its way, if it is something else than the last time."""
+        if self._now == self._told:
+            return None
+        self._told = self._now
+        return self._told

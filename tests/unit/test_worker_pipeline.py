@@ -1,0 +1,337 @@
+"""A job's way as a table, and the supervisor that walks it: killed after any step, it goes on there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from kelpie_worker.job import Job, SyncBlock, to_saved
+from kelpie_worker.messages import (
+    Abandon,
+    ChildDied,
+    Claim,
+    Claimed,
+    Command,
+    Download,
+    Downloaded,
+    DropLease,
+    Exited,
+    Flush,
+    Flushed,
+    HoldLease,
+    LeaseLost,
+    LeaseRenewed,
+    Message,
+    Outcome,
+    Recall,
+    Recalled,
+    Refused,
+    Renew,
+    Report,
+    Reported,
+    Run,
+    ShutdownRequested,
+    Stage,
+    Staged,
+    Started,
+    Stop,
+    TimeRanOut,
+    Troubled,
+    Upload,
+    Uploaded,
+    Verdict,
+    Watch,
+    Watching,
+    Wipe,
+    Wiped,
+)
+from kelpie_worker.pipeline import NEXT, JobState, Phase, advance, entering
+from kelpie_worker.state_file import WorkerState, fresh_state, parse
+from kelpie_worker.supervisor import Supervisor
+
+OUT = SyncBlock("bucket", "out/", "/job/out")
+JOB = Job("claim-1", "job-1", 1, after=(OUT,), command="train", environment={"TOKEN": "secret"})
+COMPLETED = Outcome(Verdict.COMPLETED, None, 0)
+FAILED = Outcome(Verdict.FAILED, "exit_code", 3)
+RELEASED = Outcome(Verdict.RELEASED, "shutdown")
+P = Phase
+
+
+def c(kind: type, *values: object) -> Message:
+    return kind("claim-1", *values)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("phase", "outcome", "message", "next_phase", "next_outcome"),
+    [
+        # the way without trouble
+        (P.DOWNLOADING, None, c(Downloaded), P.RUNNING, None),
+        (P.RUNNING, None, c(Watching), P.RUNNING, None),
+        (P.RUNNING, None, c(Exited, 0), P.FLUSHING, COMPLETED),
+        (P.FLUSHING, COMPLETED, c(Flushed), P.STAGING, COMPLETED),
+        (P.STAGING, COMPLETED, c(Staged), P.UPLOADING, COMPLETED),
+        (P.UPLOADING, COMPLETED, c(Uploaded), P.REPORTING, COMPLETED),
+        (P.REPORTING, COMPLETED, c(Reported), P.WIPING, COMPLETED),
+        (P.WIPING, COMPLETED, c(Wiped), P.DONE, COMPLETED),
+        # the command fails: the last checkpoint still goes up, outputs do not
+        (P.RUNNING, None, c(Exited, 3), P.FLUSHING, FAILED),
+        (P.RUNNING, None, c(Exited, None, 9), P.FLUSHING, Outcome(Verdict.FAILED, "signal", 137)),
+        (P.RUNNING, None, c(Exited, None, None, "no such file"), P.FLUSHING, Outcome(Verdict.FAILED, "not_found")),
+        (P.FLUSHING, FAILED, c(Flushed), P.REPORTING, FAILED),
+        # storage refuses: failed. Storage or disk in trouble: released
+        (P.DOWNLOADING, None, c(Refused, "download"), P.REPORTING, Outcome(Verdict.FAILED, "download")),
+        (P.DOWNLOADING, None, c(Troubled, "storage"), P.REPORTING, Outcome(Verdict.RELEASED, "storage")),
+        (P.FLUSHING, COMPLETED, c(Refused, "upload"), P.REPORTING, Outcome(Verdict.FAILED, "upload")),
+        (P.FLUSHING, FAILED, c(Refused, "upload"), P.REPORTING, FAILED),
+        (P.STAGING, COMPLETED, c(Troubled, "disk_full"), P.REPORTING, Outcome(Verdict.RELEASED, "disk_full")),
+        (P.UPLOADING, COMPLETED, c(Refused, "upload"), P.REPORTING, Outcome(Verdict.FAILED, "upload")),
+        (P.RUNNING, None, c(Troubled, "resources"), P.STOPPING, Outcome(Verdict.RELEASED, "resources")),
+        # a shutdown: what Kelpie has signalled decides nothing by its exit code
+        (P.DOWNLOADING, None, ShutdownRequested(), P.REPORTING, RELEASED),
+        (P.RUNNING, None, ShutdownRequested(), P.STOPPING, RELEASED),
+        (P.STOPPING, RELEASED, c(Exited, 0, None, None, True), P.FLUSHING, RELEASED),
+        (P.STOPPING, RELEASED, c(Exited, 3, None, None, True), P.FLUSHING, RELEASED),
+        (P.STOPPING, RELEASED, c(Exited, 0, None, None, False), P.FLUSHING, COMPLETED),
+        (P.FLUSHING, RELEASED, c(Flushed), P.REPORTING, RELEASED),
+        (P.UPLOADING, COMPLETED, ShutdownRequested(), P.UPLOADING, COMPLETED),
+        (P.UPLOADING, COMPLETED, TimeRanOut(), P.REPORTING, RELEASED),
+        (P.FLUSHING, FAILED, TimeRanOut(), P.REPORTING, FAILED),
+        (P.REPORTING, COMPLETED, TimeRanOut(), P.REPORTING, COMPLETED),
+        # the lease is lost: nothing is sent and nothing reported
+        (P.DOWNLOADING, None, c(LeaseLost, "canceled"), P.WIPING, Outcome(Verdict.DROPPED, "canceled")),
+        (P.RUNNING, None, c(LeaseLost, "canceled"), P.STOPPING, Outcome(Verdict.DROPPED, "canceled")),
+        (P.UPLOADING, COMPLETED, c(LeaseLost, "x"), P.WIPING, Outcome(Verdict.DROPPED, "x")),
+        (P.REPORTING, COMPLETED, c(LeaseLost, "completed"), P.WIPING, COMPLETED),
+        # late and repeated messages
+        (P.UPLOADING, COMPLETED, c(Exited, 3), P.UPLOADING, COMPLETED),
+        (P.WIPING, COMPLETED, c(LeaseLost, "completed"), P.WIPING, COMPLETED),
+        (P.STOPPING, RELEASED, c(Watching), P.STOPPING, RELEASED),
+    ],
+)
+def test_where_a_message_leads(
+    phase: Phase, outcome: Outcome | None, message: Message, next_phase: Phase, next_outcome: Outcome | None
+) -> None:
+    after, _ = advance(JobState(JOB, phase, outcome), message)
+    assert (after.phase, after.outcome) == (next_phase, next_outcome)
+
+
+def test_a_dropped_job_whose_command_has_ended_is_wiped_at_once() -> None:
+    dropped = JobState(JOB, P.STOPPING, Outcome(Verdict.DROPPED, "canceled"))
+    after, commands = advance(dropped, Exited("claim-1", 0))
+    assert after.phase is P.WIPING
+    assert commands == [DropLease("claim-1"), Wipe(JOB, None)]
+
+
+def test_a_job_without_outputs_is_reported_without_uploading() -> None:
+    staging = JobState(replace(JOB, after=()), P.STAGING, COMPLETED)
+    assert advance(staging, Staged("claim-1"))[0].phase is P.REPORTING
+
+
+def test_the_command_starts_only_when_the_watch_is_ready() -> None:
+    running = JobState(JOB, P.RUNNING)
+    assert entering(running) == [HoldLease(JOB), Watch(JOB)]
+    assert advance(running, Watching("claim-1")) == (running, [Run(JOB)])
+
+
+@pytest.mark.parametrize(
+    ("state", "commands"),
+    [
+        (JobState(JOB, P.DOWNLOADING), [HoldLease(JOB), Download(JOB)]),
+        (JobState(JOB, P.STOPPING, RELEASED), [HoldLease(JOB), Stop("claim-1", shutdown=True)]),
+        (
+            JobState(JOB, P.STOPPING, Outcome(Verdict.DROPPED)),
+            [Abandon("claim-1"), Stop("claim-1", shutdown=False)],
+        ),
+        (JobState(JOB, P.FLUSHING, FAILED), [HoldLease(JOB), Flush(JOB)]),
+        (JobState(JOB, P.STAGING, COMPLETED), [HoldLease(JOB), Stage(JOB)]),
+        (JobState(JOB, P.UPLOADING, COMPLETED, (("a", "b"),)), [HoldLease(JOB), Upload(JOB, (("a", "b"),))]),
+        (JobState(JOB, P.REPORTING, COMPLETED), [HoldLease(JOB), Abandon("claim-1"), Report(JOB, COMPLETED)]),
+        (JobState(JOB, P.WIPING, COMPLETED, (("a", "b"),)), [DropLease("claim-1"), Wipe(JOB, (("a", "b"),))]),
+        (JobState(JOB, P.DONE, COMPLETED), []),
+    ],
+)
+def test_what_a_phase_begins_with(state: JobState, commands: list[Command]) -> None:
+    assert entering(state) == commands
+
+
+def test_every_phase_but_the_last_has_a_way_out_when_the_lease_is_lost() -> None:
+    ends = {phase for phase, message in NEXT if message is LeaseLost}
+    assert ends == set(Phase) - {Phase.WIPING, Phase.DONE}
+
+
+# --- the supervisor -------------------------------------------------------------------------------------
+
+
+class MemoryStateFile:
+    """Keeps what a file would keep: the JSON, not the objects."""
+
+    def __init__(self) -> None:
+        self.state: WorkerState = fresh_state()
+        self.saved = self.state.to_json()
+
+    def save(self) -> None:
+        self.saved = self.state.to_json()
+
+    def reopened(self) -> MemoryStateFile:
+        again = MemoryStateFile()
+        again.state = parse(self.saved)
+        again.saved = self.saved
+        return again
+
+
+class Scene:
+    """A supervisor and what it has sent."""
+
+    def __init__(self, store: MemoryStateFile | None = None) -> None:
+        self.store = store or MemoryStateFile()
+        self.sent: list[Command] = []
+        self.restarted: list[str] = []
+        self.scheduled: list[tuple[float, Message]] = []
+        self.supervisor = Supervisor(
+            self.store,
+            self.sent.append,
+            self.restarted.append,
+            lambda seconds, message: self.scheduled.append((seconds, message)),
+        )
+
+    def hear(self, *messages: Message) -> list[Command]:
+        """The commands that answer these messages."""
+        before = len(self.sent)
+        for message in messages:
+            self.supervisor.on(message)
+        return self.sent[before:]
+
+    def kinds(self, commands: Sequence[Command] | None = None) -> list[type]:
+        return [type(command) for command in (self.sent if commands is None else commands)]
+
+
+HAPPY: list[Message] = [
+    Claimed("claim-1", JOB),
+    Downloaded("claim-1", 3, 100),
+    Watching("claim-1"),
+    Started("claim-1", 4711),
+    LeaseRenewed("claim-1", 10.0),
+    Exited("claim-1", 0),
+    Flushed("claim-1"),
+    Staged("claim-1", (("/job/out", "/job/.kelpie-aside/0"),)),
+    Uploaded("claim-1", 1, 10),
+    Reported("claim-1"),
+    Wiped("claim-1"),
+]
+
+
+@pytest.mark.parametrize("steps", range(len(HAPPY) + 1))
+def test_a_worker_killed_after_any_step_resumes_there(steps: int) -> None:
+    first = Scene()
+    first.supervisor.start()
+    first.hear(*HAPPY[:steps])
+
+    second = Scene(first.store.reopened())  # kill -9: only the state file survives
+    second.supervisor.start()
+    if second.store.state.jobs:
+        second.hear(LeaseRenewed("claim-1", 20.0), Recalled("claim-1", JOB))
+        if second.store.state.jobs["claim-1"].phase is Phase.RUNNING:
+            assert [Run] == second.kinds(second.hear(Watching("claim-1")))
+    second.hear(*HAPPY[steps:])
+
+    assert second.store.state.jobs == {}
+    listed = second.store.saved["jobs"]
+    assert [(job["id"], job["status"], job["exitCode"]) for job in listed] == [("job-1", "completed", 0)]
+
+
+@pytest.mark.parametrize("steps", range(1, len(HAPPY) - 1))
+def test_a_saved_job_is_entered_only_after_an_accepted_heartbeat(steps: int) -> None:
+    first = Scene()
+    first.supervisor.start()
+    first.hear(*HAPPY[:steps])
+    second = Scene(first.store.reopened())
+    second.supervisor.start()
+    if second.store.state.jobs["claim-1"].phase is not Phase.WIPING:
+        assert HoldLease in second.kinds()
+        assert not {Download, Watch, Run, Flush, Stage, Upload, Report} & set(second.kinds())
+        second.hear(LeaseLost("claim-1", "canceled"))
+        assert Wipe in second.kinds() or Stop in second.kinds()
+
+
+def test_what_may_be_secret_is_not_saved_but_recalled() -> None:
+    first = Scene()
+    first.supervisor.start()
+    first.hear(*HAPPY[:3])
+    assert "secret" not in str(first.store.saved) and "train" not in str(first.store.saved)
+    second = Scene(first.store.reopened())
+    second.supervisor.start()
+    assert second.hear(LeaseRenewed("claim-1", 9.0))[-1] == Recall(replace(JOB, command="", environment={}))
+    second.hear(Recalled("claim-1", JOB))
+    assert second.hear(Watching("claim-1")) == [Run(JOB)]
+
+
+def test_the_claim_id_is_saved_before_the_call_and_kept_until_its_answer_is() -> None:
+    first = Scene()
+    first.supervisor.start()
+    (claim,) = first.sent
+    assert isinstance(claim, Claim) and first.store.saved["claim_id"] == claim.claim_id
+    second = Scene(first.store.reopened())
+    second.supervisor.start()
+    assert second.sent == [claim]
+
+
+def test_the_next_claim_goes_out_once_the_outputs_are_set_aside() -> None:
+    scene = Scene()
+    scene.supervisor.start()
+    assert Claim not in scene.kinds(scene.hear(*HAPPY[:7]))
+    staged = scene.hear(HAPPY[7])
+    assert scene.kinds(staged) == [HoldLease, Upload, Claim]
+
+
+def test_an_empty_answer_is_followed_by_a_pause() -> None:
+    scene = Scene()
+    scene.supervisor.start()
+    (claim,) = scene.hear(Claimed("x", pause=10.0))
+    assert isinstance(claim, Claim) and claim.after == 10.0
+
+
+def test_after_trouble_the_pause_before_the_next_claim_doubles() -> None:
+    scene = Scene()
+    scene.supervisor.start()
+    pauses = []
+    for _ in range(3):
+        messages = (Claimed("claim-1", JOB), Troubled("claim-1", "storage"), Reported("claim-1"), Wiped("claim-1"))
+        (*_, claim) = scene.hear(*messages)
+        assert isinstance(claim, Claim)
+        pauses.append(claim.after)
+    assert 5 <= pauses[0] <= 10 <= pauses[1] <= 20 <= pauses[2] <= 40
+
+
+def test_a_dead_child_is_replaced_and_hears_everything_again() -> None:
+    scene = Scene()
+    scene.supervisor.start()
+    scene.hear(*HAPPY[:5])
+    again = scene.hear(ChildDied("uploader", -9))
+    assert scene.restarted == ["uploader"]
+    assert again == [Renew("claim-1", 10.0), HoldLease(JOB), Watch(JOB)]
+
+
+def test_a_job_claimed_while_the_worker_goes_is_given_back_at_once() -> None:
+    scene = Scene()
+    scene.supervisor.start()
+    scene.hear(ShutdownRequested())
+    commands = scene.hear(Claimed("claim-1", JOB))
+    assert Report(JOB, RELEASED) in commands
+    assert Download not in scene.kinds()
+    scene.hear(Reported("claim-1"), Wiped("claim-1"))
+    assert scene.supervisor.finished
+
+
+def test_the_time_for_the_releases_is_kept_free_at_the_end_of_the_grace() -> None:
+    scene = Scene()
+    scene.supervisor.start()
+    scene.hear(*HAPPY[:4], ShutdownRequested(), ShutdownRequested())
+    (ran_out, first), (ended, _) = scene.scheduled
+    assert isinstance(first, TimeRanOut) and 25 / 2 < ran_out < ended == 25
+    assert Report(JOB, RELEASED) in scene.hear(first)
+
+
+def test_saved_jobs_hold_no_secret_fields() -> None:
+    assert not {"command", "arguments", "environment"} & set(to_saved(JOB))

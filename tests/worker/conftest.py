@@ -1,0 +1,81 @@
+"""What the worker lives among: a real S3 protocol server, a scripted coordinator, a folder of its own."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from local_stack.s3 import S3Server
+from tests.worker.coordinator import EXTENSIONS, FakeCoordinator
+from tests.worker.faulty import FaultyProxy
+from tests.worker.worker import Worker
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    server = S3Server(tmp_path_factory.mktemp("s3"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3: S3Server) -> str:
+    name = f"bucket-{uuid.uuid4().hex[:12]}"
+    s3.create_bucket(name)
+    return name
+
+
+@pytest.fixture
+def coordinator(request: pytest.FixtureRequest) -> Iterator[FakeCoordinator]:
+    """Parametrize it indirectly with the extensions it names; with an empty string it is the original API."""
+    fake = FakeCoordinator(getattr(request, "param", EXTENSIONS))
+    yield fake
+    fake.close()
+
+
+@pytest.fixture
+def make_worker(tmp_path: Path, s3: S3Server, coordinator: FakeCoordinator) -> Iterator[Callable[..., Worker]]:
+    """Workers that are not started yet; keyword arguments are environment variables."""
+    made: list[Worker] = []
+
+    def make(name: str = "worker", **environment: str) -> Worker:
+        worker = Worker(tmp_path / name, coordinator.url, {**s3.environment, **environment})
+        made.append(worker)
+        return worker
+
+    yield make
+    for worker in made:
+        worker.close()
+
+
+@pytest.fixture
+def worker(make_worker: Callable[..., Worker]) -> Worker:
+    return make_worker()
+
+
+@pytest.fixture
+def faulty(s3: S3Server) -> Iterator[FaultyProxy]:
+    """A way to the S3 server that breaks what a test wants broken."""
+    proxy = FaultyProxy(s3.url)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def sync(bucket: str) -> dict[str, list[dict[str, Any]]]:
+    """Inputs and checkpoint down, checkpoint up while it runs, outputs up after it."""
+    return {
+        "before": [block(bucket, "in"), block(bucket, "checkpoint")],
+        "during": [block(bucket, "checkpoint")],
+        "after": [block(bucket, "out")],
+    }
+
+
+def block(bucket: str, name: str, **more: Any) -> dict[str, Any]:
+    """Prefix and directory of the same name."""
+    return {"bucket": bucket, "prefix": f"{name}/", "local_path": name, **more}

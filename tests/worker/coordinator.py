@@ -1,0 +1,173 @@
+"""A coordinator that says what a test wants it to say: real HTTP, scripted answers, no database.
+
+It keeps a lease as the real one does (who holds which attempt), so that a worker's reports are judged; what goes
+wrong is switched on by the test: `down`, `verdicts`, or no extensions at all (the original API).
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+EXTENSIONS = "attempt, claim-id, release"
+
+
+@dataclass
+class Call:
+    method: str
+    path: str
+    query: dict[str, str]
+    body: dict[str, Any]
+    headers: dict[str, str]
+
+
+@dataclass
+class Handout:
+    job: dict[str, Any]
+    attempt: int = 0
+    claim_id: str | None = None
+    status: str = "pending"
+    reports: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+
+class FakeCoordinator:
+    """Serves on 127.0.0.1 from construction to `close`."""
+
+    def __init__(self, extensions: str = EXTENSIONS) -> None:
+        self.extensions = extensions
+        self.down = False  # every request is answered with 503
+        self.calls: list[Call] = []
+        self._silent: set[str] = set()
+        self._handouts: dict[str, Handout] = {}
+        self._lock = threading.Lock()
+        coordinator = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                coordinator._serve(self)
+
+            do_POST = do_GET
+
+            def log_message(self, *_: Any) -> None:
+                """Quiet: a test prints what it needs."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    # --- what tests say and ask ---------------------------------------------------------------------
+
+    def submit(self, **fields: Any) -> str:
+        job_id = str(uuid.uuid4())
+        defaults = {"id": job_id, "arguments": [], "environment": {}, "heartbeat_interval": 1, "num_failures": 0}
+        with self._lock:
+            self._handouts[job_id] = Handout({**defaults, **fields})
+        return job_id
+
+    def cancel(self, job_id: str) -> None:
+        self._handouts[job_id].status = "canceled"
+
+    def status(self, job_id: str) -> str:
+        return self._handouts[job_id].status
+
+    def attempts(self, job_id: str) -> int:
+        return self._handouts[job_id].attempt
+
+    def reports(self, job_id: str) -> list[tuple[str, dict[str, Any]]]:
+        """The accepted reports in order: (`completed`, its body), ..."""
+        return list(self._handouts[job_id].reports)
+
+    def heartbeats(self, job_id: str) -> int:
+        return sum(call.path == f"/jobs/{job_id}/heartbeat" for call in self.calls)
+
+    def hand_to_another(self, job_id: str) -> None:
+        """As if another worker had claimed the job after a lapse."""
+        with self._lock:
+            self._handouts[job_id].attempt += 1
+
+    @contextmanager
+    def silent(self, path: str) -> Iterator[None]:
+        """Carry requests to that path out, but let nobody hear the answer while the context lasts."""
+        self._silent.add(path)
+        yield
+        self._silent.discard(path)
+
+    # --- HTTP ---------------------------------------------------------------------------------------
+
+    def _serve(self, request: BaseHTTPRequestHandler) -> None:
+        url = urlsplit(request.path)
+        length = int(request.headers.get("Content-Length") or 0)
+        call = Call(
+            method=request.command,
+            path=url.path,
+            query={name: values[0] for name, values in parse_qs(url.query).items()},
+            body=json.loads(request.rfile.read(length) or b"{}"),
+            headers=dict(request.headers),
+        )
+        with self._lock:
+            status, answer = (503, {"error": "down"}) if self.down else self._answer(call)
+            self.calls.append(call)
+        if call.path in self._silent:
+            request.close_connection = True
+            return
+        content = json.dumps(answer).encode()
+        request.send_response(status)
+        request.send_header("Content-Type", "application/json")
+        request.send_header("Content-Length", str(len(content)))
+        if self.extensions:
+            request.send_header("Kelpie-Extensions", self.extensions)
+        request.end_headers()
+        request.wfile.write(content)
+
+    def _answer(self, call: Call) -> tuple[int, Any]:
+        if call.path == "/work":
+            return 200, self._claim(call.query.get("claim_id"))
+        match call.path.strip("/").split("/"):
+            case ["jobs", job_id] if job_id in self._handouts:
+                return 200, self._shown(self._handouts[job_id])
+            case ["jobs", job_id, report] if job_id in self._handouts:
+                return self._report(self._handouts[job_id], report, call.body)
+        return 404, {"error": "Route Not Found"}
+
+    def _claim(self, claim_id: str | None) -> list[dict[str, Any]]:
+        for handout in self._handouts.values():
+            if claim_id and handout.status == "running" and handout.claim_id == claim_id:
+                return [self._shown(handout)]
+        for handout in self._handouts.values():
+            if handout.status == "pending":
+                handout.status, handout.claim_id = "running", claim_id
+                handout.attempt += 1
+                return [self._shown(handout)]
+        return []
+
+    def _shown(self, handout: Handout) -> dict[str, Any]:
+        shown = {**handout.job, "status": handout.status}
+        return {**shown, "attempt": handout.attempt} if "attempt" in self.extensions else shown
+
+    def _report(self, handout: Handout, report: str, body: dict[str, Any]) -> tuple[int, Any]:
+        holds = body.get("attempt") in (None, handout.attempt) and handout.status == "running"
+        if report == "heartbeat":
+            return 200, {"status": "running" if holds else "canceled"}
+        if (report, body) in handout.reports:
+            return 200, {"message": f"{report} reported"}
+        if not holds:
+            return 409, {"error": "Not Yours", "message": "The attempt is not live."}
+        handout.reports.append((report, body))
+        handout.status = {"completed": "completed", "failed": "failed", "released": "released"}[report]
+        return 200, {"message": f"{report} reported"}

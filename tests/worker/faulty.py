@@ -1,0 +1,109 @@
+"""A proxy before an S3 server that breaks the requests a test names, the way networks and servers do."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import struct
+import threading
+from collections.abc import Callable, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
+
+# "503" and "reset" before it is carried out, "lost" after it, "truncate" in its answer's body; "gone" is what S3
+# answers to the completion of an upload that is complete already, and moto does not.
+Fault = str
+GONE = b"<?xml version='1.0'?><Error><Code>NoSuchUpload</Code><Message>It is gone.</Message></Error>"
+
+
+class FaultyProxy:
+    """`fault` says what to do to a request, given its method and path with query; None lets it pass."""
+
+    def __init__(self, target: str) -> None:
+        self.fault: Callable[[str, str], Fault | None] = lambda method, path: None
+        self.requests: list[tuple[str, str]] = []
+        self._target = urlsplit(target)
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                proxy._pass_on(self)
+
+            do_PUT = do_POST = do_DELETE = do_HEAD = do_GET
+
+            def log_message(self, *_: Any) -> None:
+                """Quiet."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def break_in_turn(self, faults: Sequence[Fault], method: str, part: str = "") -> None:
+        """Break requests of a method whose path holds a part, one for each fault; let all others pass."""
+        left = list(faults)
+
+        def decide(this_method: str, path: str) -> Fault | None:
+            return left.pop(0) if left and this_method == method and part in path else None
+
+        self.fault = decide
+
+    def _pass_on(self, request: BaseHTTPRequestHandler) -> None:
+        body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
+        self.requests.append((request.command, request.path))
+        fault = self.fault(request.command, request.path)
+        if fault == "503":
+            _answer(request, 503, {}, b"")
+        elif fault == "gone":
+            _answer(request, 404, {"Content-Type": "application/xml"}, GONE)
+        elif fault == "reset":
+            _reset(request)
+        else:
+            status, headers, content = self._ask(request, body)
+            if fault == "lost":
+                _reset(request)
+            elif fault == "truncate":
+                _answer(request, status, headers, content, cut=len(content) // 2)
+            else:
+                _answer(request, status, headers, content)
+
+    def _ask(self, request: BaseHTTPRequestHandler, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPConnection(self._target.hostname or "", self._target.port or 80, timeout=30)
+        try:
+            headers = {name: value for name, value in request.headers.items() if name.lower() != "connection"}
+            connection.request(request.command, request.path, body, headers)
+            answer = connection.getresponse()
+            return answer.status, dict(answer.getheaders()), answer.read()
+        finally:
+            connection.close()
+
+
+def _answer(
+    request: BaseHTTPRequestHandler, status: int, headers: dict[str, str], content: bytes, cut: int = 0
+) -> None:
+    request.send_response_only(status)
+    dropped = ("transfer-encoding", "connection", "content-length")
+    for name, value in headers.items():
+        if name.lower() not in dropped:
+            request.send_header(name, value)
+    length = headers.get("Content-Length", len(content)) if request.command == "HEAD" else len(content)
+    request.send_header("Content-Length", str(length))
+    request.end_headers()
+    request.wfile.write(content[: len(content) - cut])
+    if cut:
+        request.close_connection = True
+
+
+def _reset(request: BaseHTTPRequestHandler) -> None:
+    request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    request.close_connection = True
+    request.connection.close()

@@ -1,0 +1,308 @@
+"""Generations of a watched directory against a real S3 server: what is visible when, and what never is."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kelpie_worker.checkpoints import Checkpoints
+from kelpie_worker.config import WatchTimes
+from kelpie_worker.job import Job, SyncBlock
+from kelpie_worker.lease import Lease
+from kelpie_worker.linux import boottime
+from kelpie_worker.scan import Scanner, Snapshot
+from kelpie_worker.storage import SharedClient, Storage
+from kelpie_worker.transfer import WHOLE_SIZE, PinnedFile, Spoiled, Transfer
+from local_stack.processes import wait_for
+from local_stack.s3 import S3Server
+from tests.worker.faulty import FaultyProxy
+
+TIMES = WatchTimes(debounce=0, stability=0.02, max_wait=0.5)
+LARGE = WHOLE_SIZE + 1
+
+
+class Watched:
+    """A directory under watch, as the uploader would set it up, with the lease in the test's hands."""
+
+    def __init__(
+        self, folder: Path, bucket: str, brought: Snapshot | None = None, safe_for: float = 3600, **block: Any
+    ) -> None:
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
+        self.lease = Lease()
+        self.lease.renew(boottime() + safe_for)
+        job = Job("claim", "job")
+        self.transfer = Transfer(Storage(SharedClient(None), self.lease, max_retries=2), compression=False)
+        sync = SyncBlock(bucket, "c/", str(folder), **block)
+        self.checkpoints = Checkpoints(
+            job, sync, self.transfer, self.lease, TIMES, frozenset(), brought or {}, lambda paths: None
+        )
+
+    def write(self, name: str, content: bytes) -> None:
+        """By temporary file and rename, as careful writers do."""
+        draft = self.folder / f".kelpie-draft-{threading.get_ident()}"
+        draft.write_bytes(content)
+        (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        draft.rename(self.folder / name)
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch, s3: S3Server, faulty: FaultyProxy) -> None:
+    for name, value in {
+        **s3.environment,
+        "AWS_ENDPOINT_URL": faulty.url,
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def watched(aws: None, tmp_path: Path, bucket: str) -> Iterator[Watched]:
+    directory = Watched(tmp_path / "checkpoint", bucket)
+    yield directory
+    directory.lease.cancel()
+    directory.transfer.close()
+
+
+def keys_of(s3: S3Server, bucket: str) -> dict[str, bytes]:
+    return s3.files(bucket, "c/")
+
+
+def test_the_last_file_before_the_end_is_sent(watched: Watched, s3: S3Server, bucket: str) -> None:
+    watched.checkpoints.start()
+    watched.write("deep/first", b"1")
+    wait_for(lambda: "deep/first" in keys_of(s3, bucket), "the first file")
+    watched.write("last", b"2")
+    watched.checkpoints.finish()
+    assert keys_of(s3, bucket) == {"deep/first": b"1", "last": b"2"}
+
+
+def test_a_directory_that_is_made_anew_is_still_watched(watched: Watched, s3: S3Server, bucket: str) -> None:
+    watched.checkpoints.start()
+    watched.write("a", b"1")
+    wait_for(lambda: "a" in keys_of(s3, bucket), "the first file")
+    (watched.folder / "a").unlink()
+    watched.folder.rmdir()
+    watched.folder.mkdir()
+    watched.write("b", b"2")
+    wait_for(lambda: "b" in keys_of(s3, bucket), "the file in the new directory")
+
+
+def test_what_the_download_brought_is_not_sent_back_unless_it_changes(
+    aws: None, tmp_path: Path, s3: S3Server, bucket: str, faulty: FaultyProxy
+) -> None:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    for name in ("same", "changed"):
+        (folder / name).write_bytes(b"brought")
+    watched = Watched(folder, bucket, Scanner(str(folder), lambda name: True, frozenset()).scan())
+    watched.checkpoints.start()
+    watched.write("changed", b"new content")
+    watched.checkpoints.finish()
+    assert keys_of(s3, bucket) == {"changed": b"new content"}
+
+
+def test_markers_are_committed_after_the_files_they_name(
+    watched: Watched, bucket: str, faulty: FaultyProxy
+) -> None:
+    watched.write("latest", b"2")
+    watched.write("index.json", b"{}")
+    watched.write("weights", b"w" * LARGE)
+    watched.write("optimizer", b"o")
+    watched.checkpoints.finish()
+    assert committed(faulty) == ["weights", "optimizer", "latest", "index.json"]
+
+
+def test_nothing_of_a_generation_is_visible_before_all_of_it_is_there(
+    watched: Watched, s3: S3Server, bucket: str, faulty: FaultyProxy
+) -> None:
+    watched.write("a-small", b"1")
+    watched.write("large", os.urandom(LARGE))
+    faulty.fault = lambda method, path: "503" if "partNumber" in path else None
+    watched.checkpoints.start()
+    wait_for(lambda: sum("partNumber" in path for _, path in faulty.requests) > 2, "a part to be tried again")
+    assert keys_of(s3, bucket) == {}
+    faulty.fault = lambda method, path: None
+    watched.checkpoints.finish()
+    assert sorted(keys_of(s3, bucket)) == ["a-small", "large"]
+    assert s3.unfinished_uploads(bucket) == []
+
+
+def test_past_the_lease_bytes_go_up_but_nothing_is_committed_nor_deleted(
+    aws: None, tmp_path: Path, s3: S3Server, bucket: str, faulty: FaultyProxy
+) -> None:
+    watched = Watched(tmp_path / "checkpoint", bucket, safe_for=3)
+    watched.write("a", b"1")
+    assert watched.checkpoints.cycle(final=False)
+    lapse = boottime() + 3
+    wait_for(lambda: boottime() > lapse, "the lease to lapse")
+    watched.write("b", b"2" * LARGE)
+    (watched.folder / "a").unlink()
+
+    finishing = threading.Thread(target=watched.checkpoints.finish)
+    finishing.start()
+
+    wait_for(lambda: any("/c/b" in path and "partNumber" in path for _, path in faulty.requests), "a part of b")
+    assert sorted(keys_of(s3, bucket)) == ["a"]
+    watched.lease.renew(boottime() + 3600)
+    finishing.join(30)
+    assert sorted(keys_of(s3, bucket)) == ["b"]
+
+
+def test_an_old_checkpoint_is_deleted_only_when_the_generation_before_lacks_it_too(
+    watched: Watched, s3: S3Server, bucket: str
+) -> None:
+    """Save new, delete old: at no time is the bucket without a whole checkpoint."""
+    steps = watched.checkpoints
+    watched.write("step-1/w", b"1")
+    assert steps.cycle(final=False)
+    watched.write("step-2/w", b"2")
+    (watched.folder / "step-1/w").unlink()
+    assert steps.cycle(final=False)
+    assert sorted(keys_of(s3, bucket)) == ["step-1/w", "step-2/w"]
+    watched.write("step-3/w", b"3")
+    assert steps.cycle(final=False)
+    assert sorted(keys_of(s3, bucket)) == ["step-2/w", "step-3/w"]
+    (watched.folder / "step-2/w").unlink()
+    steps.finish()
+    assert sorted(keys_of(s3, bucket)) == ["step-3/w"]
+
+
+def test_a_file_that_was_never_here_is_never_deleted(watched: Watched, s3: S3Server, bucket: str) -> None:
+    s3.put(bucket, "c/of-an-earlier-attempt", b"0")
+    watched.write("a", b"1")
+    watched.checkpoints.start()
+    watched.checkpoints.finish()
+    assert sorted(keys_of(s3, bucket)) == ["a", "of-an-earlier-attempt"]
+
+
+def test_a_pattern_limits_what_is_sent_and_what_is_deleted(
+    aws: None, tmp_path: Path, s3: S3Server, bucket: str
+) -> None:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "notes.txt").write_bytes(b"brought, and none of this block's business")
+    s3.put(bucket, "c/notes.txt", b"the same")
+    brought = Scanner(str(folder), lambda name: True, frozenset()).scan()
+    watched = Watched(folder, bucket, brought, pattern=r"\.bin$")
+    watched.checkpoints.start()
+    watched.write("a.bin", b"1")
+    (folder / "notes.txt").unlink()
+    watched.checkpoints.finish()
+    assert sorted(keys_of(s3, bucket)) == ["a.bin", "notes.txt"]
+
+
+# --- writers that do not wait ---------------------------------------------------------------------------
+
+
+def test_a_file_that_is_replaced_while_it_is_sent_goes_up_whole(
+    watched: Watched, s3: S3Server, bucket: str
+) -> None:
+    old, new = os.urandom(20_000_000), os.urandom(20_000_000)
+    watched.write("weights", old)
+    version = Scanner(str(watched.folder), lambda name: True, frozenset()).scan()["weights"]
+    target = watched.transfer.target(bucket, "c/weights")
+    with after_first_block(lambda: watched.write("weights", new)):
+        upload = watched.transfer.prepare(str(watched.folder / "weights"), version, target)
+    upload.ready()
+    upload.commit()
+    assert keys_of(s3, bucket) == {"weights": old}
+
+
+def test_what_is_appended_while_a_file_is_sent_is_left_to_the_next_time(
+    watched: Watched, s3: S3Server, bucket: str
+) -> None:
+    content = os.urandom(20_000_000)
+    watched.write("log", content)
+    version = Scanner(str(watched.folder), lambda name: True, frozenset()).scan()["log"]
+
+    def append() -> None:
+        with (watched.folder / "log").open("ab") as file:
+            file.write(b"more")
+
+    with after_first_block(append):
+        upload = watched.transfer.prepare(
+            str(watched.folder / "log"), version, watched.transfer.target(bucket, "c/log")
+        )
+    upload.ready()
+    upload.commit()
+    assert keys_of(s3, bucket) == {"log": content}
+
+
+@pytest.mark.parametrize("grow", [0, 5], ids=["same size", "longer"])
+def test_a_file_that_is_rewritten_in_place_while_it_is_sent_never_becomes_visible(
+    watched: Watched, s3: S3Server, bucket: str, grow: int
+) -> None:
+    watched.write("weights", b"o" * 20_000_000)
+    version = Scanner(str(watched.folder), lambda name: True, frozenset()).scan()["weights"]
+
+    def rewrite() -> None:
+        with (watched.folder / "weights").open("r+b") as file:
+            file.write(b"n" * (20_000_000 + grow))
+
+    with after_first_block(rewrite), pytest.raises(Spoiled):
+        watched.transfer.prepare(
+            str(watched.folder / "weights"), version, watched.transfer.target(bucket, "c/weights")
+        )
+    assert keys_of(s3, bucket) == {}
+    assert s3.unfinished_uploads(bucket) == []
+
+
+def test_a_file_that_is_always_being_rewritten_does_not_keep_the_others_back(
+    watched: Watched, s3: S3Server, bucket: str
+) -> None:
+    done = threading.Event()
+
+    def scribble() -> None:
+        number = 0
+        while not done.wait(0.001):
+            number += 1
+            (watched.folder / "restless").write_bytes(b"%d" % number * 2000)
+
+    writer = threading.Thread(target=scribble)
+    writer.start()
+    try:
+        watched.checkpoints.start()
+        watched.write("weights", b"w")
+        wait_for(lambda: "weights" in keys_of(s3, bucket), "the quiet file")
+    finally:
+        done.set()
+        writer.join()
+    watched.checkpoints.finish()
+    assert keys_of(s3, bucket)["restless"] == (watched.folder / "restless").read_bytes()
+
+
+@contextmanager
+def after_first_block(action: Callable[[], None]) -> Iterator[None]:
+    """Have something of the test's happen between the first and the second block read of a file."""
+    original = PinnedFile._read_at
+    reads = itertools.count()
+
+    def read_at(file: PinnedFile, offset: int, length: int) -> bytes:
+        block = original(file, offset, length)
+        if next(reads) == 0:
+            action()
+        return block
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PinnedFile, "_read_at", read_at)
+        yield
+
+
+def committed(faulty: FaultyProxy) -> list[str]:
+    """The names below the prefix in the order in which they became visible."""
+    names = []
+    for method, path in faulty.requests:
+        name = re.search(r"/c/([^?]*)", path)
+        whole = method == "PUT" and "partNumber" not in path
+        if name and (whole or (method == "POST" and "uploadId" in path)):
+            names.append(name[1])
+    return names

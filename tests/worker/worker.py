@@ -1,0 +1,127 @@
+"""A worker as a test drives it: the real program in a process of its own, read by its log."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from local_stack.processes import wait_for
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+Event = dict[str, Any]
+
+
+class Worker:
+    """`python -m kelpie_worker` in a folder; `start` again after it has ended is a restart on the same disk."""
+
+    def __init__(self, folder: Path, api_url: str, environment: Mapping[str, str]) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.state_file = folder / "kelpie-state.json"
+        self._environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder / "home"),
+            "PYTHONPATH": str(CHECKOUT),
+            "KELPIE_API_URL": api_url,
+            "KELPIE_API_KEY": "a-key-that-nobody-logs",
+            "SALAD_CONTAINER_GROUP_ID": "group",
+            "SALAD_MACHINE_ID": "machine",
+            "HEARTBEAT_INTERVAL_S": "0.2",
+            "INPUT_DIR": str(folder / "input"),
+            "CHECKPOINT_DIR": str(folder / "checkpoint"),
+            "OUTPUT_DIR": str(folder / "output"),
+            **environment,
+        }
+        self._process: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
+        self.lines: list[str] = []
+
+    def start(self, **environment: str) -> Worker:
+        self.close()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "kelpie_worker"],
+            cwd=self.folder,
+            env={**self._environment, **environment},
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
+        self._reader.start()
+        return self
+
+    @property
+    def pid(self) -> int:
+        assert self._process
+        return self._process.pid
+
+    @property
+    def events(self) -> list[Event]:
+        return [json.loads(line) for line in list(self.lines) if line.startswith("{")]
+
+    def seen(self, event: str, **facts: Any) -> list[Event]:
+        """The events of that name with those facts, so far."""
+        wanted = {"event": event, **facts}
+        return [found for found in self.events if wanted.items() <= found.items()]
+
+    def wait_for(self, event: str, count: int = 1, timeout: float = 30, **facts: Any) -> Event:
+        def found() -> Event | None:
+            seen = self.seen(event, **facts)
+            return seen[count - 1] if len(seen) >= count else None
+
+        try:
+            return wait_for(found, f"event {event} {facts or ''} of the worker", timeout, pause=0.02)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}; its log:\n" + "\n".join(self.lines)) from error
+
+    def child(self, name: str) -> int:
+        """The process id of the latest child of that name."""
+        self.wait_for("child_started", child=name)
+        return int(self.seen("child_started", child=name)[-1]["pid"])
+
+    def state(self) -> dict[str, Any]:
+        return dict(json.loads(self.state_file.read_text()))
+
+    def kill(self) -> None:
+        """kill -9 of the supervisor alone: what becomes of the rest is what is tested."""
+        assert self._process
+        self._process.kill()
+        self._process.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process
+        self._process.send_signal(number)
+
+    def wait(self, timeout: float = 30) -> int:
+        """The exit code, once it has ended and its whole log is read."""
+        assert self._process and self._reader
+        code = self._process.wait(timeout)
+        self._reader.join(timeout)
+        return code
+
+    def close(self) -> None:
+        if self._process is None:
+            return
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        process, self._process = self._process, None
+        assert self._reader and process.stderr
+        self._reader.join(10)
+        assert not self._reader.is_alive(), "somebody whom the worker started outlives it"
+        process.stderr.close()
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        assert process.stderr
+        for line in process.stderr:
+            self.lines.append(line.rstrip("\n"))
