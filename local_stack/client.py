@@ -18,8 +18,9 @@ class ApiRefusedError(Exception):
 class ApiClient:
     """Calls of one user. Raises ApiUnavailableError or ApiRefusedError instead of returning an error."""
 
-    def __init__(self, url: str, key: str) -> None:
+    def __init__(self, url: str, key: str, timeout: float = 10) -> None:
         self.url = url
+        self._timeout = timeout  # seconds until an answer counts as none
         self._session = requests.Session()
         self._session.trust_env = False  # the stack is on this machine: no proxy stands between
         self._session.headers["X-Kelpie-Key"] = key
@@ -66,7 +67,7 @@ class ApiClient:
 
     def _call(self, method: str, path: str, **content: Any) -> Any:
         try:
-            answer = self._session.request(method, self.url + path, timeout=10, **content)
+            answer = self._session.request(method, self.url + path, timeout=self._timeout, **content)
         except (requests.ConnectionError, requests.Timeout) as error:
             raise ApiUnavailableError(f"{method} {path}: {error}") from error
         if answer.status_code == requests.codes.service_unavailable:

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+CHECKOUT = Path(__file__).resolve().parent.parent
 LEASH = Path(__file__).with_name("leash.py")
 # Below the range from which the kernel hands out ports on its own: a port chosen here is still free when its
 # server comes back after a kill.

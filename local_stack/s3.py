@@ -10,12 +10,10 @@ import boto3
 import requests
 from botocore.config import Config
 
-from local_stack.processes import Child, free_port, wait_until_ready
+from local_stack.processes import CHECKOUT, Child, free_port, wait_until_ready
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-
-CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 class S3Server:

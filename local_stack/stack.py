@@ -21,10 +21,9 @@ from types import TracebackType
 
 from local_stack.client import ApiClient
 from local_stack.postgres import EmbeddedPostgres
-from local_stack.processes import Child, free_port, kill_all_in, processes_in, wait_for, wait_until_ready
+from local_stack.processes import CHECKOUT, Child, free_port, kill_all_in, processes_in, wait_for, wait_until_ready
 from local_stack.s3 import S3Server
 
-CHECKOUT = Path(__file__).resolve().parent.parent
 # Settings of the shell that starts the stack must not reach into it.
 FOREIGN_SETTINGS = ("AWS_", "DATABASE_URL", "FILE_WATCHER_", "GUNICORN_", "KELPIE_", "MAX_", "SALAD_", "WEB_")
 NO_METADATA_SERVICE = "http://127.0.0.1:9"
