@@ -1,0 +1,36 @@
+"""A job whose output depends on its input and on every step in order, and which can be stopped at any step.
+
+Usage: job.py STEPS [FILES]. `in/data` is the input, `checkpoint/state` the checkpoint, `out/result` the output.
+FILES empty files are made beside the input, so that wiping takes a while.
+"""
+
+import hashlib
+import sys
+import time
+from pathlib import Path
+
+steps, files = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0
+checkpoint = Path("checkpoint")
+checkpoint.mkdir(exist_ok=True)
+state = checkpoint / "state"
+
+
+def resumed() -> tuple[int, str]:
+    if not state.exists():
+        return 0, hashlib.sha256(Path("in/data").read_bytes()).hexdigest()
+    done, digest = state.read_text().split()
+    return int(done), digest
+
+
+first, digest = resumed()
+print(f"resumed from step {first} of {steps}", flush=True)
+for step in range(first, steps):
+    digest = hashlib.sha256(f"{digest} {step}".encode()).hexdigest()
+    draft = checkpoint / "state.tmp"
+    draft.write_text(f"{step + 1} {digest}")
+    draft.rename(state)
+    time.sleep(0.2)
+for number in range(files):
+    Path(f"in/{number}").touch()
+Path("out").mkdir(exist_ok=True)
+Path("out/result").write_text(digest)
