@@ -1,6 +1,13 @@
 """How gunicorn serves the API. Settings on the command line or in GUNICORN_CMD_ARGS come before these."""
 
 import os
+import sys
+
+from gunicorn.arbiter import Arbiter
+
+from kelpie_api import refuse_old_schema
+from kelpie_api.config import Config
+from kelpie_api.errors import ConfigError, SchemaError
 
 bind = os.environ.get("KELPIE_BIND", "0.0.0.0:8080")
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
@@ -17,3 +24,11 @@ limit_request_line = 8190
 limit_request_fields = 100
 control_socket_disable = True
 errorlog = "-"
+
+
+def on_starting(server: Arbiter) -> None:
+    """Say in one sentence what keeps the API from starting, before any process is made."""
+    try:
+        refuse_old_schema(Config.from_env(os.environ))
+    except (ConfigError, SchemaError) as error:
+        sys.exit(f"kelpie: {error}")

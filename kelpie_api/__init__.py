@@ -16,7 +16,7 @@ from kelpie_api.db import Database
 from kelpie_api.errors import SchemaError, Unavailable
 from kelpie_api.housekeeping import Housekeeper
 
-__all__ = ["Coordinator", "create_app"]
+__all__ = ["Coordinator", "create_app", "refuse_old_schema"]
 
 
 @dataclass
@@ -71,13 +71,14 @@ def create_app(config: Config) -> Flask:
     from kelpie_api import routes  # the routes need the parts above
 
     logs.configure(config.log_level)
-    _refuse_old_schema(config)
-    app = Flask(__name__)
+    refuse_old_schema(config)
+    app = Flask(__name__, static_folder=None)
     routes.register(app, Coordinator.of(config))
     return app
 
 
-def _refuse_old_schema(config: Config) -> None:
+def refuse_old_schema(config: Config) -> None:
+    """Raise SchemaError if the database answers and its schema is too old."""
     try:
         with psycopg.connect(config.database_url, connect_timeout=5, autocommit=True) as connection:
             problem = migrations.problem(connection)

@@ -16,12 +16,13 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from kelpie_api.errors import Unavailable
+from kelpie_api.errors import ConnectionLost, Unavailable
 
 Row = dict[str, Any]
 Result = TypeVar("Result")
 SQL_FOLDER = Path(__file__).parent.parent / "sql"
 AWAY = "The database does not answer; the request was not carried out, so send it again in a moment."
+TOO_SLOW = "The database gave the request up because it took too long; send it again in a moment."
 UNSURE = "The database went away during the request; look whether it was carried out before you send it again."
 
 
@@ -74,6 +75,7 @@ def fail_if_hung_up(connection: psycopg.Connection[Any]) -> None:
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
     if poll.poll(0):
+        connection.close()  # or the pool would take it for a good one and hand it out again
         raise psycopg.OperationalError("the server closed the connection")
 
 
@@ -128,7 +130,7 @@ class Database:
         """
         try:
             return self.unrepeatable(work)
-        except Unavailable:
+        except ConnectionLost:
             self.pool.check()
             return self.unrepeatable(work)
 
@@ -150,7 +152,7 @@ class Database:
                 yield connection
         except PoolTimeout as error:
             raise Unavailable(AWAY) from error
-        except psycopg.errors.QueryCanceled:
-            raise
+        except psycopg.errors.QueryCanceled as error:
+            raise Unavailable(TOO_SLOW) from error
         except psycopg.OperationalError as error:
-            raise Unavailable(UNSURE) from error
+            raise ConnectionLost(UNSURE) from error

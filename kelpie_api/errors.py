@@ -90,6 +90,10 @@ class Unavailable(KelpieError):
         return {"Retry-After": "2"}
 
 
+class ConnectionLost(Unavailable):
+    """The connection broke while a statement was under way: it was carried out, or not."""
+
+
 class ConfigError(Exception):
     """A setting is missing or wrong; the program does not start."""
 

@@ -45,6 +45,15 @@ class WholeNumber(fields.Integer):
         return value
 
 
+class TrueOrFalse(fields.Boolean):
+    """A boolean that is neither `1` nor `"true"`."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> bool:
+        if not isinstance(value, bool):
+            raise self.make_error("invalid", input=value)
+        return value
+
+
 class QueryText(fields.String):
     """Text from a query string, which may hold an encoded NUL."""
 
@@ -123,7 +132,7 @@ class JobDefinition(Wire):
     checkpoint_prefix = fields.String(allow_none=True)
     output_bucket = fields.String(allow_none=True, validate=NAME)
     output_prefix = fields.String(allow_none=True)
-    compression = fields.Boolean(load_default=False, truthy={True}, falsy={False})
+    compression = TrueOrFalse(load_default=False)
     max_failures = WholeNumber(load_default=3, validate=validate.Range(1, 1000))
     heartbeat_interval = WholeNumber(load_default=30, validate=validate.Range(1, 86400))
     webhook = fields.String(allow_none=True, load_default=None, validate=webhook_url)
@@ -140,7 +149,7 @@ class JobDefinition(Wire):
             raise ValidationError(
                 {name: ["The six legacy fields come together or not at all."] for name in missing}
             )
-        if len(json.dumps(original)) > LARGEST_DEFINITION:
+        if len(json.dumps(original, ensure_ascii=False).encode()) > LARGEST_DEFINITION:
             raise ValidationError(f"One job definition may have at most {LARGEST_DEFINITION} bytes.")
 
     @post_load

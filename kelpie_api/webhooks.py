@@ -119,7 +119,8 @@ class Sender:
                 stream=True,
             )
             response.close()
-        except (requests.RequestException, UnicodeError) as error:
+        except (requests.RequestException, ValueError) as error:
+            # ValueError: a host that no name server could know comes out of the library unwrapped.
             return Answer(None, f"{type(error).__name__}: {error}"[:500])
         return Answer(response.status_code)
 

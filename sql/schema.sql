@@ -203,13 +203,15 @@ create table webhooks (
   constraint webhooks_status_check CHECK (status = ANY (ARRAY['running'::job_status, 'completed'::job_status, 'failed'::job_status]))
 ) with (fillfactor=80);
 
+CREATE INDEX canceled_jobs_of_a_tenant ON jobs USING btree (tenant_id, seq) WHERE (canceled IS NOT NULL);
+
 CREATE INDEX events_of_a_job ON events USING btree (job_id, id);
+
+CREATE INDEX failed_jobs_of_a_tenant ON jobs USING btree (tenant_id, seq) WHERE (failed IS NOT NULL);
 
 CREATE INDEX jobs_of_a_group ON jobs USING btree (tenant_id, container_group, seq);
 
 CREATE INDEX jobs_of_a_tenant ON jobs USING btree (tenant_id, seq);
-
-CREATE INDEX jobs_of_a_tenant_by_status ON jobs USING btree (tenant_id, status, seq);
 
 CREATE UNIQUE INDEX one_admin ON users USING btree (is_admin) WHERE is_admin;
 
@@ -253,7 +255,8 @@ create view shown_jobs as
     j.machine_id,
     j.attempt,
     j.seq,
-    j.tenant_id
+    j.tenant_id,
+    q.job_id AS queued
    FROM ((jobs j
      JOIN tenants t ON ((t.id = j.tenant_id)))
      LEFT JOIN queue q ON ((q.job_id = j.id)));
@@ -265,6 +268,8 @@ CREATE OR REPLACE FUNCTION claim_job(the_tenant_id bigint, the_container_group t
  SET enable_seqscan TO 'off'
  SET enable_bitmapscan TO 'off'
  SET enable_sort TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
  SET jit TO 'off'
 AS $function$
 #variable_conflict use_column
@@ -275,13 +280,16 @@ with repeated as materialized (
      set heartbeat = now()
    where tenant_id = the_tenant_id
      and claim_id = the_claim_id
-     and machine_id = the_machine_id
+     and machine_id is not distinct from the_machine_id
   returning job_id
 ),
 groups as materialized (
-  select g.name, coalesce(h.clear_until <= now(), true) as may_have_lapsed
+  select g.name,
+         coalesce((select h.clear_until
+                     from lapse_horizons h
+                    where h.tenant_id = the_tenant_id
+                      and h.container_group = g.name) <= now(), true) as may_have_lapsed
     from unnest(array[the_container_group, '']) as g (name)
-    left join lapse_horizons h on h.tenant_id = the_tenant_id and h.container_group = g.name
 ),
 -- The head of each line, looked at without a lock, only to put the lines in order.
 lines as materialized (
@@ -293,11 +301,11 @@ lines as materialized (
           where q.tenant_id = the_tenant_id
             and q.container_group = g.name
             and q.machine_id is null
-            and not exists (select from bans b where b.job_id = q.job_id and b.machine_id = the_machine_id)
+            and not exists (select from bans b where b.job_id = q.job_id and b.machine_id = the_machine_id offset 0)
           order by q.rank, q.seq
           limit 1) head
   union all
-  select 'lapsed', g.name, 0, head.seq
+  select 'lapsed', g.name, 0::smallint, head.seq
     from groups g
    cross join lateral (
          select q.seq
@@ -307,14 +315,14 @@ lines as materialized (
             and q.container_group = g.name
             and q.machine_id is not null
             and lapsed(q.heartbeat, q.heartbeat_interval)
-            and not exists (select from bans b where b.job_id = q.job_id and b.machine_id = the_machine_id)
+            and not exists (select from bans b where b.job_id = q.job_id and b.machine_id = the_machine_id offset 0)
           order by q.seq
           limit 1) head
 ),
 eligible as materialized (
   select coalesce(waiting.job_id, lapsed.job_id) as job_id,
          lapsed.attempt as lapsed_attempt, lapsed.heartbeat as last_heartbeat, lapsed.machine_id as last_machine
-    from (select kind, name from lines order by rank, seq) line
+    from (select kind, name, rank, seq from lines order by rank, seq) line
     left join lateral (
          select q.job_id
            from queue q
@@ -322,7 +330,8 @@ eligible as materialized (
             and q.tenant_id = the_tenant_id
             and q.container_group = line.name
             and q.machine_id is null
-            and not exists (select from bans b where b.job_id = q.job_id and b.machine_id = the_machine_id)
+            and (q.rank, q.seq) >= (line.rank, line.seq)
+            and not exists (select from bans b where b.job_id = q.job_id and b.machine_id = the_machine_id offset 0)
           order by q.rank, q.seq
           limit 1
             for update skip locked) waiting on true
@@ -333,8 +342,9 @@ eligible as materialized (
             and q.tenant_id = the_tenant_id
             and q.container_group = line.name
             and q.machine_id is not null
+            and q.seq >= line.seq
             and lapsed(q.heartbeat, q.heartbeat_interval)
-            and not exists (select from bans b where b.job_id = q.job_id and b.machine_id = the_machine_id)
+            and not exists (select from bans b where b.job_id = q.job_id and b.machine_id = the_machine_id offset 0)
           order by q.seq
           limit 1
             for update skip locked) lapsed on true
@@ -346,24 +356,22 @@ leased as (
   update queue q
      set rank = 0, attempt = q.attempt + 1, machine_id = the_machine_id, holder_group = the_container_group,
          claim_id = the_claim_id, heartbeat = now()
-    from eligible e
-   where q.job_id = e.job_id
+   where q.job_id = (select job_id from eligible)
   returning q.job_id, q.attempt, q.num_heartbeats
 ),
 handed_out as (
   update jobs j
-     set status = 'running', attempt = l.attempt, machine_id = the_machine_id,
-         started = coalesce(j.started, now()), heartbeat = now(), num_heartbeats = l.num_heartbeats
-    from leased l
-   where j.id = l.job_id
+     set status = 'running', attempt = (select attempt from leased), machine_id = the_machine_id,
+         started = coalesce(j.started, now()), heartbeat = now(),
+         num_heartbeats = (select num_heartbeats from leased)
+   where j.id = (select job_id from leased)
   returning j.*
 ),
 interrupted as (
   update attempts a
-     set ended = now(), outcome = 'interrupted', last_heartbeat = e.last_heartbeat
-    from eligible e
-   where a.job_id = e.job_id
-     and a.number = e.lapsed_attempt
+     set ended = now(), outcome = 'interrupted', last_heartbeat = (select last_heartbeat from eligible)
+   where a.job_id = (select job_id from eligible)
+     and a.number = (select lapsed_attempt from eligible)
 ),
 attempted as (
   insert into attempts (job_id, number, machine_id, container_group)
@@ -386,16 +394,15 @@ hooked as (
     from handed_out
    where webhook is not null
 )
-select j.id, t.user_id, j.status, j.created, j.started, j.completed, j.canceled, j.failed,
+select j.id, (select user_id from tenants where id = the_tenant_id), j.status, j.created, j.started, j.completed, j.canceled, j.failed,
        j.command, j.arguments, j.environment, j.sync,
        j.input_bucket, j.input_prefix, j.checkpoint_bucket, j.checkpoint_prefix, j.output_bucket, j.output_prefix,
        j.compression, j.max_failures, j.heartbeat_interval, j.webhook,
        now() as heartbeat, j.num_failures, j.num_heartbeats, j.container_group as container_group_id,
-       j.machine_id, j.attempt, j.seq, j.tenant_id
+       j.machine_id, j.attempt, j.seq, j.tenant_id, j.id
   from (select * from handed_out
          union all
-        select jobs.* from jobs join repeated on repeated.job_id = jobs.id) j
-  join tenants t on t.id = j.tenant_id;
+        select * from jobs where id = (select job_id from repeated)) j;
 end $function$
 ;
 

@@ -79,7 +79,10 @@ create table jobs (
 ) with (fillfactor = 90);
 
 create index jobs_of_a_tenant on jobs (tenant_id, seq);
-create index jobs_of_a_tenant_by_status on jobs (tenant_id, status, seq);
+-- No index names status, machine_id or attempt: a claim changes them, and so it is a HOT update that touches none of
+-- the indexes of the history. The rare states are found by their times, open jobs by the queue.
+create index failed_jobs_of_a_tenant on jobs (tenant_id, seq) where failed is not null;
+create index canceled_jobs_of_a_tenant on jobs (tenant_id, seq) where canceled is not null;
 create index jobs_of_a_group on jobs (tenant_id, container_group, seq);
 
 create function guard_job() returns trigger language plpgsql as $$
@@ -176,7 +179,7 @@ select j.id, t.user_id, j.status, j.created, j.started, j.completed, j.canceled,
        coalesce(q.num_heartbeats, j.num_heartbeats) as num_heartbeats,
        j.container_group as container_group_id,
        j.machine_id, j.attempt,
-       j.seq, j.tenant_id
+       j.seq, j.tenant_id, q.job_id as queued
   from jobs j
   join tenants t on t.id = j.tenant_id
   left join queue q on q.job_id = j.id;

@@ -27,15 +27,22 @@ delete from outages where ended < now() - interval '2 days' - interval '1 hour';
 -- is left for its commit. One process at a time does it.
 with turn as materialized (
   select pg_try_advisory_xact_lock(hashtext('kelpie lapse horizons')) as ours
+),
+leases as materialized (
+  select tenant_id, container_group, heartbeat_interval, min(heartbeat) as heartbeat, count(*) as held
+    from queue
+   where machine_id is not null
+     and (select ours from turn)
+   group by tenant_id, container_group, heartbeat_interval
 )
 insert into lapse_horizons (tenant_id, container_group, clear_until)
 select tenant_id, container_group,
-       least(min(heartbeat + 2 * heartbeat_interval * interval '1 second'), now() + interval '1.5 seconds')
-  from queue
- where machine_id is not null
-   and (select ours from turn)
+       least(min(greatest(heartbeat, silence_counts_from(heartbeat_interval))
+                 + 2 * heartbeat_interval * interval '1 second'),
+             now() + interval '1.5 seconds')
+  from leases
  group by tenant_id, container_group
-having count(*) >= 100
+having sum(held) >= 10
     on conflict (tenant_id, container_group) do update set clear_until = excluded.clear_until;
 
 -- name: count_dead_queue_rows
@@ -48,6 +55,3 @@ vacuum (index_cleanup on, truncate off, skip_locked) queue;
 -- name: purge_jobs
 -- All jobs of everybody; the tables are named in lock order.
 truncate queue, jobs, attempts, bans, events, webhooks, lapse_horizons;
-
--- name: ping
-select 1;

@@ -1,4 +1,7 @@
 -- Statements on jobs, in the order of a job's life. Each takes the job's row in queue first.
+--
+-- A statement that waited for that row sees it as it is now, but every other table as it was when the statement began: an
+-- attempt that a claim opened in between is invisible to an update. `on conflict` finds it all the same.
 
 -- name: submit_jobs
 -- Create all the jobs of one submission, or none; a batch keeps its own order. `submitted` is a list of
@@ -87,11 +90,13 @@ job as (
   returning j.*
 ),
 ended as (
-  update attempts a
-     set ended = now(), outcome = 'completed', last_heartbeat = h.heartbeat, exit_code = %(exit_code)s, reason = %(reason)s
-    from held h
-   where a.job_id = h.job_id
-     and a.number = h.attempt
+  insert into attempts (job_id, number, machine_id, container_group, last_heartbeat, ended, outcome, exit_code, reason)
+  select job_id, attempt, machine_id, holder_group, heartbeat, now(), 'completed', %(exit_code)s, %(reason)s
+    from held
+   where machine_id is not null
+      on conflict (job_id, number) do update
+     set ended = excluded.ended, outcome = excluded.outcome, last_heartbeat = excluded.last_heartbeat,
+         exit_code = excluded.exit_code, reason = excluded.reason
 ),
 told as (
   insert into events (job_id, kind, actor, attempt, detail)
@@ -113,10 +118,14 @@ with held as (
    where job_id = %(job_id)s
      and (%(scope)s::bigint is null or tenant_id = %(scope)s)
      and (%(attempt)s::integer is null or attempt = %(attempt)s)
-     and (machine_id = %(machine_id)s
-          or (attempt = 0
-              and not exists (select from bans where bans.job_id = %(job_id)s and bans.machine_id = %(machine_id)s)))
+     and (machine_id = %(machine_id)s or attempt = 0)
      for update
+),
+banned as (
+  insert into bans (job_id, machine_id, reason)
+  select job_id, %(machine_id)s, %(reason)s from held
+      on conflict do nothing
+  returning job_id
 ),
 job as (
   update jobs j
@@ -126,6 +135,8 @@ job as (
          heartbeat = h.heartbeat, num_heartbeats = h.num_heartbeats
     from held h
    where j.id = h.job_id
+     -- Where nobody holds the job, only the ban tells a first report from its repetition.
+     and (h.attempt > 0 or exists (select from banned))
   returning j.*
 ),
 gone as (
@@ -138,17 +149,14 @@ waiting as (
    where q.job_id = job.id
      and job.status <> 'failed'
 ),
-banned as (
-  insert into bans (job_id, machine_id, reason)
-  select id, %(machine_id)s, %(reason)s from job
-      on conflict do nothing
-),
 ended as (
-  update attempts a
-     set ended = now(), outcome = 'failed', last_heartbeat = h.heartbeat, exit_code = %(exit_code)s, reason = %(reason)s
-    from held h
-   where a.job_id = h.job_id
-     and a.number = h.attempt
+  insert into attempts (job_id, number, machine_id, container_group, last_heartbeat, ended, outcome, exit_code, reason)
+  select job_id, attempt, machine_id, holder_group, heartbeat, now(), 'failed', %(exit_code)s, %(reason)s
+    from held
+   where machine_id is not null
+      on conflict (job_id, number) do update
+     set ended = excluded.ended, outcome = excluded.outcome, last_heartbeat = excluded.last_heartbeat,
+         exit_code = excluded.exit_code, reason = excluded.reason
 ),
 told as (
   insert into events (job_id, kind, actor, attempt, detail)
@@ -192,11 +200,13 @@ waiting as (
    where q.job_id = h.job_id
 ),
 ended as (
-  update attempts a
-     set ended = now(), outcome = 'released', last_heartbeat = h.heartbeat, exit_code = %(exit_code)s, reason = %(reason)s
-    from held h
-   where a.job_id = h.job_id
-     and a.number = h.attempt
+  insert into attempts (job_id, number, machine_id, container_group, last_heartbeat, ended, outcome, exit_code, reason)
+  select job_id, attempt, machine_id, holder_group, heartbeat, now(), 'released', %(exit_code)s, %(reason)s
+    from held
+   where machine_id is not null
+      on conflict (job_id, number) do update
+     set ended = excluded.ended, outcome = excluded.outcome, last_heartbeat = excluded.last_heartbeat,
+         exit_code = excluded.exit_code, reason = excluded.reason
 ),
 told as (
   insert into events (job_id, kind, actor, attempt, detail)
@@ -223,12 +233,12 @@ job as (
   returning j.*
 ),
 ended as (
-  update attempts a
-     set ended = now(), outcome = 'canceled', last_heartbeat = h.heartbeat
-    from held h
-   where a.job_id = h.job_id
-     and a.number = h.attempt
-     and h.machine_id is not null
+  insert into attempts (job_id, number, machine_id, container_group, last_heartbeat, ended, outcome)
+  select job_id, attempt, machine_id, holder_group, heartbeat, now(), 'canceled'
+    from held
+   where machine_id is not null
+      on conflict (job_id, number) do update
+     set ended = excluded.ended, outcome = excluded.outcome, last_heartbeat = excluded.last_heartbeat
 ),
 told as (
   insert into events (job_id, kind, actor, attempt)
@@ -264,6 +274,7 @@ select id, user_id, status, created, started, completed, canceled, failed,
    and (%(scope)s::bigint is null or tenant_id = %(scope)s);
 
 -- name: list_jobs_newest_first
+-- The conditions that repeat the status in other words lead to the indexes that know it.
 select id, user_id, status, created, started, completed, canceled, failed,
        command, arguments, environment, sync,
        input_bucket, input_prefix, checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix,
@@ -272,6 +283,9 @@ select id, user_id, status, created, started, completed, canceled, failed,
   from shown_jobs
  where (%(scope)s::bigint is null or tenant_id = %(scope)s)
    and (%(status)s::job_status is null or status = %(status)s)
+   and (%(status)s::text is distinct from 'failed' or failed is not null)
+   and (%(status)s::text is distinct from 'canceled' or canceled is not null)
+   and (coalesce(%(status)s::text, '') not in ('pending', 'running') or queued is not null)
    and (%(container_group)s::text is null or container_group_id = %(container_group)s)
  order by seq desc
  limit %(page_size)s
@@ -286,6 +300,9 @@ select id, user_id, status, created, started, completed, canceled, failed,
   from shown_jobs
  where (%(scope)s::bigint is null or tenant_id = %(scope)s)
    and (%(status)s::job_status is null or status = %(status)s)
+   and (%(status)s::text is distinct from 'failed' or failed is not null)
+   and (%(status)s::text is distinct from 'canceled' or canceled is not null)
+   and (coalesce(%(status)s::text, '') not in ('pending', 'running') or queued is not null)
    and (%(container_group)s::text is null or container_group_id = %(container_group)s)
  order by seq
  limit %(page_size)s
