@@ -7,7 +7,8 @@ final. Only then the job is read, to say which.
 from __future__ import annotations
 
 import json
-import uuid
+import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -66,7 +67,7 @@ class Report:
 
 def submit(db: Database, caller: Caller, definitions: Sequence[dict[str, Any]]) -> list[Row]:
     """Create all jobs or none, in the order given."""
-    submitted = [{"id": str(uuid.uuid4()), **definition} for definition in definitions]
+    submitted = [{"id": str(new_job_id()), **definition} for definition in definitions]
     return db.unrepeatable(
         lambda tx: tx.all(
             SQL.submit_jobs,
@@ -76,6 +77,16 @@ def submit(db: Database, caller: Caller, definitions: Sequence[dict[str, Any]]) 
             actor=caller.actor,
         )
     )
+
+
+def new_job_id() -> UUID:
+    """A random id that begins with its time (version 7 of RFC 9562).
+
+    What is written about a job goes to indexes by its id. With the time in front, jobs of one time lie side by
+    side in them, and a claim beside millions of finished jobs finds its few pages in memory.
+    """
+    milliseconds = time.time_ns() // 1_000_000
+    return UUID(int=milliseconds << 80 | 7 << 76 | secrets.randbits(12) << 64 | 2 << 62 | secrets.randbits(62))
 
 
 def claim(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from flask.testing import FlaskClient
@@ -14,8 +16,12 @@ from werkzeug.test import TestResponse
 
 from kelpie_api import auth, jobs
 from kelpie_api.auth import Caller
-from kelpie_api.db import Database, Row
+from kelpie_api.db import SQL, Database, Row, Transaction
 from kelpie_api.jobs import Report
+from local_stack.processes import wait_for
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 Job = dict[str, Any]
 
@@ -69,6 +75,18 @@ class Client:
         )
 
 
+def refused(answer: TestResponse, status: int) -> Job:
+    """The body of a refusal, after a look at what all of them have in common (contract section 1)."""
+    assert answer.status_code == status, answer.text
+    assert answer.mimetype == "application/json"
+    assert answer.headers["Kelpie-Extensions"]
+    body = dict(answer.json or {})
+    assert body.keys() <= {"error", "message", "errors", "index"}
+    assert body["error"] and body["message"]
+    assert ("errors" in body) is (status == 400)
+    return body
+
+
 def definition(**fields: Any) -> Job:
     """A job as it is submitted; without anything said, for group g1 and without files."""
     return {"command": "work", "container_group_id": "g1"} | fields
@@ -114,8 +132,9 @@ def make_job(
     silent_for: float = 0.0,
     **fields: Any,
 ) -> UUID:
-    """Insert a legal row in any state, with what belongs to it: `pending`, `held`, `waiting` (handed out before, nobody
-    holds it now), `completed`, `failed`, `canceled`. `silent_for`: seconds since the holder's last heartbeat."""
+    """Insert a legal row in any state, with what belongs to it: `pending`, `held`, `waiting` (handed out before,
+    nobody holds it now), `completed`, `failed`, `canceled`. `silent_for`: seconds since the holder's last
+    heartbeat."""
     row = jobs.submit(db, tenant.caller, [as_row(container_group_id=group, **fields)])[0]
     make: dict[str, Callable[[], None]] = {
         "pending": lambda: None,
@@ -177,6 +196,96 @@ def _end(db: Database, row: Row, machine: str, group: str, attempt: int, status:
             "update attempts set ended = now(), outcome = %(status)s::attempt_outcome where job_id = %(id)s",
             **values,
         )
+
+
+# Every table that says something about a job, in an order that makes two snapshots comparable.
+JOB_TABLES = {
+    "jobs": "id",
+    "queue": "job_id",
+    "attempts": "job_id, number",
+    "bans": "job_id, machine_id",
+    "events": "id",
+    "webhooks": "id",
+}
+
+
+def rows_of_jobs(db: Database) -> dict[str, list[Row]]:
+    """All that is kept about jobs: equal before and after whatever must write nothing."""
+    return {table: db.all(f"select * from {table} order by {order}") for table, order in JOB_TABLES.items()}
+
+
+def row(db: Database, table: str, job_id: object) -> Row | None:
+    """The job's row of `jobs` or `queue`; its last one of `attempts`."""
+    column, order = {"jobs": ("id", "id"), "queue": ("job_id", "job_id"), "attempts": ("job_id", "number desc")}[
+        table
+    ]
+    return db.one_or_none(f"select * from {table} where {column} = %(id)s order by {order} limit 1", id=job_id)
+
+
+def ban(db: Database, job_id: UUID, machine: str) -> None:
+    db.execute("insert into bans (job_id, machine_id) values (%(id)s, %(machine)s)", id=job_id, machine=machine)
+
+
+def claim(
+    db: Database, tenant: Tenant, machine: str = "m1", group: str = "g1", claim_id: UUID | None = None
+) -> Row | None:
+    return jobs.claim(db, tenant.caller, machine, group, claim_id)
+
+
+def claimed_id(db: Database, tenant: Tenant, machine: str = "m1", group: str = "g1") -> UUID | None:
+    """The id of the job that a claim hands out, or None."""
+    job = claim(db, tenant, machine, group)
+    return job["id"] if job else None
+
+
+def claim_in(tx: Transaction, tenant: Tenant, machine: str, claim_id: UUID | None = None) -> Row | None:
+    """A claim whose transaction the test ends when it likes."""
+    return tx.one_or_none(
+        SQL.claim_job,
+        tenant_id=tenant.caller.tenant_id,
+        container_group="g1",
+        machine_id=machine,
+        claim_id=claim_id,
+        actor=f"machine:{machine}",
+        sealed_key=None,
+    )
+
+
+def while_open(db: Database, ours: Callable[[Transaction], S], theirs: Callable[[], T]) -> tuple[S, T]:
+    """A race, shown step by step: our work is done but not committed, the rival starts and really waits for our
+    lock, then we commit and it goes on. Both results."""
+    with ThreadPoolExecutor(1) as pool:
+        with db.transaction() as tx:
+            our_result = ours(tx)
+            their_result = pool.submit(theirs)
+            wait_until_blocked(db)
+            assert not their_result.done()
+        return our_result, their_result.result()
+
+
+def wait_until_blocked(db: Database, sessions: int = 1) -> None:
+    """Wait until so many sessions of this database wait for a lock."""
+
+    def blocked() -> bool:
+        found = db.one_or_none(
+            "select count(*) as n from pg_stat_activity"
+            " where datname = current_database() and wait_event_type = 'Lock'"
+        )
+        return found is not None and found["n"] >= sessions
+
+    wait_for(blocked, f"{sessions} sessions to wait for a lock", timeout=60, pause=0.01)
+
+
+def at_once(calls: Sequence[Callable[[], T]]) -> list[T]:
+    """The results of calls that all start at the same moment, in threads."""
+    gate = threading.Barrier(len(calls))
+
+    def when_all_are_there(call: Callable[[], T]) -> T:
+        gate.wait()
+        return call()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(when_all_are_there, calls))
 
 
 def report(machine: str = "m1", group: str = "g1", attempt: int | None = None) -> Report:

@@ -1,0 +1,176 @@
+"""Keys and users (contract section 5)."""
+
+from __future__ import annotations
+
+import re
+import uuid
+
+import pytest
+from flask import Flask
+
+from kelpie_api import auth, logs
+from kelpie_api.auth import REMEMBERED_FOR, Gatekeeper
+from kelpie_api.db import Database
+from tests.conftest import ADMIN_KEY
+from tests.helpers import Client, Tenant, refused
+
+NAMES = {"org_name": "acme", "project_name": "default"}
+
+
+@pytest.fixture
+def gatekeeper(app: Flask) -> Gatekeeper:
+    found: Gatekeeper = app.extensions["kelpie"].gatekeeper
+    return found
+
+
+def grow_old(gatekeeper: Gatekeeper) -> None:
+    """Whatever is remembered was looked up long ago."""
+    gatekeeper.remembered = {
+        digest: (until - REMEMBERED_FOR, caller) for digest, (until, caller) in gatekeeper.remembered.items()
+    }
+
+
+def everything_stored(db: Database) -> str:
+    """All rows of all tables as text; bytes are hexadecimal there."""
+    tables = db.all("select table_name as name from information_schema.tables where table_schema = 'public'")
+    rows = [row["text"] for table in tables for row in db.all(f"select t::text as text from {table['name']} t")]
+    assert rows
+    return "\n".join(rows)
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/users/me", "/work?machine_id=m1&container_group_id=g1"])
+def test_without_a_key_the_answer_is_401(app: Flask, path: str) -> None:
+    refused(Client(app.test_client(), None).get(path), 401)
+    refused(Client(app.test_client(), None).get(path, **{"X-Kelpie-Key": ""}), 401)
+
+
+WRONG_KEYS = [
+    "x",
+    "kelpie_" + "A" * 43,
+    "g1|acme",
+    "97f504e8-6de6-4322-b5d5-1777a59a7ad3|acme",
+    "' or true --",
+    "ÿþ",
+    "x" * 5000,
+]
+
+
+@pytest.mark.parametrize("key", WRONG_KEYS)
+def test_a_wrong_key_is_a_403(app: Flask, key: str) -> None:
+    refused(Client(app.test_client(), key).get("/jobs"), 403)
+
+
+def test_a_part_of_a_key_is_no_key(app: Flask, tenant: Tenant) -> None:
+    for key in (tenant.key[:-1], tenant.key + "x", tenant.key.upper(), f"{tenant.key},{tenant.key}"):
+        refused(Client(app.test_client(), key).get("/jobs"), 403)
+
+
+def test_the_digest_of_a_key_is_no_key(app: Flask, tenant: Tenant) -> None:
+    refused(Client(app.test_client(), auth.digest(tenant.key).hex()).get("/jobs"), 403)
+
+
+def test_without_an_administrators_key_nobody_is_administrator(migrated_url: str, db: Database) -> None:
+    from kelpie_api import create_app
+    from kelpie_api.config import Config
+
+    app = create_app(Config(database_url=migrated_url, secret_key="x" * 32, admin_key=None))
+    refused(Client(app.test_client(), ADMIN_KEY).get("/jobs"), 403)
+    refused(Client(app.test_client(), None).get("/jobs"), 401)
+    app.extensions["kelpie"].end()
+
+
+class TestARemovedKey:
+    def test_is_refused_when_its_memory_ends(
+        self, api: Client, db: Database, tenant: Tenant, gatekeeper: Gatekeeper
+    ) -> None:
+        assert api.get("/jobs").status_code == 200
+        db.execute("delete from api_keys where digest = %(digest)s", digest=auth.digest(tenant.key))
+        grow_old(gatekeeper)
+        refused(api.get("/jobs"), 403)
+
+    def test_is_remembered_for_half_a_minute_at_most(self) -> None:
+        assert REMEMBERED_FOR <= 30
+
+    def test_a_refusal_is_not_remembered(self, app: Flask, db: Database, tenant: Tenant) -> None:
+        client = Client(app.test_client(), "kelpie_made_a_moment_later")
+        refused(client.get("/jobs"), 403)
+        db.execute(
+            "insert into api_keys (tenant_id, org_name, digest) values (%(tenant)s, 'acme', %(digest)s)",
+            tenant=tenant.caller.tenant_id,
+            digest=auth.digest("kelpie_made_a_moment_later"),
+        )
+        assert client.get("/jobs").status_code == 200
+
+    def test_of_removed_users_is_refused_at_once_by_the_process_that_removed_them(
+        self, api: Client, admin: Client
+    ) -> None:
+        assert api.get("/users/me").status_code == 200
+        assert admin.delete("/users").status_code == 204
+        refused(api.get("/users/me"), 403)
+
+
+class TestUsers:
+    def test_a_user_is_made_with_a_key_that_works(self, app: Flask, admin: Client) -> None:
+        made = admin.post("/users", {"username": "new"})
+        user = made.json or {}
+        assert made.status_code == 201
+        assert user.keys() == {"id", "username", "created"}
+        answer = admin.post(f"/users/{user['id']}/token", NAMES)
+        assert answer.status_code == 201
+        assert (answer.json or {}).keys() == {"token"}
+        me = Client(app.test_client(), (answer.json or {})["token"]).get("/users/me")
+        assert (me.status_code, me.json) == (200, user)
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", user["created"])
+
+    def test_a_name_that_is_taken_is_a_400(self, admin: Client, tenant: Tenant) -> None:
+        body = refused(admin.post("/users", {"username": tenant.caller.username}), 400)
+        assert body["errors"].keys() == {"username"}
+
+    @pytest.mark.parametrize("body", [{}, {"username": ""}, {"username": 1}, {"username": "x" * 256}, []])
+    def test_a_bad_name_is_a_400(self, admin: Client, body: object) -> None:
+        refused(admin.post("/users", body), 400)
+
+    @pytest.mark.parametrize("missing", ["org_name", "project_name"])
+    def test_a_key_needs_an_organization_and_a_project(self, admin: Client, tenant: Tenant, missing: str) -> None:
+        names = {name: value for name, value in NAMES.items() if name != missing}
+        answer = admin.post(f"/users/{tenant.caller.user_id}/token", names)
+        assert refused(answer, 400)["errors"].keys() == {missing}
+
+    @pytest.mark.parametrize("user_id", [uuid.uuid4(), "no-uuid"])
+    def test_a_key_for_nobody_is_a_404(self, admin: Client, user_id: object) -> None:
+        refused(admin.post(f"/users/{user_id}/token", NAMES), 404)
+
+    def test_removing_users_takes_their_keys_and_jobs_and_leaves_the_administrator(
+        self, admin: Client, api: Client, db: Database
+    ) -> None:
+        api.submit()
+        api.submit(webhook="http://receiver/")
+        api.claim()
+        own = admin.submit()
+        assert admin.delete("/users").status_code == 204
+        assert [job["id"] for job in (admin.get("/jobs").json or {})["jobs"]] == [own["id"]]
+        assert (admin.get("/users/me").json or {})["username"] == "admin"
+        assert db.all("select from api_keys") == []
+
+    def test_the_administrator_is_a_user_too(self, admin: Client) -> None:
+        assert (admin.get("/users/me").json or {})["username"] == "admin"
+
+
+def test_the_database_holds_no_issued_key(db: Database, tenant: Tenant, api: Client, admin: Client) -> None:
+    """Also not the one that a webhook has to carry, nor the administrator's."""
+    for client in (api, admin):
+        job = client.submit(webhook="http://receiver/")
+        client.claim()
+        client.report(job, "completed", attempt=1)
+    stored = everything_stored(db)
+    for key in (tenant.key, ADMIN_KEY):
+        for spelling in (key, key.removeprefix("kelpie_"), key.encode().hex()):
+            assert spelling not in stored
+
+
+def test_no_key_is_in_the_log(api: Client, tenant: Tenant, caplog: pytest.LogCaptureFixture) -> None:
+    api.submit(webhook="http://receiver/")
+    api.claim()
+    logged = [logs.JsonLines().format(record) for record in caplog.records]
+    assert any('"event": "request"' in line for line in logged)
+    assert not any(tenant.key in line for line in logged)

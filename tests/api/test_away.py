@@ -1,0 +1,164 @@
+"""Without Postgres: the API starts, says so, and recovers by itself."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import psycopg
+import pytest
+from flask import Flask
+from werkzeug.test import TestResponse
+
+from kelpie_api import create_app
+from kelpie_api.config import Config
+from kelpie_api.db import Database
+from kelpie_api.migrations import migrate
+from local_stack.postgres import EmbeddedPostgres
+from local_stack.processes import scratch_folder, wait_for
+from tests.helpers import Client, definition, make_tenant, refused
+
+REQUESTS = [
+    ("GET", "/jobs", None),
+    ("POST", "/jobs", definition()),
+    ("GET", "/work?machine_id=m1&container_group_id=g1", None),
+    ("GET", "/users/me", None),
+    ("DELETE", "/jobs/8b9c902c-7da6-4af3-be0b-59cd4487895a", None),
+]
+
+
+@dataclass
+class Site:
+    """An API and the database server that comes and goes beneath it."""
+
+    server: EmbeddedPostgres
+    app: Flask
+    key: str
+
+    def client(self) -> Client:
+        return Client(self.app.test_client(), self.key)
+
+    def is_ready(self) -> bool:
+        return self.client().get("/readyz").status_code == 200
+
+
+def site_with(server: EmbeddedPostgres, url: str, key: str) -> Site:
+    return Site(server, create_app(Config(database_url=url, secret_key="x" * 32)), key)
+
+
+@pytest.fixture
+def server() -> Iterator[EmbeddedPostgres]:
+    """A migrated database server of this test's own."""
+    with scratch_folder() as folder:
+        server = EmbeddedPostgres(folder / "postgres")
+        server.start()
+        migrate(server.url, lambda line: None)
+        yield server
+        server.stop(immediate=True)
+
+
+@pytest.fixture
+def key(server: EmbeddedPostgres) -> str:
+    db = Database(server.url)
+    db.open()
+    key = make_tenant(db, "acme", "default").key
+    db.close()
+    return key
+
+
+@pytest.fixture
+def site(server: EmbeddedPostgres, key: str) -> Iterator[Site]:
+    """Up and in use."""
+    site = site_with(server, server.url, key)
+    assert site.is_ready()
+    yield site
+    site.app.extensions["kelpie"].end()
+
+
+def assert_all_are_unavailable(site: Site) -> None:
+    for answer in call_at_once(site, [*REQUESTS, ("GET", "/readyz", None)]):
+        refused(answer, 503)
+        assert int(answer.headers["Retry-After"]) > 0
+
+
+def call_at_once(site: Site, requests: list[tuple[str, str, object]]) -> list[TestResponse]:
+    with ThreadPoolExecutor(len(requests)) as pool:
+        return list(pool.map(lambda request: site.client().call(*request), requests))
+
+
+def test_the_api_starts_without_a_database_and_recovers_when_it_comes_up(
+    server: EmbeddedPostgres, key: str
+) -> None:
+    server.stop()
+    site = site_with(server, server.url, key)
+    assert site.client().get("/healthz").status_code == 200
+    assert_all_are_unavailable(site)
+    server.start()
+    wait_for(site.is_ready, "the API to be ready again")
+    assert site.client().submit()["status"] == "pending"
+    site.app.extensions["kelpie"].end()
+
+
+def test_a_database_that_goes_away_is_said_and_missed_in_the_same_words(site: Site) -> None:
+    site.client().submit()
+    site.server.stop(immediate=True)
+    assert site.client().get("/healthz").status_code == 200
+    assert_all_are_unavailable(site)
+    site.server.start()
+    wait_for(site.is_ready, "the API to be ready again")
+    assert site.client().claim() is not None
+
+
+def test_after_a_restart_the_first_requests_succeed(site: Site) -> None:
+    """Every pooled connection is dead then, and nobody had a chance to notice."""
+    fill_the_pool(site)
+    site.server.stop(immediate=True)
+    site.server.start()
+    answers = call_at_once(site, REQUESTS[:4] * 4)
+    assert [answer.status_code for answer in answers] == [200, 202, 200, 200] * 4
+
+
+def fill_the_pool(site: Site, connections: int = 8) -> None:
+    """Use so many connections at the same moment that the pool holds as many."""
+    db: Database = site.app.extensions["kelpie"].db
+    gate = threading.Barrier(connections)
+
+    def use_one() -> None:
+        with db.transaction():
+            gate.wait()
+
+    with ThreadPoolExecutor(connections) as pool:
+        for used in [pool.submit(use_one) for _ in range(connections)]:
+            used.result()
+
+
+def test_what_was_submitted_is_still_there_after_a_crash(site: Site) -> None:
+    submitted = [site.client().submit(arguments=[str(number)])["id"] for number in range(5)]
+    site.server.stop(immediate=True)
+    site.server.start()
+    page = site.client().get("/jobs?asc=true").json or {}
+    assert [job["id"] for job in page["jobs"]] == submitted
+
+
+def test_a_running_job_is_not_handed_out_again_because_everything_was_away(site: Site) -> None:
+    """Its worker could not be heard for an hour, and a claim comes before the first heartbeat."""
+    site.client().submit()
+    assert site.client().claim("m1")
+    site.app.extensions["kelpie"].end()
+    with psycopg.connect(site.server.url) as connection:
+        connection.execute("update queue set heartbeat = heartbeat - interval '1 hour'")
+        connection.execute("update coordinator set seen = seen - interval '1 hour'")
+    site.server.stop(immediate=True)
+    site.server.start()
+    back = site_with(site.server, site.server.url, site.key)
+    assert back.client().claim("m2") is None
+    wait_for(lambda: noted_outages(site.server.url), "the outage to be noted")
+    assert back.client().claim("m2") is None
+    back.app.extensions["kelpie"].end()
+
+
+def noted_outages(url: str) -> int:
+    with psycopg.connect(url) as connection:
+        return connection.execute("select from outages").rowcount

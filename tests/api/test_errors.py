@@ -1,0 +1,152 @@
+"""Every refusal has one shape, and nothing that a stranger sends is a 500 (contract section 1)."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from flask import Flask
+
+from kelpie_api.db import Database
+from tests.helpers import Client, definition, refused, rows_of_jobs
+
+NESTED = 100_000
+
+
+def job_with(text: bytes) -> bytes:
+    """A submission whose command is this raw JSON value; other fields may follow it."""
+    return b'{"command": %s, "container_group_id": "g1"}' % text
+
+
+HOSTILE = {
+    "no body": b"",
+    "only blanks": b" \n\t ",
+    "no JSON": b"command=work",
+    "half an object": b'{"command": "work"',
+    "two values": b'{"command": "work"} {}',
+    "a list": b"[]",
+    "a number": b"1",
+    "a string": b'"work"',
+    "null": b"null",
+    "true": b"true",
+    "no UTF-8": job_with(b'"\xff\xfe"'),
+    "UTF-16": json.dumps(definition()).encode("utf-16"),
+    "a NUL": job_with(rb'"a\u0000b"'),
+    "a NUL in a name": job_with(rb'"work", "environment": {"a\u0000b": "c"}'),
+    "a NUL in an unknown field": job_with(rb'"work", "unknown": "\u0000"'),
+    "half a surrogate pair": job_with(rb'"\ud800"'),
+    "the other half": job_with(rb'"\udfff"'),
+    "a raw control character": job_with(b'"a\0b"'),
+    "100,000 brackets": b"[" * NESTED,
+    "100,000 closed brackets": b"[" * NESTED + b"]" * NESTED,
+    "100,000 braces": b'{"a":' * NESTED,
+    "a deep unknown field": job_with(b'"work", "x": ' + b"[" * 500 + b"]" * 500),
+    "an integer of 5,000 digits": job_with(b'"work", "max_failures": ' + b"9" * 5000),
+    "an integer beyond the column": job_with(b'"work", "max_failures": 99999999999999999999'),
+    "NaN": job_with(b'"work", "max_failures": NaN'),
+    "Infinity": job_with(b'"work", "max_failures": -Infinity'),
+    "a number that overflows": job_with(b'"work", "max_failures": 1e999'),
+}
+
+
+@pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE.keys())
+@pytest.mark.parametrize("path", ["/jobs", "/job", "/jobs/batch"])
+def test_a_hostile_submission_is_a_400_and_stores_nothing(
+    api: Client, db: Database, path: str, body: bytes
+) -> None:
+    refused(api.post(path, body), 400)
+    assert rows_of_jobs(db)["jobs"] == []
+
+
+@pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_hostile_report_is_a_400(api: Client, body: bytes) -> None:
+    job = api.submit()
+    refused(api.post(f"/jobs/{job['id']}/heartbeat", body), 400)
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/nothing", "/jobs/a/b/c", "//jobs", "/users/x", "/static/x", "/jobs/%00/x"]
+)
+def test_an_unknown_route_is_a_404_in_the_common_shape(api: Client, path: str) -> None:
+    assert refused(api.get(path), 404)["error"] == "Route Not Found"
+
+
+def test_an_unknown_route_needs_no_key_to_be_unknown(app: Flask) -> None:
+    refused(Client(app.test_client(), None).get("/nothing"), 404)
+
+
+@pytest.mark.parametrize(("method", "path"), [("PUT", "/jobs"), ("PATCH", "/jobs/batch"), ("POST", "/work")])
+def test_a_wrong_method_is_a_405_that_names_the_right_ones(api: Client, method: str, path: str) -> None:
+    answer = api.call(method, path)
+    refused(answer, 405)
+    assert answer.headers["Allow"]
+
+
+def test_a_body_over_16_mib_is_a_413(api: Client, db: Database) -> None:
+    fits = json.dumps(definition()).encode().ljust(16 * 1024 * 1024)
+    assert api.post("/jobs", fits).status_code == 202
+    refused(api.post("/jobs", fits + b" "), 413)
+    assert len(rows_of_jobs(db)["jobs"]) == 1
+
+
+NOT_IDS = [
+    "x",
+    "123",
+    "null",
+    "0" * 31,
+    "g" * 32,
+    "%00",
+    "%FF",
+    "' or 1=1 --",
+    "8b9c902c-7da6-4af3-be0b-59cd4487895",
+]
+
+
+@pytest.mark.parametrize("not_an_id", NOT_IDS)
+@pytest.mark.parametrize(
+    ("method", "rest"), [("GET", ""), ("DELETE", ""), ("GET", "/attempts"), ("GET", "/events")]
+)
+def test_an_id_that_is_no_uuid_is_a_404(api: Client, method: str, rest: str, not_an_id: str) -> None:
+    refused(api.call(method, f"/jobs/{not_an_id}{rest}"), 404)
+
+
+@pytest.mark.parametrize(
+    "content_type", ["text/plain", "text/plain;charset=UTF-8", "application/xml", "", "nonsense"]
+)
+def test_a_body_is_json_whatever_its_content_type_says(api: Client, content_type: str) -> None:
+    headers = {"Content-Type": content_type}
+    assert api.call("POST", "/jobs", definition(), headers).status_code == 202
+
+
+def test_a_byte_order_mark_is_no_mistake(api: Client) -> None:
+    assert api.post("/jobs", b"\xef\xbb\xbf" + json.dumps(definition()).encode()).status_code == 202
+
+
+def test_a_trailing_slash_is_accepted(api: Client) -> None:
+    job = api.submit()
+    assert api.get("/jobs/").status_code == 200
+    assert api.get(f"/jobs/{job['id']}/").status_code == 200
+    assert api.post("/jobs/", definition()).status_code == 202
+    assert api.get("/work/?machine_id=m1&container_group_id=g1").status_code == 200
+
+
+def test_unknown_query_parameters_are_ignored(api: Client) -> None:
+    assert api.get("/jobs?colour=blue&wait=5").status_code == 200
+    assert api.get("/work?machine_id=m1&container_group_id=g1&colour=blue").status_code == 200
+
+
+def test_a_bug_is_a_500_in_the_common_shape_without_its_inside(
+    api: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("the inside")
+
+    monkeypatch.setattr("kelpie_api.jobs.list_page", broken)
+    answer = api.get("/jobs")
+    assert refused(answer, 500)["error"] == "Internal Server Error"
+    assert "inside" not in answer.text
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/nothing", "/healthz", "/users/me"])
+def test_every_answer_names_the_extensions(api: Client, path: str) -> None:
+    assert api.get(path).headers["Kelpie-Extensions"] == "attempt, claim-id, release"

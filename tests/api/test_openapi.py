@@ -1,0 +1,93 @@
+"""The document at /openapi.json says what the server has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from flask import Flask
+
+METHODS = {"get", "put", "post", "delete", "patch"}
+UNDOCUMENTED = {"/openapi.json"}  # the document itself
+
+
+@pytest.fixture
+def document(app: Flask) -> dict[str, Any]:
+    answer = app.test_client().get("/openapi.json")
+    assert answer.status_code == 200
+    return dict(answer.json or {})
+
+
+def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, item in document["paths"].items():
+        for method in item.keys() & METHODS:
+            yield method, path, item[method]
+
+
+def parameters(document: dict[str, Any], path: str, operation: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*document["paths"][path].get("parameters", []), *operation.get("parameters", [])]
+
+
+def references(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        if isinstance(value.get("$ref"), str):
+            yield value["$ref"]
+        for inner in value.values():
+            yield from references(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from references(inner)
+
+
+def test_it_is_openapi_3_with_a_title_and_a_version(document: dict[str, Any]) -> None:
+    assert re.fullmatch(r"3\.\d\.\d", document["openapi"])
+    assert document["info"]["title"] and document["info"]["version"]
+
+
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    found = set(references(document))
+    assert found
+    for reference in found:
+        target: Any = document
+        for step in reference.removeprefix("#/").split("/"):
+            target = target[step.replace("~1", "/").replace("~0", "~")]
+
+
+def test_every_route_is_in_it_and_nothing_else(app: Flask, document: dict[str, Any]) -> None:
+    served = {
+        (method.lower(), re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule))
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+        if rule.rule not in UNDOCUMENTED
+    }
+    assert {(method, path) for method, path, _ in operations(document)} == served
+
+
+def test_every_placeholder_of_a_path_is_a_required_parameter(document: dict[str, Any]) -> None:
+    for method, path, operation in operations(document):
+        declared = [parameter for parameter in parameters(document, path, operation) if parameter["in"] == "path"]
+        assert {parameter["name"] for parameter in declared} == set(re.findall(r"{(\w+)}", path)), (method, path)
+        assert all(parameter["required"] for parameter in declared)
+
+
+def test_parameters_are_named_once_and_have_a_schema(document: dict[str, Any]) -> None:
+    for method, path, operation in operations(document):
+        found = [(parameter["in"], parameter["name"]) for parameter in parameters(document, path, operation)]
+        assert len(set(found)) == len(found), (method, path)
+        assert all(parameter["schema"] for parameter in parameters(document, path, operation))
+
+
+def test_every_operation_says_what_it_does_and_what_it_answers(document: dict[str, Any]) -> None:
+    for method, path, operation in operations(document):
+        assert operation.get("summary"), (method, path)
+        assert operation["responses"], (method, path)
+        for status, response in operation["responses"].items():
+            assert re.fullmatch(r"[2-5]\d\d|default", status)
+            assert "$ref" in response or response["description"], (method, path, status)
+
+
+def test_operation_ids_are_unique(document: dict[str, Any]) -> None:
+    ids = [operation["operationId"] for *_, operation in operations(document) if "operationId" in operation]
+    assert len(set(ids)) == len(ids)

@@ -1,0 +1,133 @@
+"""Who sees and touches what: every route, by every kind of caller (contract sections 1 and 5)."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from kelpie_api.db import Database
+from tests.conftest import ADMIN_KEY
+from tests.helpers import Client, Tenant, definition, make_job, make_tenant, refused, rows_of_jobs
+
+REPORT = {"machine_id": "m1", "container_group_id": "g1", "attempt": 1}
+CALLERS = ("nobody", "wrong key", "other user", "other project", "owner", "administrator")
+
+
+@dataclass(frozen=True)
+class Route:
+    """What is sent to a route whose `<job_id>` is a running job of the owner's; the status for each of CALLERS."""
+
+    method: str
+    path: str
+    body: Any
+    statuses: tuple[int, int, int, int, int, int]
+
+
+FOREIGN = (401, 403, 404, 404)  # a job of somebody else answers like an unknown one
+ROUTES = [
+    Route("GET", "/jobs/<job_id>", None, (*FOREIGN, 200, 200)),
+    Route("DELETE", "/jobs/<job_id>", None, (*FOREIGN, 202, 202)),
+    Route("GET", "/jobs/<job_id>/attempts", None, (*FOREIGN, 200, 200)),
+    Route("GET", "/jobs/<job_id>/events", None, (*FOREIGN, 200, 200)),
+    Route("POST", "/jobs/<job_id>/heartbeat", REPORT, (*FOREIGN, 200, 200)),
+    Route("POST", "/jobs/<job_id>/completed", REPORT, (*FOREIGN, 200, 200)),
+    Route("POST", "/jobs/<job_id>/failed", REPORT, (*FOREIGN, 202, 202)),
+    Route("POST", "/jobs/<job_id>/released", REPORT, (*FOREIGN, 200, 200)),
+    Route("POST", "/jobs", definition(), (401, 403, 202, 202, 202, 202)),
+    Route("POST", "/job", definition(), (401, 403, 202, 202, 202, 202)),
+    Route("POST", "/jobs/batch", [definition()], (401, 403, 202, 202, 202, 202)),
+    Route("GET", "/jobs", None, (401, 403, 200, 200, 200, 200)),
+    Route("GET", "/work", None, (401, 403, 200, 200, 200, 200)),
+    Route("GET", "/users/me", None, (401, 403, 200, 200, 200, 200)),
+    Route("DELETE", "/jobs", None, (401, 403, 403, 403, 403, 204)),
+    Route("POST", "/users", {"username": "new"}, (401, 403, 403, 403, 403, 201)),
+    Route("DELETE", "/users", None, (401, 403, 403, 403, 403, 204)),
+    Route(
+        "POST",
+        "/users/<user_id>/token",
+        {"org_name": "o", "project_name": "p"},
+        (401, 403, 403, 403, 403, 201),
+    ),
+    Route("GET", "/healthz", None, (200,) * 6),
+    Route("GET", "/readyz", None, (200,) * 6),
+    Route("GET", "/openapi.json", None, (200,) * 6),
+]
+CASES = [
+    pytest.param(route, caller, status, id=f"{route.method} {route.path} {caller}")
+    for route in ROUTES
+    for caller, status in zip(CALLERS, route.statuses, strict=True)
+]
+
+
+def key_of(caller: str, db: Database, owner: Tenant) -> str | None:
+    match caller:
+        case "nobody":
+            return None
+        case "other user":
+            return make_tenant(db, "rival", "default").key
+        case "other project":
+            return make_tenant(db, owner.caller.username, "other").key
+        case "owner":
+            return owner.key
+        case "administrator":
+            return ADMIN_KEY
+    return "kelpie_wrong"
+
+
+def test_no_route_is_missing_from_the_table(app: Flask) -> None:
+    there = {
+        (method, rule.rule)
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    assert there == {(route.method, route.path) for route in ROUTES}
+
+
+@pytest.mark.parametrize(("route", "caller", "status"), CASES)
+def test_every_caller_gets_the_status_of_the_table_and_writes_nothing_where_it_is_refused(
+    app: Flask, db: Database, tenant: Tenant, route: Route, caller: str, status: int
+) -> None:
+    job_id = make_job(db, tenant, "held")
+    client = Client(app.test_client(), key_of(caller, db, tenant))
+    path = route.path.replace("<job_id>", str(job_id)).replace("<user_id>", str(tenant.caller.user_id))
+    query = "?machine_id=m2&container_group_id=g1" if path == "/work" else ""
+    before = rows_of_jobs(db)
+    answer = client.call(route.method, path + query, route.body)
+    assert answer.status_code == status, answer.text
+    if status >= 400:
+        refused(answer, status)
+        assert rows_of_jobs(db) == before
+
+
+@pytest.mark.parametrize("route", [route for route in ROUTES if "<job_id>" in route.path], ids=lambda r: r.path)
+def test_a_foreign_job_answers_exactly_like_an_unknown_one(
+    stranger: Client, db: Database, tenant: Tenant, route: Route
+) -> None:
+    foreign, unknown = make_job(db, tenant, "held"), uuid.uuid4()
+    answers = [
+        stranger.call(route.method, route.path.replace("<job_id>", str(job_id)), route.body)
+        for job_id in (foreign, unknown)
+    ]
+    assert answers[0].text.replace(str(foreign), str(unknown)) == answers[1].text
+    assert answers[0].status_code == answers[1].status_code == 404
+
+
+def test_a_list_has_the_callers_own_jobs_and_the_administrators_has_all(
+    app: Flask, db: Database, tenant: Tenant, api: Client, stranger: Client, admin: Client
+) -> None:
+    project = Client(app.test_client(), make_tenant(db, tenant.caller.username, "other").key)
+    ids = {client.submit()["id"]: client for client in (api, stranger, project)}
+    for job_id, client in ids.items():
+        assert [job["id"] for job in (client.get("/jobs").json or {})["jobs"]] == [job_id]
+    assert {job["id"] for job in (admin.get("/jobs").json or {})["jobs"]} == ids.keys()
+
+
+def test_two_keys_of_one_user_in_one_project_share_their_jobs(
+    app: Flask, db: Database, tenant: Tenant, api: Client
+) -> None:
+    second = Client(app.test_client(), make_tenant(db, tenant.caller.username, "default").key)
+    assert second.get(f"/jobs/{api.submit()['id']}").status_code == 200

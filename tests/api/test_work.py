@@ -1,0 +1,91 @@
+"""The claim over HTTP (contract section 3)."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+
+from kelpie_api.db import Database
+from tests.helpers import Client, Tenant, make_job, new_claim_id, refused, rows_of_jobs
+
+WORK = "/work?machine_id=m1&container_group_id=g1"
+
+
+def test_without_work_the_answer_is_an_empty_list(api: Client) -> None:
+    answer = api.get(WORK)
+    assert (answer.status_code, answer.json) == (200, [])
+
+
+def test_the_answer_is_a_list_of_the_whole_job_and_no_cache_may_keep_it(api: Client) -> None:
+    submitted = api.submit(arguments=["a"], sync={"before": []}, webhook="http://receiver/")
+    answer = api.get(WORK)
+    [job] = answer.json or []
+    assert answer.headers["Cache-Control"] == "no-store"
+    changed = {"status", "started", "heartbeat", "machine_id", "attempt"}
+    assert {name: job[name] for name in job.keys() - changed} == {
+        name: submitted[name] for name in submitted.keys() - changed
+    }
+    assert (job["status"], job["machine_id"], job["attempt"]) == ("running", "m1", 1)
+    assert job["started"] == job["heartbeat"] is not None
+
+
+def test_a_job_is_read_as_it_was_handed_out(api: Client) -> None:
+    api.submit()
+    job = api.claim()
+    assert job and api.get(f"/jobs/{job['id']}").json == job
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("", {"machine_id", "container_group_id"}),
+        ("machine_id=m1", {"container_group_id"}),
+        ("container_group_id=g1", {"machine_id"}),
+        ("machine_id=&container_group_id=g1", {"machine_id"}),
+        (f"machine_id={'x' * 256}&container_group_id=g1", {"machine_id"}),
+        (f"machine_id=m1&container_group_id={'x' * 256}", {"container_group_id"}),
+        ("machine_id=m%00&container_group_id=g1", {"machine_id"}),
+        ("machine_id=m1&container_group_id=g1&claim_id=1", {"claim_id"}),
+        ("machine_id=m1&container_group_id=g1&claim_id=", {"claim_id"}),
+    ],
+)
+def test_a_claim_that_does_not_say_who_asks_is_a_400_and_hands_out_nothing(
+    api: Client, db: Database, query: str, named: set[str]
+) -> None:
+    api.submit()
+    assert refused(api.get(f"/work?{query}"), 400)["errors"].keys() == named
+    assert rows_of_jobs(db)["attempts"] == []
+
+
+def test_machine_and_group_are_free_text(api: Client) -> None:
+    api.submit(container_group_id="Gruppe ü/1")
+    answer = api.get("/work?machine_id=m%20%F0%9F%9A%B2&container_group_id=Gruppe%20%C3%BC%2F1")
+    assert [job["machine_id"] for job in answer.json or []] == ["m 🚲"]
+
+
+def test_a_claim_is_repeated_with_its_claim_id(api: Client) -> None:
+    api.submit()
+    api.submit()
+    claim_id = new_claim_id()
+    first = api.claim(claim_id=claim_id)
+    again = api.claim(claim_id=claim_id)
+    assert first and again and (first["id"], first["attempt"]) == (again["id"], again["attempt"])
+
+
+def test_another_machines_claim_id_is_a_409(api: Client) -> None:
+    api.submit()
+    api.submit()
+    claim_id = uuid.uuid4()
+    api.claim("m1", claim_id=claim_id)
+    answer = api.get(f"/work?machine_id=m2&container_group_id=g1&claim_id={claim_id}")
+    assert refused(answer, 409)["error"] == "Claim Id Taken"
+
+
+def test_the_administrator_claims_only_its_own_jobs(
+    admin: Client, api: Client, db: Database, tenant: Tenant
+) -> None:
+    make_job(db, tenant)
+    assert admin.claim() is None
+    own = admin.submit()
+    assert (admin.claim() or {})["id"] == own["id"]
