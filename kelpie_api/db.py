@@ -26,6 +26,11 @@ TOO_SLOW = "The database gave the request up because it took too long; send it a
 UNSURE = "The database went away during the request; look whether it was carried out before you send it again."
 
 
+# Seconds to wait for a connection; the second while the database is known to be away, so that waiting requests do
+# not take all threads from those that need no database.
+PATIENCE, IMPATIENCE = 3.0, 0.2
+
+
 class Statements:
     """The named statements of a folder of .sql files, as attributes."""
 
@@ -88,12 +93,12 @@ class Database:
     """
 
     def __init__(self, url: str, connections: int = 10) -> None:
+        self.away = False  # the last request for a connection was in vain
         self.pool: ConnectionPool[psycopg.Connection[Row]] = ConnectionPool(
             url,
             min_size=1,
             max_size=connections,
             open=False,
-            timeout=3,
             check=fail_if_hung_up,
             # Given up soon and begun again by the next request: the pool's own pauses double up to minutes.
             reconnect_timeout=5,
@@ -148,9 +153,11 @@ class Database:
     @contextmanager
     def _connection(self) -> Iterator[psycopg.Connection[Row]]:
         try:
-            with self.pool.connection() as connection:
+            with self.pool.connection(IMPATIENCE if self.away else PATIENCE) as connection:
+                self.away = False
                 yield connection
         except PoolTimeout as error:
+            self.away = True
             raise Unavailable(AWAY) from error
         except psycopg.errors.QueryCanceled as error:
             raise Unavailable(TOO_SLOW) from error

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import psycopg
 
@@ -16,60 +17,68 @@ from kelpie_api.errors import Unavailable
 
 BEAT = 0.5  # seconds between two signs of life; a gap of a second is an outage
 DEAD_ROWS = 1000  # so many dead rows at the head of the line make a claim read tens of pages more
+VACUUM_PAUSE = 1.0
 VACUUM_SHARE = 0.1  # of the time at most, however little a vacuum achieves under an old snapshot
+FORGET_PAUSE = 3600.0
 
 
 class Housekeeper:
-    """A thread whose loop body is `beat`."""
+    """Three loops in threads of their own: a long vacuum must not look like an outage."""
 
     def __init__(self, db: Database) -> None:
         self.db = db
         self.stopped = threading.Event()
         self.away = False
-        self.next_vacuum = 0.0
-        self.next_forgetting = 0.0
 
     def start(self) -> None:
-        threading.Thread(target=self.run, name="housekeeping", daemon=True).start()
+        for duty in (self.beat, self.vacuum, self.forget):
+            threading.Thread(target=self._repeat, args=(duty,), name=duty.__name__, daemon=True).start()
 
     def stop(self) -> None:
         self.stopped.set()
 
-    def run(self) -> None:
-        while not self.stopped.wait(BEAT):
-            try:
-                self.beat(time.monotonic())
-                self.away = False
-            except Unavailable as error:
-                if not self.away:
-                    logs.warning("database_away", message=error.message)
-                self.away = True
-            except psycopg.Error as error:
-                # Without this thread no lease would ever lapse: it goes on, and says why a round was lost.
-                logs.error("housekeeping_failed", error)
-
-    def beat(self, now: float) -> None:
-        """One round; `now` is a monotonic time in seconds."""
+    def beat(self) -> float:
+        """A sign of life, and what claims may rely on until the next; the seconds until then."""
         outage = self.db.one_or_none(SQL.be_seen)
         if outage:
             logs.warning("outage_noted", **outage)
         self.db.execute(SQL.note_lapse_horizons)
-        if now >= self.next_vacuum:
-            self.vacuum(now)
-        if now >= self.next_forgetting:
-            self.db.execute(SQL.forget_outages)
-            self.next_forgetting = now + 3600
+        return BEAT
 
-    def vacuum(self, now: float) -> None:
-        """Remove the dead entries that claims leave at the head of the queue's index.
+    def vacuum(self) -> float:
+        """Remove the dead entries that claims leave at the head of the queue's index; seconds until the next look.
 
         Autovacuum wakes once a minute, and claims at full speed slow to a third within fifteen seconds
         (reliability section 2).
         """
         dead = self.db.one_or_none(SQL.count_dead_queue_rows)
-        took = 0.0
-        if dead and dead["n_dead_tup"] >= DEAD_ROWS:
-            began = time.monotonic()
-            self.db.execute(SQL.vacuum_queue)
-            took = time.monotonic() - began
-        self.next_vacuum = now + max(1.0, took / VACUUM_SHARE)
+        if dead is None or dead["n_dead_tup"] < DEAD_ROWS:
+            return VACUUM_PAUSE
+        began = time.monotonic()
+        self.db.execute(SQL.vacuum_queue)
+        return max(VACUUM_PAUSE, (time.monotonic() - began) / VACUUM_SHARE)
+
+    def forget(self) -> float:
+        """Remove outages that matter to no lease any more; the seconds until the next time."""
+        self.db.execute(SQL.forget_outages)
+        return FORGET_PAUSE
+
+    def _repeat(self, duty: Callable[[], float]) -> None:
+        pause = BEAT
+        while not self.stopped.wait(pause):
+            pause = self._once(duty)
+
+    def _once(self, duty: Callable[[], float]) -> float:
+        try:
+            pause = duty()
+            self.away = False
+        except Unavailable as error:
+            if not self.away:
+                logs.warning("database_away", message=error.message)
+            self.away = True
+            return BEAT
+        except psycopg.Error as error:
+            # Without these threads no lease would ever lapse: they go on, and say why a round was lost.
+            logs.error("housekeeping_failed", error, duty=duty.__name__)
+            return BEAT
+        return pause

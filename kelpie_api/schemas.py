@@ -19,6 +19,7 @@ from marshmallow import (
     validate,
     validates_schema,
 )
+from regress import Regex, RegressError
 
 from kelpie_api.jobs import LEGACY_FIELDS, Status
 from kelpie_api.wire import UNSTORABLE
@@ -89,11 +90,19 @@ def webhook_url(url: str) -> None:
         raise ValidationError("A webhook is a URL that begins with http:// or https://.")
 
 
+def compilable_pattern(pattern: str) -> None:
+    """Patterns are ECMAScript's, which Python's `re` reads differently (contract section 2)."""
+    try:
+        Regex(pattern)
+    except RegressError as error:
+        raise ValidationError(f"The pattern is no ECMAScript regular expression: {error}.") from None
+
+
 class SyncBlock(Wire):
     bucket = fields.String(required=True, validate=NAME)
     prefix = fields.String(required=True, validate=validate.Length(max=1024))
     local_path = fields.String(required=True, validate=validate.Length(min=1, max=4096))
-    pattern = fields.String(allow_none=True, validate=validate.Length(max=4096))
+    pattern = fields.String(allow_none=True, validate=[validate.Length(max=4096), compilable_pattern])
 
     @post_load
     def end_prefix(self, block: dict[str, Any], **kwargs: Any) -> dict[str, Any]:

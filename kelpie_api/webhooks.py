@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -49,6 +49,12 @@ def backoff(tries: int, jitter: float) -> timedelta:
     return timedelta(seconds=longest * (1 - jitter / 2))
 
 
+def report_defect(delivery: Future[None]) -> None:
+    """Nobody waits for a delivery, so what it raises would be heard by nobody. It is due again after its hold."""
+    if error := delivery.exception():
+        logs.error("webhook_delivery_failed", error)
+
+
 class Sender:
     """Delivers in threads, so that a slow receiver delays nobody else's webhooks."""
 
@@ -80,7 +86,7 @@ class Sender:
             for _ in range(room - len(due)):
                 self.free.release()
         for webhook in due:
-            pool.submit(self._deliver_and_free, webhook)
+            pool.submit(self._deliver_and_free, webhook).add_done_callback(report_defect)
         return len(due)
 
     def _take_room(self) -> int:

@@ -66,7 +66,7 @@ def test_a_whole_job_is_kept_as_it_was_sent(api: Client) -> None:
         "environment": {"A": "1", "EMPTY": "", "ÜBER": "a=b"},
         "container_group_id": "g1",
         "sync": {
-            "before": [block(), block(pattern="\\.bin$")],
+            "before": [block(), block(pattern="^(?<ecmascript>.*)[^]\\.bin$")],
             "during": [block("upload")],
             "after": [block("upload", prefix="out/")],
         },
@@ -164,6 +164,8 @@ REFUSED = [
     ("sync", {"during": [block("download")]}, "sync.during.0.direction"),
     ("sync", {"after": [block("download")]}, "sync.after.0.direction"),
     ("sync", {"after": [block("sideways")]}, "sync.after.0.direction"),
+    ("sync", {"after": [block("upload", pattern="(")]}, "sync.after.0.pattern"),
+    ("sync", {"after": [block("upload", pattern="(?P<python>x)")]}, "sync.after.0.pattern"),
     ("sync", {"before": [block(bucket="")]}, "sync.before.0.bucket"),
     ("sync", {"before": [block(local_path="")]}, "sync.before.0.local_path"),
     ("sync", {"before": [{"direction": "download"}]}, "sync.before.0.bucket"),

@@ -259,6 +259,13 @@ def test_a_missing_directory_is_empty(tmp_path: Path) -> None:
     assert Scanner(str(tmp_path / "missing"), lambda name: True, frozenset()).scan() == {}
 
 
+def test_a_pattern_is_ecmascripts_and_not_pythons() -> None:
+    assert matcher(r"^(?<name>[^]+)\.bin$")("model.bin")
+    assert not matcher(r"\Z")("anything")
+    with pytest.raises(ValueError, match="does not compile"):
+        matcher("(?P<name>x)")
+
+
 def test_a_pattern_searches_and_a_wrong_one_is_named() -> None:
     assert matcher(None)("anything")
     assert matcher(r"\.pt$")("deep/model.pt") and not matcher(r"\.pt$")("model.pt.tmp")
