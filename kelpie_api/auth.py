@@ -11,7 +11,7 @@ from uuid import UUID
 
 from kelpie_api.config import Config
 from kelpie_api.db import SQL, Database
-from kelpie_api.errors import Conflict, Forbidden, InvalidRequest, MissingCredentials, NotFound
+from kelpie_api.errors import Forbidden, InvalidRequest, MissingCredentials, NotFound, OwnerVanished
 from kelpie_api.sealing import Seal
 
 REMEMBERED_FOR = 30.0  # seconds; a revoked key is refused by every process after this long at the latest
@@ -112,7 +112,7 @@ def create_token(db: Database, user_id: UUID, org_name: str, project_name: str) 
 def get_user(db: Database, caller: Caller) -> dict[str, object]:
     user = db.one_or_none(SQL.get_user, user_id=caller.user_id)
     if user is None:
-        raise Conflict("The user of this key was removed a moment ago.")
+        raise OwnerVanished
     return user
 
 

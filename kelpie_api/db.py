@@ -5,8 +5,11 @@ A statement has one name, the same in SQL and here: `SQL.claim_job` is the state
 
 from __future__ import annotations
 
+import os
 import re
 import select
+import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +19,7 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from kelpie_api.errors import ConnectionLost, Unavailable
+from kelpie_api.errors import ConnectionLost, OwnerVanished, Unavailable
 
 Row = dict[str, Any]
 Result = TypeVar("Result")
@@ -29,6 +32,11 @@ UNSURE = "The database went away during the request; look whether it was carried
 # Seconds to wait for a connection; the second while the database is known to be away, so that waiting requests do
 # not take all threads from those that need no database.
 PATIENCE, IMPATIENCE = 3.0, 0.2
+
+
+# Seconds that a request's statement may take. Only the client can keep this limit when the server is frozen: its
+# kernel still acknowledges everything, so no time-out of the network ever comes.
+OVERDUE = 10.0
 
 
 class Statements:
@@ -84,6 +92,12 @@ def fail_if_hung_up(connection: psycopg.Connection[Any]) -> None:
         raise psycopg.OperationalError("the server closed the connection")
 
 
+def hang_up(connection: psycopg.Connection[Any]) -> None:
+    """End a conversation from another thread; whoever waits for the answer gets an OperationalError."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as line:
+        line.shutdown(socket.SHUT_RDWR)
+
+
 class Database:
     """A pool of connections to Postgres.
 
@@ -94,6 +108,7 @@ class Database:
 
     def __init__(self, url: str, connections: int = 10) -> None:
         self.away = False  # the last request for a connection was in vain
+        self.due: dict[psycopg.Connection[Row], float] = {}  # connections in use: when they must be back
         self.pool: ConnectionPool[psycopg.Connection[Row]] = ConnectionPool(
             url,
             min_size=1,
@@ -128,20 +143,19 @@ class Database:
         return self.repeatable(lambda tx: tx.execute(statement, **values))
 
     def repeatable(self, work: Callable[[Transaction], Result]) -> Result:
-        """Do work that is harmless twice, and do it again once if the connection turns out to be dead.
+        """Do work that is harmless twice, and do it again once if the connection breaks meanwhile.
 
-        A connection may die between the check and the statement. One retry after checking the pool serves all
-        requests through a restart of Postgres, and costs nothing while all is well (reliability section 2).
+        Dead connections are noticed when they are taken from the pool, so one retry serves all requests through
+        a restart of Postgres (reliability section 2).
         """
         try:
             return self.unrepeatable(work)
         except ConnectionLost:
-            self.pool.check()
             return self.unrepeatable(work)
 
-    def unrepeatable(self, work: Callable[[Transaction], Result]) -> Result:
-        """Do work once, its statements each on their own."""
-        with self._connection() as connection:
+    def unrepeatable(self, work: Callable[[Transaction], Result], limit: float = OVERDUE) -> Result:
+        """Do work once, its statements each on their own; given up after `limit` seconds."""
+        with self._connection(limit) as connection:
             return work(Transaction(connection))
 
     @contextmanager
@@ -150,16 +164,33 @@ class Database:
         with self._connection() as connection, connection.transaction():
             yield Transaction(connection)
 
+    def hang_up_on_overdue(self, now: float) -> int:
+        """End what takes longer than a request may (a frozen server); `now` is monotonic. How many there were."""
+        overdue = [connection for connection, due in list(self.due.items()) if due < now]
+        for connection in overdue:
+            if self.due.pop(connection, None) is not None:
+                hang_up(connection)
+        return len(overdue)
+
     @contextmanager
-    def _connection(self) -> Iterator[psycopg.Connection[Row]]:
+    def _connection(self, limit: float = OVERDUE) -> Iterator[psycopg.Connection[Row]]:
+        due = time.monotonic() + limit
         try:
             with self.pool.connection(IMPATIENCE if self.away else PATIENCE) as connection:
                 self.away = False
-                yield connection
+                self.due[connection] = due
+                try:
+                    yield connection
+                finally:
+                    self.due.pop(connection, None)
         except PoolTimeout as error:
             self.away = True
             raise Unavailable(AWAY) from error
+        except psycopg.errors.ForeignKeyViolation as error:
+            raise OwnerVanished from error
         except psycopg.errors.QueryCanceled as error:
             raise Unavailable(TOO_SLOW) from error
         except psycopg.OperationalError as error:
+            if time.monotonic() >= due:
+                raise Unavailable(TOO_SLOW) from error
             raise ConnectionLost(UNSURE) from error

@@ -50,6 +50,13 @@ class Forbidden(KelpieError):
     title = "Forbidden"
 
 
+class OwnerVanished(Forbidden):
+    """The tenant of a remembered key was removed a moment ago, perhaps by another process."""
+
+    def __init__(self) -> None:
+        super().__init__("The user of this key was removed; ask the administrator for a new key.")
+
+
 class NotFound(KelpieError):
     status = 404
     title = "Not Found"

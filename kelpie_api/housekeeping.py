@@ -19,11 +19,12 @@ BEAT = 0.5  # seconds between two signs of life; a gap of a second is an outage
 DEAD_ROWS = 1000  # so many dead rows at the head of the line make a claim read tens of pages more
 VACUUM_PAUSE = 1.0
 VACUUM_SHARE = 0.1  # of the time at most, however little a vacuum achieves under an old snapshot
+LONGEST_VACUUM = 3600.0
 FORGET_PAUSE = 3600.0
 
 
 class Housekeeper:
-    """Three loops in threads of their own: a long vacuum must not look like an outage."""
+    """Loops in threads of their own: a long vacuum must not look like an outage."""
 
     def __init__(self, db: Database) -> None:
         self.db = db
@@ -31,7 +32,7 @@ class Housekeeper:
         self.away = False
 
     def start(self) -> None:
-        for duty in (self.beat, self.vacuum, self.forget):
+        for duty in (self.beat, self.vacuum, self.forget, self.hang_up):
             threading.Thread(target=self._repeat, args=(duty,), name=duty.__name__, daemon=True).start()
 
     def stop(self) -> None:
@@ -55,13 +56,19 @@ class Housekeeper:
         if dead is None or dead["n_dead_tup"] < DEAD_ROWS:
             return VACUUM_PAUSE
         began = time.monotonic()
-        self.db.execute(SQL.vacuum_queue)
+        self.db.unrepeatable(lambda tx: tx.execute(SQL.vacuum_queue), limit=LONGEST_VACUUM)
         return max(VACUUM_PAUSE, (time.monotonic() - began) / VACUUM_SHARE)
 
     def forget(self) -> float:
         """Remove outages that matter to no lease any more; the seconds until the next time."""
         self.db.execute(SQL.forget_outages)
         return FORGET_PAUSE
+
+    def hang_up(self) -> float:
+        """End requests that a frozen database keeps waiting; the seconds until the next look."""
+        if overdue := self.db.hang_up_on_overdue(time.monotonic()):
+            logs.warning("database_overdue", connections=overdue)
+        return BEAT
 
     def _repeat(self, duty: Callable[[], float]) -> None:
         pause = BEAT

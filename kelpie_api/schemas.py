@@ -16,6 +16,7 @@ from marshmallow import (
     fields,
     post_dump,
     post_load,
+    pre_load,
     validate,
     validates_schema,
 )
@@ -237,6 +238,11 @@ class JobQuery(Wire):
     page_size = fields.Integer(load_default=100, validate=validate.Range(1, 10_000))
     page = fields.Integer(load_default=1, validate=validate.Range(1, 2**31 - 1))
     asc = fields.Boolean(load_default=False)
+
+    @pre_load
+    def without_empty(self, query: Mapping[str, str], **kwargs: Any) -> dict[str, str]:
+        """`?status=&page=2` asks for every status."""
+        return {name: value for name, value in query.items() if value != ""}
 
 
 class WorkQuery(Wire):

@@ -12,12 +12,12 @@ from flask import Flask, Request, Response, current_app, g, jsonify, request
 from flask_smorest import Api
 from marshmallow import Schema, ValidationError
 from webargs.flaskparser import FlaskParser
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from kelpie_api import Coordinator, logs
 from kelpie_api.auth import Caller
 from kelpie_api.db import Database
-from kelpie_api.errors import Forbidden, InvalidRequest, KelpieError, NotFound
+from kelpie_api.errors import Forbidden, InvalidRequest, KelpieError, NotFound, OwnerVanished
 from kelpie_api.wire import parse_json
 
 EXTENSIONS = "attempt, claim-id, release"
@@ -57,7 +57,10 @@ class BodyParser(FlaskParser):
 def request_json() -> Any:
     """The body's JSON value, parsed once a request. Raises InvalidRequest."""
     if "body" not in g:
-        g.body = parse_json(request.get_data())
+        data = request.get_data()
+        if len(data) > LARGEST_BODY:
+            raise RequestEntityTooLarge
+        g.body = parse_json(data)
     return g.body
 
 
@@ -119,7 +122,8 @@ def register(app: Flask, parts: Coordinator) -> None:
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     app.config |= {
-        "MAX_CONTENT_LENGTH": LARGEST_BODY,
+        # One byte more: a body of unknown length (chunked) is cut here in silence, and must be seen as too long.
+        "MAX_CONTENT_LENGTH": LARGEST_BODY + 1,
         "API_TITLE": "Kelpie",
         "API_VERSION": "1",
         "OPENAPI_VERSION": "3.0.3",
@@ -164,6 +168,8 @@ def stamp(response: Response) -> Response:
 
 
 def answer_error(error: KelpieError) -> Response:
+    if isinstance(error, OwnerVanished):
+        coordinator().gatekeeper.forget()
     response = jsonify(error.body())
     response.status_code = error.status
     response.headers.update(error.headers())

@@ -12,7 +12,7 @@ from kelpie_api import auth, logs
 from kelpie_api.auth import REMEMBERED_FOR, Gatekeeper
 from kelpie_api.db import Database
 from tests.conftest import ADMIN_KEY
-from tests.helpers import Client, Tenant, refused
+from tests.helpers import Client, Tenant, definition, refused
 
 NAMES = {"org_name": "acme", "project_name": "default"}
 
@@ -151,6 +151,14 @@ class TestUsers:
         assert [job["id"] for job in (admin.get("/jobs").json or {})["jobs"]] == [own["id"]]
         assert (admin.get("/users/me").json or {})["username"] == "admin"
         assert db.all("select from api_keys") == []
+
+    def test_a_key_that_another_process_still_remembers_is_refused_when_its_user_is_gone(
+        self, api: Client, db: Database
+    ) -> None:
+        api.submit()
+        auth.delete_users(db)
+        refused(api.post("/jobs", definition()), 403)
+        refused(api.get("/users/me"), 403)
 
     def test_the_administrator_is_a_user_too(self, admin: Client) -> None:
         assert (admin.get("/users/me").json or {})["username"] == "admin"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -162,3 +165,22 @@ def test_a_running_job_is_not_handed_out_again_because_everything_was_away(site:
 def noted_outages(url: str) -> int:
     with psycopg.connect(url) as connection:
         return connection.execute("select from outages").rowcount
+
+
+def test_a_frozen_server_does_not_hang_a_request(site: Site) -> None:
+    """Its kernel still acknowledges everything, so no time-out of the network would ever come."""
+    processes = [site.server.pid, *children_of(site.server.pid)]
+    for pid in processes:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        refused(site.client().post("/jobs", definition()), 503)
+        refused(site.client().get("/readyz"), 503)
+        assert site.client().get("/healthz").status_code == 200
+    finally:
+        for pid in processes:
+            os.kill(pid, signal.SIGCONT)
+    wait_for(site.is_ready, "the API to recover")
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

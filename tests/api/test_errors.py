@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
 from flask import Flask
 
 from kelpie_api.db import Database
+from kelpie_api.routes import LARGEST_BODY
 from tests.helpers import Client, definition, refused, rows_of_jobs
 
 NESTED = 100_000
@@ -150,3 +152,17 @@ def test_a_bug_is_a_500_in_the_common_shape_without_its_inside(
 @pytest.mark.parametrize("path", ["/jobs", "/nothing", "/healthz", "/users/me"])
 def test_every_answer_names_the_extensions(api: Client, path: str) -> None:
     assert api.get(path).headers["Kelpie-Extensions"] == "attempt, claim-id, release"
+
+
+def test_a_body_of_unknown_length_is_not_cut_but_refused(api: Client) -> None:
+    """As gunicorn hands over a chunked body: without a length, and with an end."""
+    body = json.dumps(definition()).encode() + b" " * LARGEST_BODY + b"GARBAGE"
+    answer = api.http.open(
+        "/jobs",
+        method="POST",
+        input_stream=io.BytesIO(body),
+        headers={"X-Kelpie-Key": str(api.key), "Transfer-Encoding": "chunked"},
+        environ_overrides={"wsgi.input_terminated": True},
+    )
+    refused(answer, 413)
+    assert (api.get("/jobs").json or {})["_count"] == 0
