@@ -1,0 +1,107 @@
+"""Where the benches play: a server, databases of their own on it, a caller, and the goals they are judged by."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from uuid import UUID
+
+import click
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from kelpie_api import auth
+from kelpie_api.auth import Caller
+from kelpie_api.db import Database
+from kelpie_api.migrations import migrate
+from local_stack.postgres import EmbeddedPostgres
+from local_stack.processes import scratch_folder
+
+GROUP = "bench"  # the container group whose line is measured
+# Durability stays as it is by default. The rest is what anybody sets for a database of this size.
+SETTINGS = {"shared_buffers": "1GB", "max_wal_size": "8GB"}
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    """The address of a Postgres: DATABASE_URL if it is set, else an embedded one that is removed afterwards."""
+    if url := os.environ.get("DATABASE_URL"):
+        yield url
+        return
+    with scratch_folder() as folder:
+        embedded = EmbeddedPostgres(folder / "postgres", SETTINGS)
+        embedded.start()
+        try:
+            yield embedded.url
+        finally:
+            embedded.stop()
+
+
+@contextmanager
+def own_database(server_url: str, keep: bool = False) -> Iterator[str]:
+    """A new migrated database on the server, removed afterwards unless it is to be kept."""
+    name = f"kelpie_bench_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        connection.execute(f'create database "{name}"'.encode())
+    try:
+        url = make_conninfo(server_url, dbname=name)
+        migrate(url, lambda line: None)
+        yield url
+    finally:
+        if not keep:
+            with psycopg.connect(server_url, autocommit=True) as connection:
+                connection.execute(f'drop database "{name}" with (force)'.encode())
+
+
+@contextmanager
+def opened(url: str, connections: int = 2) -> Iterator[Database]:
+    database = Database(url, connections)
+    database.open()
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+@dataclass(frozen=True)
+class Tenant:
+    caller: Caller
+    key: str
+
+
+def make_tenant(db: Database) -> Tenant:
+    """A user with an API key, as the administrator makes them."""
+    user = auth.create_user(db, "bench")
+    user_id = UUID(str(user["id"]))
+    key = auth.create_token(db, user_id, "bench", "default")
+    found = db.one_or_none("select tenant_id from api_keys where digest = %(digest)s", digest=auth.digest(key))
+    if found is None:
+        raise RuntimeError("the key that was just made is not in the database")
+    return Tenant(Caller(user_id, "bench", int(found["tenant_id"])), key)
+
+
+class Goals:
+    """What a bench is judged by. A small run shows that it works; its times mean nothing and are not judged."""
+
+    def __init__(self, judged: bool) -> None:
+        self.judged = judged
+        self.missed = 0
+
+    def fact(self, what: str, holds: bool) -> None:
+        """Something that must be so at any size."""
+        click.echo(f"{'ok    ' if holds else 'MISSED'}  {what}")
+        self.missed += not holds
+
+    def figure(self, what: str, reached: bool) -> None:
+        """Something that depends on size and speed."""
+        if self.judged:
+            self.fact(what, reached)
+        else:
+            click.echo(f"        {what} (small run, not judged)")
+
+    def verdict(self) -> int:
+        """The exit code."""
+        return 1 if self.missed else 0

@@ -1,0 +1,129 @@
+"""Whether claims stay fast: full speed from one queue for half a minute.
+
+Each claim leaves a dead entry at the head of the queue's index, where the next one begins to look. Housekeeping
+runs beside the claims as it does in a web process. The same is done again beside a snapshot that was opened before
+and keeps every dead entry alive (a long report, a backup), and the API is asked how many claims it can take from
+the database at all.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import psycopg
+
+from bench import api, pgbench
+from bench.fill import fill
+from bench.stage import Goals, make_tenant, opened, own_database, server
+from kelpie_api.housekeeping import Housekeeper
+from local_stack.processes import scratch_folder
+
+CONNECTIONS = 4
+FLOOR = 1_500  # claims a second: what the API was estimated to ask for on two cores
+
+HANDED_OUT = """
+select count(*) as handouts, count(distinct job_id) as jobs, coalesce(max(number), 0) as attempts,
+       (select count(*) from queue where machine_id is not null) as held
+  from attempts
+ where job_id in (select job_id from queue)
+"""
+
+
+@dataclass(frozen=True)
+class Size:
+    jobs: int
+    finished: int
+    seconds: int
+    window: int  # seconds; each has a figure of its own
+
+
+FULL = Size(jobs=200_000, finished=200_000, seconds=30, window=5)
+SMALL = Size(jobs=20_000, finished=2_000, seconds=3, window=1)
+
+
+@contextmanager
+def housekeeping(url: str) -> Iterator[None]:
+    with opened(url, connections=4) as db:
+        housekeeper = Housekeeper(db)
+        housekeeper.start()
+        try:
+            yield
+        finally:
+            housekeeper.stop()
+
+
+@contextmanager
+def old_snapshot(url: str) -> Iterator[None]:
+    """A transaction that sees the database as it is now until it ends."""
+    with psycopg.connect(url) as connection:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        connection.execute("select count(*) from tenants")
+        yield
+        connection.rollback()
+
+
+@contextmanager
+def nothing(url: str) -> Iterator[None]:
+    yield
+
+
+def from_the_database(server_url: str, size: Size, snapshot: bool, goals: Goals, folder: Path) -> list[float]:
+    """Claims a second in each window, from a queue of its own."""
+    with own_database(server_url) as url:
+        with opened(url) as db:
+            tenant_id = make_tenant(db).caller.tenant_id
+        fill(url, tenant_id, size.jobs, size.finished)
+        with housekeeping(url), (old_snapshot if snapshot else nothing)(url):
+            rates = pgbench.claims_a_second(
+                url, tenant_id, connections=CONNECTIONS, seconds=size.seconds, window=size.window, folder=folder
+            )
+        with psycopg.connect(url) as connection:
+            handouts, jobs, attempts, held = connection.execute(HANDED_OUT).fetchall()[0]
+    goals.fact(
+        f"{handouts:,} handouts, {jobs:,} jobs, {held:,} held: nothing handed out twice",
+        handouts == jobs == held and attempts == 1,
+    )
+    return rates
+
+
+def through_the_api(server_url: str, size: Size, folder: Path) -> float:
+    with own_database(server_url) as url:
+        with opened(url) as db:
+            tenant = make_tenant(db)
+        fill(url, tenant.caller.tenant_id, size.jobs, size.finished)
+        return api.claims_a_second(url, tenant.key, size.seconds / 2, folder)
+
+
+def show(name: str, rates: list[float]) -> None:
+    windows = " ".join(f"{rate:6,.0f}" for rate in rates)
+    click.echo(f"{name:22} {windows}   last / first {rates[-1] / rates[0]:.2f}")
+
+
+@click.command(help=__doc__)
+@click.option("--small", is_flag=True, help="A short queue for a few seconds: to see that it works.")
+def main(small: bool) -> None:
+    size = SMALL if small else FULL
+    goals = Goals(judged=not small)
+    with server() as server_url, scratch_folder() as folder:
+        free = from_the_database(server_url, size, False, goals, folder)
+        hindered = from_the_database(server_url, size, True, goals, folder)
+        asked = through_the_api(server_url, size, folder)
+    click.echo(f"claims a second in windows of {size.window} s, {CONNECTIONS} connections:")
+    show("housekeeping", free)
+    show("and an old snapshot", hindered)
+    click.echo(f"{'through the API':22} {asked:6,.0f}")
+    goals.figure(
+        f"the last window gives {free[-1] / asked:.1f}x what the API can ask for (goal: more than 1x)",
+        free[-1] > asked,
+    )
+    goals.figure(f"the last window gives {free[-1]:,.0f} claims a second (goal: over {FLOOR:,})", free[-1] > FLOOR)
+    sys.exit(goals.verdict())
+
+
+if __name__ == "__main__":
+    main()
