@@ -7,11 +7,14 @@ tests then fail rather than take another.
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 import uuid
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 
 import docker
@@ -34,11 +37,18 @@ ADMIN_KEY = "the-administrators-key"
 SECRET_KEY = "a secret of more than thirty-two characters"
 
 
+@cache
 def docker_answers() -> bool:
-    try:
-        docker.from_env(timeout=5).ping()
-    except DockerException:
-        return False
+    with warnings.catch_warnings():
+        # Where nobody listens, docker's client leaves its socket to the garbage collector, which complains later.
+        warnings.simplefilter("ignore", ResourceWarning)
+        try:
+            with closing(docker.from_env(timeout=5)) as client:
+                client.ping()
+        except DockerException:
+            return False
+        finally:
+            gc.collect()
     return True
 
 
