@@ -25,6 +25,10 @@ class Unreachable(Exception):
     """No usable answer: the network, a 5xx, a refused key, rubbish. It may be otherwise in a moment."""
 
 
+class ClaimRefused(Exception):
+    """The server will not answer this claim id however often it is asked: another is needed."""
+
+
 @dataclass(frozen=True)
 class _Answer:
     status: int
@@ -37,8 +41,10 @@ class _Answer:
 class Api:
     """One client; its methods may be called from several threads.
 
-    `extensions` holds what the server named in `Kelpie-Extensions` last, None before its first answer. Nothing
-    beyond the original API is used before it was seen there (contract section 3).
+    `extensions` holds what the server named in `Kelpie-Extensions` last, None before that is known. Nothing
+    beyond the original API is used before it was seen there (contract section 3). Who stands in front of a server
+    (a proxy with a page of its own) does not name them, which means nothing: only a claim that is answered
+    without them shows that the server itself has become one of the original API.
     """
 
     def __init__(self, config: Config) -> None:
@@ -49,7 +55,10 @@ class Api:
         self._session.headers.update({**config.auth, "User-Agent": f"kelpie/{__version__}"})
 
     def claim(self, claim_id: str) -> Claimed:
-        """Take a job, if there is one. Repeated with the same id it yields the same attempt again."""
+        """Take a job, if there is one. Repeated with the same id it yields the same attempt again.
+
+        Raises ClaimRefused if another id is needed.
+        """
         extensions = self._known_extensions()
         query = {
             "machine_id": self._config.machine_id,
@@ -62,6 +71,8 @@ class Api:
             query["wait"] = str(wait)
         sent_at = boottime()
         answer = self._call("GET", "/work", query=query, timeout=_READ_TIMEOUT + wait)
+        if 400 <= answer.status < 500:
+            raise ClaimRefused(f"{answer.status}: {answer.field('message') or answer.field('error') or ''}")
         return self._claimed(claim_id, answer, sent_at, pause=0.0 if wait else self._config.poll_interval)
 
     def heartbeat(self, job: Job, timeout: float) -> str:
@@ -119,7 +130,7 @@ class Api:
         return holder if job.attempt is None else holder | {"attempt": job.attempt}
 
     def _known_extensions(self) -> frozenset[str]:
-        """Asked for once if need be: the very first claim must already carry its id."""
+        """Asked for as long as they are not known: the very first claim must already carry its id."""
         if self.extensions is None:
             self._call("GET", "/users/me")
         return self.extensions or frozenset()
@@ -146,12 +157,18 @@ class Api:
         status = response.status_code
         if not 200 <= status < 300 and (status in (401, 403, 429) or not 400 <= status < 500):
             raise Unreachable(f"{path} was answered with {status}")
-        named = response.headers.get("Kelpie-Extensions", "")
-        self.extensions = frozenset(word.strip() for word in named.split(",") if word.strip())
         try:
-            return _Answer(status, response.json())
+            answer = _Answer(status, response.json())
         except ValueError:
             # A success without JSON is no success of this API; an error's body matters to nobody.
             if status < 300:
                 raise
-            return _Answer(status, None)
+            answer = _Answer(status, None)
+        self._learn_extensions(response.headers.get("Kelpie-Extensions"), path, answer)
+        return answer
+
+    def _learn_extensions(self, named: str | None, path: str, answer: _Answer) -> None:
+        if named is not None:
+            self.extensions = frozenset(word.strip() for word in named.split(",") if word.strip())
+        elif path == "/work" and answer.status == 200 and isinstance(answer.body, list):
+            self.extensions = frozenset()

@@ -20,8 +20,8 @@ from kelpie_worker.config import WatchTimes
 from kelpie_worker.job import Job, SyncBlock
 from kelpie_worker.lease import Lease
 from kelpie_worker.pattern import matcher
-from kelpie_worker.scan import OWN_PREFIX, Scanner, Signature, Snapshot, signature_of
-from kelpie_worker.storage import StorageRefused, StorageUnreachable, Target
+from kelpie_worker.scan import Scanner, Signature, Snapshot, own_name, signature_of
+from kelpie_worker.storage import NotThere, StorageRefused, StorageUnreachable, Target
 from kelpie_worker.transfer import Prepared, Spoiled, Transfer
 
 MOST_FILES = 1000  # of one generation; what is beyond it follows in the next
@@ -80,7 +80,10 @@ class Checkpoints:
         own_files: frozenset[str],
         brought: Snapshot,
         busy: Callable[[Iterable[str]], None],
+        refused: Callable[[StorageRefused], None] | None = None,
+        real_path: str | None = None,
     ) -> None:
+        """`refused` is told once if storage refuses before anything was sent; `real_path` is `local_path`'s."""
         matches = matcher(block.pattern)
         brought = {path: version for path, version in brought.items() if matches(path)}
         self.block = block
@@ -90,7 +93,8 @@ class Checkpoints:
         self._lease = lease
         self._times = times
         self._busy = busy
-        self._scanner = Scanner(block.local_path, matches, own_files)
+        self._refused = refused
+        self._scanner = Scanner(block.local_path, matches, own_files, real_path)
         self._hint = Hint()
         self._uploaded: Snapshot = {}
         self._number = 0
@@ -149,18 +153,29 @@ class Checkpoints:
             except (StorageUnreachable, StorageRefused, OSError) as error:
                 failures += 1
                 logs.warn("checkpoint_delayed", self._job, detail=str(error))
+                self._tell_refusal(error)
                 self._finishing.wait(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE))
                 continue
             if up_to_date:
                 self._hint.wait(self._scan_pause)
             self._lease.check()
 
+    def _tell_refusal(self, error: Exception) -> None:
+        """A command must not run for a week beside a bucket that never took anything."""
+        refusal = isinstance(error, StorageRefused) and not isinstance(error, NotThere)
+        if refusal and self._refused and not self._uploaded:
+            assert isinstance(error, StorageRefused)
+            self._refused(error)
+            self._refused = None
+
     def cycle(self, final: bool) -> bool:
         """Send what has changed, if anything. True if nothing is left of what was seen."""
         now = self._scan() if final else self._quiet()
         self.ledger.had |= set(now)
         changed = self.ledger.changed(now)
-        due = self.ledger.due_for_deletion(now, final) if self.block.mirrors_deletes else []
+        # A link in the directory's place removed nothing from the bucket: the checkpoint there stays.
+        mirrored = self.block.mirrors_deletes and not self._scanner.led_away
+        due = self.ledger.due_for_deletion(now, final) if mirrored else []
         if self.ledger.is_settled(now) and not due:
             return True
         order = commit_order(changed)
@@ -214,7 +229,7 @@ class Checkpoints:
         prepared: dict[str, Prepared] = {}
         try:
             if self._spoiled < _SPOILED_BEFORE_COPY:
-                self._prepare(self.block.local_path, files, prepared)
+                self._prepare(files, prepared)
             else:
                 self._prepare_copies(files, prepared)
             for upload in prepared.values():
@@ -226,17 +241,21 @@ class Checkpoints:
                 upload.abort()
             self._busy(())
 
-    def _prepare(self, root: str, files: Snapshot, prepared: dict[str, Prepared]) -> None:
+    def _prepare(self, files: Snapshot, prepared: dict[str, Prepared]) -> None:
         for path in commit_order(files):
             self._lease.check()
-            prepared[path] = self._transfer.prepare(f"{root}/{path}", files[path], self._target(path))
+            prepared[path] = self._transfer.prepare(
+                f"{self.block.local_path}/{path}", files[path], self._target(path)
+            )
 
     def _prepare_copies(self, files: Snapshot, prepared: dict[str, Prepared]) -> None:
         """From copies made at the speed of the disk: a file that is rewritten all the time must not starve.
 
         One that is rewritten even while it is copied is left to the next generation.
         """
-        with tempfile.TemporaryDirectory(prefix=OWN_PREFIX, dir=Path(self.block.local_path).parent) as copies:
+        with tempfile.TemporaryDirectory(
+            prefix=own_name("copies-"), dir=Path(self.block.local_path).parent
+        ) as copies:
             for path in commit_order(files):
                 source, copy = Path(self.block.local_path, path), Path(copies, path)
                 if copied := _quiet_copy(source, files[path], copy):

@@ -16,6 +16,11 @@ _MAIN: dict[str, Callable[[Connection, Connection, Config], None]] = {
     "heartbeat": heartbeat.main,
     "uploader": uploader.main,
 }
+_PATIENCE = {
+    "runner": 2.0,
+    "heartbeat": 0.3,
+    "uploader": 0.3,
+}  # seconds to end by itself; the runner has work to do
 
 
 class Children:
@@ -41,10 +46,12 @@ class Children:
         self._children[name].commands.put(command)
 
     def stop_all(self) -> None:
+        """End every child, and with the runner the command and all that it started."""
         for child in self._children.values():
             child.commands.put(None)
         for child in self._children.values():
             child.join()
+        runner.end_leftovers(self._config.state_file)  # of a runner that could not do it
 
 
 class _Child:
@@ -69,8 +76,9 @@ class _Child:
 
     def join(self) -> None:
         """Wait a moment for it to end by itself, then make it."""
-        self._process.join(0.3)
+        self._process.join(_PATIENCE[self.name])
         self._process.kill()
+        self._process.join(_PATIENCE[self.name])
 
     def _write(self) -> None:
         while (command := self.commands.get()) is not None:

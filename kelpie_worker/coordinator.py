@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from kelpie_worker import logs
-from kelpie_worker.api import Api, Unreachable
+from kelpie_worker.api import Api, ClaimRefused, Unreachable
 from kelpie_worker.backoff import backoff
 from kelpie_worker.messages import (
     CeaseClaiming,
@@ -15,6 +15,7 @@ from kelpie_worker.messages import (
     Message,
     Recall,
     Recalled,
+    Refused,
     Report,
     Reported,
     Verdict,
@@ -54,7 +55,11 @@ class Coordinator:
             self._tell(Claimed(claim.claim_id))
             return
         nothing = Claimed(claim.claim_id)
-        self._tell(_until_answered(lambda: self._api.claim(claim.claim_id), self._ceased.wait) or nothing)
+        try:
+            self._tell(_until_answered(lambda: self._api.claim(claim.claim_id), self._ceased.wait) or nothing)
+        except ClaimRefused as error:
+            logs.warn("claim_refused", claim_id=claim.claim_id, detail=str(error))
+            self._tell(Refused(claim.claim_id, "claim", str(error)))
 
     def _recall(self, recall: Recall) -> None:
         job = _until_answered(lambda: self._api.recall(recall.job), _sleep)

@@ -1,9 +1,11 @@
 """The job's directories: made, moved aside, emptied, and never more than that."""
 
 import contextlib
+import errno
 import os
 import pwd
 import shutil
+import stat
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,7 +13,10 @@ from pathlib import Path
 from kelpie_worker import logs
 from kelpie_worker.job import Job
 from kelpie_worker.messages import Aside
-from kelpie_worker.scan import OWN_PREFIX, is_inside
+from kelpie_worker.places import Places
+from kelpie_worker.scan import is_inside, is_own_name, own_name
+
+_ASIDE = "aside"
 
 
 def own_files(state_file: str) -> frozenset[str]:
@@ -19,18 +24,49 @@ def own_files(state_file: str) -> frozenset[str]:
     return frozenset((state_file, f"{state_file}.lock", f"{state_file}.tmp"))
 
 
-def make(job: Job) -> None:
+def make(job: Job, state_file: str) -> Places:
+    """Make the directories before the command runs, whatever an earlier job left in their place. OSError."""
     for directory in job.directories:
+        if os.path.lexists(directory) and not Path(directory).is_dir():
+            _clear_the_place(directory, job, state_file)
         Path(directory).mkdir(parents=True, exist_ok=True)
+    places = Places()
+    places.remember(job.directories)
+    return places
 
 
-def wipe(job: Job, state_file: str) -> None:
-    """Empty the job's directories. What must not be deleted is left, and said so (contract section 7)."""
+def make_missing(job: Job) -> None:
+    """Once the command may have run, what is in a directory's place is its business. OSError."""
     for directory in job.directories:
-        if danger := why_not_to_wipe(directory, state_file):
-            logs.warn("wipe_refused", job, directory=directory, because=danger)
-        else:
-            _empty(directory, job)
+        if not os.path.lexists(directory):
+            Path(directory).mkdir(parents=True, exist_ok=True)
+
+
+def wipe(job: Job, state_file: str, places: Places | None = None) -> None:
+    """Empty the job's directories. What cannot or must not be deleted stays, and is told (contract section 7)."""
+    places = places or Places()
+    for directory in job.directories:
+        try:
+            _wipe_one(directory, job, state_file, places)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            logs.warn("wipe_incomplete", job, path=directory, detail=str(error))
+
+
+def _wipe_one(directory: str, job: Job, state_file: str, places: Places) -> None:
+    if intruder := places.intruder(directory):
+        logs.warn("directory_replaced", job, directory=directory, link=intruder)
+        Path(intruder).unlink()
+    elif not places.may_be_emptied(directory):
+        logs.warn("wipe_refused", job, directory=directory, because="it leads elsewhere than before the command")
+    elif danger := why_not_to_wipe(directory, state_file):
+        logs.warn("wipe_refused", job, directory=directory, because=danger)
+    elif stat.S_ISDIR(Path(directory).stat().st_mode):
+        for entry in _entries(directory):
+            _delete(entry.path, job, within=directory)
+    elif places.is_known(directory):  # it was a directory when it was remembered
+        _delete(directory, job)
 
 
 def why_not_to_wipe(directory: str, state_file: str) -> str | None:
@@ -47,24 +83,29 @@ def why_not_to_wipe(directory: str, state_file: str) -> str | None:
     return None
 
 
-def set_aside(job: Job, state_file: str) -> Aside:
+def set_aside(job: Job, state_file: str, places: Places | None = None) -> Aside:
     """Move the contents of the output directories away, so that the next job finds them empty. OSError.
 
-    May be repeated: what was moved already stays moved.
+    May be repeated: what was moved already stays moved. What is no longer a directory of the job counts as empty.
     """
-    places = places_aside(job, state_file)
-    for directory, aside in places:
+    places = places or Places()
+    pairs = places_aside(job, state_file)
+    for directory, aside in pairs:
         Path(aside).mkdir(parents=True, exist_ok=True)
-        if why_not_to_wipe(directory, state_file):
+        if places.leads_away(directory):
+            logs.warn("directory_replaced", job, directory=directory, leads_to=os.path.realpath(directory))
+        elif os.path.lexists(directory) and not Path(directory).is_dir():
+            logs.warn("output_is_no_directory", job, path=directory)
+        elif why_not_to_wipe(directory, state_file) or not places.may_be_emptied(directory):
             _copy_contents(directory, aside, own_files(state_file))
         else:
             _move_contents(directory, aside)
-    return places
+    return pairs
 
 
 def places_aside(job: Job, state_file: str) -> Aside:
     """The output directories and where each is, or would be, moved to."""
-    name = f"{OWN_PREFIX}aside-{job.claim_id}"
+    name = own_name(_ASIDE, job.claim_id)
     outputs = _outermost(block.local_path for block in job.after)
     return tuple(
         (directory, str(_place_beside(directory, state_file) / name / str(number)))
@@ -80,9 +121,9 @@ def moved_path(directory: str, aside: Aside) -> str:
     return directory
 
 
-def remove_aside(aside: Aside) -> None:
+def remove_aside(aside: Aside, job: Job) -> None:
     for _, target in aside:
-        shutil.rmtree(target, ignore_errors=True)
+        _delete(target, job)
         with contextlib.suppress(OSError):
             Path(target).parent.rmdir()  # another of the job's directories may still lie beside it
 
@@ -99,26 +140,83 @@ def _precious(state_file: str) -> Iterator[tuple[str, str]]:
             yield account.pw_dir, "a home directory"
 
 
-def _empty(directory: str, job: Job) -> None:
-    for entry in _entries(directory):
+def _clear_the_place(directory: str, job: Job, state_file: str) -> None:
+    """Before `make`: a link to nowhere holds nothing; a file may be somebody's, and is kept beside. OSError."""
+    if why_not_to_wipe(directory, state_file):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), directory)
+    place = Path(directory)
+    if place.is_symlink():
+        logs.warn("directory_replaced", job, directory=directory, link=directory)
+        place.unlink()
+    else:
+        kept = place.with_name(own_name("replaced"))
+        place.rename(kept)
+        logs.warn("directory_replaced", job, directory=directory, moved_to=str(kept))
+
+
+def _as_os_error(error: BaseException) -> OSError:
+    return error if isinstance(error, OSError) else OSError(str(error))
+
+
+def _delete(path: str, job: Job, within: str | None = None) -> None:
+    """A file, a link or a whole tree, as much of it as can be; what stays is named in the log."""
+    left = _deleted_but_for(path)
+    if any(isinstance(error, PermissionError) for _, error in left):
+        open_up(path)
+        if within:
+            open_up(within, deep=False)
+        left = _deleted_but_for(path)
+    causes = [item for item in left if item[1].errno != errno.ENOTEMPTY] or left
+    for stays, error in causes:
+        if not isinstance(error, FileNotFoundError):
+            logs.warn("wipe_incomplete", job, path=stays, detail=str(error))
+
+
+def _deleted_but_for(path: str) -> list[tuple[str, OSError]]:
+    """Delete what can be deleted; the rest and why."""
+    left: list[tuple[str, OSError]] = []
+    try:
+        if stat.S_ISDIR(Path(path).lstat().st_mode):
+            shutil.rmtree(path, onerror=lambda _, stays, error: left.append((stays, _as_os_error(error[1]))))
+        else:
+            Path(path).unlink()
+    except OSError as error:
+        left.append((path, error))
+    return left
+
+
+def open_up(path: str, deep: bool = True) -> None:
+    """Give ourselves access to the directories of a tree as far as they are ours: the job's mode bits are over."""
+    pending = [path]
+    while pending:
+        directory = Path(pending.pop())
         try:
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path)
-            else:
-                Path(entry.path).unlink()
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            logs.warn("wipe_incomplete", job, path=entry.path, detail=str(error))
+            status = directory.lstat()
+            if not stat.S_ISDIR(status.st_mode):
+                continue
+            if status.st_uid == os.geteuid():
+                directory.chmod(stat.S_IMODE(status.st_mode) | stat.S_IRWXU)
+            if deep:
+                with os.scandir(directory) as opened:
+                    pending += [entry.path for entry in opened if entry.is_dir(follow_symlinks=False)]
+        except OSError:
+            continue  # whoever goes on meets the same error, and tells it
 
 
 def _entries(directory: str) -> list[os.DirEntry[str]]:
-    """What is in a directory, but for what Kelpie itself put there; a missing one is empty."""
+    """What is in a directory, but for what Kelpie itself put there; a missing one is empty. OSError."""
     try:
-        with os.scandir(directory) as opened:
-            return [entry for entry in opened if not entry.name.startswith(f"{OWN_PREFIX}aside-")]
+        return _listed(directory)
     except (FileNotFoundError, NotADirectoryError):
         return []
+    except PermissionError:
+        open_up(directory, deep=False)
+        return _listed(directory)
+
+
+def _listed(directory: str) -> list[os.DirEntry[str]]:
+    with os.scandir(directory) as opened:
+        return [entry for entry in opened if not (is_own_name(entry.name) and entry.name.endswith(_ASIDE))]
 
 
 def _outermost(directories: Iterable[str]) -> list[str]:
@@ -141,9 +239,18 @@ def _move_contents(source: str, target: str) -> None:
     for entry in _entries(source):
         destination = Path(target, entry.name)
         try:
-            Path(entry.path).rename(destination)
+            _rename(Path(entry.path), destination)
         except OSError:
             _move_across(entry, destination)
+
+
+def _rename(source: Path, destination: Path) -> None:
+    try:
+        source.rename(destination)
+    except PermissionError:  # a directory that moves must be writable itself, and so must the one it lies in
+        open_up(str(source), deep=False)
+        open_up(str(source.parent), deep=False)
+        source.rename(destination)
 
 
 def _move_across(entry: os.DirEntry[str], destination: Path) -> None:
@@ -165,11 +272,12 @@ def _copy_contents(source: str, target: str, leave: frozenset[str]) -> None:
         if entry.is_dir(follow_symlinks=False):
             destination.mkdir(parents=True, exist_ok=True)
             _copy_contents(entry.path, str(destination), leave)
-        elif entry.is_file(follow_symlinks=False) and entry.path not in leave:
+        elif entry.is_symlink() or (entry.is_file(follow_symlinks=False) and entry.path not in leave):
             _copy_whole(entry.path, destination)
 
 
 def _copy_whole(source: str, destination: Path) -> None:
-    unfinished = destination.with_name(f"{OWN_PREFIX}copy")
+    unfinished = destination.with_name(own_name("copy", "copy"))
+    unfinished.unlink(missing_ok=True)  # of a crash; a link there would be followed
     shutil.copy2(source, unfinished, follow_symlinks=False)
     unfinished.replace(destination)

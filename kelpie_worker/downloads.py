@@ -1,7 +1,6 @@
 """Everything in `sync.before`, onto the disk, before the command starts."""
 
 import os
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,11 +10,15 @@ from pathlib import Path
 from kelpie_worker import logs
 from kelpie_worker.job import Job, SyncBlock
 from kelpie_worker.pattern import matcher
-from kelpie_worker.scan import OWN_PREFIX, Signature, is_inside, signature_of
+from kelpie_worker.scan import Signature, is_inside, own_name, signature_of
 from kelpie_worker.storage import RemoteFile, Storage
 from kelpie_worker.transfer import gunzipped
 
 _FILES_AT_ONCE = 8
+
+
+class Collision(Exception):
+    """Two keys cannot both be files here: one would have to be the directory of the other."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class Brought:
 
 
 def download(job: Job, storage: Storage, busy: Callable[[Iterable[str]], None]) -> Brought:
-    """Bring every file of the job. Any that does not arrive stops the attempt: the storage's errors, OSError."""
+    """Bring every file of the job. Any that does not arrive stops the attempt: storage's errors, OSError,
+    Collision."""
     versions: dict[str, Signature] = {}
     received = 0
     with ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="download") as pool:
@@ -89,14 +93,21 @@ def _stays_inside(path: str, local_path: str) -> bool:
 def _bring(landing: Landing, bucket: str, storage: Storage) -> tuple[str, Signature, int]:
     """Download under a temporary name, then rename: nobody ever sees half a file."""
     final = Path(landing.path)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.with_name(f"{OWN_PREFIX}{uuid.uuid4().hex}.part")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise Collision(
+            f"{landing.remote.key} needs a directory where there is a file: {error.filename}"
+        ) from error
+    temporary = final.with_name(own_name("part"))
     try:
         size = storage.fetch(bucket, landing.remote.key, temporary)
         if landing.packed:
             temporary = gunzipped(temporary)
         temporary.replace(final)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, IsADirectoryError):
+            raise Collision(f"{landing.remote.key} would lie where there is a directory: {final}") from error
         raise
     return landing.path, signature_of(final.stat()), size

@@ -20,7 +20,14 @@ _LONGEST_TIMEOUT = 10.0
 
 def main(commands: Connection, messages: Connection, config: Config) -> None:
     die_with(os.getppid())
+    threading.excepthook = _die
     live(commands, messages, config, lambda tell: Heartbeat(config, tell))
+
+
+def _die(failure: threading.ExceptHookArgs) -> None:
+    """End the process with its thread: a dead child is noticed and replaced, a silent one lets a lease lapse."""
+    logs.error("heartbeat_failed", detail=f"{failure.exc_type.__name__}: {failure.exc_value}")
+    os._exit(1)
 
 
 class Heartbeat(Duty):

@@ -1,14 +1,16 @@
 """The job as the worker sees it: one shape, whichever generation of the API it was submitted to."""
 
+import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from kelpie_worker.config import LegacyDirectories
 
 DEFAULT_HEARTBEAT_INTERVAL = 30
+_LONGEST_HEARTBEAT_INTERVAL = 86_400
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,44 @@ def to_saved(job: Job) -> dict[str, Any]:
 
 
 def from_saved(saved: Mapping[str, Any]) -> Job:
-    blocks = {name: tuple(SyncBlock(**block) for block in saved[name]) for name in ("before", "during", "after")}
-    return Job(**{**saved, **blocks})
+    """The job that `to_saved` saved. KeyError, TypeError or ValueError for anything that it would not write."""
+    _demand(set(saved) == {part.name for part in fields(Job)} - set(_SECRET), "a job has other fields")
+    blocks = {name: tuple(_saved_block(block) for block in saved[name]) for name in ("before", "during", "after")}
+    job = Job(**{**saved, **blocks})
+    # The claim id becomes part of a file's name, the job's id part of a URL.
+    _demand(all(is_text(name) and name and "/" not in name for name in (job.claim_id, job.id)), "a job has no id")
+    _demand(job.attempt is None or is_whole(job.attempt), "an attempt is no number")
+    _demand(is_whole(job.num_failures), "the failures are no number")
+    interval = job.heartbeat_interval
+    _demand(isinstance(interval, int | float) and not isinstance(interval, bool), "an interval is no number")
+    _demand(math.isfinite(interval) and 0 < interval <= _LONGEST_HEARTBEAT_INTERVAL, "an interval is out of range")
+    _demand(isinstance(job.compression, bool), "the compression is neither on nor off")
+    return job
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is a number that counts something; JSON's true is a 1 to Python."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def is_text(value: Any) -> bool:
+    """Whether it is a string that can be sent and can name a file: no half surrogate pair, no NUL."""
+    return isinstance(value, str) and not any(char == "\0" or "\ud800" <= char <= "\udfff" for char in value)
+
+
+def _saved_block(saved: Mapping[str, Any]) -> SyncBlock:
+    _demand(set(saved) == {part.name for part in fields(SyncBlock)}, "a sync block has other fields")
+    block = SyncBlock(**saved)
+    _demand(all(map(is_text, (block.bucket, block.prefix, block.local_path))), "a sync block holds no strings")
+    _demand(block.pattern is None or is_text(block.pattern), "a pattern is no string")
+    _demand(Path(block.local_path).is_absolute(), "a local path is relative")
+    _demand(isinstance(block.mirrors_deletes, bool), "mirrors_deletes is neither on nor off")
+    return block
+
+
+def _demand(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise ValueError(otherwise)
 
 
 def _blocks(document: Mapping[str, Any], directories: LegacyDirectories) -> tuple[Blocks, Blocks, Blocks]:

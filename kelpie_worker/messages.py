@@ -255,7 +255,7 @@ class Wiped:
 
 @dataclass(frozen=True)
 class Refused:
-    """Files cannot be moved and never will be (no such bucket, no permission): the attempt fails."""
+    """It cannot be done, now or later (no such bucket, no permission, no such command): the attempt fails."""
 
     claim_id: str
     reason: str

@@ -1,19 +1,22 @@
 """The outputs of a finished job, from where they were set aside into the bucket, every one of them."""
 
+import errno
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from kelpie_worker import logs
 from kelpie_worker.backoff import backoff
-from kelpie_worker.directories import moved_path
-from kelpie_worker.job import Job
+from kelpie_worker.directories import moved_path, open_up
+from kelpie_worker.job import Job, SyncBlock
 from kelpie_worker.lease import Lease
 from kelpie_worker.messages import Aside
 from kelpie_worker.pattern import matcher
-from kelpie_worker.scan import Scanner, Signature
+from kelpie_worker.places import Places
+from kelpie_worker.scan import Moved, Scanner, Signature, signature_of
 from kelpie_worker.storage import StorageUnreachable, Target
-from kelpie_worker.transfer import Transfer
+from kelpie_worker.transfer import Spoiled, Transfer
 
 _FILES_AT_ONCE = 8
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
@@ -30,17 +33,23 @@ class Outputs:
     """Uploads until everything is there. `sent` holds what went up while the command ran, by bucket and key."""
 
     def __init__(
-        self, job: Job, transfer: Transfer, lease: Lease, sent: Mapping[tuple[str, str], Signature]
+        self,
+        job: Job,
+        transfer: Transfer,
+        lease: Lease,
+        sent: Mapping[tuple[str, str], Signature],
+        places: Places,
     ) -> None:
         self._job = job
         self._transfer = transfer
         self._lease = lease
         self._sent = sent
+        self._places = places
 
     def upload(self, aside: Aside, busy: Callable[[Iterable[str]], None]) -> tuple[int, int]:
         """Send every output; number of files and bytes. StorageRefused, OSError, Cancelled."""
         outputs = self._outputs(aside)
-        missing = [output for output in outputs if self._sent.get(_place(output.target)) != output.version]
+        missing = [output for output in outputs if not self._is_sent(output)]
         busy(output.path for output in missing)
         with ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="outputs") as pool:
             try:
@@ -53,14 +62,30 @@ class Outputs:
                 busy(())
         return len(outputs), sum(output.version.size for output in outputs)
 
+    def _is_sent(self, output: Output) -> bool:
+        """In the last checkpoint already, taken after the command's end; setting aside only renamed it."""
+        sent = self._sent.get(_place(output.target))
+        return sent is not None and output.version.is_but_renamed(sent)
+
     def _outputs(self, aside: Aside) -> list[Output]:
-        found = []
-        for block in self._job.after:
-            root = moved_path(block.local_path, aside)
-            for path, version in Scanner(root, matcher(block.pattern), frozenset()).scan().items():
-                target = self._transfer.target(block.bucket, block.prefix + path)
-                found.append(Output(f"{root}/{path}", version, target))
-        return found
+        for _, target in aside:
+            if not Path(target).is_dir():  # it was made, so it is not empty but lost
+                raise FileNotFoundError(errno.ENOENT, "the outputs set aside are gone", target)
+        return [output for block in self._job.after for output in self._outputs_of(block, aside)]
+
+    def _outputs_of(self, block: SyncBlock, aside: Aside) -> list[Output]:
+        moved = Moved(tuple((self._places.real_path(source), target) for source, target in aside))
+        real_root = self._places.real_path(block.local_path)
+        scanner = Scanner(block.local_path, matcher(block.pattern), frozenset(), real_root, moved)
+        try:
+            found = scanner.scan()
+        except PermissionError:
+            open_up(moved_path(block.local_path, aside))
+            found = scanner.scan()
+        return [
+            Output(scanner.locations[path], version, self._transfer.target(block.bucket, block.prefix + path))
+            for path, version in found.items()
+        ]
 
     def _send(self, output: Output) -> None:
         """As often as it takes: the job is finished, only storage is missing."""
@@ -72,6 +97,9 @@ class Outputs:
             except StorageUnreachable as error:
                 failures += 1
                 logs.warn("upload_delayed", self._job, key=output.target.key, detail=str(error))
+            except Spoiled:  # by whoever else has a link to the file, be it only its number of links
+                failures += 1
+                output = replace(output, version=signature_of(Path(output.path).stat()))
             self._lease.pause(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE))
 
     def _send_once(self, output: Output) -> None:

@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -15,11 +16,13 @@ from kelpie_worker.child import Duty, Tell, live
 from kelpie_worker.config import Config
 from kelpie_worker.job import Job
 from kelpie_worker.linux import adopt_orphans, boottime, die_with
-from kelpie_worker.messages import Exited, Run, Started, Stop, Troubled
+from kelpie_worker.messages import Exited, Refused, Run, Started, Stop, Troubled
 
 CANCEL_GRACE = 5.0  # seconds between SIGINT, SIGTERM and SIGKILL
 _LOOK_AGAIN = 0.05  # seconds, where nothing tells of an end: of a whole group, say
+_LONGEST_CLEANUP = 1.0  # seconds; a process that the kernel cannot end now (its disk is away) is not waited for
 _OUT_OF_RESOURCES = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC)
+_NOT_FOUND = (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR)
 
 
 def main(commands: Connection, messages: Connection, config: Config) -> None:
@@ -58,6 +61,7 @@ class Runner(Duty):
         if command.exited is None:
             return pause
         self._command = None
+        end_descendants(self._config.state_file)
         self._tell(command.exited)
         return None
 
@@ -67,6 +71,7 @@ class Runner(Duty):
     def orphaned(self) -> None:
         if self._command:
             self._command.kill()
+        end_descendants(self._config.state_file)
 
     def _run(self, job: Job) -> None:
         for directory in vars(self._config.directories).values():
@@ -74,10 +79,8 @@ class Runner(Duty):
         try:
             self._command = RunningCommand(job, command_environment(job, self._config, os.environ))
         except (OSError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno in _OUT_OF_RESOURCES:
-                self._tell(Troubled(job.claim_id, "resources", str(error)))
-            else:
-                self._tell(Exited(job.claim_id, error=f"{job.command}: {error}"))
+            logs.warn("command_not_started", job, detail=str(error))
+            self._tell(why_not_started(job, error))
             return
         self._tell(Started(job.claim_id, self._command.pid))
 
@@ -86,6 +89,16 @@ class Runner(Duty):
         if shutdown:
             return [(signal.SIGTERM, self._config.shutdown_grace / 2), (signal.SIGKILL, 0)]
         return [(signal.SIGINT, CANCEL_GRACE), (signal.SIGTERM, CANCEL_GRACE), (signal.SIGKILL, 0)]
+
+
+def why_not_started(job: Job, error: OSError | ValueError) -> Troubled | Exited | Refused:
+    """What it means that the system would not start it: it may later, there is no such command, it never will."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number in _OUT_OF_RESOURCES:
+        return Troubled(job.claim_id, "resources", str(error))
+    if number in _NOT_FOUND:
+        return Exited(job.claim_id, error=f"{job.command}: {error}")
+    return Refused(job.claim_id, "not_started", str(error))
 
 
 class RunningCommand:
@@ -146,12 +159,10 @@ class RunningCommand:
 
     def _reap(self) -> None:
         """Collect the leader, and the orphans of its group, who are this process's children by now."""
-        with contextlib.suppress(ChildProcessError):
-            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-                pid, status = ended
-                if pid == self.pid:
-                    self._process.returncode = os.waitstatus_to_exitcode(status)
-                    self._close()
+        for pid, status in _reaped():
+            if pid == self.pid:
+                self._process.returncode = os.waitstatus_to_exitcode(status)
+                self._close()
 
     def _group_lives(self) -> bool:
         try:
@@ -203,15 +214,59 @@ def end_leftovers(state_file: str) -> None:
     Whoever has this state file's name and a job id in its environment descends from a command of this worker:
     the lock on the file says that there is no other.
     """
-    wanted = f"KELPIE_STATE_FILE={state_file}".encode()
-    for process in Path("/proc").glob("[0-9]*"):
-        pid = int(process.name)
-        if pid in (os.getpid(), os.getppid()):
-            continue
+    for pid in _marked(state_file):
         with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def end_descendants(state_file: str) -> None:
+    """Kill whatever the command left behind, in sessions of its own too, and wait until it is gone.
+
+    This process adopts the orphans among its descendants, so that they stay its descendants. Who is adopted by
+    somebody in between has the command's environment.
+    """
+    deadline = boottime() + _LONGEST_CLEANUP
+    while left := _descendants(os.getpid()) | _marked(state_file):
+        for pid in left:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        for _ in _reaped():
+            pass
+        if boottime() >= deadline:
+            logs.warn("leftovers_remain", pids=sorted(left))
+            return
+        time.sleep(_LOOK_AGAIN / 10)
+
+
+def _marked(state_file: str) -> set[int]:
+    """The processes with the environment of a command of the worker that has this state file."""
+    wanted, found = f"KELPIE_STATE_FILE={state_file}".encode(), set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended, or is somebody else's
             variables = (process / "environ").read_bytes().split(b"\0")
             if wanted in variables and any(entry.startswith(b"KELPIE_JOB_ID=") for entry in variables):
-                os.kill(pid, signal.SIGKILL)
+                found.add(int(process.name))
+    return found - {os.getpid(), os.getppid()}
+
+
+def _descendants(ancestor: int) -> set[int]:
+    """The descendants of a process, those included that wait to be reaped."""
+    children: dict[int, set[int]] = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = (process / "stat").read_text(errors="replace").rpartition(")")[2].split()[1]
+            children.setdefault(int(parent), set()).add(int(process.name))
+    found, new = set[int](), {ancestor}
+    while new := {child for parent in new for child in children.get(parent, ())} - found:
+        found |= new
+    return found
+
+
+def _reaped() -> Iterator[tuple[int, int]]:
+    """Collect the children that have ended: (process id, wait status), ..."""
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            yield ended
 
 
 def _pidfd(pid: int) -> int:

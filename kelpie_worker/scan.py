@@ -1,74 +1,185 @@
 """What is in a directory right now. Events are hints; this is the truth."""
 
+import errno
+import hashlib
 import os
+import re
 import stat
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from kelpie_worker import logs
 
-OWN_PREFIX = ".kelpie-"  # of names that Kelpie itself puts beside or into the directories of a job
+_OWN_NAME = re.compile(r"\.kelpie-[0-9a-f]{16}~[a-z0-9_.-]*")
 _LONGEST_KEY = 1024
+_MOST_LINKS = 40  # followed for one path, as the kernel does
+
+
+def own_name(purpose: str, token: str | None = None) -> str:
+    """A name that Kelpie itself puts beside or into a job's directories, and that nobody has by chance.
+
+    The same token gives the same name; without one it is a name of its own.
+    """
+    token = token or uuid.uuid4().hex
+    return f".kelpie-{hashlib.blake2b(token.encode(), digest_size=8).hexdigest()}~{purpose}"
+
+
+def is_own_name(name: str) -> bool:
+    return _OWN_NAME.fullmatch(name) is not None
 
 
 @dataclass(frozen=True)
 class Signature:
-    """A file's version: another content has another signature, renaming does not change it."""
+    """A file's version: another content has another signature, also where its writer restores the times.
+
+    Renaming may change `ctime_ns`, and nothing else.
+    """
 
     inode: int
     size: int
     mtime_ns: int
+    ctime_ns: int = 0
+
+    def is_but_renamed(self, other: "Signature") -> bool:
+        """Whether they may be one version, moved. Only where nobody can have written between."""
+        return (self.inode, self.size, self.mtime_ns) == (other.inode, other.size, other.mtime_ns)
 
 
 Snapshot = dict[str, Signature]  # by path relative to the directory, with `/`
 
 
 def signature_of(status: os.stat_result) -> Signature:
-    return Signature(status.st_ino, status.st_size, status.st_mtime_ns)
+    return Signature(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+class Moved:
+    """Directories whose contents lie elsewhere now: follows links as if they had never been moved.
+
+    `places` are pairs of the real path a directory had, and the one that its contents have.
+    """
+
+    def __init__(self, places: tuple[tuple[str, str], ...] = ()) -> None:
+        self._places = places
+
+    def now(self, path: str) -> str:
+        for was, lies in self._places:
+            if is_inside(path, was):
+                return os.path.normpath(Path(lies, os.path.relpath(path, was)))
+        return path
+
+    def real(self, path: str) -> str:
+        """The path without links, as `realpath` said before the move. OSError for a link in a circle."""
+        done, left, links = "/", path.split("/")[::-1], 0
+        while left:
+            name = left.pop()
+            if name == "..":
+                done = str(Path(done).parent)
+            elif name not in ("", "."):
+                step = str(Path(done, name))
+                target = self._target(step)
+                if target is None:
+                    done = step
+                    continue
+                links += 1
+                if links > _MOST_LINKS:
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+                done = "/" if target.startswith("/") else done
+                left += target.split("/")[::-1]
+        return done
+
+    def _target(self, step: str) -> str | None:
+        try:
+            return str(Path(self.now(step)).readlink())
+        except OSError:
+            return None  # no link
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A directory on the way of a scan: its real path, and the path relative to the root that leads to it."""
+
+    real: str
+    relative: str
+    above: tuple[str, ...]  # the real paths of those it was reached through, and its own
 
 
 class Scanner:
-    """Looks at one directory, again and again; warns of each file that can never be uploaded once."""
+    """Looks at one directory, again and again; warns of each file that can never be uploaded once.
 
-    def __init__(self, root: str, matches: Callable[[str], bool], own_files: frozenset[str]) -> None:
+    `root` is where the directory was when its links were made; `real_root` where that really is.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        matches: Callable[[str], bool],
+        own_files: frozenset[str],
+        real_root: str | None = None,
+        moved: Moved | None = None,
+    ) -> None:
         self._root = root
-        self._real_root = os.path.realpath(root)
+        self._real_root = real_root or os.path.realpath(root)
         self._matches = matches
-        self._own_files = own_files
-        self._warned: set[str] = set()
+        self._own_files = own_files | {os.path.realpath(path) for path in own_files}
+        self._moved = moved
+        self._follow = moved or Moved()
+        self._warned: set[tuple[str, str]] = set()
+        self.led_away = False  # in the last scan: something else is in the directory's place
+        self.locations: dict[str, str] = {}  # of the files of the last scan: paths that can be opened
 
     def scan(self) -> Snapshot:
-        """Every regular file at any depth that the pattern matches. A missing directory is empty."""
+        """Every regular file at any depth that the pattern matches. A missing directory is empty.
+
+        So is one that was replaced by a link: what is behind it is somebody else's. OSError.
+        """
         found: Snapshot = {}
-        self._walk(self._root, "", (os.path.realpath(self._root),), found)
+        self.locations = {}
+        self.led_away = self._moved is None and self._is_replaced()
+        if not self.led_away:
+            self._walk(_Folder(self._real_root, "", (self._real_root,)), found)
         return found
 
-    def _walk(self, directory: str, relative: str, above: tuple[str, ...], found: Snapshot) -> None:
+    def _is_replaced(self) -> bool:
+        if os.path.realpath(self._root) != self._real_root:
+            self._warn("", "was replaced by a link that leads elsewhere", "directory_replaced")
+            return True
+        if os.path.lexists(self._root) and not Path(self._root).is_dir():
+            self._warn("", "is no directory any more", "output_is_no_directory")
+            return True
+        return False
+
+    def _walk(self, folder: _Folder, found: Snapshot) -> None:
         try:
-            with os.scandir(directory) as opened:
+            with os.scandir(self._follow.now(folder.real)) as opened:
                 entries = sorted(opened, key=lambda entry: entry.name)
         except (FileNotFoundError, NotADirectoryError):
             return  # it went away since its parent was read
         for entry in entries:
-            if not entry.name.startswith(OWN_PREFIX) and entry.path not in self._own_files:
-                self._visit(entry, relative + entry.name, above, found)
+            if not is_own_name(entry.name) and entry.path not in self._own_files:
+                self._visit(entry, folder, found)
 
-    def _visit(self, entry: os.DirEntry[str], relative: str, above: tuple[str, ...], found: Snapshot) -> None:
+    def _visit(self, entry: os.DirEntry[str], folder: _Folder, found: Snapshot) -> None:
+        relative, real = folder.relative + entry.name, f"{folder.real.rstrip('/')}/{entry.name}"
         try:
-            status = entry.stat()
+            if entry.is_symlink():
+                real = self._follow.real(real)
+            status = Path(self._follow.now(real)).lstat()
         except OSError:
-            return  # gone, or a link to nowhere
-        if problem := self._problem(entry, relative, status):
+            if entry.is_symlink():
+                self._warn(relative, "is a link to nothing")
+            return  # else it is gone
+        if problem := self._problem(entry, relative, real, status):
             self._warn(relative, problem)
         elif stat.S_ISDIR(status.st_mode):
-            real = os.path.realpath(entry.path)
-            if real not in above:  # a link upwards would never end
-                self._walk(entry.path, relative + "/", (*above, real), found)
+            if real not in folder.above:  # a link upwards would never end
+                self._walk(_Folder(real, relative + "/", (*folder.above, real)), found)
         elif self._matches(relative):
             found[relative] = signature_of(status)
+            self.locations[relative] = self._follow.now(real)
 
-    def _problem(self, entry: os.DirEntry[str], relative: str, status: os.stat_result) -> str | None:
+    def _problem(self, entry: os.DirEntry[str], relative: str, real: str, status: os.stat_result) -> str | None:
         if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
             return "is no regular file"
         try:
@@ -77,15 +188,15 @@ class Scanner:
             return "has a name that is not UTF-8"
         if len(name) > _LONGEST_KEY:
             return "has a name longer than a key may be"
-        if entry.is_symlink() and not is_inside(os.path.realpath(entry.path), self._real_root):
+        if entry.is_symlink() and not is_inside(real, self._real_root):
             return "is a link that leads out of the directory"
         return None
 
-    def _warn(self, relative: str, problem: str) -> None:
-        if relative not in self._warned:
-            self._warned.add(relative)
+    def _warn(self, relative: str, problem: str, event: str = "file_skipped") -> None:
+        if (relative, event) not in self._warned:
+            self._warned.add((relative, event))
             shown = relative.encode(errors="backslashreplace").decode()
-            logs.warn("file_skipped", path=str(Path(self._root) / shown), problem=problem)
+            logs.warn(event, path=str(Path(self._root) / shown), problem=problem)
 
 
 def is_inside(path: str, directory: str) -> bool:

@@ -10,16 +10,18 @@ import json
 import os
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from kelpie_worker import logs
-from kelpie_worker.job import from_saved, to_saved
+from kelpie_worker.job import from_saved, is_text, is_whole, to_saved
 from kelpie_worker.messages import Outcome, Transferring, Verdict
 from kelpie_worker.pipeline import JobState, Phase
 
 KEPT_FINISHED_JOBS = 100
+_KNOWS_ITS_END = (Phase.FLUSHING, Phase.STAGING, Phase.UPLOADING, Phase.REPORTING, Phase.WIPING)
 
 
 class StateFileInUse(Exception):
@@ -110,8 +112,21 @@ class StateFile:
         self.state = self._load()
 
     def save(self) -> None:
-        """Replace the file. After a crash at any moment it is the old one or the new one, whole."""
+        """Replace the file. After a crash at any moment it is the old one or the new one, whole.
+
+        Raises OSError, which then names the file; it is the old one.
+        """
         temporary = self._path.with_name(self._path.name + ".tmp")
+        try:
+            self._replace(temporary)
+        except OSError as error:
+            with suppress(OSError):  # half a file only takes space that is missed elsewhere
+                temporary.unlink()
+            raise OSError(
+                error.errno, f"the state file cannot be written: {error.strerror}", str(self._path)
+            ) from error
+
+    def _replace(self, temporary: Path) -> None:
         with temporary.open("w") as file:
             json.dump(self.state.to_json(), file, indent=1)
             file.flush()
@@ -148,18 +163,39 @@ def fresh_state() -> WorkerState:
 
 def parse(saved: Mapping[str, Any]) -> WorkerState:
     """The state in a file's JSON; any of ValueError, KeyError, TypeError, AttributeError if it is damaged."""
-    machine_id = saved["machine_id"]
-    if not machine_id or not isinstance(machine_id, str):
+    machine_id, claim_id = saved["machine_id"], saved["claim_id"]
+    if not machine_id or not is_text(machine_id):
         raise ValueError("machine_id is missing")
-    state = WorkerState(start=logs.now(), machine_id=machine_id, claim_id=saved["claim_id"])
+    if claim_id is not None and not _is_uuid(claim_id):
+        raise ValueError("claim_id is no UUID")
+    state = WorkerState(start=logs.now(), machine_id=machine_id, claim_id=claim_id)
     for entry in saved["jobs"]:
         if "kelpie" in entry:
             job = _parse_state(entry["kelpie"])
+            if job.job.claim_id in state.jobs:
+                raise ValueError("a job is listed twice")
             state.jobs[job.job.claim_id] = job
-            state.times[job.job.claim_id] = Times(entry["start"], entry["exitTime"], entry["end"])
+            state.times[job.job.claim_id] = _parse_times(entry)
         else:
             state.finished.append(dict(entry))
     return state
+
+
+def _is_uuid(value: Any) -> bool:
+    """Spelled the way this program spells them: the server reads no other."""
+    try:
+        return isinstance(value, str) and str(uuid.UUID(value)) == value
+    except ValueError:
+        return False
+
+
+def _parse_times(entry: Mapping[str, Any]) -> Times:
+    times = Times(entry["start"], entry["exitTime"], entry["end"])
+    if not isinstance(times.start, str) or not all(
+        isinstance(at, str | None) for at in (times.exit_time, times.end)
+    ):
+        raise ValueError("a time is no string")
+    return times
 
 
 def _saved_state(state: JobState) -> dict[str, Any]:
@@ -172,13 +208,34 @@ def _saved_state(state: JobState) -> dict[str, Any]:
 
 
 def _parse_state(saved: Mapping[str, Any]) -> JobState:
+    """A job in hand; ValueError for one that no way through the pipeline leads to."""
     outcome, aside = saved["outcome"], saved["aside"]
-    return JobState(
+    state = JobState(
         job=from_saved(saved["job"]),
         phase=Phase(saved["phase"]),
-        outcome=Outcome(**{**outcome, "verdict": Verdict(outcome["verdict"])}) if outcome else None,
-        aside=None if aside is None else tuple((str(source), str(target)) for source, target in aside),
+        outcome=None if outcome is None else _parse_outcome(outcome),
+        aside=None if aside is None else tuple(_parse_move(*move) for move in aside),
     )
+    if state.phase is Phase.DONE or (state.phase in _KNOWS_ITS_END and state.outcome is None):
+        raise ValueError(f"a job in hand is {state.phase} without an outcome")
+    if state.phase is Phase.UPLOADING and state.aside is None:
+        raise ValueError("outputs are uploaded from nowhere")
+    return state
+
+
+def _parse_outcome(saved: Mapping[str, Any]) -> Outcome:
+    outcome = Outcome(Verdict(saved["verdict"]), saved["reason"], saved["exit_code"])
+    if outcome.reason is not None and not is_text(outcome.reason):
+        raise ValueError("a reason is no string")
+    if outcome.exit_code is not None and not is_whole(outcome.exit_code):
+        raise ValueError("an exit code is no number")
+    return outcome
+
+
+def _parse_move(source: Any, target: Any) -> tuple[str, str]:
+    if not all(is_text(path) and Path(path).is_absolute() for path in (source, target)):
+        raise ValueError("outputs were set aside at no absolute path")
+    return source, target
 
 
 def _locked(path: Path) -> int:

@@ -33,7 +33,7 @@ _EVENTS: dict[type[Message], str] = {
     Uploaded: "uploaded",
     Wiped: "wiped",
     LeaseLost: "lease_lost",
-    Refused: "refused_by_storage",
+    Refused: "refused",
     Troubled: "trouble",
 }
 

@@ -20,7 +20,9 @@ from kelpie_worker.messages import (
     Outcome,
     Recall,
     Recalled,
+    Refused,
     Renew,
+    Report,
     Reported,
     ShutdownRequested,
     TimeRanOut,
@@ -32,6 +34,7 @@ from kelpie_worker.pipeline import JobState, Phase, advance, entering
 from kelpie_worker.state_file import StateStore, WorkerState
 
 _FIRST_TROUBLE_PAUSE, _LONGEST_TROUBLE_PAUSE = 10.0, 300.0
+_FIRST_REFUSAL_PAUSE, _LONGEST_REFUSAL_PAUSE = 1.0, 30.0
 _SHORTEST_RELEASE_TIME, _LONGEST_RELEASE_TIME = 1.0, 5.0
 
 
@@ -60,6 +63,7 @@ class Supervisor:
         self._claiming = False
         self._pause = 0.0
         self._troubles = 0
+        self._refusals = 0
         self._stopping = False
         self._grace_ended = False
 
@@ -84,6 +88,8 @@ class Supervisor:
         match message:
             case Claimed():
                 self._take(message)
+            case Refused() if message.claim_id == self._state.claim_id:
+                self._forget_claim()
             case LeaseRenewed():
                 self._renew(message)
             case Recalled():
@@ -101,6 +107,17 @@ class Supervisor:
             case _:
                 self._hear(message.claim_id, message)
         self._claim_if_free()
+
+    def last_reports(self, reason: str) -> list[Report]:
+        """What remains to be told of the jobs in hand when the worker itself fails, its children ended already."""
+        reports = []
+        for claim_id, job in self._state.jobs.items():
+            outcome = outcome_of_abandoned(job, reason)
+            # A lease that is not proven yet is spoken of only where the server compares attempts.
+            proven = claim_id not in self._resuming or job.job.attempt is not None
+            if outcome is not None and proven:
+                reports.append(Report(job.job, outcome))
+        return reports
 
     @property
     def _state(self) -> WorkerState:
@@ -120,8 +137,16 @@ class Supervisor:
         self._send(Claim(self._state.claim_id, after=self._pause))
         self._pause = 0.0
 
+    def _forget_claim(self) -> None:
+        """The server wants no claim of this id: the next one gets another, after a pause."""
+        self._claiming = False
+        self._state.claim_id = None
+        self._refusals += 1
+        self._pause = backoff(self._refusals, _FIRST_REFUSAL_PAUSE, _LONGEST_REFUSAL_PAUSE)
+
     def _take(self, claimed: Claimed) -> None:
         self._claiming = False
+        self._refusals = 0
         if claimed.job is None:
             self._pause = claimed.pause
             return
@@ -248,3 +273,15 @@ class Supervisor:
         for claim_id, job in list(self._state.jobs.items()):
             if job.phase in (Phase.STAGING, Phase.UPLOADING):
                 self._hear(claim_id, TimeRanOut())
+
+
+def outcome_of_abandoned(job: JobState, reason: str) -> Outcome | None:
+    """How an attempt ends that its worker cannot go on with; None if nobody wants to hear of it.
+
+    What is decided stays. Success is decided once everything is uploaded, which is where the report begins.
+    """
+    if job.phase in (Phase.WIPING, Phase.DONE) or job.verdict is Verdict.DROPPED:
+        return None
+    if job.outcome is None or (job.verdict is Verdict.COMPLETED and job.phase is not Phase.REPORTING):
+        return Outcome(Verdict.RELEASED, reason)
+    return job.outcome

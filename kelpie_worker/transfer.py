@@ -145,9 +145,10 @@ class PinnedFile:
         now = signature_of(os.fstat(self._descriptor))
         if now == self._version:
             return
-        if now.size <= self._version.size:
+        rewritten = now.size == self._version.size and now.mtime_ns != self._version.mtime_ns
+        if now.size < self._version.size or rewritten:
             raise Spoiled(self._path)
-        # It has grown. Nothing but a second reading tells appending from rewriting.
+        # Grown, renamed, or written with its time restored: nothing but a second reading tells them apart.
         first, self._digest = self._digest.digest(), hashlib.blake2b()
         for _ in self._read(PART_SIZE):
             pass

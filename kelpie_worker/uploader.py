@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from kelpie_worker import directories, logs
+from kelpie_worker import directories, logs, places
 from kelpie_worker.checkpoints import Checkpoints
 from kelpie_worker.child import Duty, Tell, live
 from kelpie_worker.config import Config
-from kelpie_worker.downloads import download
+from kelpie_worker.downloads import Collision, download
 from kelpie_worker.job import Job, SyncBlock
 from kelpie_worker.lease import Cancelled, Lease
 from kelpie_worker.linux import die_with
@@ -44,6 +44,7 @@ from kelpie_worker.transfer import Transfer
 
 _TELL_TRANSFERS_EVERY = 1.0
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_JOBS_FAULT = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)  # a key that is no name for a file
 Work = Download | Watch | Flush | Stage | Upload | Wipe
 
 
@@ -96,7 +97,10 @@ class JobFiles:
         self._storage = Storage(client, self.lease, config.max_retries)
         self._transfer: Transfer | None = None
         self._own_files = directories.own_files(config.state_file)
-        self._brought: dict[str, Signature] = {}
+        self._places_file = places.file_of(config.state_file, claim_id)
+        known = places.load(self._places_file)
+        self._resumed = known is not None
+        self._places = known or places.Places()
         self._watches: list[Checkpoints] | None = None
         self._threads: dict[type[Work], threading.Thread] = {}
 
@@ -143,14 +147,17 @@ class JobFiles:
         job = command.job
         for block in (*job.before, *job.during, *job.after):
             matcher(block.pattern)  # one that does not compile is found before hours of work, not after
-        directories.make(job)
+        self._places = directories.make(job, self._config.state_file)
+        places.save(self._places, self._places_file)
+        self._resumed = False
         brought = download(job, self._storage, self.moving.downloads)
-        self._brought = brought.versions
+        self._places.brought = brought.versions
+        places.save(self._places, self._places_file)  # before the command can run
         return Downloaded(self._claim_id, len(brought.versions), brought.bytes)
 
     def _watch(self, command: Watch) -> Message:
         if self._watches is None:
-            directories.make(command.job)
+            directories.make_missing(command.job)
             watches = self._all_watches(command.job)
             for watch in watches:
                 watch.start()
@@ -158,6 +165,8 @@ class JobFiles:
         return Watching(self._claim_id)
 
     def _flush(self, command: Flush) -> Message:
+        if Watch in self._threads:  # after a restart both commands come at once
+            self._threads[Watch].join()
         if self._watches is None:  # those of an earlier uploader died with it
             self._watches = self._all_watches(command.job)
         for watch in self._watches:
@@ -165,12 +174,14 @@ class JobFiles:
         return Flushed(self._claim_id)
 
     def _stage(self, command: Stage) -> Message:
-        aside = directories.set_aside(command.job, self._config.state_file)
-        directories.wipe(command.job, self._config.state_file)
+        aside = directories.set_aside(command.job, self._config.state_file, self._places)
+        directories.wipe(command.job, self._config.state_file, self._places)
         return Staged(self._claim_id, aside)
 
     def _upload(self, command: Upload) -> Message:
-        outputs = Outputs(command.job, self._transfers(command.job), self.lease, self._sent_objects())
+        outputs = Outputs(
+            command.job, self._transfers(command.job), self.lease, self._sent_objects(), self._places
+        )
         files, size = outputs.upload(command.aside, self.moving.uploads)
         return Uploaded(self._claim_id, files, size)
 
@@ -180,15 +191,22 @@ class JobFiles:
         for kind in (Download, Stage):
             if kind in self._threads:
                 self._threads[kind].join()
+        try:
+            self._delete_all(command)
+        except Exception as error:  # noqa: BLE001 - nothing that stays is worth a worker that waits for ever
+            logs.error("wipe_incomplete", command.job, detail=f"{type(error).__name__}: {error}")
+        self.wiped = True
+        return Wiped(self._claim_id)
+
+    def _delete_all(self, command: Wipe) -> None:
         if self._transfer:
             self._transfer.close()
         if command.aside is None:
-            directories.remove_aside(directories.places_aside(command.job, self._config.state_file))
-            directories.wipe(command.job, self._config.state_file)
+            directories.remove_aside(directories.places_aside(command.job, self._config.state_file), command.job)
+            directories.wipe(command.job, self._config.state_file, self._places)
         else:
-            directories.remove_aside(command.aside)
-        self.wiped = True
-        return Wiped(self._claim_id)
+            directories.remove_aside(command.aside, command.job)
+        self._places_file.unlink(missing_ok=True)
 
     # --- their tools --------------------------------------------------------------------------------
 
@@ -203,7 +221,7 @@ class JobFiles:
     def _checkpoints(self, job: Job, block: SyncBlock) -> Checkpoints:
         brought = {
             os.path.relpath(path, block.local_path): version
-            for path, version in self._brought.items()
+            for path, version in self._places.brought.items()
             if is_inside(path, block.local_path)
         }
         return Checkpoints(
@@ -215,7 +233,13 @@ class JobFiles:
             self._own_files,
             brought,
             lambda paths: self.moving.uploads(f"{block.local_path}/{path}" for path in paths),
+            # After a restart nobody knows what was sent before it: then a refusal alone stops nothing.
+            None if self._resumed else self._tell_refusal,
+            self._places.real_path(block.local_path),
         )
+
+    def _tell_refusal(self, refusal: StorageRefused) -> None:
+        self._tell(Refused(self._claim_id, "upload", str(refusal)))
 
     def _sent_objects(self) -> dict[tuple[str, str], Signature]:
         """What is in the bucket already, by bucket and key."""
@@ -237,12 +261,19 @@ def answer_to(error: Exception, command: Work) -> Refused | Troubled:
             return Troubled(claim_id, "storage", str(error))
         case OSError() if error.errno in _DISK_FULL:
             return Troubled(claim_id, "disk_full", str(error))
-        case OSError() | EOFError() | zlib.error():
+        case OSError() if isinstance(command, Download | Watch) and _is_the_machines(error):
+            return Troubled(claim_id, "disk", detail)
+        case OSError() | EOFError() | zlib.error() | Collision():
             return Refused(claim_id, reason, detail)
         case ValueError():
             return Refused(claim_id, "pattern", str(error))
     logs.error("uploader_failed", command.job, command=type(command).__name__, detail=detail)
     return Troubled(claim_id, "internal", detail)
+
+
+def _is_the_machines(error: OSError) -> bool:
+    """Whether another machine may do better; one without a number is a file that cannot be unpacked."""
+    return error.errno is not None and error.errno not in _JOBS_FAULT
 
 
 class Moving:

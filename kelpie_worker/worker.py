@@ -1,54 +1,95 @@
 """The composition root: one inbox, the supervisor that reads it, and those who obey it."""
 
+import errno
+import os
 import signal
 import threading
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
-from kelpie_worker import __version__, logs
+from kelpie_worker import __version__, logs, story
 from kelpie_worker.api import Api
 from kelpie_worker.backoff import backoff
 from kelpie_worker.children import Children
 from kelpie_worker.config import Config, ConfigError
 from kelpie_worker.coordinator import Coordinator
 from kelpie_worker.linux import boottime
-from kelpie_worker.messages import OBEYED_BY, Command, Message, ShutdownRequested
+from kelpie_worker.messages import (
+    OBEYED_BY,
+    CeaseClaiming,
+    Claimed,
+    Command,
+    Message,
+    Outcome,
+    Report,
+    Reported,
+    ShutdownRequested,
+    Verdict,
+)
 from kelpie_worker.state_file import StateFile
 from kelpie_worker.supervisor import Supervisor
 
 _QUICK_DEATH = 30.0  # seconds; a child that lives shorter is restarted with a pause
+_MOST_QUICK_DEATHS = 5  # of one child in a row
+_SHORTEST_GRACE = 1.0  # seconds; a release is sent even without any grace
+_OVERTIME = 2.0  # seconds after the grace for the children to end
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class ChildKeepsDying(Exception):
+    """Restarting it does not help."""
 
 
 def work(config: Config) -> int:
-    """Claim and run jobs until a signal ends it. Raises StateFileInUse, ConfigError."""
+    """Claim and run jobs until a signal ends it: 0, or until it cannot go on: 1, the jobs in hand given back.
+
+    Raises StateFileInUse, ConfigError.
+    """
     logs.configure(config)
     try:
         store = StateFile(config.state_file)
     except OSError as error:
+        if error.errno in _DISK_FULL:
+            _tell_failure(error)
+            return 1
         raise ConfigError(f"KELPIE_STATE_FILE {config.state_file} cannot be used: {error.strerror}.") from error
     config = replace(config, machine_id=config.machine_id or store.state.machine_id)
     logs.configure(config)
+    try:
+        return _work(config, store)
+    finally:
+        store.close()
+
+
+def _work(config: Config, store: StateFile) -> int:
     inbox: SimpleQueue[Message] = SimpleQueue()
     children = Children(config, inbox.put)
-    supervisor = _supervisor(config, store, children, inbox)
-    # SimpleQueue.put may interrupt itself, which is what a signal handler needs.
-    signal.signal(signal.SIGTERM, lambda *_: inbox.put(ShutdownRequested()))
-    signal.signal(signal.SIGINT, lambda *_: inbox.put(ShutdownRequested(finish_uploads=False)))
-    logs.info("worker_started", version=__version__, container_group_id=config.container_group_id)
-    children.start_all()
-    supervisor.start()
-    while not supervisor.finished:
-        supervisor.on(inbox.get())
-    children.stop_all()
-    logs.info("worker_stopped", jobs_in_hand=len(store.state.jobs))
-    store.close()
-    return 0
-
-
-def _supervisor(config: Config, store: StateFile, children: Children, inbox: SimpleQueue[Message]) -> Supervisor:
     coordinator = Coordinator(Api(config), inbox.put)
-    restarts = _Restarts(children)
+    supervisor = _supervisor(config, store, children, coordinator, inbox)
+    _listen_to_signals(inbox, config.shutdown_grace)
+    try:
+        try:
+            logs.info("worker_started", version=__version__, container_group_id=config.container_group_id)
+            children.start_all()
+            supervisor.start()
+            while not supervisor.finished:
+                supervisor.on(inbox.get())
+        finally:
+            children.stop_all()  # whatever happened: a worker without a head would hold its jobs for ever
+        logs.info("worker_stopped", jobs_in_hand=len(store.state.jobs))
+        return 0
+    except Exception as error:  # noqa: BLE001 - told, and answered with exit code 1
+        reason = _tell_failure(error)
+        _give_back(supervisor.last_reports(reason), reason, coordinator, inbox, config.shutdown_grace)
+        return 1
 
+
+def _supervisor(
+    config: Config, store: StateFile, children: Children, coordinator: Coordinator, inbox: SimpleQueue[Message]
+) -> Supervisor:
     def send(command: Command) -> None:
         name = OBEYED_BY[type(command)]
         if name == "coordinator":
@@ -61,20 +102,98 @@ def _supervisor(config: Config, store: StateFile, children: Children, inbox: Sim
         timer.daemon = True
         timer.start()
 
-    return Supervisor(store, send, restarts.restart, schedule, config.shutdown_grace)
+    return Supervisor(store, send, Restarts(children.start).restart, schedule, config.shutdown_grace)
 
 
-class _Restarts:
-    """Replaces dead children, in a row of quick deaths with growing pauses."""
+# --- the end --------------------------------------------------------------------------------------------
 
-    def __init__(self, children: Children) -> None:
-        self._children = children
-        self._last = 0.0
-        self._quick = 0
+
+def _listen_to_signals(inbox: SimpleQueue[Message], grace: float) -> None:
+    """Have a signal asked of the supervisor, and the process ended in time even if nothing answers it.
+
+    The handlers run in the main thread alone, which a write to a dead disk may hold; the file descriptor is
+    written whatever that thread does. The children end with their parent.
+    """
+    heard, said = os.pipe()
+    os.set_blocking(said, False)
+    signal.set_wakeup_fd(said, warn_on_full_buffer=False)
+
+    def end_in_time() -> None:
+        os.read(heard, 1)
+        threading.Event().wait(max(grace, _SHORTEST_GRACE) + _OVERTIME)
+        os._exit(1)
+
+    threading.Thread(target=end_in_time, daemon=True).start()
+    # SimpleQueue.put may interrupt itself, which is what a signal handler needs.
+    signal.signal(signal.SIGTERM, lambda *_: inbox.put(ShutdownRequested()))
+    signal.signal(signal.SIGINT, lambda *_: inbox.put(ShutdownRequested(finish_uploads=False)))
+
+
+def _tell_failure(error: Exception) -> str:
+    """Say in one line why the worker cannot go on; the reason with which it gives its jobs back."""
+    number = error.errno if isinstance(error, OSError) else None
+    reason = "disk_full" if number in _DISK_FULL else "internal"
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    with suppress(OSError):  # the log may be on the same full disk
+        logs.error(
+            "worker_failed",
+            reason=reason,
+            detail=f"The worker ends and gives its jobs back: {_in_words(error)}.",
+            at=f"{where.filename.rpartition('/')[2]}:{where.lineno}",
+        )
+    return reason
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) if isinstance(error, ChildKeepsDying) else f"{type(error).__name__}: {error}"
+
+
+def _give_back(
+    reports: list[Report], reason: str, coordinator: Coordinator, inbox: SimpleQueue[Message], grace: float
+) -> None:
+    """Send the last reports, that of a job claimed meanwhile among them, and wait for the answers in the grace."""
+    deadline = boottime() + max(grace, _SHORTEST_GRACE)
+    coordinator.obey(CeaseClaiming())
+    awaited: dict[str, Report] = {}
+
+    def send(report: Report) -> None:
+        awaited[report.job.claim_id] = report
+        coordinator.obey(report)
+
+    for report in reports:
+        send(report)
+    while awaited and (left := deadline - boottime()) > 0:
+        with suppress(Empty):
+            message = inbox.get(timeout=left)
+            if isinstance(message, Reported) and message.claim_id in awaited:
+                report = awaited.pop(message.claim_id)
+                with suppress(OSError):
+                    story.tell(message, report.job, report.outcome)
+            elif isinstance(message, Claimed) and message.job is not None:
+                send(Report(message.job, Outcome(Verdict.RELEASED, reason)))
+
+
+class Restarts:
+    """Replaces dead children, in a row of quick deaths with growing pauses, and not for ever."""
+
+    def __init__(
+        self, start: Callable[[str], None], pause: Callable[[float], object] = lambda s: threading.Event().wait(s)
+    ) -> None:
+        self._start = start
+        self._pause = pause
+        self._begun = boottime()
+        self._started: dict[str, float] = {}
+        self._quick: dict[str, int] = {}
 
     def restart(self, name: str) -> None:
-        self._quick = self._quick + 1 if boottime() - self._last < _QUICK_DEATH else 0
-        if self._quick:
-            threading.Event().wait(backoff(self._quick, 0.1, 2.0))
-        self._last = boottime()
-        self._children.start(name)
+        """Raises ChildKeepsDying."""
+        lived = boottime() - self._started.get(name, self._begun)
+        quick = self._quick[name] = self._quick.get(name, 0) + 1 if lived < _QUICK_DEATH else 0
+        if quick >= _MOST_QUICK_DEATHS:
+            raise ChildKeepsDying(f"its {name} died {quick} times in a row, each time within {_QUICK_DEATH:.0f} s")
+        if quick:
+            self._pause(backoff(quick, 0.1, 2.0))
+        self._started[name] = boottime()
+        self._start(name)

@@ -32,6 +32,7 @@ from kelpie_worker.transfer import PART_SIZE, gzipped, part_size
 from kelpie_worker.uploader import answer_to
 
 DIRECTORIES = LegacyDirectories("/input", "/checkpoint", "/output")
+NEXT_CLAIM = "5ab3a9b4-6fd1-4ef5-9a3e-0d6d3a0e9c11"
 SETTINGS = {"KELPIE_API_KEY": "key", "SALAD_CONTAINER_GROUP_ID": "group"}
 
 # --- time -----------------------------------------------------------------------------------------------
@@ -240,7 +241,7 @@ def test_outputs_are_set_aside_once_however_many_blocks_name_them(
 def test_a_scan_finds_files_at_any_depth_and_nothing_that_is_none(tmp_path: Path) -> None:
     root = tmp_path / "root"
     (root / "deep/er").mkdir(parents=True)
-    for name in ("a", "deep/b", "deep/er/c", ".kelpie-x.part", "state"):
+    for name in ("a", "deep/b", "deep/er/c", ".kelpie-0123456789abcdef~part", "state"):
         (root / name).touch()
     (tmp_path / "outside").touch()
     (root / "out-link").symlink_to(tmp_path / "outside")
@@ -354,7 +355,7 @@ def test_the_command_sees_no_trace_of_the_bundle(
 def saved_state(tmp_path: Path) -> Path:
     path = tmp_path / "kelpie-state.json"
     store = StateFile(str(path))
-    store.state.claim_id = "next"
+    store.state.claim_id = NEXT_CLAIM
     store.state.put(JobState(Job("c1", "done"), Phase.DONE))
     store.state.put(JobState(Job("c2", "in hand", 3, after=(SyncBlock("b", "p/", "/out"),)), Phase.RUNNING))
     store.save()
@@ -369,7 +370,7 @@ def test_the_state_file_has_the_original_keys_and_is_read_again(saved_state: Pat
     assert [job["status"] for job in content["jobs"]] == ["failed", "running"]
     store = StateFile(str(saved_state))
     assert store.state.jobs["c2"].phase is Phase.RUNNING and store.state.jobs["c2"].job.attempt == 3
-    assert (store.state.claim_id, store.state.machine_id) == ("next", content["machine_id"])
+    assert (store.state.claim_id, store.state.machine_id) == (NEXT_CLAIM, content["machine_id"])
     store.close()
 
 
@@ -410,7 +411,7 @@ def test_a_state_file_has_one_worker(saved_state: Path) -> None:
         (StorageRefused("x"), Download, Refused("c", "download", "x")),
         (StorageRefused("x"), Flush, Refused("c", "upload", "x")),
         (OSError(errno.ENOSPC, "full"), Download, Troubled("c", "disk_full", "[Errno 28] full")),
-        (PermissionError(13, "no"), Download, Refused("c", "download", "PermissionError: [Errno 13] no")),
+        (PermissionError(13, "no"), Download, Troubled("c", "disk", "PermissionError: [Errno 13] no")),
         (ValueError("x"), Watch, Refused("c", "pattern", "x")),
         (RuntimeError("x"), Flush, Troubled("c", "internal", "RuntimeError: x")),
     ],

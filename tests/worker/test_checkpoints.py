@@ -18,7 +18,7 @@ from kelpie_worker.config import WatchTimes
 from kelpie_worker.job import Job, SyncBlock
 from kelpie_worker.lease import Lease
 from kelpie_worker.linux import boottime
-from kelpie_worker.scan import Scanner, Snapshot
+from kelpie_worker.scan import Scanner, Snapshot, own_name
 from kelpie_worker.storage import SharedClient, Storage
 from kelpie_worker.transfer import WHOLE_SIZE, PinnedFile, Spoiled, Transfer
 from local_stack.processes import wait_for
@@ -48,7 +48,7 @@ class Watched:
 
     def write(self, name: str, content: bytes) -> None:
         """By temporary file and rename, as careful writers do."""
-        draft = self.folder / f".kelpie-draft-{threading.get_ident()}"
+        draft = self.folder / own_name("draft", str(threading.get_ident()))
         draft.write_bytes(content)
         (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
         draft.rename(self.folder / name)

@@ -1,0 +1,298 @@
+"""What the worker makes of rubbish and of its own failures, as tables."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from kelpie_worker import config
+from kelpie_worker.api import Api, ClaimRefused, Unreachable
+from kelpie_worker.job import Job, SyncBlock
+from kelpie_worker.messages import Claim, Claimed, Exited, Message, Outcome, Refused, Troubled, Verdict
+from kelpie_worker.pipeline import JobState, Phase
+from kelpie_worker.runner import why_not_started
+from kelpie_worker.state_file import StateFile, WorkerState, fresh_state
+from kelpie_worker.supervisor import Supervisor, outcome_of_abandoned
+from kelpie_worker.worker import ChildKeepsDying, Restarts
+
+CLAIM = "5ab3a9b4-6fd1-4ef5-9a3e-0d6d3a0e9c11"
+BLOCK = SyncBlock("b", "p/", "/out", "x$")
+JOB = Job(CLAIM, "job", 3, 5.0, before=(BLOCK,), during=(BLOCK,), after=(BLOCK,))
+COMPLETED = Outcome(Verdict.COMPLETED, None, 0)
+FAILED = Outcome(Verdict.FAILED, "exit_code", 3)
+P = Phase
+
+
+# --- the state file -------------------------------------------------------------------------------------
+
+Path_ = tuple[str | int, ...]
+IN_HAND: Path_ = ("jobs", 0, "kelpie")
+SAVED_JOB: Path_ = (*IN_HAND, "job")
+SAVED_BLOCK: Path_ = (*SAVED_JOB, "after", 0)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    """The state file of a worker that uploads the outputs of a job, and what it holds."""
+    path = tmp_path / "kelpie-state.json"
+    store = StateFile(str(path))
+    store.state.claim_id = CLAIM
+    store.state.put(JobState(JOB, P.UPLOADING, COMPLETED, (("/out", "/aside"),)))
+    store.save()
+    store.close()
+    return path, json.loads(path.read_text())
+
+
+def reread(path: Path, content: dict[str, Any]) -> WorkerState:
+    path.write_text(json.dumps(content))
+    store = StateFile(str(path))
+    store.close()
+    return store.state
+
+
+def test_what_was_saved_is_taken_up_again(saved: tuple[Path, dict[str, Any]]) -> None:
+    state = reread(*saved)
+    assert state.jobs == {CLAIM: JobState(JOB, P.UPLOADING, COMPLETED, (("/out", "/aside"),))}
+    assert state.claim_id == CLAIM and not list(saved[0].parent.glob("*.damaged-*"))
+
+
+@pytest.mark.parametrize(
+    ("place", "rubbish"),
+    [
+        (("machine_id",), 5),
+        (("machine_id",), "\ud800"),
+        (("claim_id",), "nonsense"),
+        (("claim_id",), 5),
+        (("claim_id",), ""),
+        (("claim_id",), "{" + CLAIM + "}"),
+        (("jobs",), {"a": 1}),
+        (("jobs",), [3]),
+        (("jobs", 0, "start"), None),
+        (("jobs", 0, "end"), 3),
+        (IN_HAND, None),
+        ((*IN_HAND, "phase"), "dancing"),
+        ((*IN_HAND, "phase"), "done"),
+        ((*IN_HAND, "phase"), ["running"]),
+        ((*IN_HAND, "outcome"), None),
+        ((*IN_HAND, "outcome"), {}),
+        ((*IN_HAND, "outcome", "verdict"), "maybe"),
+        ((*IN_HAND, "outcome", "exit_code"), "0"),
+        ((*IN_HAND, "outcome", "reason"), 1),
+        ((*IN_HAND, "aside"), None),
+        ((*IN_HAND, "aside"), ["ab"]),
+        ((*IN_HAND, "aside"), [["/out", "aside"]]),
+        ((*IN_HAND, "aside"), [["/out", 3]]),
+        ((*SAVED_JOB, "claim_id"), None),
+        ((*SAVED_JOB, "claim_id"), "../../etc"),
+        ((*SAVED_JOB, "id"), ""),
+        ((*SAVED_JOB, "id"), 7),
+        ((*SAVED_JOB, "attempt"), "1"),
+        ((*SAVED_JOB, "attempt"), True),
+        ((*SAVED_JOB, "heartbeat_interval"), "abc"),
+        ((*SAVED_JOB, "heartbeat_interval"), None),
+        ((*SAVED_JOB, "heartbeat_interval"), 0),
+        ((*SAVED_JOB, "heartbeat_interval"), float("nan")),
+        ((*SAVED_JOB, "heartbeat_interval"), 1e300),
+        ((*SAVED_JOB, "num_failures"), -1),
+        ((*SAVED_JOB, "compression"), "yes"),
+        ((*SAVED_JOB, "after"), "out"),
+        ((*SAVED_JOB, "after"), [{"bucket": "b"}]),
+        ((*SAVED_JOB, "command"), "from elsewhere"),
+        ((*SAVED_BLOCK, "bucket"), 5),
+        ((*SAVED_BLOCK, "prefix"), None),
+        ((*SAVED_BLOCK, "local_path"), "relative"),
+        ((*SAVED_BLOCK, "pattern"), 1),
+        ((*SAVED_BLOCK, "mirrors_deletes"), 1),
+    ],
+)
+def test_values_that_no_worker_saved_are_set_aside(
+    saved: tuple[Path, dict[str, Any]], place: Path_, rubbish: Any
+) -> None:
+    path, content = saved
+    damaged = copy.deepcopy(content)
+    part: Any = damaged
+    for name in place[:-1]:
+        part = part[name]
+    part[place[-1]] = rubbish
+
+    state = reread(path, damaged)
+
+    assert state.jobs == {} and state.claim_id is None
+    assert json.loads(path.with_name(path.name + ".damaged-1").read_text()).keys() == content.keys()
+
+
+@pytest.mark.parametrize("missing", ["pattern", "mirrors_deletes", "prefix"])
+def test_a_block_without_one_of_its_fields_is_set_aside(saved: tuple[Path, dict[str, Any]], missing: str) -> None:
+    path, content = saved
+    del content["jobs"][0]["kelpie"]["job"]["during"][0][missing]
+    assert reread(path, content).jobs == {}
+
+
+def test_a_state_file_that_cannot_be_written_is_named_and_stays_as_it_was(
+    saved: tuple[Path, dict[str, Any]],
+) -> None:
+    path, content = saved
+    store = StateFile(str(path))
+    path.with_name(path.name + ".tmp").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="the state file cannot be written: No space left on device") as caught:
+        store.save()
+    store.close()
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(path)
+    assert json.loads(path.read_text()) == content and not path.with_name(path.name + ".tmp").is_symlink()
+
+
+# --- a worker that cannot go on -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("phase", "outcome", "told"),
+    [
+        (P.DOWNLOADING, None, Outcome(Verdict.RELEASED, "disk_full")),
+        (P.RUNNING, None, Outcome(Verdict.RELEASED, "disk_full")),
+        (P.STOPPING, Outcome(Verdict.RELEASED, "storage"), Outcome(Verdict.RELEASED, "storage")),
+        (P.STOPPING, Outcome(Verdict.DROPPED, "canceled"), None),
+        (P.FLUSHING, FAILED, FAILED),
+        (P.FLUSHING, COMPLETED, Outcome(Verdict.RELEASED, "disk_full")),
+        (P.UPLOADING, COMPLETED, Outcome(Verdict.RELEASED, "disk_full")),
+        (P.REPORTING, COMPLETED, COMPLETED),
+        (P.WIPING, COMPLETED, None),
+    ],
+)
+def test_what_is_told_of_a_job_that_its_worker_cannot_go_on_with(
+    phase: Phase, outcome: Outcome | None, told: Outcome | None
+) -> None:
+    assert outcome_of_abandoned(JobState(JOB, phase, outcome), "disk_full") == told
+
+
+def test_a_child_that_keeps_dying_is_given_up_and_another_ones_deaths_do_not_count() -> None:
+    started: list[str] = []
+    pauses: list[float] = []
+    restarts = Restarts(started.append, pauses.append)
+    for _ in range(4):
+        restarts.restart("uploader")
+        restarts.restart("runner")
+    with pytest.raises(ChildKeepsDying, match="its runner died 5 times in a row"):
+        restarts.restart("runner")
+    assert started == ["uploader", "runner"] * 4
+    assert len(pauses) == 8 and max(pauses) <= 2.0
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (FileNotFoundError(errno.ENOENT, "No such file"), Exited),
+        (PermissionError(errno.EACCES, "Permission denied"), Exited),
+        (OSError(errno.ENOEXEC, "Exec format error"), Exited),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory"), Exited),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), Troubled),
+        (OSError(errno.E2BIG, "Argument list too long"), Refused),
+        (ValueError("embedded null byte"), Refused),
+    ],
+)
+def test_why_a_command_could_not_be_started(error: OSError | ValueError, message: type[Message]) -> None:
+    told = why_not_started(JOB, error)
+    assert type(told) is message
+    if isinstance(told, Refused):
+        assert told == Refused(CLAIM, "not_started", str(error))
+
+
+# --- claims ---------------------------------------------------------------------------------------------
+
+
+class Memory:
+    """A store that counts how often it was saved."""
+
+    def __init__(self) -> None:
+        self.state = fresh_state()
+        self.saved: list[str | None] = []
+
+    def save(self) -> None:
+        self.saved.append(self.state.claim_id)
+
+
+def test_a_refused_claim_is_followed_by_another_id_each_after_a_longer_pause() -> None:
+    store, sent = Memory(), []
+    supervisor = Supervisor(store, sent.append, lambda name: None, lambda seconds, message: None)
+    supervisor.start()
+    for _ in range(7):
+        supervisor.on(Refused(sent[-1].claim_id, "claim"))
+    assert all(isinstance(command, Claim) for command in sent)
+    ids, pauses = [claim.claim_id for claim in sent], [claim.after for claim in sent]
+    assert len(set(ids)) == 8 and set(ids) <= set(store.saved)
+    assert pauses[0] == 0 and 0.5 <= pauses[1] <= 1 <= pauses[2] <= 2 and 15 <= pauses[7] <= 30
+    supervisor.on(Claimed(sent[-1].claim_id, pause=3.0))
+    assert sent[-1].claim_id == ids[-1] and sent[-1].after == 3.0  # an answered id is as good as ever
+
+
+# --- the API's answers ----------------------------------------------------------------------------------
+
+
+def response(status: int, content: bytes, extensions: str | None = None) -> requests.Response:
+    made = requests.Response()
+    made.status_code, made._content = status, content
+    if extensions is not None:
+        made.headers["Kelpie-Extensions"] = extensions
+    return made
+
+
+@pytest.fixture
+def answering(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Api]:
+    """An API client whose calls get these answers in turn."""
+
+    def make(*answers: requests.Response) -> Api:
+        left = list(answers)
+        monkeypatch.setattr(requests.Session, "request", lambda *_, **__: left.pop(0))
+        return Api(config.load({"KELPIE_API_KEY": "key", "SALAD_CONTAINER_GROUP_ID": "group"}))
+
+    return make
+
+
+NAMED = "attempt, claim-id, release"
+LEARNED = frozenset({"attempt", "claim-id", "release"})
+PAGE = b"<html>Not Found</html>"
+
+
+@pytest.mark.parametrize(
+    ("answer", "left"),
+    [
+        (response(404, PAGE), LEARNED),
+        (response(502, PAGE), LEARNED),
+        (response(401, b"{}", ""), LEARNED),
+        (response(200, PAGE), LEARNED),
+        (response(404, b'{"error": "Route Not Found"}'), LEARNED),
+        (response(200, b"{}"), LEARNED),
+        (response(200, b"[]"), frozenset()),  # the server itself is one of the original API now
+        (response(200, b"[]", "attempt"), frozenset({"attempt"})),
+    ],
+)
+def test_only_the_api_itself_can_take_an_extension_back(
+    answering: Callable[..., Api], answer: requests.Response, left: frozenset[str]
+) -> None:
+    api = answering(response(200, b"[]", NAMED), response(200, b"[]", NAMED), answer)
+    api.claim(CLAIM)
+    assert api.extensions == LEARNED
+    try:
+        api.claim(CLAIM)
+    except (Unreachable, ClaimRefused):
+        assert left == LEARNED
+    assert api.extensions == left
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [(400, ClaimRefused), (409, ClaimRefused), (422, ClaimRefused), (401, Unreachable), (403, Unreachable),
+     (429, Unreachable), (302, Unreachable), (503, Unreachable)],
+)  # fmt: skip
+def test_a_claim_is_refused_by_a_client_error_alone(
+    answering: Callable[..., Api], status: int, expected: type[Exception]
+) -> None:
+    api = answering(response(200, b"{}", NAMED), response(status, b'{"message": "Another one has it."}', NAMED))
+    with pytest.raises(expected, match=str(status)):
+        api.claim(CLAIM)
