@@ -191,6 +191,6 @@ class Database:
         except psycopg.errors.QueryCanceled as error:
             raise Unavailable(TOO_SLOW) from error
         except psycopg.OperationalError as error:
-            if time.monotonic() >= due:
-                raise Unavailable(TOO_SLOW) from error
+            if time.monotonic() >= due:  # we hung up: a second try would only wait as long again
+                raise Unavailable(UNSURE) from error
             raise ConnectionLost(UNSURE) from error
