@@ -13,7 +13,6 @@ class Config:
     database_url: str = field(repr=False)
     secret_key: str = field(repr=False)
     admin_key: str | None = field(repr=False, default=None)
-    webhook_allow_private: bool = False
     log_level: str = "INFO"
 
     @classmethod
@@ -26,7 +25,6 @@ class Config:
             database_url=database_url(env),
             secret_key=secret_key,
             admin_key=env.get("KELPIE_ADMIN_KEY") or None,
-            webhook_allow_private=boolean(env, "KELPIE_WEBHOOK_ALLOW_PRIVATE", default=False),
             log_level=log_level(env),
         )
 
@@ -41,13 +39,6 @@ def required(env: Mapping[str, str], name: str, what: str) -> str:
     if not value:
         raise ConfigError(f"{name} is not set: it must hold {what}.")
     return value
-
-
-def boolean(env: Mapping[str, str], name: str, default: bool) -> bool:
-    text = env.get(name, "").strip().lower()
-    if text in {"", "true", "1", "yes", "false", "0", "no"}:
-        return default if not text else text in {"true", "1", "yes"}
-    raise ConfigError(f"{name} must be true or false, not {env[name]!r}.")
 
 
 def log_level(env: Mapping[str, str]) -> str:

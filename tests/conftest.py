@@ -137,9 +137,7 @@ def tenant(db: Database) -> Tenant:
 @pytest.fixture
 def app(db: Database, migrated_url: str) -> Iterator[Flask]:
     """The application in this process, on the real database."""
-    application = create_app(
-        Config(database_url=migrated_url, secret_key=SECRET_KEY, admin_key=ADMIN_KEY, webhook_allow_private=True)
-    )
+    application = create_app(Config(database_url=migrated_url, secret_key=SECRET_KEY, admin_key=ADMIN_KEY))
     yield application
     application.extensions["kelpie"].end()
 
