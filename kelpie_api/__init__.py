@@ -21,7 +21,7 @@ __all__ = ["Coordinator", "create_app", "refuse_old_schema"]
 
 @dataclass
 class Coordinator:
-    """What one web process has: a pool, proven callers, and a housekeeping thread.
+    """What one web process has: a pool, proven callers, and housekeeping threads.
 
     Nothing of it survives a fork, so it begins with the first request that a process serves.
     """

@@ -394,7 +394,8 @@ hooked as (
     from handed_out
    where webhook is not null
 )
-select j.id, (select user_id from tenants where id = the_tenant_id), j.status, j.created, j.started, j.completed, j.canceled, j.failed,
+select j.id, (select user_id from tenants where id = the_tenant_id) as user_id,
+       j.status, j.created, j.started, j.completed, j.canceled, j.failed,
        j.command, j.arguments, j.environment, j.sync,
        j.input_bucket, j.input_prefix, j.checkpoint_bucket, j.checkpoint_prefix, j.output_bucket, j.output_prefix,
        j.compression, j.max_failures, j.heartbeat_interval, j.webhook,

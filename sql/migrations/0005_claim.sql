@@ -2,12 +2,9 @@
 --
 -- The API keeps no prepared statements, for it may sit behind PgBouncer in transaction mode, and planning this
 -- statement anew costs more than running it (1.8 ms beside 0.6). A plan kept inside a function survives
--- there. It must not depend on when it was made: on an empty database the planner would choose
--- sequential scans and sorts that are right for an empty table and ruinous for a million rows, hence the settings. The cost that they put on
--- what cannot be avoided would wake the JIT compiler, which takes a second for it. For the same reason nothing is joined that a
--- scalar sub-query can name: the planner would read a table that was empty then as the outer side of a loop, all of it, for
--- every claim. `offset 0` keeps the bans from becoming such a join, `is not distinct from` keeps the search for a claim id off
--- queue_held.
+-- there. It must not depend on when it was made: on an empty database the planner would choose sequential
+-- scans and sorts that are right for an empty table and ruinous for a million rows, hence the settings. The cost
+-- that they put on what cannot be avoided would wake the JIT compiler, which takes a second for it.
 --
 -- Locks: none. The running release can live beside it: the function is new.
 
@@ -145,7 +142,8 @@ hooked as (
     from handed_out
    where webhook is not null
 )
-select j.id, (select user_id from tenants where id = the_tenant_id), j.status, j.created, j.started, j.completed, j.canceled, j.failed,
+select j.id, (select user_id from tenants where id = the_tenant_id) as user_id,
+       j.status, j.created, j.started, j.completed, j.canceled, j.failed,
        j.command, j.arguments, j.environment, j.sync,
        j.input_bucket, j.input_prefix, j.checkpoint_bucket, j.checkpoint_prefix, j.output_bucket, j.output_prefix,
        j.compression, j.max_failures, j.heartbeat_interval, j.webhook,
