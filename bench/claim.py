@@ -72,6 +72,7 @@ class Line:
             "claim_id": uuid4(),
             "actor": "machine:machine-1",
             "sealed_key": None,
+            "lines": [GROUP, ""],
         }
 
     def claim(self) -> Row:

@@ -26,7 +26,7 @@ def claims_a_second(
     script = folder / "claim.sql"
     script.write_text(
         f"select id from claim_job({tenant_id}, '{GROUP}', 'machine-' || :client_id, gen_random_uuid(),"
-        " 'machine:machine-' || :client_id, null);\n"
+        f" 'machine:machine-' || :client_id, null, array['{GROUP}', '']);\n"
     )
     program = wheel_folder() / f"pginstall{MAJOR_VERSION}" / "bin" / "pgbench"
     # The simple protocol: the API keeps no prepared statements either.

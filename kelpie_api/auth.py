@@ -7,6 +7,7 @@ import hmac
 import secrets
 import time
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID
 
 from kelpie_api.config import Config
@@ -22,8 +23,8 @@ REMEMBERED_KEYS = 10_000
 class Caller:
     """The user behind a request and the tenant (user, project) that owns what it creates.
 
-    `scope` is the tenant whose rows it may touch; None for the administrator, who sees all.
-    `sealed_key` is its API key, encrypted, for the webhooks that its report causes.
+    `sealed_key` is its API key, encrypted, for the webhooks that its report causes. `groups` are the container
+    groups whose jobs it may touch; None: all of the tenant's.
     """
 
     user_id: UUID
@@ -31,10 +32,16 @@ class Caller:
     tenant_id: int
     is_admin: bool = False
     sealed_key: bytes | None = field(default=None, repr=False)
+    groups: list[str] | None = None
 
     @property
-    def scope(self) -> int | None:
-        return None if self.is_admin else self.tenant_id
+    def scope(self) -> dict[str, Any]:
+        """The rows it may touch, as every statement on them asks: of one tenant, of some groups. None is all."""
+        return {"scope": None if self.is_admin else self.tenant_id, "groups": self.groups}
+
+    def lines(self, container_group_id: str) -> list[str]:
+        """The lines of the queue that a machine of this group is served from; '' is that of the null group."""
+        return [container_group_id, ""]
 
     @property
     def actor(self) -> str:

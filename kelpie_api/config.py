@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from kelpie_api.errors import ConfigError
 
@@ -14,6 +15,18 @@ class Config:
     secret_key: str = field(repr=False)
     admin_key: str | None = field(repr=False, default=None)
     log_level: str = "INFO"
+    salad_api_url: str = "https://api.salad.com/api/public"
+    salad_api_key: str | None = field(repr=False, default=None)  # the coordinator's own
+    salad_jwks_url: str = "https://matrix-rest-api.salad.com/.well-known/workload-jwks.json"
+    jwt_issuer: str = "https://matrix-api.salad.io"
+    jwt_algorithms: tuple[str, ...] = ("ES256",)
+    jwt_strict: bool = True
+    jwt_can_submit: bool = False
+    proven_for: timedelta = timedelta(minutes=5)  # how long a Salad API key is believed
+    refused_for: timedelta = timedelta(seconds=15)  # how long a refused one is not asked about again
+    webhook_allow_private: bool = False
+    cors_origins: tuple[str, ...] = ("*",)
+    max_waiters: int = 1000  # requests of one process that wait for work at the same time
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Config:
@@ -26,6 +39,18 @@ class Config:
             secret_key=secret_key,
             admin_key=env.get("KELPIE_ADMIN_KEY") or None,
             log_level=log_level(env),
+            salad_api_url=env.get("SALAD_API_URL", cls.salad_api_url).rstrip("/"),
+            salad_api_key=env.get("SALAD_API_KEY") or None,
+            salad_jwks_url=env.get("SALAD_JWKS_URL", cls.salad_jwks_url),
+            jwt_issuer=env.get("KELPIE_JWT_ISSUER", cls.jwt_issuer),
+            jwt_algorithms=jwt_algorithms(env, cls.jwt_algorithms),
+            jwt_strict=true_or_false(env, "KELPIE_JWT_STRICT", cls.jwt_strict),
+            jwt_can_submit=true_or_false(env, "KELPIE_JWT_CAN_SUBMIT", cls.jwt_can_submit),
+            proven_for=seconds(env, "KELPIE_SALAD_KEY_TTL_S", cls.proven_for),
+            refused_for=seconds(env, "KELPIE_SALAD_KEY_REFUSED_TTL_S", cls.refused_for),
+            webhook_allow_private=true_or_false(env, "KELPIE_WEBHOOK_ALLOW_PRIVATE", cls.webhook_allow_private),
+            cors_origins=listed(env, "KELPIE_CORS_ORIGINS", cls.cors_origins),
+            max_waiters=whole_number(env, "KELPIE_MAX_WAITERS", cls.max_waiters),
         )
 
 
@@ -46,3 +71,48 @@ def log_level(env: Mapping[str, str]) -> str:
     if level not in {"DEBUG", "INFO", "WARN", "WARNING", "ERROR"}:
         raise ConfigError(f"KELPIE_LOG_LEVEL must be debug, info, warn or error, not {env['KELPIE_LOG_LEVEL']!r}.")
     return "WARNING" if level == "WARN" else level
+
+
+def true_or_false(env: Mapping[str, str], name: str, default: bool) -> bool:
+    text = env.get(name, "").strip().lower()
+    if text not in {"", "true", "false", "1", "0", "yes", "no"}:
+        raise ConfigError(f"{name} must be true or false, not {env[name]!r}.")
+    return text in {"true", "1", "yes"} if text else default
+
+
+def whole_number(env: Mapping[str, str], name: str, default: int) -> int:
+    text = env.get(name) or str(default)
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise ConfigError(f"{name} must be a whole number, 0 or more, not {text!r}.")
+    return int(text)
+
+
+def seconds(env: Mapping[str, str], name: str, default: timedelta) -> timedelta:
+    return timedelta(seconds=whole_number(env, name, int(default.total_seconds())))
+
+
+def listed(env: Mapping[str, str], name: str, default: tuple[str, ...]) -> tuple[str, ...]:
+    """A comma-separated list without empty places."""
+    return tuple(item.strip() for item in env.get(name, "").split(",") if item.strip()) or default
+
+
+def jwt_algorithms(env: Mapping[str, str], default: tuple[str, ...]) -> tuple[str, ...]:
+    """Only asymmetric ones: with HS256 the public key, which anybody can fetch, would sign tokens."""
+    algorithms = listed(env, "KELPIE_JWT_ALGORITHMS", default)
+    for algorithm in algorithms:
+        if algorithm not in {
+            "ES256",
+            "ES384",
+            "ES512",
+            "RS256",
+            "RS384",
+            "RS512",
+            "PS256",
+            "PS384",
+            "PS512",
+            "EdDSA",
+        }:
+            raise ConfigError(
+                f"KELPIE_JWT_ALGORITHMS names {algorithm!r}, which is no algorithm with a public key."
+            )
+    return algorithms

@@ -100,6 +100,7 @@ def claim(
         "claim_id": claim_id,
         "actor": f"machine:{machine_id}",
         "sealed_key": caller.sealed_key,
+        "lines": caller.lines(container_group_id),
     }
     if claim_id is None:
         return db.unrepeatable(lambda tx: tx.one_or_none(SQL.claim_job, **values))
@@ -122,7 +123,7 @@ def heartbeat(db: Database, caller: Caller, job_id: UUID, report: Report) -> str
     held = db.one_or_none(
         SQL.renew_lease,
         job_id=job_id,
-        scope=caller.scope,
+        **caller.scope,
         machine_id=report.machine_id,
         attempt=report.attempt,
     )
@@ -157,7 +158,7 @@ def _report(
     written = db.one_or_none(
         statement,
         job_id=job_id,
-        scope=caller.scope,
+        **caller.scope,
         machine_id=report.machine_id,
         container_group=report.container_group_id,
         attempt=report.attempt,
@@ -195,7 +196,7 @@ def _standing(db: Database, caller: Caller, job_id: UUID, report: Report) -> Row
     standing = db.one_or_none(
         SQL.standing_of_reporter,
         job_id=job_id,
-        scope=caller.scope,
+        **caller.scope,
         machine_id=report.machine_id,
         attempt=report.attempt,
     )
@@ -206,7 +207,7 @@ def _standing(db: Database, caller: Caller, job_id: UUID, report: Report) -> Row
 
 def cancel(db: Database, caller: Caller, job_id: UUID) -> None:
     """End a job; canceling it again is fine. Raises JobNotFound, or Conflict if it completed or failed."""
-    if db.one_or_none(SQL.cancel_job, job_id=job_id, scope=caller.scope, actor=caller.actor):
+    if db.one_or_none(SQL.cancel_job, job_id=job_id, **caller.scope, actor=caller.actor):
         return
     status = get(db, caller, job_id)["status"]
     if status != Status.CANCELED:
@@ -214,7 +215,7 @@ def cancel(db: Database, caller: Caller, job_id: UUID) -> None:
 
 
 def get(db: Database, caller: Caller, job_id: UUID) -> Row:
-    job = db.one_or_none(SQL.get_job, job_id=job_id, scope=caller.scope)
+    job = db.one_or_none(SQL.get_job, job_id=job_id, **caller.scope)
     if job is None:
         raise JobNotFound(job_id)
     return job
@@ -233,7 +234,7 @@ def list_page(
     """One page of the caller's jobs, newest first unless `oldest_first`; the order is total."""
     return db.all(
         SQL.list_jobs_oldest_first if oldest_first else SQL.list_jobs_newest_first,
-        scope=caller.scope,
+        **caller.scope,
         status=status,
         container_group=container_group_id,
         page_size=page_size,

@@ -50,6 +50,17 @@ create table coordinator (
   constraint coordinator_pkey PRIMARY KEY (only_row)
 ) with (fillfactor=10);
 
+create table deliveries (
+  webhook_id uuid not null,
+  number integer not null,
+  at timestamp with time zone default now() not null,
+  answer integer,
+  error text,
+  constraint deliveries_number_check CHECK (number > 0),
+  constraint deliveries_pkey PRIMARY KEY (webhook_id, number),
+  constraint deliveries_webhook_id_fkey FOREIGN KEY (webhook_id) REFERENCES webhooks(id) ON DELETE CASCADE
+);
+
 create table events (
   id bigint generated always as identity not null,
   job_id uuid not null,
@@ -122,6 +133,13 @@ END),
   constraint running_was_handed_out CHECK (status <> 'running'::job_status OR attempt > 0 AND started IS NOT NULL)
 ) with (fillfactor=90);
 
+create table jwks (
+  url text not null,
+  keys jsonb not null,
+  fetched timestamp with time zone default now() not null,
+  constraint jwks_pkey PRIMARY KEY (url)
+);
+
 create table lapse_horizons (
   tenant_id bigint not null,
   container_group text not null,
@@ -157,6 +175,34 @@ create table queue (
   constraint queue_machine_id_check CHECK (length(machine_id) >= 1 AND length(machine_id) <= 255),
   constraint queue_pkey PRIMARY KEY (job_id)
 ) with (fillfactor=60, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=1000, autovacuum_vacuum_cost_delay=0, vacuum_index_cleanup=on, vacuum_truncate=off);
+
+create table salad_proofs (
+  digest bytea not null,
+  proven timestamp with time zone default now() not null,
+  constraint salad_proofs_digest_check CHECK (length(digest) = 32),
+  constraint salad_proofs_pkey PRIMARY KEY (digest)
+);
+
+create table signing_secrets (
+  id bigint generated always as identity not null,
+  user_id uuid not null,
+  sealed bytea not null,
+  created timestamp with time zone default now() not null,
+  valid_until timestamp with time zone,
+  constraint signing_secrets_pkey PRIMARY KEY (id),
+  constraint signing_secrets_user_id_fkey FOREIGN KEY (user_id) REFERENCES users(id) ON DELETE CASCADE
+);
+
+create table submissions (
+  tenant_id bigint not null,
+  key text not null,
+  digest bytea not null,
+  job_ids uuid[] default '{}'::uuid[] not null,
+  created timestamp with time zone default now() not null,
+  constraint submissions_key_check CHECK (length(key) >= 1 AND length(key) <= 255),
+  constraint submissions_pkey PRIMARY KEY (tenant_id, key),
+  constraint submissions_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(id) ON DELETE CASCADE
+);
 
 create table tenants (
   id bigint generated always as identity not null,
@@ -203,6 +249,14 @@ create table webhooks (
   constraint webhooks_status_check CHECK (status = ANY (ARRAY['running'::job_status, 'completed'::job_status, 'failed'::job_status]))
 ) with (fillfactor=80);
 
+create table workloads (
+  workload_id text not null,
+  org_name text not null,
+  project text not null,
+  checked timestamp with time zone default now() not null,
+  constraint workloads_pkey PRIMARY KEY (workload_id, org_name, project)
+);
+
 CREATE INDEX canceled_jobs_of_a_tenant ON jobs USING btree (tenant_id, seq) WHERE (canceled IS NOT NULL);
 
 CREATE INDEX events_of_a_job ON events USING btree (job_id, id);
@@ -215,11 +269,17 @@ CREATE INDEX jobs_of_a_tenant ON jobs USING btree (tenant_id, seq);
 
 CREATE UNIQUE INDEX one_admin ON users USING btree (is_admin) WHERE is_admin;
 
+CREATE UNIQUE INDEX one_current_signing_secret ON signing_secrets USING btree (user_id) WHERE (valid_until IS NULL);
+
 CREATE UNIQUE INDEX one_holder_per_claim_id ON queue USING btree (tenant_id, claim_id) WHERE (claim_id IS NOT NULL);
 
 CREATE INDEX queue_held ON queue USING btree (tenant_id, container_group, seq) WHERE (machine_id IS NOT NULL);
 
 CREATE INDEX queue_waiting ON queue USING btree (tenant_id, container_group, rank, seq) WHERE (machine_id IS NULL);
+
+CREATE INDEX signing_secrets_of_a_user ON signing_secrets USING btree (user_id);
+
+CREATE INDEX submissions_by_age ON submissions USING btree (created);
 
 CREATE INDEX webhooks_due ON webhooks USING btree (next_try) WHERE (next_try IS NOT NULL);
 
@@ -261,7 +321,7 @@ create view shown_jobs as
      JOIN tenants t ON ((t.id = j.tenant_id)))
      LEFT JOIN queue q ON ((q.job_id = j.id)));
 
-CREATE OR REPLACE FUNCTION claim_job(the_tenant_id bigint, the_container_group text, the_machine_id text, the_claim_id uuid, the_actor text, the_sealed_key bytea)
+CREATE OR REPLACE FUNCTION claim_job(the_tenant_id bigint, the_container_group text, the_machine_id text, the_claim_id uuid, the_actor text, the_sealed_key bytea, the_lines text[])
  RETURNS SETOF shown_jobs
  LANGUAGE plpgsql
  SET plan_cache_mode TO 'force_generic_plan'
@@ -289,7 +349,7 @@ groups as materialized (
                      from lapse_horizons h
                     where h.tenant_id = the_tenant_id
                       and h.container_group = g.name) <= now(), true) as may_have_lapsed
-    from unnest(array[the_container_group, '']) as g (name)
+    from unnest(the_lines) as g (name)
 ),
 -- The head of each line, looked at without a lock, only to put the lines in order.
 lines as materialized (

@@ -248,6 +248,7 @@ def claim_in(tx: Transaction, tenant: Tenant, machine: str, claim_id: UUID | Non
         claim_id=claim_id,
         actor=f"machine:{machine}",
         sealed_key=None,
+        lines=tenant.caller.lines("g1"),
     )
 
 

@@ -10,7 +10,7 @@
 
 create function claim_job(
   the_tenant_id bigint, the_container_group text, the_machine_id text, the_claim_id uuid, the_actor text,
-  the_sealed_key bytea
+  the_sealed_key bytea, the_lines text[]
 ) returns setof shown_jobs language plpgsql
   set plan_cache_mode = force_generic_plan
   set enable_seqscan = off
@@ -37,7 +37,7 @@ groups as materialized (
                      from lapse_horizons h
                     where h.tenant_id = the_tenant_id
                       and h.container_group = g.name) <= now(), true) as may_have_lapsed
-    from unnest(array[the_container_group, '']) as g (name)
+    from unnest(the_lines) as g (name)
 ),
 -- The head of each line, looked at without a lock, only to put the lines in order.
 lines as materialized (

@@ -1,5 +1,8 @@
 -- Statements on jobs, in the order of a job's life. Each takes the job's row in queue first.
 --
+-- `scope` and `groups` are the rows that the caller may touch: those of one tenant (null: of all), and of these only
+-- the jobs of some container groups, '' being the null group, or held on behalf of one of them (null: of all).
+--
 -- A statement that waited for that row sees it as it is now, but every other table as it was when the statement began: an
 -- attempt that a claim opened in between is invisible to an update. `on conflict` finds it all the same.
 
@@ -57,7 +60,7 @@ select id, user_id, status, created, started, completed, canceled, failed,
        compression, max_failures, heartbeat_interval, webhook,
        heartbeat, num_failures, num_heartbeats, container_group_id, machine_id, attempt
   from claim_job(%(tenant_id)s, %(container_group)s, %(machine_id)s, %(claim_id)s::uuid, %(actor)s,
-                 %(sealed_key)s::bytea);
+                 %(sealed_key)s::bytea, %(lines)s::text[]);
 
 -- name: renew_lease
 -- Renew a lease that its holder still has, also one that lapsed and that nobody claimed yet. Without an attempt
@@ -66,6 +69,7 @@ update queue
    set heartbeat = now(), num_heartbeats = num_heartbeats + 1
  where job_id = %(job_id)s
    and (%(scope)s::bigint is null or tenant_id = %(scope)s)
+   and (%(groups)s::text[] is null or container_group = any (%(groups)s) or holder_group = any (%(groups)s))
    and machine_id = %(machine_id)s
    and (%(attempt)s::integer is null or attempt = %(attempt)s)
 returning attempt;
@@ -77,6 +81,7 @@ with held as (
   delete from queue
    where job_id = %(job_id)s
      and (%(scope)s::bigint is null or tenant_id = %(scope)s)
+     and (%(groups)s::text[] is null or container_group = any (%(groups)s) or holder_group = any (%(groups)s))
      and (%(attempt)s::integer is null or attempt = %(attempt)s)
      and (machine_id = %(machine_id)s or attempt = 0)
   returning *
@@ -117,6 +122,7 @@ with held as (
   select * from queue
    where job_id = %(job_id)s
      and (%(scope)s::bigint is null or tenant_id = %(scope)s)
+     and (%(groups)s::text[] is null or container_group = any (%(groups)s) or holder_group = any (%(groups)s))
      and (%(attempt)s::integer is null or attempt = %(attempt)s)
      and (machine_id = %(machine_id)s or attempt = 0)
      for update
@@ -182,6 +188,7 @@ with held as (
   select * from queue
    where job_id = %(job_id)s
      and (%(scope)s::bigint is null or tenant_id = %(scope)s)
+     and (%(groups)s::text[] is null or container_group = any (%(groups)s) or holder_group = any (%(groups)s))
      and machine_id = %(machine_id)s
      and (%(attempt)s::integer is null or attempt = %(attempt)s)
      for update
@@ -222,6 +229,7 @@ with held as (
   delete from queue
    where job_id = %(job_id)s
      and (%(scope)s::bigint is null or tenant_id = %(scope)s)
+     and (%(groups)s::text[] is null or container_group = any (%(groups)s) or holder_group = any (%(groups)s))
   returning *
 ),
 job as (
@@ -261,7 +269,10 @@ select j.status,
        coalesce(j.machine_id = %(machine_id)s, false) as touched_last
   from jobs j
  where j.id = %(job_id)s
-   and (%(scope)s::bigint is null or j.tenant_id = %(scope)s);
+   and (%(scope)s::bigint is null or j.tenant_id = %(scope)s)
+   and (%(groups)s::text[] is null
+        or coalesce(j.container_group, '') = any (%(groups)s)
+        or exists (select from attempts a where a.job_id = j.id and a.container_group = any (%(groups)s)));
 
 -- name: get_job
 select id, user_id, status, created, started, completed, canceled, failed,
@@ -271,7 +282,10 @@ select id, user_id, status, created, started, completed, canceled, failed,
        heartbeat, num_failures, num_heartbeats, container_group_id, machine_id, attempt
   from shown_jobs
  where id = %(job_id)s
-   and (%(scope)s::bigint is null or tenant_id = %(scope)s);
+   and (%(scope)s::bigint is null or tenant_id = %(scope)s)
+   and (%(groups)s::text[] is null
+        or coalesce(container_group_id, '') = any (%(groups)s)
+        or exists (select from attempts a where a.job_id = shown_jobs.id and a.container_group = any (%(groups)s)));
 
 -- name: list_jobs_newest_first
 -- The conditions that repeat the status in other words lead to the indexes that know it.
@@ -282,6 +296,7 @@ select id, user_id, status, created, started, completed, canceled, failed,
        heartbeat, num_failures, num_heartbeats, container_group_id, machine_id, attempt
   from shown_jobs
  where (%(scope)s::bigint is null or tenant_id = %(scope)s)
+   and (%(groups)s::text[] is null or coalesce(container_group_id, '') = any (%(groups)s))
    and (%(status)s::job_status is null or status = %(status)s)
    and (%(status)s::text is distinct from 'failed' or failed is not null)
    and (%(status)s::text is distinct from 'canceled' or canceled is not null)
@@ -299,6 +314,7 @@ select id, user_id, status, created, started, completed, canceled, failed,
        heartbeat, num_failures, num_heartbeats, container_group_id, machine_id, attempt
   from shown_jobs
  where (%(scope)s::bigint is null or tenant_id = %(scope)s)
+   and (%(groups)s::text[] is null or coalesce(container_group_id, '') = any (%(groups)s))
    and (%(status)s::job_status is null or status = %(status)s)
    and (%(status)s::text is distinct from 'failed' or failed is not null)
    and (%(status)s::text is distinct from 'canceled' or canceled is not null)

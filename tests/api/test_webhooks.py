@@ -165,6 +165,7 @@ class TestWriting:
                 SQL.complete_job,
                 job_id=job_id,
                 scope=None,
+                groups=None,
                 machine_id="m1",
                 container_group="g1",
                 attempt=1,

@@ -107,7 +107,9 @@ def test_heartbeats_write_no_index(one_session: Database, tenant: Tenant) -> Non
     begin_counting(one_session)
     before = queue_updates(one_session)
     for job_id in held * 50:
-        assert one_session.one_or_none(SQL.renew_lease, job_id=job_id, scope=None, machine_id="m1", attempt=1)
+        assert one_session.one_or_none(
+            SQL.renew_lease, job_id=job_id, scope=None, groups=None, machine_id="m1", attempt=1
+        )
     begin_counting(one_session)
     total, hot = (now - then for now, then in zip(queue_updates(one_session), before, strict=True))
     print(f"\n{hot} of {total} heartbeats were HOT updates: {100 * hot / total:.1f} %")

@@ -34,7 +34,7 @@ def report_in(tx: Transaction, tenant: Tenant, statement: str, job_id: UUID, sai
     assert tx.one_or_none(
         SQL.by_name[statement],
         job_id=job_id,
-        scope=tenant.caller.scope,
+        **tenant.caller.scope,
         machine_id=said.machine_id,
         container_group=said.container_group_id,
         attempt=said.attempt,
@@ -46,7 +46,7 @@ def report_in(tx: Transaction, tenant: Tenant, statement: str, job_id: UUID, sai
 
 
 def cancel_in(tx: Transaction, job_id: UUID) -> None:
-    assert tx.one_or_none(SQL.cancel_job, job_id=job_id, scope=None, actor="user:acme")
+    assert tx.one_or_none(SQL.cancel_job, job_id=job_id, scope=None, groups=None, actor="user:acme")
 
 
 def outcomes(db: Database, job_id: UUID) -> list[str | None]:
