@@ -156,6 +156,7 @@ def hot_share(line: Line, jobs: list[Row]) -> float:
                 {
                     "job_id": job["id"],
                     "scope": line.tenant_id,
+                    "groups": None,
                     "machine_id": "machine-1",
                     "attempt": job["attempt"],
                 },

@@ -161,7 +161,7 @@ class TestAClaimOfALapsedLeaseAgainstItsHolder:
     def test_a_heartbeat_that_comes_first_keeps_the_job(self, db: Database, tenant: Tenant) -> None:
         job_id = self.lapsed(db, tenant)
         with db.transaction() as tx:
-            beat = {"job_id": job_id, "scope": None, "machine_id": "m1", "attempt": 1}
+            beat = {"job_id": job_id, "scope": None, "groups": None, "machine_id": "m1", "attempt": 1}
             assert tx.one_or_none(SQL.renew_lease, **beat)
             assert claim(db, tenant, "m2") is None
         assert claim(db, tenant, "m2") is None
