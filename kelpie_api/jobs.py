@@ -30,6 +30,9 @@ LEGACY_FIELDS = (
     "output_prefix",
 )
 
+# So many jobs end in a fraction of a second, and no claim has to step over more rows that are locked.
+PURGED_AT_ONCE = 2000
+
 
 class Status(StrEnum):
     """The states of a job; sql/README.md draws the moves between them."""
@@ -212,6 +215,31 @@ def cancel(db: Database, caller: Caller, job_id: UUID) -> None:
     status = get(db, caller, job_id)["status"]
     if status != Status.CANCELED:
         raise Conflict(f"Job {job_id} has {status} already and cannot be canceled.")
+
+
+def purge_group(db: Database, caller: Caller, container_group_id: str) -> int:
+    """Remove the pending jobs of a container group and cancel the running ones; how many there were.
+
+    In rounds of a statement each: a million jobs take minutes, and claims go on meanwhile.
+    """
+    lines = db.all(SQL.lines_of_group, **caller.scope, container_group=container_group_id)
+    return sum(_purge_line(db, caller, {"container_group": container_group_id, **line}) for line in lines)
+
+
+def _purge_line(db: Database, caller: Caller, line: Row) -> int:
+    """First what was never handed out, then what was, so that a job claimed meanwhile is canceled."""
+    ended, after = 0, -1
+    while (removed := _round(db, SQL.remove_pending_jobs, **line, after_seq=after))["count"]:
+        ended, after = ended + removed["count"], removed["last_seq"]
+    while (canceled := _round(db, SQL.cancel_jobs, **line, actor=caller.actor))["count"]:
+        ended += canceled["count"]
+    return ended
+
+
+def _round(db: Database, statement: LiteralString, **values: Any) -> Row:
+    done = db.one_or_none(statement, most=PURGED_AT_ONCE, **values)
+    assert done is not None, "an aggregate without groups has a row"
+    return done
 
 
 def get(db: Database, caller: Caller, job_id: UUID) -> Row:

@@ -265,6 +265,10 @@ class Message(Schema):
     message = fields.String()
 
 
+class Count(Schema):
+    count = fields.Integer()
+
+
 class HeartbeatAnswer(Schema):
     status = fields.String(validate=validate.OneOf(list(Status)))
 

@@ -12,6 +12,7 @@ from kelpie_api.errors import InvalidRequest
 from kelpie_api.routes import BodyParser, administrator, caller, db, identifier, request_json
 from kelpie_api.schemas import (
     AttemptList,
+    Count,
     EventList,
     Failure,
     Job,
@@ -85,6 +86,22 @@ def purge_jobs() -> None:
     """Remove all jobs of everybody (administrator)."""
     administrator()
     jobs.purge(db())
+
+
+@blueprint.delete("/jobs/container-groups/<path:container_group_id>")
+@blueprint.response(200, Count)
+@blueprint.alt_response(400, schema=Failure)
+def purge_group(container_group_id: str) -> Row:
+    """Remove a container group's pending jobs and cancel its running ones; `count` is the number of both."""
+    return {"count": jobs.purge_group(db(), caller(), group_name(container_group_id))}
+
+
+def group_name(text: str) -> str:
+    """A container group from a path. Raises InvalidRequest where no job can be of such a group."""
+    if len(text) > 255 or "\0" in text:
+        sentence = "The id of a container group is text of 1 to 255 characters without a NUL."
+        raise InvalidRequest(sentence, {"container_group_id": [sentence]})
+    return text
 
 
 @blueprint.get("/jobs/<job_id>")

@@ -254,6 +254,93 @@ told as (
 )
 select status from job;
 
+-- name: lines_of_group
+-- The lines of the queue that hold jobs of a container group which the caller may touch, and how far each reaches now.
+select tenant_id, max(seq) as last_seq
+  from queue
+ where (%(scope)s::bigint is null or tenant_id = %(scope)s)
+   and (%(groups)s::text[] is null or container_group = any (%(groups)s))
+   and container_group = %(container_group)s
+ group by tenant_id;
+
+-- name: remove_pending_jobs
+-- The next few jobs of a line that were never handed out, removed with their history. One that is claimed meanwhile is
+-- left for cancel_jobs. Asked anew behind `after_seq`, so that no round looks again at the entries of those removed before.
+with held as materialized (
+  select job_id, seq
+    from queue
+   where tenant_id = %(tenant_id)s
+     and container_group = %(container_group)s
+     and machine_id is null
+     and rank = 1
+     and seq > %(after_seq)s
+     and seq <= %(last_seq)s
+   order by seq
+   limit %(most)s
+     for update
+),
+gone as (
+  delete from queue q using held h where q.job_id = h.job_id
+),
+removed as (
+  delete from jobs j using held h where j.id = h.job_id
+  returning j.seq
+)
+select count(*) as count, max(seq) as last_seq from removed;
+
+-- name: cancel_jobs
+-- End the next few jobs of a line that were handed out, whether somebody holds them or not.
+with held_by_a_machine as materialized (
+  select *
+    from queue
+   where tenant_id = %(tenant_id)s
+     and container_group = %(container_group)s
+     and machine_id is not null
+     and seq <= %(last_seq)s
+   order by seq
+   limit %(most)s
+     for update
+),
+waiting as materialized (
+  select *
+    from queue
+   where tenant_id = %(tenant_id)s
+     and container_group = %(container_group)s
+     and machine_id is null
+     and rank = 0
+     and seq <= %(last_seq)s
+   order by seq
+   limit %(most)s
+     for update
+),
+held as materialized (
+  select * from held_by_a_machine union all select * from waiting
+),
+gone as (
+  delete from queue q using held h where q.job_id = h.job_id
+),
+job as (
+  update jobs j
+     set status = 'canceled', canceled = now(), num_heartbeats = h.num_heartbeats,
+         heartbeat = coalesce(h.heartbeat, j.heartbeat)
+    from held h
+   where j.id = h.job_id
+  returning j.*
+),
+ended as (
+  insert into attempts (job_id, number, machine_id, container_group, last_heartbeat, ended, outcome)
+  select job_id, attempt, machine_id, holder_group, heartbeat, now(), 'canceled'
+    from held
+   where machine_id is not null
+      on conflict (job_id, number) do update
+     set ended = excluded.ended, outcome = excluded.outcome, last_heartbeat = excluded.last_heartbeat
+),
+told as (
+  insert into events (job_id, kind, actor, attempt)
+  select id, 'canceled', %(actor)s, attempt from job order by seq
+)
+select count(*) as count from job;
+
 -- name: standing_of_reporter
 -- Why a report was refused: what became of the job, and what this machine said last about it, so that a report
 -- whose answer was lost can be repeated. No row: no such job for this caller.
