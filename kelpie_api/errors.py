@@ -87,6 +87,23 @@ class ClaimIdTaken(Conflict):
         super().__init__("Another machine claims with this claim_id; make a new UUID for each claim.")
 
 
+class SubmittedJobsGone(Conflict):
+    title = "Jobs Removed"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This Idempotency-Key created jobs that were removed since; submit them again with a new key."
+        )
+
+
+class KeyUsedOtherwise(KelpieError):
+    status = 422
+    title = "Idempotency-Key Reused"
+
+    def __init__(self) -> None:
+        super().__init__("This Idempotency-Key was sent with another body before; use a new key for new jobs.")
+
+
 class Unavailable(KelpieError):
     """Answered while the database cannot be reached or its schema is not current."""
 

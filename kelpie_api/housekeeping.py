@@ -60,8 +60,9 @@ class Housekeeper:
         return max(VACUUM_PAUSE, (time.monotonic() - began) / VACUUM_SHARE)
 
     def forget(self) -> float:
-        """Remove outages that matter to no lease any more; the seconds until the next time."""
+        """Remove what matters to nobody any more; the seconds until the next time."""
         self.db.execute(SQL.forget_outages)
+        self.db.execute(SQL.forget_submissions)
         return FORGET_PAUSE
 
     def hang_up(self) -> float:

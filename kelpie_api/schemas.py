@@ -187,6 +187,15 @@ def unknown_fields(schema: Schema, data: Any, path: str = "") -> Iterator[str]:
                 yield from unknown_fields(field.inner.schema, item, f"{path}{name}.{place}.")
 
 
+class SubmissionHeaders(Wire):
+    idempotency_key = fields.String(
+        data_key="Idempotency-Key",
+        load_default=None,
+        validate=validate.Regexp(r"\A[!-~]{1,255}\Z", error="A key is 1 to 255 visible ASCII characters."),
+        metadata={"description": "Within a day the same key and body are answered with the same jobs."},
+    )
+
+
 class Job(Schema):
     """A job as it is answered: with `sync`, or with the legacy fields of the user who submitted those."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any
 
 from flask_smorest import Blueprint
@@ -9,6 +11,7 @@ from flask_smorest import Blueprint
 from kelpie_api import jobs
 from kelpie_api.db import Row
 from kelpie_api.errors import InvalidRequest
+from kelpie_api.jobs import OnlyOnce
 from kelpie_api.routes import BodyParser, administrator, caller, db, identifier, request_json
 from kelpie_api.schemas import (
     AttemptList,
@@ -20,12 +23,17 @@ from kelpie_api.schemas import (
     JobPage,
     JobQuery,
     Message,
+    SubmissionHeaders,
     unknown_fields,
 )
 
 blueprint = Blueprint("jobs", __name__, description="Jobs, as users see them.")
 blueprint.ARGUMENTS_PARSER = BodyParser()
 LARGEST_BATCH = 1000
+REPLAYED = {"Idempotent-Replayed": {"schema": {"type": "string"}}}
+
+# What a route answers: a value for its schema, the status, headers.
+Answer = tuple[Row | list[Row], int, dict[str, str]]
 
 
 def warnings(definition: Any) -> dict[str, list[str]]:
@@ -36,13 +44,31 @@ def warnings(definition: Any) -> dict[str, list[str]]:
     return {"warnings": ignored} if ignored else {}
 
 
+def accept(definitions: list[dict[str, Any]], key: str | None) -> tuple[list[Row], dict[str, str]]:
+    """Submit jobs; with a key, at most once. The jobs and the headers of the answer."""
+    if key is None:
+        return jobs.submit(db(), caller(), definitions), {}
+    submitted, replayed = jobs.submit_once(db(), caller(), definitions, OnlyOnce(key, digest_of_body()))
+    return submitted, {"Idempotent-Replayed": "true"} if replayed else {}
+
+
+def digest_of_body() -> bytes:
+    """The same for bodies that differ only in layout; a list is a batch, so the body tells the routes apart."""
+    canonical = json.dumps(request_json(), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).digest()
+
+
 @blueprint.post("/jobs")
+@blueprint.arguments(SubmissionHeaders, location="headers")
 @blueprint.arguments(JobDefinition)
-@blueprint.response(202, Job)
+@blueprint.response(202, Job, headers=REPLAYED)
 @blueprint.alt_response(400, schema=Failure)
-def submit_job(definition: dict[str, Any]) -> Row:
+@blueprint.alt_response(409, schema=Failure)
+@blueprint.alt_response(422, schema=Failure)
+def submit_job(headers: dict[str, Any], definition: dict[str, Any]) -> Answer:
     """Submit a job."""
-    return jobs.submit(db(), caller(), [definition])[0] | warnings(request_json())
+    [job], answered = accept([definition], headers["idempotency_key"])
+    return job | warnings(request_json()), 202, answered
 
 
 # The path of the oldest generation of clients.
@@ -50,15 +76,19 @@ blueprint.add_url_rule("/job", endpoint="submit_job_by_old_path", view_func=subm
 
 
 @blueprint.post("/jobs/batch")
+@blueprint.arguments(SubmissionHeaders, location="headers")
 @blueprint.arguments(JobDefinition(many=True))
-@blueprint.response(202, Job(many=True))
+@blueprint.response(202, Job(many=True), headers=REPLAYED)
 @blueprint.alt_response(400, schema=Failure)
-def submit_batch(definitions: list[dict[str, Any]]) -> list[Row]:
+@blueprint.alt_response(409, schema=Failure)
+@blueprint.alt_response(422, schema=Failure)
+def submit_batch(headers: dict[str, Any], definitions: list[dict[str, Any]]) -> Answer:
     """Submit up to 1000 jobs, all or none; they keep their order."""
     if not 1 <= len(definitions) <= LARGEST_BATCH:
         raise InvalidRequest(f"A batch has 1 to {LARGEST_BATCH} jobs, this one has {len(definitions)}.")
-    submitted = jobs.submit(db(), caller(), definitions)
-    return [job | warnings(definition) for job, definition in zip(submitted, request_json(), strict=True)]
+    submitted, answered = accept(definitions, headers["idempotency_key"])
+    warned = [job | warnings(definition) for job, definition in zip(submitted, request_json(), strict=True)]
+    return warned, 202, answered
 
 
 @blueprint.get("/jobs")

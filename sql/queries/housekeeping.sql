@@ -21,6 +21,10 @@ select began, ended from outage;
 -- Two intervals after its end an outage matters to no lease; the longest interval is a day.
 delete from outages where ended < now() - interval '2 days' - interval '1 hour';
 
+-- name: forget_submissions
+-- After a day a key is new again, whether its row is still there or not; the hour keeps the two apart.
+delete from submissions where created < now() - interval '25 hours';
+
 -- name: note_lapse_horizons
 -- For each line in which many leases are held: until when none of them can lapse. A lease that this statement does
 -- not see yet was claimed after it began, so it lasts for two seconds at the least; half a second of that

@@ -8,8 +8,18 @@
 
 -- name: submit_jobs
 -- Create all the jobs of one submission, or none; a batch keeps its own order. `submitted` is a list of
--- objects with the columns of jobs.
-with submitted as (
+-- objects with the columns of jobs. With a key it is remembered for a day, and no row means that this key was used
+-- already; whoever comes with the same key at the same moment waits until it is known which.
+with remembered as (
+  insert into submissions (tenant_id, key, digest, job_ids)
+  select %(tenant_id)s, %(key)s::text, %(digest)s::bytea, %(job_ids)s::uuid[]
+   where %(key)s::text is not null
+      on conflict (tenant_id, key) do update
+     set digest = excluded.digest, job_ids = excluded.job_ids, created = now()
+   where submissions.created < now() - interval '24 hours'
+  returning key
+),
+submitted as (
   select * from rows from (
     jsonb_to_recordset(%(submitted)s::jsonb) as (
       id uuid, container_group text, command text, arguments jsonb, environment jsonb, sync jsonb,
@@ -20,6 +30,8 @@ with submitted as (
       id, container_group, command, arguments, environment, sync, input_bucket, input_prefix,
       checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix, compression, max_failures,
       heartbeat_interval, webhook, place)
+   where %(key)s::text is null
+      or exists (select from remembered)
 ),
 created as (
   insert into jobs (id, tenant_id, container_group, command, arguments, environment, sync, input_bucket,
@@ -46,6 +58,22 @@ select id, %(user_id)s::uuid as user_id, status, created, started, completed, ca
        compression, max_failures, heartbeat_interval, webhook,
        heartbeat, num_failures, num_heartbeats, container_group as container_group_id, machine_id, attempt
   from created
+ order by seq;
+
+-- name: find_submission
+select digest, job_ids from submissions where tenant_id = %(tenant_id)s and key = %(key)s;
+
+-- name: get_submitted_jobs
+-- The jobs of one submission as they are now, in the order in which they were submitted.
+select id, user_id, status, created, started, completed, canceled, failed,
+       command, arguments, environment, sync,
+       input_bucket, input_prefix, checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix,
+       compression, max_failures, heartbeat_interval, webhook,
+       heartbeat, num_failures, num_heartbeats, container_group_id, machine_id, attempt
+  from shown_jobs
+ where id = any (%(job_ids)s::uuid[])
+   and (%(scope)s::bigint is null or tenant_id = %(scope)s)
+   and (%(groups)s::text[] is null or coalesce(container_group_id, '') = any (%(groups)s))
  order by seq;
 
 -- name: claim_job

@@ -145,6 +145,30 @@ def test_what_was_submitted_is_still_there_after_a_crash(site: Site) -> None:
     assert [job["id"] for job in page["jobs"]] == submitted
 
 
+def test_a_submission_with_a_key_that_a_restart_interrupts_creates_one_job(site: Site) -> None:
+    client = site.client()
+
+    def submit() -> TestResponse:
+        return client.call("POST", "/jobs", definition(), {"Idempotency-Key": "once"})
+
+    with ThreadPoolExecutor(1) as pool:
+        rival = psycopg.connect(site.server.url)
+        rival.execute("lock table queue in exclusive mode")
+        interrupted = pool.submit(submit)
+        wait_for(lambda: blocked_sessions(site.server.url), "the submission to wait for the lock")
+        site.server.stop(immediate=True)
+        site.server.start()
+        rival.close()
+        assert interrupted.result().status_code in (202, 503)
+    assert submit().status_code == 202
+    assert (client.get("/jobs").json or {})["_count"] == 1
+
+
+def blocked_sessions(url: str) -> int:
+    with psycopg.connect(url) as connection:
+        return connection.execute("select from pg_stat_activity where wait_event_type = 'Lock'").rowcount
+
+
 def test_a_running_job_is_not_handed_out_again_because_everything_was_away(site: Site) -> None:
     """Its worker could not be heard for an hour, and a claim comes before the first heartbeat."""
     site.client().submit()
