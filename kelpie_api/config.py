@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -49,7 +50,7 @@ class Config:
             proven_for=seconds(env, "KELPIE_SALAD_KEY_TTL_S", cls.proven_for),
             refused_for=seconds(env, "KELPIE_SALAD_KEY_REFUSED_TTL_S", cls.refused_for),
             webhook_allow_private=true_or_false(env, "KELPIE_WEBHOOK_ALLOW_PRIVATE", cls.webhook_allow_private),
-            cors_origins=listed(env, "KELPIE_CORS_ORIGINS", cls.cors_origins),
+            cors_origins=origins(env, "KELPIE_CORS_ORIGINS", cls.cors_origins),
             max_waiters=whole_number(env, "KELPIE_MAX_WAITERS", cls.max_waiters),
         )
 
@@ -94,6 +95,14 @@ def seconds(env: Mapping[str, str], name: str, default: timedelta) -> timedelta:
 def listed(env: Mapping[str, str], name: str, default: tuple[str, ...]) -> tuple[str, ...]:
     """A comma-separated list without empty places."""
     return tuple(item.strip() for item in env.get(name, "").split(",") if item.strip()) or default
+
+
+def origins(env: Mapping[str, str], name: str, default: tuple[str, ...]) -> tuple[str, ...]:
+    """As browsers write them; any other spelling would never match and be wondered about."""
+    for origin in (named := listed(env, name, default)):
+        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+", origin):
+            raise ConfigError(f"{name} names {origin!r}, which is no origin: write https://example.com or *.")
+    return named
 
 
 def jwt_algorithms(env: Mapping[str, str], default: tuple[str, ...]) -> tuple[str, ...]:

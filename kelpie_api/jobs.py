@@ -83,6 +83,14 @@ class OnlyOnce:
     digest: bytes
 
 
+@dataclass(frozen=True)
+class Place:
+    """A place in the list of jobs, just beyond the one with this number; jobs added later do not move it."""
+
+    seq: int
+    oldest_first: bool
+
+
 def submit(db: Database, caller: Caller, definitions: Sequence[dict[str, Any]]) -> list[Row]:
     """Create all jobs or none, in the order given."""
     return db.unrepeatable(lambda tx: tx.all(SQL.submit_jobs, **_submission(caller, definitions)))
@@ -307,16 +315,23 @@ def list_page(
     page: int,
     page_size: int,
     oldest_first: bool,
-) -> list[Row]:
-    """One page of the caller's jobs, newest first unless `oldest_first`; the order is total."""
-    return db.all(
+    place: Place | None = None,
+) -> tuple[list[Row], Place | None]:
+    """One page of the caller's jobs, newest first unless `oldest_first`, and where the next one begins if there
+    is more. The order is total. A `place` brings its own order and wins over `page`."""
+    if place:
+        page, oldest_first = 1, place.oldest_first
+    found = db.all(
         SQL.list_jobs_oldest_first if oldest_first else SQL.list_jobs_newest_first,
         **caller.scope,
         status=status,
         container_group=container_group_id,
-        page_size=page_size,
+        beyond=place and place.seq,
+        most=page_size + 1,
         skipped=(page - 1) * page_size,
     )
+    shown = found[:page_size]
+    return shown, Place(shown[-1]["seq"], oldest_first) if len(found) > page_size else None
 
 
 def attempts(db: Database, caller: Caller, job_id: UUID) -> list[Row]:

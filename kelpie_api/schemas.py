@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 from marshmallow import (
     EXCLUDE,
@@ -22,8 +24,8 @@ from marshmallow import (
 )
 from regress import Regex, RegressError
 
-from kelpie_api.jobs import LEGACY_FIELDS, Status
-from kelpie_api.wire import UNSTORABLE
+from kelpie_api.jobs import LEGACY_FIELDS, Place, Status
+from kelpie_api.wire import UNSTORABLE, parse_uuid
 
 LARGEST_DEFINITION = 256 * 1024
 NAME = validate.Length(min=1, max=255)
@@ -64,6 +66,50 @@ class QueryText(fields.String):
         if UNSTORABLE.search(text):
             raise ValidationError("A NUL is not allowed here.")
         return text
+
+
+class QueryNumber(fields.Integer):
+    """A number from a query string. Python alone takes more for one: `1_0`, blanks, the digits of any script."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
+        if not re.fullmatch("-?[0-9]{1,20}", value):
+            raise self.make_error("invalid", input=value)
+        return int(value)
+
+
+class QueryId(fields.UUID):
+    """An id from a query string."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> UUID:
+        try:
+            return parse_uuid(value)
+        except ValueError:
+            raise self.make_error("invalid_uuid") from None
+
+
+class Cursor(fields.String):
+    """A place in a list, between one job and the next. Callers hand it back as they got it."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
+        found = re.fullmatch(rb"([><])([0-9]{1,18})", decoded(value))
+        if found is None:
+            raise ValidationError("This is no cursor; take it from the Link header of the page before.")
+        return Place(int(found[2]), found[1] == b">")
+
+
+def as_cursor(place: Place) -> str:
+    text = f"{'>' if place.oldest_first else '<'}{place.seq}"
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def decoded(cursor: str) -> bytes:
+    """What base64url of a cursor says; nothing where it is not that."""
+    if not re.fullmatch("[A-Za-z0-9_-]{1,100}", cursor):
+        return b""
+    try:
+        return base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+    except ValueError:
+        return b""
 
 
 class Wire(Schema):
@@ -244,8 +290,12 @@ class JobPage(Schema):
 class JobQuery(Wire):
     status = QueryText(validate=validate.OneOf(list(Status)))
     container_group_id = QueryText(validate=NAME)
-    page_size = fields.Integer(load_default=100, validate=validate.Range(1, 10_000))
-    page = fields.Integer(load_default=1, validate=validate.Range(1, 2**31 - 1))
+    page_size = QueryNumber(load_default=100, validate=validate.Range(1, 10_000))
+    page = QueryNumber(load_default=1, validate=validate.Range(1, 2**31 - 1))
+    cursor = Cursor(
+        load_default=None,
+        metadata={"description": "From the Link header of the page before; it wins over page and asc."},
+    )
     asc = fields.Boolean(load_default=False)
 
     @pre_load
@@ -257,7 +307,7 @@ class JobQuery(Wire):
 class WorkQuery(Wire):
     machine_id = QueryText(required=True, validate=NAME)
     container_group_id = QueryText(required=True, validate=NAME)
-    claim_id = fields.UUID(load_default=None)
+    claim_id = QueryId(load_default=None)
 
 
 class WorkerReport(Wire):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from collections.abc import Mapping
@@ -18,11 +19,14 @@ from kelpie_api import Coordinator, logs
 from kelpie_api.auth import Caller
 from kelpie_api.db import Database
 from kelpie_api.errors import Forbidden, InvalidRequest, KelpieError, NotFound, OwnerVanished
-from kelpie_api.wire import parse_json
+from kelpie_api.routes import cors
+from kelpie_api.wire import parse_json, parse_uuid
 
 EXTENSIONS = "attempt, claim-id, release"
 LARGEST_BODY = 16 * 1024 * 1024
 PUBLIC = {"health.healthz", "health.readyz", "api-docs.openapi_json"}
+
+REQUEST_ID = re.compile("[A-Za-z0-9._-]{1,128}")
 
 TITLES = {
     404: ("Route Not Found", "There is no such route; look at /openapi.json for those there are."),
@@ -108,7 +112,7 @@ def administrator() -> Caller:
 def identifier(text: str, what: str) -> UUID:
     """An id from a path; one that is no UUID names nothing."""
     try:
-        return UUID(text)
+        return parse_uuid(text)
     except ValueError:
         raise NotFound(f"There is no {what} {text[:100]}; its id is not a UUID.") from None
 
@@ -140,23 +144,35 @@ def register(app: Flask, parts: Coordinator) -> None:
     app.register_error_handler(Exception, answer_bug)
 
 
-def admit() -> None:
+def admit() -> Response | None:
     """Before each request: the process is ready, and the caller is known where the route asks for one."""
     g.began = time.monotonic()
-    g.request_id = uuid.uuid4().hex
+    g.request_id = request_id()
+    if request.method == "OPTIONS" and request.url_rule is not None:
+        return cors.preflight()
     coordinator().begin()
     if request.endpoint is None or request.endpoint in PUBLIC:
-        return
+        return None
     coordinator().require_current_schema()
     g.caller = coordinator().gatekeeper.caller(request.headers.get("X-Kelpie-Key"))
+    return None
+
+
+def request_id() -> str:
+    """What this request is called in our log: as the caller or its proxy calls it, if that is a name."""
+    given = request.headers.get("X-Request-Id", "")
+    return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 def stamp(response: Response) -> Response:
     """After each request: what this server speaks, and one log line."""
     response.headers["Kelpie-Extensions"] = EXTENSIONS
+    response.headers["X-Request-Id"] = g.request_id
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    cors.open_to(coordinator().config.cors_origins, response)
     logs.info(
         "request",
-        request_id=g.get("request_id"),
+        request_id=g.request_id,
         method=request.method,
         path=request.path,
         status=response.status_code,

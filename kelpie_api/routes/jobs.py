@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec
+from urllib.parse import urlencode
 
+from flask import Response, request
 from flask_smorest import Blueprint
 
 from kelpie_api import jobs
 from kelpie_api.db import Row
 from kelpie_api.errors import InvalidRequest
-from kelpie_api.jobs import OnlyOnce
+from kelpie_api.jobs import OnlyOnce, Place
 from kelpie_api.routes import BodyParser, administrator, caller, db, identifier, request_json
 from kelpie_api.schemas import (
     AttemptList,
@@ -24,13 +28,17 @@ from kelpie_api.schemas import (
     JobQuery,
     Message,
     SubmissionHeaders,
+    as_cursor,
     unknown_fields,
 )
 
 blueprint = Blueprint("jobs", __name__, description="Jobs, as users see them.")
 blueprint.ARGUMENTS_PARSER = BodyParser()
 LARGEST_BATCH = 1000
-REPLAYED = {"Idempotent-Replayed": {"schema": {"type": "string"}}}
+TEXT = {"schema": {"type": "string"}}
+REPLAYED = {"Idempotent-Replayed": TEXT}
+SAME_ON_EVERY_PAGE = ("status", "container_group_id", "page_size", "asc")
+P = ParamSpec("P")
 
 # What a route answers: a value for its schema, the status, headers.
 Answer = tuple[Row | list[Row], int, dict[str, str]]
@@ -93,11 +101,11 @@ def submit_batch(headers: dict[str, Any], definitions: list[dict[str, Any]]) -> 
 
 @blueprint.get("/jobs")
 @blueprint.arguments(JobQuery, location="query")
-@blueprint.response(200, JobPage)
+@blueprint.response(200, JobPage, headers={"Link": TEXT})
 @blueprint.alt_response(400, schema=Failure)
-def list_jobs(query: dict[str, Any]) -> Row:
-    """List jobs, newest first unless `asc`; `_count` is the number on this page."""
-    page = jobs.list_page(
+def list_jobs(query: dict[str, Any]) -> Answer:
+    """List jobs, newest first unless `asc`; `_count` is the number on this page, `Link` leads to the next one."""
+    page, following = jobs.list_page(
         db(),
         caller(),
         status=query.get("status"),
@@ -105,8 +113,17 @@ def list_jobs(query: dict[str, Any]) -> Row:
         page=query["page"],
         page_size=query["page_size"],
         oldest_first=query["asc"],
+        place=query["cursor"],
     )
-    return {"_count": len(page), "jobs": page}
+    return {"_count": len(page), "jobs": page}, 200, link_to(following)
+
+
+def link_to(following: Place | None) -> dict[str, str]:
+    """The way to the next page, asked for as this one was."""
+    if following is None:
+        return {}
+    asked = {name: value for name in SAME_ON_EVERY_PAGE if (value := request.args.get(name))}
+    return {"Link": f'</jobs?{urlencode(asked | {"cursor": as_cursor(following)})}>; rel="next"'}
 
 
 @blueprint.delete("/jobs")
@@ -134,8 +151,25 @@ def group_name(text: str) -> str:
     return text
 
 
+def revalidated(answer: Callable[P, Response]) -> Callable[P, Response]:
+    """Name the version of an answer, so that whoever has it already is spared the body. The answer is the caller's
+    own: no cache may give it to another, nor to the same without asking here."""
+
+    @functools.wraps(answer)
+    def conditional(*args: P.args, **kwargs: P.kwargs) -> Response:
+        response = answer(*args, **kwargs)
+        response.headers["Cache-Control"] = "private, no-cache"
+        response.add_etag()
+        response.make_conditional(request)
+        return response
+
+    return conditional
+
+
 @blueprint.get("/jobs/<job_id>")
-@blueprint.response(200, Job)
+@revalidated
+@blueprint.response(200, Job, headers={"ETag": TEXT, "Cache-Control": TEXT})
+@blueprint.alt_response(304, description="The job is as the If-None-Match of the request says.", success=True)
 @blueprint.alt_response(404, schema=Failure)
 def get_job(job_id: str) -> Row:
     """Read a job."""

@@ -408,7 +408,7 @@ select id, user_id, status, created, started, completed, canceled, failed,
        command, arguments, environment, sync,
        input_bucket, input_prefix, checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix,
        compression, max_failures, heartbeat_interval, webhook,
-       heartbeat, num_failures, num_heartbeats, container_group_id, machine_id, attempt
+       heartbeat, num_failures, num_heartbeats, container_group_id, machine_id, attempt, seq
   from shown_jobs
  where (%(scope)s::bigint is null or tenant_id = %(scope)s)
    and (%(groups)s::text[] is null or coalesce(container_group_id, '') = any (%(groups)s))
@@ -417,8 +417,9 @@ select id, user_id, status, created, started, completed, canceled, failed,
    and (%(status)s::text is distinct from 'canceled' or canceled is not null)
    and (coalesce(%(status)s::text, '') not in ('pending', 'running') or queued is not null)
    and (%(container_group)s::text is null or container_group_id = %(container_group)s)
+   and (%(beyond)s::bigint is null or seq < %(beyond)s)
  order by seq desc
- limit %(page_size)s
+ limit %(most)s
 offset %(skipped)s;
 
 -- name: list_jobs_oldest_first
@@ -426,7 +427,7 @@ select id, user_id, status, created, started, completed, canceled, failed,
        command, arguments, environment, sync,
        input_bucket, input_prefix, checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix,
        compression, max_failures, heartbeat_interval, webhook,
-       heartbeat, num_failures, num_heartbeats, container_group_id, machine_id, attempt
+       heartbeat, num_failures, num_heartbeats, container_group_id, machine_id, attempt, seq
   from shown_jobs
  where (%(scope)s::bigint is null or tenant_id = %(scope)s)
    and (%(groups)s::text[] is null or coalesce(container_group_id, '') = any (%(groups)s))
@@ -435,8 +436,9 @@ select id, user_id, status, created, started, completed, canceled, failed,
    and (%(status)s::text is distinct from 'canceled' or canceled is not null)
    and (coalesce(%(status)s::text, '') not in ('pending', 'running') or queued is not null)
    and (%(container_group)s::text is null or container_group_id = %(container_group)s)
+   and (%(beyond)s::bigint is null or seq > %(beyond)s)
  order by seq
- limit %(page_size)s
+ limit %(most)s
 offset %(skipped)s;
 
 -- name: list_attempts

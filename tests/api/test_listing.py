@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from kelpie_api.db import Database
-from tests.helpers import Client, Tenant, make_job, refused
+from kelpie_api import jobs
+from kelpie_api.db import SQL, Database
+from tests.helpers import Client, Tenant, as_row, make_job, refused
 
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
@@ -60,9 +61,29 @@ def test_a_page_has_a_hundred_jobs_unless_asked_otherwise(api: Client) -> None:
         "page=-1",
         "page=x",
         "page=1.5",
+        "page=1e3",
+        "page=1_0",
+        "page=%EF%BC%91",  # a full-width digit
+        "page=%20",
+        "page=%001",
+        "page=%FF",
+        "page=%",
+        "page=+1",
+        "page=--1",
         "page=99999999999999999999",
         "page_size=0",
         "page_size=10001",
+        "page_size=%D9%A3",  # an Arabic digit
+        "asc=%FF",
+        "status=%00",
+        "status=pending%20",
+        "cursor=x",
+        "cursor=%00",
+        "cursor=%FF",
+        "cursor=====",
+        "cursor=PDE_",
+        "cursor=PDE=",
+        f"cursor={'A' * 5000}",
         "asc=perhaps",
         "status=asleep",
         "container_group_id=%00",
@@ -79,6 +100,131 @@ def test_an_empty_parameter_asks_for_nothing_in_particular(api: Client, seven: l
 
 def test_the_last_page_that_can_be_asked_for_is_empty(api: Client, seven: list[str]) -> None:
     assert listed(api, f"?page={2**31 - 1}&page_size=10000") == []
+
+
+def following(api: Client, path: str) -> str | None:
+    """Where the Link header of this page leads, if it has one."""
+    link = api.get(path).headers.get("Link")
+    if link is None:
+        return None
+    found = re.fullmatch(r'<(/jobs\?[!-;=?-~]+)>; rel="next"', link)
+    assert found, link
+    return found[1]
+
+
+def walked(api: Client, query: str) -> list[list[str]]:
+    """The pages that one comes by when following the links."""
+    path: str | None = f"/jobs{query}"
+    pages = []
+    while path:
+        pages.append(listed(api, path.removeprefix("/jobs")))
+        path = following(api, path)
+    return pages
+
+
+class TestCursor:
+    @pytest.mark.parametrize("asc", ["true", "false", "True"])
+    def test_the_links_lead_through_the_whole_list(self, api: Client, seven: list[str], asc: str) -> None:
+        pages = walked(api, f"?page_size=3&asc={asc}")
+        assert [len(page) for page in pages] == [3, 3, 1]
+        assert list(chain(*pages)) == listed(api, f"?asc={asc}")
+
+    def test_a_last_page_that_is_full_leads_nowhere(self, api: Client, seven: list[str]) -> None:
+        assert following(api, "/jobs?page_size=7") is None
+        assert following(api, "/jobs?page_size=6") is not None
+        assert following(api, "/jobs") is None
+
+    def test_an_empty_list_leads_nowhere(self, api: Client) -> None:
+        assert walked(api, "") == [[]]
+
+    def test_jobs_that_are_added_meanwhile_shift_nothing(
+        self, api: Client, db: Database, tenant: Tenant, seven: list[str]
+    ) -> None:
+        path = following(api, "/jobs?page_size=3") or ""
+        make_job(db, tenant)
+        assert listed(api, path.removeprefix("/jobs")) == seven[::-1][3:6]
+
+    def test_nor_does_one_that_is_removed(self, api: Client, db: Database, seven: list[str]) -> None:
+        path = following(api, "/jobs?page_size=3&asc=true") or ""
+        db.execute("delete from jobs where id = %(id)s", id=seven[2])
+        assert listed(api, path.removeprefix("/jobs")) == seven[3:6]
+
+    def test_the_filters_go_along(self, api: Client, db: Database, tenant: Tenant) -> None:
+        mine = [str(make_job(db, tenant, "held", group="a b/ü&c")) for _ in range(3)]
+        make_job(db, tenant, "held", group="g2")
+        make_job(db, tenant, group="a b/ü&c")
+        query = "?status=running&container_group_id=a%20b/%C3%BC%26c&page_size=1&asc=1"
+        assert walked(api, query) == [[job_id] for job_id in mine]
+
+    def test_it_can_begin_at_any_page(self, api: Client, seven: list[str]) -> None:
+        assert walked(api, "?page_size=2&page=2") == [seven[::-1][2:4], seven[::-1][4:6], seven[::-1][6:]]
+
+    def test_it_wins_over_page_and_asc(self, api: Client, seven: list[str]) -> None:
+        path = following(api, "/jobs?page_size=3") or ""
+        query = path.removeprefix("/jobs")
+        assert listed(api, f"{query}&page=9&asc=true") == listed(api, query) == seven[::-1][3:6]
+
+    def test_it_shows_nobody_the_jobs_of_another(self, api: Client, stranger: Client, seven: list[str]) -> None:
+        path = following(api, "/jobs?page_size=3") or ""
+        assert listed(stranger, path.removeprefix("/jobs")) == []
+
+
+@pytest.mark.parametrize("order", ["newest", "oldest"])
+@pytest.mark.parametrize("filtered", [{}, {"container_group": "g1"}, {"status": "failed"}])
+def test_a_page_far_behind_begins_at_its_place_in_an_index(
+    db: Database, tenant: Tenant, order: str, filtered: dict[str, str]
+) -> None:
+    jobs.submit(db, tenant.caller, [as_row()] * 5000)
+    db.execute("analyze jobs")
+    values = {"scope": tenant.caller.tenant_id, "groups": None, "status": None, "container_group": None}
+    statement = SQL.by_name[f"list_jobs_{order}_first"]
+    middle = db.one_or_none("select min(seq) + 2500 as seq from jobs") or {}
+    plan = db.all(f"explain {statement}", **values | filtered, beyond=middle["seq"], most=11, skipped=0)
+    text = "\n".join(line["QUERY PLAN"] for line in plan)
+    assert re.search(r"Index Cond: .*seq [<>]", text), text
+
+
+class TestVersion:
+    """A job that is read again and again, by those who wait for its end."""
+
+    def test_a_job_that_did_not_change_is_not_sent_again(self, api: Client, db: Database, tenant: Tenant) -> None:
+        path = f"/jobs/{make_job(db, tenant)}"
+        first = api.get(path)
+        again = api.get(path, **{"If-None-Match": first.headers["ETag"]})
+        assert (again.status_code, again.data) == (304, b"")
+        assert again.headers["ETag"] == first.headers["ETag"]
+        assert again.headers["Cache-Control"] == first.headers["Cache-Control"] == "private, no-cache"
+
+    def test_its_version_is_a_strong_one(self, api: Client, db: Database, tenant: Tenant) -> None:
+        assert re.fullmatch('"[!#-~]+"', api.get(f"/jobs/{make_job(db, tenant)}").headers["ETag"])
+
+    @pytest.mark.parametrize("known", ["*", '"x", {}', 'W/"x", W/{}', "{}"])
+    def test_any_way_to_name_it_is_understood(self, api: Client, db: Database, tenant: Tenant, known: str) -> None:
+        path = f"/jobs/{make_job(db, tenant)}"
+        headers = {"If-None-Match": known.format(api.get(path).headers["ETag"])}
+        assert api.get(path, **headers).status_code == 304
+
+    @pytest.mark.parametrize("known", ['"x"', "", '"', ",,,", "\xff", "x" * 5000])
+    def test_another_version_or_nonsense_is_sent_the_job(
+        self, api: Client, db: Database, tenant: Tenant, known: str
+    ) -> None:
+        path = f"/jobs/{make_job(db, tenant)}"
+        assert api.get(path, **{"If-None-Match": known}).status_code == 200
+
+    def test_every_change_makes_a_new_version(self, api: Client) -> None:
+        path = f"/jobs/{api.submit()['id']}"
+        versions = [api.get(path).headers["ETag"]]
+        api.claim()
+        versions.append(api.get(path).headers["ETag"])
+        api.delete(path)
+        versions.append(api.get(path).headers["ETag"])
+        assert len(set(versions)) == 3
+        assert api.get(path, **{"If-None-Match": versions[1]}).status_code == 200
+
+    def test_a_refusal_has_none(self, api: Client) -> None:
+        answer = api.get(f"/jobs/{uuid.uuid4()}", **{"If-None-Match": "*"})
+        refused(answer, 404)
+        assert "ETag" not in answer.headers
 
 
 @pytest.mark.parametrize("status", ["pending", "running", "completed", "failed", "canceled"])

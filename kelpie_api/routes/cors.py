@@ -1,0 +1,51 @@
+"""Browsers of other origins: what they may send, and what they may read (contract section 1)."""
+
+from __future__ import annotations
+
+from flask import Response, current_app, request
+
+MAY_SEND = ", ".join(
+    [
+        "X-Kelpie-Key",
+        "Salad-Api-Key",
+        "Salad-Organization",
+        "Salad-Project",
+        "Authorization",
+        "Content-Type",
+        "Idempotency-Key",
+        "If-None-Match",
+        "X-Request-Id",
+    ]
+)
+MAY_READ = ", ".join(["Kelpie-Extensions", "Link", "ETag", "Retry-After", "X-Request-Id", "Idempotent-Replayed"])
+REMEMBERED_FOR = 86_400  # seconds; browsers cut it to what they like, two hours at most
+
+
+def preflight() -> Response:
+    """The answer to OPTIONS on a route that is there; it needs no key, for browsers send none with it."""
+    routes = current_app.create_url_adapter(request)
+    assert routes is not None, "a request has routes"
+    methods = ", ".join(sorted(routes.allowed_methods()))
+    return Response(
+        status=204,
+        headers={
+            "Allow": methods,
+            "Access-Control-Allow-Methods": methods,
+            "Access-Control-Allow-Headers": MAY_SEND,
+            "Access-Control-Max-Age": str(REMEMBERED_FOR),
+        },
+    )
+
+
+def open_to(allowed: tuple[str, ...], response: Response) -> None:
+    """Let a page of an allowed origin read this answer, also where it is a refusal. Never with the browser's own
+    credentials: a key is sent by the page or not at all."""
+    origin = request.headers.get("Origin")
+    if "*" in allowed:
+        response.headers["Access-Control-Allow-Origin"] = "*"
+    else:
+        response.vary.add("Origin")
+        if origin not in allowed:
+            return
+        response.headers["Access-Control-Allow-Origin"] = origin
+    response.headers["Access-Control-Expose-Headers"] = MAY_READ
