@@ -1,8 +1,11 @@
 """How gunicorn serves the API. Settings on the command line or in GUNICORN_CMD_ARGS come before these."""
 
+import json
 import os
+import socket
 import sys
 
+import gunicorn.util
 from gunicorn.arbiter import Arbiter
 
 from kelpie_api import refuse_old_schema
@@ -24,6 +27,18 @@ limit_request_line = 8190
 limit_request_fields = 100
 control_socket_disable = True
 errorlog = "-"
+
+
+def write_error(client: socket.socket, status: int, reason: str, message: str) -> None:
+    """What is no HTTP never reaches the application; it is refused in JSON like everything else."""
+    body = json.dumps(
+        {"error": reason, "message": f"{message or reason}."} | ({"errors": {}} if status == 400 else {})
+    )
+    head = f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    gunicorn.util.write_nonblock(client, f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode("latin-1"))
+
+
+gunicorn.util.write_error = write_error
 
 
 def on_starting(server: Arbiter) -> None:

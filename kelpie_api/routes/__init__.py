@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from typing import Any, NoReturn
+from urllib.parse import unquote_to_bytes
 from uuid import UUID
 
 from flask import Flask, Request, Response, current_app, g, jsonify, request
@@ -24,6 +25,7 @@ from kelpie_api.wire import parse_json, parse_uuid
 
 EXTENSIONS = "attempt, claim-id, release"
 LARGEST_BODY = 16 * 1024 * 1024
+LONGEST_LOGGED_PATH = 500
 PUBLIC = {"health.healthz", "health.readyz", "api-docs.openapi_json"}
 
 REQUEST_ID = re.compile("[A-Za-z0-9._-]{1,128}")
@@ -46,6 +48,13 @@ class BodyParser(FlaskParser):
     def load_json(self, req: Request, schema: Schema) -> Any:
         return request_json()
 
+    def load_querystring(self, req: Request, schema: Schema) -> Any:
+        try:
+            unquote_to_bytes(req.query_string).decode()
+        except UnicodeDecodeError:
+            raise InvalidRequest("The query is not UTF-8; encode it as UTF-8 and then in percent signs.") from None
+        return super().load_querystring(req, schema)
+
     def handle_error(
         self,
         error: ValidationError,
@@ -61,11 +70,23 @@ class BodyParser(FlaskParser):
 def request_json() -> Any:
     """The body's JSON value, parsed once a request. Raises InvalidRequest."""
     if "body" not in g:
-        data = request.get_data()
-        if len(data) > LARGEST_BODY:
-            raise RequestEntityTooLarge
-        g.body = parse_json(data)
+        g.body = parse_json(whole_body())
     return g.body
+
+
+def whole_body() -> bytes:
+    """Raises RequestEntityTooLarge, and InvalidRequest if not all of the body came."""
+    try:
+        data = request.get_data()
+    except RequestEntityTooLarge:
+        raise
+    except Exception as error:  # the server reads it here, and raises what it likes at a chunk that is none
+        raise InvalidRequest("The request body is cut off or its chunks are malformed; send it again.") from error
+    if len(data) > LARGEST_BODY:
+        raise RequestEntityTooLarge
+    if len(data) < (request.content_length or 0):
+        raise InvalidRequest("The request body is shorter than its Content-Length says.")
+    return data
 
 
 def invalid(error: ValidationError) -> InvalidRequest:
@@ -139,6 +160,9 @@ def register(app: Flask, parts: Coordinator) -> None:
     api = Api(app)
     for blueprint in (jobs.blueprint, work.blueprint, users.blueprint, health.blueprint):
         api.register_blueprint(blueprint)
+    # Flask adds HEAD to every GET; here it would claim a job and keep it to itself.
+    for rule in app.url_map.iter_rules("work.get_work"):
+        (rule.methods or set()).discard("HEAD")
     app.register_error_handler(KelpieError, answer_error)
     app.register_error_handler(HTTPException, answer_http_error)
     app.register_error_handler(Exception, answer_bug)
@@ -174,7 +198,7 @@ def stamp(response: Response) -> Response:
         "request",
         request_id=g.request_id,
         method=request.method,
-        path=request.path,
+        path=request.path[:LONGEST_LOGGED_PATH],
         status=response.status_code,
         seconds=round(time.monotonic() - g.get("began", time.monotonic()), 4),
         machine_id=g.get("machine_id"),

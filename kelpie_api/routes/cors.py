@@ -26,7 +26,7 @@ def preflight() -> Response:
     routes = current_app.create_url_adapter(request)
     assert routes is not None, "a request has routes"
     methods = ", ".join(sorted(routes.allowed_methods()))
-    return Response(
+    answer = Response(
         status=204,
         headers={
             "Allow": methods,
@@ -35,6 +35,8 @@ def preflight() -> Response:
             "Access-Control-Max-Age": str(REMEMBERED_FOR),
         },
     )
+    del answer.headers["Content-Type"]
+    return answer
 
 
 def open_to(allowed: tuple[str, ...], response: Response) -> None:

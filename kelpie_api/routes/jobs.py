@@ -145,8 +145,8 @@ def purge_group(container_group_id: str) -> Row:
 
 def group_name(text: str) -> str:
     """A container group from a path. Raises InvalidRequest where no job can be of such a group."""
-    if len(text) > 255 or "\0" in text:
-        sentence = "The id of a container group is text of 1 to 255 characters without a NUL."
+    if len(text) > 255 or "\0" in text or "\ufffd" in text:
+        sentence = "The id of a container group is 1 to 255 characters in UTF-8, without a NUL."
         raise InvalidRequest(sentence, {"container_group_id": [sentence]})
     return text
 

@@ -101,6 +101,13 @@ NOT_IDS = [
     "%FF",
     "' or 1=1 --",
     "8b9c902c-7da6-4af3-be0b-59cd4487895",
+    "8b9c902c-7da6-4af3-be0b-59cd4487895\N{FULLWIDTH DIGIT ONE}",
+    "8b9c902c-7da6-4af3-be0b-59cd448789\N{ARABIC-INDIC DIGIT ONE}1",
+    "8b9c902c_7da6_4af3be0b59cd44878951",
+    "{8b9c902c-7da6-4af3-be0b-59cd44878951}",
+    "urn:uuid:8b9c902c-7da6-4af3-be0b-59cd44878951",
+    "8b9c902c-7da6-4af3-be0b-59cd44878951%0A",
+    "x" * 5000,
 ]
 
 
@@ -130,6 +137,54 @@ def test_a_trailing_slash_is_accepted(api: Client) -> None:
     assert api.get(f"/jobs/{job['id']}/").status_code == 200
     assert api.post("/jobs/", definition()).status_code == 202
     assert api.get("/work/?machine_id=m1&container_group_id=g1").status_code == 200
+
+
+@pytest.mark.parametrize("key", [b"\xff\xfe", "ключ".encode(), b"\x80", b"k" * 5000])
+def test_a_key_of_odd_bytes_is_unknown_like_any_other(api: Client, key: bytes) -> None:
+    refused(Client(api.http, key.decode("latin-1")).get("/jobs"), 403)
+
+
+@pytest.mark.parametrize("odd", ["%FF", "%ED%A0%80", "%C0%80", "a%E2%82"])
+def test_a_query_that_is_no_utf_8_is_a_400(api: Client, odd: str) -> None:
+    """Two machines must not become one because both were unreadable."""
+    api.submit()
+    refused(api.get(f"/work?machine_id={odd}&container_group_id=g1"), 400)
+    refused(api.get(f"/jobs?container_group_id={odd}"), 400)
+    refused(api.get(f"/work?machine_id=m1&container_group_id=g1&claim_id={odd}"), 400)
+
+
+@pytest.mark.parametrize("odd", ["%", "%zz", "a%2", "%25FF", "+", "%F0%9F%9A%B2", "=&=", "&&"])
+def test_an_odd_query_that_is_text_is_no_defect(api: Client, odd: str) -> None:
+    assert api.get(f"/jobs?container_group_id={odd}").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "claim_id", ["x", "%00", "%EF%BC%91" * 32, "{8b9c902c-7da6-4af3-be0b-59cd44878951}", "1_0"]
+)
+def test_a_claim_id_that_is_no_uuid_is_a_400(api: Client, claim_id: str) -> None:
+    answer = api.get(f"/work?machine_id=m1&container_group_id=g1&claim_id={claim_id}")
+    assert "claim_id" in refused(answer, 400)["errors"]
+
+
+def test_of_a_name_given_twice_the_last_value_counts(api: Client) -> None:
+    """As the original's parser has it; a client that repeats a name has worked until today."""
+    answer = api.post("/jobs", job_with(b'"first", "command": "second"'))
+    assert (answer.json or {})["command"] == "second"
+
+
+def test_a_head_request_is_answered_like_a_get_and_without_a_body(app: Flask, api: Client) -> None:
+    job_id = api.submit()["id"]
+    for rule in app.url_map.iter_rules():
+        if "HEAD" in (rule.methods or set()):
+            answer = api.call("HEAD", rule.rule.replace("<job_id>", job_id))
+            assert (answer.status_code, answer.data) == (200, b""), rule.rule
+
+
+def test_a_head_request_claims_nothing(api: Client) -> None:
+    api.submit()
+    answer = api.call("HEAD", "/work?machine_id=m1&container_group_id=g1")
+    assert answer.status_code == 405 and "HEAD" not in answer.headers["Allow"]
+    assert api.claim("m1")
 
 
 def test_unknown_query_parameters_are_ignored(api: Client) -> None:

@@ -101,9 +101,9 @@ def test_the_name_of_a_group_is_free_text(api: Client, group: str) -> None:
     assert purge(api, group) == 1
 
 
-@pytest.mark.parametrize("group", ["x" * 256, "a\0b"])
+@pytest.mark.parametrize("group", ["x" * 256, "a%00b", "a%FF", "%ED%A0%80"])
 def test_a_name_that_no_group_can_have_is_a_400(api: Client, group: str) -> None:
-    refused(api.delete(PATH + quote(group)), 400)
+    refused(api.delete(PATH + group), 400)
 
 
 def test_more_jobs_than_end_in_one_round_all_end(
