@@ -15,6 +15,7 @@ from flask_smorest import Api
 from marshmallow import Schema, ValidationError
 from webargs.flaskparser import FlaskParser
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.routing import PathConverter
 
 from kelpie_api import Coordinator, logs
 from kelpie_api.auth import Caller
@@ -65,6 +66,13 @@ class BodyParser(FlaskParser):
         error_headers: Mapping[str, str] | None,
     ) -> NoReturn:
         raise invalid(error)
+
+
+class FreeText(PathConverter):
+    """Any text in a path, up to its end: slashes, also in front, and line ends, which `$` would overlook."""
+
+    regex = r"[\s\S]+?(?!\n\Z)"
+    part_isolating = False
 
 
 def request_json() -> Any:
@@ -146,6 +154,7 @@ def register(app: Flask, parts: Coordinator) -> None:
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
+    app.url_map.converters["text"] = FreeText
     app.config |= {
         # One byte more: a body of unknown length (chunked) is cut here in silence, and must be seen as too long.
         "MAX_CONTENT_LENGTH": LARGEST_BODY + 1,

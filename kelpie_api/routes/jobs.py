@@ -135,7 +135,7 @@ def purge_jobs() -> None:
     jobs.purge(db())
 
 
-@blueprint.delete("/jobs/container-groups/<path:container_group_id>")
+@blueprint.delete("/jobs/container-groups/<text:container_group_id>")
 @blueprint.response(200, Count)
 @blueprint.alt_response(400, schema=Failure)
 def purge_group(container_group_id: str) -> Row:

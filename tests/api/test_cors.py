@@ -40,7 +40,7 @@ def names(header: str) -> set[str]:
 
 
 def sample(path: str) -> str:
-    return path.replace("<", "").replace(">", "").replace("path:", "")
+    return path.replace("<", "").replace(">", "").replace("text:", "")
 
 
 def test_a_preflight_is_answered_on_every_route_without_a_key(app: Flask) -> None:
@@ -70,6 +70,10 @@ def test_it_allows_every_header_that_a_caller_may_need(app: Flask) -> None:
 def test_it_names_the_methods_of_its_own_route_only(app: Flask) -> None:
     answer = app.test_client().options("/work", headers=ASKED)
     assert names(answer.headers["Access-Control-Allow-Methods"]) == {"get", "options"}
+    answer = app.test_client().options("/jobs/batch", headers=ASKED)
+    assert names(answer.headers["Access-Control-Allow-Methods"]) == {"post", "options"}
+    answer = app.test_client().options("/jobs/", headers=ASKED)
+    assert names(answer.headers["Access-Control-Allow-Methods"]) == {"get", "head", "post", "delete", "options"}
 
 
 def test_a_preflight_of_an_unknown_route_is_a_404(app: Flask) -> None:

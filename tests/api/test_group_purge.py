@@ -95,10 +95,29 @@ def test_a_second_time_there_is_nothing_left(api: Client) -> None:
     assert [purge(api), purge(api)] == [1, 0]
 
 
-@pytest.mark.parametrize("group", ["a/b", "a b", "100%", "Grüße", "attempts", "x" * 255, "a?b#c", "1/attempts"])
+@pytest.mark.parametrize(
+    "group",
+    [
+        "a/b",
+        "/a",
+        "a//b",
+        "a b",
+        "100%",
+        "Grüße",
+        "attempts",
+        "x" * 255,
+        "a?b#c",
+        "1/attempts",
+        "a\nb",
+        "\na",
+        "a\n",
+    ],
+)
 def test_the_name_of_a_group_is_free_text(api: Client, group: str) -> None:
     api.submit(container_group_id=group)
+    other = api.submit(container_group_id="a")
     assert purge(api, group) == 1
+    assert api.get(f"/jobs/{other['id']}").status_code == 200
 
 
 @pytest.mark.parametrize("group", ["x" * 256, "a%00b", "a%FF", "%ED%A0%80"])

@@ -44,7 +44,7 @@ ROUTES = [
     Route("GET", "/work", None, (401, 403, 200, 200, 200, 200)),
     Route("GET", "/users/me", None, (401, 403, 200, 200, 200, 200)),
     Route("DELETE", "/jobs", None, (401, 403, 403, 403, 403, 204)),
-    Route("DELETE", "/jobs/container-groups/<path:container_group_id>", None, (401, 403, 200, 200, 200, 200)),
+    Route("DELETE", "/jobs/container-groups/<text:container_group_id>", None, (401, 403, 200, 200, 200, 200)),
     Route("POST", "/users", {"username": "new"}, (401, 403, 403, 403, 403, 201)),
     Route("DELETE", "/users", None, (401, 403, 403, 403, 403, 204)),
     Route(
