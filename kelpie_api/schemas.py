@@ -289,7 +289,7 @@ class JobQuery(Wire):
         load_default=None,
         metadata={
             "description": "From the Link header of the page before; it wins over page and asc.",
-            "pattern": f"^{Cursor.PATTERN}$",
+            "pattern": f"^({Cursor.PATTERN})?$",
         },
     )
     asc = fields.Boolean(load_default=False)

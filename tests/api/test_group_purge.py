@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import quote
 
 import pytest
 from flask import Flask
 
 from kelpie_api import jobs
-from kelpie_api.db import Database
+from kelpie_api.db import SQL, Database
 from tests.helpers import (
     Client,
     Tenant,
@@ -151,6 +152,26 @@ def test_a_claim_does_not_wait_for_a_purge(db: Database, tenant: Tenant) -> None
     make_job(db, tenant)
     with db.transaction() as tx:
         line = tx.one_or_none("select tenant_id, container_group, seq as last_seq from queue")
-        assert tx.one_or_none(jobs.SQL.remove_pending_jobs, most=10, after_seq=-1, **(line or {}))
+        assert tx.one_or_none(SQL.remove_pending_jobs, most=10, after_seq=-1, **(line or {}))
         make_job(db, tenant)
         assert jobs.claim(db, tenant.caller, "m1", "g1", None)
+
+
+@pytest.mark.parametrize("statement", ["remove_pending_jobs", "cancel_jobs"])
+def test_a_round_reads_no_more_of_the_queue_than_it_ends(db: Database, tenant: Tenant, statement: str) -> None:
+    """Else a purge of a million jobs would read the rest of them in each of its rounds."""
+    for _ in range(5):
+        jobs.submit(db, tenant.caller, [as_row()] * 1000)
+    db.execute("analyze queue")
+    line = db.one_or_none("select tenant_id, container_group, max(seq) as last_seq from queue group by 1, 2") or {}
+    with db.transaction() as tx:
+        plan = tx.all(
+            f"explain (analyze, costs off, timing off) {SQL.by_name[statement]}",
+            **line, most=10, after_seq=line["last_seq"] - 3000, actor="user:acme",
+        )  # fmt: skip
+        text = "\n".join(str(step["QUERY PLAN"]) for step in plan)
+        tx.connection.execute("rollback")
+        tx.connection.execute("begin")
+    assert "Seq Scan" not in text, text
+    assert "Rows Removed by Filter" not in text, text
+    assert max(int(rows) for rows in re.findall(r"actual rows=(\d+)", text)) <= 10, text
