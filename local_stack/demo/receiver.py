@@ -9,10 +9,10 @@ from threading import Thread
 class WebhookReceiver:
     """A context manager; `heard` maps a job's id to the webhooks for it: {webhook id: status}."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "127.0.0.1") -> None:
         self.heard: dict[str, dict[str, str]] = defaultdict(dict)
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self.url = f"http://127.0.0.1:{self._server.server_port}/kelpie"
+        self._server = ThreadingHTTPServer((address, 0), self._handler())
+        self.url = f"http://{address}:{self._server.server_port}/kelpie"
 
     def __enter__(self) -> "WebhookReceiver":
         Thread(target=self._server.serve_forever, daemon=True).start()

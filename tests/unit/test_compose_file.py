@@ -1,0 +1,24 @@
+"""compose.yaml passes on every setting that the coordinator reads."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+from local_stack.processes import CHECKOUT
+
+
+def test_every_setting_of_the_coordinator_can_be_given_in_the_env_file() -> None:
+    read = set(re.findall(r'"((?:KELPIE|SALAD)_[A-Z_]+)"', (CHECKOUT / "kelpie_api" / "config.py").read_text()))
+    services: dict[str, Any] = yaml.safe_load((CHECKOUT / "compose.yaml").read_text())["services"]
+    for name in ("migrate", "api", "webhooks"):
+        assert read - services[name]["environment"].keys() == set()
+
+
+def test_no_service_runs_a_script_that_does_not_exist() -> None:
+    services = yaml.safe_load((CHECKOUT / "compose.yaml").read_text())["services"]
+    left_in = (CHECKOUT / ".dockerignore").read_text().splitlines()
+    scripts = [service["command"][1] for service in services.values() if "command" in service]
+    assert scripts and all((CHECKOUT / script).exists() and f"!{script}" in left_in for script in scripts)
