@@ -46,7 +46,7 @@ def kill_and_start(stack: Compose, crowd: Crowd, service: str) -> None:
     stack.kill(service)
     wait_for(lambda: crowd.turned_away() > before + MEMBERS, "the crowd to notice", timeout=60)
     stack.start(service)
-    is_served_again(crowd, 10 * MEMBERS)
+    is_served_again(crowd, 6 * MEMBERS)
 
 
 def count(db: Database, statement: str) -> int:

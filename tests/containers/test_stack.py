@@ -126,6 +126,17 @@ def test_the_image_holds_what_runs_and_nothing_secret(built: Compose) -> None:
     assert "canary" not in told and "INDEX_URL" not in told
 
 
+def test_no_secret_gets_into_a_log(stack: Compose) -> None:
+    with Caller(stack, "discreet") as caller:
+        caller.answer(
+            "POST", "/jobs", {"command": "x", "container_group_id": "g", "environment": {"A": "canary-job"}}
+        )
+        for service, container in stack.containers().items():
+            logs = container.logs()
+            assert logs, service
+            assert b"canary" not in logs and caller.key.encode() not in logs, service
+
+
 @pytest.mark.parametrize("service", ["api", "webhooks"])
 def test_a_stopped_container_ends_in_order(stack: Compose, service: str) -> None:
     container = stack.containers()[service]
