@@ -51,6 +51,7 @@ class Coordinator:
 
     def end(self) -> None:
         self.housekeeper.stop()
+        self.gatekeeper.end()
         self.db.close()
 
     def require_current_schema(self) -> None:

@@ -1,4 +1,4 @@
-"""Who is calling: an API key becomes a Caller, which every statement is scoped by (contract section 5)."""
+"""Who is calling: a key or a token becomes a Caller, which every statement is scoped by (contract section 5)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import hashlib
 import hmac
 import secrets
 import time
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 from uuid import UUID
 
+from kelpie_api.asking import Flights
 from kelpie_api.config import Config
 from kelpie_api.db import SQL, Database
 from kelpie_api.errors import Forbidden, InvalidRequest, MissingCredentials, NotFound, OwnerVanished
+from kelpie_api.salad import is_name
 from kelpie_api.sealing import Seal
+from kelpie_api.tokens import Machine, Tokens
+from kelpie_api.vouching import Vouching
 
 REMEMBERED_FOR = 30.0  # seconds; a revoked key is refused by every process after this long at the latest
 REMEMBERED_KEYS = 10_000
@@ -24,7 +28,8 @@ class Caller:
     """The user behind a request and the tenant (user, project) that owns what it creates.
 
     `sealed_key` is its API key, encrypted, for the webhooks that its report causes. `groups` are the container
-    groups whose jobs it may touch; None: all of the tenant's.
+    groups whose jobs it may touch, '' being the null group; None: all of the tenant's. `machine` is whose token it
+    is, None for a key.
     """
 
     user_id: UUID
@@ -33,6 +38,8 @@ class Caller:
     is_admin: bool = False
     sealed_key: bytes | None = field(default=None, repr=False)
     groups: list[str] | None = None
+    machine: Machine | None = None
+    has_null_line: bool = True
 
     @property
     def scope(self) -> dict[str, Any]:
@@ -41,11 +48,26 @@ class Caller:
 
     def lines(self, container_group_id: str) -> list[str]:
         """The lines of the queue that a machine of this group is served from; '' is that of the null group."""
-        return [container_group_id, ""]
+        return [container_group_id, ""] if self.has_null_line else [container_group_id]
 
     @property
     def actor(self) -> str:
-        return f"user:{self.username}"
+        return f"machine:{self.machine.machine_id}" if self.machine else f"user:{self.username}"
+
+    def require_own(self, machine_id: str, container_group_id: str) -> None:
+        """Raise Forbidden if a token works or reports for another machine or group than its own."""
+        if self.machine is None or self.groups is None:
+            return
+        if (machine_id, container_group_id) != (self.machine.machine_id, self.machine.workload_id):
+            raise Forbidden(
+                "A token is good for its own machine only: machine_id must be its salad_machine_id and"
+                " container_group_id its salad_workload_id."
+            )
+
+    def require_own_group(self, container_group_id: str | None) -> None:
+        """Raise Forbidden if a token submits for another group than its own."""
+        if self.machine and container_group_id != self.machine.workload_id:
+            raise Forbidden("With a token, jobs can be submitted for its own container group only.")
 
 
 def digest(key: str) -> bytes:
@@ -53,19 +75,43 @@ def digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
+class Headers(Protocol):
+    """A request's headers, whatever their case."""
+
+    def get(self, name: str, /) -> str | None: ...
+
+
 class Gatekeeper:
-    """Proves callers. Remembers proven keys for a few seconds, so that a heartbeat costs one statement."""
+    """Proves callers, by the first credential that they bring of: Kelpie's key, Salad's key, a machine's token.
+
+    Remembers proven keys for a few seconds, so that a heartbeat costs one statement.
+    """
 
     def __init__(self, db: Database, config: Config) -> None:
         self.db = db
         self.seal = Seal(config.secret_key)
         self.admin_digest = digest(config.admin_key) if config.admin_key else None
+        self.strict = config.jwt_strict
+        self.flights = Flights()
+        self.vouching = Vouching(db, config, self.flights)
+        self.tokens = Tokens(db, config, self.flights)
         self.remembered: dict[bytes, tuple[float, Caller]] = {}
+        self.owners: dict[tuple[str, str], tuple[float, Caller]] = {}
 
-    def caller(self, key: str | None) -> Caller:
-        """Raises MissingCredentials, Forbidden."""
-        if not key:
-            raise MissingCredentials("Send your API key in the header X-Kelpie-Key.")
+    def caller(self, headers: Headers) -> Caller:
+        """Raises MissingCredentials, InvalidRequest, Forbidden, and Unavailable while nobody can vouch for it."""
+        if key := headers.get("X-Kelpie-Key"):
+            return self.of_kelpie_key(key)
+        if key := headers.get("Salad-Api-Key"):
+            return self.of_salad_key(key, *named(headers, "Salad-Organization", "Salad-Project"))
+        scheme, _, token = (headers.get("Authorization") or "").strip().partition(" ")
+        if scheme.lower() == "bearer" and token.strip():
+            return self.of_token(token.strip(), *named(headers, "Salad-Project"))
+        raise MissingCredentials(
+            "Send a key in the header X-Kelpie-Key or Salad-Api-Key, or a machine's token as a bearer."
+        )
+
+    def of_kelpie_key(self, key: str) -> Caller:
         known = self.remembered.get(digest(key))
         if known and known[0] > time.monotonic():
             return known[1]
@@ -75,9 +121,50 @@ class Gatekeeper:
         self.remembered[digest(key)] = (time.monotonic() + REMEMBERED_FOR, caller)
         return caller
 
+    def of_salad_key(self, key: str, organization: str, project: str) -> Caller:
+        """All jobs of the organization's project are this caller's."""
+        for header, name in (("Salad-Organization", organization), ("Salad-Project", project)):
+            if not is_name(name):
+                raise invalid_header(header, "is no name at Salad: 2 to 63 lower-case letters, digits and hyphens")
+        if not self.vouching.key_is_good(key, organization, project):
+            raise Forbidden(
+                f"Salad does not let this Salad-Api-Key see the project {project} of {organization};"
+                " check the key, Salad-Organization and Salad-Project."
+            )
+        return self._owner(organization, project)
+
+    def of_token(self, token: str, project: str) -> Caller:
+        """The jobs of the machine's own container group are this caller's; those of the null group only if Salad
+        has the group in the project, for the header is the word of whoever calls."""
+        if not (len(project) <= 255 and project.isprintable()):
+            raise invalid_header("Salad-Project", "is no name of a project")
+        machine = self.tokens.machine(token)
+        owner = self._owner(machine.organization, project)
+        in_project = self.vouching.has_workload(machine.workload_id, machine.organization, project)
+        groups = [machine.workload_id, ""] if in_project else [machine.workload_id]
+        return replace(owner, machine=machine, groups=groups if self.strict else None, has_null_line=in_project)
+
     def forget(self) -> None:
-        """Look every key up anew, after this process removed some."""
+        """Look every key and owner up anew, after this process removed some."""
         self.remembered.clear()
+        self.owners.clear()
+
+    def end(self) -> None:
+        self.flights.end()
+
+    def _owner(self, organization: str, project: str) -> Caller:
+        """The user and tenant of an organization, made on first sight."""
+        known = self.owners.get((organization, project))
+        if known and known[0] > time.monotonic():
+            return known[1]
+        names = {"organization": organization, "project": project}
+        found = self.db.one_or_none(SQL.find_owner, **names) or self.db.one_or_none(SQL.make_owner, **names)
+        if found is None:
+            raise Forbidden(f"The organization {organization} has the administrator's name and cannot be served.")
+        if len(self.owners) >= REMEMBERED_KEYS:
+            self.owners.clear()
+        self.owners[organization, project] = (time.monotonic() + REMEMBERED_FOR, Caller(**found))
+        return Caller(**found)
 
     def _look_up(self, key: str) -> Caller:
         wanted = digest(key)
@@ -91,6 +178,18 @@ class Gatekeeper:
                 "This API key is not known here; check X-Kelpie-Key, or ask the administrator for a new key."
             )
         return Caller(**found, sealed_key=self.seal.seal(key))
+
+
+def named(headers: Headers, *required: str) -> list[str]:
+    """The headers that a credential needs beside it. Raises InvalidRequest."""
+    for header in required:
+        if not headers.get(header):
+            raise invalid_header(header, "is missing; this kind of credential needs it")
+    return [headers.get(header) or "" for header in required]
+
+
+def invalid_header(name: str, problem: str) -> InvalidRequest:
+    return InvalidRequest(f"The header {name} {problem}.", {name: [f"The header {problem}."]})
 
 
 def create_user(db: Database, username: str) -> dict[str, object]:

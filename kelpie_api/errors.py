@@ -51,10 +51,13 @@ class Forbidden(KelpieError):
 
 
 class OwnerVanished(Forbidden):
-    """The tenant of a remembered key was removed a moment ago, perhaps by another process."""
+    """The tenant of a remembered caller was removed a moment ago, perhaps by another process."""
 
     def __init__(self) -> None:
-        super().__init__("The user of this key was removed; ask the administrator for a new key.")
+        super().__init__(
+            "The user of this key was removed a moment ago; send the request again, or ask the administrator"
+            " for a new key."
+        )
 
 
 class NotFound(KelpieError):

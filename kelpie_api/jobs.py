@@ -116,6 +116,8 @@ def submit_once(
 def _submission(
     caller: Caller, definitions: Sequence[dict[str, Any]], once: OnlyOnce | None = None
 ) -> dict[str, Any]:
+    for definition in definitions:
+        caller.require_own_group(definition["container_group"])
     ids = [new_job_id() for _ in definitions]
     submitted = [{"id": str(job_id), **row} for job_id, row in zip(ids, definitions, strict=True)]
     return {

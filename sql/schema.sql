@@ -249,14 +249,6 @@ create table webhooks (
   constraint webhooks_status_check CHECK (status = ANY (ARRAY['running'::job_status, 'completed'::job_status, 'failed'::job_status]))
 ) with (fillfactor=80);
 
-create table workloads (
-  workload_id text not null,
-  org_name text not null,
-  project text not null,
-  checked timestamp with time zone default now() not null,
-  constraint workloads_pkey PRIMARY KEY (workload_id, org_name, project)
-);
-
 CREATE INDEX canceled_jobs_of_a_tenant ON jobs USING btree (tenant_id, seq) WHERE (canceled IS NOT NULL);
 
 CREATE INDEX events_of_a_job ON events USING btree (job_id, id);
@@ -276,6 +268,8 @@ CREATE UNIQUE INDEX one_holder_per_claim_id ON queue USING btree (tenant_id, cla
 CREATE INDEX queue_held ON queue USING btree (tenant_id, container_group, seq) WHERE (machine_id IS NOT NULL);
 
 CREATE INDEX queue_waiting ON queue USING btree (tenant_id, container_group, rank, seq) WHERE (machine_id IS NULL);
+
+CREATE INDEX salad_proofs_by_age ON salad_proofs USING btree (proven);
 
 CREATE INDEX signing_secrets_of_a_user ON signing_secrets USING btree (user_id);
 

@@ -29,6 +29,27 @@ LARGEST_BODY = 16 * 1024 * 1024
 LONGEST_LOGGED_PATH = 500
 PUBLIC = {"health.healthz", "health.readyz", "api-docs.openapi_json"}
 
+# What a machine's token may call; a route that is not named here is closed to it (a node's owner can read it).
+OPEN_TO_MACHINES = {
+    "work.get_work",
+    "work.heartbeat",
+    "work.completed",
+    "work.failed",
+    "work.released",
+    "jobs.list_jobs",
+    "jobs.get_job",
+    "jobs.list_attempts",
+    "jobs.list_events",
+    "users.get_me",
+}
+# And what else, if the operator allows it (KELPIE_JWT_CAN_SUBMIT).
+OPEN_TO_SUBMITTING_MACHINES = {
+    "jobs.submit_job",
+    "jobs.submit_job_by_old_path",
+    "jobs.submit_batch",
+    "jobs.cancel_job",
+}
+
 REQUEST_ID = re.compile("[A-Za-z0-9._-]{1,128}")
 
 TITLES = {
@@ -149,6 +170,7 @@ def identifier(text: str, what: str) -> UUID:
 def register(app: Flask, parts: Coordinator) -> None:
     """Give the application its routes, its error answers, and what happens around each request."""
     from kelpie_api.routes import health, jobs, users, work
+    from kelpie_api.routes.callers import CallersInSpec
 
     app.extensions["kelpie"] = parts
     app.json.sort_keys = False  # type: ignore[attr-defined]
@@ -166,7 +188,7 @@ def register(app: Flask, parts: Coordinator) -> None:
     }
     app.before_request(admit)
     app.after_request(stamp)
-    api = Api(app)
+    api = Api(app, spec_kwargs={"extra_plugins": [CallersInSpec(PUBLIC)]})
     for blueprint in (jobs.blueprint, work.blueprint, users.blueprint, health.blueprint):
         api.register_blueprint(blueprint)
     # Flask adds HEAD to every GET; here it would claim a job and keep it to itself.
@@ -187,8 +209,17 @@ def admit() -> Response | None:
     if request.endpoint is None or request.endpoint in PUBLIC:
         return None
     coordinator().require_current_schema()
-    g.caller = coordinator().gatekeeper.caller(request.headers.get("X-Kelpie-Key"))
+    g.caller = coordinator().gatekeeper.caller(request.headers)
+    if g.caller.machine:
+        require_open_to_machines(request.endpoint)
     return None
+
+
+def require_open_to_machines(endpoint: str) -> None:
+    if endpoint in OPEN_TO_MACHINES:
+        return
+    if not (coordinator().config.jwt_can_submit and endpoint in OPEN_TO_SUBMITTING_MACHINES):
+        raise Forbidden("A machine's token may work, report and read jobs of its own group; use a key for this.")
 
 
 def request_id() -> str:

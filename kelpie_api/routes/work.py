@@ -29,6 +29,7 @@ blueprint.ARGUMENTS_PARSER = BodyParser()
 def get_work(query: dict[str, Any]) -> tuple[list[Row], int, dict[str, str]]:
     """Claim the next job: a list of one, or an empty list."""
     g.machine_id = query["machine_id"]
+    caller().require_own(query["machine_id"], query["container_group_id"])
     job = jobs.claim(db(), caller(), query["machine_id"], query["container_group_id"], query["claim_id"])
     # A claim changes state: a cache that answers it would hand one job to two workers.
     return [job] if job else [], 200, {"Cache-Control": "no-store"}
@@ -37,6 +38,7 @@ def get_work(query: dict[str, Any]) -> tuple[list[Row], int, dict[str, str]]:
 def report_of(fields: dict[str, Any]) -> Report:
     report = Report(**fields)
     g.machine_id, g.attempt = report.machine_id, report.attempt
+    caller().require_own(report.machine_id, report.container_group_id)
     return report
 
 

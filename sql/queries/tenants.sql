@@ -36,6 +36,67 @@ select t.id as tenant_id, u.id as user_id, u.username
   join tenants t on t.user_id = u.id
  where u.is_admin;
 
+-- name: find_owner
+-- The tenant of an organization in a project, for callers that Salad vouches for. The administrator's name is no
+-- organization's. No row: unknown yet, or that name.
+select t.id as tenant_id, u.id as user_id, u.username
+  from users u
+  join tenants t on t.user_id = u.id
+ where u.username = %(organization)s
+   and t.project = %(project)s
+   and not u.is_admin;
+
+-- name: make_owner
+-- The same, made on first sight, once however many ask at once. No row: the name is the administrator's.
+with owner as (
+  insert into users (username)
+  values (%(organization)s)
+      on conflict (username) do update set username = excluded.username where not users.is_admin
+  returning id, username
+),
+tenant as (
+  insert into tenants (user_id, project)
+  select id, %(project)s from owner
+      on conflict (user_id, project) do update set project = excluded.project
+  returning id
+)
+select tenant.id as tenant_id, owner.id as user_id, owner.username
+  from owner
+ cross join tenant;
+
+-- name: recall_proof
+-- How many seconds ago Salad vouched for this; by the database's clock, which all processes share.
+select extract(epoch from now() - proven)::float8 as age
+  from salad_proofs
+ where digest = %(digest)s
+   and proven > now() - interval '1 day';
+
+-- name: keep_proof
+insert into salad_proofs (digest)
+values (%(digest)s)
+    on conflict (digest) do update set proven = now();
+
+-- name: drop_proof
+delete from salad_proofs where digest = %(digest)s;
+
+-- name: forget_proofs
+-- Older ones count no more; a row that another process is at is left to it.
+delete from salad_proofs
+ where digest in (
+       select digest
+         from salad_proofs
+        where proven < now() - interval '1 day'
+        limit 100
+          for update skip locked);
+
+-- name: recall_jwks
+select keys, extract(epoch from now() - fetched)::float8 as age from jwks where url = %(url)s;
+
+-- name: keep_jwks
+insert into jwks (url, keys)
+values (%(url)s, %(keys)s::jsonb)
+    on conflict (url) do update set keys = excluded.keys, fetched = now();
+
 -- name: get_user
 select id, username, created from users where id = %(user_id)s;
 

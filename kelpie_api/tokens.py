@@ -1,0 +1,270 @@
+"""The tokens of Salad's machines: whose they are, and the public keys that prove it (reliability section 2)."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import jwt
+
+from kelpie_api import logs
+from kelpie_api.asking import Flights, NoAnswer, Reply, get
+from kelpie_api.config import Config
+from kelpie_api.db import SQL, Database
+from kelpie_api.errors import Forbidden, Unavailable
+
+LONGEST_TOKEN = 8192
+LEEWAY = 10  # seconds that the clocks may differ
+REQUIRED = ["exp", "iat", "nbf", "iss", "aud", "sub"]
+
+FRESH_FOR = 600.0  # seconds; older keys serve while new ones are fetched
+STALE_AFTER = 3600.0  # older ones serve only if new ones do not come at once
+STALE_FOR = 7 * 24 * 3600.0  # seconds that keys serve while none can be fetched
+LIMIT = 4.0  # seconds for one fetch
+PATIENCE, BRIEFLY = 5.0, 2.0  # seconds that a request waits for keys: without any, and with old ones
+PAUSE, PAUSE_WITHOUT_KEYS = 30.0, 2.0  # seconds after a fetch that failed
+# A token signed with an unknown key makes us look for new ones at once; garbage must not make us do it for ever.
+REFETCHES, REFETCH_PERIOD = 3, 30.0
+MOST_KEYS = 100
+SEVERAL = 10  # keys that one token may be tried with
+
+# What a key must be for an algorithm: the type, and the curves.
+KEYS_FOR = {
+    "ES256": ("EC", {"P-256"}),
+    "ES384": ("EC", {"P-384"}),
+    "ES512": ("EC", {"P-521"}),
+    "EdDSA": ("OKP", {"Ed25519", "Ed448"}),
+}
+RSA = ("RSA", {None})
+PUBLIC_MEMBERS = {"kty", "crv", "x", "y", "n", "e", "kid", "alg", "use", "key_ops"}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a token says of its bearer."""
+
+    organization: str
+    workload_id: str  # the id of its container group
+    machine_id: str
+
+
+@dataclass(frozen=True)
+class Key:
+    """A public key, for one algorithm."""
+
+    kid: str | None
+    algorithm: str
+    jwk: jwt.PyJWK
+
+
+class Tokens:
+    """Proves tokens."""
+
+    def __init__(self, db: Database, config: Config, flights: Flights) -> None:
+        self.algorithms = config.jwt_algorithms
+        self.issuer = config.jwt_issuer
+        self.keys = KeyRing(db, config, flights)
+
+    def machine(self, token: str) -> Machine:
+        """Whose token this is. Raises Forbidden, or Unavailable while there are no keys to prove it with."""
+        header = header_of(token)
+        algorithm = header.get("alg")
+        if algorithm not in self.algorithms:
+            raise Forbidden(f"This token is not signed with {' or '.join(self.algorithms)}; no other is accepted.")
+        return bearer(self._claims(token, self.keys.fitting(header.get("kid"), algorithm)))
+
+    def _claims(self, token: str, keys: list[Key]) -> dict[str, Any]:
+        for key in keys:
+            try:
+                return self._proven(token, key)
+            except jwt.InvalidSignatureError:
+                continue
+            except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
+                raise Forbidden(refusal(error)) from None
+        raise Forbidden("This token is not signed with any of Salad's keys.")
+
+    def _proven(self, token: str, key: Key) -> dict[str, Any]:
+        return jwt.decode(
+            token,
+            key.jwk,
+            algorithms=[key.algorithm],
+            issuer=self.issuer,
+            leeway=LEEWAY,
+            options={"require": REQUIRED, "verify_aud": False},  # the audience is compared with another claim
+        )
+
+
+def header_of(token: str) -> dict[str, Any]:
+    """The header, of which only `alg` and `kid` are used: what else it brings (`jwk`, `jku`) is the bearer's."""
+    try:
+        header = jwt.get_unverified_header(token) if len(token) <= LONGEST_TOKEN else {"crit": "too long"}
+    except (jwt.PyJWTError, ValueError, RecursionError):
+        raise Forbidden("This is not a JSON Web Token.") from None
+    if "crit" in header:
+        raise Forbidden("This token is too long, or asks for an extension that is not known here.")
+    return header
+
+
+def refusal(error: Exception) -> str:
+    match error:
+        case jwt.ExpiredSignatureError():
+            return "This token has expired; fetch a new one."
+        case jwt.ImmatureSignatureError():
+            return "This token is not valid yet; look at the clocks."
+        case jwt.MissingRequiredClaimError():
+            return f"This token lacks the claim {error.claim}."
+        case jwt.InvalidIssuerError():
+            return "This token is of another issuer."
+    return "This token is not valid."
+
+
+def bearer(claims: dict[str, Any]) -> Machine:
+    """The machine that proven claims name. A token is made for its own organization, and for nobody else."""
+    organization_id = claim(claims, "salad_organization_id")
+    if claims["aud"] not in (organization_id, [organization_id]):
+        raise Forbidden("This token is for another audience than its own organization.")
+    if not claims["sub"]:
+        raise Forbidden("This token lacks the claim sub.")
+    return Machine(
+        claim(claims, "salad_organization_name"),
+        claim(claims, "salad_workload_id"),
+        claim(claims, "salad_machine_id"),
+    )
+
+
+def claim(claims: dict[str, Any], name: str) -> str:
+    """A claim that is a name. An empty one would be more than nothing: '' is how the null group is kept."""
+    text = claims.get(name)
+    if not isinstance(text, str) or not 1 <= len(text) <= 255 or not text.isprintable():
+        raise Forbidden(f"This token lacks the claim {name}.")
+    return text
+
+
+class KeyRing:
+    """Salad's public keys. No request waits for new ones while there are old ones to go on with.
+
+    (PyJWT's own client holds a lock while it fetches, and fails everything when its cache ends.)
+    """
+
+    def __init__(self, db: Database, config: Config, flights: Flights) -> None:
+        self.db = db
+        self.url = config.salad_jwks_url
+        self.algorithms = config.jwt_algorithms
+        self.flights = flights
+        self.keys: list[Key] = []
+        self.fetched = float("-inf")  # all times are monotonic
+        self.ask_again = float("-inf")
+        self.refetches: deque[float] = deque(maxlen=REFETCHES)
+
+    def fitting(self, kid: str | None, algorithm: str) -> list[Key]:
+        """The keys that a token may be signed with. Raises Unavailable if there are none to be had."""
+        self._freshen()
+        found = self._named(kid, algorithm)
+        if not found and self._recall():
+            found = self._named(kid, algorithm)
+        if not found and self._may_refetch():
+            self._fetch_now(PATIENCE)
+            found = self._named(kid, algorithm)
+        return found[:SEVERAL]
+
+    def age(self) -> float:
+        return time.monotonic() - self.fetched
+
+    def _named(self, kid: str | None, algorithm: str) -> list[Key]:
+        """A key without a name may be anyone's."""
+        return [key for key in self.keys if key.algorithm == algorithm and (kid is None or key.kid in {None, kid})]
+
+    def _freshen(self) -> None:
+        if self.age() < FRESH_FOR:
+            return
+        if time.monotonic() >= self.ask_again:
+            self._recall()
+        if self.age() >= STALE_FOR:
+            self._fetch_now(PATIENCE)
+        elif self.age() >= FRESH_FOR and time.monotonic() >= self.ask_again:
+            self._fetch_meanwhile(BRIEFLY if self.age() >= STALE_AFTER else 0.0)
+
+    def _may_refetch(self) -> bool:
+        """Once for each new key, and a few times at the most for tokens signed with none of ours."""
+        now = time.monotonic()
+        if len(self.refetches) == REFETCHES and self.refetches[0] > now - REFETCH_PERIOD:
+            return False
+        self.refetches.append(now)
+        return True
+
+    def _fetch_now(self, patience: float) -> None:
+        try:
+            if time.monotonic() < self.ask_again:
+                raise NoAnswer("asked a moment ago")
+            self.flights.ask(self, self._fetch, patience)
+        except NoAnswer:
+            raise Unavailable(
+                "Salad's keys, which prove this token, cannot be fetched; send the request again in a moment."
+            ) from None
+
+    def _fetch_meanwhile(self, patience: float) -> None:
+        try:
+            self.flights.ask(self, self._fetch, patience)
+        except NoAnswer:
+            return  # what there is serves on
+
+    def _recall(self) -> bool:
+        """Take over the set that another process fetched, if it is newer than ours."""
+        stored = self.db.one_or_none(SQL.recall_jwks, url=self.url)
+        # A second: the age comes from another clock.
+        if stored is None or stored["age"] > self.age() - 1:
+            return False
+        self.keys, self.fetched = self._usable(stored["keys"]), time.monotonic() - stored["age"]
+        return True
+
+    def _fetch(self) -> None:
+        try:
+            keys = published(get(self.url, {"Accept": "application/json"}, LIMIT))
+            usable = self._usable(keys)
+            if not usable:
+                raise NoAnswer("no usable key")
+        except NoAnswer as silence:
+            self.ask_again = time.monotonic() + (PAUSE if self.keys else PAUSE_WITHOUT_KEYS)
+            logs.warning("jwks_silent", url=self.url, reason=str(silence))
+            raise
+        self.keys, self.fetched = usable, time.monotonic()
+        self.db.execute(SQL.keep_jwks, url=self.url, keys=json.dumps(keys))
+
+    def _usable(self, keys: list[dict[str, Any]]) -> list[Key]:
+        return [key for jwk in keys for algorithm in self.algorithms if (key := made_of(jwk, algorithm))]
+
+
+def published(reply: Reply) -> list[dict[str, Any]]:
+    """The public part of each key of a set. Raises NoAnswer if this is none."""
+    keys = reply.json.get("keys") if isinstance(reply.json, dict) else None
+    if reply.status != 200 or not isinstance(keys, list):
+        raise NoAnswer(f"the answer, {reply.status}, is no set of keys")
+    return [
+        {name: value for name, value in jwk.items() if name in PUBLIC_MEMBERS}
+        for jwk in keys[:MOST_KEYS]
+        if isinstance(jwk, dict)
+    ]
+
+
+def made_of(jwk: dict[str, Any], algorithm: str) -> Key | None:
+    """The key for this algorithm, or None if it is of another kind, for another use, or broken."""
+    kty, curves = KEYS_FOR.get(algorithm, RSA)
+    kid, operations = jwk.get("kid"), jwk.get("key_ops", ["verify"])
+    fits = (
+        jwk.get("kty") == kty
+        and jwk.get("crv") in list(curves)
+        and jwk.get("alg", algorithm) == algorithm
+        and jwk.get("use", "sig") == "sig"
+        and isinstance(operations, list)
+        and "verify" in operations
+        and isinstance(kid, str | None)
+    )
+    if not fits:
+        return None
+    try:
+        return Key(kid, algorithm, jwt.PyJWK(jwk, algorithm))
+    except (jwt.PyJWTError, ValueError, TypeError):
+        return None
