@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import docker
 import psycopg
@@ -30,6 +31,8 @@ from kelpie_api.config import Config
 from kelpie_api.db import Database
 from kelpie_api.migrations import migrate
 from local_stack.postgres import EmbeddedPostgres
+from tests.doubles.salad import SaladDouble
+from tests.doubles.tokens import TokenDouble
 from tests.helpers import Client, Tenant, empty_tables, make_tenant
 
 OFFICIAL_IMAGE = "postgres:17"
@@ -135,11 +138,38 @@ def tenant(db: Database) -> Tenant:
 
 
 @pytest.fixture
-def app(db: Database, migrated_url: str) -> Iterator[Flask]:
+def settings() -> dict[str, Any]:
+    """What a test file wants to be different in the application."""
+    return {}
+
+
+@pytest.fixture
+def config(migrated_url: str, settings: dict[str, Any]) -> Config:
+    return Config(**{"database_url": migrated_url, "secret_key": SECRET_KEY, "admin_key": ADMIN_KEY} | settings)
+
+
+@pytest.fixture
+def app(db: Database, config: Config) -> Iterator[Flask]:
     """The application in this process, on the real database."""
-    application = create_app(Config(database_url=migrated_url, secret_key=SECRET_KEY, admin_key=ADMIN_KEY))
+    application = create_app(config)
     yield application
     application.extensions["kelpie"].end()
+
+
+@pytest.fixture
+def salad() -> Iterator[SaladDouble]:
+    """Salad's public API."""
+    double = SaladDouble()
+    yield double
+    double.end()
+
+
+@pytest.fixture
+def tokens() -> Iterator[TokenDouble]:
+    """Salad's token service, for one machine of the organization acme."""
+    double = TokenDouble()
+    yield double
+    double.end()
 
 
 @pytest.fixture

@@ -7,10 +7,11 @@ import threading
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from uuid import UUID
 
+from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
@@ -34,15 +35,16 @@ class Tenant:
 
 @dataclass
 class Client:
-    """Calls the API with one key; `.get("/jobs").json` and so on."""
+    """Calls the API with one key, or other credentials; `.get("/jobs").json` and so on."""
 
     http: FlaskClient
     key: str | None
+    credentials: dict[str, str] = field(default_factory=dict)
 
     def call(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> TestResponse:
-        key = {"X-Kelpie-Key": self.key} if self.key else {}
+        key = self.credentials | ({"X-Kelpie-Key": self.key} if self.key else {})
         data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
         return self.http.open(path, method=method, data=data, headers=key | (headers or {}))
 
@@ -103,6 +105,8 @@ def empty_tables(db: Database) -> None:
     """All rows gone but the administrator's, and the coordinator seen just now, without outages."""
     jobs.purge(db)
     auth.delete_users(db)
+    db.execute("delete from salad_proofs")
+    db.execute("delete from jwks")
     db.execute("delete from outages")
     be_seen(db)
 
@@ -220,6 +224,20 @@ def row(db: Database, table: str, job_id: object) -> Row | None:
         table
     ]
     return db.one_or_none(f"select * from {table} where {column} = %(id)s order by {order} limit 1", id=job_id)
+
+
+def with_salad_key(
+    app: Flask, key: str | None = "salad-key", organization: str | None = "acme", project: str | None = "default"
+) -> Client:
+    """A client that calls with a Salad API key; None leaves a header out."""
+    headers = {"Salad-Api-Key": key, "Salad-Organization": organization, "Salad-Project": project}
+    return Client(app.test_client(), None, {name: value for name, value in headers.items() if value is not None})
+
+
+def with_token(app: Flask, token: str, project: str | None = "default") -> Client:
+    """A client that calls with a machine's token."""
+    named = {} if project is None else {"Salad-Project": project}
+    return Client(app.test_client(), None, {"Authorization": f"Bearer {token}"} | named)
 
 
 def ban(db: Database, job_id: UUID, machine: str) -> None:
