@@ -144,12 +144,12 @@ def settings() -> dict[str, Any]:
 
 
 @pytest.fixture
-def config(migrated_url: str, settings: dict[str, Any]) -> Config:
+def config(db: Database, migrated_url: str, settings: dict[str, Any]) -> Config:
     return Config(**{"database_url": migrated_url, "secret_key": SECRET_KEY, "admin_key": ADMIN_KEY} | settings)
 
 
 @pytest.fixture
-def app(db: Database, config: Config) -> Iterator[Flask]:
+def app(config: Config) -> Iterator[Flask]:
     """The application in this process, on the real database."""
     application = create_app(config)
     yield application

@@ -88,6 +88,33 @@ def test_every_operation_says_what_it_does_and_what_it_answers(document: dict[st
             assert "$ref" in response or response["description"], (method, path, status)
 
 
+def test_it_knows_the_three_kinds_of_caller(document: dict[str, Any]) -> None:
+    schemes = document["components"]["securitySchemes"].values()
+    assert {(scheme["type"], scheme.get("name", scheme.get("scheme"))) for scheme in schemes} == {
+        ("apiKey", "X-Kelpie-Key"),
+        ("apiKey", "Salad-Api-Key"),
+        ("http", "bearer"),
+    }
+
+
+def test_every_route_asks_for_one_of_them_but_those_for_everybody(app: Flask, document: dict[str, Any]) -> None:
+    for method, path, operation in operations(document):
+        answer = app.test_client().open(path.replace("{", "").replace("}", ""), method=method.upper())
+        assert bool(operation.get("security")) is (answer.status_code == 401), (method, path)
+        if "security" in operation:
+            assert {name for way in operation["security"] for name in way} == set(
+                document["components"]["securitySchemes"]
+            )
+
+
+def test_every_route_that_asks_for_a_caller_says_how_it_refuses_one(document: dict[str, Any]) -> None:
+    for method, path, operation in operations(document):
+        if "security" in operation:
+            assert operation["responses"].keys() >= {"400", "401", "403", "503"}, (method, path)
+            headers = {parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "header"}
+            assert headers >= {"Salad-Organization", "Salad-Project"}
+
+
 def test_operation_ids_are_unique(document: dict[str, Any]) -> None:
     ids = [operation["operationId"] for *_, operation in operations(document) if "operationId" in operation]
     assert len(set(ids)) == len(ids)

@@ -11,38 +11,76 @@ from flask import Flask
 
 from kelpie_api.db import Database
 from tests.conftest import ADMIN_KEY
-from tests.helpers import Client, Tenant, definition, make_job, make_tenant, refused, rows_of_jobs
+from tests.doubles.salad import SaladDouble
+from tests.doubles.tokens import TokenDouble
+from tests.helpers import (
+    Client,
+    Tenant,
+    definition,
+    make_job,
+    make_tenant,
+    refused,
+    rows_of_jobs,
+    with_salad_key,
+    with_token,
+)
 
-REPORT = {"machine_id": "m1", "container_group_id": "g1", "attempt": 1}
 CALLERS = ("nobody", "wrong key", "other user", "other project", "owner", "administrator")
+SALADS_CALLERS = (
+    "Salad key",  # of the owner's organization and project
+    "another organization's Salad key",
+    "machine",  # the job's holder, with its token
+    "machine of another group",
+    "machine of another project",
+    "another machine of the group",
+    "machine with a wrong token",
+)
+
+
+# The holder's ids: what its token says, and what the requests name.
+HOLDER, GROUP = "m1", "g1"
+REPORT = {"machine_id": HOLDER, "container_group_id": GROUP, "attempt": 1}
 
 
 @dataclass(frozen=True)
 class Route:
-    """What is sent to a route whose `<job_id>` is a running job of the owner's; the status for each of CALLERS."""
+    """What is sent to a route whose `<job_id>` is a running job of the owner's; the status for each of CALLERS,
+    and for each of SALADS_CALLERS if they differ from what follows of the others."""
 
     method: str
     path: str
     body: Any
     statuses: tuple[int, int, int, int, int, int]
+    salads: tuple[int, ...] | None = None
+
+    def of_salads_callers(self) -> tuple[int, ...]:
+        """A Salad key is the owner's or a stranger's; to machines a route is closed unless it says otherwise."""
+        if self.salads:
+            return self.salads
+        other, owner = self.statuses[2], self.statuses[4]
+        public = self.statuses[0] == 200
+        return (owner, other, *[200 if public else 403] * 5)
 
 
 FOREIGN = (401, 403, 404, 404)  # a job of somebody else answers like an unknown one
+READ = (200, 404, 200, 404, 404, 200, 403)  # jobs of its own group are there for all machines of it
+REPORTED = (200, 404, 200, 403, 404, 403, 403)  # the report names the holder, and each may speak for itself only
+ANYONES = (200, 200, 200, 200, 200, 200, 403)
 ROUTES = [
-    Route("GET", "/jobs/<job_id>", None, (*FOREIGN, 200, 200)),
+    Route("GET", "/jobs/<job_id>", None, (*FOREIGN, 200, 200), READ),
     Route("DELETE", "/jobs/<job_id>", None, (*FOREIGN, 202, 202)),
-    Route("GET", "/jobs/<job_id>/attempts", None, (*FOREIGN, 200, 200)),
-    Route("GET", "/jobs/<job_id>/events", None, (*FOREIGN, 200, 200)),
-    Route("POST", "/jobs/<job_id>/heartbeat", REPORT, (*FOREIGN, 200, 200)),
-    Route("POST", "/jobs/<job_id>/completed", REPORT, (*FOREIGN, 200, 200)),
-    Route("POST", "/jobs/<job_id>/failed", REPORT, (*FOREIGN, 202, 202)),
-    Route("POST", "/jobs/<job_id>/released", REPORT, (*FOREIGN, 200, 200)),
+    Route("GET", "/jobs/<job_id>/attempts", None, (*FOREIGN, 200, 200), READ),
+    Route("GET", "/jobs/<job_id>/events", None, (*FOREIGN, 200, 200), READ),
+    Route("POST", "/jobs/<job_id>/heartbeat", REPORT, (*FOREIGN, 200, 200), REPORTED),
+    Route("POST", "/jobs/<job_id>/completed", REPORT, (*FOREIGN, 200, 200), REPORTED),
+    Route("POST", "/jobs/<job_id>/failed", REPORT, (*FOREIGN, 202, 202), (202, 404, 202, 403, 404, 403, 403)),
+    Route("POST", "/jobs/<job_id>/released", REPORT, (*FOREIGN, 200, 200), REPORTED),
     Route("POST", "/jobs", definition(), (401, 403, 202, 202, 202, 202)),
     Route("POST", "/job", definition(), (401, 403, 202, 202, 202, 202)),
     Route("POST", "/jobs/batch", [definition()], (401, 403, 202, 202, 202, 202)),
-    Route("GET", "/jobs", None, (401, 403, 200, 200, 200, 200)),
-    Route("GET", "/work", None, (401, 403, 200, 200, 200, 200)),
-    Route("GET", "/users/me", None, (401, 403, 200, 200, 200, 200)),
+    Route("GET", "/jobs", None, (401, 403, 200, 200, 200, 200), ANYONES),
+    Route("GET", "/work", None, (401, 403, 200, 200, 200, 200), (200, 200, 200, 403, 200, 403, 403)),
+    Route("GET", "/users/me", None, (401, 403, 200, 200, 200, 200), ANYONES),
     Route("DELETE", "/jobs", None, (401, 403, 403, 403, 403, 204)),
     Route("DELETE", "/jobs/container-groups/<text:container_group_id>", None, (401, 403, 200, 200, 200, 200)),
     Route("POST", "/users", {"username": "new"}, (401, 403, 403, 403, 403, 201)),
@@ -60,8 +98,38 @@ ROUTES = [
 CASES = [
     pytest.param(route, caller, status, id=f"{route.method} {route.path} {caller}")
     for route in ROUTES
-    for caller, status in zip(CALLERS, route.statuses, strict=True)
+    for caller, status in [
+        *zip(CALLERS, route.statuses, strict=True),
+        *zip(SALADS_CALLERS, route.of_salads_callers(), strict=True),
+    ]
 ]
+
+
+@pytest.fixture
+def settings(salad: SaladDouble, tokens: TokenDouble) -> dict[str, Any]:
+    salad.allow("salad-key", "acme", "default")
+    salad.allow("salad-key", "rival", "default")
+    tokens.machine, tokens.workload = HOLDER, GROUP
+    return {"salad_api_url": salad.api_url, "salad_jwks_url": tokens.jwks_url}
+
+
+def client_of(caller: str, app: Flask, db: Database, owner: Tenant, tokens: TokenDouble) -> Client:
+    match caller:
+        case "Salad key":
+            return with_salad_key(app)
+        case "another organization's Salad key":
+            return with_salad_key(app, organization="rival")
+        case "machine":
+            return with_token(app, tokens.token())
+        case "machine of another group":
+            return with_token(app, tokens.token(salad_workload_id="g2"))
+        case "machine of another project":
+            return with_token(app, tokens.token(), "other")
+        case "another machine of the group":
+            return with_token(app, tokens.token(salad_machine_id="m2"))
+        case "machine with a wrong token":
+            return with_token(app, tokens.token(aud="another"))
+    return Client(app.test_client(), key_of(caller, db, owner))
 
 
 def key_of(caller: str, db: Database, owner: Tenant) -> str | None:
@@ -90,12 +158,12 @@ def test_no_route_is_missing_from_the_table(app: Flask) -> None:
 
 @pytest.mark.parametrize(("route", "caller", "status"), CASES)
 def test_every_caller_gets_the_status_of_the_table_and_writes_nothing_where_it_is_refused(
-    app: Flask, db: Database, tenant: Tenant, route: Route, caller: str, status: int
+    app: Flask, db: Database, tenant: Tenant, tokens: TokenDouble, route: Route, caller: str, status: int
 ) -> None:
     job_id = make_job(db, tenant, "held")
-    client = Client(app.test_client(), key_of(caller, db, tenant))
+    client = client_of(caller, app, db, tenant, tokens)
     path = route.path.replace("<job_id>", str(job_id)).replace("<user_id>", str(tenant.caller.user_id))
-    query = "?machine_id=m2&container_group_id=g1" if path == "/work" else ""
+    query = f"?machine_id={HOLDER}&container_group_id={GROUP}" if path == "/work" else ""
     before = rows_of_jobs(db)
     answer = client.call(route.method, path + query, route.body)
     assert answer.status_code == status, answer.text

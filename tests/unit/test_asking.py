@@ -1,0 +1,137 @@
+"""Asking a service that does not behave: the answer comes in time, or there is none."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import pytest
+from werkzeug.wrappers import Response
+
+from kelpie_api import asking
+from kelpie_api.asking import Flights, NoAnswer, get
+from local_stack.processes import wait_for
+from tests.doubles.tokens import JWKS, TokenDouble, json_of
+
+
+@pytest.fixture
+def service() -> Iterator[TokenDouble]:
+    double = TokenDouble()
+    yield double
+    double.end()
+
+
+@pytest.fixture
+def flights() -> Iterator[Flights]:
+    flights = Flights()
+    yield flights
+    flights.end()
+
+
+class TestGet:
+    def test_brings_status_and_json(self, service: TokenDouble) -> None:
+        reply = get(service.jwks_url, {}, 5)
+        assert (reply.status, reply.json) == (200, {"keys": service.published})
+
+    @pytest.mark.parametrize(
+        ("said", "seconds"),
+        [("30", 30.0), ("", 0.0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0), ("-1", 0.0), ("9" * 50, 0.0)],
+    )
+    def test_tells_how_long_to_wait(self, service: TokenDouble, said: str, seconds: float) -> None:
+        service.instead = lambda: Response("{}", 429, {"Retry-After": said})
+        assert get(service.jwks_url, {}, 5).retry_after == seconds
+
+    @pytest.mark.parametrize("body", ["<html>", "", "[" * 100_000, "9" * 5000, b"\xff"])
+    def test_takes_what_is_no_json_for_none(self, service: TokenDouble, body: str | bytes) -> None:
+        service.instead = lambda: Response(body)
+        assert get(service.jwks_url, {}, 5).json is None
+
+    def test_does_not_follow_to_another_place(self, service: TokenDouble) -> None:
+        service.instead = lambda: Response("", 302, {"Location": service.url + "/elsewhere"})
+        assert get(service.jwks_url, {}, 5).status == 302
+        assert service.asked == [JWKS]
+
+    def test_gives_up_on_an_answer_that_never_ends(
+        self, service: TokenDouble, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(asking, "LARGEST_ANSWER", 1000)
+        service.instead = lambda: json_of({"keys": "x" * 2000})
+        with pytest.raises(NoAnswer, match="too long"):
+            get(service.jwks_url, {}, 5)
+
+    def test_gives_up_on_an_answer_that_drips(self, service: TokenDouble) -> None:
+        """Each byte comes in time, all of them never would."""
+        ended = threading.Event()
+
+        def drops() -> Iterator[bytes]:
+            while not ended.wait(0.05):
+                yield b" "
+
+        service.instead = lambda: Response(drops())
+        with pytest.raises(NoAnswer):
+            get(service.jwks_url, {}, 0.5)
+        ended.set()
+
+    def test_gives_up_on_nobody_and_on_rubbish(self) -> None:
+        with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+            address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+
+            def talk() -> None:
+                with listener.accept()[0] as line:
+                    line.recv(1000)
+                    line.sendall(b"\0\xff rubbish\r\n\r\n")
+
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(talk)
+                with pytest.raises(NoAnswer):
+                    get(address, {}, 5)
+        with pytest.raises(NoAnswer):
+            get(address, {}, 5)
+
+    def test_reads_no_proxy_from_the_environment(
+        self, service: TokenDouble, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+        monkeypatch.setenv("NO_PROXY", "")
+        assert get(service.jwks_url, {}, 5).status == 200
+
+
+class TestFlights:
+    def test_an_impatient_one_goes_and_the_answer_still_comes(self, flights: Flights) -> None:
+        gate, left = threading.Event(), []
+
+        def asking_slowly() -> str:
+            gate.wait(30)
+            left.append("answer")
+            return "answer"
+
+        with pytest.raises(NoAnswer):
+            flights.ask("question", asking_slowly, 0.0)
+        assert flights.under_way
+        gate.set()
+        wait_for(lambda: left == ["answer"] and not flights.under_way, "the answer", pause=0.01)
+
+    def test_an_error_reaches_who_waits_and_the_log(
+        self, flights: Flights, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def fail() -> None:
+            raise LookupError("a defect")
+
+        with pytest.raises(LookupError):
+            flights.ask("question", fail, 5)
+        wait_for(lambda: not flights.under_way, "the end", pause=0.01)
+        wait_for(lambda: "asking_failed" in caplog.messages, "the log line", pause=0.01)
+
+    def test_too_many_questions_are_not_asked(self, flights: Flights, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(asking, "MOST_QUESTIONS", 3)
+        gate = threading.Event()
+        waiting: Callable[[], bool] = lambda: gate.wait(30)  # noqa: E731
+        for number in range(3):
+            with pytest.raises(NoAnswer, match="yet"):
+                flights.ask(number, waiting, 0.0)
+        with pytest.raises(NoAnswer, match="too many"):
+            flights.ask("one more", waiting, 5)
+        gate.set()
