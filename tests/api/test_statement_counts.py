@@ -6,14 +6,22 @@ import os
 import re
 import tempfile
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from flask import Flask
 
 from kelpie_api.db import Database
-from tests.helpers import Client, Tenant, definition, make_job
+from tests.doubles.salad import SaladDouble
+from tests.doubles.tokens import TokenDouble
+from tests.helpers import Client, Tenant, definition, make_job, with_salad_key, with_token
 
 SENT = re.compile(r"\tF\t\d+\t(?:Parse|Query)\t(.*)")
+
+
+@pytest.fixture
+def settings(salad: SaladDouble, tokens: TokenDouble) -> dict[str, Any]:
+    return {"salad_api_url": salad.api_url, "salad_jwks_url": tokens.jwks_url, "salad_api_key": "own-key"}
 
 
 @pytest.fixture
@@ -53,6 +61,20 @@ def test_the_count_sees_every_statement(quiet_api: Client) -> None:
     sent = statements_of(quiet_api, several)
     assert len(sent) == 4
     assert "BEGIN" in sent[0] and "COMMIT" in sent[3]
+
+
+@pytest.mark.parametrize("kind", ["Salad key", "token"])
+def test_a_heartbeat_costs_no_more_for_callers_that_salad_vouches_for(
+    quiet_api: Client, db: Database, tenant: Tenant, salad: SaladDouble, tokens: TokenDouble, kind: str
+) -> None:
+    app = quiet_api.http.application
+    salad.allow("salad-key", "acme", "default")
+    salad.allow("own-key", "acme", "default")
+    tokens.machine, tokens.workload = "m1", "g1"
+    client = with_salad_key(app) if kind == "Salad key" else with_token(app, tokens.token())
+    job = {"id": make_job(db, tenant, "held")}
+    assert client.report(job, "heartbeat", attempt=1).json == {"status": "running"}
+    assert len(statements_of(client, lambda: client.report(job, "heartbeat", attempt=1))) == 1
 
 
 def test_a_heartbeat_costs_one_statement(quiet_api: Client, db: Database, tenant: Tenant) -> None:
