@@ -1,16 +1,48 @@
 """How gunicorn serves the API. Settings on the command line or in GUNICORN_CMD_ARGS come before these."""
 
+import fcntl
 import json
 import os
+import shutil
 import socket
 import sys
+import tempfile
+from pathlib import Path
 
 import gunicorn.util
 from gunicorn.arbiter import Arbiter
+from gunicorn.workers.base import Worker
 
-from kelpie_api import refuse_old_schema
-from kelpie_api.config import Config
-from kelpie_api.errors import ConfigError, SchemaError
+METRICS = "kelpie-metrics-"
+SHARED_MEMORY = Path("/dev/shm")
+
+
+def folder_for_metrics() -> Path:
+    """A new folder for what the web processes count, in memory where there is some: the disk may be read-only.
+
+    Its lock lasts as long as this gunicorn; those that nobody locks were left behind by a kill.
+    """
+    base = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
+    for old in base.glob(f"{METRICS}*/lock"):
+        try:
+            with old.open("ab") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(old.parent, ignore_errors=True)
+        except OSError:
+            continue  # in use, somebody else's, or removed meanwhile
+    folder = Path(tempfile.mkdtemp(prefix=METRICS, dir=base))
+    lock = os.open(folder / "lock", os.O_CREAT | os.O_WRONLY, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    return folder
+
+
+# Before anything imports prometheus_client, which looks for it only then. A reload keeps what there is.
+if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder_for_metrics())
+
+from kelpie_api import metrics, refuse_old_schema  # noqa: E402
+from kelpie_api.config import Config  # noqa: E402
+from kelpie_api.errors import ConfigError, SchemaError  # noqa: E402
 
 bind = os.environ.get("KELPIE_BIND", "0.0.0.0:8080")
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
@@ -47,3 +79,16 @@ def on_starting(server: Arbiter) -> None:
         refuse_old_schema(Config.from_env(os.environ))
     except (ConfigError, SchemaError) as error:
         sys.exit(f"kelpie: {error}")
+
+
+def child_exit(server: Arbiter, worker: Worker) -> None:
+    """What a process counted stays counted after its end."""
+    metrics.keep_counts_of_ended(
+        Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]), living=set(server.WORKERS) - {worker.pid}
+    )
+
+
+def on_exit(server: Arbiter) -> None:
+    folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+    if folder.name.startswith(METRICS):
+        shutil.rmtree(folder, ignore_errors=True)

@@ -21,13 +21,21 @@ from kelpie_api import Coordinator, logs
 from kelpie_api.auth import Caller
 from kelpie_api.db import Database
 from kelpie_api.errors import Forbidden, InvalidRequest, KelpieError, NotFound, OwnerVanished
+from kelpie_api.metrics import request_answered
 from kelpie_api.routes import cors
 from kelpie_api.wire import parse_json, parse_uuid
 
 EXTENSIONS = "attempt, claim-id, release"
 LARGEST_BODY = 16 * 1024 * 1024
 LONGEST_LOGGED_PATH = 500
-PUBLIC = {"health.healthz", "health.readyz", "api-docs.openapi_json"}
+PUBLIC = {
+    "health.healthz",
+    "health.readyz",
+    "metrics.get_metrics",
+    "api-docs.openapi_json",
+    "docs.get_page",
+    "docs.get_asset",
+}
 
 # What a machine's token may call; a route that is not named here is closed to it (a node's owner can read it).
 OPEN_TO_MACHINES = {
@@ -169,7 +177,7 @@ def identifier(text: str, what: str) -> UUID:
 
 def register(app: Flask, parts: Coordinator) -> None:
     """Give the application its routes, its error answers, and what happens around each request."""
-    from kelpie_api.routes import health, jobs, users, work
+    from kelpie_api.routes import docs, health, jobs, metrics, users, work
     from kelpie_api.routes.callers import CallersInSpec
 
     app.extensions["kelpie"] = parts
@@ -189,8 +197,9 @@ def register(app: Flask, parts: Coordinator) -> None:
     app.before_request(admit)
     app.after_request(stamp)
     api = Api(app, spec_kwargs={"extra_plugins": [CallersInSpec(PUBLIC)]})
-    for blueprint in (jobs.blueprint, work.blueprint, users.blueprint, health.blueprint):
+    for blueprint in (jobs.blueprint, work.blueprint, users.blueprint, health.blueprint, metrics.blueprint):
         api.register_blueprint(blueprint)
+    app.register_blueprint(docs.blueprint)
     # Flask adds HEAD to every GET; here it would claim a job and keep it to itself.
     for rule in app.url_map.iter_rules("work.get_work"):
         (rule.methods or set()).discard("HEAD")
@@ -229,18 +238,21 @@ def request_id() -> str:
 
 
 def stamp(response: Response) -> Response:
-    """After each request: what this server speaks, and one log line."""
+    """After each request: what this server speaks, a count, and one log line."""
     response.headers["Kelpie-Extensions"] = EXTENSIONS
     response.headers["X-Request-Id"] = g.request_id
     response.headers["X-Content-Type-Options"] = "nosniff"
     cors.open_to(coordinator().config.cors_origins, response)
+    seconds = time.monotonic() - g.get("began", time.monotonic())
+    route = request.url_rule.rule if request.url_rule else None
+    request_answered(request.method, route, response.status_code, seconds)
     logs.info(
         "request",
         request_id=g.request_id,
         method=request.method,
         path=request.path[:LONGEST_LOGGED_PATH],
         status=response.status_code,
-        seconds=round(time.monotonic() - g.get("began", time.monotonic()), 4),
+        seconds=round(seconds, 4),
         machine_id=g.get("machine_id"),
         attempt=g.get("attempt"),
     )

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
-from flask import g
+from flask import g, request
 from flask_smorest import Blueprint
 
-from kelpie_api import jobs
+from kelpie_api import jobs, metrics
 from kelpie_api.auth import Caller
 from kelpie_api.db import Database, Row
 from kelpie_api.errors import NotTheHolder
-from kelpie_api.jobs import Report
+from kelpie_api.jobs import Report, Status
 from kelpie_api.routes import BodyParser, caller, db, identifier
 from kelpie_api.schemas import Failure, HeartbeatAnswer, Job, Message, WorkerReport, WorkQuery
 
@@ -31,6 +31,7 @@ def get_work(query: dict[str, Any]) -> tuple[list[Row], int, dict[str, str]]:
     g.machine_id = query["machine_id"]
     caller().require_own(query["machine_id"], query["container_group_id"])
     job = jobs.claim(db(), caller(), query["machine_id"], query["container_group_id"], query["claim_id"])
+    metrics.claim_answered(job is not None)
     # A claim changes state: a cache that answers it would hand one job to two workers.
     return [job] if job else [], 200, {"Cache-Control": "no-store"}
 
@@ -50,6 +51,8 @@ def report_of(fields: dict[str, Any]) -> Report:
 def heartbeat(fields: dict[str, Any], job_id: str) -> Row:
     """Renew the lease; any answer but `running` tells the worker to drop the job."""
     status = jobs.heartbeat(db(), caller(), identifier(job_id, "job"), report_of(fields))
+    if status != Status.RUNNING:
+        metrics.report_refused("heartbeat")
     return {"status": status}
 
 
@@ -94,6 +97,7 @@ def carry_out(
     try:
         transition(db(), caller(), identifier(job_id, "job"), report)
     except NotTheHolder as refusal:
+        metrics.report_refused(str(request.endpoint).rpartition(".")[2])
         if report.attempt is not None:
             raise
         return {"message": f"Ignored: {refusal.message}"}

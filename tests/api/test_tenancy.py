@@ -93,7 +93,10 @@ ROUTES = [
     ),
     Route("GET", "/healthz", None, (200,) * 6),
     Route("GET", "/readyz", None, (200,) * 6),
+    Route("GET", "/metrics", None, (200,) * 6),
     Route("GET", "/openapi.json", None, (200,) * 6),
+    Route("GET", "/docs", None, (200,) * 6),
+    Route("GET", "/docs/<name>", None, (404,) * 6),
 ]
 CASES = [
     pytest.param(route, caller, status, id=f"{route.method} {route.path} {caller}")

@@ -1,0 +1,75 @@
+"""Swagger UI at /docs, from this server: nothing is fetched from elsewhere, and no script stands in the page."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, make_response, render_template_string, send_from_directory
+from swagger_ui_bundle import swagger_ui_path
+
+from kelpie_api.errors import NotFound
+
+blueprint = Blueprint("docs", __name__)
+
+ASSETS = {
+    "swagger-ui.css",
+    "swagger-ui-bundle.js",
+    "favicon-16x16.png",
+    "favicon-32x32.png",
+}
+START = "start.js"
+
+# The page's own styles are set by script; `unsafe-inline` is for the style attributes in rendered descriptions.
+POLICY = (
+    "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+PAGE = """<!doctype html>
+<html lang="en">
+  <head>
+    <meta charset="utf-8">
+    <meta name="viewport" content="width=device-width, initial-scale=1">
+    <title>Kelpie API</title>
+    <link rel="stylesheet" href="{{ url_for('docs.get_asset', name='swagger-ui.css') }}">
+    <link rel="icon" type="image/png" href="{{ url_for('docs.get_asset', name='favicon-32x32.png') }}">
+  </head>
+  <body>
+    <div id="api" data-document="{{ url_for('api-docs.openapi_json') }}"></div>
+    <script src="{{ url_for('docs.get_asset', name='swagger-ui-bundle.js') }}"></script>
+    <script src="{{ url_for('docs.get_asset', name='start.js') }}"></script>
+  </body>
+</html>
+"""
+
+# validatorUrl: null keeps the document from being sent to Swagger's own validator.
+STARTING = """"use strict";
+SwaggerUIBundle({
+  url: document.getElementById("api").dataset.document,
+  dom_id: "#api",
+  deepLinking: true,
+  validatorUrl: null,
+  presets: [SwaggerUIBundle.presets.apis],
+});
+"""
+
+
+@blueprint.get("/docs")
+def get_page() -> Response:
+    """The page. The keys that it asks for under Authorize are the document's security schemes."""
+    return guarded(make_response(render_template_string(PAGE)), "no-cache")
+
+
+@blueprint.get("/docs/<name>")
+def get_asset(name: str) -> Response:
+    if name == START:
+        return guarded(Response(STARTING, mimetype="text/javascript"), "no-cache")
+    if name not in ASSETS:
+        raise NotFound(f"There is no file {name[:100]} here; the documentation is at /docs.")
+    return guarded(send_from_directory(swagger_ui_path, name), "public, max-age=86400")
+
+
+def guarded(response: Response, kept: str) -> Response:
+    response.headers["Content-Security-Policy"] = POLICY
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Referrer-Policy"] = "no-referrer"
+    response.headers["Cache-Control"] = kept
+    return response

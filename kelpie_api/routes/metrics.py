@@ -1,0 +1,19 @@
+"""For Prometheus: what this coordinator did and what waits for it."""
+
+from __future__ import annotations
+
+from flask import Response, current_app
+from flask_smorest import Blueprint
+
+from kelpie_api import metrics
+from kelpie_api.routes import coordinator
+
+blueprint = Blueprint("metrics", __name__, description="For monitoring; no key needed.")
+
+
+@blueprint.get("/metrics")
+@blueprint.response(200, {"type": "string"}, content_type="text/plain")
+def get_metrics() -> Response:
+    """Counters and gauges over all tenants, in Prometheus's text format."""
+    queue = current_app.extensions.setdefault("kelpie-queue-gauges", metrics.QueueGauges(coordinator().db))
+    return Response(metrics.exposition(queue), content_type=metrics.CONTENT_TYPE)
