@@ -1,0 +1,85 @@
+"""scripts/admin: users and keys from the command line."""
+
+from __future__ import annotations
+
+import json
+import uuid
+
+import pytest
+from flask import Flask
+
+from kelpie_api.db import Database
+from tests.helpers import Client, Tenant
+from tests.scripts.conftest import Run, refused
+
+
+def test_a_user_gets_a_key_and_the_key_opens_the_api(run: Run, app: Flask, db: Database) -> None:
+    made = json.loads(run("admin", "create-user", "acme corp", "--json").stdout)
+    assert made["username"] == "acme corp"
+    key = run("admin", "create-key", "acme corp", "--org", "acme", "--project", "blue").stdout.strip()
+    me = Client(app.test_client(), key).get("/users/me").json
+    assert me and me["id"] == made["id"]
+
+
+def test_a_user_can_be_named_by_id(run: Run, app: Flask, tenant: Tenant) -> None:
+    user_id = str(tenant.caller.user_id)
+    made = run("admin", "create-key", user_id.upper(), "--org", "acme", "--project", "blue", "--json")
+    key = json.loads(made.stdout)["token"]
+    assert (Client(app.test_client(), key).get("/users/me").json or {})["id"] == user_id
+
+
+def test_a_key_is_listed_by_whose_it_is_and_never_by_what_it_is(run: Run, tenant: Tenant, db: Database) -> None:
+    for arguments in (["list-keys"], ["list-keys", "acme"], ["list-keys", "--json"]):
+        listed = run("admin", *arguments)
+        assert listed.returncode == 0
+        assert "default" in listed.stdout
+        assert tenant.key not in listed.stdout
+    (key,) = json.loads(run("admin", "list-keys", "acme", "--json").stdout)
+    assert key.keys() == {"id", "username", "org_name", "project_name", "created"}
+    assert json.loads(run("admin", "list-keys", "admin", "--json").stdout) == []
+
+
+def test_users_are_listed(run: Run, tenant: Tenant) -> None:
+    users = json.loads(run("admin", "list-users", "--json").stdout)
+    assert {user["username"]: user["is_admin"] for user in users} == {"admin": True, "acme": False}
+    assert "acme" in run("admin", "list-users").stdout
+
+
+def test_a_revoked_key_is_refused_and_the_others_are_not(run: Run, app: Flask, tenant: Tenant) -> None:
+    other = run("admin", "create-key", "acme", "--org", "acme", "--project", "other").stdout.strip()
+    keys = json.loads(run("admin", "list-keys", "acme", "--json").stdout)
+    first = next(key for key in keys if key["project_name"] == "default")
+    revoked = run("admin", "revoke-key", first["id"])
+    assert revoked.returncode == 0
+    assert "30 seconds" in revoked.stdout
+    assert Client(app.test_client(), tenant.key).get("/users/me").status_code == 403
+    assert Client(app.test_client(), other).get("/users/me").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["create-user", "acme"], "There is a user acme already"),
+        (["create-user", ""], "1 to 255 characters"),
+        (["create-user", "x" * 256], "1 to 255 characters"),
+        (["create-key", "nobody", "--org", "o", "--project", "p"], "There is no user nobody"),
+        (["create-key", str(uuid.uuid4()), "--org", "o", "--project", "p"], "There is no user"),
+        (["create-key", "acme", "--org", "", "--project", "p"], "The organization must have"),
+        (["create-key", "acme", "--org", "o", "--project", "x" * 256], "The project must have"),
+        (["create-key", "acme", "--org", "o"], "--project"),
+        (["list-keys", "nobody"], "There is no user nobody"),
+        (["revoke-key", str(uuid.uuid4())], "There is no key"),
+        (["revoke-key", "x"], "not a valid UUID"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_sentence(
+    run: Run, tenant: Tenant, arguments: list[str], sentence: str
+) -> None:
+    assert sentence in refused(run("admin", *arguments))
+
+
+def test_a_missing_setting_an_absent_database_and_an_old_schema_are_said(run: Run, empty_database: str) -> None:
+    assert "DATABASE_URL is not set" in refused(run("admin", "list-users", env={"DATABASE_URL": ""}))
+    away = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:9/none"}
+    assert "does not answer" in refused(run("admin", "list-users", env=away))
+    assert "scripts/migrate" in refused(run("admin", "list-users", env={"DATABASE_URL": empty_database}))
