@@ -6,9 +6,9 @@ import base64
 import json
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -110,6 +110,16 @@ class Wire(Schema):
 
     class Meta:
         unknown = EXCLUDE
+
+
+class Answer(Schema):
+    """What is answered. Every key is there, and null where there is no value; `sometimes` names the exceptions."""
+
+    sometimes: ClassVar[Collection[str]] = ()
+
+    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
+        # Says so in the document; serialization asks nothing of it.
+        field_obj.required = field_name not in self.sometimes
 
 
 def storable_name(name: str) -> None:
@@ -235,8 +245,10 @@ class SubmissionHeaders(Wire):
     )
 
 
-class Job(Schema):
+class Job(Answer):
     """A job as it is answered: with `sync`, or with the legacy fields of the user who submitted those."""
+
+    sometimes = (*LEGACY_FIELDS, "sync", "warnings")
 
     id = fields.UUID()
     user_id = fields.UUID()
@@ -275,14 +287,14 @@ class Job(Schema):
         return job
 
 
-class JobPage(Schema):
+class JobPage(Answer):
     _count = fields.Integer()
     jobs = fields.List(fields.Nested(Job))
 
 
 class JobQuery(Wire):
-    status = QueryText(validate=validate.OneOf(list(Status)))
-    container_group_id = QueryText(validate=NAME)
+    status = QueryText(validate=validate.OneOf([*Status, ""]))
+    container_group_id = QueryText(validate=validate.Length(max=255))
     page_size = QueryNumber(load_default=100, validate=validate.Range(1, 10_000))
     page = QueryNumber(load_default=1, validate=validate.Range(1, 2**31 - 1))
     cursor = Cursor(
@@ -316,19 +328,19 @@ class WorkerReport(Wire):
     reason = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=1000))
 
 
-class Message(Schema):
+class Message(Answer):
     message = fields.String()
 
 
-class Count(Schema):
+class Count(Answer):
     count = fields.Integer()
 
 
-class HeartbeatAnswer(Schema):
+class HeartbeatAnswer(Answer):
     status = fields.String(validate=validate.OneOf(list(Status)))
 
 
-class Attempt(Schema):
+class Attempt(Answer):
     number = fields.Integer()
     machine_id = fields.String()
     container_group_id = fields.String()
@@ -340,12 +352,12 @@ class Attempt(Schema):
     reason = fields.String(allow_none=True)
 
 
-class AttemptList(Schema):
+class AttemptList(Answer):
     _count = fields.Integer()
     attempts = fields.List(fields.Nested(Attempt))
 
 
-class Event(Schema):
+class Event(Answer):
     id = fields.Integer()
     at = Instant()
     kind = fields.String()
@@ -354,7 +366,7 @@ class Event(Schema):
     detail = fields.Raw(metadata={"type": "object"})
 
 
-class EventList(Schema):
+class EventList(Answer):
     _count = fields.Integer()
     events = fields.List(fields.Nested(Event))
 
@@ -363,7 +375,7 @@ class NewUser(Wire):
     username = fields.String(required=True, validate=NAME)
 
 
-class User(Schema):
+class User(Answer):
     id = fields.UUID()
     username = fields.String()
     created = Instant()
@@ -374,7 +386,7 @@ class NewToken(Wire):
     project_name = fields.String(required=True, validate=NAME)
 
 
-class Token(Schema):
+class Token(Answer):
     token = fields.String()
 
 

@@ -36,6 +36,7 @@ PUBLIC = {
     "docs.get_page",
     "docs.get_asset",
 }
+DATABASE_FREE = {"health.healthz", "metrics.get_metrics"}
 
 # What a machine's token may call; a route that is not named here is closed to it (a node's owner can read it).
 OPEN_TO_MACHINES = {
@@ -68,6 +69,11 @@ TITLES = {
     ),
     413: ("Payload Too Large", "A request body may have at most 16 MiB; send fewer jobs at once."),
 }
+
+
+class DocumentedApi(Api):
+    # A default response would document every status there is, whatever it means.
+    DEFAULT_ERROR_RESPONSE_NAME = None
 
 
 class BodyParser(FlaskParser):
@@ -179,6 +185,8 @@ def register(app: Flask, parts: Coordinator) -> None:
     """Give the application its routes, its error answers, and what happens around each request."""
     from kelpie_api.routes import docs, health, jobs, metrics, users, work
     from kelpie_api.routes.callers import CallersInSpec
+    from kelpie_api.routes.document import Document
+    from kelpie_api.schemas import Instant
 
     app.extensions["kelpie"] = parts
     app.json.sort_keys = False  # type: ignore[attr-defined]
@@ -196,7 +204,8 @@ def register(app: Flask, parts: Coordinator) -> None:
     }
     app.before_request(admit)
     app.after_request(stamp)
-    api = Api(app, spec_kwargs={"extra_plugins": [CallersInSpec(PUBLIC)]})
+    api = DocumentedApi(app, spec_kwargs={"extra_plugins": [CallersInSpec(PUBLIC), Document(DATABASE_FREE)]})
+    api.register_field(Instant, "string", "date-time")
     for blueprint in (jobs.blueprint, work.blueprint, users.blueprint, health.blueprint, metrics.blueprint):
         api.register_blueprint(blueprint)
     app.register_blueprint(docs.blueprint)

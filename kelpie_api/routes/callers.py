@@ -47,7 +47,6 @@ REFUSALS = {
     "400": ("BadRequest", "The request is not right, or a header that the credential needs is missing."),
     "401": ("Unauthorized", "There is no credential in the request."),
     "403": ("Forbidden", "The credential is wrong, or may not do this."),
-    "503": ("Unavailable", "The database, or Salad where it must vouch for the caller, gives no answer."),
 }
 
 

@@ -1,0 +1,103 @@
+"""What /openapi.json says of every operation alike, and how one leads to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from apispec import BasePlugin
+from werkzeug.routing import Rule
+
+# Refusals that no route decides itself: the rules around each request do.
+ANY_TIME = {
+    "503": "The database, or Salad where it must vouch for the caller, gives no answer; `Retry-After` says when to ask again."
+}
+BODY_TAKEN = {
+    "400": "The body is not what this route takes; `errors` names the fields.",
+    "413": "The body is larger than 16 MiB.",
+}
+
+# Where an answer brings what other operations ask for: operation -> (status, the place of the id in the answer).
+SOURCES = {
+    "submit_job": ("202", "$response.body#/id"),
+    "submit_job_by_old_path": ("202", "$response.body#/id"),
+    "submit_batch": ("202", "$response.body#/0/id"),
+    "get_work": ("200", "$response.body#/0/id"),
+    "create_user": ("201", "$response.body#/id"),
+}
+# Who has a claimed job, as its reports must say.
+HOLDER = {
+    "machine_id": "$request.query.machine_id",
+    "container_group_id": "$request.query.container_group_id",
+    "attempt": "$response.body#/0/attempt",
+}
+PARAMETER = {"create_user": "user_id"}  # of the operations that follow; job_id after all others
+
+
+class Document(BasePlugin):
+    """Adds to each operation its id, the refusals that all have in common, and links to what can follow.
+
+    `free` are the endpoints that do not need the database.
+    """
+
+    def __init__(self, free: set[str]) -> None:
+        self.free = free
+        self.sources: list[tuple[str, dict[str, Any]]] = []  # operations, and the links of their answers
+        self.followers: list[Rule] = []
+
+    def operation_helper(
+        self, path: str | None = None, operations: dict[Any, Any] | None = None, **kwargs: Any
+    ) -> None:
+        rule: Rule = kwargs["rule"]
+        for operation in (operations or {}).values():
+            operation["operationId"] = name_of(rule)
+            responses = operation.setdefault("responses", {})
+            for status, description in self.refusals(rule.endpoint, "requestBody" in operation):
+                if not {status, int(status)} & responses.keys():
+                    responses[status] = failure(description)
+            self.follow(rule)
+            self.lead_on(name_of(rule), responses)
+
+    def refusals(self, endpoint: str, takes_body: bool) -> Iterator[tuple[str, str]]:
+        if endpoint not in self.free:
+            yield from ANY_TIME.items()
+        if takes_body:
+            yield from BODY_TAKEN.items()
+
+    def follow(self, rule: Rule) -> None:
+        """Link the sources known so far to this operation."""
+        self.followers.append(rule)
+        for source, links in self.sources:
+            links.update(link(source, rule))
+
+    def lead_on(self, operation_id: str, responses: dict[Any, Any]) -> None:
+        """Link this operation, if it is a source, to all operations known so far."""
+        if operation_id not in SOURCES:
+            return
+        status, _ = SOURCES[operation_id]
+        links = (responses.get(status) or responses[int(status)]).setdefault("links", {})
+        self.sources.append((operation_id, links))
+        for rule in self.followers:
+            links.update(link(operation_id, rule))
+
+
+def link(source: str, rule: Rule) -> dict[str, Any]:
+    """From an answer to an operation; nothing, if that does not ask for what the answer brings."""
+    parameter = PARAMETER.get(source, "job_id")
+    if parameter not in rule.arguments:
+        return {}
+    follower: dict[str, Any] = {"operationId": name_of(rule), "parameters": {parameter: SOURCES[source][1]}}
+    if source == "get_work" and rule.endpoint.startswith("work."):
+        follower["requestBody"] = HOLDER
+    return {name_of(rule): follower}
+
+
+def name_of(rule: Rule) -> str:
+    return str(rule.endpoint).rpartition(".")[2]
+
+
+def failure(description: str) -> dict[str, Any]:
+    return {
+        "description": description,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Failure"}}},
+    }

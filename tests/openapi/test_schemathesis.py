@@ -1,0 +1,159 @@
+"""A client that knows nothing but /openapi.json finds nothing in the server that is not written there.
+
+It goes through every operation of the document, so a new one needs no line here. What it is told not to ask is in
+schemathesis.toml, with the reasons. KELPIE_OPENAPI_EXAMPLES makes it look deeper, KELPIE_OPENAPI_SEED elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from local_stack.processes import scratch_folder
+from local_stack.stack import LocalStack
+from tests.conftest import own_database
+
+pytestmark = pytest.mark.timeout(1800)
+
+SETTINGS = Path(__file__).with_name("schemathesis.toml")
+EXAMPLES = int(os.environ.get("KELPIE_OPENAPI_EXAMPLES", "60"))
+SEED = os.environ.get("KELPIE_OPENAPI_SEED", "1")
+
+# What only the administrator may do; some of it removes what the other run needs.
+ADMINISTRATIVE = {"purge_jobs", "delete_users", "create_user", "create_token"}
+
+
+@dataclass
+class Site:
+    stack: LocalStack
+    folder: Path
+
+    @property
+    def document(self) -> dict[str, Any]:
+        found: dict[str, Any] = requests.get(f"{self.stack.api_url}/openapi.json", timeout=10).json()
+        return found
+
+    def operations(self) -> dict[str, str]:
+        """The id of each operation and how the report calls it."""
+        return {
+            operation["operationId"]: f"{method.upper()} {path}"
+            for path, item in self.document["paths"].items()
+            for method, operation in item.items()
+            if method != "parameters"
+        }
+
+
+@pytest.fixture(scope="module")
+def site(server_url: str) -> Iterator[Site]:
+    """A server of its own: two web processes, a real database."""
+    with own_database(server_url) as url, scratch_folder() as root, LocalStack(root, database_url=url) as stack:
+        yield Site(stack, root)
+
+
+@dataclass
+class Run:
+    exit_code: int
+    text: str
+    report: dict[str, Any]
+
+    def accepted(self, operation: str) -> int:
+        """How often an operation was answered with a success."""
+        rates = self.report["valid_rates"].get(operation, {})
+        return sum(phase["accepted"] for phase in rates.values())
+
+
+def schemathesis(site: Site, document: str, key: str, *options: str, examples: int = EXAMPLES) -> Run:
+    report = site.folder / "report.json"
+    ran = subprocess.run(
+        [
+            *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(SETTINGS), "run", document),
+            *("--url", site.stack.api_url, "--header", f"X-Kelpie-Key: {key}"),
+            *("--phases", "examples,coverage,fuzzing,stateful", "--seed", SEED, "--max-examples", str(examples)),
+            *("--continue-on-failure", "--no-color", "--report", "json", "--report-json-path", str(report)),
+            *options,
+        ],
+        cwd=site.folder,
+        env={**os.environ, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"},
+        capture_output=True,
+        text=True,
+    )
+    assert report.exists(), ran.stdout + ran.stderr
+    return Run(ran.returncode, ran.stdout + ran.stderr, json.loads(report.read_text()))
+
+
+def chosen(operations: set[str]) -> list[str]:
+    return [option for name in sorted(operations) for option in ("--include-operation-id", name)]
+
+
+def test_the_server_does_what_its_document_says(site: Site) -> None:
+    run = schemathesis(site, f"{site.stack.api_url}/openapi.json", site.stack.user_key)
+    assert run.exit_code == 0, run.text
+    operations = site.operations()
+    assert run.report["operations"]["tested"] == len(operations)
+    for name in operations.keys() - ADMINISTRATIVE:
+        assert run.accepted(operations[name]), f"{operations[name]} never succeeded, so little of it was tried"
+
+
+def wrong_shape(document: dict[str, Any]) -> None:
+    document["components"]["schemas"]["User"]["properties"]["username"]["type"] = "integer"
+
+
+def missing_key(document: dict[str, Any]) -> None:
+    user = document["components"]["schemas"]["User"]
+    user["properties"]["age"] = {"type": "integer"}
+    user["required"].append("age")
+
+
+def wrong_status(document: dict[str, Any]) -> None:
+    responses = document["paths"]["/readyz"]["get"]["responses"]
+    responses["204"] = responses.pop("200")
+
+
+def unkept_limit(document: dict[str, Any]) -> None:
+    for parameter in document["paths"]["/jobs"]["get"]["parameters"]:
+        parameter["schema"].pop("maximum", None)
+
+
+@pytest.mark.parametrize(
+    ("operation", "lie"),
+    [
+        pytest.param("get_me", wrong_shape, id="an answer of another shape"),
+        pytest.param("get_me", missing_key, id="a key that is not there"),
+        pytest.param("readyz", wrong_status, id="another status"),
+        pytest.param("list_jobs", unkept_limit, id="no limit where there is one"),
+    ],
+)
+def test_a_document_that_lies_is_found_out(
+    site: Site, operation: str, lie: Callable[[dict[str, Any]], None]
+) -> None:
+    document = site.document
+    lie(document)
+    lying = site.folder / "lying.json"
+    lying.write_text(json.dumps(document))
+    run = schemathesis(site, str(lying), site.stack.user_key, *chosen({operation}), examples=10)
+    assert run.exit_code == 1, run.text
+    assert run.report["failures"]
+
+
+def test_what_the_administrator_may_do_is_as_documented(site: Site) -> None:
+    """First what makes something, then what removes it; after all other tests, for then their key is gone."""
+    operations = site.operations()
+    document = f"{site.stack.api_url}/openapi.json"
+    for names, phases in (
+        ({"create_user", "create_token", "purge_jobs"}, "coverage,fuzzing,stateful"),
+        ({"delete_users"}, "coverage,fuzzing"),  # nothing follows from it
+    ):
+        options = [*chosen(names), "--phases", phases]
+        run = schemathesis(site, document, site.stack.admin_key, *options, examples=EXAMPLES // 2)
+        assert run.exit_code == 0, run.text
+        for name in names:
+            assert run.accepted(operations[name]), f"{operations[name]} never succeeded, so little of it was tried"
