@@ -82,10 +82,13 @@ def on_starting(server: Arbiter) -> None:
 
 
 def child_exit(server: Arbiter, worker: Worker) -> None:
-    """What a process counted stays counted after its end."""
-    metrics.keep_counts_of_ended(
-        Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]), living=set(server.WORKERS) - {worker.pid}
-    )
+    """What a process counted stays counted after its end. No trouble with that may end the server."""
+    folder = metrics.shared_folder()
+    try:
+        if folder:
+            metrics.keep_counts_of_ended(Path(folder), living=set(server.WORKERS) - {worker.pid})
+    except OSError as error:
+        server.log.warning("The counts of process %s were not kept: %s", worker.pid, error)
 
 
 def on_exit(server: Arbiter) -> None:

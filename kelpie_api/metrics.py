@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import struct
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -132,7 +133,7 @@ def gauges(measured: Row) -> Iterator[Metric]:
 
 def exposition(queue: QueueGauges) -> bytes:
     """All of it in Prometheus's text format."""
-    folder = os.environ.get(SHARED)
+    folder = shared_folder()
     counted = here
     if folder:
         counted = CollectorRegistry()
@@ -142,6 +143,12 @@ def exposition(queue: QueueGauges) -> bytes:
     with unchanging(folder):
         text = generate_latest(counted)
     return text + generate_latest(measured)
+
+
+def shared_folder() -> str | None:
+    """None where one process serves alone, and where somebody swept the folder away beneath a running server."""
+    folder = os.environ.get(SHARED)
+    return folder if folder and Path(folder).is_dir() else None
 
 
 @contextmanager
@@ -170,11 +177,16 @@ def keep_counts_of_ended(folder: Path, living: set[int]) -> None:
             kind, _, pid = counts.stem.rpartition("_")
             if int(pid) not in living:
                 add_up(counts, folder / f"{kind}_ended.db")
-                counts.unlink()
 
 
 def add_up(counts: Path, total: Path) -> None:
+    """Move one file's counts into another; a file that a kill left half written is given up."""
     sums = MmapedDict(str(total))
-    for key, value, at, _ in MmapedDict.read_all_values_from_file(str(counts)):
-        sums.write_value(key, sums.read_value(key)[0] + value, at)
-    sums.close()
+    try:
+        for key, value, at, _ in MmapedDict.read_all_values_from_file(str(counts)):
+            sums.write_value(key, sums.read_value(key)[0] + value, at)
+    except (RuntimeError, ValueError, struct.error) as error:
+        logs.warning("counts_lost", file=counts.name, message=str(error))
+    finally:
+        sums.close()
+    counts.unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -138,7 +139,10 @@ def test_the_outbox_has_a_depth_and_an_age(api: Client, scrape: Client, db: Data
     assert 3600 <= value(scraped(scrape), "webhooks_oldest_due_seconds") < 3700
 
 
-def test_asking_often_asks_the_database_seldom(app: Flask, scrape: Client, db: Database, tenant: Tenant) -> None:
+def test_asking_often_asks_the_database_seldom(
+    scrape: Client, db: Database, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "FRESH", 3600.0)
     first = scraped(scrape)
     make_job(db, tenant)
     again = parsed(scrape.get("/metrics").text)
@@ -199,6 +203,18 @@ def test_what_an_ended_process_counted_is_kept_in_one_file(tmp_path: Path) -> No
         assert {key: number for key, number, *_ in ended} == {"a": 11, "b": 2}
 
 
+@pytest.mark.parametrize(
+    "torn", [b"", b"\0\0", b"\xff\0\0\0" + b"\0" * 20, b"\x40\0\0\0\0\0\0\0\x10\0\0\0" + b"\xff" * 60]
+)
+def test_a_file_that_a_kill_left_half_written_costs_its_own_counts_only(tmp_path: Path, torn: bytes) -> None:
+    (tmp_path / "counter_11.db").write_bytes(torn)
+    counted_file(tmp_path, "counter_12.db", a=10)
+    metrics.keep_counts_of_ended(tmp_path, living=set())
+    assert {path.name for path in tmp_path.glob("*.db")} == {"counter_ended.db"}
+    ended = MmapedDict.read_all_values_from_file(str(tmp_path / "counter_ended.db"))
+    assert ("a", 10) in {(key, number) for key, number, *_ in ended}
+
+
 def test_no_count_moves_while_somebody_adds_them_up(tmp_path: Path) -> None:
     counted_file(tmp_path, "counter_11.db", a=1)
     with metrics.unchanging(str(tmp_path)):
@@ -215,6 +231,29 @@ def metrics_folders() -> set[Path]:
 def children_of(pid: int) -> set[int]:
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return {int(child) for child in text.split()}
+
+
+def test_what_a_killed_server_left_behind_goes_at_the_next_start_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(metrics.SHARED, str(tmp_path))
+    new_folder = runpy.run_path(str(CHECKOUT / "gunicorn.conf.py"))["folder_for_metrics"]
+    monkeypatch.setitem(new_folder.__globals__, "SHARED_MEMORY", tmp_path)
+    left = tmp_path / "kelpie-metrics-left"
+    left.mkdir()
+    (left / "lock").touch()
+    (left / "counter_1.db").touch()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "lock").touch()
+    first, second = new_folder(), new_folder()
+    assert not left.exists()
+    assert first != second and first.is_dir() and second.is_dir() and other.is_dir()
+
+
+def test_a_folder_that_somebody_removed_is_no_500(scrape: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(metrics.SHARED, "/nowhere/at/all")
+    assert value(scraped(scrape), "database_up") == 1
 
 
 def test_any_process_of_a_server_tells_what_all_of_them_did(server_url: str, empty_database: str) -> None:
