@@ -10,7 +10,8 @@ from werkzeug.routing import Rule
 
 # Refusals that no route decides itself: the rules around each request do.
 ANY_TIME = {
-    "503": "The database, or Salad where it must vouch for the caller, gives no answer; `Retry-After` says when to ask again."
+    "503": "The database, or Salad where it must vouch for the caller, gives no answer; "
+    "`Retry-After` says when to ask again."
 }
 BODY_TAKEN = {
     "400": "The body is not what this route takes; `errors` names the fields.",
