@@ -9,6 +9,8 @@ from datetime import timedelta
 
 from kelpie_api.errors import ConfigError
 
+VERSION = "0.1.0"  # of the coordinator and the worker, which are released together
+
 
 @dataclass(frozen=True)
 class Config:

@@ -121,6 +121,10 @@ class ConnectionLost(Unavailable):
     """The connection broke while a statement was under way: it was carried out, or not."""
 
 
+class NoAnswer(Exception):
+    """A webhook's receiver gave none; the sentence is shown to the job's owner."""
+
+
 class ConfigError(Exception):
     """A setting is missing or wrong; the program does not start."""
 

@@ -371,6 +371,44 @@ class EventList(Answer):
     events = fields.List(fields.Nested(Event))
 
 
+class Delivery(Schema):
+    number = fields.Integer()
+    at = Instant()
+    answer = fields.Integer(allow_none=True)
+    error = fields.String(allow_none=True)
+
+
+class Webhook(Schema):
+    id = fields.UUID()
+    status = fields.String(validate=validate.OneOf(["running", "completed", "failed"]))
+    url = fields.String()
+    machine_id = fields.String()
+    container_group_id = fields.String()
+    created = Instant()
+    state = fields.String(validate=validate.OneOf(["pending", "delivered", "given_up"]))
+    tries = fields.Integer()
+    next_try = Instant(allow_none=True)
+    delivered = Instant(allow_none=True)
+    given_up = Instant(allow_none=True)
+    attempts = fields.List(fields.Nested(Delivery))
+
+
+class WebhookList(Schema):
+    _count = fields.Integer()
+    webhooks = fields.List(fields.Nested(Webhook))
+
+
+class PreviousSecret(Schema):
+    secret = fields.String()
+    valid_until = Instant()
+
+
+class SigningSecret(Schema):
+    secret = fields.String()
+    created = Instant()
+    previous = fields.Nested(PreviousSecret, allow_none=True)
+
+
 class NewUser(Wire):
     username = fields.String(required=True, validate=NAME)
 

@@ -5,24 +5,27 @@ Taking and writing down are short statements; the network is in between, in no t
 
 from __future__ import annotations
 
+import json
 import random
 import threading
+import time
+from collections import defaultdict
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
+from uuid import UUID
 
-import requests
-
-from kelpie_api import logs
+from kelpie_api import lanes, logs, signing
+from kelpie_api.config import VERSION
 from kelpie_api.db import SQL, Database, Row
-from kelpie_api.errors import Unavailable
+from kelpie_api.egress import Egress
+from kelpie_api.errors import NoAnswer, NotFound, Unavailable
 from kelpie_api.sealing import Seal
 
-SENDERS = 32
 IDLE = 0.5  # seconds between two looks at an empty outbox
-TIMEOUTS = (5, 15)  # seconds to connect, to wait for the answer
 HOLD = timedelta(seconds=60)  # longer than any delivery takes: then another sender may have it
 GIVE_UP_AFTER = timedelta(hours=24)
+GIVE_UP_PAUSE = 60.0  # seconds between two looks for webhooks that are too old
 FIRST_PAUSE = 4.0
 LONGEST_PAUSE = 3600.0
 GONE = 410
@@ -49,6 +52,18 @@ def backoff(tries: int, jitter: float) -> timedelta:
     return timedelta(seconds=longest * (1 - jitter / 2))
 
 
+def body_of(webhook: Row) -> bytes:
+    """The bytes that are signed and sent."""
+    return json.dumps(
+        {
+            "status": webhook["status"],
+            "job_id": str(webhook["job_id"]),
+            "machine_id": webhook["machine_id"],
+            "container_group_id": webhook["container_group"],
+        }
+    ).encode()
+
+
 def report_defect(delivery: Future[None]) -> None:
     """Nobody waits for a delivery, so what it raises would be heard by nobody. It is due again after its hold."""
     if error := delivery.exception():
@@ -56,95 +71,114 @@ def report_defect(delivery: Future[None]) -> None:
 
 
 class Sender:
-    """Delivers in threads, so that a slow receiver delays nobody else's webhooks."""
+    """Delivers in threads; `Lanes` says who may have how many of them."""
 
-    def __init__(self, db: Database, seal: Seal) -> None:
+    def __init__(self, db: Database, seal: Seal, egress: Egress) -> None:
         self.db = db
         self.seal = seal
+        self.egress = egress
         self.stopped = threading.Event()
-        self.free = threading.Semaphore(SENDERS)
+        self.freed = threading.Event()  # since the last look a thread came free, so there may be room in a lane
+        self.lanes = lanes.Lanes()
+        self.give_up_at = 0.0
 
     def run(self) -> None:
         """Until stopped; then what is under way is finished."""
-        with ThreadPoolExecutor(SENDERS, thread_name_prefix="webhook") as pool:
+        with ThreadPoolExecutor(lanes.THREADS, thread_name_prefix="webhook") as pool:
             while not self.stopped.is_set():
+                self.freed.clear()
                 try:
+                    self.give_up_old(time.monotonic())
                     taken = self.round(pool)
                 except Unavailable as error:
                     logs.warning("database_away", message=error.message)
                     taken = 0
                 if not taken:
-                    self.stopped.wait(IDLE)
+                    self.freed.wait(IDLE)
 
     def round(self, pool: ThreadPoolExecutor) -> int:
-        """Take as many due webhooks as there are free threads, and set them going; the number taken."""
-        room = self._take_room()
-        due: list[Row] = []
-        try:
-            due = self.db.all(SQL.take_webhooks, batch=room, hold=HOLD)
-        finally:
-            for _ in range(room - len(due)):
-                self.free.release()
+        """Take as many due webhooks as there is room for, and set them going; the number taken."""
+        room = self.lanes.room()
+        due = self.db.all(SQL.take_webhooks, hold=HOLD, **room) if room["batch"] > 0 else []
         for webhook in due:
+            self.lanes.begin(webhook["user_id"], webhook["lane"])
             pool.submit(self._deliver_and_free, webhook).add_done_callback(report_defect)
         return len(due)
 
-    def _take_room(self) -> int:
-        room = 0
-        while room < SENDERS and self.free.acquire(blocking=False):
-            room += 1
-        return room
+    def give_up_old(self, now: float) -> None:
+        """End what has waited for a day; looked for once a minute."""
+        if now < self.give_up_at:
+            return
+        self.give_up_at = now + GIVE_UP_PAUSE
+        for webhook in self.db.all(SQL.give_up_old_webhooks, age=GIVE_UP_AFTER):
+            facts = {"webhook_id": webhook["id"], "job_id": webhook["job_id"], "status": webhook["status"]}
+            logs.warning("webhook_given_up", tries=webhook["tries"], **facts)
 
     def _deliver_and_free(self, webhook: Row) -> None:
+        answered = False
         try:
-            self.deliver(webhook)
+            answered = self.deliver(webhook).status is not None
         except Unavailable as error:
-            # Sent, but not written down: it is due again when the hold ends. At least once, never lost.
+            # Perhaps sent, but not written down: due again when the hold ends. At least once, never lost.
             logs.warning("webhook_not_recorded", webhook_id=webhook["id"], message=error.message)
+            answered = True
         finally:
-            self.free.release()
+            self.lanes.end(webhook["user_id"], webhook["lane"], answered)
+            self.freed.set()
 
-    def deliver(self, webhook: Row) -> None:
+    def deliver(self, webhook: Row) -> Answer:
+        began = time.monotonic()
         answer = self.post(webhook)
-        self.record(webhook, answer)
+        self.record(webhook, answer, timedelta(seconds=time.monotonic() - began))
+        return answer
 
     def post(self, webhook: Row) -> Answer:
         """One try, with its own connection and no redirects."""
+        secrets = signing.valid_secrets(self.db, self.seal, webhook["user_id"])
+        body = body_of(webhook)
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": f"kelpie/{VERSION}",
+            "X-Kelpie-Key": self.seal.open(webhook["sealed_key"]),
+            **signing.headers([row["secret"] for row in secrets], str(webhook["id"]), int(time.time()), body),
+        }
         try:
-            response = requests.post(
-                webhook["url"],
-                json={
-                    "status": webhook["status"],
-                    "job_id": str(webhook["job_id"]),
-                    "machine_id": webhook["machine_id"],
-                    "container_group_id": webhook["container_group"],
-                },
-                headers={"X-Kelpie-Key": self.seal.open(webhook["sealed_key"]), "webhook-id": str(webhook["id"])},
-                timeout=TIMEOUTS,
-                allow_redirects=False,
-                stream=True,
-            )
-            response.close()
-        except (requests.RequestException, ValueError) as error:
-            # ValueError: a host that no name server could know comes out of the library unwrapped.
-            return Answer(None, f"{type(error).__name__}: {error}"[:500])
-        return Answer(response.status_code)
+            return Answer(self.egress.post(webhook["url"], headers, body))
+        except NoAnswer as error:
+            return Answer(None, str(error))
 
-    def record(self, webhook: Row, answer: Answer) -> None:
+    def record(self, webhook: Row, answer: Answer, took: timedelta) -> None:
         """2xx is delivered, 410 and a day of tries are given up, anything else is tried again."""
         facts = {"webhook_id": webhook["id"], "job_id": webhook["job_id"], "status": webhook["status"]}
-        pause = backoff(webhook["tries"], random.random())
+        said = {"id": webhook["id"], "tries": webhook["tries"], "took": took, "answer": answer.status}
+        pause = backoff(webhook["tries_since"], random.random())
         if answer.delivered:
-            self.db.execute(SQL.webhook_delivered, id=webhook["id"], answer=answer.status)
+            self.db.execute(SQL.webhook_delivered, **said)
             logs.info("webhook_delivered", answer=answer.status, **facts)
         elif answer.status == GONE or self._too_old(webhook, pause):
-            self.db.execute(SQL.webhook_given_up, id=webhook["id"], answer=answer.status, error=answer.error)
+            self.db.execute(SQL.webhook_given_up, error=answer.error, **said)
             logs.warning("webhook_given_up", answer=answer.status, error=answer.error, **facts)
         else:
-            self.db.execute(
-                SQL.webhook_failed, id=webhook["id"], answer=answer.status, error=answer.error, pause=pause
-            )
+            self.db.execute(SQL.webhook_failed, error=answer.error, pause=pause, **said)
             logs.info("webhook_failed", answer=answer.status, error=answer.error, **facts)
 
     def _too_old(self, webhook: Row, pause: timedelta) -> bool:
         return bool(webhook["age"] + pause > GIVE_UP_AFTER)
+
+
+def log_of(db: Database, job_id: UUID) -> list[Row]:
+    """Every webhook of a job with its tries, in the order of the job's life."""
+    attempts: dict[UUID, list[Row]] = defaultdict(list)
+    for delivery in db.all(SQL.list_deliveries, job_id=job_id):
+        attempts[delivery["webhook_id"]].append(delivery)
+    return [
+        webhook | {"attempts": attempts[webhook["id"]]} for webhook in db.all(SQL.list_webhooks, job_id=job_id)
+    ]
+
+
+def redeliver(db: Database, job_id: UUID, webhook_id: UUID, sealed_key: bytes | None) -> None:
+    """Send a webhook once more, with the same webhook-id and the key of whoever asks. Raises NotFound."""
+    if not db.one_or_none(SQL.redeliver_webhook, job_id=job_id, id=webhook_id, sealed_key=sealed_key):
+        raise NotFound(
+            f"Job {job_id} has no webhook {webhook_id}; GET /jobs/{job_id}/webhooks lists those it has."
+        )

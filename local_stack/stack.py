@@ -154,6 +154,7 @@ class LocalStack:
             "DATABASE_URL": str(database_url),
             "KELPIE_SECRET_KEY": self._secret_key,
             "KELPIE_ADMIN_KEY": self.admin_key,
+            "KELPIE_WEBHOOK_ALLOW_PRIVATE": "true",  # the receivers of the demo and the tests are on this machine
         }
 
     def _worker_environment(self, machine_id: str) -> dict[str, str]:

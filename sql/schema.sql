@@ -240,14 +240,21 @@ create table webhooks (
   given_up timestamp with time zone,
   last_status integer,
   last_error text,
+  user_id uuid,
+  lane uuid,
+  due_since timestamp with time zone default now() not null,
+  tries_before integer default 0 not null,
+  under_way boolean default false not null,
+  constraint a_due_webhook_has_a_lane CHECK (next_try IS NULL OR user_id IS NOT NULL AND lane IS NOT NULL) NOT VALID,
   constraint a_finished_webhook_has_no_key CHECK (next_try IS NOT NULL OR sealed_key IS NULL),
   constraint delivered_or_given_up CHECK (num_nonnulls(delivered, given_up) <= 1),
   constraint due_or_finished CHECK ((next_try IS NULL) = (delivered IS NOT NULL OR given_up IS NOT NULL)),
+  constraint tries_before_are_tries CHECK (tries_before >= 0 AND tries_before <= tries) NOT VALID,
   constraint webhooks_job_id_fkey FOREIGN KEY (job_id) REFERENCES jobs(id) ON DELETE CASCADE,
   constraint webhooks_pkey PRIMARY KEY (id),
   constraint webhooks_seq_key UNIQUE (seq),
   constraint webhooks_status_check CHECK (status = ANY (ARRAY['running'::job_status, 'completed'::job_status, 'failed'::job_status]))
-) with (fillfactor=80);
+) with (fillfactor=80, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=10000);
 
 CREATE INDEX canceled_jobs_of_a_tenant ON jobs USING btree (tenant_id, seq) WHERE (canceled IS NOT NULL);
 
@@ -275,9 +282,13 @@ CREATE INDEX signing_secrets_of_a_user ON signing_secrets USING btree (user_id);
 
 CREATE INDEX submissions_by_age ON submissions USING btree (created);
 
+CREATE INDEX webhooks_by_age ON webhooks USING btree (due_since) WHERE (next_try IS NOT NULL);
+
 CREATE INDEX webhooks_due ON webhooks USING btree (next_try) WHERE (next_try IS NOT NULL);
 
 CREATE INDEX webhooks_of_a_job ON webhooks USING btree (job_id, seq);
+
+CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try) WHERE (next_try IS NOT NULL);
 
 create view shown_jobs as
  SELECT j.id,
@@ -461,6 +472,20 @@ select j.id, (select user_id from tenants where id = the_tenant_id) as user_id,
 end $function$
 ;
 
+CREATE OR REPLACE FUNCTION find_lane()
+ RETURNS trigger
+ LANGUAGE plpgsql
+AS $function$
+begin
+  select t.user_id, webhook_lane(t.user_id, new.url)
+    into new.user_id, new.lane
+    from jobs j
+    join tenants t on t.id = j.tenant_id
+   where j.id = new.job_id;
+  return new;
+end $function$
+;
+
 CREATE OR REPLACE FUNCTION guard_job()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -506,5 +531,106 @@ AS $function$
     from coordinator
 $function$
 ;
+
+CREATE OR REPLACE FUNCTION take_webhooks(batch integer, hold interval, lane_cap integer, user_cap integer, known_lanes uuid[], lane_rooms integer[], known_users uuid[], user_rooms integer[])
+ RETURNS SETOF webhooks
+ LANGUAGE plpgsql
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET enable_sort TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+AS $function$
+#variable_conflict use_column
+declare
+  start     uuid := gen_random_uuid();
+  nobody    uuid := '00000000-0000-0000-0000-000000000000';
+  the_user  uuid;
+  user_room integer;
+  the_lane  uuid;
+  lane_room integer;
+  wrapped   boolean;
+  taken     integer;
+begin
+  for the_user in
+    with recursive pending (id) as (
+      (select user_id from webhooks where next_try is not null order by user_id limit 1)
+      union all
+      select (select user_id from webhooks where next_try is not null and user_id > pending.id order by user_id limit 1)
+        from pending
+       where pending.id is not null
+    )
+    select id from pending where id is not null order by id < start, id
+  loop
+    exit when batch <= 0;
+    user_room := least(batch, coalesce(user_rooms[array_position(known_users, the_user)], user_cap));
+    the_lane := start;
+    wrapped := false;
+    -- A user with thousands of lanes is looked at in parts, another one in every round.
+    for look in 1 .. 200 loop
+      exit when user_room <= 0;
+      lane_room := null;
+      select lane into the_lane
+        from webhooks
+       where user_id = the_user
+         and next_try is not null
+         and lane > the_lane
+       order by lane
+       limit 1;
+      if not found then
+        exit when wrapped;
+        wrapped := true;
+        the_lane := nobody;
+        continue;
+      end if;
+      exit when wrapped and the_lane > start;
+      lane_room := least(user_room, coalesce(lane_rooms[array_position(known_lanes, the_lane)], lane_cap));
+      continue when lane_room <= 0;
+      return query
+      with due as materialized (
+        select w.id
+          from webhooks w
+         where w.user_id = the_user
+           and w.lane = the_lane
+           and w.next_try is not null
+           and w.next_try <= now()
+           -- In the order of the job's life, unless its owner asked for this one or the one before is a minute old.
+           and (w.due_since > w.created
+                or not exists (
+                   select from webhooks p
+                    where p.job_id = w.job_id
+                      and p.seq < w.seq
+                      and p.next_try is not null
+                      and p.due_since = p.created
+                      and p.created > now() - interval '60 seconds'))
+         order by w.next_try
+         limit lane_room
+           for update skip locked
+      )
+      update webhooks w
+         set next_try = now() + hold, tries = w.tries + 1, under_way = true
+        from due
+       where w.id = due.id
+      returning w.*;
+      get diagnostics taken = row_count;
+      user_room := user_room - taken;
+      batch := batch - taken;
+    end loop;
+  end loop;
+end $function$
+;
+
+CREATE OR REPLACE FUNCTION webhook_lane(the_user_id uuid, url text)
+ RETURNS uuid
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  select md5(the_user_id || ' ' || lower(regexp_replace(substring(url from '^[^/?#]*//[^/?#]*'), '//.*@', '//')))::uuid
+$function$
+;
+
+CREATE TRIGGER find_lane BEFORE INSERT OR UPDATE OF next_try ON webhooks FOR EACH ROW WHEN (new.next_try IS NOT NULL AND new.lane IS NULL) EXECUTE FUNCTION find_lane();
 
 CREATE TRIGGER guard_job BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION guard_job();

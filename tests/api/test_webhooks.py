@@ -2,89 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kelpie_api.db import SQL, Database, Row
+from kelpie_api.db import SQL, Database
+from kelpie_api.egress import Egress
+from kelpie_api.lanes import Lanes
 from kelpie_api.sealing import Seal
 from kelpie_api.webhooks import GIVE_UP_AFTER, HOLD, Sender, backoff
 from local_stack.processes import wait_for
+from tests.api.receiver import Receiver, outbox, receiving, run_job, send_round
 from tests.conftest import SECRET_KEY
 from tests.helpers import Client, Tenant, make_job
 
 
-@dataclass
-class Receiver:
-    """A real HTTP server that keeps what it gets and answers what it is told to, then 200."""
-
-    url: str = ""
-    answers: list[int] = field(default_factory=list)
-    got: list[dict[str, Any]] = field(default_factory=list)
-    hold: threading.Event = field(default_factory=threading.Event)
-
-    def answer(self, headers: dict[str, str], body: bytes) -> int:
-        self.got.append({"headers": headers, "body": json.loads(body)})
-        return self.answers.pop(0) if self.answers else 200
-
-    @property
-    def statuses(self) -> list[str]:
-        return [webhook["body"]["status"] for webhook in self.got]
-
-    @property
-    def ids(self) -> list[str]:
-        return [webhook["headers"]["webhook-id"] for webhook in self.got]
-
-
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    receiver = Receiver()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            status = receiver.answer({name.lower(): value for name, value in self.headers.items()}, body)
-            self.send_response(status)
-            if 300 <= status < 400:
-                self.send_header("Location", f"{receiver.url}elsewhere")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        receiver.url = f"http://127.0.0.1:{server.server_port}/"
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with receiving() as receiver:
         yield receiver
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
 def sender(db: Database) -> Sender:
-    return Sender(db, Seal(SECRET_KEY))
-
-
-def send_round(sender: Sender) -> int:
-    """One look at the outbox, and all it took is sent; the number taken."""
-    with ThreadPoolExecutor(8) as pool:
-        return sender.round(pool)
-
-
-def outbox(db: Database) -> list[Row]:
-    return db.all("select *, next_try - now() as pause from webhooks order by seq")
+    return Sender(db, Seal(SECRET_KEY), Egress(allow_private=True))
 
 
 def make_due(db: Database) -> None:
@@ -93,15 +40,7 @@ def make_due(db: Database) -> None:
 
 def make_old(db: Database, age: timedelta) -> None:
     """As if every webhook had been written so long ago."""
-    db.execute("update webhooks set created = created - %(age)s", age=age)
-
-
-def run_job(api: Client, receiver: Receiver, report: str, **fields: Any) -> str:
-    """A job that is claimed and reported once; its id."""
-    job = api.submit(webhook=receiver.url, **fields)
-    api.claim()
-    api.report(job, report, group="g-of-the-report", attempt=1)
-    return str(job["id"])
+    db.execute("update webhooks set created = created - %(age)s, due_since = due_since - %(age)s", age=age)
 
 
 class TestWriting:
@@ -280,7 +219,7 @@ class TestDelivery:
         self, api: Client, db: Database, receiver: Receiver
     ) -> None:
         run_job(api, receiver, "heartbeat")
-        send_round(Sender(db, Seal("another secret of more than thirty-two characters")))
+        send_round(Sender(db, Seal("another secret of more than thirty-two characters"), Egress(True)))
         assert receiver.got[0]["headers"]["x-kelpie-key"] == ""
 
 
@@ -309,7 +248,10 @@ class TestOrder:
         receiver.answers = [500]
         run_job(api, receiver, "completed")
         send_round(sender)
-        db.execute("update webhooks set created = created - interval '61 seconds' where status = 'running'")
+        db.execute(
+            "update webhooks set created = created - interval '61 seconds',"
+            " due_since = due_since - interval '61 seconds' where status = 'running'"
+        )
         assert send_round(sender) == 1
         assert receiver.statuses == ["running", "completed"]
 
@@ -333,7 +275,7 @@ class TestSenders:
         self, api: Client, db: Database, receiver: Receiver, sender: Sender
     ) -> None:
         run_job(api, receiver, "heartbeat")
-        taken = db.all(SQL.take_webhooks, batch=10, hold=HOLD)
+        taken = db.all(SQL.take_webhooks, hold=HOLD, **Lanes().room())
         assert len(taken) == 1 and receiver.got == []
         assert send_round(sender) == 0
         db.execute("update webhooks set next_try = next_try - %(hold)s", hold=HOLD)
@@ -345,8 +287,8 @@ class TestSenders:
         for _ in range(10):
             run_job(api, receiver, "heartbeat")
         with db.transaction() as tx:
-            first = tx.all(SQL.take_webhooks, batch=5, hold=HOLD)
-            second = db.all(SQL.take_webhooks, batch=10, hold=HOLD)
+            first = tx.all(SQL.take_webhooks, hold=HOLD, **Lanes().room() | {"lane_cap": 5})
+            second = db.all(SQL.take_webhooks, hold=HOLD, **Lanes().room() | {"lane_cap": 10})
         assert len(first) == len(second) == 5
         assert not {webhook["id"] for webhook in first} & {webhook["id"] for webhook in second}
 
@@ -368,8 +310,12 @@ class TestSenders:
             wait_for(lambda: receiver.got, "the slow receiver to have the first webhook")
             for _ in range(5):
                 run_job(api, receiver, "heartbeat")
-            sender.round(pool)
-            wait_for(lambda: sum(bool(webhook["delivered"]) for webhook in outbox(db)) == 5, "the five others")
+
+            def others_delivered() -> bool:
+                sender.round(pool)
+                return sum(bool(webhook["delivered"]) for webhook in outbox(db)) == 5
+
+            wait_for(others_delivered, "the five others")
             assert outbox(db)[0]["delivered"] is None
             receiver.hold.set()
         assert outbox(db)[0]["delivered"]

@@ -1,0 +1,55 @@
+"""Webhooks as their owner sees them: the log, another delivery, and the signing secret (contract section 4)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask_smorest import Blueprint
+
+from kelpie_api import jobs, signing, webhooks
+from kelpie_api.db import Row
+from kelpie_api.routes import caller, coordinator, db, identifier
+from kelpie_api.schemas import Failure, Message, SigningSecret, WebhookList
+
+blueprint = Blueprint(
+    "webhooks", __name__, description="What was told to receivers, and how they know it is true."
+)
+NO_STORE = {"Cache-Control": {"schema": {"type": "string"}}}
+
+
+@blueprint.get("/jobs/<job_id>/webhooks")
+@blueprint.response(200, WebhookList)
+@blueprint.alt_response(404, schema=Failure)
+def list_webhooks(job_id: str) -> Row:
+    """Every webhook of a job and every try to deliver it."""
+    job = jobs.get(db(), caller(), identifier(job_id, "job"))
+    found = webhooks.log_of(db(), job["id"])
+    return {"_count": len(found), "webhooks": found}
+
+
+@blueprint.post("/jobs/<job_id>/webhooks/<webhook_id>/redeliver")
+@blueprint.response(202, Message)
+@blueprint.alt_response(404, schema=Failure)
+def redeliver_webhook(job_id: str, webhook_id: str) -> Row:
+    """Send a webhook again, under its old id and with the key of this call; one that waits is sent at once."""
+    job = jobs.get(db(), caller(), identifier(job_id, "job"))
+    webhooks.redeliver(db(), job["id"], identifier(webhook_id, "webhook"), caller().sealed_key)
+    return {"message": "The webhook will be delivered again"}
+
+
+@blueprint.get("/users/me/signing-secret")
+@blueprint.response(200, SigningSecret, headers=NO_STORE)
+def get_signing_secret() -> tuple[dict[str, Any], int, dict[str, str]]:
+    """The secret that your webhooks are signed with; made when it is first asked for."""
+    return confidential(signing.signing_secret(db(), coordinator().gatekeeper.seal, caller().user_id))
+
+
+@blueprint.post("/users/me/signing-secret")
+@blueprint.response(200, SigningSecret, headers=NO_STORE)
+def rotate_signing_secret() -> tuple[dict[str, Any], int, dict[str, str]]:
+    """A new secret; the one before stays valid for 24 hours beside it, an older one ends now."""
+    return confidential(signing.rotate_signing_secret(db(), coordinator().gatekeeper.seal, caller().user_id))
+
+
+def confidential(secret: dict[str, Any]) -> tuple[dict[str, Any], int, dict[str, str]]:
+    return secret, 200, {"Cache-Control": "no-store"}
