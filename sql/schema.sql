@@ -506,6 +506,30 @@ begin
 end $function$
 ;
 
+CREATE OR REPLACE FUNCTION lanes_with_webhooks(the_user_id uuid, after uuid, until uuid)
+ RETURNS SETOF uuid
+ LANGUAGE sql
+ STABLE
+AS $function$
+  with recursive waiting (lane) as (
+    (select lane
+       from webhooks
+      where user_id = the_user_id and next_try is not null and lane > after and lane <= until
+      order by lane
+      limit 1)
+    union all
+    select (select w.lane
+              from webhooks w
+             where w.user_id = the_user_id and w.next_try is not null and w.lane > waiting.lane and w.lane <= until
+             order by w.lane
+             limit 1)
+      from waiting
+     where waiting.lane is not null
+  )
+  select lane from waiting where lane is not null limit 100
+$function$
+;
+
 CREATE OR REPLACE FUNCTION lapsed(heartbeat timestamp with time zone, heartbeat_interval integer)
  RETURNS boolean
  LANGUAGE sql
@@ -546,80 +570,88 @@ AS $function$
 #variable_conflict use_column
 declare
   start     uuid := gen_random_uuid();
-  nobody    uuid := '00000000-0000-0000-0000-000000000000';
+  backlog   boolean;
   the_user  uuid;
-  user_room integer;
   the_lane  uuid;
+  last_user uuid;
+  user_room integer;
   lane_room integer;
-  wrapped   boolean;
   taken     integer;
 begin
-  for the_user in
-    with recursive pending (id) as (
-      (select user_id from webhooks where next_try is not null order by user_id limit 1)
-      union all
-      select (select user_id from webhooks where next_try is not null and user_id > pending.id order by user_id limit 1)
-        from pending
-       where pending.id is not null
-    )
-    select id from pending where id is not null order by id < start, id
+  -- Few due webhooks name their lanes themselves. Of a backlog the lanes are looked for, a hundred of a user and a
+  -- thousand in all, for its oldest may all be of one lane.
+  select count(*) = 200 into backlog
+    from (select from webhooks where next_try <= now() order by next_try limit 200) due;
+  for the_user, the_lane in
+    (select user_id, lane
+       from (select user_id, lane from webhooks where next_try <= now() order by next_try limit 200) due
+      where not backlog
+      group by user_id, lane
+      order by user_id < start, user_id, lane < start, lane)
+    union all
+    (select u.id, l.lane
+       from users_with_webhooks(start) as u (id)
+      cross join lateral (
+            select lane from lanes_with_webhooks(u.id, start, 'ffffffff-ffff-ffff-ffff-ffffffffffff') as a (lane)
+            union all
+            select lane from lanes_with_webhooks(u.id, '00000000-0000-0000-0000-000000000000', start) as b (lane)
+            limit 100) l
+      where backlog
+      limit 1000)
   loop
     exit when batch <= 0;
-    user_room := least(batch, coalesce(user_rooms[array_position(known_users, the_user)], user_cap));
-    the_lane := start;
-    wrapped := false;
-    -- A user with thousands of lanes is looked at in parts, another one in every round.
-    for look in 1 .. 200 loop
-      exit when user_room <= 0;
-      lane_room := null;
-      select lane into the_lane
-        from webhooks
-       where user_id = the_user
-         and next_try is not null
-         and lane > the_lane
-       order by lane
-       limit 1;
-      if not found then
-        exit when wrapped;
-        wrapped := true;
-        the_lane := nobody;
-        continue;
-      end if;
-      exit when wrapped and the_lane > start;
-      lane_room := least(user_room, coalesce(lane_rooms[array_position(known_lanes, the_lane)], lane_cap));
-      continue when lane_room <= 0;
-      return query
-      with due as materialized (
-        select w.id
-          from webhooks w
-         where w.user_id = the_user
-           and w.lane = the_lane
-           and w.next_try is not null
-           and w.next_try <= now()
-           -- In the order of the job's life, unless its owner asked for this one or the one before is a minute old.
-           and (w.due_since > w.created
-                or not exists (
-                   select from webhooks p
-                    where p.job_id = w.job_id
-                      and p.seq < w.seq
-                      and p.next_try is not null
-                      and p.due_since = p.created
-                      and p.created > now() - interval '60 seconds'))
-         order by w.next_try
-         limit lane_room
-           for update skip locked
-      )
-      update webhooks w
-         set next_try = now() + hold, tries = w.tries + 1, under_way = true
-        from due
-       where w.id = due.id
-      returning w.*;
-      get diagnostics taken = row_count;
-      user_room := user_room - taken;
-      batch := batch - taken;
-    end loop;
+    if the_user is distinct from last_user then
+      user_room := coalesce(user_rooms[array_position(known_users, the_user)], user_cap);
+      last_user := the_user;
+    end if;
+    lane_room := least(batch, user_room, coalesce(lane_rooms[array_position(known_lanes, the_lane)], lane_cap));
+    continue when lane_room <= 0;
+    return query
+    with due as materialized (
+      select w.id
+        from webhooks w
+       where w.user_id = the_user
+         and w.lane = the_lane
+         and w.next_try <= now()
+         -- In the order of the job's life, unless its owner asked for this one or the one before is a minute old.
+         and (w.due_since > w.created
+              or not exists (
+                 select from webhooks p
+                  where p.job_id = w.job_id
+                    and p.seq < w.seq
+                    and p.next_try is not null
+                    and p.due_since = p.created
+                    and p.created > now() - interval '60 seconds'))
+       order by w.next_try
+       limit lane_room
+         for update skip locked
+    )
+    update webhooks w
+       set next_try = now() + hold, tries = w.tries + 1, under_way = true
+      from due
+     where w.id = due.id
+    returning w.*;
+    get diagnostics taken = row_count;
+    user_room := user_room - taken;
+    batch := batch - taken;
   end loop;
 end $function$
+;
+
+CREATE OR REPLACE FUNCTION users_with_webhooks(start uuid)
+ RETURNS SETOF uuid
+ LANGUAGE sql
+ STABLE
+AS $function$
+  with recursive waiting (id) as (
+    (select user_id from webhooks where next_try is not null order by user_id limit 1)
+    union all
+    select (select user_id from webhooks where next_try is not null and user_id > waiting.id order by user_id limit 1)
+      from waiting
+     where waiting.id is not null
+  )
+  select id from waiting where id is not null order by id < start, id
+$function$
 ;
 
 CREATE OR REPLACE FUNCTION webhook_lane(the_user_id uuid, url text)

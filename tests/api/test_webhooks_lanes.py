@@ -186,7 +186,9 @@ class TestCost:
         print(f"\n{len(taken)} taken of 100,001, index entries read: {read}")
         assert len(taken) == lanes.OF_A_LANE + 1
         assert whole == {"scans": 0}
-        assert 1 <= sum(read.values()) <= 50
+        # Twice the first two hundred in order of time, to see that there is a backlog; then a few.
+        assert 1 <= sum(read.values()) <= 450
+        assert sum(read.values()) - read["webhooks_due"] <= 50
 
 
 class TestTurns:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import time
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -207,3 +209,19 @@ def test_any_body_and_any_secret_of_the_standards_lengths_verify(body: bytes, ke
     text = body.hex().encode()
     headers = {"webhook-id": "1", "webhook-timestamp": str(now), "webhook-signature": sign(secret, "1", now, text)}
     Webhook(secret).verify(text, headers, json_parse=False)
+
+
+def test_the_code_that_receivers_are_shown_verifies(api: Client, receiver: Receiver, sender: Sender) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "webhooks.md").read_text()
+    [shown] = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "def is_genuine" in block]
+    names: dict[str, Any] = {}
+    exec(shown, names)
+    before = (api.get(PATH).json or {})["secret"]
+    after = (api.post(PATH).json or {})["secret"]
+    run_job(api, receiver, "heartbeat")
+    send_round(sender)
+    [got] = receiver.got
+    for secret in (before, after):
+        assert names["is_genuine"](secret, got["bytes"], got["headers"])
+        assert not names["is_genuine"](secret, got["bytes"] + b" ", got["headers"])
+    assert not names["is_genuine"](new_secret(), got["bytes"], got["headers"])
