@@ -7,6 +7,7 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -246,6 +247,15 @@ class Tarpit:
         self.most = 0
         self._lock = threading.Lock()
 
+    @contextmanager
+    def listening(self) -> Iterator[int]:
+        """Its port; a test that fails lets everybody go, too."""
+        with listening(self.converse) as port:
+            try:
+                yield port
+            finally:
+                self.over.set()
+
     def converse(self, line: socket.socket) -> None:
         with self._lock:
             self.held += 1
@@ -278,7 +288,7 @@ class TestNobodyElseWaits:
     ) -> None:
         tarpit = Tarpit()
         sender.egress = Egress(True, in_all=200)  # no thread comes free while the test lasts
-        with listening(tarpit.converse) as port:
+        with tarpit.listening() as port:
             make_webhooks(db, tenant, 1000, f"http://127.0.0.1:{port}/")
             running.start()
             wait_for(lambda: tarpit.held == lanes.OF_A_LANE, "the dead receiver to hold what it may")
@@ -290,7 +300,6 @@ class TestNobodyElseWaits:
             wait_for(lambda: len(receiver.got) == 12, "the same user's webhooks for another receiver")
             assert tarpit.held == tarpit.most == lanes.OF_A_LANE
             assert not db.all("select from deliveries where answer is null")
-            tarpit.over.set()
 
     def test_nor_do_a_thousand_receivers_of_one_user(
         self,
@@ -302,7 +311,7 @@ class TestNobodyElseWaits:
         running: threading.Thread,
     ) -> None:
         tarpit = Tarpit()
-        with listening(tarpit.converse) as port:
+        with tarpit.listening() as port:
             # Many names for one address: as many lanes.
             sender.egress = Egress(
                 True, in_all=200, resolver=lambda host, port: [(socket.AF_INET, ("127.0.0.1", port))]
@@ -313,7 +322,6 @@ class TestNobodyElseWaits:
             run_job(stranger, receiver, "completed")
             wait_for(lambda: len(receiver.got) == 2, "the webhooks of the other user")
             assert tarpit.held == tarpit.most == lanes.OF_A_USER
-            tarpit.over.set()
 
     def test_a_lane_is_served_without_pauses_as_fast_as_its_receiver_answers(
         self,
