@@ -14,21 +14,13 @@ import requests
 import urllib3
 
 from kelpie_api import logs
-from kelpie_api.errors import KelpieError
+from kelpie_api.errors import KelpieError, NoAnswer
 
 LARGEST_ANSWER = 16 * 1024 * 1024
 AT_ONCE = 16  # requests of one process that are under way at the same time
 MOST_QUESTIONS = 200  # that wait for one of these; beyond it nobody is asked
 
 Answer = TypeVar("Answer")
-
-
-class NoAnswer(Exception):
-    """Nothing that says yes or no: silence, a redirect, 429, 5xx, a page of HTML."""
-
-    def __init__(self, why: str, retry_after: float = 0.0) -> None:
-        super().__init__(why)
-        self.retry_after = retry_after  # seconds
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,14 @@ class ConnectionLost(Unavailable):
 
 
 class NoAnswer(Exception):
-    """A webhook's receiver gave none; the sentence is shown to the job's owner."""
+    """Somebody whom we asked said nothing that counts: silence, a broken line, 429, 5xx, a page of HTML.
+
+    Of a webhook's receiver the sentence is shown to the job's owner.
+    """
+
+    def __init__(self, why: str, retry_after: float = 0.0) -> None:
+        super().__init__(why)
+        self.retry_after = retry_after  # seconds
 
 
 class ConfigError(Exception):

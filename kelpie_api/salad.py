@@ -6,7 +6,8 @@ import re
 from typing import Any
 from urllib.parse import quote
 
-from kelpie_api.asking import NoAnswer, Reply, get
+from kelpie_api.asking import Reply, get
+from kelpie_api.errors import NoAnswer
 
 LIMIT = 5.0  # seconds for one request
 NAME = re.compile(r"[a-z][a-z0-9-]{0,61}[a-z0-9]")  # of an organization, a project, a container group

@@ -371,14 +371,14 @@ class EventList(Answer):
     events = fields.List(fields.Nested(Event))
 
 
-class Delivery(Schema):
+class Delivery(Answer):
     number = fields.Integer()
     at = Instant()
     answer = fields.Integer(allow_none=True)
     error = fields.String(allow_none=True)
 
 
-class Webhook(Schema):
+class Webhook(Answer):
     id = fields.UUID()
     status = fields.String(validate=validate.OneOf(["running", "completed", "failed"]))
     url = fields.String()
@@ -393,17 +393,17 @@ class Webhook(Schema):
     attempts = fields.List(fields.Nested(Delivery))
 
 
-class WebhookList(Schema):
+class WebhookList(Answer):
     _count = fields.Integer()
     webhooks = fields.List(fields.Nested(Webhook))
 
 
-class PreviousSecret(Schema):
+class PreviousSecret(Answer):
     secret = fields.String()
     valid_until = Instant()
 
 
-class SigningSecret(Schema):
+class SigningSecret(Answer):
     secret = fields.String()
     created = Instant()
     previous = fields.Nested(PreviousSecret, allow_none=True)

@@ -11,10 +11,10 @@ from typing import Any
 import jwt
 
 from kelpie_api import logs
-from kelpie_api.asking import Flights, NoAnswer, Reply, get
+from kelpie_api.asking import Flights, Reply, get
 from kelpie_api.config import Config
 from kelpie_api.db import SQL, Database
-from kelpie_api.errors import Forbidden, Unavailable
+from kelpie_api.errors import Forbidden, NoAnswer, Unavailable
 
 LONGEST_TOKEN = 8192
 LEEWAY = 10  # seconds that the clocks may differ

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kelpie_api import logs
-from kelpie_api.asking import Flights, NoAnswer
+from kelpie_api.asking import Flights
 from kelpie_api.config import Config
 from kelpie_api.db import SQL, Database
-from kelpie_api.errors import Unavailable
+from kelpie_api.errors import NoAnswer, Unavailable
 from kelpie_api.salad import Salad, SaladRefused, is_name
 
 KEPT_FOR = 24 * 3600.0  # seconds that a yes counts while Salad gives no answer

@@ -12,7 +12,8 @@ import pytest
 from werkzeug.wrappers import Response
 
 from kelpie_api import asking
-from kelpie_api.asking import Flights, NoAnswer, get
+from kelpie_api.asking import Flights, get
+from kelpie_api.errors import NoAnswer
 from local_stack.processes import wait_for
 from tests.doubles.tokens import JWKS, TokenDouble, json_of
 
