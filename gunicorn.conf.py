@@ -1,5 +1,9 @@
 """How gunicorn serves the API. Settings on the command line or in GUNICORN_CMD_ARGS come before these."""
 
+from gevent import monkey
+
+monkey.patch_all()  # before anything else is imported: psycopg looks at its import whether it has been done
+
 import fcntl
 import json
 import os
@@ -9,9 +13,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+import gevent
 import gunicorn.util
 from gunicorn.arbiter import Arbiter
-from gunicorn.workers.base import Worker
+from gunicorn.workers.base import Worker as AnyWorker
+from gunicorn.workers.ggevent import GeventWorker
 
 METRICS = "kelpie-metrics-"
 SHARED_MEMORY = Path("/dev/shm")
@@ -44,10 +50,58 @@ from kelpie_api import metrics, refuse_old_schema  # noqa: E402
 from kelpie_api.config import Config  # noqa: E402
 from kelpie_api.errors import ConfigError, SchemaError  # noqa: E402
 
+
+class Worker(GeventWorker):
+    """A process that ends soon when it shall: who waits for work is answered, idle connections are closed."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.idle = set()
+
+    def timeout_ctx(self):
+        return Idle(self)
+
+    def notify(self):
+        """Called every second, also while the process comes to its end."""
+        super().notify()
+        if not self.alive:
+            self.wsgi.extensions["kelpie"].waiting.close()
+            for connection in list(self.idle):
+                connection.end()
+
+
+class Idle:
+    """The time between two requests of a connection, in which it may be closed."""
+
+    def __init__(self, worker):
+        self.worker = worker
+        self.greenlet = gevent.getcurrent()
+        self.timeout = gevent.Timeout(worker.cfg.keepalive, False)
+
+    def __enter__(self):
+        self.worker.idle.add(self)
+        self.timeout.start()
+        if not self.worker.alive:
+            self.end()
+
+    def __exit__(self, kind, error, trace):
+        self.worker.idle.discard(self)
+        return self.timeout.__exit__(kind, error, trace)
+
+    def end(self):
+        gevent.get_hub().loop.run_callback(self.run_out)
+
+    def run_out(self):
+        """As if its time had run out; unless a request came in the meantime."""
+        if self in self.worker.idle:
+            self.greenlet.throw(self.timeout)
+
+
 bind = os.environ.get("KELPIE_BIND", "0.0.0.0:8080")
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
-worker_class = "gthread"
-threads = 16
+worker_class = Worker
+# As many as may wait for work, and plenty for everybody else.
+worker_connections = int(os.environ.get("KELPIE_MAX_WAITERS") or Config.max_waiters) + 500
 # Clients reuse a connection that was idle for up to a minute.
 keepalive = 75
 timeout = 60

@@ -111,7 +111,7 @@ class Reads:
 def reads(line: Line, claims: int) -> Reads:
     """What claims read, right after a round of housekeeping."""
     with opened(line.url) as db:
-        Housekeeper(db).beat()
+        db.repeatable(Housekeeper(db).beat)
     indexes, tables = line.counted(INDEX_READS), line.counted(READ_WHOLE)
     pages = [pages_touched(line) for _ in range(claims)]
     entries = {name: (now - indexes.get(name, 0)) / claims for name, now in line.counted(INDEX_READS).items()}
@@ -208,11 +208,11 @@ def measure(short: Line, long: Line, rounds: int) -> list[Row]:
     held: list[Row] = []
     checkpoint(long)
     with opened(short.url) as short_db, opened(long.url) as long_db:
-        housekeepers = [(short, Housekeeper(short_db)), (long, Housekeeper(long_db))]
+        housekeepers = [(short, short_db), (long, long_db)]
         for number in range(rounds):
-            for line, housekeeper in housekeepers if number % 2 else reversed(housekeepers):
-                housekeeper.vacuum()
-                housekeeper.beat()
+            for line, db in housekeepers if number % 2 else reversed(housekeepers):
+                Housekeeper(db).vacuum()
+                db.repeatable(Housekeeper(db).beat)
                 if number == 0:
                     for _ in range(WARM_UP):
                         line.claim()

@@ -15,6 +15,7 @@ from kelpie_api.config import Config
 from kelpie_api.db import Database
 from kelpie_api.errors import SchemaError, Unavailable
 from kelpie_api.housekeeping import Housekeeper
+from kelpie_api.waiting import WaitingRoom
 
 __all__ = ["Coordinator", "create_app", "refuse_old_schema"]
 
@@ -30,6 +31,7 @@ class Coordinator:
     db: Database
     gatekeeper: Gatekeeper
     housekeeper: Housekeeper
+    waiting: WaitingRoom
     schema_is_current: bool = False
     begun_in: int | None = None
     beginning: threading.Lock = field(default_factory=threading.Lock)
@@ -37,7 +39,7 @@ class Coordinator:
     @classmethod
     def of(cls, config: Config) -> Coordinator:
         db = Database(config.database_url)
-        return cls(config, db, Gatekeeper(db, config), Housekeeper(db))
+        return cls(config, db, Gatekeeper(db, config), Housekeeper(db), WaitingRoom(db, config.max_waiters))
 
     def begin(self) -> None:
         """Open the pool and start housekeeping, once in each process."""
@@ -50,6 +52,7 @@ class Coordinator:
                 self.begun_in = os.getpid()
 
     def end(self) -> None:
+        self.waiting.close()
         self.housekeeper.stop()
         self.gatekeeper.end()
         self.db.close()

@@ -5,13 +5,13 @@ A statement has one name, the same in SQL and here: `SQL.claim_job` is the state
 
 from __future__ import annotations
 
+import _socket
 import os
 import re
-import select
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, LiteralString, TypeVar, cast
 
@@ -61,6 +61,15 @@ class Statements:
 
 SQL = Statements(SQL_FOLDER / "queries")
 
+HOW_TO_CONNECT: dict[str, Any] = {
+    "autocommit": True,
+    "prepare_threshold": None,
+    "row_factory": dict_row,
+    "connect_timeout": 5,
+    "tcp_user_timeout": 10_000,
+    "application_name": "kelpie",
+}
+
 
 class Transaction:
     """Runs statements on one connection; rows are dicts."""
@@ -85,11 +94,23 @@ def fail_if_hung_up(connection: psycopg.Connection[Any]) -> None:
     It costs a system call and no round trip, so also a request that must not be sent twice, like a submission,
     gets a connection that lives after a restart of Postgres.
     """
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
-    if poll.poll(0):
+    if next_byte(connection.fileno()) is not None:
         connection.close()  # or the pool would take it for a good one and hand it out again
         raise psycopg.OperationalError("the server closed the connection")
+
+
+def next_byte(fileno: int) -> bytes | None:
+    """What a socket has to read, without taking it: a byte, b"" at its end, None for nothing yet.
+
+    Never waits, in whatever sort of thread it runs: a poll of gevent's would go round its loop first.
+    """
+    with closing(_socket.socket(fileno=os.dup(fileno))) as line:
+        try:
+            return line.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
 
 
 def hang_up(connection: psycopg.Connection[Any]) -> None:
@@ -109,6 +130,7 @@ class Database:
     def __init__(self, url: str, connections: int = 10) -> None:
         self.away = False  # the last request for a connection was in vain
         self.due: dict[psycopg.Connection[Row], float] = {}  # connections in use: when they must be back
+        self.url = url
         self.pool: ConnectionPool[psycopg.Connection[Row]] = ConnectionPool(
             url,
             min_size=1,
@@ -117,14 +139,7 @@ class Database:
             check=fail_if_hung_up,
             # Given up soon and begun again by the next request: the pool's own pauses double up to minutes.
             reconnect_timeout=5,
-            kwargs={
-                "autocommit": True,
-                "prepare_threshold": None,
-                "row_factory": dict_row,
-                "connect_timeout": 5,
-                "tcp_user_timeout": 10_000,
-                "application_name": "kelpie",
-            },
+            kwargs=HOW_TO_CONNECT,
         )
 
     def open(self) -> None:
@@ -132,6 +147,10 @@ class Database:
 
     def close(self) -> None:
         self.pool.close()
+
+    def connect(self) -> psycopg.Connection[Row]:
+        """A connection beside the pool, for who needs one for long."""
+        return psycopg.Connection.connect(self.url, **HOW_TO_CONNECT)
 
     def all(self, statement: LiteralString, **values: Any) -> list[Row]:
         return self.repeatable(lambda tx: tx.all(statement, **values))
@@ -173,18 +192,25 @@ class Database:
         return len(overdue)
 
     @contextmanager
+    def in_time(self, connection: psycopg.Connection[Row], limit: float = OVERDUE) -> Iterator[None]:
+        """Have `hang_up_on_overdue` cut the connection if what is done on it takes longer than `limit` seconds."""
+        self.due[connection] = time.monotonic() + limit
+        try:
+            yield
+        finally:
+            self.due.pop(connection, None)
+
+    @contextmanager
     def _connection(self, limit: float = OVERDUE) -> Iterator[psycopg.Connection[Row]]:
         due = time.monotonic() + limit
         try:
             with self.pool.connection(IMPATIENCE if self.away else PATIENCE) as connection:
                 self.away = False
-                self.due[connection] = due
-                try:
+                with self.in_time(connection, limit):
                     yield connection
-                finally:
-                    self.due.pop(connection, None)
         except PoolTimeout as error:
-            self.away = True
+            # All taken, by others who are served: that is a crowd, and no reason to be impatient with the next.
+            self.away = not self.due
             raise Unavailable(AWAY) from error
         except psycopg.errors.ForeignKeyViolation as error:
             raise OwnerVanished from error

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 import psycopg
+from gevent import monkey
 
 from kelpie_api import logs
-from kelpie_api.db import SQL, Database
+from kelpie_api.db import SQL, Database, Transaction
 from kelpie_api.errors import Unavailable
 
 BEAT = 0.5  # seconds between two signs of life; a gap of a second is an outage
@@ -23,6 +26,12 @@ LONGEST_VACUUM = 3600.0
 FORGET_PAUSE = 3600.0
 
 
+# Under gevent a thread is a greenlet and stands still while another one computes. A second of that would be noted
+# as an outage and put off every claim of a lapsed lease, so the beat gets a thread of the operating system.
+start_system_thread = monkey.get_original("_thread", "start_new_thread")
+rest = monkey.get_original("time", "sleep")
+
+
 class Housekeeper:
     """Loops in threads of their own: a long vacuum must not look like an outage."""
 
@@ -30,20 +39,42 @@ class Housekeeper:
         self.db = db
         self.stopped = threading.Event()
         self.away = False
+        self.noticed: deque[Callable[[], None]] = (
+            deque()
+        )  # to be logged: the beat takes no lock that greenlets take
 
     def start(self) -> None:
-        for duty in (self.beat, self.vacuum, self.forget, self.hang_up):
+        start_system_thread(self.keep_beating, ())
+        for duty in (self.vacuum, self.forget, self.hang_up, self.tell):
             threading.Thread(target=self._repeat, args=(duty,), name=duty.__name__, daemon=True).start()
 
     def stop(self) -> None:
         self.stopped.set()
 
-    def beat(self) -> float:
-        """A sign of life, and what claims may rely on until the next; the seconds until then."""
-        outage = self.db.one_or_none(SQL.be_seen)
+    def keep_beating(self) -> None:
+        """Beat on a connection of its own: the pool is made of greenlets' locks, and others may have all of it."""
+        while not self.stopped.is_set():
+            try:
+                with self.db.connect() as connection:
+                    while not self.stopped.is_set():
+                        with self.db.in_time(connection):
+                            self.beat(Transaction(connection))
+                        rest(BEAT)
+            except psycopg.Error as error:
+                self.noticed.append(partial(logs.warning, "beat_missed", message=str(error).strip()))
+                rest(BEAT)
+
+    def beat(self, tx: Transaction) -> None:
+        """A sign of life, and what claims may rely on until the next."""
+        outage = tx.one_or_none(SQL.be_seen)
         if outage:
-            logs.warning("outage_noted", **outage)
-        self.db.execute(SQL.note_lapse_horizons)
+            self.noticed.append(partial(logs.warning, "outage_noted", **outage))
+        tx.execute(SQL.note_lapse_horizons)
+
+    def tell(self) -> float:
+        """Log what the beat noticed; the seconds until the next look."""
+        while self.noticed:
+            self.noticed.popleft()()
         return BEAT
 
     def vacuum(self) -> float:

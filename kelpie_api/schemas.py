@@ -26,6 +26,7 @@ from marshmallow import (
 from regress import Regex, RegressError
 
 from kelpie_api.jobs import LEGACY_FIELDS, Place, Status
+from kelpie_api.waiting import LONGEST
 from kelpie_api.wire import UNSTORABLE, parse_uuid
 
 LARGEST_DEFINITION = 256 * 1024
@@ -103,6 +104,20 @@ class Cursor(fields.String):
 
 def as_cursor(place: Place) -> str:
     return base64.urlsafe_b64encode(struct.pack(">cq", b">" if place.oldest_first else b"<", place.seq)).decode()
+
+
+class Seconds(QueryText):
+    """Whole seconds from a query string, cut at a longest time."""
+
+    def __init__(self, longest: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.longest = longest
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
+        text = super()._deserialize(value, attr, data, **kwargs)
+        if not (text.isascii() and text.isdigit()):
+            raise ValidationError("A whole number of seconds, 0 or more.")
+        return self.longest if len(text) > 9 else min(int(text), self.longest)
 
 
 class Wire(Schema):
@@ -316,6 +331,7 @@ class WorkQuery(Wire):
     machine_id = QueryText(required=True, validate=NAME)
     container_group_id = QueryText(required=True, validate=NAME)
     claim_id = QueryId(load_default=None)
+    wait = Seconds(LONGEST, load_default=0, metadata={"pattern": "^[0-9]+$", "example": "20"})
 
 
 class WorkerReport(Wire):

@@ -326,6 +326,27 @@ create view shown_jobs as
      JOIN tenants t ON ((t.id = j.tenant_id)))
      LEFT JOIN queue q ON ((q.job_id = j.id)));
 
+CREATE OR REPLACE FUNCTION announce_given_back()
+ RETURNS trigger
+ LANGUAGE plpgsql
+AS $function$
+begin
+  perform pg_notify('kelpie_work', new.tenant_id || ' ' || new.container_group);
+  return null;
+end $function$
+;
+
+CREATE OR REPLACE FUNCTION announce_submitted()
+ RETURNS trigger
+ LANGUAGE plpgsql
+AS $function$
+begin
+  perform pg_notify('kelpie_work', tenant_id || ' ' || container_group)
+     from (select distinct tenant_id, container_group from submitted) as line;
+  return null;
+end $function$
+;
+
 CREATE OR REPLACE FUNCTION claim_job(the_tenant_id bigint, the_container_group text, the_machine_id text, the_claim_id uuid, the_actor text, the_sealed_key bytea, the_lines text[])
  RETURNS SETOF shown_jobs
  LANGUAGE plpgsql
@@ -541,6 +562,68 @@ AS $function$
 $function$
 ;
 
+CREATE OR REPLACE FUNCTION peek_at_lines(the_lines jsonb, the_claims jsonb)
+ RETURNS TABLE(found_tenant_id bigint, found_group text, found_job_id uuid, found_attempt integer, found_banned text[], found_claim_id uuid)
+ LANGUAGE plpgsql
+ STABLE
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET enable_sort TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+AS $function$
+begin
+return query
+with lines as materialized (
+  select l.tenant_id, l.container_group, l.waiters, l.machines,
+         coalesce((select h.clear_until
+                     from lapse_horizons h
+                    where h.tenant_id = l.tenant_id
+                      and h.container_group = l.container_group) <= now(), true) as may_have_lapsed
+    from jsonb_to_recordset(the_lines) as l (tenant_id bigint, container_group text, waiters integer, machines text[])
+)
+select l.tenant_id, l.container_group, head.job_id, head.attempt,
+       array(select b.machine_id from bans b where b.job_id = head.job_id), null::uuid
+  from lines l
+ cross join lateral (
+       select q.job_id, q.attempt
+         from queue q
+        where q.tenant_id = l.tenant_id
+          and q.container_group = l.container_group
+          and q.machine_id is null
+          and exists (select from unnest(l.machines) as m (id)
+                       where not exists (select from bans b where b.job_id = q.job_id and b.machine_id = m.id offset 0))
+        order by q.rank, q.seq
+        limit l.waiters) head
+union all
+select l.tenant_id, l.container_group, head.job_id, head.attempt,
+       array(select b.machine_id from bans b where b.job_id = head.job_id), null::uuid
+  from lines l
+ cross join lateral (
+       select q.job_id, q.attempt
+         from queue q
+        where l.may_have_lapsed
+          and q.tenant_id = l.tenant_id
+          and q.container_group = l.container_group
+          and q.machine_id is not null
+          and lapsed(q.heartbeat, q.heartbeat_interval)
+          and exists (select from unnest(l.machines) as m (id)
+                       where not exists (select from bans b where b.job_id = q.job_id and b.machine_id = m.id offset 0))
+        order by q.seq
+        limit l.waiters) head
+union all
+select c.tenant_id, null, q.job_id, q.attempt, '{}', q.claim_id
+  from jsonb_to_recordset(the_claims) as c (tenant_id bigint, claim_id uuid)
+ cross join lateral (
+       select q.job_id, q.attempt, q.claim_id
+         from queue q
+        where q.tenant_id = c.tenant_id
+          and q.claim_id = c.claim_id) q;
+end $function$
+;
+
 CREATE OR REPLACE FUNCTION silence_counts_from(heartbeat_interval integer)
  RETURNS timestamp with time zone
  LANGUAGE sql
@@ -662,6 +745,10 @@ AS $function$
   select md5(the_user_id || ' ' || lower(regexp_replace(substring(url from '^[^/?#]*//[^/?#]*'), '//.*@', '//')))::uuid
 $function$
 ;
+
+CREATE TRIGGER announce_given_back AFTER UPDATE OF machine_id ON queue FOR EACH ROW WHEN (old.machine_id IS NOT NULL AND new.machine_id IS NULL) EXECUTE FUNCTION announce_given_back();
+
+CREATE TRIGGER announce_submitted AFTER INSERT ON queue REFERENCING NEW TABLE AS submitted FOR EACH STATEMENT EXECUTE FUNCTION announce_submitted();
 
 CREATE TRIGGER find_lane BEFORE INSERT OR UPDATE OF next_try ON webhooks FOR EACH ROW WHEN (new.next_try IS NOT NULL AND new.lane IS NULL) EXECUTE FUNCTION find_lane();
 

@@ -25,7 +25,7 @@ from kelpie_api.metrics import request_answered
 from kelpie_api.routes import cors
 from kelpie_api.wire import parse_json, parse_uuid
 
-EXTENSIONS = "attempt, claim-id, release"
+EXTENSIONS = "attempt, claim-id, release, wait"
 LARGEST_BODY = 16 * 1024 * 1024
 LONGEST_LOGGED_PATH = 500
 PUBLIC = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
@@ -11,29 +12,58 @@ from flask_smorest import Blueprint
 
 from kelpie_api import jobs, metrics
 from kelpie_api.auth import Caller
-from kelpie_api.db import Database, Row
+from kelpie_api.db import Database, Row, next_byte
 from kelpie_api.errors import NotTheHolder
 from kelpie_api.jobs import Report, Status
-from kelpie_api.routes import BodyParser, caller, db, identifier
+from kelpie_api.routes import BodyParser, caller, coordinator, db, identifier
 from kelpie_api.schemas import Failure, HeartbeatAnswer, Job, Message, WorkerReport, WorkQuery
+from kelpie_api.waiting import NoRoom, Waiter
 
 blueprint = Blueprint("work", __name__, description="Work, as workers ask for it and report it.")
 blueprint.ARGUMENTS_PARSER = BodyParser()
+TEXT = {"schema": {"type": "string"}}
+CROWDED = "5"  # seconds after which a worker that found no room to wait may ask again
 
 
 @blueprint.get("/work")
 @blueprint.arguments(WorkQuery, location="query")
-@blueprint.response(200, Job(many=True), headers={"Cache-Control": {"schema": {"type": "string"}}})
+@blueprint.response(200, Job(many=True), headers={"Cache-Control": TEXT, "Retry-After": TEXT})
 @blueprint.alt_response(400, schema=Failure)
 @blueprint.alt_response(409, schema=Failure)
 def get_work(query: dict[str, Any]) -> tuple[list[Row], int, dict[str, str]]:
-    """Claim the next job: a list of one, or an empty list."""
+    """Claim the next job: a list of one, or an empty list. With `wait` (seconds, 30 at most) the answer is held
+    back until there is work; where too many wait already it is an empty list with `Retry-After`."""
     g.machine_id = query["machine_id"]
     caller().require_own(query["machine_id"], query["container_group_id"])
-    job = jobs.claim(db(), caller(), query["machine_id"], query["container_group_id"], query["claim_id"])
-    metrics.claim_answered(job is not None)
     # A claim changes state: a cache that answers it would hand one job to two workers.
-    return [job] if job else [], 200, {"Cache-Control": "no-store"}
+    headers = {"Cache-Control": "no-store"}
+    try:
+        job = claim(query)
+    except NoRoom:
+        job = claim({**query, "wait": 0})
+        headers |= {} if job else {"Retry-After": CROWDED}
+    metrics.claim_answered(job is not None)
+    return [job] if job else [], 200, headers
+
+
+def claim(query: dict[str, Any]) -> Row | None:
+    """Raises NoRoom."""
+    machine, group, claim_id = query["machine_id"], query["container_group_id"], query["claim_id"]
+    who = caller()
+
+    def take() -> Row | None:
+        return jobs.claim(db(), who, machine, group, claim_id)
+
+    if not query["wait"]:
+        return take()
+    waiter = Waiter(who.tenant_id, machine, who.lines(group), claim_id)
+    line = request.environ.get("gunicorn.socket")  # absent under another server: then nobody is known to be gone
+    return coordinator().waiting.claim(waiter, take, query["wait"], lambda: line is not None and has_hung_up(line))
+
+
+def has_hung_up(line: socket.socket) -> bool:
+    """Whether the client closed its connection; what it sent ahead does not count."""
+    return line.fileno() < 0 or next_byte(line.fileno()) == b""
 
 
 def report_of(fields: dict[str, Any]) -> Report:

@@ -11,7 +11,7 @@ from kelpie_api.db import SQL, Database
 
 ROOT = Path(__file__).parents[2]
 # EXPLAIN knows no utility statements; the tests of housekeeping and of the administrator run these.
-UTILITY = {"vacuum_queue", "purge_jobs"}
+UTILITY = {"vacuum_queue", "purge_jobs", "listen"}
 PLACEHOLDER = re.compile(r"%\((\w+)\)s")
 
 
