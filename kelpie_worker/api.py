@@ -19,6 +19,7 @@ from kelpie_worker.messages import Claimed, Outcome, Verdict
 WAIT_FOR_WORK = 20  # seconds; where the server can hold the answer back until there is work
 _CONNECT_TIMEOUT = 5.0
 _READ_TIMEOUT = 15.0
+_UNWAITED_PAUSE = 1.0  # seconds before the next claim, where an empty answer came without the wait that was asked
 
 
 class Unreachable(Exception):
@@ -33,6 +34,7 @@ class ClaimRefused(Exception):
 class _Answer:
     status: int
     body: Any
+    retry_after: float = 0.0  # seconds that the server asks for before the next call
 
     def field(self, name: str) -> Any:
         return self.body.get(name) if isinstance(self.body, dict) else None
@@ -54,6 +56,11 @@ class Api:
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self._session.headers.update({**config.auth, "User-Agent": f"kelpie/{__version__}"})
 
+    @property
+    def waits(self) -> bool:
+        """Whether a claim is held back by the server until there is work."""
+        return "wait" in (self.extensions or ())
+
     def claim(self, claim_id: str) -> Claimed:
         """Take a job, if there is one. Repeated with the same id it yields the same attempt again.
 
@@ -66,14 +73,14 @@ class Api:
         }
         if "claim-id" in extensions:
             query["claim_id"] = claim_id
-        wait = WAIT_FOR_WORK if "wait" in extensions else 0
+        wait = WAIT_FOR_WORK if self.waits else 0
         if wait:
             query["wait"] = str(wait)
         sent_at = boottime()
         answer = self._call("GET", "/work", query=query, timeout=_READ_TIMEOUT + wait)
         if 400 <= answer.status < 500:
             raise ClaimRefused(f"{answer.status}: {answer.field('message') or answer.field('error') or ''}")
-        return self._claimed(claim_id, answer, sent_at, pause=0.0 if wait else self._config.poll_interval)
+        return self._claimed(claim_id, answer, sent_at, self._pause_after(answer, sent_at, wait))
 
     def heartbeat(self, job: Job, timeout: float) -> str:
         """What the server says about the job: `running`, or a word that ends it (404: `unknown`)."""
@@ -115,6 +122,13 @@ class Api:
         if isinstance(document, dict) and "attempt" in self._known_extensions():
             attempt = document.get("attempt")
         return Claimed(claim_id, self._job(document, claim_id, attempt), sent_at)
+
+    def _pause_after(self, answer: _Answer, sent_at: float, wait: int) -> float:
+        """Until the next claim, if this one brought nothing. A server that is full, or ends, does not wait."""
+        if not wait:
+            return self._config.poll_interval
+        unwaited = boottime() - sent_at < _UNWAITED_PAUSE
+        return answer.retry_after or (_UNWAITED_PAUSE if unwaited else 0.0)
 
     def _job(self, document: Any, claim_id: str, attempt: int | None) -> Job:
         try:
@@ -158,7 +172,7 @@ class Api:
         if not 200 <= status < 300 and (status in (401, 403, 429) or not 400 <= status < 500):
             raise Unreachable(f"{path} was answered with {status}")
         try:
-            answer = _Answer(status, response.json())
+            answer = _Answer(status, response.json(), _seconds(response.headers.get("Retry-After")))
         except ValueError:
             # A success without JSON is no success of this API; an error's body matters to nobody.
             if status < 300:
@@ -172,3 +186,8 @@ class Api:
             self.extensions = frozenset(word.strip() for word in named.split(",") if word.strip())
         elif path == "/work" and answer.status == 200 and isinstance(answer.body, list):
             self.extensions = frozenset()
+
+
+def _seconds(text: str | None) -> float:
+    """The number form of Retry-After, within a minute; its other form, a date, is the clock of somebody else."""
+    return min(float(text), 60.0) if text and text.isascii() and text.isdigit() else 0.0

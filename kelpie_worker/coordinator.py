@@ -22,6 +22,7 @@ from kelpie_worker.messages import (
 )
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+_LAST_MOMENT = 1.0  # seconds for the answer to a claim that is under way when claiming ends
 Answer = TypeVar("Answer")
 
 
@@ -32,11 +33,13 @@ class Coordinator:
         self._api = api
         self._tell = tell
         self._ceased = threading.Event()
+        self._claiming: set[str] = set()
         self._reporting: set[str] = set()
 
     def obey(self, command: Claim | Report | Recall | CeaseClaiming) -> None:
         match command:
             case Claim():
+                self._claiming.add(command.claim_id)
                 self._begin(self._claim, command)
             case Recall():
                 self._begin(self._recall, command)
@@ -46,20 +49,40 @@ class Coordinator:
                     self._begin(self._report, command)
             case CeaseClaiming():
                 self._ceased.set()
+                self._give_up_waiting()
 
     def _begin(self, call: Callable[..., None], command: Claim | Report | Recall) -> None:
         threading.Thread(target=call, args=(command,), daemon=True).start()
 
     def _claim(self, claim: Claim) -> None:
-        if self._ceased.wait(claim.after):
-            self._tell(Claimed(claim.claim_id))
-            return
+        message = self._answer_to(claim)
+        self._claiming.discard(claim.claim_id)  # before it is told: the next claim may have the same id
+        self._tell(message)
+
+    def _answer_to(self, claim: Claim) -> Message:
         nothing = Claimed(claim.claim_id)
+        if self._ceased.wait(claim.after):
+            return nothing
         try:
-            self._tell(_until_answered(lambda: self._api.claim(claim.claim_id), self._ceased.wait) or nothing)
+            return _until_answered(lambda: self._api.claim(claim.claim_id), self._ceased.wait) or nothing
         except ClaimRefused as error:
             logs.warn("claim_refused", claim_id=claim.claim_id, detail=str(error))
-            self._tell(Refused(claim.claim_id, "claim", str(error)))
+            return Refused(claim.claim_id, "claim", str(error))
+
+    def _give_up_waiting(self) -> None:
+        """A server that has work answers now; one that holds the claim back would delay the end by its whole wait.
+
+        Should a job come after all it is told, and released. The call ends with the process at the latest, and the
+        server gives nothing to who has hung up.
+        """
+        for claim_id in self._claiming.copy() if self._api.waits else ():
+            timer = threading.Timer(_LAST_MOMENT, self._no_answer, args=(claim_id,))
+            timer.daemon = True
+            timer.start()
+
+    def _no_answer(self, claim_id: str) -> None:
+        if claim_id in self._claiming:
+            self._tell(Claimed(claim_id))
 
     def _recall(self, recall: Recall) -> None:
         job = _until_answered(lambda: self._api.recall(recall.job), _sleep)

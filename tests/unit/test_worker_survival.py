@@ -5,17 +5,30 @@ from __future__ import annotations
 import copy
 import errno
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
+from typing import Any, cast
 
 import pytest
 import requests
 
 from kelpie_worker import config
 from kelpie_worker.api import Api, ClaimRefused, Unreachable
+from kelpie_worker.coordinator import Coordinator
 from kelpie_worker.job import Job, SyncBlock
-from kelpie_worker.messages import Claim, Claimed, Exited, Message, Outcome, Refused, Troubled, Verdict
+from kelpie_worker.messages import (
+    CeaseClaiming,
+    Claim,
+    Claimed,
+    Exited,
+    Message,
+    Outcome,
+    Refused,
+    Troubled,
+    Verdict,
+)
 from kelpie_worker.pipeline import JobState, Phase
 from kelpie_worker.runner import why_not_started
 from kelpie_worker.state_file import StateFile, WorkerState, fresh_state
@@ -231,6 +244,42 @@ def test_a_refused_claim_is_followed_by_another_id_each_after_a_longer_pause() -
     assert sent[-1].claim_id == ids[-1] and sent[-1].after == 3.0  # an answered id is as good as ever
 
 
+class Held:
+    """An API whose claim is held back until the test answers it."""
+
+    def __init__(self, waits: bool) -> None:
+        self.waits = waits
+        self.asked, self.answered = threading.Event(), threading.Event()
+
+    def claim(self, claim_id: str) -> Claimed:
+        self.asked.set()
+        assert self.answered.wait(30)
+        return Claimed(claim_id, JOB)
+
+
+def test_a_claim_that_the_server_holds_back_does_not_delay_the_end_and_its_job_is_told() -> None:
+    api, told = Held(waits=True), SimpleQueue[Message]()
+    coordinator = Coordinator(cast(Api, api), told.put)
+    coordinator.obey(Claim(CLAIM))
+    assert api.asked.wait(30)
+    coordinator.obey(CeaseClaiming())
+    assert told.get(timeout=30) == Claimed(CLAIM)
+    api.answered.set()
+    assert told.get(timeout=30) == Claimed(CLAIM, JOB)
+
+
+def test_an_answer_that_comes_at_the_last_moment_is_the_only_one() -> None:
+    api, told = Held(waits=True), SimpleQueue[Message]()
+    coordinator = Coordinator(cast(Api, api), told.put)
+    coordinator.obey(Claim(CLAIM))
+    assert api.asked.wait(30)
+    coordinator.obey(CeaseClaiming())
+    api.answered.set()
+    assert told.get(timeout=30) == Claimed(CLAIM, JOB)
+    coordinator._no_answer(CLAIM)
+    assert told.empty()
+
+
 # --- the API's answers ----------------------------------------------------------------------------------
 
 
@@ -296,3 +345,23 @@ def test_a_claim_is_refused_by_a_client_error_alone(
     api = answering(response(200, b"{}", NAMED), response(status, b'{"message": "Another one has it."}', NAMED))
     with pytest.raises(expected, match=str(status)):
         api.claim(CLAIM)
+
+
+@pytest.mark.parametrize(
+    ("named", "retry_after", "pause"),
+    [
+        ("attempt", None, 10.0),  # the pause between polls
+        ("attempt, wait", None, 1.0),  # it did not wait: it is about to end
+        ("attempt, wait", "5", 5.0),  # too many wait there
+        ("attempt, wait", "Wed, 21 Oct 2026 07:28:00 GMT", 1.0),
+        ("attempt, wait", "99999", 60.0),
+    ],
+)
+def test_an_empty_answer_that_came_at_once_is_not_asked_for_again_at_once(
+    answering: Callable[..., Api], named: str, retry_after: str | None, pause: float
+) -> None:
+    answer = response(200, b"[]", named)
+    if retry_after:
+        answer.headers["Retry-After"] = retry_after
+    api = answering(response(200, b"{}", named), answer)
+    assert api.claim(CLAIM).pause == pause
