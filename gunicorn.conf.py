@@ -46,9 +46,9 @@ def folder_for_metrics() -> Path:
 if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder_for_metrics())
 
-from kelpie_api import metrics, refuse_old_schema  # noqa: E402
-from kelpie_api.config import Config  # noqa: E402
-from kelpie_api.errors import ConfigError, SchemaError  # noqa: E402
+from kelpie_api import metrics, refuse_old_schema
+from kelpie_api.config import Config
+from kelpie_api.errors import ConfigError, SchemaError
 
 
 class Worker(GeventWorker):
@@ -135,7 +135,7 @@ def on_starting(server: Arbiter) -> None:
         sys.exit(f"kelpie: {error}")
 
 
-def child_exit(server: Arbiter, worker: Worker) -> None:
+def child_exit(server: Arbiter, worker: AnyWorker) -> None:
     """What a process counted stays counted after its end. No trouble with that may end the server."""
     folder = metrics.shared_folder()
     try:

@@ -10,7 +10,7 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -27,8 +27,20 @@ CLIENT_PROCESSES, CLIENTS_A_PROCESS = 2, 8
 @contextmanager
 def gunicorn(url: str, folder: Path) -> Iterator[int]:
     """The API on a port of 127.0.0.1."""
+    with serve(url, folder) as (_, port):
+        yield port
+
+
+@contextmanager
+def serve(url: str, folder: Path, more: Mapping[str, str] | None = None) -> Iterator[tuple[Child, int]]:
+    """The API, its process and its port on 127.0.0.1; `more`: settings of its environment."""
     port = free_port()
-    settings = {"DATABASE_URL": url, "KELPIE_SECRET_KEY": secrets.token_urlsafe(32), "KELPIE_LOG_LEVEL": "warn"}
+    settings = {
+        "DATABASE_URL": url,
+        "KELPIE_SECRET_KEY": secrets.token_urlsafe(32),
+        "KELPIE_LOG_LEVEL": "warn",
+        **(more or {}),
+    }
     child = Child(
         "gunicorn",
         [
@@ -45,7 +57,7 @@ def gunicorn(url: str, folder: Path) -> Iterator[int]:
     )
     try:
         wait_until_ready(child, lambda: is_ready(port))
-        yield port
+        yield child, port
     finally:
         child.stop()
 

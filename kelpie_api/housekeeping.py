@@ -57,9 +57,10 @@ class Housekeeper:
             try:
                 with self.db.connect() as connection:
                     while not self.stopped.is_set():
+                        began = time.monotonic()
                         with self.db.in_time(connection):
                             self.beat(Transaction(connection))
-                        rest(BEAT)
+                        rest(max(0.0, began + BEAT - time.monotonic()))
             except psycopg.Error as error:
                 self.noticed.append(partial(logs.warning, "beat_missed", message=str(error).strip()))
                 rest(BEAT)

@@ -27,7 +27,7 @@ from regress import Regex, RegressError
 
 from kelpie_api.jobs import LEGACY_FIELDS, Place, Status
 from kelpie_api.waiting import LONGEST
-from kelpie_api.wire import UNSTORABLE, parse_uuid
+from kelpie_api.wire import UNSTORABLE, give_way, parse_uuid
 
 LARGEST_DEFINITION = 256 * 1024
 NAME = validate.Length(min=1, max=255)
@@ -297,6 +297,7 @@ class Job(Answer):
 
     @post_dump
     def one_generation(self, job: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        give_way()  # a page may have ten thousand of them
         for name in LEGACY_FIELDS if job["sync"] is not None else ("sync",):
             job.pop(name)
         return job

@@ -142,6 +142,16 @@ def processes_in(folder: Path) -> list[int]:
     return [pid for pid, place in working_folders() if place == here or place.startswith(f"{here}/")]
 
 
+def processes_in_session(session: int) -> list[int]:
+    """Ids of the processes of a Child and of all that it started, while they stay in its session. Linux only."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it ended meanwhile
+            if int((entry / "stat").read_text().rpartition(")")[2].split()[3]) == session:
+                found.append(int(entry.name))
+    return found
+
+
 def kill_all_in(folder: Path) -> None:
     for pid in processes_in(folder):
         with suppress(ProcessLookupError):

@@ -2,7 +2,7 @@
 
 `DATABASE_URL` if it is set, else a Postgres container if Docker answers, else the embedded Postgres. What runs is
 said in the report's head; `KELPIE_TEST_DATABASE` (`url`, `container`, `embedded`) asks for one of them, and the
-tests then fail rather than take another.
+tests then fail rather than take another. `KELPIE_TEST_PGBOUNCER=1` puts a PgBouncer before it.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from kelpie_api.config import Config
 from kelpie_api.db import Database
 from kelpie_api.migrations import migrate
 from local_stack.postgres import EmbeddedPostgres
+from tests import pgbouncer
 from tests.doubles.salad import SaladDouble
 from tests.doubles.tokens import TokenDouble
 from tests.helpers import Client, Tenant, empty_tables, make_tenant
@@ -99,7 +100,7 @@ def own_database(server_url: str) -> Iterator[str]:
 
 
 def pytest_report_header() -> str:
-    return f"database: {database_kind()}"
+    return f"database: {database_kind()}{', through PgBouncer' if pgbouncer.asked_for else ''}"
 
 
 @pytest.fixture(scope="session")
@@ -115,6 +116,16 @@ def migrated_url(server_url: str) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def app_url(migrated_url: str) -> Iterator[str]:
+    """The migrated database as the application reaches it."""
+    if not pgbouncer.asked_for:
+        yield migrated_url
+        return
+    with pgbouncer.pgbouncer(migrated_url) as url:
+        yield url
+
+
 @pytest.fixture
 def empty_database(server_url: str) -> Iterator[str]:
     """A database without any schema, for one test."""
@@ -123,9 +134,9 @@ def empty_database(server_url: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def db(migrated_url: str) -> Iterator[Database]:
+def db(app_url: str) -> Iterator[Database]:
     """The migrated database, with no rows but those of the migrations."""
-    database = Database(migrated_url, connections=40)
+    database = Database(app_url, connections=40)
     database.open()
     empty_tables(database)
     yield database
@@ -144,8 +155,8 @@ def settings() -> dict[str, Any]:
 
 
 @pytest.fixture
-def config(db: Database, migrated_url: str, settings: dict[str, Any]) -> Config:
-    return Config(**{"database_url": migrated_url, "secret_key": SECRET_KEY, "admin_key": ADMIN_KEY} | settings)
+def config(db: Database, app_url: str, settings: dict[str, Any]) -> Config:
+    return Config(**{"database_url": app_url, "secret_key": SECRET_KEY, "admin_key": ADMIN_KEY} | settings)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from urllib.parse import unquote_to_bytes
 from uuid import UUID
 
 from flask import Flask, Request, Response, current_app, g, jsonify, request
+from flask.json.provider import DefaultJSONProvider
 from flask_smorest import Api
 from marshmallow import Schema, ValidationError
 from webargs.flaskparser import FlaskParser
@@ -23,7 +24,7 @@ from kelpie_api.db import Database
 from kelpie_api.errors import Forbidden, InvalidRequest, KelpieError, NotFound, OwnerVanished
 from kelpie_api.metrics import request_answered
 from kelpie_api.routes import cors
-from kelpie_api.wire import parse_json, parse_uuid
+from kelpie_api.wire import json_in_pieces, parse_json, parse_uuid
 
 EXTENSIONS = "attempt, claim-id, release, wait"
 LARGEST_BODY = 16 * 1024 * 1024
@@ -110,6 +111,15 @@ class FreeText(PathConverter):
     part_isolating = False
 
 
+class Json(DefaultJSONProvider):
+    """Writes answers; the largest take a second, in which other requests are served."""
+
+    sort_keys = False
+
+    def dumps(self, obj: Any, **kwargs: Any) -> str:
+        return json_in_pieces(obj, lambda part: super(Json, self).dumps(part, **kwargs))
+
+
 def request_json() -> Any:
     """The body's JSON value, parsed once a request. Raises InvalidRequest."""
     if "body" not in g:
@@ -189,7 +199,7 @@ def register(app: Flask, parts: Coordinator) -> None:
     from kelpie_api.schemas import Instant
 
     app.extensions["kelpie"] = parts
-    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.json = Json(app)
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     app.url_map.converters["text"] = FreeText

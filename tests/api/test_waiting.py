@@ -15,6 +15,7 @@ from kelpie_api.db import SQL, Database
 from kelpie_api.schemas import WorkQuery
 from kelpie_api.waiting import Waiter, WaitingRoom
 from local_stack.processes import wait_for
+from tests import pgbouncer
 from tests.conftest import ADMIN_KEY, SECRET_KEY
 from tests.helpers import Client, Job, Tenant, ban, claim, make_job, new_claim_id, refused
 
@@ -53,8 +54,9 @@ def crowd(app: Flask, tenant: Tenant) -> Iterator[Crowd]:
 
 
 def settle(room: WaitingRoom) -> None:
-    """Notifications are heard from here on."""
-    wait_for(lambda: room.listener.proven, "the listener to prove itself")
+    """Notifications are heard from here on; behind PgBouncer they never are, and everything holds all the same."""
+    if not pgbouncer.asked_for:
+        wait_for(lambda: room.listener.proven, "the listener to prove itself")
 
 
 @pytest.fixture
@@ -262,6 +264,7 @@ def test_who_hears_nothing_is_not_believed_and_looks_more_often(
     assert not crowd.room.listener.proven
 
 
+@pytest.mark.skipif(pgbouncer.asked_for, reason="behind PgBouncer there is nothing to hear")
 def test_the_listener_proves_itself_again_after_its_connection_is_cut(
     crowd: Crowd, db: Database, api: Client
 ) -> None:
@@ -288,7 +291,7 @@ def test_a_notification_comes_once_for_each_line_of_a_batch_and_never_for_a_hear
     migrated_url: str, db: Database, api: Client, tenant: Tenant
 ) -> None:
     held = {"id": make_job(db, tenant, "held")}
-    with db.connect() as connection:
+    with Database(migrated_url).connect() as connection:
         connection.execute(SQL.listen)
         api.report(held, "heartbeat", attempt=1)
         api.post(

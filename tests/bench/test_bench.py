@@ -16,8 +16,9 @@ ROOT = Path(__file__).resolve().parents[2]
         ("fill", ["--random-ids"], "2,000 pending and 2,000 finished jobs"),
         ("claim", [], "rows locked by a claim: 1"),
         ("sustained", [], "nothing handed out twice"),
+        ("waiting", [], "submissions reached a poller"),
     ],
-    ids=["fill", "claim", "sustained"],
+    ids=["fill", "claim", "sustained", "waiting"],
 )
 def test_a_small_run_works(server_url: str, bench: str, options: list[str], printed: str) -> None:
     ran = subprocess.run(

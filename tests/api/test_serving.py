@@ -1,0 +1,101 @@
+"""The API as it is deployed: gunicorn with its own settings, greenlets and all."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bench.api import serve
+from kelpie_api import jobs
+from kelpie_api.db import Database
+from local_stack.processes import Child, wait_for
+from tests.helpers import Tenant, as_row, be_seen, make_job
+
+WAIT = "/work?machine_id=m1&container_group_id=g1&wait=30"
+
+
+@dataclass
+class Server:
+    """A gunicorn with one process, so that every request meets the same."""
+
+    child: Child
+    port: int
+    key: str
+    connections: ExitStack
+
+    def ask(self, path: str, method: str = "GET", body: object = None) -> http.client.HTTPConnection:
+        """Send a request; its answer is for the caller to read."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        self.connections.callback(connection.close)
+        data = None if body is None else json.dumps(body)
+        connection.request(method, path, body=data, headers={"X-Kelpie-Key": self.key})
+        return connection
+
+
+@pytest.fixture
+def server(app_url: str, db: Database, tenant: Tenant, tmp_path: Path) -> Iterator[Server]:
+    with serve(app_url, tmp_path, {"WEB_CONCURRENCY": "1"}) as (child, port), ExitStack() as connections:
+        yield Server(child, port, tenant.key, connections)
+
+
+def answer_to(connection: http.client.HTTPConnection) -> list[dict[str, object]]:
+    answer = connection.getresponse()
+    assert answer.status == 200
+    found: list[dict[str, object]] = json.loads(answer.read())
+    return found
+
+
+def test_a_submission_is_answered_to_who_waits_and_not_to_who_hung_up(
+    server: Server, db: Database, tenant: Tenant
+) -> None:
+    """Many had waited and gone before, so the first that are called are not there any more."""
+    for number in range(20):
+        server.ask(WAIT.replace("m1", f"gone-{number}")).close()
+    waiting = server.ask(WAIT)
+    job_id = make_job(db, tenant)
+    assert [job["id"] for job in answer_to(waiting)] == [str(job_id)]
+    [attempt] = db.all("select number, machine_id from attempts")
+    assert (attempt["number"], attempt["machine_id"]) == (1, "m1")
+
+
+def test_sigterm_ends_a_process_with_fifty_who_wait_and_idle_connections(server: Server) -> None:
+    waiting = [server.ask(WAIT.replace("m1", f"m{number}")) for number in range(50)]
+    idle = [server.ask("/healthz") for _ in range(5)]
+    for connection in idle:
+        assert connection.getresponse().read()
+    server.child.stop(signal.SIGTERM, timeout=20)  # kills what has not ended by then
+    assert server.child.wait(0) == 0
+    assert [answer_to(connection) for connection in waiting] == [[]] * 50
+
+
+def test_requests_that_compute_for_long_are_no_outage(server: Server, db: Database, tenant: Tenant) -> None:
+    """The largest listing, from several clients in a loop, would keep every other greenlet from running."""
+    jobs.submit(db, tenant.caller, [as_row(arguments=["x" * 500])] * 10_000)
+    be_seen(db)
+    wait_for(lambda: beats(db) > 0, "the first beat")
+    db.execute("delete from outages")
+    readers = [threading.Thread(target=list_all, args=(server,)) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    assert db.all("select began, ended from outages") == []
+
+
+def list_all(server: Server, times: int = 3) -> None:
+    for _ in range(times):
+        answer = server.ask("/jobs?page_size=10000").getresponse()
+        assert answer.status == 200 and len(answer.read()) > 5_000_000
+
+
+def beats(db: Database) -> int:
+    row = db.one_or_none("select count(*) as n from coordinator where seen > now() - interval '0.4 seconds'")
+    return row["n"] if row else 0
