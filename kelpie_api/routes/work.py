@@ -50,15 +50,19 @@ def claim(query: dict[str, Any]) -> Row | None:
     """Raises NoRoom."""
     machine, group, claim_id = query["machine_id"], query["container_group_id"], query["claim_id"]
     who = caller()
+    line = request.environ.get("gunicorn.socket")  # absent under another server: then nobody is known to be gone
+
+    def gone() -> bool:
+        return line is not None and has_hung_up(line)
 
     def take() -> Row | None:
-        return jobs.claim(db(), who, machine, group, claim_id)
+        # Also at first: a request may have stood in the server's line until its client gave up.
+        return None if gone() else jobs.claim(db(), who, machine, group, claim_id)
 
     if not query["wait"]:
         return take()
     waiter = Waiter(who.tenant_id, machine, who.lines(group), claim_id)
-    line = request.environ.get("gunicorn.socket")  # absent under another server: then nobody is known to be gone
-    return coordinator().waiting.claim(waiter, take, query["wait"], lambda: line is not None and has_hung_up(line))
+    return coordinator().waiting.claim(waiter, take, query["wait"], gone)
 
 
 def has_hung_up(line: socket.socket) -> bool:
