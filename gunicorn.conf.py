@@ -47,7 +47,7 @@ if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder_for_metrics())
 
 from kelpie_api import metrics, refuse_old_schema
-from kelpie_api.config import Config
+from kelpie_api.config import Config, whole_number
 from kelpie_api.errors import ConfigError, SchemaError
 
 
@@ -101,7 +101,10 @@ bind = os.environ.get("KELPIE_BIND", "0.0.0.0:8080")
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
 worker_class = Worker
 # As many as may wait for work, and plenty for everybody else.
-worker_connections = int(os.environ.get("KELPIE_MAX_WAITERS") or Config.max_waiters) + 500
+try:
+    worker_connections = whole_number(os.environ, "KELPIE_MAX_WAITERS", Config.max_waiters) + 500
+except ConfigError as error:
+    sys.exit(f"kelpie: {error}")
 # Clients reuse a connection that was idle for up to a minute.
 keepalive = 75
 timeout = 60
