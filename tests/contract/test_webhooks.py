@@ -174,18 +174,18 @@ def test_the_secret_is_of_the_user_and_kept_out_of_caches(user: User, stranger: 
 # --- delivery
 
 
-@pytest.mark.parametrize("refusal", [500, 503, 404, 400, 429, 302])
-def test_what_is_not_accepted_is_sent_again_with_the_same_id(api: Api, receiver: Receiver, refusal: int) -> None:
-    mailbox = receiver.mailbox((refusal,))
-    elsewhere = len(receiver.deliveries("/elsewhere"))
-    api.claimed("m", webhook=mailbox.url)
-    first, second = mailbox.receives(2)
-    assert first.id == second.id
-    assert first.body == second.body
-    assert second.at - first.at <= 10
-    assert is_signed(first, secret(api))
-    assert is_signed(second, secret(api))
-    assert len(receiver.deliveries("/elsewhere")) == elsewhere  # no redirect is followed
+def test_what_is_not_accepted_is_sent_again_with_the_same_id(api: Api, receiver: Receiver) -> None:
+    mailboxes = [receiver.mailbox((refusal,)) for refusal in (500, 503, 404, 400, 429, 302)]
+    for mailbox in mailboxes:
+        api.claimed("m", webhook=mailbox.url)
+    for mailbox in mailboxes:
+        first, second = mailbox.receives(2)
+        assert first.id == second.id
+        assert first.body == second.body
+        assert second.at - first.at <= 10
+        assert is_signed(first, secret(api))
+        assert is_signed(second, secret(api))
+    assert receiver.deliveries("/elsewhere") == []  # no redirect is followed
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
