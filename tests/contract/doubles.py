@@ -20,6 +20,7 @@ from jwt.algorithms import ECAlgorithm
 from local_stack.processes import wait_for
 
 ISSUER = "https://matrix-api.salad.io"
+NOTHING = 0  # instead of a status: the connection is closed without an answer
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -183,6 +184,9 @@ class Salad:
                     salad.jwks_fetches += 1
                     return self.answer(200, json.dumps(salad.jwks()).encode())
                 status, content = salad.listing(self.path, self.headers.get("Salad-Api-Key") or "")
+                if status == NOTHING:
+                    self.close_connection = True
+                    return None
                 return self.answer(status, json.dumps(content).encode())
 
         return SaladHandler

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from local_stack.processes import wait_for
 from tests.contract.client import TIME, Api, Json, expect, expect_error, expect_invalid, unique
-from tests.contract.doubles import Salad
+from tests.contract.doubles import NOTHING, Salad
 from tests.contract.stack import ADMIN_KEY, WEB_PROCESSES, Stack, User
 
 PROJECT = "a-project"
@@ -176,7 +176,7 @@ def test_a_proof_is_kept_and_so_is_a_refusal(organization: Organization, salad: 
     assert 1 <= salad.questions(wrong) <= WEB_PROCESSES
 
 
-@pytest.mark.parametrize("trouble", [500, 502, 503])
+@pytest.mark.parametrize("trouble", [500, 502, 503, NOTHING])
 def test_a_proven_key_stays_valid_while_salad_is_in_trouble(
     elsewhere: Organization, salad: Salad, trouble: int
 ) -> None:
@@ -202,8 +202,11 @@ def test_a_key_that_salad_no_longer_accepts_is_refused_after_its_proof_has_ended
     wait_for(lambda: api.get("/users/me").status == 403, "the key to be refused")
 
 
-def test_an_unproven_key_is_not_let_in_while_salad_is_in_trouble(organization: Organization, salad: Salad) -> None:
-    salad.trouble[organization.name] = 500
+@pytest.mark.parametrize("trouble", [500, NOTHING])
+def test_an_unproven_key_is_not_let_in_while_salad_is_in_trouble(
+    organization: Organization, salad: Salad, trouble: int
+) -> None:
+    salad.trouble[organization.name] = trouble
     answer = organization.by_key().get("/users/me")
     assert answer.status in (403, 503)
     expect_error(answer.status, answer)

@@ -119,11 +119,11 @@ def test_a_job_of_the_null_group_stays_one_when_it_is_claimed(api: Api) -> None:
 
 def test_running_jobs_that_wait_come_before_pending_ones(api: Api) -> None:
     """Failed and released ones, at once, without waiting for a lapse; oldest first."""
-    failed, released = api.claimed("m1"), api.claimed("m1")
+    waiting = [api.claimed("m1") for _ in range(4)]
     pending = api.submit_many(2)
-    expect(202, api.report("failed", failed, "m1"))
-    expect(200, api.report("released", released, "m1"))
-    assert claim_all(api, "m2") == ids([failed, released, *pending])
+    for job, kind, status in zip(waiting[::-1], ("failed", "released") * 2, (202, 200) * 2, strict=True):
+        expect(status, api.report(kind, job, "m1"))
+    assert claim_all(api, "m2") == ids([*waiting, *pending])
 
 
 def test_a_waiting_job_of_the_null_group_comes_before_a_pending_one_of_the_group(api: Api) -> None:
