@@ -33,10 +33,25 @@ def parse_json(body: bytes) -> Any:
         raise InvalidRequest("The request body is not UTF-8; send JSON encoded as UTF-8.") from None
     except ValueError as error:
         raise InvalidRequest(f"The request body is not JSON: {str(error)[:200]}.") from None
-    for text in strings_of(value):
-        if UNSTORABLE.search(text):
-            raise InvalidRequest("A string holds a NUL or half a surrogate pair; such text cannot be kept.")
+    if any(UNSTORABLE.search(text) for text in strings_of(value)):
+        raise unstorable(value)
     return value
+
+
+def unstorable(value: Any) -> InvalidRequest:
+    """The refusal of a body that holds such text, by the field where it stands; a list is a batch."""
+    index = None
+    if isinstance(value, list):
+        index, value = next((place, item) for place, item in enumerate(value) if holds_unstorable(item))
+    fields = value.items() if isinstance(value, dict) else []
+    sentence = "A string holds a NUL or half a surrogate pair; such text cannot be kept."
+    errors = {name: [sentence] for name, item in fields if holds_unstorable([name, item])}
+    place = "" if index is None else f"Job {index} of the batch: "
+    return InvalidRequest(place + "".join(f"{name}: " for name in list(errors)[:1]) + sentence, errors, index)
+
+
+def holds_unstorable(value: Any) -> bool:
+    return any(UNSTORABLE.search(text) for text in strings_of(value))
 
 
 def parse_uuid(text: str) -> UUID:

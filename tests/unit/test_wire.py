@@ -1,13 +1,15 @@
-"""Large answers are written a few items at a time, and nobody can tell."""
+"""What strangers send is read strictly; what is long is written a few items at a time, and nobody can tell."""
 
 from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kelpie_api.wire import json_in_pieces
+from kelpie_api.errors import InvalidRequest
+from kelpie_api.wire import json_in_pieces, parse_json
 
 LEAF = st.none() | st.booleans() | st.integers() | st.text(max_size=5)
 ITEM = LEAF | st.lists(LEAF, max_size=3) | st.dictionaries(st.text(max_size=3), LEAF, max_size=3)
@@ -19,3 +21,22 @@ def test_json_in_pieces_is_the_same_json(value: object) -> None:
     assert json_in_pieces(value, lambda part: json.dumps(part, separators=(",", ":"))) == json.dumps(
         value, separators=(",", ":")
     )
+
+
+@pytest.mark.parametrize(
+    ("body", "errors", "index"),
+    [
+        (r'{"a": {"b\u0000": "x"}, "c": 1}', ["a"], None),
+        (r'{"a": 1, "b\ud800": 1}', ["b\ud800"], None),
+        (r'[{"a": "x"}, {"a": ["\u0000"], "b": "\ud800"}]', ["a", "b"], 1),
+        (r'["\u0000"]', [], 0),
+        (r'"\u0000"', [], None),
+    ],
+)
+def test_text_that_cannot_be_kept_is_refused_by_the_name_of_its_field(
+    body: str, errors: list[str], index: int | None
+) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        parse_json(body.encode())
+    assert (list(refused.value.errors), refused.value.index) == (errors, index)
+    assert "cannot be kept" in refused.value.message
