@@ -83,3 +83,13 @@ def test_a_missing_setting_an_absent_database_and_an_old_schema_are_said(run: Ru
     away = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:9/none"}
     assert "does not answer" in refused(run("admin", "list-users", env=away))
     assert "scripts/migrate" in refused(run("admin", "list-users", env={"DATABASE_URL": empty_database}))
+
+
+def test_a_rotated_signing_secret_is_the_one_that_the_user_sees(run: Run, api: Client) -> None:
+    before = (api.get("/users/me/signing-secret").json or {})["secret"]
+    printed = run("admin", "rotate-signing-secret", "acme").stdout.strip()
+    shown = api.get("/users/me/signing-secret").json or {}
+    assert shown["secret"] == printed != before
+    assert shown["previous"]["secret"] == before
+    rotated = json.loads(run("admin", "rotate-signing-secret", "acme", "--json").stdout)
+    assert (api.get("/users/me/signing-secret").json or {})["secret"] == rotated["secret"] != printed
