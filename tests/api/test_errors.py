@@ -178,6 +178,7 @@ def test_a_head_request_is_answered_like_a_get_and_without_a_body(app: Flask, ap
         if "HEAD" in (rule.methods or set()):
             answer = api.call("HEAD", rule.rule.replace("<job_id>", job_id).replace("<name>", "swagger-ui.css"))
             assert (answer.status_code, answer.data) == (200, b""), rule.rule
+            answer.close()  # the files of /docs are open until then
 
 
 def test_a_head_request_claims_nothing(api: Client) -> None:
