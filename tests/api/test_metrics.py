@@ -291,7 +291,7 @@ def test_any_process_of_a_server_tells_what_all_of_them_did(server_url: str, emp
 def test_every_metric_is_documented(app: Flask, api: Client, scrape: Client, db: Database, tenant: Tenant) -> None:
     api.claim()
     api.report({"id": make_job(db, tenant)}, "released", attempt=1)
-    page = (CHECKOUT / "docs" / "operating-facts.md").read_text()
+    page = (CHECKOUT / "docs" / "operating.md").read_text()
     found = {re.sub(r"_(bucket|count|sum)$", "", name) for name, _ in scraped(scrape)}
     assert {"kelpie_claims_total", "kelpie_refused_reports_total", "kelpie_lapsed_leases"} <= found
     assert {name for name in found if f"`{name}`" not in page} == set()
