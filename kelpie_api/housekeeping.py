@@ -39,9 +39,8 @@ class Housekeeper:
         self.db = db
         self.stopped = threading.Event()
         self.away = False
-        self.noticed: deque[Callable[[], None]] = (
-            deque()
-        )  # to be logged: the beat takes no lock that greenlets take
+        # To be logged: the beat itself takes no lock that greenlets take.
+        self.noticed: deque[Callable[[], None]] = deque()
 
     def start(self) -> None:
         start_system_thread(self.keep_beating, ())
