@@ -31,7 +31,11 @@ class Reply:
 
 
 def get(url: str, headers: Mapping[str, str], limit: float) -> Reply:
-    """GET within `limit` seconds, however slowly the answer drips. Raises NoAnswer.
+    return send("GET", url, headers, limit)
+
+
+def send(method: str, url: str, headers: Mapping[str, str], limit: float, body: bytes | None = None) -> Reply:
+    """One request within `limit` seconds, however slowly the answer drips. Raises NoAnswer.
 
     Redirects are not followed and the environment's proxies and .netrc not read: the key goes to this address.
     """
@@ -39,8 +43,14 @@ def get(url: str, headers: Mapping[str, str], limit: float) -> Reply:
     try:
         with requests.Session() as session:
             session.trust_env = False
-            with session.get(
-                url, headers=dict(headers), timeout=limit, allow_redirects=False, stream=True
+            with session.request(
+                method,
+                url,
+                headers=dict(headers),
+                data=body,
+                timeout=limit,
+                allow_redirects=False,
+                stream=True,
             ) as answer:
                 return Reply(answer.status_code, parsed(read(answer, due)), retry_after(answer))
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:

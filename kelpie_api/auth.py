@@ -40,6 +40,8 @@ class Caller:
     groups: list[str] | None = None
     machine: Machine | None = None
     has_null_line: bool = True
+    organization: str = ""  # at Salad; the administrator has none
+    project: str = ""
 
     @property
     def scope(self) -> dict[str, Any]:

@@ -72,6 +72,16 @@ class JobNotFound(NotFound):
         super().__init__(f"There is no job {job_id}; check the id and the key you call with.")
 
 
+class RuleNotFound(NotFound):
+    title = "Scaling Rule Not Found"
+
+    def __init__(self, container_group_id: object) -> None:
+        super().__init__(
+            f"The container group {container_group_id} has no scaling rule;"
+            " check the id and the key you call with."
+        )
+
+
 class Conflict(KelpieError):
     status = 409
     title = "Conflict"
@@ -105,6 +115,13 @@ class KeyUsedOtherwise(KelpieError):
 
     def __init__(self) -> None:
         super().__init__("This Idempotency-Key was sent with another body before; use a new key for new jobs.")
+
+
+class RuleExists(Conflict):
+    title = "Scaling Rule Exists"
+
+    def __init__(self, container_group_id: object) -> None:
+        super().__init__(f"The container group {container_group_id} has a scaling rule already; change that one.")
 
 
 class Unavailable(KelpieError):

@@ -445,6 +445,82 @@ class Token(Answer):
     token = fields.String()
 
 
+class RuleChanges(Wire):
+    """What can be changed of a scaling rule."""
+
+    min_replicas = WholeNumber(validate=validate.Range(0, 500))
+    max_replicas = WholeNumber(validate=validate.Range(0, 500))
+    idle_threshold_seconds = WholeNumber(validate=validate.Range(0, 3600))
+
+
+class NewRule(Wire):
+    container_group_id = fields.UUID(required=True)
+    min_replicas = WholeNumber(required=True, validate=validate.Range(0, 500))
+    max_replicas = WholeNumber(required=True, validate=validate.Range(0, 500))
+    idle_threshold_seconds = WholeNumber(load_default=0, validate=validate.Range(0, 3600))
+
+
+class Rule(Schema):
+    container_group_id = fields.UUID()
+    user_id = fields.UUID()
+    org_name = fields.String()
+    project_name = fields.String()
+    container_group_name = fields.String()
+    min_replicas = fields.Integer()
+    max_replicas = fields.Integer()
+    idle_threshold_seconds = fields.Integer()
+    created = Instant()
+    updated = Instant()
+    warnings = fields.List(fields.String())
+
+
+class RuleList(Schema):
+    _count = fields.Integer()
+    rules = fields.List(fields.Nested(Rule))
+
+
+class DecisionQuery(Wire):
+    page_size = QueryNumber(load_default=100, validate=validate.Range(1, 10_000))
+    page = QueryNumber(load_default=1, validate=validate.Range(1, 2**31 - 1))
+
+    @pre_load
+    def without_empty(self, query: Mapping[str, str], **kwargs: Any) -> dict[str, str]:
+        return {name: value for name, value in query.items() if value != ""}
+
+
+class ScalingDecision(Schema):
+    """What one run of the autoscaler saw, wanted and did; null where it did not come so far."""
+
+    id = fields.Integer()
+    at = Instant()
+    container_group_id = fields.UUID()
+    active = fields.Integer(allow_none=True)
+    warm = fields.Integer(allow_none=True)
+    observed_state = fields.String(allow_none=True)
+    observed_replicas = fields.Integer(allow_none=True)
+    desired_replicas = fields.Integer(allow_none=True)
+    action = fields.String(allow_none=True)
+    outcome = fields.String(validate=validate.OneOf(["ok", "failed"]))
+    error = fields.String(allow_none=True)
+
+
+class DecisionPage(Schema):
+    """`replica_hours` are those since `since`, the time of the oldest decision that is kept."""
+
+    _count = fields.Integer()
+    decisions = fields.List(fields.Nested(ScalingDecision))
+    replica_hours = fields.Float()
+    since = Instant(allow_none=True)
+
+
+class GroupMetrics(Schema):
+    pending = fields.Integer()
+    running = fields.Integer()
+    active = fields.Integer()
+    desired_replicas = fields.Integer()
+    oldest_pending_seconds = fields.Float()
+
+
 class Failure(Schema):
     """Every error is answered in this shape."""
 

@@ -34,6 +34,14 @@ create table attempts (
   constraint ended_has_an_outcome CHECK ((ended IS NULL) = (outcome IS NULL))
 ) with (fillfactor=80);
 
+create table autoscaler_turn (
+  only_row boolean default true not null,
+  owner uuid not null,
+  until timestamp with time zone not null,
+  constraint autoscaler_turn_only_row_check CHECK (only_row),
+  constraint autoscaler_turn_pkey PRIMARY KEY (only_row)
+);
+
 create table bans (
   job_id uuid not null,
   machine_id text not null,
@@ -183,6 +191,49 @@ create table salad_proofs (
   constraint salad_proofs_pkey PRIMARY KEY (digest)
 );
 
+create table scaling_decisions (
+  id bigint generated always as identity not null,
+  at timestamp with time zone default now() not null,
+  tenant_id bigint not null,
+  container_group_id uuid not null,
+  active integer,
+  warm integer,
+  observed_state text,
+  observed_replicas integer,
+  desired_replicas integer,
+  action text,
+  outcome text not null,
+  error text,
+  constraint failed_says_why CHECK ((outcome = 'failed'::text) = (error IS NOT NULL)),
+  constraint scaling_decisions_action_check CHECK (action = ANY (ARRAY['none'::text, 'start'::text, 'scale'::text, 'start_and_scale'::text, 'stop'::text, 'hold'::text, 'remove_rule'::text])),
+  constraint scaling_decisions_outcome_check CHECK (outcome = ANY (ARRAY['ok'::text, 'failed'::text])),
+  constraint scaling_decisions_pkey PRIMARY KEY (id),
+  constraint scaling_decisions_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(id) ON DELETE CASCADE
+);
+
+create table scaling_rules (
+  container_group_id uuid not null,
+  tenant_id bigint not null,
+  org_name text not null,
+  project_name text not null,
+  container_group_name text not null,
+  min_replicas integer not null,
+  max_replicas integer not null,
+  idle_threshold_seconds integer not null,
+  created timestamp with time zone default now() not null,
+  updated timestamp with time zone default now() not null,
+  missing_runs integer default 0 not null,
+  constraint min_is_not_above_max CHECK (min_replicas <= max_replicas),
+  constraint scaling_rules_container_group_name_check CHECK (length(container_group_name) >= 1 AND length(container_group_name) <= 255),
+  constraint scaling_rules_idle_threshold_seconds_check CHECK (idle_threshold_seconds >= 0 AND idle_threshold_seconds <= 3600),
+  constraint scaling_rules_max_replicas_check CHECK (max_replicas >= 0 AND max_replicas <= 500),
+  constraint scaling_rules_min_replicas_check CHECK (min_replicas >= 0 AND min_replicas <= 500),
+  constraint scaling_rules_org_name_check CHECK (length(org_name) >= 1 AND length(org_name) <= 255),
+  constraint scaling_rules_pkey PRIMARY KEY (container_group_id),
+  constraint scaling_rules_project_name_check CHECK (length(project_name) >= 1 AND length(project_name) <= 255),
+  constraint scaling_rules_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(id) ON DELETE CASCADE
+);
+
 create table signing_secrets (
   id bigint generated always as identity not null,
   user_id uuid not null,
@@ -262,6 +313,8 @@ CREATE INDEX events_of_a_job ON events USING btree (job_id, id);
 
 CREATE INDEX failed_jobs_of_a_tenant ON jobs USING btree (tenant_id, seq) WHERE (failed IS NOT NULL);
 
+CREATE INDEX finished_jobs_of_a_group ON jobs USING btree (tenant_id, container_group, COALESCE(completed, failed, canceled)) WHERE (COALESCE(completed, failed, canceled) IS NOT NULL);
+
 CREATE INDEX jobs_of_a_group ON jobs USING btree (tenant_id, container_group, seq);
 
 CREATE INDEX jobs_of_a_tenant ON jobs USING btree (tenant_id, seq);
@@ -278,6 +331,12 @@ CREATE INDEX queue_waiting ON queue USING btree (tenant_id, container_group, ran
 
 CREATE INDEX salad_proofs_by_age ON salad_proofs USING btree (proven);
 
+CREATE INDEX scaling_decisions_by_age ON scaling_decisions USING btree (at);
+
+CREATE INDEX scaling_decisions_of_a_group ON scaling_decisions USING btree (tenant_id, container_group_id, id);
+
+CREATE INDEX scaling_rules_of_a_tenant ON scaling_rules USING btree (tenant_id);
+
 CREATE INDEX signing_secrets_of_a_user ON signing_secrets USING btree (user_id);
 
 CREATE INDEX submissions_by_age ON submissions USING btree (created);
@@ -289,6 +348,23 @@ CREATE INDEX webhooks_due ON webhooks USING btree (next_try) WHERE (next_try IS 
 CREATE INDEX webhooks_of_a_job ON webhooks USING btree (job_id, seq);
 
 CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try) WHERE (next_try IS NOT NULL);
+
+create view active_jobs as
+ SELECT queue.tenant_id,
+    queue.container_group,
+    queue.job_id,
+    queue.seq,
+    (queue.rank = 1) AS pending
+   FROM queue
+  WHERE (queue.machine_id IS NULL)
+UNION ALL
+ SELECT queue.tenant_id,
+    queue.holder_group AS container_group,
+    queue.job_id,
+    queue.seq,
+    false AS pending
+   FROM queue
+  WHERE (queue.machine_id IS NOT NULL);
 
 create view shown_jobs as
  SELECT j.id,

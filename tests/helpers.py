@@ -54,6 +54,9 @@ class Client:
     def post(self, path: str, body: Any = None, **headers: str) -> TestResponse:
         return self.call("POST", path, body, headers)
 
+    def patch(self, path: str, body: Any = None, **headers: str) -> TestResponse:
+        return self.call("PATCH", path, body, headers)
+
     def delete(self, path: str) -> TestResponse:
         return self.call("DELETE", path)
 
@@ -108,6 +111,7 @@ def empty_tables(db: Database) -> None:
     db.execute("delete from salad_proofs")
     db.execute("delete from jwks")
     db.execute("delete from outages")
+    db.execute("delete from autoscaler_turn")
     be_seen(db)
 
 
@@ -200,6 +204,33 @@ def _end(db: Database, row: Row, machine: str, group: str, attempt: int, status:
             "update attempts set ended = now(), outcome = %(status)s::attempt_outcome where job_id = %(id)s",
             **values,
         )
+
+
+def make_rule(
+    db: Database,
+    tenant: Tenant,
+    group_id: str,
+    min_replicas: int = 0,
+    max_replicas: int = 10,
+    idle: int = 0,
+    *,
+    name: str | None = None,
+    project: str = "default",
+) -> Row:
+    """A scaling rule of a group, which Salad's double names after its id."""
+    values = {"group": group_id, "tenant": tenant.caller.tenant_id, "project": project}
+    made = db.one_or_none(
+        "insert into scaling_rules (container_group_id, tenant_id, org_name, project_name, container_group_name,"
+        "                           min_replicas, max_replicas, idle_threshold_seconds)"
+        " values (%(group)s, %(tenant)s, 'acme', %(project)s, %(name)s, %(min)s, %(max)s, %(idle)s) returning *",
+        **values,
+        name=name or f"group-{group_id[:8].lower()}",
+        min=min_replicas,
+        max=max_replicas,
+        idle=idle,
+    )
+    assert made
+    return made
 
 
 # Every table that says something about a job, in an order that makes two snapshots comparable.

@@ -24,7 +24,7 @@ returning id;
 
 -- name: find_api_key
 -- Whose key this is; the digest is returned to be compared in constant time.
-select k.digest, k.tenant_id, u.id as user_id, u.username
+select k.digest, k.tenant_id, u.id as user_id, u.username, k.org_name as organization, t.project
   from api_keys k
   join tenants t on t.id = k.tenant_id
   join users u on u.id = t.user_id
@@ -39,7 +39,7 @@ select t.id as tenant_id, u.id as user_id, u.username
 -- name: find_owner
 -- The tenant of an organization in a project, for callers that Salad vouches for. The administrator's name is no
 -- organization's. No row: unknown yet, or that name.
-select t.id as tenant_id, u.id as user_id, u.username
+select t.id as tenant_id, u.id as user_id, u.username, u.username as organization, t.project
   from users u
   join tenants t on t.user_id = u.id
  where u.username = %(organization)s
@@ -60,7 +60,8 @@ tenant as (
       on conflict (user_id, project) do update set project = excluded.project
   returning id
 )
-select tenant.id as tenant_id, owner.id as user_id, owner.username
+select tenant.id as tenant_id, owner.id as user_id, owner.username, owner.username as organization,
+       %(project)s::text as project
   from owner
  cross join tenant;
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from kelpie_api.db import Database
+from kelpie_api.db import Database, Row
 from tests.conftest import ADMIN_KEY
 from tests.doubles.salad import SaladDouble
 from tests.doubles.tokens import TokenDouble
@@ -18,6 +18,7 @@ from tests.helpers import (
     Tenant,
     definition,
     make_job,
+    make_rule,
     make_tenant,
     refused,
     rows_of_jobs,
@@ -25,6 +26,8 @@ from tests.helpers import (
     with_token,
 )
 
+RULE_ID = "97f504e8-6de6-4322-b5d5-1777a59a7ad3"
+NEW_RULE = {"container_group_id": str(uuid.uuid4()), "min_replicas": 0, "max_replicas": 3}
 CALLERS = ("nobody", "wrong key", "other user", "other project", "owner", "administrator")
 SALADS_CALLERS = (
     "Salad key",  # of the owner's organization and project
@@ -95,6 +98,15 @@ ROUTES = [
         {"org_name": "o", "project_name": "p"},
         (401, 403, 403, 403, 403, 201),
     ),
+    # To look a group up the coordinator needs a key of its own, which it has not here.
+    Route("POST", "/scaling-rules", NEW_RULE, (401, 403, 503, 503, 503, 400)),
+    Route("GET", "/scaling-rules", None, (401, 403, 200, 200, 200, 200)),
+    Route("DELETE", "/scaling-rules", None, (401, 403, 403, 403, 403, 204)),
+    Route("GET", "/scaling-rules/<container_group_id>", None, (*FOREIGN, 200, 200)),
+    Route("PATCH", "/scaling-rules/<container_group_id>", {"max_replicas": 9}, (*FOREIGN, 200, 200)),
+    Route("DELETE", "/scaling-rules/<container_group_id>", None, (*FOREIGN, 204, 204)),
+    Route("GET", "/scaling-rules/<container_group_id>/decisions", None, (*FOREIGN, 200, 200)),
+    Route("GET", "/container-groups/<text:container_group_id>/metrics", None, (401, 403, 200, 200, 200, 200)),
     Route("GET", "/healthz", None, (200,) * 6),
     Route("GET", "/readyz", None, (200,) * 6),
     Route("GET", "/metrics", None, (200,) * 6),
@@ -154,6 +166,10 @@ def key_of(caller: str, db: Database, owner: Tenant) -> str | None:
     return "kelpie_wrong"
 
 
+def rules(db: Database) -> list[Row]:
+    return db.all("select * from scaling_rules order by container_group_id")
+
+
 def test_no_route_is_missing_from_the_table(app: Flask) -> None:
     there = {
         (method, rule.rule)
@@ -168,15 +184,17 @@ def test_every_caller_gets_the_status_of_the_table_and_writes_nothing_where_it_i
     app: Flask, db: Database, tenant: Tenant, tokens: TokenDouble, route: Route, caller: str, status: int
 ) -> None:
     job_id = make_job(db, tenant, "held")
+    make_rule(db, tenant, RULE_ID)
     client = client_of(caller, app, db, tenant, tokens)
     path = route.path.replace("<job_id>", str(job_id)).replace("<user_id>", str(tenant.caller.user_id))
+    path = path.replace("/scaling-rules/<container_group_id>", f"/scaling-rules/{RULE_ID}")
     query = f"?machine_id={HOLDER}&container_group_id={GROUP}" if path == "/work" else ""
-    before = rows_of_jobs(db)
+    before = rows_of_jobs(db), rules(db)
     answer = client.call(route.method, path + query, route.body)
     assert answer.status_code == status, answer.text
     if status >= 400:
         refused(answer, status)
-        assert rows_of_jobs(db) == before
+        assert (rows_of_jobs(db), rules(db)) == before
 
 
 @pytest.mark.parametrize("route", [route for route in ROUTES if "<job_id>" in route.path], ids=lambda r: r.path)

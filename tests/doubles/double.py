@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from openapi_core import OpenAPI
+from openapi_core import Config, OpenAPI
 from openapi_core.contrib.werkzeug import WerkzeugOpenAPIRequest, WerkzeugOpenAPIResponse
 from openapi_core.exceptions import OpenAPIError
 from werkzeug.serving import WSGIRequestHandler, make_server
@@ -21,7 +22,9 @@ Answer = Callable[[], Response]
 
 @cache
 def specification(name: str) -> OpenAPI:
-    return OpenAPI.from_file_path(str(SPECS / name))
+    """Salad answers a merge patch with the group, in a type of content that only JSON can be."""
+    readers = {"application/merge-patch+json": json.loads}
+    return OpenAPI.from_file_path(str(SPECS / name), Config(extra_media_type_deserializers=readers))
 
 
 class AsAtTheService(WerkzeugOpenAPIRequest):

@@ -1,0 +1,311 @@
+"""One run of the autoscaler: for each rule look, decide, carry out, and write down (contract section 6).
+
+Nothing is held open while Salad is asked: what is wanted of a group is read in one statement, and what was done is
+recorded in a short transaction. A run that died half-way is healed by the next one, which sees what is.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+from kelpie_api import logs, scaling
+from kelpie_api.db import SQL, Database, Row
+from kelpie_api.errors import KelpieError, NoAnswer
+from kelpie_api.fleet import Ended, Fleet
+from kelpie_api.salad import GroupName, SaladRefused
+from kelpie_api.scaling import Action, Decision, Demand, Limits, Observed, State, decide
+
+RULES_AT_ONCE = 5
+MISSING_RUNS = 3  # in a row; then the rule of a group that Salad does not know is removed
+# How long a turn lasts after its owner's last word; the longest silence between two is a pause for Salad.
+TURN = timedelta(minutes=2)
+
+Group = dict[str, Any]
+
+
+class AnotherRun(Exception):
+    """The autoscaler runs somewhere else, or took the turn over because this one was silent too long."""
+
+    def __init__(self) -> None:
+        super().__init__("Another run of the autoscaler is under way; this one leaves the rules to it.")
+
+
+class Vanished(Exception):
+    """Salad does not know the group any more, or another group has its name now."""
+
+    def __init__(self) -> None:
+        super().__init__("Salad does not know this container group (404)")
+
+
+class NeededAgain(Exception):
+    """Between the decision to stop a group and the call it got something to do."""
+
+
+class Stranger(Exception):
+    """Salad says something of a group that this release does not understand."""
+
+
+TROUBLE = (NoAnswer, SaladRefused, Vanished, Stranger, KelpieError, Ended)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one rule in one run."""
+
+    rule: Row
+    demand: Demand | None = None
+    observed: Observed | None = None
+    decision: Decision | None = None
+    error: str | None = None
+    vanished: bool = False
+
+    def as_row(self) -> Row:
+        """As it is recorded, printed and answered."""
+        return {
+            "container_group_id": self.rule["container_group_id"],
+            "active": self.demand and self.demand.active,
+            "warm": self.demand and self.demand.warm,
+            "observed_state": self.observed and self.observed.state,
+            "observed_replicas": self.observed and self.observed.replicas,
+            "desired_replicas": self.decision and self.decision.replicas,
+            "action": self.decision and self.decision.action,
+            "outcome": "failed" if self.error else "ok",
+            "error": self.error,
+        }
+
+
+class Turn:
+    """Only one run at a time, on whatever host: a row that says whose turn it is and until when. It needs no
+    session and no long transaction, so it works through PgBouncer; a host that vanished blocks nobody for long."""
+
+    def __init__(self, db: Database, length: timedelta = TURN) -> None:
+        self.db = db
+        self.length = length
+        self.owner = uuid4()
+
+    def __enter__(self) -> Turn:
+        if not self.db.one_or_none(SQL.take_turn, owner=self.owner, length=self.length):
+            raise AnotherRun
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.db.execute(SQL.end_turn, owner=self.owner)
+
+    def keep(self) -> None:
+        """Before each call to Salad: a run that was frozen meanwhile changes nothing any more."""
+        if not self.db.one_or_none(SQL.keep_turn, owner=self.owner, length=self.length):
+            raise AnotherRun
+
+
+class Autoscaler:
+    def __init__(self, db: Database, fleet: Fleet, stopped: threading.Event) -> None:
+        self.db = db
+        self.fleet = fleet
+        self.stopped = stopped
+
+    def run(self, only: UUID | None = None) -> list[Verdict]:
+        """Apply all rules, or one. Raises AnotherRun. Rules that were not begun when `stopped` was set are missing
+        in the answer."""
+        with Turn(self.db) as turn:
+            return self._each_rule(
+                only, Look(self.fleet, turn.keep), lambda rule, look: self._apply(rule, look, turn)
+            )
+
+    def rehearse(self, only: UUID | None = None) -> list[Verdict]:
+        """What a run would decide; nothing is changed, here or at Salad."""
+        return self._each_rule(only, Look(self.fleet, lambda: None), self._weigh)
+
+    def rule_exists(self, group_id: UUID) -> bool:
+        return bool(self.db.all(SQL.list_rules_to_apply, only=group_id))
+
+    def _each_rule(self, only: UUID | None, look: Look, judge: Callable[[Row, Look], Verdict]) -> list[Verdict]:
+        rules = self.db.all(SQL.list_rules_to_apply, only=only)
+        with ThreadPoolExecutor(RULES_AT_ONCE, thread_name_prefix="rule") as pool:
+            under_way = [(rule, pool.submit(self._unless_stopped, judge, rule, look)) for rule in rules]
+        verdicts = [self._verdict(rule, future) for rule, future in under_way]
+        return [verdict for verdict in verdicts if verdict]
+
+    def _unless_stopped(self, judge: Callable[[Row, Look], Verdict], rule: Row, look: Look) -> Verdict | None:
+        return None if self.stopped.is_set() else judge(rule, look)
+
+    def _verdict(self, rule: Row, future: Future[Verdict | None]) -> Verdict | None:
+        """A defect at one rule is logged whole and stops no other; a lost turn ends the run."""
+        error = future.exception()
+        if error is None:
+            return future.result()
+        if isinstance(error, AnotherRun):
+            raise error
+        logs.error("rule_failed", error, container_group_id=rule["container_group_id"])
+        return Verdict(rule, error=f"this is a defect: {type(error).__name__}")
+
+    def _weigh(self, rule: Row, look: Look) -> Verdict:
+        """Look and decide."""
+        verdict = Verdict(rule)
+        try:
+            verdict = replace(verdict, observed=look.at(rule))
+            verdict = replace(verdict, demand=scaling.weigh(self.db, rule))
+        except TROUBLE as error:
+            return failed(verdict, error)
+        assert verdict.demand and verdict.observed
+        limits = Limits(rule["min_replicas"], rule["max_replicas"])
+        return replace(verdict, decision=decide(verdict.demand, verdict.observed, limits))
+
+    def _apply(self, rule: Row, look: Look, turn: Turn) -> Verdict:
+        verdict = self._weigh(rule, look)
+        if not verdict.error:
+            verdict = self._carry_out(verdict, turn)
+        logs.info("scaling_decided", container_group=rule["container_group_name"], **verdict.as_row())
+        return self._record(verdict)
+
+    def _carry_out(self, verdict: Verdict, turn: Turn) -> Verdict:
+        assert verdict.decision and verdict.observed
+        name, wanted = name_of(verdict.rule), verdict.decision.replicas
+        try:
+            match verdict.decision.action:
+                case Action.STOP:
+                    self.fleet.stop(name, before=lambda: self._require_idle(verdict.rule, turn))
+                case Action.START:
+                    self.fleet.start(name, turn.keep)
+                case Action.SCALE:
+                    self.fleet.set_replicas(name, wanted, turn.keep)
+                case Action.START_AND_SCALE:
+                    self.fleet.start(name, turn.keep)
+                    self.fleet.set_replicas(name, wanted, turn.keep)
+        except NeededAgain:
+            return replace(verdict, decision=Decision(Action.HOLD, verdict.observed.present))
+        except TROUBLE as error:
+            return failed(verdict, error)
+        return verdict
+
+    def _require_idle(self, rule: Row, turn: Turn) -> None:
+        """Right before a group is stopped, however long that had to wait (I17). A rule that wants no replica at
+        all may stop a group whose jobs wait, never one whose jobs run."""
+        turn.keep()
+        demand = scaling.weigh(self.db, rule)
+        if demand.leases or (demand.active and rule["max_replicas"] > 0):
+            raise NeededAgain
+
+    def _record(self, verdict: Verdict) -> Verdict:
+        try:
+            with self.db.transaction() as tx:
+                group_id = verdict.rule["container_group_id"]
+                if verdict.vanished:
+                    missing = tx.one_or_none(SQL.note_group_missing, container_group_id=group_id)
+                    verdict = after_missing(verdict, missing)
+                elif verdict.observed:
+                    tx.execute(SQL.note_group_found, container_group_id=group_id)
+                if verdict.decision and verdict.decision.action == Action.REMOVE_RULE:
+                    tx.execute(SQL.delete_rule, scope=None, container_group_id=group_id)
+                tx.execute(SQL.record_decision, tenant_id=verdict.rule["tenant_id"], **verdict.as_row())
+        except KelpieError as error:
+            return failed(verdict, error)
+        return verdict
+
+
+class Look:
+    """What Salad says of groups, asked once a project and run: a thousand rules must fit into the budget."""
+
+    def __init__(self, fleet: Fleet, before: Callable[[], None]) -> None:
+        self.fleet = fleet
+        self.before = before
+        self.lock = threading.Lock()
+        self.projects: dict[tuple[str, str], Future[dict[str, Group]]] = {}
+
+    def at(self, rule: Row) -> Observed:
+        """Raises Vanished, Stranger, SaladRefused, NoAnswer, Ended. Only Salad's own 404 for the very group counts
+        as vanished: a list may be cut, or empty by mistake."""
+        group_id = str(rule["container_group_id"])
+        group = self._listed(rule["org_name"], rule["project_name"]).get(group_id)
+        return observed(group or self._by_name(rule, group_id))
+
+    def _by_name(self, rule: Row, group_id: str) -> Group:
+        try:
+            group = self.fleet.group(name_of(rule), self.before)
+        except SaladRefused as refusal:
+            if refusal.status == 404:
+                raise Vanished from refusal
+            raise
+        if str(group.get("id")).lower() != group_id:
+            raise Vanished
+        return group
+
+    def _listed(self, organization: str, project: str) -> dict[str, Group]:
+        with self.lock:
+            known = self.projects.get((organization, project))
+            answer = known or self.projects.setdefault((organization, project), Future())
+        if known is None:
+            self._ask(answer, organization, project)
+        return answer.result()
+
+    def _ask(self, answer: Future[dict[str, Group]], organization: str, project: str) -> None:
+        """The first rule of a project asks, the others wait for the same answer, also if it is none."""
+        try:
+            groups = self.fleet.groups(organization, project, self.before)
+            answer.set_result({str(group.get("id")).lower(): group for group in groups})
+        except SaladRefused as refusal:
+            if refusal.status == 404:
+                answer.set_result({})
+            else:
+                answer.set_exception(refusal)
+        except (NoAnswer, KelpieError, Ended, AnotherRun) as error:
+            answer.set_exception(error)
+        finally:
+            if not answer.done():  # after a defect; the others must not wait for ever
+                answer.set_exception(NoAnswer("the groups of the project could not be read"))
+
+
+def name_of(rule: Row) -> GroupName:
+    return GroupName(rule["org_name"], rule["project_name"], rule["container_group_name"])
+
+
+def observed(group: Group) -> Observed:
+    """Raises Stranger where Salad says what its specification does not know."""
+    state = group.get("current_state")
+    status = state.get("status") if isinstance(state, dict) else None
+    replicas = group.get("replicas")
+    if status not in set(State) or not isinstance(replicas, int):
+        raise Stranger(f"Salad says of this group: status {str(status)[:50]!r}, replicas {str(replicas)[:50]!r}")
+    return Observed(State(str(status)), replicas)
+
+
+def failed(verdict: Verdict, error: Exception) -> Verdict:
+    if isinstance(error, SaladRefused) and error.status == 404:
+        error = Vanished()
+    return replace(verdict, error=reason(error), vanished=isinstance(error, Vanished))
+
+
+def reason(error: Exception) -> str:
+    if isinstance(error, SaladRefused) and error.status == 401:
+        return "Salad does not know SALAD_API_KEY (401); renew it"
+    if isinstance(error, SaladRefused) and error.status == 403:
+        return "Salad lets SALAD_API_KEY not do this (403); add its user to the organization at Salad"
+    return str(error)
+
+
+def after_missing(verdict: Verdict, row: Row | None) -> Verdict:
+    """The third run in a row in which Salad does not know the group ends its rule."""
+    if row is None or row["missing_runs"] < MISSING_RUNS:
+        return verdict
+    return replace(verdict, decision=Decision(Action.REMOVE_RULE, 0), error=None)
+
+
+def all_applied(verdicts: Sequence[Verdict]) -> bool:
+    return not any(verdict.error for verdict in verdicts)
+
+
+def repeat(run: Callable[[], object], stopped: threading.Event, interval: timedelta) -> None:
+    """Begin a run every `interval`, until `stopped`. Trouble of one run is logged; the next one tries again."""
+    while not stopped.is_set():
+        began = time.monotonic()
+        try:
+            run()
+        except (AnotherRun, KelpieError) as error:
+            logs.warning("autoscaler_run_lost", message=str(error))
+        stopped.wait(max(0.0, interval.total_seconds() - (time.monotonic() - began)))

@@ -1,0 +1,113 @@
+"""Salad's container groups as the autoscaler works on them: with the coordinator's own key, patiently, and within
+a budget of requests."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from kelpie_api.errors import NoAnswer
+from kelpie_api.salad import GroupName, Salad
+
+A_SECOND, AT_ONCE = 3.0, 50  # requests: 230 in any minute at most, where Salad allows 240 per key
+PAUSES = (1.0, 4.0, 10.0)  # seconds before the second, third and last try
+LONGEST_PAUSE = 60.0  # who is asked to wait longer leaves it to the next run
+
+Answer = TypeVar("Answer")
+
+
+class Ended(Exception):
+    """The program is being stopped; what was not begun is left to the next run."""
+
+    def __init__(self) -> None:
+        super().__init__("the autoscaler was stopped before this could be done")
+
+
+class Budget:
+    """Requests of this process: a few at once, then so many a second, and none while Salad asks for silence."""
+
+    def __init__(
+        self, a_second: float = A_SECOND, at_once: int = AT_ONCE, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.space = 1 / a_second
+        self.slack = (at_once - 1) * self.space
+        self.clock = clock
+        self.lock = threading.Lock()
+        self.next_at = 0.0  # when the next request would be due if they came evenly
+        self.silent_until = 0.0
+
+    def reserve(self) -> float:
+        """Take one request's place; the seconds to wait until it may be sent."""
+        with self.lock:
+            now = self.clock()
+            at = max(now, self.next_at - self.slack, self.silent_until)
+            self.next_at = max(self.next_at, at) + self.space
+            return at - now
+
+    def silence(self, seconds: float) -> None:
+        with self.lock:
+            self.silent_until = max(self.silent_until, self.clock() + seconds)
+
+
+class Fleet:
+    """Each call is tried again while Salad gives no answer. `before` runs right before each try and may forbid it
+    by raising. Raises SaladRefused, NoAnswer, Ended."""
+
+    def __init__(
+        self,
+        salad: Salad,
+        key: str,
+        stopped: threading.Event,
+        budget: Budget | None = None,
+        pauses: Sequence[float] = PAUSES,
+    ) -> None:
+        self.salad = salad
+        self.key = key
+        self.stopped = stopped
+        self.budget = budget or Budget()
+        self.pauses = pauses
+
+    def groups(self, organization: str, project: str, before: Callable[[], None]) -> list[dict[str, Any]]:
+        return self._patiently(lambda: self.salad.container_groups(self.key, organization, project), before)
+
+    def group(self, name: GroupName, before: Callable[[], None]) -> dict[str, Any]:
+        return self._patiently(lambda: self.salad.container_group(self.key, name), before)
+
+    def start(self, name: GroupName, before: Callable[[], None]) -> None:
+        self._patiently(lambda: self.salad.start(self.key, name), before)
+
+    def stop(self, name: GroupName, before: Callable[[], None]) -> None:
+        self._patiently(lambda: self.salad.stop(self.key, name), before)
+
+    def set_replicas(self, name: GroupName, replicas: int, before: Callable[[], None]) -> None:
+        self._patiently(lambda: self.salad.set_replicas(self.key, name, replicas), before)
+
+    def _patiently(self, ask: Callable[[], Answer], before: Callable[[], None]) -> Answer:
+        for pause in self.pauses:
+            try:
+                return self._once(ask, before)
+            except NoAnswer as silence:
+                if silence.retry_after > LONGEST_PAUSE:
+                    raise
+                self._rest(pause, silence.retry_after)
+        return self._once(ask, before)
+
+    def _once(self, ask: Callable[[], Answer], before: Callable[[], None]) -> Answer:
+        self._wait(self.budget.reserve())
+        before()
+        return ask()
+
+    def _rest(self, pause: float, asked_for: float) -> None:
+        """Wait before the next try; the silence that Salad asks for is all callers', for they share its key."""
+        if asked_for:
+            self.budget.silence(asked_for)
+        else:
+            self._wait(pause * random.uniform(0.75, 1.25))
+
+    def _wait(self, seconds: float) -> None:
+        """What can be sent at once is sent, also while the program ends: a rule that was begun is finished."""
+        if seconds > 0 and self.stopped.wait(seconds):
+            raise Ended

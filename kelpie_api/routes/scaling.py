@@ -1,0 +1,122 @@
+"""Scaling rules, what the autoscaler decided, and the numbers for autoscalers of others (contract section 6)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask_smorest import Blueprint
+from marshmallow import Schema
+
+from kelpie_api import scaling
+from kelpie_api.db import Row
+from kelpie_api.routes import (
+    BodyParser,
+    administrator,
+    caller,
+    coordinator,
+    db,
+    identifier,
+    request_json,
+)
+from kelpie_api.routes.jobs import group_name
+from kelpie_api.salad import Salad
+from kelpie_api.schemas import (
+    DecisionPage,
+    DecisionQuery,
+    Failure,
+    GroupMetrics,
+    NewRule,
+    Rule,
+    RuleChanges,
+    RuleList,
+    unknown_fields,
+)
+
+blueprint = Blueprint("scaling", __name__, description="Container groups that follow their queues.")
+blueprint.ARGUMENTS_PARSER = BodyParser()
+RULE = "/scaling-rules/<container_group_id>"
+WHAT = "container group with a scaling rule"
+
+
+def warnings(schema: Schema) -> dict[str, list[str]]:
+    ignored = [
+        f"{name} is not a field that can be set here; it was ignored."
+        for name in unknown_fields(schema, request_json())
+    ]
+    return {"warnings": ignored} if ignored else {}
+
+
+@blueprint.post("/scaling-rules")
+@blueprint.arguments(NewRule)
+@blueprint.response(201, Rule)
+@blueprint.alt_response(400, schema=Failure)
+@blueprint.alt_response(409, schema=Failure)
+@blueprint.alt_response(503, schema=Failure)
+def create_rule(new: dict[str, Any]) -> Row:
+    """Let a container group follow its queue."""
+    config = coordinator().config
+    made = scaling.create_rule(db(), Salad(config.salad_api_url), config.salad_api_key, caller(), new)
+    return made | warnings(NewRule())
+
+
+@blueprint.get("/scaling-rules")
+@blueprint.response(200, RuleList)
+def list_rules() -> Row:
+    """List the rules."""
+    rules = scaling.list_rules(db(), caller())
+    return {"_count": len(rules), "rules": rules}
+
+
+@blueprint.delete("/scaling-rules")
+@blueprint.response(204)
+@blueprint.alt_response(403, schema=Failure)
+def delete_rules() -> None:
+    """Remove all rules of everybody (administrator)."""
+    administrator()
+    scaling.delete_rules(db())
+
+
+@blueprint.get(RULE)
+@blueprint.response(200, Rule)
+@blueprint.alt_response(404, schema=Failure)
+def get_rule(container_group_id: str) -> Row:
+    """Read a rule."""
+    return scaling.get_rule(db(), caller(), identifier(container_group_id, WHAT))
+
+
+@blueprint.route(RULE, methods=["PATCH"])
+@blueprint.arguments(RuleChanges)
+@blueprint.response(200, Rule)
+@blueprint.alt_response(400, schema=Failure)
+@blueprint.alt_response(404, schema=Failure)
+def change_rule(changes: dict[str, int], container_group_id: str) -> Row:
+    """Change a rule; what is not named stays."""
+    changed = scaling.change_rule(db(), caller(), identifier(container_group_id, WHAT), changes)
+    return changed | warnings(RuleChanges())
+
+
+@blueprint.delete(RULE)
+@blueprint.response(204)
+@blueprint.alt_response(404, schema=Failure)
+def delete_rule(container_group_id: str) -> None:
+    """Remove a rule; the group stays as it is."""
+    scaling.delete_rule(db(), caller(), identifier(container_group_id, WHAT))
+
+
+@blueprint.get(f"{RULE}/decisions")
+@blueprint.arguments(DecisionQuery, location="query")
+@blueprint.response(200, DecisionPage)
+@blueprint.alt_response(400, schema=Failure)
+@blueprint.alt_response(404, schema=Failure)
+def list_decisions(query: dict[str, Any], container_group_id: str) -> Row:
+    """What the autoscaler decided for a group, newest first, and the replica-hours that came of it."""
+    group_id = identifier(container_group_id, WHAT)
+    return scaling.decisions(db(), caller(), group_id, page=query["page"], page_size=query["page_size"])
+
+
+@blueprint.get("/container-groups/<text:container_group_id>/metrics")
+@blueprint.response(200, GroupMetrics)
+@blueprint.alt_response(400, schema=Failure)
+def get_metrics(container_group_id: str) -> Row:
+    """How much work a container group has, for other autoscalers; a group that has none answers zeros."""
+    return scaling.metrics(db(), caller(), group_name(container_group_id))

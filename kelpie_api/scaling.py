@@ -1,0 +1,260 @@
+"""The fleet follows the queue: scaling rules, and what a group should have of replicas (contract section 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+import psycopg
+
+from kelpie_api.auth import Caller
+from kelpie_api.db import SQL, Database, Row
+from kelpie_api.errors import InvalidRequest, NoAnswer, RuleExists, RuleNotFound, Unavailable
+from kelpie_api.salad import Salad, SaladRefused, is_name
+
+PRUNE_BATCH = 5000
+
+
+class State(StrEnum):
+    """The states of a container group at Salad."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    DEPLOYING = "deploying"
+
+
+class Action(StrEnum):
+    NONE = "none"
+    START = "start"
+    SCALE = "scale"
+    START_AND_SCALE = "start_and_scale"
+    STOP = "stop"
+    HOLD = "hold"  # it would be stopped, but a job is running in it
+    REMOVE_RULE = "remove_rule"  # Salad does not know the group any more
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a group is wanted for: jobs that are not final, with those that finished a moment ago, live leases."""
+
+    active: int
+    warm: int
+    leases: int
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What Salad says of a group. A stopped group keeps the number of replicas that it would have."""
+
+    state: State
+    replicas: int
+
+    @property
+    def is_up(self) -> bool:
+        return self.state in {State.PENDING, State.DEPLOYING, State.RUNNING}
+
+    @property
+    def present(self) -> int:
+        return self.replicas if self.is_up else 0
+
+
+@dataclass(frozen=True)
+class Limits:
+    min_replicas: int
+    max_replicas: int
+
+    def clamp(self, replicas: int) -> int:
+        return max(self.min_replicas, min(replicas, self.max_replicas))
+
+
+@dataclass(frozen=True)
+class Decision:
+    """`replicas` is what the group has once the action is carried out."""
+
+    action: Action
+    replicas: int
+
+
+def decide(demand: Demand, observed: Observed, rule: Limits) -> Decision:
+    """Recently finished jobs slow the way down, they never scale up; no group with a live lease is stopped.
+
+        replicas  group             leases  action
+        0         stopped           any     none
+        0         not stopped       none    stop
+        0         not stopped       some    hold
+        above 0   up, as many       any     none
+        above 0   up, not as many   any     scale
+        above 0   down, as many     any     start
+        above 0   down, not as many any     start_and_scale
+
+    Up is running, pending or deploying; down is stopped, failed or succeeded.
+    """
+    replicas = rule.clamp(max(demand.active, min(demand.warm, observed.present)))
+    if replicas == 0:
+        return to_zero(demand, observed)
+    differs = observed.replicas != replicas
+    if observed.is_up:
+        return Decision(Action.SCALE if differs else Action.NONE, replicas)
+    return Decision(Action.START_AND_SCALE if differs else Action.START, replicas)
+
+
+def to_zero(demand: Demand, observed: Observed) -> Decision:
+    if observed.state == State.STOPPED:
+        return Decision(Action.NONE, 0)
+    if demand.leases:
+        return Decision(Action.HOLD, observed.present)
+    return Decision(Action.STOP, 0)
+
+
+def create_rule(db: Database, salad: Salad, own_key: str | None, caller: Caller, wanted: Mapping[str, Any]) -> Row:
+    """A rule for a group that Salad shows the coordinator in the caller's project.
+
+    Raises InvalidRequest for an unknown group, RuleExists, and Unavailable while Salad gives no answer.
+    """
+    require_order(wanted["min_replicas"], wanted["max_replicas"])
+    name = group_name(salad, own_key, caller, wanted["container_group_id"])
+    made = db.unrepeatable(
+        lambda tx: tx.one_or_none(
+            SQL.create_rule,
+            **wanted,
+            tenant_id=caller.tenant_id,
+            user_id=caller.user_id,
+            org_name=caller.organization,
+            project_name=caller.project,
+            container_group_name=name,
+        )
+    )
+    if made is None:
+        raise RuleExists(wanted["container_group_id"])
+    return made
+
+
+def group_name(salad: Salad, own_key: str | None, caller: Caller, group_id: UUID) -> str:
+    """The name of a group in the caller's project, looked up with the coordinator's own key."""
+    if not (is_name(caller.organization) and is_name(caller.project)):
+        raise unknown_group("This key belongs to no organization and project of Salad's; call with one that does.")
+    if own_key is None:
+        raise Unavailable("Scaling needs the coordinator's own key at Salad; its operator must set SALAD_API_KEY.")
+    try:
+        groups = salad.container_groups(own_key, caller.organization, caller.project)
+    except SaladRefused as refusal:
+        raise refused_lookup(refusal, caller) from refusal
+    except NoAnswer as silence:
+        raise Unavailable("Salad's API gives no answer; send the request again in a moment.") from silence
+    for group in groups:
+        if str(group.get("id")).lower() == str(group_id) and is_name(str(group.get("name"))):
+            return str(group["name"])
+    raise unknown_group(
+        f"Salad has no container group {group_id} in the project {caller.project} of {caller.organization}."
+    )
+
+
+def refused_lookup(refusal: SaladRefused, caller: Caller) -> InvalidRequest | Unavailable:
+    if refusal.status == 401:
+        return Unavailable("Salad does not know the coordinator's SALAD_API_KEY; its operator must renew it.")
+    return unknown_group(
+        f"Salad does not show this coordinator the project {caller.project} of {caller.organization};"
+        " add the coordinator's user to the organization at Salad."
+    )
+
+
+def unknown_group(sentence: str) -> InvalidRequest:
+    return InvalidRequest(sentence, {"container_group_id": [sentence]})
+
+
+def require_order(min_replicas: int, max_replicas: int) -> None:
+    if min_replicas > max_replicas:
+        sentence = "min_replicas must not be above max_replicas."
+        raise InvalidRequest(sentence, {"min_replicas": [sentence]})
+
+
+def list_rules(db: Database, caller: Caller) -> list[Row]:
+    return db.all(SQL.list_rules, **caller.scope)
+
+
+def get_rule(db: Database, caller: Caller, group_id: UUID) -> Row:
+    rule = db.one_or_none(SQL.get_rule, **caller.scope, container_group_id=group_id)
+    if rule is None:
+        raise RuleNotFound(group_id)
+    return rule
+
+
+def change_rule(db: Database, caller: Caller, group_id: UUID, changes: Mapping[str, int]) -> Row:
+    """Change what is named and leave the rest; min and max are compared as they are together."""
+    unchanged = {"min_replicas": None, "max_replicas": None, "idle_threshold_seconds": None}
+    try:
+        rule = db.one_or_none(
+            SQL.change_rule, **caller.scope, container_group_id=group_id, **(unchanged | dict(changes))
+        )
+    except psycopg.errors.CheckViolation:
+        sentence = "Together with what the rule has, min_replicas would be above max_replicas."
+        raise InvalidRequest(sentence, {name: [sentence] for name in changes}) from None
+    if rule is None:
+        raise RuleNotFound(group_id)
+    return rule
+
+
+def delete_rule(db: Database, caller: Caller, group_id: UUID) -> None:
+    deleted = db.unrepeatable(lambda tx: tx.execute(SQL.delete_rule, **caller.scope, container_group_id=group_id))
+    if not deleted:
+        raise RuleNotFound(group_id)
+
+
+def delete_rules(db: Database) -> None:
+    """The rules of everybody."""
+    db.execute(SQL.delete_rules)
+
+
+def decisions(db: Database, caller: Caller, group_id: UUID, *, page: int, page_size: int) -> dict[str, Any]:
+    """One page of what was decided for a group, newest first, also after its rule is gone; and the replica-hours
+    since the oldest decision that is kept."""
+    whose = caller.scope | {"container_group_id": group_id}
+    rows = db.all(SQL.list_decisions, **whose, page_size=page_size, skipped=(page - 1) * page_size)
+    hours = db.one_or_none(SQL.replica_hours, **whose)
+    if not (rows or hours):
+        get_rule(db, caller, group_id)
+    return {"_count": len(rows), "decisions": rows, **(hours or {"replica_hours": 0.0, "since": None})}
+
+
+def metrics(db: Database, caller: Caller, container_group: str) -> dict[str, Any]:
+    """What another autoscaler needs to know of a group. Without a rule a group is wanted to have a replica for
+    each job."""
+    counted = db.one_or_none(SQL.count_group_jobs, **caller.scope, container_group=container_group) or {}
+    return {**counted, "desired_replicas": limits(db, caller, container_group).clamp(counted["active"])}
+
+
+def limits(db: Database, caller: Caller, container_group: str) -> Limits:
+    boundless = Limits(0, 2**31)
+    try:
+        group_id = UUID(container_group)
+    except ValueError:
+        return boundless
+    rule = db.one_or_none(SQL.get_rule, **caller.scope, container_group_id=group_id)
+    return Limits(rule["min_replicas"], rule["max_replicas"]) if rule else boundless
+
+
+def weigh(db: Database, rule: Row) -> Demand:
+    """What a rule's group is wanted for, as of now."""
+    found = db.one_or_none(
+        SQL.weigh_rule,
+        tenant_id=rule["tenant_id"],
+        container_group=str(rule["container_group_id"]),
+        idle=timedelta(seconds=rule["idle_threshold_seconds"]),
+    )
+    assert found is not None  # it counts, so it always answers
+    return Demand(found["active"], found["active"] + found["finished"], found["leases"])
+
+
+def prune_decisions(db: Database, older_than: timedelta) -> int:
+    """Remove what was decided longer ago than that, in short statements; how many there were."""
+    pruned = 0
+    while batch := db.execute(SQL.prune_decisions, older_than=older_than, batch=PRUNE_BATCH):
+        pruned += batch
+    return pruned

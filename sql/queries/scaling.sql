@@ -1,0 +1,182 @@
+-- Statements on scaling rules and what the autoscaler does with them. `scope` is the tenant whose rules the caller may
+-- touch (null: of all).
+
+-- name: create_rule
+-- No row: the group has a rule.
+insert into scaling_rules (container_group_id, tenant_id, org_name, project_name, container_group_name, min_replicas,
+                           max_replicas, idle_threshold_seconds)
+values (%(container_group_id)s, %(tenant_id)s, %(org_name)s, %(project_name)s, %(container_group_name)s,
+        %(min_replicas)s, %(max_replicas)s, %(idle_threshold_seconds)s)
+    on conflict (container_group_id) do nothing
+returning container_group_id, %(user_id)s::uuid as user_id, org_name, project_name, container_group_name, min_replicas,
+          max_replicas, idle_threshold_seconds, created, updated;
+
+-- name: list_rules
+select r.container_group_id, t.user_id, r.org_name, r.project_name, r.container_group_name, r.min_replicas,
+       r.max_replicas, r.idle_threshold_seconds, r.created, r.updated
+  from scaling_rules r
+  join tenants t on t.id = r.tenant_id
+ where %(scope)s::bigint is null or r.tenant_id = %(scope)s
+ order by r.created, r.container_group_id;
+
+-- name: get_rule
+select r.container_group_id, t.user_id, r.org_name, r.project_name, r.container_group_name, r.min_replicas,
+       r.max_replicas, r.idle_threshold_seconds, r.created, r.updated
+  from scaling_rules r
+  join tenants t on t.id = r.tenant_id
+ where r.container_group_id = %(container_group_id)s
+   and (%(scope)s::bigint is null or r.tenant_id = %(scope)s);
+
+-- name: change_rule
+-- What is null stays as it is; the table's constraint holds the limits to each other. No row: no such rule.
+update scaling_rules r
+   set min_replicas = coalesce(%(min_replicas)s, r.min_replicas),
+       max_replicas = coalesce(%(max_replicas)s, r.max_replicas),
+       idle_threshold_seconds = coalesce(%(idle_threshold_seconds)s, r.idle_threshold_seconds),
+       updated = now()
+  from tenants t
+ where t.id = r.tenant_id
+   and r.container_group_id = %(container_group_id)s
+   and (%(scope)s::bigint is null or r.tenant_id = %(scope)s)
+returning r.container_group_id, t.user_id, r.org_name, r.project_name, r.container_group_name, r.min_replicas,
+          r.max_replicas, r.idle_threshold_seconds, r.created, r.updated;
+
+-- name: delete_rule
+delete from scaling_rules
+ where container_group_id = %(container_group_id)s
+   and (%(scope)s::bigint is null or tenant_id = %(scope)s);
+
+-- name: delete_rules
+-- All rules of everybody.
+delete from scaling_rules;
+
+-- name: count_group_jobs
+-- The jobs of a group that are not final, and for how many seconds the oldest pending one has waited.
+with active as (
+  select count(*) filter (where pending) as pending,
+         count(*) filter (where not pending) as running,
+         count(*) as active,
+         min(seq) filter (where pending) as oldest
+    from active_jobs
+   where container_group = %(container_group)s
+     and (%(scope)s::bigint is null or tenant_id = %(scope)s)
+)
+select pending, running, active,
+       coalesce((select extract(epoch from now() - j.created)::float8 from jobs j where j.seq = oldest), 0)
+         as oldest_pending_seconds
+  from active;
+
+-- name: weigh_rule
+-- What a rule's group is wanted for, at one moment: jobs that are not final, jobs that finished within the rule's
+-- idle threshold (of the null group: where this group held them last), and live leases, whoever's.
+select (select count(*)
+          from active_jobs a
+         where a.tenant_id = %(tenant_id)s
+           and a.container_group = %(container_group)s) as active,
+       (select count(*)
+          from jobs j
+         where j.tenant_id = %(tenant_id)s
+           and j.container_group = %(container_group)s
+           and coalesce(j.completed, j.failed, j.canceled) > now() - %(idle)s::interval) +
+       (select count(*)
+          from jobs j
+          join attempts a on a.job_id = j.id and a.number = j.attempt
+         where j.tenant_id = %(tenant_id)s
+           and j.container_group is null
+           and a.container_group = %(container_group)s
+           and coalesce(j.completed, j.failed, j.canceled) > now() - %(idle)s::interval) as finished,
+       (select count(*)
+          from queue q
+         where q.machine_id is not null
+           and q.holder_group = %(container_group)s
+           and not lapsed(q.heartbeat, q.heartbeat_interval)) as leases;
+
+-- name: list_rules_to_apply
+-- Rules of one project come together, for Salad is asked about a whole project at once.
+select container_group_id, tenant_id, org_name, project_name, container_group_name, min_replicas, max_replicas,
+       idle_threshold_seconds
+  from scaling_rules
+ where %(only)s::uuid is null or container_group_id = %(only)s
+ order by org_name, project_name, container_group_id;
+
+-- name: take_turn
+-- Whoever runs the autoscaler says so before each call that changes something; who falls silent loses its turn. No
+-- row: it is somebody else's.
+insert into autoscaler_turn (owner, until)
+values (%(owner)s, now() + %(length)s::interval)
+    on conflict (only_row) do update
+   set owner = excluded.owner, until = excluded.until
+ where autoscaler_turn.owner = excluded.owner or autoscaler_turn.until < now()
+returning owner;
+
+-- name: keep_turn
+-- No row: somebody else took it, for we were silent too long.
+update autoscaler_turn set until = now() + %(length)s::interval where owner = %(owner)s returning owner;
+
+-- name: end_turn
+delete from autoscaler_turn where owner = %(owner)s;
+
+-- name: note_group_found
+update scaling_rules
+   set missing_runs = 0
+ where container_group_id = %(container_group_id)s
+   and missing_runs > 0;
+
+-- name: note_group_missing
+update scaling_rules
+   set missing_runs = missing_runs + 1
+ where container_group_id = %(container_group_id)s
+returning missing_runs;
+
+-- name: record_decision
+-- Nothing is written for a tenant that is gone meanwhile.
+insert into scaling_decisions (tenant_id, container_group_id, active, warm, observed_state, observed_replicas,
+                               desired_replicas, action, outcome, error)
+select id, %(container_group_id)s, %(active)s, %(warm)s, %(observed_state)s, %(observed_replicas)s,
+       %(desired_replicas)s, %(action)s, %(outcome)s, %(error)s
+  from tenants
+ where id = %(tenant_id)s;
+
+-- name: list_decisions
+-- Newest first.
+select id, at, container_group_id, active, warm, observed_state, observed_replicas, desired_replicas, action, outcome,
+       error
+  from scaling_decisions
+ where container_group_id = %(container_group_id)s
+   and (%(scope)s::bigint is null or tenant_id = %(scope)s)
+ order by id desc
+ limit %(page_size)s
+offset %(skipped)s;
+
+-- name: replica_hours
+-- From each decision to the next, and from the last until now, a group has the replicas that the decision left it
+-- with; where nothing was seen, those of the decision before. No row: nothing was decided.
+with left_behind as (
+  select id, at,
+         case when outcome = 'ok' and action <> 'remove_rule' then desired_replicas
+              when action = 'remove_rule' or observed_state in ('stopped', 'failed', 'succeeded') then 0
+              else observed_replicas
+         end as replicas
+    from scaling_decisions
+   where container_group_id = %(container_group_id)s
+     and (%(scope)s::bigint is null or tenant_id = %(scope)s)
+),
+spans as (
+  select at, replicas, coalesce(lead(at) over (order by id), now()) as until
+    from left_behind
+   where replicas is not null
+)
+select coalesce(sum(replicas * extract(epoch from until - at)) / 3600, 0)::float8 as replica_hours, min(at) as since
+  from spans
+having count(*) > 0;
+
+-- name: prune_decisions
+-- A batch at a time; what another process is at is left to it.
+delete from scaling_decisions
+ where id in (
+       select id
+         from scaling_decisions
+        where at < now() - %(older_than)s::interval
+        order by at
+        limit %(batch)s
+          for update skip locked);

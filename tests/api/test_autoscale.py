@@ -1,0 +1,536 @@
+"""Runs of the autoscaler against a Salad that has trouble, and against itself (contract section 6)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kelpie_api.autoscale import AnotherRun, Autoscaler, Turn, all_applied, repeat
+from kelpie_api.db import SQL, Database, Row
+from kelpie_api.fleet import Budget, Fleet
+from kelpie_api.salad import GroupName, Salad
+from local_stack.processes import wait_for
+from tests.doubles.double import page
+from tests.doubles.fleet import KEY, FleetDouble
+from tests.doubles.salad import trouble
+from tests.helpers import Tenant, make_job, make_rule, make_tenant, row, wait_until_blocked
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "autoscale"
+
+
+@pytest.fixture
+def fleet() -> Iterator[FleetDouble]:
+    double = FleetDouble()
+    yield double
+    double.end()
+
+
+@pytest.fixture
+def autoscaler(db: Database, fleet: FleetDouble) -> Autoscaler:
+    return make_autoscaler(db, fleet)
+
+
+def make_autoscaler(
+    db: Database, fleet: FleetDouble, stopped: threading.Event | None = None, pauses: Sequence[float] = (0.01,) * 3
+) -> Autoscaler:
+    stopped = stopped or threading.Event()
+    budget = Budget(a_second=10_000)
+    return Autoscaler(db, Fleet(Salad(fleet.api_url), KEY, stopped, budget, pauses), stopped)
+
+
+def decisions(db: Database, group: str) -> list[Row]:
+    return db.all("select * from scaling_decisions where container_group_id = %(group)s order by id", group=group)
+
+
+def rule_of(db: Database, group: str) -> Row | None:
+    return db.one_or_none("select * from scaling_rules where container_group_id = %(group)s", group=group)
+
+
+def jobs(db: Database, tenant: Tenant, group: str, state: str = "pending", count: int = 1) -> None:
+    for _ in range(count):
+        make_job(db, tenant, state, group=group)
+
+
+# Following the queue
+
+
+def test_a_group_is_started_scaled_followed_down_and_stopped(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
+) -> None:
+    group = fleet.make_group("stopped", 0)
+    make_rule(db, tenant, group, 0, 3)
+    jobs(db, tenant, group, count=5)
+    assert all_applied(autoscaler.run())
+    assert fleet.standing(group) == ("deploying", 3)
+    db.execute("delete from queue where seq in (select seq from queue order by seq limit 4)")
+    autoscaler.run()
+    assert fleet.standing(group) == ("deploying", 1)
+    db.execute("delete from queue")
+    autoscaler.run()
+    autoscaler.run()
+    assert fleet.standing(group)[0] == "stopped"
+    assert [change[0] for change in fleet.changes] == ["start", "scale", "scale", "stop"]
+    seen = [(d["active"], d["desired_replicas"], d["action"], d["outcome"]) for d in decisions(db, group)]
+    assert seen == [
+        (5, 3, "start_and_scale", "ok"),
+        (1, 1, "scale", "ok"),
+        (0, 0, "stop", "ok"),
+        (0, 0, "none", "ok"),
+    ]
+
+
+@pytest.mark.parametrize("state", ["pending", "running", "stopped", "succeeded", "failed", "deploying"])
+def test_a_group_in_any_state_gets_what_its_jobs_need(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler, state: str
+) -> None:
+    group = fleet.make_group(state, 1)
+    make_rule(db, tenant, group)
+    jobs(db, tenant, group, count=2)
+    autoscaler.run()
+    is_up = state in {"pending", "running", "deploying"}
+    assert [change[0] for change in fleet.changes] == (["scale"] if is_up else ["start", "scale"])
+    assert fleet.standing(group) == (state if is_up else "deploying", 2)
+
+
+def test_what_counts_as_active_and_what_keeps_warm(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
+) -> None:
+    group = fleet.make_group("running", 9)
+    make_rule(db, tenant, group, idle=600)
+    for state in ("pending", "held", "waiting"):  # three active
+        jobs(db, tenant, group, state)
+    for state in ("completed", "failed", "canceled"):  # three that finished just now
+        jobs(db, tenant, group, state)
+    long_ago = make_job(db, tenant, "pending", group=group)
+    db.execute("delete from queue where job_id = %(id)s", id=long_ago)
+    db.execute(
+        "update jobs set status = 'canceled', canceled = now() - interval '11 minutes' where id = %(id)s",
+        id=long_ago,
+    )
+    make_job(db, tenant, "pending", group=None)  # of the null group: counts for no rule
+    make_job(db, tenant, "waiting", group=None)
+    held, finished = make_job(db, tenant, "held", group=None), make_job(db, tenant, "completed", group=None)
+    db.execute("update queue set holder_group = %(group)s where job_id = %(id)s", group=group, id=held)
+    db.execute("update attempts set container_group = %(group)s where job_id = %(id)s", group=group, id=finished)
+    stranger = make_tenant(db, "rival", "default")
+    jobs(db, stranger, group, "pending", 4)
+    make_job(db, stranger, "completed", group=group)
+    [verdict] = autoscaler.run()
+    assert verdict.demand
+    assert (verdict.demand.active, verdict.demand.warm, verdict.demand.leases) == (4, 8, 2)
+    assert fleet.standing(group) == ("running", 8)
+
+
+def test_a_rule_sees_only_its_own_group(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
+) -> None:
+    idle, busy = fleet.make_group("stopped", 0), fleet.make_group("stopped", 0)
+    for group in (idle, busy):
+        make_rule(db, tenant, group)
+    jobs(db, tenant, busy, count=2)
+    autoscaler.run()
+    assert (fleet.standing(idle), fleet.standing(busy)) == (("stopped", 0), ("deploying", 2))
+
+
+# A live lease is never stopped (I17)
+
+
+def test_a_group_in_which_a_job_runs_is_held_whoever_the_job_belongs_to(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
+) -> None:
+    ours, shared = fleet.make_group("running", 4), fleet.make_group("running", 2)
+    make_rule(db, tenant, ours, 0, 0)
+    make_rule(db, tenant, shared)
+    jobs(db, tenant, ours, "held")
+    jobs(db, make_tenant(db, "rival", "default"), shared, "held")
+    autoscaler.run()
+    assert fleet.changes == []
+    assert {decisions(db, group)[0]["action"] for group in (ours, shared)} == {"hold"}
+    assert [decisions(db, group)[0]["desired_replicas"] for group in (ours, shared)] == [4, 2]
+
+
+def test_a_lease_that_lapsed_holds_no_group(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
+) -> None:
+    group = fleet.make_group("running", 4)
+    make_rule(db, tenant, group, 0, 0)
+    make_job(db, tenant, "held", group=group, silent_for=61)
+    autoscaler.run()
+    assert fleet.standing(group)[0] == "stopped"
+
+
+@pytest.mark.parametrize("arrived", ["held", "pending"])
+def test_a_job_that_comes_between_the_decision_and_the_stop_is_seen(
+    db: Database, tenant: Tenant, fleet: FleetDouble, arrived: str
+) -> None:
+    """The first try of the stop is refused; before the second the job is there."""
+    group = fleet.make_group("running", 2)
+    make_rule(db, tenant, group)
+
+    def come_again() -> Any:
+        jobs(db, tenant, group, arrived)
+        return page(503)()
+
+    fleet.trouble.append(("/stop", come_again))
+    [verdict] = make_autoscaler(db, fleet).run()
+    assert verdict.decision and verdict.decision.action == "hold"
+    assert fleet.standing(group) == ("running", 2)
+    assert [(d["action"], d["outcome"]) for d in decisions(db, group)] == [("hold", "ok")]
+
+
+# Trouble
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [trouble(429, "Too Many Requests", Retry_After="1")],
+        [trouble(429, "Too Many Requests")],
+        [trouble(500, "Oh"), page(502)],
+        [page(200)],
+        [page(503), page(200), trouble(500, "Oh")],
+    ],
+    ids=["429 with Retry-After", "429", "500 and HTML", "HTML for good", "three in a row"],
+)
+@pytest.mark.parametrize("call", ["GET", "/start", "PATCH"])
+def test_passing_trouble_is_passed_over(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler, answers: list[Any], call: str
+) -> None:
+    group = fleet.make_group("stopped", 0)
+    make_rule(db, tenant, group)
+    jobs(db, tenant, group)
+    fleet.trouble.extend((call, answer) for answer in answers)
+    assert all_applied(autoscaler.run())
+    assert fleet.standing(group) == ("deploying", 1)
+    assert fleet.trouble == []
+
+
+def test_who_is_asked_to_wait_waits_as_long(db: Database, tenant: Tenant, fleet: FleetDouble) -> None:
+    make_rule(db, tenant, fleet.make_group("stopped", 0))
+    fleet.trouble.append(("GET", trouble(429, "Too Many Requests", Retry_After="1")))
+    assert all_applied(make_autoscaler(db, fleet).run())
+    (first, _), (second, _) = fleet.requests
+    assert second - first >= 1
+
+
+def test_trouble_that_stays_is_written_down_and_stops_no_other_rule(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
+) -> None:
+    broken, fine = fleet.make_group("stopped", 0), fleet.make_group("stopped", 0)
+    for group in (broken, fine):
+        make_rule(db, tenant, group)
+        jobs(db, tenant, group)
+    fleet.trouble.extend([(f"{broken[:8]}/start", page(500))] * 4)
+    verdicts = autoscaler.run()
+    assert not all_applied(verdicts)
+    assert fleet.standing(broken) == ("stopped", 0)
+    assert fleet.standing(fine) == ("deploying", 1)
+    [decision] = decisions(db, broken)
+    assert (decision["outcome"], decision["action"]) == ("failed", "start_and_scale")
+    assert "500" in decision["error"]
+
+
+@pytest.mark.parametrize(("status", "said"), [(401, "renew it"), (403, "add its user"), (400, "400")])
+def test_a_refusal_is_not_repeated_and_says_what_to_do(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler, status: int, said: str
+) -> None:
+    group = fleet.make_group("running", 1)
+    make_rule(db, tenant, group)
+    fleet.trouble.append(("/stop", trouble(status, "No")))
+    autoscaler.run()
+    assert said in decisions(db, group)[0]["error"]
+    assert sum(1 for _, line in fleet.requests if line.endswith("/stop")) == 1
+
+
+def test_a_key_without_permission_for_one_project_leaves_the_others_alone(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
+) -> None:
+    fine = fleet.make_group("running", 1)
+    hidden = str(uuid.uuid4())
+    make_rule(db, tenant, fine)
+    make_rule(db, tenant, hidden, project="hidden")
+    autoscaler.run()
+    assert fleet.standing(fine)[0] == "stopped"
+    assert "403" in decisions(db, hidden)[0]["error"]
+    rule = rule_of(db, hidden)
+    assert rule and rule["missing_runs"] == 0
+
+
+def test_a_salad_that_is_away_is_written_down_for_every_rule(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
+) -> None:
+    groups = [fleet.make_group("running", 1) for _ in range(7)]
+    for group in groups:
+        make_rule(db, tenant, group)
+    fleet.stop()
+    assert len([verdict for verdict in autoscaler.run() if verdict.error]) == 7
+    assert all(decisions(db, group)[0]["outcome"] == "failed" for group in groups)
+
+
+def test_a_state_that_salad_never_spoke_of_is_trouble_of_this_rule(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
+) -> None:
+    group = fleet.make_group("running", 1)
+    make_rule(db, tenant, group)
+    strange = json.dumps({"items": [fleet.group(group) | {"current_state": {"status": "hibernating"}}]})
+
+    def answer() -> Any:
+        from werkzeug.wrappers import Response
+
+        return Response(strange, content_type="application/json")
+
+    fleet.trouble.append(("GET", answer))
+    autoscaler.run()
+    assert "hibernating" in decisions(db, group)[0]["error"]
+    assert fleet.changes == []
+
+
+def test_a_group_that_vanished_keeps_its_rule_for_two_runs_and_loses_it_in_the_third(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
+) -> None:
+    group = fleet.make_group("running", 1)
+    make_rule(db, tenant, group, 1, 1)
+    known = fleet.group(group)
+    fleet.vanish(group)
+    for _ in range(2):
+        assert not all_applied(autoscaler.run())
+    fleet.groups["acme", "default"].append(known)  # it was a hiccup: the count begins anew
+    assert all_applied(autoscaler.run())
+    fleet.vanish(group)
+    for _ in range(2):
+        autoscaler.run()
+    assert rule_of(db, group)
+    assert all_applied(autoscaler.run())
+    assert rule_of(db, group) is None
+    last = decisions(db, group)[-1]
+    assert (last["action"], last["outcome"]) == ("remove_rule", "ok")
+    assert "404" in decisions(db, group)[-2]["error"]
+
+
+def test_another_group_of_the_same_name_is_not_the_group(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
+) -> None:
+    gone, new = str(uuid.uuid4()), fleet.make_group("running", 3)
+    make_rule(db, tenant, gone, name=fleet.group(new)["name"])
+    autoscaler.run()
+    assert fleet.changes == []
+    assert "404" in decisions(db, gone)[0]["error"]
+
+
+def test_a_group_that_the_projects_list_leaves_out_is_asked_for_by_name(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
+) -> None:
+    group = fleet.make_group("running", 3)
+    make_rule(db, tenant, group)
+    fleet.trouble.append(("GET", lambda: trouble(404, "Not Found")()))
+    autoscaler.run()
+    assert fleet.standing(group)[0] == "stopped"
+
+
+def test_a_crash_between_start_and_set_replicas_is_healed_by_the_next_run(
+    db: Database, tenant: Tenant, fleet: FleetDouble
+) -> None:
+    group = fleet.make_group("stopped", 1)
+    make_rule(db, tenant, group)
+    jobs(db, tenant, group, count=4)
+    fleet.start_held = threading.Event()
+    with subprocess.Popen([sys.executable, SCRIPT], env=environment(db, fleet)) as run:
+        wait_for(lambda: ("start", fleet.group(group)["name"], None) in fleet.changes, "the group to be started")
+        run.kill()
+    assert fleet.standing(group) == ("deploying", 1)
+    fleet.start_held.set()
+    db.execute("update autoscaler_turn set until = now() - interval '1 second'")  # two minutes later
+    assert all_applied(make_autoscaler(db, fleet).run())
+    assert fleet.standing(group) == ("deploying", 4)
+
+
+# One run at a time
+
+
+def test_of_two_runs_one_leaves_the_rules_to_the_other(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
+) -> None:
+    group = fleet.make_group("running", 1)
+    make_rule(db, tenant, group)
+    fleet.hold()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(autoscaler.run)
+        wait_for(lambda: fleet.asked, "the first run to ask Salad")
+        with pytest.raises(AnotherRun):
+            make_autoscaler(db, fleet).run()
+        fleet.let_go()
+        assert all_applied(first.result())
+    assert [change[0] for change in fleet.changes] == ["stop"]
+    assert all_applied(autoscaler.run())  # and the turn was given back
+
+
+def test_two_that_reach_for_the_turn_at_the_same_moment_do_not_both_get_it(db: Database) -> None:
+    """Shown step by step: ours is taken but not committed, theirs waits for it and is refused."""
+    ours, theirs = uuid.uuid4(), Turn(db)
+    with ThreadPoolExecutor(1) as pool:
+        with db.transaction() as tx:
+            assert tx.one_or_none(SQL.take_turn, owner=ours, length=timedelta(minutes=1))
+            rival = pool.submit(theirs.__enter__)
+            wait_until_blocked(db)
+        with pytest.raises(AnotherRun):
+            rival.result()
+
+
+def test_a_run_that_was_silent_too_long_changes_nothing_any_more(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
+) -> None:
+    group = fleet.make_group("running", 1)
+    make_rule(db, tenant, group)
+    rival = Turn(db)
+    fleet.hold()
+    with ThreadPoolExecutor(1) as pool:
+        frozen = pool.submit(autoscaler.run)
+        wait_for(lambda: fleet.asked, "the run to ask Salad")
+        db.execute("update autoscaler_turn set until = now() - interval '1 second'")
+        with rival:
+            fleet.let_go()
+            with pytest.raises(AnotherRun):
+                frozen.result()
+            rival.keep()  # the one that lost its turn did not end the other's
+    assert fleet.changes == []
+
+
+# The program
+
+
+def environment(db: Database, fleet: FleetDouble, **more: str) -> dict[str, str]:
+    return os.environ | {
+        "DATABASE_URL": db.pool.conninfo,
+        "KELPIE_SECRET_KEY": "x" * 32,
+        "SALAD_API_URL": fleet.api_url,
+        "SALAD_API_KEY": KEY,
+        "KELPIE_LOG_LEVEL": "info",
+        **more,
+    }
+
+
+def autoscale(db: Database, fleet: FleetDouble, *flags: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, SCRIPT, *flags], env=environment(db, fleet, **more), capture_output=True, text=True
+    )
+
+
+def test_the_program_prints_what_it_did_and_its_exit_code_says_whether_it_could(
+    db: Database, tenant: Tenant, fleet: FleetDouble
+) -> None:
+    group = fleet.make_group("stopped", 0)
+    make_rule(db, tenant, group, 0, 4)
+    jobs(db, tenant, group, count=9)
+    rehearsed = autoscale(db, fleet, "--dry-run")
+    assert rehearsed.returncode == 0, rehearsed.stderr
+    head, line = rehearsed.stdout.splitlines()
+    assert head.split() == ["group", "active", "warm", "observed", "decision", "why"]
+    assert line.split() == [
+        *(fleet.group(group)["name"], "9", "9", "stopped,", "0", "start_and_scale,", "4"),
+        *("between", "0", "and", "4"),
+    ]
+    assert (fleet.changes, decisions(db, group)) == ([], [])
+
+    done = autoscale(db, fleet, "--json", "--rule", group)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["action"] == "start_and_scale"
+    assert fleet.standing(group) == ("deploying", 4)
+    assert KEY not in done.stdout + done.stderr
+
+    fleet.revoke(KEY)
+    refused = autoscale(db, fleet)
+    assert refused.returncode == 1
+    assert "SALAD_API_KEY" in refused.stdout
+    assert KEY not in refused.stdout + refused.stderr
+
+
+def test_the_program_says_in_a_sentence_what_keeps_it_from_running(db: Database, fleet: FleetDouble) -> None:
+    keyless = autoscale(db, fleet, SALAD_API_KEY="")
+    assert keyless.returncode == 1 and "SALAD_API_KEY is not set" in keyless.stderr
+    unknown = autoscale(db, fleet, "--rule", str(uuid.uuid4()))
+    assert unknown.returncode == 1 and "no scaling rule" in unknown.stderr
+    with Turn(db):
+        elsewhere = autoscale(db, fleet)
+        assert elsewhere.returncode == 0 and "Another run" in elsewhere.stderr
+
+
+def test_a_run_that_is_stopped_finishes_the_rules_that_were_begun_and_begins_no_other(
+    db: Database, tenant: Tenant, fleet: FleetDouble
+) -> None:
+    groups = [fleet.make_group("stopped", 0) for _ in range(12)]
+    for group in groups:
+        make_rule(db, tenant, group, 1, 1)
+    fleet.start_held, stopped = threading.Event(), threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(make_autoscaler(db, fleet, stopped).run)
+        wait_for(lambda: len(fleet.changes) == 5, "five rules to be under way")
+        stopped.set()
+        fleet.start_held.set()
+        done = {str(verdict.rule["container_group_id"]) for verdict in run.result()}
+    assert len(done) == 5
+    assert {group for group in groups if fleet.standing(group) == ("deploying", 1)} == done
+    assert all(fleet.standing(group) == ("stopped", 0) for group in groups if group not in done)
+
+
+def test_sigterm_ends_the_program_between_two_runs(db: Database, tenant: Tenant, fleet: FleetDouble) -> None:
+    group = fleet.make_group("running", 1)
+    make_rule(db, tenant, group)
+    with subprocess.Popen([sys.executable, SCRIPT, "--interval", "3600"], env=environment(db, fleet)) as run:
+        wait_for(lambda: decisions(db, group), "the first run")
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(30) == 0
+    assert db.all("select * from autoscaler_turn") == []
+
+
+def test_runs_are_repeated_until_the_program_is_stopped_also_after_one_that_failed() -> None:
+    stopped, runs = threading.Event(), []
+
+    def run() -> None:
+        runs.append(1)
+        if len(runs) == 3:
+            stopped.set()
+        raise AnotherRun
+
+    repeat(run, stopped, timedelta(seconds=0.01))
+    assert len(runs) == 3
+
+
+def test_instances_have_an_id_of_their_own_beside_their_machines(fleet: FleetDouble) -> None:
+    group = fleet.make_group("running", 2)
+    name = GroupName("acme", "default", fleet.group(group)["name"])
+    found = Salad(fleet.api_url).instances(KEY, name)
+    assert len(found) == 2
+    assert all(instance["id"] != instance["machine_id"] for instance in found)
+
+
+def test_requests_are_few_however_many_rules_a_project_has(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
+) -> None:
+    for _ in range(60):
+        make_rule(db, tenant, fleet.make_group("stopped", 0))
+    assert len(autoscaler.run()) == 60
+    assert len(fleet.requests) == 1
+
+
+def test_a_job_keeps_its_lease_through_a_run(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
+) -> None:
+    group = fleet.make_group("running", 3)
+    make_rule(db, tenant, group)
+    held = make_job(db, tenant, "held", group=group)
+    before = row(db, "queue", held)
+    autoscaler.run()
+    assert fleet.standing(group) == ("running", 1)
+    assert row(db, "queue", held) == before
