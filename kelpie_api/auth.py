@@ -67,9 +67,9 @@ class Caller:
             )
 
     def require_own_group(self, container_group_id: str | None) -> None:
-        """Raise Forbidden if a token submits for another group than its own."""
+        """Raise Forbidden if a token submits for, or scales, another group than its own."""
         if self.machine and container_group_id != self.machine.workload_id:
-            raise Forbidden("With a token, jobs can be submitted for its own container group only.")
+            raise Forbidden("A token may submit jobs for its own container group only, and scale no other.")
 
 
 def digest(key: str) -> bytes:

@@ -202,7 +202,7 @@ class Autoscaler:
                 elif verdict.observed:
                     tx.execute(SQL.note_group_found, container_group_id=group_id)
                 if verdict.decision and verdict.decision.action == Action.REMOVE_RULE:
-                    tx.execute(SQL.delete_rule, scope=None, container_group_id=group_id)
+                    tx.execute(SQL.delete_rule, scope=None, groups=None, container_group_id=group_id)
                 tx.execute(SQL.record_decision, tenant_id=verdict.rule["tenant_id"], **verdict.as_row())
         except KelpieError as error:
             return failed(verdict, error)

@@ -118,6 +118,7 @@ def create_rule(db: Database, salad: Salad, own_key: str | None, caller: Caller,
 
     Raises InvalidRequest for an unknown group, RuleExists, and Unavailable while Salad gives no answer.
     """
+    caller.require_own_group(str(wanted["container_group_id"]))
     require_order(wanted["min_replicas"], wanted["max_replicas"])
     name = group_name(salad, own_key, caller, wanted["container_group_id"])
     made = db.unrepeatable(
@@ -226,6 +227,7 @@ def decisions(db: Database, caller: Caller, group_id: UUID, *, page: int, page_s
 def metrics(db: Database, caller: Caller, container_group: str) -> dict[str, Any]:
     """What another autoscaler needs to know of a group. Without a rule a group is wanted to have a replica for
     each job."""
+    caller.require_own_group(container_group)
     counted = db.one_or_none(SQL.count_group_jobs, **caller.scope, container_group=container_group) or {}
     return {**counted, "desired_replicas": limits(db, caller, container_group).clamp(counted["active"])}
 

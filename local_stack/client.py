@@ -48,6 +48,15 @@ class ApiClient:
     def cancel(self, job_id: str) -> None:
         self._call("DELETE", f"/jobs/{job_id}")
 
+    def create_scaling_rule(self, rule: dict[str, Any]) -> dict[str, Any]:
+        made: dict[str, Any] = self._call("POST", "/scaling-rules", json=rule)
+        return made
+
+    def scaling_decisions(self, group_id: str) -> list[dict[str, Any]]:
+        """Newest first."""
+        found: list[dict[str, Any]] = self._call("GET", f"/scaling-rules/{group_id}/decisions")["decisions"]
+        return found
+
     def create_user(self, username: str) -> str:
         """As admin: the new user's id."""
         return str(self._call("POST", "/users", json={"username": username})["id"])

@@ -32,7 +32,8 @@ NO_METADATA_SERVICE = "http://127.0.0.1:9"
 class LocalStack:
     """A context manager; `database_url` replaces the embedded Postgres, which is None then.
 
-    `upload_rate` (bytes per second and request) makes uploads slow enough to be interrupted.
+    `settings` are more environment variables of the coordinator. `upload_rate` (bytes per second and request)
+    makes uploads slow enough to be interrupted.
     """
 
     group = "local-group"
@@ -44,6 +45,7 @@ class LocalStack:
         database_url: str | None = None,
         upload_rate: int | None = None,
         web_processes: int = 2,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         self.root = root
         self.s3 = S3Server(root, upload_rate)
@@ -54,6 +56,7 @@ class LocalStack:
         self.workers: list[Worker] = []
         self._database_url = database_url
         self._web_processes = web_processes
+        self._settings = settings or {}
         self._secret_key = secrets.token_urlsafe(32)
         self._api: Child | None = None
         self._at_exit = ExitStack()
@@ -82,7 +85,7 @@ class LocalStack:
         self._at_exit.callback(self.kill_api)
         self.start_api()
         self._start_webhook_sender()
-        self.user_key = self._new_user_key()
+        self.user_key = self.new_user_key("local-organization", "local-project")
         self._at_exit.callback(self._kill_workers)
 
     @property
@@ -101,7 +104,7 @@ class LocalStack:
             "api",
             [sys.executable, "-m", "gunicorn", *flags, "wsgi:app"],
             folder=self.root,
-            env=self._coordinator_environment(),
+            env=self.coordinator_environment(),
             death_signal=signal.SIGTERM,
         )
         wait_until_ready(self._api, ApiClient(self.api_url, "").is_ready)
@@ -122,7 +125,7 @@ class LocalStack:
     def _migrate(self) -> None:
         migrated = subprocess.run(
             [sys.executable, str(CHECKOUT / "scripts" / "migrate")],
-            env=self._coordinator_environment(),
+            env=self.coordinator_environment(),
             capture_output=True,
             text=True,
         )
@@ -134,20 +137,20 @@ class LocalStack:
             "webhooks",
             [sys.executable, str(CHECKOUT / "scripts" / "webhooks")],
             folder=self.root,
-            env=self._coordinator_environment(),
+            env=self.coordinator_environment(),
         )
         self._at_exit.callback(sender.kill)
 
-    def _new_user_key(self) -> str:
+    def new_user_key(self, organization: str, project: str) -> str:
+        """The key of a new user."""
         admin = ApiClient(self.api_url, self.admin_key)
-        user_id = admin.create_user(f"local-{secrets.token_hex(4)}")
-        return admin.create_key(user_id, "local-organization", "local-project")
+        return admin.create_key(admin.create_user(f"local-{secrets.token_hex(4)}"), organization, project)
 
     def _kill_workers(self) -> None:
         for worker in self.workers:
             worker.crash()
 
-    def _coordinator_environment(self) -> dict[str, str]:
+    def coordinator_environment(self) -> dict[str, str]:
         database_url = self.postgres.url if self.postgres else self._database_url
         return {
             **own_environment(),
@@ -155,6 +158,7 @@ class LocalStack:
             "KELPIE_SECRET_KEY": self._secret_key,
             "KELPIE_ADMIN_KEY": self.admin_key,
             "KELPIE_WEBHOOK_ALLOW_PRIVATE": "true",  # the receivers of the demo and the tests are on this machine
+            **self._settings,
         }
 
     def _worker_environment(self, machine_id: str) -> dict[str, str]:

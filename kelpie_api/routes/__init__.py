@@ -58,6 +58,13 @@ OPEN_TO_SUBMITTING_MACHINES = {
     "jobs.submit_job_by_old_path",
     "jobs.submit_batch",
     "jobs.cancel_job",
+    "scaling.create_rule",
+    "scaling.list_rules",
+    "scaling.get_rule",
+    "scaling.change_rule",
+    "scaling.delete_rule",
+    "scaling.list_decisions",
+    "scaling.get_metrics",
 }
 
 REQUEST_ID = re.compile("[A-Za-z0-9._-]{1,128}")

@@ -1,5 +1,5 @@
 -- Statements on scaling rules and what the autoscaler does with them. `scope` is the tenant whose rules the caller may
--- touch (null: of all).
+-- touch (null: of all), `groups` the container groups (null: of all).
 
 -- name: create_rule
 -- No row: the group has a rule.
@@ -16,7 +16,8 @@ select r.container_group_id, t.user_id, r.org_name, r.project_name, r.container_
        r.max_replicas, r.idle_threshold_seconds, r.created, r.updated
   from scaling_rules r
   join tenants t on t.id = r.tenant_id
- where %(scope)s::bigint is null or r.tenant_id = %(scope)s
+ where (%(scope)s::bigint is null or r.tenant_id = %(scope)s)
+   and (%(groups)s::text[] is null or r.container_group_id::text = any (%(groups)s))
  order by r.created, r.container_group_id;
 
 -- name: get_rule
@@ -25,7 +26,8 @@ select r.container_group_id, t.user_id, r.org_name, r.project_name, r.container_
   from scaling_rules r
   join tenants t on t.id = r.tenant_id
  where r.container_group_id = %(container_group_id)s
-   and (%(scope)s::bigint is null or r.tenant_id = %(scope)s);
+   and (%(scope)s::bigint is null or r.tenant_id = %(scope)s)
+   and (%(groups)s::text[] is null or r.container_group_id::text = any (%(groups)s));
 
 -- name: change_rule
 -- What is null stays as it is; the table's constraint holds the limits to each other. No row: no such rule.
@@ -38,13 +40,15 @@ update scaling_rules r
  where t.id = r.tenant_id
    and r.container_group_id = %(container_group_id)s
    and (%(scope)s::bigint is null or r.tenant_id = %(scope)s)
+   and (%(groups)s::text[] is null or r.container_group_id::text = any (%(groups)s))
 returning r.container_group_id, t.user_id, r.org_name, r.project_name, r.container_group_name, r.min_replicas,
           r.max_replicas, r.idle_threshold_seconds, r.created, r.updated;
 
 -- name: delete_rule
 delete from scaling_rules
  where container_group_id = %(container_group_id)s
-   and (%(scope)s::bigint is null or tenant_id = %(scope)s);
+   and (%(scope)s::bigint is null or tenant_id = %(scope)s)
+   and (%(groups)s::text[] is null or container_group_id::text = any (%(groups)s));
 
 -- name: delete_rules
 -- All rules of everybody.
@@ -144,6 +148,7 @@ select id, at, container_group_id, active, warm, observed_state, observed_replic
   from scaling_decisions
  where container_group_id = %(container_group_id)s
    and (%(scope)s::bigint is null or tenant_id = %(scope)s)
+   and (%(groups)s::text[] is null or container_group_id::text = any (%(groups)s))
  order by id desc
  limit %(page_size)s
 offset %(skipped)s;
@@ -160,6 +165,7 @@ with left_behind as (
     from scaling_decisions
    where container_group_id = %(container_group_id)s
      and (%(scope)s::bigint is null or tenant_id = %(scope)s)
+     and (%(groups)s::text[] is null or container_group_id::text = any (%(groups)s))
 ),
 spans as (
   select at, replicas, coalesce(lead(at) over (order by id), now()) as until

@@ -17,7 +17,8 @@ from kelpie_api.db import Database
 from tests.doubles.double import page
 from tests.doubles.fleet import KEY, FleetDouble
 from tests.doubles.salad import trouble
-from tests.helpers import Client, Tenant, at_once, make_job, make_rule, make_tenant, refused
+from tests.doubles.tokens import TokenDouble
+from tests.helpers import Client, Tenant, at_once, make_job, make_rule, make_tenant, refused, with_token
 
 FIELDS = {
     "container_group_id",
@@ -41,8 +42,8 @@ def fleet() -> Iterator[FleetDouble]:
 
 
 @pytest.fixture
-def settings(fleet: FleetDouble) -> dict[str, Any]:
-    return {"salad_api_url": fleet.api_url, "salad_api_key": KEY}
+def settings(fleet: FleetDouble, tokens: TokenDouble) -> dict[str, Any]:
+    return {"salad_api_url": fleet.api_url, "salad_api_key": KEY, "salad_jwks_url": tokens.jwks_url}
 
 
 @pytest.fixture
@@ -330,3 +331,28 @@ def test_metrics_of_a_group_without_jobs_are_zeros_and_an_impossible_one_is_a_40
     assert set((api.get("/container-groups/any/thing/metrics").json or {}).values()) == {0}
     for impossible in ("%00", "%ff", "x" * 256):
         refused(api.get(f"/container-groups/{impossible}/metrics"), 400)
+
+
+def test_a_token_scales_its_own_group_and_only_if_the_operator_allows_it(
+    app: Flask, config: Config, db: Database, tenant: Tenant, fleet: FleetDouble, tokens: TokenDouble
+) -> None:
+    own = str(uuid.uuid4())
+    fleet.add_group("acme", "default", own)
+    other = fleet.make_group()
+    make_rule(db, tenant, other)
+    token = tokens.token(salad_workload_id=own)
+    refused(with_token(app, token).post("/scaling-rules", wanted(own)), 403)
+    allowing = create_app(replace(config, jwt_can_submit=True))
+    machine = with_token(allowing, token)
+    assert machine.post("/scaling-rules", wanted(own)).status_code == 201
+    refused(machine.post("/scaling-rules", wanted(other)), 403)
+    assert [rule["container_group_id"] for rule in (machine.get("/scaling-rules").json or {})["rules"]] == [own]
+    assert machine.patch(f"/scaling-rules/{own}", {"max_replicas": 1}).status_code == 200
+    for path in (f"/scaling-rules/{other}", f"/scaling-rules/{other}/decisions"):
+        refused(machine.get(path), 404)
+    refused(machine.patch(f"/scaling-rules/{other}", {}), 404)
+    refused(machine.delete(f"/scaling-rules/{other}"), 404)
+    assert machine.get(f"/container-groups/{own}/metrics").status_code == 200
+    refused(machine.get(f"/container-groups/{other}/metrics"), 403)
+    assert machine.delete(f"/scaling-rules/{own}").status_code == 204
+    allowing.extensions["kelpie"].end()

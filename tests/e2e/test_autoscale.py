@@ -1,0 +1,155 @@
+"""The whole loop for real: the API, Postgres, the autoscaler, and a Salad whose replicas are worker processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from local_stack.client import ApiClient, Job
+from local_stack.processes import CHECKOUT, scratch_folder
+from local_stack.stack import LocalStack, Worker
+from tests.conftest import own_database
+from tests.doubles.fleet import KEY, FleetDouble
+
+# Seconds. The first one is still running when all the others are done, so the fleet shrinks around it.
+DURATIONS = [20.0] + [0.5 + 0.5 * (number % 4) for number in range(59)]
+JOBS, MOST = len(DURATIONS), 8
+LONGEST = 150.0  # seconds; it takes about thirty where the machine does nothing else
+
+
+class RealFleet(FleetDouble):
+    """A Salad with one group, whose replicas are workers of the local stack.
+
+    On the way down the instances of the lowest deletion cost go first. The worker does not publish its cost yet,
+    so whether it is busy is asked of the database: who holds a lease is stopped last.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.group_id = self.make_group("stopped", 0)
+        self.workers: dict[str, Worker] = {}
+        self.started = 0
+        self.chart: list[tuple[float, int, int]] = []  # when, replicas, jobs that are not final
+        self.busy_stopped_beside_idle = 0
+
+    def follow(self, stack: LocalStack, key: str) -> None:
+        """Bring the processes to what the group should have."""
+        status, replicas = self.standing(self.group_id)
+        wanted = 0 if status == "stopped" else replicas
+        while len(self.workers) < wanted:
+            self._start_one(stack, key)
+        if len(self.workers) > wanted:
+            self._stop(len(self.workers) - wanted, holders(stack, self.group_id))
+        if status == "deploying":
+            self.group(self.group_id)["current_state"]["status"] = "running"
+
+    def _start_one(self, stack: LocalStack, key: str) -> None:
+        self.started += 1
+        machine = f"machine-{self.started}"
+        settings = {"SALAD_CONTAINER_GROUP_ID": self.group_id, "KELPIE_API_KEY": key}
+        self.workers[machine] = stack.start_worker(machine, settings)
+
+    def _stop(self, count: int, busy: set[str]) -> None:
+        by_cost = sorted(self.workers, key=lambda machine: machine in busy)
+        for machine in by_cost[:count]:
+            self.busy_stopped_beside_idle += machine in busy and any(m not in busy for m in by_cost[count:])
+            self.workers.pop(machine).stop()
+
+
+def holders(stack: LocalStack, group: str) -> set[str]:
+    """The machines that hold a lease."""
+    with psycopg.connect(stack.coordinator_environment()["DATABASE_URL"]) as connection:
+        found = connection.execute("select machine_id from queue where holder_group = %s", [group])
+        return {row[0] for row in found}
+
+
+@pytest.fixture
+def fleet() -> Iterator[RealFleet]:
+    double = RealFleet()
+    yield double
+    double.end()
+
+
+@pytest.fixture
+def scaled(server_url: str, fleet: RealFleet) -> Iterator[LocalStack]:
+    """A stack of its own, whose coordinator knows this Salad."""
+    settings = {"SALAD_API_URL": fleet.api_url, "SALAD_API_KEY": KEY}
+    with (
+        own_database(server_url) as url,
+        scratch_folder() as root,
+        LocalStack(root, database_url=url, web_processes=1, settings=settings) as stack,
+    ):
+        yield stack
+
+
+def job_of(seconds: float, group: str) -> Job:
+    return {
+        "command": "sleep",
+        "arguments": [str(seconds)],
+        "container_group_id": group,
+        "heartbeat_interval": 5,
+    }
+
+
+def run_autoscaler(stack: LocalStack) -> None:
+    ran = subprocess.run(
+        [sys.executable, Path(CHECKOUT) / "scripts" / "autoscale"],
+        env=stack.coordinator_environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def drawn(chart: list[tuple[float, int, int]]) -> str:
+    lines = [f"{'s':>5}  jobs  replicas"]
+    lines += [
+        f"{at:5.1f}  {jobs:4}  {'#' * replicas}{' ' * (MOST - replicas)} {replicas}"
+        for at, replicas, jobs in chart
+    ]
+    return "\n".join(lines)
+
+
+def test_sixty_jobs_scale_a_group_up_to_its_limit_and_down_to_a_stop(scaled: LocalStack, fleet: RealFleet) -> None:
+    key = scaled.new_user_key("acme", "default")
+    client = ApiClient(scaled.api_url, key)
+    client.create_scaling_rule(
+        {
+            "container_group_id": fleet.group_id,
+            "min_replicas": 0,
+            "max_replicas": MOST,
+            "idle_threshold_seconds": 0,
+        }
+    )
+    ids = [job["id"] for job in client.submit_batch([job_of(seconds, fleet.group_id) for seconds in DURATIONS])]
+
+    began = time.monotonic()
+    while fleet.changes[-1:] != [("stop", fleet.group(fleet.group_id)["name"], None)]:
+        assert time.monotonic() < began + LONGEST, f"the group was not stopped:\n{drawn(fleet.chart)}"
+        run_autoscaler(scaled)
+        fleet.follow(scaled, key)
+        newest = client.scaling_decisions(fleet.group_id)[0]
+        fleet.chart.append((time.monotonic() - began, len(fleet.workers), newest["active"]))
+    print(f"\n{drawn(fleet.chart)}")
+
+    replicas = [count for _, count, _ in fleet.chart]
+    assert max(replicas) == MOST
+    assert (replicas[-1], fleet.standing(fleet.group_id)[0], fleet.workers) == (0, "stopped", {})
+    jobs = {job["id"]: job for job in client.jobs(page_size=JOBS)}
+    assert [jobs[job_id]["status"] for job_id in ids] == ["completed"] * JOBS
+    # Down from the top it only went further down: nothing was taken away too early.
+    top = replicas.index(MOST)
+    assert replicas[top:] == sorted(replicas[top:], reverse=True)
+    assert fleet.busy_stopped_beside_idle == 0
+    assert 1 in replicas[top:]
+    assert client.attempts(ids[0])[0]["outcome"] == "completed"  # in its first attempt, while the others went
+    # Whoever was stopped while it claimed gave its job back; nothing had to lapse.
+    outcomes = [attempt["outcome"] for job_id in ids for attempt in client.attempts(job_id)]
+    assert set(outcomes) <= {"completed", "released"}
+    assert outcomes.count("released") <= MOST
