@@ -66,6 +66,11 @@ class Verdict:
     error: str | None = None
     vanished: bool = False
 
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing was to be done, so nobody needs to hear of it."""
+        return not self.error and self.decision is not None and self.decision.action == Action.NONE
+
     def as_row(self) -> Row:
         """As it is recorded, printed and answered."""
         return {
@@ -161,8 +166,10 @@ class Autoscaler:
         verdict = self._weigh(rule, look)
         if not verdict.error:
             verdict = self._carry_out(verdict, turn)
-        logs.info("scaling_decided", container_group=rule["container_group_name"], **verdict.as_row())
-        return self._record(verdict)
+        verdict = self._record(verdict)
+        if not verdict.is_quiet:
+            logs.info("scaling_decided", container_group_name=rule["container_group_name"], **verdict.as_row())
+        return verdict
 
     def _carry_out(self, verdict: Verdict, turn: Turn) -> Verdict:
         assert verdict.decision and verdict.observed

@@ -84,11 +84,14 @@ select (select count(*)
            and coalesce(j.completed, j.failed, j.canceled) > now() - %(idle)s::interval) +
        (select count(*)
           from jobs j
-          join attempts a on a.job_id = j.id and a.number = j.attempt
          where j.tenant_id = %(tenant_id)s
            and j.container_group is null
-           and a.container_group = %(container_group)s
-           and coalesce(j.completed, j.failed, j.canceled) > now() - %(idle)s::interval) as finished,
+           and coalesce(j.completed, j.failed, j.canceled) > now() - %(idle)s::interval
+           and exists (
+               -- Not flattened into a join: few jobs finished a moment ago, and there are millions of attempts.
+               select from attempts a
+                where a.job_id = j.id and a.number = j.attempt and a.container_group = %(container_group)s
+               offset 0)) as finished,
        (select count(*)
           from queue q
          where q.machine_id is not null

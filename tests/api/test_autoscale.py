@@ -225,6 +225,44 @@ def test_who_is_asked_to_wait_waits_as_long(db: Database, tenant: Tenant, fleet:
     assert second - first >= 1
 
 
+def test_who_is_asked_to_wait_for_long_leaves_it_to_the_next_run(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
+) -> None:
+    group = fleet.make_group("running", 1)
+    make_rule(db, tenant, group)
+    fleet.trouble.append(("GET", trouble(429, "Too Many Requests", Retry_After="3600")))
+    assert not all_applied(autoscaler.run())
+    assert len(fleet.requests) == 1
+    assert all_applied(autoscaler.run())
+    assert [decision["outcome"] for decision in decisions(db, group)] == ["failed", "ok"]
+
+
+@pytest.mark.parametrize("call", ["GET", "/start", "PATCH"])
+def test_an_answer_that_does_not_come_in_time_is_asked_for_again(
+    db: Database,
+    tenant: Tenant,
+    fleet: FleetDouble,
+    autoscaler: Autoscaler,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+) -> None:
+    monkeypatch.setattr("kelpie_api.salad.LIMIT", 0.5)
+    group = fleet.make_group("stopped", 0)
+    make_rule(db, tenant, group)
+    jobs(db, tenant, group)
+    asked_again = threading.Event()
+
+    def late() -> Any:
+        asked_again.wait(30)
+        return page(500)()
+
+    fleet.trouble.append((call, late))
+    assert all_applied(autoscaler.run())
+    asked_again.set()
+    assert fleet.standing(group) == ("deploying", 1)
+    assert sum(1 for _, line in fleet.requests if call in line) == 2
+
+
 def test_trouble_that_stays_is_written_down_and_stops_no_other_rule(
     db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
 ) -> None:

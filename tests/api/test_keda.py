@@ -1,8 +1,8 @@
 """Other fleets: KEDA's metrics-api scaler can read a group's numbers, and the example fits them.
 
 The rules are those of KEDA's documentation of the scaler: `valueLocation` is a GJSON path to a number, or to a
-string that holds one; with `authMode: apiKey` and `method: header` the key goes into the header `keyParamName`, and
-comes from the parameter `apiKey` of the TriggerAuthentication. The manifests' structure is checked here by hand: no
+string that holds one; with `authMode: apiKey` and `method: header` the key goes into the header `keyParamName`,
+and comes from the parameter `apiKey` of the TriggerAuthentication. The manifests' structure is checked by hand: no
 package in the locks brings Kubernetes' published schemas.
 """
 

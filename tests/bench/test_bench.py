@@ -17,8 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
         ("claim", [], "rows locked by a claim: 1"),
         ("sustained", [], "nothing handed out twice"),
         ("waiting", [], "submissions reached a poller"),
+        ("scaling", [], "200 rules decided: 200"),
     ],
-    ids=["fill", "claim", "sustained", "waiting"],
+    ids=["fill", "claim", "sustained", "waiting", "scaling"],
 )
 def test_a_small_run_works(server_url: str, bench: str, options: list[str], printed: str) -> None:
     ran = subprocess.run(

@@ -23,7 +23,7 @@ Answer = Callable[[], Response]
 @cache
 def specification(name: str) -> OpenAPI:
     """Salad answers a merge patch with the group, in a type of content that only JSON can be."""
-    readers = {"application/merge-patch+json": json.loads}
+    readers: dict[str, Callable[[bytes], Any]] = {"application/merge-patch+json": json.loads}
     return OpenAPI.from_file_path(str(SPECS / name), Config(extra_media_type_deserializers=readers))
 
 
