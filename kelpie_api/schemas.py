@@ -454,7 +454,7 @@ class RuleChanges(Wire):
 
 
 class NewRule(Wire):
-    container_group_id = fields.UUID(required=True)
+    container_group_id = fields.UUID(required=True, metadata={"example": "97f504e8-6de6-4322-b5d5-1777a59a7ad3"})
     min_replicas = WholeNumber(required=True, validate=validate.Range(0, 500))
     max_replicas = WholeNumber(required=True, validate=validate.Range(0, 500))
     idle_threshold_seconds = WholeNumber(load_default=0, validate=validate.Range(0, 3600))

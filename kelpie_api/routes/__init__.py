@@ -64,7 +64,7 @@ OPEN_TO_SUBMITTING_MACHINES = {
     "scaling.change_rule",
     "scaling.delete_rule",
     "scaling.list_decisions",
-    "scaling.get_metrics",
+    "scaling.get_group_metrics",
 }
 
 REQUEST_ID = re.compile("[A-Za-z0-9._-]{1,128}")

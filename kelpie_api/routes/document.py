@@ -25,6 +25,7 @@ SOURCES = {
     "submit_batch": ("202", "$response.body#/0/id"),
     "get_work": ("200", "$response.body#/0/id"),
     "create_user": ("201", "$response.body#/id"),
+    "create_rule": ("201", "$response.body#/container_group_id"),
 }
 # Who has a claimed job, as its reports must say.
 HOLDER = {
@@ -32,7 +33,10 @@ HOLDER = {
     "container_group_id": "$request.query.container_group_id",
     "attempt": "$response.body#/0/attempt",
 }
-PARAMETER = {"create_user": "user_id"}  # of the operations that follow; job_id after all others
+PARAMETER = {
+    "create_user": "user_id",
+    "create_rule": "container_group_id",
+}  # of the operations that follow; job_id after all others
 
 
 class Document(BasePlugin):

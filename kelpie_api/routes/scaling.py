@@ -117,6 +117,6 @@ def list_decisions(query: dict[str, Any], container_group_id: str) -> Row:
 @blueprint.get("/container-groups/<text:container_group_id>/metrics")
 @blueprint.response(200, GroupMetrics)
 @blueprint.alt_response(400, schema=Failure)
-def get_metrics(container_group_id: str) -> Row:
+def get_group_metrics(container_group_id: str) -> Row:
     """How much work a container group has, for other autoscalers; a group that has none answers zeros."""
     return scaling.metrics(db(), caller(), group_name(container_group_id))

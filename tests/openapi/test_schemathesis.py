@@ -21,6 +21,7 @@ import requests
 from local_stack.processes import scratch_folder
 from local_stack.stack import LocalStack
 from tests.conftest import own_database
+from tests.doubles.fleet import KEY, FleetDouble
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -29,7 +30,8 @@ EXAMPLES = int(os.environ.get("KELPIE_OPENAPI_EXAMPLES", "60"))
 SEED = os.environ.get("KELPIE_OPENAPI_SEED", "1")
 
 # What only the administrator may do; some of it removes what the other run needs.
-ADMINISTRATIVE = {"purge_jobs", "delete_users", "create_user", "create_token"}
+ADMINISTRATIVE = {"purge_jobs", "delete_users", "create_user", "create_token", "delete_rules"}
+GROUP = "97f504e8-6de6-4322-b5d5-1777a59a7ad3"  # the example of the document
 
 
 @dataclass
@@ -54,9 +56,17 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(server_url: str) -> Iterator[Site]:
-    """A server of its own: two web processes, a real database."""
-    with own_database(server_url) as url, scratch_folder() as root, LocalStack(root, database_url=url) as stack:
+    """A server of its own: two web processes, a real database, and a Salad with one container group."""
+    salad = FleetDouble()
+    salad.add_group("local-organization", "local-project", GROUP)
+    settings = {"SALAD_API_URL": salad.api_url, "SALAD_API_KEY": KEY}
+    with (
+        own_database(server_url) as url,
+        scratch_folder() as root,
+        LocalStack(root, database_url=url, settings=settings) as stack,
+    ):
         yield Site(stack, root)
+    salad.end()
 
 
 @dataclass
@@ -149,7 +159,7 @@ def test_what_the_administrator_may_do_is_as_documented(site: Site) -> None:
     operations = site.operations()
     document = f"{site.stack.api_url}/openapi.json"
     for names, phases in (
-        ({"create_user", "create_token", "purge_jobs"}, "coverage,fuzzing,stateful"),
+        ({"create_user", "create_token", "purge_jobs", "delete_rules"}, "coverage,fuzzing,stateful"),
         ({"delete_users"}, "coverage,fuzzing"),  # nothing follows from it
     ):
         options = [*chosen(names), "--phases", phases]
