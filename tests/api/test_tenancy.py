@@ -112,7 +112,7 @@ ROUTES = [
     Route("GET", "/metrics", None, (200,) * 6),
     Route("GET", "/openapi.json", None, (200,) * 6),
     Route("GET", "/docs", None, (200,) * 6),
-    Route("GET", "/docs/<name>", None, (404,) * 6),
+    Route("GET", "/docs/<name>", None, (404,) * 6, (404,) * 7),
 ]
 CASES = [
     pytest.param(route, caller, status, id=f"{route.method} {route.path} {caller}")
