@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import runpy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +13,7 @@ from flask import Flask
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.parser import text_string_to_metric_families
 
-from kelpie_api import metrics
+from kelpie_api import metrics, serving
 from kelpie_api.db import Database
 from local_stack.processes import CHECKOUT, scratch_folder, wait_for
 from local_stack.stack import LocalStack
@@ -235,12 +234,7 @@ def children_of(pid: int) -> set[int]:
     return {int(child) for child in text.split()}
 
 
-def test_what_a_killed_server_left_behind_goes_at_the_next_start_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(metrics.SHARED, str(tmp_path))
-    new_folder = runpy.run_path(str(CHECKOUT / "gunicorn.conf.py"))["folder_for_metrics"]
-    monkeypatch.setitem(new_folder.__globals__, "SHARED_MEMORY", tmp_path)
+def test_what_a_killed_server_left_behind_goes_at_the_next_start_and_nothing_else(tmp_path: Path) -> None:
     left = tmp_path / "kelpie-metrics-left"
     left.mkdir()
     (left / "lock").touch()
@@ -248,7 +242,7 @@ def test_what_a_killed_server_left_behind_goes_at_the_next_start_and_nothing_els
     other = tmp_path / "other"
     other.mkdir()
     (other / "lock").touch()
-    first, second = new_folder(), new_folder()
+    first, second = serving.folder_for_counts(tmp_path), serving.folder_for_counts(tmp_path)
     assert not left.exists()
     assert first != second and first.is_dir() and second.is_dir() and other.is_dir()
 
