@@ -31,6 +31,8 @@ SEED = os.environ.get("KELPIE_OPENAPI_SEED", "1")
 
 # What only the administrator may do; some of it removes what the other run needs.
 ADMINISTRATIVE = {"purge_jobs", "delete_users", "create_user", "create_token", "delete_rules"}
+# It needs the id of a webhook, which only a claimed job has that names a receiver; tests/api/test_webhooks_log.py has.
+OUT_OF_REACH = {"redeliver_webhook"}
 GROUP = "97f504e8-6de6-4322-b5d5-1777a59a7ad3"  # the example of the document
 
 
@@ -87,6 +89,8 @@ def schemathesis(site: Site, document: str, key: str, *options: str, examples: i
         [
             *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(SETTINGS), "run", document),
             *("--url", site.stack.api_url, "--header", f"X-Kelpie-Key: {key}"),
+            # A Salad key or a token that is made up must be refused as such, not for want of these.
+            *("--header", "Salad-Organization: local-organization", "--header", "Salad-Project: local-project"),
             *("--phases", "examples,coverage,fuzzing,stateful", "--seed", SEED, "--max-examples", str(examples)),
             *("--continue-on-failure", "--no-color", "--report", "json", "--report-json-path", str(report)),
             *options,
@@ -109,7 +113,7 @@ def test_the_server_does_what_its_document_says(site: Site) -> None:
     assert run.exit_code == 0, run.text
     operations = site.operations()
     assert run.report["operations"]["tested"] == len(operations)
-    for name in operations.keys() - ADMINISTRATIVE:
+    for name in operations.keys() - ADMINISTRATIVE - OUT_OF_REACH:
         assert run.accepted(operations[name]), f"{operations[name]} never succeeded, so little of it was tried"
 
 
@@ -149,7 +153,7 @@ def test_a_document_that_lies_is_found_out(
     lie(document)
     lying = site.folder / "lying.json"
     lying.write_text(json.dumps(document))
-    run = schemathesis(site, str(lying), site.stack.user_key, *chosen({operation}), examples=10)
+    run = schemathesis(site, str(lying), site.stack.user_key, *chosen({operation}), examples=100)
     assert run.exit_code == 1, run.text
     assert run.report["failures"]
 
