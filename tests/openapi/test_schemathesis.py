@@ -31,7 +31,7 @@ SEED = os.environ.get("KELPIE_OPENAPI_SEED", "1")
 
 # What only the administrator may do; some of it removes what the other run needs.
 ADMINISTRATIVE = {"purge_jobs", "delete_users", "create_user", "create_token", "delete_rules"}
-# It needs the id of a webhook, which only a claimed job with a receiver has; tests/api/test_webhooks_log.py does it.
+# It needs the id of a webhook, which only a claimed job with a receiver has; test_webhooks_log.py does it.
 OUT_OF_REACH = {"redeliver_webhook"}
 GROUP = "97f504e8-6de6-4322-b5d5-1777a59a7ad3"  # the example of the document
 
