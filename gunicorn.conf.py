@@ -40,6 +40,7 @@ max_requests_jitter = 20_000
 limit_request_line = 8190
 limit_request_fields = 100
 control_socket_disable = True
+forwarder_headers = ""  # no client says below which path the API lies
 errorlog = "-"
 
 

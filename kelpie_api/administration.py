@@ -15,8 +15,8 @@ def storable(name: str, what: str) -> str:
     """The rule that the API has for names. Raises InvalidRequest."""
     if not 1 <= len(name) <= LONGEST_NAME:
         raise InvalidRequest(f"The {what} must have 1 to {LONGEST_NAME} characters.")
-    if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in name):
-        raise InvalidRequest(f"The {what} is not UTF-8 text.")
+    if not name.isprintable():
+        raise InvalidRequest(f"The {what} has line ends, control characters, or is not UTF-8 text.")
     return name
 
 

@@ -26,6 +26,9 @@ Result = TypeVar("Result")
 SQL_FOLDER = Path(__file__).parent.parent / "sql"
 AWAY = "The database does not answer; the request was not carried out, so send it again in a moment."
 TOO_SLOW = "The database gave the request up because it took too long; send it again in a moment."
+READ_ONLY = (
+    "The database takes no changes at the moment, as while a standby takes over; send it again in a moment."
+)
 UNSURE = "The database went away during the request; look whether it was carried out before you send it again."
 
 
@@ -214,6 +217,8 @@ class Database:
             raise Unavailable(AWAY) from error
         except psycopg.errors.ForeignKeyViolation as error:
             raise OwnerVanished from error
+        except psycopg.errors.ReadOnlySqlTransaction as error:
+            raise Unavailable(READ_ONLY) from error
         except psycopg.errors.QueryCanceled as error:
             raise Unavailable(TOO_SLOW) from error
         except psycopg.OperationalError as error:

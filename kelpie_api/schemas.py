@@ -142,6 +142,12 @@ def storable_name(name: str) -> None:
         raise ValidationError("The name of an environment variable is not empty and has no '='.")
 
 
+def printable(name: str) -> None:
+    """A name that people read in lists and logs forges no line there."""
+    if not name.isprintable():
+        raise ValidationError("A name has no line ends and no control characters.")
+
+
 def webhook_url(url: str) -> None:
     """Any http(s) URL with a host; also hosts without a dot, and any port. Empty means none."""
     if not url:
@@ -427,7 +433,7 @@ class SigningSecret(Answer):
 
 
 class NewUser(Wire):
-    username = fields.String(required=True, validate=NAME)
+    username = fields.String(required=True, validate=[NAME, printable])
 
 
 class User(Answer):
@@ -437,8 +443,8 @@ class User(Answer):
 
 
 class NewToken(Wire):
-    org_name = fields.String(required=True, validate=NAME)
-    project_name = fields.String(required=True, validate=NAME)
+    org_name = fields.String(required=True, validate=[NAME, printable])
+    project_name = fields.String(required=True, validate=[NAME, printable])
 
 
 class Token(Answer):

@@ -24,7 +24,7 @@ returning id;
 
 -- name: find_api_key
 -- Whose key this is; the digest is returned to be compared in constant time.
-select k.digest, k.tenant_id, u.id as user_id, u.username, k.org_name as organization, t.project
+select k.digest, k.tenant_id, u.id as user_id, u.username, u.is_admin, k.org_name as organization, t.project
   from api_keys k
   join tenants t on t.id = k.tenant_id
   join users u on u.id = t.user_id
@@ -34,7 +34,9 @@ select k.digest, k.tenant_id, u.id as user_id, u.username, k.org_name as organiz
 select t.id as tenant_id, u.id as user_id, u.username
   from users u
   join tenants t on t.user_id = u.id
- where u.is_admin;
+ where u.is_admin
+ order by t.id
+ limit 1;
 
 -- name: find_owner
 -- The tenant of an organization in a project, for callers that Salad vouches for. The administrator's name is no

@@ -10,7 +10,7 @@ from flask import Flask
 
 from kelpie_api import auth, logs
 from kelpie_api.auth import REMEMBERED_FOR, Gatekeeper
-from kelpie_api.db import Database
+from kelpie_api.db import SQL, Database
 from tests.conftest import ADMIN_KEY
 from tests.helpers import Client, Tenant, definition, refused
 
@@ -109,6 +109,12 @@ class TestARemovedKey:
         refused(api.get("/users/me"), 403)
 
 
+def tenant_of(db: Database, job_id: str) -> int:
+    row = db.one_or_none("select tenant_id from jobs where id = %(id)s", id=job_id)
+    assert row is not None
+    return int(row["tenant_id"])
+
+
 class TestUsers:
     def test_a_user_is_made_with_a_key_that_works(self, app: Flask, admin: Client) -> None:
         made = admin.post("/users", {"username": "new"})
@@ -126,7 +132,9 @@ class TestUsers:
         body = refused(admin.post("/users", {"username": tenant.caller.username}), 400)
         assert body["errors"].keys() == {"username"}
 
-    @pytest.mark.parametrize("body", [{}, {"username": ""}, {"username": 1}, {"username": "x" * 256}, []])
+    @pytest.mark.parametrize(
+        "body", [{}, {"username": ""}, {"username": 1}, {"username": "x" * 256}, {"username": "a\nb"}, []]
+    )
     def test_a_bad_name_is_a_400(self, admin: Client, body: object) -> None:
         refused(admin.post("/users", body), 400)
 
@@ -162,6 +170,21 @@ class TestUsers:
 
     def test_the_administrator_is_a_user_too(self, admin: Client) -> None:
         assert (admin.get("/users/me").json or {})["username"] == "admin"
+
+    def test_a_key_of_the_administrator_sees_all_as_well(self, app: Flask, admin: Client, api: Client) -> None:
+        me = admin.get("/users/me").json or {}
+        key = (admin.post(f"/users/{me['id']}/token", NAMES).json or {})["token"]
+        other = Client(app.test_client(), key)
+        assert other.get(f"/jobs/{api.submit()['id']}").status_code == 200
+        assert other.post("/users", {"username": "another"}).status_code == 201
+
+    def test_the_administrators_own_jobs_stay_where_they_were(self, admin: Client, db: Database) -> None:
+        """Whatever other projects were named in keys of the administrator's since, and wherever the rows lie."""
+        first = admin.submit()
+        me = admin.get("/users/me").json or {}
+        admin.post(f"/users/{me['id']}/token", NAMES)
+        db.execute("update tenants set project = project")
+        assert (db.one_or_none(SQL.find_admin) or {})["tenant_id"] == tenant_of(db, first["id"])
 
 
 def test_the_database_holds_no_issued_key(db: Database, tenant: Tenant, api: Client, admin: Client) -> None:

@@ -114,6 +114,21 @@ def test_a_database_that_goes_away_is_said_and_missed_in_the_same_words(site: Si
     assert site.client().claim() is not None
 
 
+def test_a_database_that_takes_no_changes_is_said_and_missed_in_the_same_words(site: Site) -> None:
+    """As while a standby takes over."""
+    with psycopg.connect(site.server.url, autocommit=True) as operator:
+        operator.execute("alter system set default_transaction_read_only = on")
+        operator.execute("select pg_reload_conf()")
+        wait_for(lambda: site.client().post("/jobs", definition()).status_code == 503, "the setting to be known")
+        answers = [site.client().call(method, path, body) for method, path, body in REQUESTS[1:3]]
+        for answer in answers:
+            assert refused(answer, 503)["message"].startswith("The database takes no changes")
+            assert answer.headers["Retry-After"]
+        operator.execute("alter system reset default_transaction_read_only")
+        operator.execute("select pg_reload_conf()")
+    wait_for(lambda: site.client().post("/jobs", definition()).status_code == 202, "the database to take changes")
+
+
 def test_after_a_restart_the_first_requests_succeed(site: Site) -> None:
     """Every pooled connection is dead then, and nobody had a chance to notice."""
     fill_the_pool(site)

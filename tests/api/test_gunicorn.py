@@ -124,3 +124,11 @@ def test_a_request_that_is_none_is_refused_in_json(
     answered, said = server.request(start, headers)
     assert answered == status
     assert said["error"] and said["message"]
+
+
+@pytest.mark.parametrize("header", [b"SCRIPT_NAME: /users", b"PATH_INFO: /metrics"])
+def test_nobody_says_from_outside_where_the_api_lies(server: Server, header: bytes) -> None:
+    """gunicorn believes a proxy on this machine, and with it whoever that lets through."""
+    status, said = server.request(b"GET /users/me HTTP/1.1", header + b"\r\n")
+    assert status in {200, 400}
+    assert "username" in said or "error" in said
