@@ -30,7 +30,11 @@ def configure(level: str) -> None:
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     _logger.setLevel(level)
-    # The pool reports each failed connection attempt; readiness and `database_away` say it once.
+    leave_attempts_out()
+
+
+def leave_attempts_out() -> None:
+    """The pool reports each failed connection attempt; readiness and `database_away`, or a refusal, say it once."""
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
 
