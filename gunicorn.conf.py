@@ -1,9 +1,5 @@
 """How gunicorn serves the API. Settings on the command line or in GUNICORN_CMD_ARGS come before these."""
 
-from gevent import monkey
-
-monkey.patch_all()  # before anything else is imported: psycopg looks at its import whether it has been done
-
 import os
 import shutil
 import sys
@@ -24,12 +20,16 @@ from kelpie_api.errors import ConfigError, SchemaError
 
 bind = os.environ.get("KELPIE_BIND", "0.0.0.0:8080")
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
+# Threads, not greenlets: a request that computes for seconds (a thousand jobs with patterns) slows the others of
+# its process down but stops none, so no worker loses its lease because of it.
 worker_class = serving.Worker
-# As many as may wait for work, and plenty for everybody else.
 try:
-    worker_connections = whole_number(os.environ, "KELPIE_MAX_WAITERS", Config.max_waiters) + 500
+    max_waiters = whole_number(os.environ, "KELPIE_MAX_WAITERS", Config.max_waiters)
 except ConfigError as error:
     sys.exit(f"kelpie: {error}")
+# As many as may wait for work, and plenty for everybody else; they are made when they are needed.
+threads = max_waiters + 64
+worker_connections = threads + 500  # connections between two requests take no thread
 # Clients reuse a connection that was idle for up to a minute.
 keepalive = 75
 timeout = 60

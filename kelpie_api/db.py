@@ -19,13 +19,14 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from kelpie_api.errors import ConnectionLost, OwnerVanished, Unavailable
+from kelpie_api.errors import ConnectionLost, OwnerVanished, RolledBack, Unavailable
 
 Row = dict[str, Any]
 Result = TypeVar("Result")
 SQL_FOLDER = Path(__file__).parent.parent / "sql"
 AWAY = "The database does not answer; the request was not carried out, so send it again in a moment."
 TOO_SLOW = "The database gave the request up because it took too long; send it again in a moment."
+CROSSED = "The request crossed another one and was not carried out; send it again in a moment."
 READ_ONLY = (
     "The database takes no changes at the moment, as while a standby takes over; send it again in a moment."
 )
@@ -36,6 +37,8 @@ UNSURE = "The database went away during the request; look whether it was carried
 # not take all threads from those that need no database.
 PATIENCE, IMPATIENCE = 3.0, 0.2
 
+
+TRIES_OF_CROSSED = 4
 
 # Seconds that a request's statement may take. Only the client can keep this limit when the server is frozen: its
 # kernel still acknowledges everything, so no time-out of the network ever comes.
@@ -105,7 +108,7 @@ def fail_if_hung_up(connection: psycopg.Connection[Any]) -> None:
 def next_byte(fileno: int) -> bytes | None:
     """What a socket has to read, without taking it: a byte, b"" at its end, None for nothing yet.
 
-    Never waits, in whatever sort of thread it runs: a poll of gevent's would go round its loop first.
+    Never waits, and costs one system call.
     """
     with closing(_socket.socket(fileno=os.dup(fileno))) as line:
         try:
@@ -176,7 +179,18 @@ class Database:
             return self.unrepeatable(work)
 
     def unrepeatable(self, work: Callable[[Transaction], Result], limit: float = OVERDUE) -> Result:
-        """Do work once, its statements each on their own; given up after `limit` seconds."""
+        """Do work once, its statements each on their own; given up after `limit` seconds.
+
+        What Postgres rolled back because it crossed something else was not done, so it is begun anew.
+        """
+        for _ in range(TRIES_OF_CROSSED):
+            try:
+                return self._once(work, limit)
+            except RolledBack:
+                continue
+        return self._once(work, limit)
+
+    def _once(self, work: Callable[[Transaction], Result], limit: float) -> Result:
         with self._connection(limit) as connection:
             return work(Transaction(connection))
 
@@ -221,6 +235,8 @@ class Database:
             raise Unavailable(READ_ONLY) from error
         except psycopg.errors.QueryCanceled as error:
             raise Unavailable(TOO_SLOW) from error
+        except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure) as error:
+            raise RolledBack(CROSSED) from error
         except psycopg.OperationalError as error:
             if time.monotonic() >= due:  # we hung up: a second try would only wait as long again
                 raise Unavailable(UNSURE) from error

@@ -134,6 +134,10 @@ class Unavailable(KelpieError):
         return {"Retry-After": "2"}
 
 
+class RolledBack(Unavailable):
+    """Postgres undid the statement, for it and another one waited for each other."""
+
+
 class ConnectionLost(Unavailable):
     """The connection broke while a statement was under way: it was carried out, or not."""
 

@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from functools import partial
 
 import psycopg
-from gevent import monkey
 
 from kelpie_api import logs
 from kelpie_api.db import SQL, Database, Transaction
@@ -26,12 +23,6 @@ LONGEST_VACUUM = 3600.0
 FORGET_PAUSE = 3600.0
 
 
-# Under gevent a thread is a greenlet and stands still while another one computes. A second of that would be noted
-# as an outage and put off every claim of a lapsed lease, so the beat gets a thread of the operating system.
-start_system_thread = monkey.get_original("_thread", "start_new_thread")
-rest = monkey.get_original("time", "sleep")
-
-
 class Housekeeper:
     """Loops in threads of their own: a long vacuum must not look like an outage."""
 
@@ -39,19 +30,17 @@ class Housekeeper:
         self.db = db
         self.stopped = threading.Event()
         self.away = False
-        # To be logged: the beat itself takes no lock that greenlets take.
-        self.noticed: deque[Callable[[], None]] = deque()
 
     def start(self) -> None:
-        start_system_thread(self.keep_beating, ())
-        for duty in (self.vacuum, self.forget, self.hang_up, self.tell):
+        threading.Thread(target=self.keep_beating, name="beat", daemon=True).start()
+        for duty in (self.vacuum, self.forget, self.hang_up):
             threading.Thread(target=self._repeat, args=(duty,), name=duty.__name__, daemon=True).start()
 
     def stop(self) -> None:
         self.stopped.set()
 
     def keep_beating(self) -> None:
-        """Beat on a connection of its own: the pool is made of greenlets' locks, and others may have all of it."""
+        """Beat on a connection of its own: requests may have taken all of the pool."""
         while not self.stopped.is_set():
             try:
                 with self.db.connect() as connection:
@@ -59,23 +48,17 @@ class Housekeeper:
                         began = time.monotonic()
                         with self.db.in_time(connection):
                             self.beat(Transaction(connection))
-                        rest(max(0.0, began + BEAT - time.monotonic()))
+                        self.stopped.wait(max(0.0, began + BEAT - time.monotonic()))
             except psycopg.Error as error:
-                self.noticed.append(partial(logs.warning, "beat_missed", message=str(error).strip()))
-                rest(BEAT)
+                logs.warning("beat_missed", message=str(error).strip())
+                self.stopped.wait(BEAT)
 
     def beat(self, tx: Transaction) -> None:
         """A sign of life, and what claims may rely on until the next."""
         outage = tx.one_or_none(SQL.be_seen)
         if outage:
-            self.noticed.append(partial(logs.warning, "outage_noted", **outage))
+            logs.warning("outage_noted", **outage)
         tx.execute(SQL.note_lapse_horizons)
-
-    def tell(self) -> float:
-        """Log what the beat noticed; the seconds until the next look."""
-        while self.noticed:
-            self.noticed.popleft()()
-        return BEAT
 
     def vacuum(self) -> float:
         """Remove the dead entries that claims leave at the head of the queue's index; seconds until the next look.

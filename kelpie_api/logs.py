@@ -34,7 +34,7 @@ def configure(level: str) -> None:
 
 
 def leave_attempts_out() -> None:
-    """The pool reports each failed connection attempt; readiness and `database_away`, or a refusal, say it once."""
+    """The pool reports each failed connection attempt; `database_away` or a refusal says it once."""
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
 

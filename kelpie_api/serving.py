@@ -9,63 +9,22 @@ import shutil
 import socket
 import tempfile
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
-import gevent
 import gunicorn.util
-from gunicorn.workers.ggevent import GeventWorker
+from gunicorn.workers.gthread import ThreadWorker
 
 COUNTS = "kelpie-metrics-"
 SHARED_MEMORY = Path("/dev/shm")
 
 
-class Worker(GeventWorker):
-    """A process that ends soon when it shall: who waits for work is answered, idle connections are closed."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.idle: set[Idle] = set()
-
-    def timeout_ctx(self) -> Idle:
-        return Idle(self)
+class Worker(ThreadWorker):
+    """A process that ends soon when it shall: who waits for work is answered."""
 
     def notify(self) -> None:
         """Called every second, also while the process comes to its end."""
         super().notify()
         if not self.alive:
             self.wsgi.extensions["kelpie"].waiting.close()
-            for connection in list(self.idle):
-                connection.end()
-
-
-class Idle:
-    """The time between two requests of a connection, in which it may be closed."""
-
-    def __init__(self, worker: Worker) -> None:
-        self.worker = worker
-        self.greenlet = gevent.getcurrent()
-        self.timeout = gevent.Timeout(worker.cfg.keepalive, False)
-
-    def __enter__(self) -> None:
-        self.worker.idle.add(self)
-        self.timeout.start()
-        if not self.worker.alive:
-            self.end()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        self.worker.idle.discard(self)
-        return bool(self.timeout.__exit__(kind, error, trace))
-
-    def end(self) -> None:
-        gevent.get_hub().loop.run_callback(self.run_out)
-
-    def run_out(self) -> None:
-        """As if its time had run out; unless a request came in the meantime."""
-        if self in self.worker.idle:
-            self.greenlet.throw(self.timeout)
 
 
 def write_error(client: socket.socket, status: int, reason: str, message: str) -> None:

@@ -81,7 +81,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def give_way() -> None:
-    """Let other requests of this process go on: under gevent none does while one computes."""
+    """Let other requests of this process go on, which wait while one computes."""
     time.sleep(0)
 
 

@@ -160,7 +160,8 @@ def revalidated(answer: Callable[P, Response]) -> Callable[P, Response]:
         response = answer(*args, **kwargs)
         response.headers["Cache-Control"] = "private, no-cache"
         response.add_etag()
-        response.make_conditional(request)
+        # Only If-None-Match: the library would also answer a failed If-Match, with 412 and the job.
+        response.make_conditional({**request.environ, "HTTP_IF_MATCH": "", "HTTP_RANGE": ""})
         return response
 
     return conditional

@@ -1,4 +1,4 @@
-"""The API as it is deployed: gunicorn with its own settings, greenlets and all."""
+"""The API as it is deployed: gunicorn with its own settings."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_sigterm_ends_a_process_with_fifty_who_wait_and_idle_connections(server:
 
 
 def test_requests_that_compute_for_long_are_no_outage(server: Server, db: Database, tenant: Tenant) -> None:
-    """The largest listing, from several clients in a loop, would keep every other greenlet from running."""
+    """The largest listing, from several clients in a loop, keep the process busy."""
     jobs.submit(db, tenant.caller, [as_row(arguments=["x" * 500])] * 10_000)
     be_seen(db)
     wait_for(lambda: beats(db) > 0, "the first beat")
