@@ -22,6 +22,7 @@ from kelpie_api.db import SQL, Database, Row
 from kelpie_api.errors import (
     ClaimIdTaken,
     Conflict,
+    InvalidRequest,
     JobNotFound,
     KeyUsedOtherwise,
     NotTheHolder,
@@ -36,6 +37,9 @@ LEGACY_FIELDS = (
     "output_bucket",
     "output_prefix",
 )
+
+PORTION = 250  # jobs of a page that are read at once, for each may have up to 256 KiB
+LARGEST_PAGE = 64 * 2**20
 
 # So many jobs end in a fraction of a second, and no claim has to step over more rows that are locked.
 PURGED_AT_ONCE = 2000
@@ -323,17 +327,28 @@ def list_page(
     is more. The order is total. A `place` brings its own order and wins over `page`."""
     if place:
         page, oldest_first = 1, place.oldest_first
-    found = db.all(
-        SQL.list_jobs_oldest_first if oldest_first else SQL.list_jobs_newest_first,
-        **caller.scope,
-        status=status,
-        container_group=container_group_id,
-        beyond=place and place.seq,
-        most=page_size + 1,
-        skipped=(page - 1) * page_size,
-    )
+    statement = SQL.list_jobs_oldest_first if oldest_first else SQL.list_jobs_newest_first
+    filters = {**caller.scope, "status": status, "container_group": container_group_id}
+    found: list[Row] = []
+    beyond, skipped = place and place.seq, (page - 1) * page_size
+    while (left := page_size + 1 - len(found)) > 0:
+        portion = db.all(statement, **filters, beyond=beyond, most=min(left, PORTION), skipped=skipped)
+        found += portion
+        _refuse_too_large(found)
+        if len(portion) < min(left, PORTION):
+            break
+        beyond, skipped = portion[-1]["seq"], 0
     shown = found[:page_size]
     return shown, Place(shown[-1]["seq"], oldest_first) if len(found) > page_size else None
+
+
+def _refuse_too_large(page: list[Row]) -> None:
+    """Raise InvalidRequest before a page takes all of the memory."""
+    if sum(row["bytes"] for row in page) > LARGEST_PAGE:
+        raise InvalidRequest(
+            f"A page may have at most {LARGEST_PAGE // 2**20} MiB, this one has more; take a smaller page_size.",
+            {"page_size": ["The jobs are too large for so many on one page."]},
+        )
 
 
 def attempts(db: Database, caller: Caller, job_id: UUID) -> list[Row]:

@@ -61,19 +61,22 @@ def parse_uuid(text: str) -> UUID:
     return UUID(text)
 
 
-def strings_of(value: Any, depth: int = 0) -> Iterator[str]:
-    """Every string in a JSON value, keys included."""
-    if depth > DEEPEST:
+def strings_of(value: Any) -> Iterator[str]:
+    """Every string in a JSON value, keys included, level by level. InvalidRequest where these are too many."""
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, str):
+                yield item
+            elif isinstance(item, list):
+                below += item
+            elif isinstance(item, dict):
+                yield from item
+                below += item.values()
+        level = below
+    if level:
         raise InvalidRequest(f"The JSON is nested more than {DEEPEST} levels deep.")
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list):
-        for item in value:
-            yield from strings_of(item, depth + 1)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield key
-            yield from strings_of(item, depth + 1)
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 from urllib.parse import unquote_to_bytes
 from uuid import UUID
@@ -29,6 +30,7 @@ from kelpie_api.wire import json_in_pieces, parse_json, parse_uuid
 EXTENSIONS = "attempt, claim-id, release, wait"
 LARGEST_BODY = 16 * 1024 * 1024
 LONGEST_LOGGED_PATH = 500
+MOST_NAMED = 100  # fields in one refusal
 PUBLIC = {
     "health.healthz",
     "health.readyz",
@@ -150,24 +152,22 @@ def whole_body() -> bytes:
 
 
 def invalid(error: ValidationError) -> InvalidRequest:
-    """Marshmallow's nested messages as one flat map of field paths."""
+    """Marshmallow's nested messages as one flat map of field paths; of very many, the first hundred."""
     _, inner = next(iter(error.messages_dict.items()))
     index = min((key for key in inner if isinstance(key, int)), default=None) if isinstance(inner, dict) else None
-    flat = dict(flatten(inner if index is None else inner[index]))
+    flat = dict(itertools.islice(flatten(inner if index is None else inner[index]), MOST_NAMED))
     place = "" if index is None else f"Job {index} of the batch: "
     first = next(iter(flat.items()))
     named = f"{first[0]}: " if first[0] != "_schema" else ""
     return InvalidRequest(f"{place}{named}{' '.join(first[1])}", flat, index)
 
 
-def flatten(messages: Any, path: str = "") -> list[tuple[str, list[str]]]:
+def flatten(messages: Any, path: str = "") -> Iterator[tuple[str, list[str]]]:
     if isinstance(messages, dict):
-        return [
-            pair
-            for name, inner in messages.items()
-            for pair in flatten(inner, f"{path}.{name}" if path and name != "_schema" else path or str(name))
-        ]
-    return [(path, [str(message) for message in messages])]
+        for name, inner in messages.items():
+            yield from flatten(inner, f"{path}.{name}" if path and name != "_schema" else path or str(name))
+    else:
+        yield path, [str(message) for message in messages]
 
 
 def coordinator() -> Coordinator:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any, ParamSpec
@@ -34,7 +35,7 @@ from kelpie_api.schemas import (
 
 blueprint = Blueprint("jobs", __name__, description="Jobs, as users see them.")
 blueprint.ARGUMENTS_PARSER = BodyParser()
-LARGEST_BATCH = 1000
+MOST_NAMED = 100  # unknown fields of one job
 TEXT = {"schema": {"type": "string"}}
 REPLAYED = {"Idempotent-Replayed": TEXT}
 SAME_ON_EVERY_PAGE = ("status", "container_group_id", "page_size", "asc")
@@ -46,9 +47,10 @@ Answer = tuple[Row | list[Row], int, dict[str, str]]
 
 def warnings(definition: Any) -> dict[str, list[str]]:
     """The sentences that name what of a definition was ignored; nothing where nothing was."""
-    ignored = [
-        f"{name} is not a field of a job; it was ignored." for name in unknown_fields(JobDefinition(), definition)
-    ]
+    names = unknown_fields(JobDefinition(), definition)
+    ignored = [f"{name} is not a field of a job; it was ignored." for name in itertools.islice(names, MOST_NAMED)]
+    if next(names, None):
+        ignored.append(f"More fields were ignored than these {MOST_NAMED}.")
     return {"warnings": ignored} if ignored else {}
 
 
@@ -92,8 +94,6 @@ blueprint.add_url_rule("/job", endpoint="submit_job_by_old_path", view_func=subm
 @blueprint.alt_response(422, schema=Failure)
 def submit_batch(headers: dict[str, Any], definitions: list[dict[str, Any]]) -> Answer:
     """Submit up to 1000 jobs, all or none; they keep their order."""
-    if not 1 <= len(definitions) <= LARGEST_BATCH:
-        raise InvalidRequest(f"A batch has 1 to {LARGEST_BATCH} jobs, this one has {len(definitions)}.")
     submitted, answered = accept(definitions, headers["idempotency_key"])
     warned = [job | warnings(definition) for job, definition in zip(submitted, request_json(), strict=True)]
     return warned, 202, answered

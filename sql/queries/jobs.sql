@@ -408,7 +408,8 @@ select id, user_id, status, created, started, completed, canceled, failed,
        command, arguments, environment, sync,
        input_bucket, input_prefix, checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix,
        compression, max_failures, heartbeat_interval, webhook,
-       heartbeat, num_failures, num_heartbeats, container_group_id, machine_id, attempt, seq
+       heartbeat, num_failures, num_heartbeats, container_group_id, machine_id, attempt, seq,
+       octet_length(arguments::text) + octet_length(environment::text) + coalesce(octet_length(sync::text), 0) as bytes
   from shown_jobs
  where (%(scope)s::bigint is null or tenant_id = %(scope)s)
    and (%(groups)s::text[] is null or coalesce(container_group_id, '') = any (%(groups)s))
@@ -427,7 +428,8 @@ select id, user_id, status, created, started, completed, canceled, failed,
        command, arguments, environment, sync,
        input_bucket, input_prefix, checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix,
        compression, max_failures, heartbeat_interval, webhook,
-       heartbeat, num_failures, num_heartbeats, container_group_id, machine_id, attempt, seq
+       heartbeat, num_failures, num_heartbeats, container_group_id, machine_id, attempt, seq,
+       octet_length(arguments::text) + octet_length(environment::text) + coalesce(octet_length(sync::text), 0) as bytes
   from shown_jobs
  where (%(scope)s::bigint is null or tenant_id = %(scope)s)
    and (%(groups)s::text[] is null or coalesce(container_group_id, '') = any (%(groups)s))

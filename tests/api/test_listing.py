@@ -345,3 +345,33 @@ def test_the_events_of_a_job_tell_who_changed_it_and_leave_heartbeats_out(api: C
     ]
     assert all(RFC3339.fullmatch(event["at"]) for event in page["events"])
     assert page["events"][2]["detail"]["reason"] == "oom"
+
+
+def test_a_page_of_large_jobs_is_read_in_portions_and_is_whole(
+    api: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kelpie_api.jobs.PORTION", 3)
+    ids = [api.submit(arguments=["x" * 10_000])["id"] for _ in range(12)]
+    first = api.get("/jobs?page_size=10&asc=true")
+    assert [job["id"] for job in (first.json or {})["jobs"]] == ids[:10]
+    assert "cursor=" in first.headers["Link"]
+    second = api.get("/jobs?page_size=10&asc=true&page=2")
+    assert [job["id"] for job in (second.json or {})["jobs"]] == ids[10:]
+    assert "Link" not in second.headers
+
+
+def test_a_page_that_no_memory_could_hold_is_a_400_that_says_so(
+    api: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kelpie_api.jobs.LARGEST_PAGE", 30_000)
+    for _ in range(5):
+        api.submit(arguments=["x" * 10_000])
+    assert refused(api.get("/jobs?page_size=100"), 400)["errors"].keys() == {"page_size"}
+    assert api.get("/jobs?page_size=1").status_code == 200
+
+
+@pytest.mark.parametrize("condition", ['"another"', "*"])
+def test_only_if_none_match_makes_a_reading_conditional(api: Client, condition: str) -> None:
+    job = api.submit()
+    answer = api.get(f"/jobs/{job['id']}", **{"If-Match": condition})
+    assert (answer.status_code, answer.json) == (200, job)

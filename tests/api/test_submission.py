@@ -269,3 +269,28 @@ class TestSize:
         too_large = definition(arguments=["x" * self.LARGEST])
         assert refused(api.post("/jobs/batch", [definition(), too_large]), 400)["index"] == 1
         assert rows_of_jobs(db)["jobs"] == []
+
+
+class TestTooMuch:
+    """What is far too much is refused before it is looked at: to find all that is wrong would take minutes."""
+
+    def test_a_definition_that_is_too_long_is_refused_for_that_alone(self, api: Client) -> None:
+        body = refused(api.post("/jobs", definition(arguments=[1] * 200_000)), 400)
+        assert body["errors"].keys() == {"_schema"}
+        assert "262144" in body["message"]
+
+    def test_its_place_in_a_batch_is_named(self, api: Client) -> None:
+        body = refused(api.post("/jobs/batch", [definition(), definition(arguments=["x" * 300_000])]), 400)
+        assert body["index"] == 1
+
+    def test_a_batch_of_millions_is_refused_by_its_number(self, api: Client) -> None:
+        assert "has 1000000" in refused(api.post("/jobs/batch", [0] * 1_000_000), 400)["message"]
+
+    def test_of_very_many_mistakes_the_first_hundred_are_named(self, api: Client) -> None:
+        assert len(refused(api.post("/jobs", definition(arguments=[1] * 1000)), 400)["errors"]) == 100
+
+    def test_of_very_many_unknown_fields_the_first_hundred_are_named(self, api: Client) -> None:
+        unknown = {f"colour_{number}": "blue" for number in range(150)}
+        warned = api.submit(**unknown)["warnings"]
+        assert len(warned) == 101
+        assert "100" in warned[-1]
