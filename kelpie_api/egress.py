@@ -19,8 +19,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
-from requests.utils import DEFAULT_CA_BUNDLE_PATH
-
+from kelpie_api.asking import Target, dial, left, resolve, trust
 from kelpie_api.errors import NoAnswer
 
 CONNECT = 5.0  # seconds for one address
@@ -28,7 +27,6 @@ IN_ALL = 15.0  # seconds from the look at the name to the status line, however s
 LINGER = 0.5  # seconds for the rest of the answer: closed at once, the receiver would hear of a broken connection
 MOST_READ = 64 * 1024
 
-Target = tuple[int, tuple[Any, ...]]  # an address family and what `connect` takes
 Resolver = Callable[[str, int], list[Target]]
 
 # Spelt out, for what `ipaddress` calls global differs between releases of Python and is wrong for some.
@@ -87,18 +85,6 @@ def inner_v4(ip: IPv6Address) -> IPv4Address | None:
     return IPv4Address(int(ip) & 0xFFFFFFFF) if ip in NAT64 else None
 
 
-def resolve(host: str, port: int) -> list[Target]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [(family, tuple(address)) for family, _, _, _, address in found]
-
-
-def trust() -> ssl.SSLContext:
-    """The system's authorities and those that `requests` brings, for small images have none."""
-    context = ssl.create_default_context()
-    context.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)
-    return context
-
-
 @dataclass(frozen=True)
 class Egress:
     """The way out. `allow_private`: the operator lets users name any address."""
@@ -117,7 +103,8 @@ class Egress:
             parts = urlsplit(url)
             host = parts.hostname or ""
             port = parts.port or (443 if parts.scheme == "https" else 80)
-            with self._dial(host, port, deadline) as plain, self._secure(parts, plain, deadline) as line:
+            found = self.targets(host, port)
+            with dial(found, self.connect, deadline) as plain, self._secure(parts, plain, deadline) as line:
                 _send(parts, port, line, headers, body)
                 status = _status(line, deadline)
                 _linger(line)
@@ -136,21 +123,8 @@ class Egress:
             )
         return found
 
-    def _dial(self, host: str, port: int, deadline: float) -> socket.socket:
-        failure: OSError = socket.gaierror(f"The name {host[:100]} has no address")
-        for family, address in self.targets(host, port):
-            line = socket.socket(family, socket.SOCK_STREAM)
-            try:
-                line.settimeout(min(self.connect, _left(deadline)))
-                line.connect(address)
-                return line
-            except OSError as error:
-                line.close()
-                failure = error
-        raise failure
-
     def _secure(self, parts: SplitResult, plain: socket.socket, deadline: float) -> socket.socket:
-        plain.settimeout(_left(deadline))
+        plain.settimeout(left(deadline))
         if parts.scheme != "https":
             return plain
         return self.tls.wrap_socket(plain, server_hostname=(parts.hostname or "").rstrip("."))
@@ -159,13 +133,6 @@ class Egress:
 def _is_open(address: tuple[Any, ...]) -> bool:
     """A scoped address (`fe80::1%eth0`) is one of this machine's network, whatever it says."""
     return not any(address[3:]) and is_public(str(address[0]))
-
-
-def _left(deadline: float) -> float:
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    return left
 
 
 def _send(parts: SplitResult, port: int, line: socket.socket, headers: Mapping[str, str], body: bytes) -> None:
@@ -204,7 +171,7 @@ def _lines(line: socket.socket, deadline: float) -> Iterator[bytes]:
         while b"\n" in buffer:
             text, _, buffer = buffer.partition(b"\n")
             yield text.rstrip(b"\r")
-        line.settimeout(_left(deadline))
+        line.settimeout(left(deadline))
         chunk = line.recv(4096)
         read += len(chunk)
         if not chunk or read > MOST_READ:
@@ -217,7 +184,7 @@ def _linger(line: socket.socket) -> None:
     deadline, read = time.monotonic() + LINGER, 0
     with suppress(OSError):
         while read < MOST_READ:
-            line.settimeout(_left(deadline))
+            line.settimeout(left(deadline))
             chunk = line.recv(4096)
             if not chunk:
                 return

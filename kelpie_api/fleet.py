@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from kelpie_api.asking import Budget
 from kelpie_api.errors import NoAnswer
 from kelpie_api.salad import GroupName, Salad
 
@@ -26,32 +26,6 @@ class Ended(Exception):
         super().__init__("the autoscaler was stopped before this could be done")
 
 
-class Budget:
-    """Requests of this process: a few at once, then so many a second, and none while Salad asks for silence."""
-
-    def __init__(
-        self, a_second: float = A_SECOND, at_once: int = AT_ONCE, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self.space = 1 / a_second
-        self.slack = (at_once - 1) * self.space
-        self.clock = clock
-        self.lock = threading.Lock()
-        self.next_at = 0.0  # when the next request would be due if they came evenly
-        self.silent_until = 0.0
-
-    def reserve(self) -> float:
-        """Take one request's place; the seconds to wait until it may be sent."""
-        with self.lock:
-            now = self.clock()
-            at = max(now, self.next_at - self.slack, self.silent_until)
-            self.next_at = max(self.next_at, at) + self.space
-            return at - now
-
-    def silence(self, seconds: float) -> None:
-        with self.lock:
-            self.silent_until = max(self.silent_until, self.clock() + seconds)
-
-
 class Fleet:
     """Each call is tried again while Salad gives no answer. `before` runs right before each try and may forbid it
     by raising. Raises SaladRefused, NoAnswer, Ended."""
@@ -67,7 +41,7 @@ class Fleet:
         self.salad = salad
         self.key = key
         self.stopped = stopped
-        self.budget = budget or Budget()
+        self.budget = budget or Budget(A_SECOND, AT_ONCE)
         self.pauses = pauses
 
     def groups(self, organization: str, project: str, before: Callable[[], None]) -> list[dict[str, Any]]:

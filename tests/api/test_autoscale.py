@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 
+from kelpie_api.asking import Budget
 from kelpie_api.autoscale import AnotherRun, Autoscaler, Turn, all_applied, repeat
 from kelpie_api.db import SQL, Database, Row
-from kelpie_api.fleet import Budget, Fleet
+from kelpie_api.fleet import AT_ONCE, Fleet
 from kelpie_api.salad import GroupName, Salad
 from local_stack.processes import wait_for
 from tests.doubles.double import page
@@ -46,7 +47,7 @@ def make_autoscaler(
     db: Database, fleet: FleetDouble, stopped: threading.Event | None = None, pauses: Sequence[float] = (0.01,) * 3
 ) -> Autoscaler:
     stopped = stopped or threading.Event()
-    budget = Budget(a_second=10_000)
+    budget = Budget(10_000, AT_ONCE)
     return Autoscaler(db, Fleet(Salad(fleet.api_url), KEY, stopped, budget, pauses), stopped)
 
 

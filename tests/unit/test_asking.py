@@ -5,14 +5,14 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing, suppress
 
 import pytest
 from werkzeug.wrappers import Response
 
 from kelpie_api import asking
-from kelpie_api.asking import Flights, get
+from kelpie_api.asking import Budget, Flights, get
 from kelpie_api.errors import NoAnswer
 from local_stack.processes import wait_for
 from tests.doubles.tokens import JWKS, TokenDouble, json_of
@@ -76,6 +76,37 @@ class TestGet:
             get(service.jwks_url, {}, 0.5)
         ended.set()
 
+    @pytest.mark.parametrize("begun", [b"HTT", b"HTTP/1.1 200 OK\r\nX-A: ", b"HTTP/1.1 200 OK\r\n"])
+    def test_gives_up_on_headers_that_drip(self, begun: bytes) -> None:
+        with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+            ended = threading.Event()
+
+            def talk() -> None:
+                with listener.accept()[0] as line, suppress(OSError):
+                    line.sendall(begun)
+                    while not ended.wait(0.05):
+                        line.sendall(b"a")
+
+            with ThreadPoolExecutor(2) as pool:
+                pool.submit(talk)
+                asked = pool.submit(get, f"http://127.0.0.1:{listener.getsockname()[1]}/", {}, 0.5)
+                wait([asked], 20)
+                ended.set()
+                with pytest.raises(NoAnswer, match="Timeout"):
+                    asked.result()
+
+    def test_takes_an_answer_that_is_cut_off_for_none(self) -> None:
+        with closing(socket.create_server(("127.0.0.1", 0))) as listener, ThreadPoolExecutor(1) as pool:
+
+            def talk() -> None:
+                with listener.accept()[0] as line:
+                    line.recv(1000)
+                    line.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n{}")
+
+            pool.submit(talk)
+            with pytest.raises(NoAnswer, match="cut off"):
+                get(f"http://127.0.0.1:{listener.getsockname()[1]}/", {}, 5)
+
     def test_gives_up_on_nobody_and_on_rubbish(self) -> None:
         with closing(socket.create_server(("127.0.0.1", 0))) as listener:
             address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
@@ -126,8 +157,8 @@ class TestFlights:
         wait_for(lambda: not flights.under_way, "the end", pause=0.01)
         wait_for(lambda: "asking_failed" in caplog.messages, "the log line", pause=0.01)
 
-    def test_too_many_questions_are_not_asked(self, flights: Flights, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(asking, "MOST_QUESTIONS", 3)
+    def test_too_many_questions_are_not_asked(self, flights: Flights) -> None:
+        flights.most = 3
         gate = threading.Event()
         waiting: Callable[[], bool] = lambda: gate.wait(30)  # noqa: E731
         for number in range(3):
@@ -136,3 +167,36 @@ class TestFlights:
         with pytest.raises(NoAnswer, match="too many"):
             flights.ask("one more", waiting, 5)
         gate.set()
+
+    def test_what_was_asked_too_long_ago_is_asked_anew(
+        self, flights: Flights, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        gate = threading.Event()
+        with pytest.raises(NoAnswer, match="yet"):
+            flights.ask("question", lambda: gate.wait(30), 0.0)
+        with pytest.raises(NoAnswer, match="yet"):
+            flights.ask("question", lambda: "another", 0.0)
+        monkeypatch.setattr(asking, "GIVEN_UP", -1.0)
+        assert flights.ask("question", lambda: "another", 5) == "another"
+        gate.set()
+
+    def test_a_question_beyond_the_budget_is_not_asked_and_waiting_for_one_costs_nothing(
+        self, flights: Flights
+    ) -> None:
+        gate, budget = threading.Event(), Budget(0.001, 1)
+        for _ in range(2):
+            with pytest.raises(NoAnswer, match="yet"):
+                flights.ask("question", lambda: gate.wait(30), 0.0, budget)
+        with pytest.raises(NoAnswer, match="often enough"):
+            flights.ask("another", lambda: "answer", 5, budget)
+        gate.set()
+        assert flights.ask("another", lambda: "answer", 5) == "answer"
+
+
+class TestABudget:
+    def test_is_spent_at_once_and_fills_up_again(self) -> None:
+        clock = [1000.0]
+        budget = Budget(0.1, 3, lambda: clock[0])
+        assert [budget.spare() for _ in range(5)] == [True, True, True, False, False]
+        clock[0] += 10
+        assert [budget.spare() for _ in range(2)] == [True, False]
