@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 from uuid import UUID
 
-from kelpie_api.asking import Flights
 from kelpie_api.config import Config
 from kelpie_api.db import SQL, Database
 from kelpie_api.errors import Forbidden, InvalidRequest, MissingCredentials, NotFound, OwnerVanished
@@ -21,6 +21,8 @@ from kelpie_api.vouching import Vouching
 
 REMEMBERED_FOR = 30.0  # seconds; a revoked key is refused by every process after this long at the latest
 REMEMBERED_KEYS = 10_000
+NO_TENANT = 0  # owns no rows and never will
+SALAD_KEY = re.compile("[!-~]{1,1000}")  # what can stand in a header, and be a key
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Caller:
 
     `sealed_key` is its API key, encrypted, for the webhooks that its report causes. `groups` are the container
     groups whose jobs it may touch, '' being the null group; None: all of the tenant's. `machine` is whose token it
-    is, None for a key.
+    is, None for a key. `speaks_for_others`: it may name other machines and groups than its own.
     """
 
     user_id: UUID
@@ -40,6 +42,7 @@ class Caller:
     groups: list[str] | None = None
     machine: Machine | None = None
     has_null_line: bool = True
+    speaks_for_others: bool = False
     organization: str = ""  # at Salad; the administrator has none
     project: str = ""
 
@@ -50,7 +53,8 @@ class Caller:
 
     def lines(self, container_group_id: str) -> list[str]:
         """The lines of the queue that a machine of this group is served from; '' is that of the null group."""
-        return [container_group_id, ""] if self.has_null_line else [container_group_id]
+        lines = [container_group_id, ""] if self.has_null_line else [container_group_id]
+        return [line for line in lines if self.groups is None or line in self.groups]
 
     @property
     def actor(self) -> str:
@@ -58,7 +62,7 @@ class Caller:
 
     def require_own(self, machine_id: str, container_group_id: str) -> None:
         """Raise Forbidden if a token works or reports for another machine or group than its own."""
-        if self.machine is None or self.groups is None:
+        if self.machine is None or self.speaks_for_others:
             return
         if (machine_id, container_group_id) != (self.machine.machine_id, self.machine.workload_id):
             raise Forbidden(
@@ -67,9 +71,19 @@ class Caller:
             )
 
     def require_own_group(self, container_group_id: str | None) -> None:
-        """Raise Forbidden if a token submits for, or scales, another group than its own."""
+        """Raise Forbidden if a token submits for, cancels in, or scales another group than its own."""
         if self.machine and container_group_id != self.machine.workload_id:
-            raise Forbidden("A token may submit jobs for its own container group only, and scale no other.")
+            raise Forbidden(
+                "A token may submit and cancel jobs of its own container group only, and scale no other."
+            )
+
+    def require_tenant(self) -> None:
+        """Raise Forbidden if there is nothing that could own what this caller makes."""
+        if self.tenant_id == NO_TENANT:
+            raise Forbidden(
+                f"Nobody has used the project {self.project} of {self.organization} yet, and Salad did not say"
+                " that the container group of this token is in it; check Salad-Project, or begin with a key."
+            )
 
 
 def digest(key: str) -> bytes:
@@ -94,9 +108,8 @@ class Gatekeeper:
         self.seal = Seal(config.secret_key)
         self.admin_digest = digest(config.admin_key) if config.admin_key else None
         self.strict = config.jwt_strict
-        self.flights = Flights()
-        self.vouching = Vouching(db, config, self.flights)
-        self.tokens = Tokens(db, config, self.flights)
+        self.vouching = Vouching(db, config)
+        self.tokens = Tokens(db, config)
         self.remembered: dict[bytes, tuple[float, Caller]] = {}
         self.owners: dict[tuple[str, str], tuple[float, Caller]] = {}
 
@@ -128,23 +141,30 @@ class Gatekeeper:
         for header, name in (("Salad-Organization", organization), ("Salad-Project", project)):
             if not is_name(name):
                 raise invalid_header(header, "is no name at Salad: 2 to 63 lower-case letters, digits and hyphens")
-        if not self.vouching.key_is_good(key, organization, project):
+        if not (SALAD_KEY.fullmatch(key) and self.vouching.key_is_good(key, organization, project)):
             raise Forbidden(
                 f"Salad does not let this Salad-Api-Key see the project {project} of {organization};"
                 " check the key, Salad-Organization and Salad-Project."
             )
-        return self._owner(organization, project)
+        return self._owner(organization, project, proven=True)
 
     def of_token(self, token: str, project: str) -> Caller:
-        """The jobs of the machine's own container group are this caller's; those of the null group only if Salad
-        has the group in the project, for the header is the word of whoever calls."""
+        """The jobs of the machine's own container group are this caller's. Those of the null group, of all groups
+        (if the operator is not strict), and a project that is new, are only if Salad has the group in the project,
+        for the header is the word of whoever calls."""
         if not (len(project) <= 255 and project.isprintable()):
             raise invalid_header("Salad-Project", "is no name of a project")
         machine = self.tokens.machine(token)
-        owner = self._owner(machine.organization, project)
         in_project = self.vouching.has_workload(machine.workload_id, machine.organization, project)
+        owner = self._owner(machine.organization, project, proven=in_project)
         groups = [machine.workload_id, ""] if in_project else [machine.workload_id]
-        return replace(owner, machine=machine, groups=groups if self.strict else None, has_null_line=in_project)
+        return replace(
+            owner,
+            machine=machine,
+            groups=None if in_project and not self.strict else groups,
+            has_null_line=in_project,
+            speaks_for_others=not self.strict,
+        )
 
     def forget(self) -> None:
         """Look every key and owner up anew, after this process removed some."""
@@ -152,21 +172,36 @@ class Gatekeeper:
         self.owners.clear()
 
     def end(self) -> None:
-        self.flights.end()
+        self.vouching.end()
+        self.tokens.keys.flights.end()
 
-    def _owner(self, organization: str, project: str) -> Caller:
-        """The user and tenant of an organization, made on first sight."""
+    def _owner(self, organization: str, project: str, *, proven: bool) -> Caller:
+        """The user and tenant of an organization, made on first sight; no tenant of a project that is not proven,
+        for the names that can be made up have no end."""
         known = self.owners.get((organization, project))
         if known and known[0] > time.monotonic():
             return known[1]
         names = {"organization": organization, "project": project}
-        found = self.db.one_or_none(SQL.find_owner, **names) or self.db.one_or_none(SQL.make_owner, **names)
+        found = self.db.one_or_none(SQL.find_owner, **names)
+        if found is None or (proven and found["tenant_id"] == NO_TENANT):
+            found = self.db.one_or_none(SQL.make_owner if proven else SQL.make_organization, **names)
         if found is None:
-            raise Forbidden(f"The organization {organization} has the administrator's name and cannot be served.")
+            raise self._name_is_taken(organization)
+        if found["tenant_id"] == NO_TENANT:
+            return Caller(**found)
         if len(self.owners) >= REMEMBERED_KEYS:
             self.owners.clear()
         self.owners[organization, project] = (time.monotonic() + REMEMBERED_FOR, Caller(**found))
         return Caller(**found)
+
+    def _name_is_taken(self, organization: str) -> Forbidden:
+        admin = self.db.one_or_none(SQL.find_admin)
+        if admin and admin["username"] == organization:
+            return Forbidden(f"The organization {organization} has the administrator's name and cannot be served.")
+        return Forbidden(
+            f"There is a user {organization} whom the administrator made without this organization; it is served"
+            f" once the administrator makes a key of that user with the org_name {organization}."
+        )
 
     def _look_up(self, key: str) -> Caller:
         wanted = digest(key)

@@ -122,6 +122,7 @@ def _submission(
 ) -> dict[str, Any]:
     for definition in definitions:
         caller.require_own_group(definition["container_group"])
+    caller.require_tenant()
     ids = [new_job_id() for _ in definitions]
     submitted = [{"id": str(job_id), **row} for job_id, row in zip(ids, definitions, strict=True)]
     return {
@@ -272,7 +273,10 @@ def _standing(db: Database, caller: Caller, job_id: UUID, report: Report) -> Row
 
 
 def cancel(db: Database, caller: Caller, job_id: UUID) -> None:
-    """End a job; canceling it again is fine. Raises JobNotFound, or Conflict if it completed or failed."""
+    """End a job; canceling it again is fine. Raises JobNotFound, or Conflict if it completed or failed, and
+    Forbidden if a token may read it only."""
+    if caller.machine:
+        caller.require_own_group(get(db, caller, job_id)["container_group_id"])
     if db.one_or_none(SQL.cancel_job, job_id=job_id, **caller.scope, actor=caller.actor):
         return
     status = get(db, caller, job_id)["status"]

@@ -119,6 +119,7 @@ def create_rule(db: Database, salad: Salad, own_key: str | None, caller: Caller,
     Raises InvalidRequest for an unknown group, RuleExists, and Unavailable while Salad gives no answer.
     """
     caller.require_own_group(str(wanted["container_group_id"]))
+    caller.require_tenant()
     require_order(wanted["min_replicas"], wanted["max_replicas"])
     name = group_name(salad, own_key, caller, wanted["container_group_id"])
     made = db.unrepeatable(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
 import jwt
 
 from kelpie_api import logs
-from kelpie_api.asking import Flights, Reply, get
+from kelpie_api.asking import Budget, Flights, Reply, get
 from kelpie_api.config import Config
 from kelpie_api.db import SQL, Database
 from kelpie_api.errors import Forbidden, NoAnswer, Unavailable
@@ -25,9 +24,9 @@ STALE_AFTER = 3600.0  # older ones serve only if new ones do not come at once
 STALE_FOR = 7 * 24 * 3600.0  # seconds that keys serve while none can be fetched
 LIMIT = 4.0  # seconds for one fetch
 PATIENCE, BRIEFLY = 5.0, 2.0  # seconds that a request waits for keys: without any, and with old ones
-PAUSE, PAUSE_WITHOUT_KEYS = 30.0, 2.0  # seconds after a fetch that failed
+PAUSE, PAUSE_WITHOUT_KEYS = 10.0, 2.0  # seconds after a fetch that failed
 # A token signed with an unknown key makes us look for new ones at once; garbage must not make us do it for ever.
-REFETCHES, REFETCH_PERIOD = 3, 30.0
+REFETCHES_AT_ONCE, REFETCH_PAUSE = 3, 10.0
 MOST_KEYS = 100
 SEVERAL = 10  # keys that one token may be tried with
 
@@ -63,10 +62,10 @@ class Key:
 class Tokens:
     """Proves tokens."""
 
-    def __init__(self, db: Database, config: Config, flights: Flights) -> None:
+    def __init__(self, db: Database, config: Config) -> None:
         self.algorithms = config.jwt_algorithms
         self.issuer = config.jwt_issuer
-        self.keys = KeyRing(db, config, flights)
+        self.keys = KeyRing(db, config)
 
     def machine(self, token: str) -> Machine:
         """Whose token this is. Raises Forbidden, or Unavailable while there are no keys to prove it with."""
@@ -149,24 +148,25 @@ class KeyRing:
     (PyJWT's own client holds a lock while it fetches, and fails everything when its cache ends.)
     """
 
-    def __init__(self, db: Database, config: Config, flights: Flights) -> None:
+    def __init__(self, db: Database, config: Config) -> None:
         self.db = db
         self.url = config.salad_jwks_url
         self.algorithms = config.jwt_algorithms
-        self.flights = flights
+        self.flights = Flights(at_once=1)
         self.keys: list[Key] = []
         self.fetched = float("-inf")  # all times are monotonic
         self.ask_again = float("-inf")
-        self.refetches: deque[float] = deque(maxlen=REFETCHES)
+        self.refetches = Budget(1 / REFETCH_PAUSE, REFETCHES_AT_ONCE)
 
     def fitting(self, kid: str | None, algorithm: str) -> list[Key]:
-        """The keys that a token may be signed with. Raises Unavailable if there are none to be had."""
+        """The keys that a token may be signed with; none, if Salad has no such key. Raises Unavailable while that
+        cannot be known: a token of a key that is new must not be told that it is forged."""
         self._freshen()
         found = self._named(kid, algorithm)
         if not found and self._recall():
             found = self._named(kid, algorithm)
-        if not found and self._may_refetch():
-            self._fetch_now(PATIENCE)
+        if not found:
+            self._fetch_now(self.refetches)
             found = self._named(kid, algorithm)
         return found[:SEVERAL]
 
@@ -183,23 +183,15 @@ class KeyRing:
         if time.monotonic() >= self.ask_again:
             self._recall()
         if self.age() >= STALE_FOR:
-            self._fetch_now(PATIENCE)
+            self._fetch_now()
         elif self.age() >= FRESH_FOR and time.monotonic() >= self.ask_again:
             self._fetch_meanwhile(BRIEFLY if self.age() >= STALE_AFTER else 0.0)
 
-    def _may_refetch(self) -> bool:
-        """Once for each new key, and a few times at the most for tokens signed with none of ours."""
-        now = time.monotonic()
-        if len(self.refetches) == REFETCHES and self.refetches[0] > now - REFETCH_PERIOD:
-            return False
-        self.refetches.append(now)
-        return True
-
-    def _fetch_now(self, patience: float) -> None:
+    def _fetch_now(self, budget: Budget | None = None) -> None:
         try:
             if time.monotonic() < self.ask_again:
                 raise NoAnswer("asked a moment ago")
-            self.flights.ask(self, self._fetch, patience)
+            self.flights.ask(self, self._fetch, PATIENCE, budget)
         except NoAnswer:
             raise Unavailable(
                 "Salad's keys, which prove this token, cannot be fetched; send the request again in a moment."

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kelpie_api import logs
-from kelpie_api.asking import Flights
+from kelpie_api.asking import Budget, Flights
 from kelpie_api.config import Config
 from kelpie_api.db import SQL, Database
 from kelpie_api.errors import NoAnswer, Unavailable
@@ -26,6 +26,11 @@ KEY_PATIENCE, GROUP_PATIENCE, BRIEFLY = 6.0, 2.0, 1.0
 # Seconds until Salad is asked again after it gave no answer: with and without an older yes.
 SILENCE, SILENCE_OF_STRANGERS = 10.0, 2.0
 LONGEST_SILENCE = 60.0
+# Anybody can make up keys. What is asked about them comes to an end, and nobody else waits for it.
+STRANGERS_AT_ONCE, MOST_STRANGERS = 8, 32
+# Whose token it is may name any project, and the coordinator's own key asks about each: so many at once, then one
+# in so many seconds, for each workload.
+PROJECTS_AT_ONCE, PROJECT_PAUSE = 4, 15.0
 
 
 @dataclass(frozen=True)
@@ -40,24 +45,37 @@ class Standing:
         return self.proven is not None and time.monotonic() - self.proven < KEPT_FOR
 
 
-class Vouching:
-    """Asks Salad as seldom as it may, and remembers."""
+Asking = Callable[[], Standing]
 
-    def __init__(self, db: Database, config: Config, flights: Flights) -> None:
+
+class Vouching:
+    """Asks Salad as seldom as it may, and remembers.
+
+    Keys that were proven, keys that were not, and workloads: those who ask about one kind wait for no other.
+    """
+
+    def __init__(self, db: Database, config: Config) -> None:
         self.db = db
         self.salad = Salad(config.salad_api_url)
         self.own_key = config.salad_api_key
         self.believed_for = config.proven_for.total_seconds()
         self.refused_for = config.refused_for.total_seconds()
         self.secret = hashlib.sha256(b"kelpie salad proofs\0" + config.secret_key.encode()).digest()
-        self.flights = flights
+        self.strangers = Flights(STRANGERS_AT_ONCE, MOST_STRANGERS)
+        self.acquaintances = Flights()
+        self.workloads = Flights()
+        self.budgets: dict[tuple[str, str], Budget] = {}
         self.remembered: dict[bytes, Standing] = {}
         self.warned = False
 
     def key_is_good(self, key: str, organization: str, project: str) -> bool:
         """Is this Salad's key for the project? Raises Unavailable if Salad gives no answer and never did."""
         question = self._digest("key", key, organization, project)
-        standing = self._standing(question, lambda: self._opens(key, organization, project), KEY_PATIENCE)
+        standing = self._standing(
+            question,
+            lambda: self._opens(key, organization, project),
+            lambda known, asking: self._about_key(question, known, asking),
+        )
         if not (standing.holds() or standing.refused):
             raise Unavailable(
                 "Salad's API gives no answer about this Salad-Api-Key; send the request again in a moment."
@@ -69,9 +87,29 @@ class Vouching:
         if not self._can_look() or not (is_name(organization) and is_name(project)):
             return False
         question = self._digest("workload", workload_id, organization, project)
+        budget = self._budget(workload_id, organization)
         return self._standing(
-            question, lambda: self._lists(workload_id, organization, project), GROUP_PATIENCE
+            question,
+            lambda: self._lists(workload_id, organization, project),
+            lambda known, asking: self.workloads.ask(
+                question, asking, BRIEFLY if known.holds() else GROUP_PATIENCE, budget
+            ),
         ).holds()
+
+    def end(self) -> None:
+        for flights in (self.strangers, self.acquaintances, self.workloads):
+            flights.end()
+
+    def _about_key(self, question: bytes, known: Standing, asking: Asking) -> Standing:
+        if known.holds():
+            return self.acquaintances.ask(question, asking, BRIEFLY)
+        return self.strangers.ask(question, asking, KEY_PATIENCE)
+
+    def _budget(self, workload_id: str, organization: str) -> Budget:
+        """What may be asked on behalf of one workload, whatever projects its machines name."""
+        if len(self.budgets) >= REMEMBERED:
+            self.budgets.clear()
+        return self.budgets.setdefault((organization, workload_id), Budget(1 / PROJECT_PAUSE, PROJECTS_AT_ONCE))
 
     def _can_look(self) -> bool:
         if self.own_key is None and not self.warned:
@@ -88,7 +126,10 @@ class Vouching:
         message = b"".join(len(part).to_bytes(8, "big") + part for part in encoded)
         return hmac.digest(self.secret, message, "sha256")
 
-    def _standing(self, question: bytes, ask: Callable[[], bool], patience: float) -> Standing:
+    def _standing(
+        self, question: bytes, vouch: Callable[[], bool], send: Callable[[Standing, Asking], Standing]
+    ) -> Standing:
+        """`vouch` asks Salad; `send` has it asked, among its like."""
         known = self.remembered.get(question)
         if known and known.ask_again > time.monotonic():
             return known
@@ -96,9 +137,7 @@ class Vouching:
         if known.ask_again > time.monotonic():
             return known
         try:
-            return self.flights.ask(
-                question, lambda: self._ask(question, ask, known), BRIEFLY if known.holds() else patience
-            )
+            return send(known, lambda: self._ask(question, vouch, known))
         except NoAnswer:
             return known
 
@@ -113,9 +152,9 @@ class Vouching:
             self._remember(question, standing)
         return standing
 
-    def _ask(self, question: bytes, ask: Callable[[], bool], known: Standing) -> Standing:
+    def _ask(self, question: bytes, vouch: Callable[[], bool], known: Standing) -> Standing:
         try:
-            vouched = ask()
+            vouched = vouch()
         except NoAnswer as silence:
             logs.warning("salad_silent", reason=str(silence))
             return self._remember(question, after_silence(known, silence))

@@ -270,6 +270,8 @@ create table users (
   username text not null,
   is_admin boolean default false not null,
   created timestamp with time zone default now() not null,
+  organization text,
+  constraint users_organization_key UNIQUE (organization),
   constraint users_pkey PRIMARY KEY (id),
   constraint users_username_check CHECK (length(username) >= 1 AND length(username) <= 255),
   constraint users_username_key UNIQUE (username)
@@ -601,6 +603,13 @@ begin
   end if;
   return new;
 end $function$
+;
+
+CREATE OR REPLACE FUNCTION is_of_organization(users, organization text)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+RETURN ((NOT ("").is_admin) AND ((NOT (("").organization IS DISTINCT FROM organization)) OR (EXISTS (SELECT FROM (tenants t JOIN api_keys k ON ((k.tenant_id = t.id))) WHERE ((t.user_id = (is_of_organization."").id) AND (k.org_name = is_of_organization.organization))))))
 ;
 
 CREATE OR REPLACE FUNCTION lanes_with_webhooks(the_user_id uuid, after uuid, until uuid)

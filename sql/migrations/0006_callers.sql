@@ -4,8 +4,20 @@
 --               The question is kept as a keyed digest only, so no key is in here, and the coordinator still knows
 --               its callers after a restart while Salad answers nothing. A row matters for a day.
 -- jwks          the last good set of the public keys that sign tokens, for the same reason.
+-- users.organization  the organization that a user was made for on first sight. A user whom the administrator made is an
+--               organization's only if the administrator says so, with a key: else whoever founds an organization of
+--               that name at Salad would have the user's jobs.
 --
--- Locks: none that matter, the tables are new. The running release can live beside it.
+-- Locks: `users` for a moment; the tables are new. The running release can live beside it.
+
+alter table users add column organization text unique;
+
+create function is_of_organization(users, organization text) returns boolean
+  language sql stable
+  return not $1.is_admin
+     and ($1.organization is not distinct from $2
+          or exists (select from tenants t join api_keys k on k.tenant_id = t.id
+                      where t.user_id = $1.id and k.org_name = $2));
 
 create table salad_proofs (
   digest bytea       primary key check (length(digest) = 32),

@@ -39,21 +39,34 @@ select t.id as tenant_id, u.id as user_id, u.username
  limit 1;
 
 -- name: find_owner
--- The tenant of an organization in a project, for callers that Salad vouches for. The administrator's name is no
--- organization's. No row: unknown yet, or that name.
-select t.id as tenant_id, u.id as user_id, u.username, u.username as organization, t.project
+-- The user of an organization and its tenant in a project, for callers that Salad vouches for; tenant 0, which is
+-- nobody's, where there is none yet. No row: unknown yet, or a name that is the administrator's, or that of a user whom
+-- the administrator made without the organization.
+select coalesce(t.id, 0) as tenant_id, u.id as user_id, u.username, u.username as organization,
+       %(project)s::text as project
   from users u
-  join tenants t on t.user_id = u.id
+  left join tenants t on t.user_id = u.id and t.project = %(project)s
  where u.username = %(organization)s
-   and t.project = %(project)s
-   and not u.is_admin;
+   and is_of_organization(u, %(organization)s);
+
+-- name: make_organization
+-- The user alone, made on first sight, once however many ask at once, for the project may be made up. No row: as
+-- find_owner.
+insert into users (username, organization)
+values (%(organization)s, %(organization)s)
+    on conflict (username) do update
+   set username = excluded.username
+ where is_of_organization(users, excluded.organization)
+returning 0::bigint as tenant_id, id as user_id, username, username as organization, %(project)s::text as project;
 
 -- name: make_owner
--- The same, made on first sight, once however many ask at once. No row: the name is the administrator's.
+-- The user and the tenant, made on first sight, once however many ask at once. No row: as find_owner.
 with owner as (
-  insert into users (username)
-  values (%(organization)s)
-      on conflict (username) do update set username = excluded.username where not users.is_admin
+  insert into users (username, organization)
+  values (%(organization)s, %(organization)s)
+      on conflict (username) do update
+     set username = excluded.username
+   where is_of_organization(users, excluded.organization)
   returning id, username
 ),
 tenant as (

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from flask import Flask
 
+from kelpie_api import vouching
 from kelpie_api.db import Database
+from local_stack.processes import wait_for
 from tests.api.test_auth import everything_stored
 from tests.doubles.double import page
 from tests.doubles.salad import SaladDouble, trouble
@@ -69,6 +71,33 @@ class TestOfSeveralCredentials:
     ) -> None:
         assert user(all_at_once(app, tenant, tokens)) == tenant.caller.username
         assert not salad.asked and not tokens.asked
+
+
+def test_a_flood_of_made_up_keys_while_salad_hangs_is_noticed_by_nobody_else(
+    app: Flask, db: Database, salad: SaladDouble, tokens: TokenDouble, tenant: Tenant,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    proven = with_salad_key(app, SALAD_KEY, "of-the-salad-key")
+    assert user(proven) == "of-the-salad-key"
+    assert user(with_token(app, tokens.token())) == "of-the-token"
+    gatekeeper = app.extensions["kelpie"].gatekeeper
+    monkeypatch.setattr(vouching, "KEY_PATIENCE", 0.0)
+    salad.hold()
+    asked = len(salad.asked)
+    for number in range(50):
+        refused(with_salad_key(app, f"made-up-{number}", "of-the-salad-key").get("/jobs"), 503)
+    wait_for(lambda: len(salad.asked) - asked == 8, "Salad to be asked", pause=0.01)
+    gatekeeper.vouching.remembered.clear()
+    db.execute("update salad_proofs set proven = proven - interval '1 hour'")
+    assert user(proven) == "of-the-salad-key"
+    wait_for(lambda: len(salad.asked) - asked == 9, "Salad to be asked about the proven key", pause=0.01)
+    salad.add_group("of-the-token", "default", tokens.workload)
+    user(with_token(app, tokens.token()))
+    wait_for(lambda: len(salad.asked) - asked == 10, "Salad to be asked about the machine's group", pause=0.01)
+    tokens.rotate()
+    assert user(with_token(app, tokens.token())) == "of-the-token"
+    assert user(Client(app.test_client(), tenant.key)) == tenant.caller.username
+    salad.let_go()
 
 
 def test_no_credential_is_in_a_table_or_in_the_log(

@@ -117,6 +117,13 @@ class TestARefusedKey:
     def test_is_a_403(self, app: Flask, key: str) -> None:
         refused(with_salad_key(app, key).get("/jobs"), 403)
 
+    @pytest.mark.parametrize("key", ["\xa0key", "key\x85", "k\xffey", "k ey", "x" * 5000])
+    def test_is_one_that_salad_could_not_have_made_and_is_not_asked_about(
+        self, app: Flask, salad: SaladDouble, key: str
+    ) -> None:
+        refused(with_salad_key(app, key).get("/jobs"), 403)
+        assert not salad.asked
+
     def test_is_one_for_another_project(self, app: Flask) -> None:
         refused(with_salad_key(app, KEY, "acme", "other").get("/jobs"), 403)
         refused(with_salad_key(app, KEY, "rival", "default").get("/jobs"), 403)
@@ -179,7 +186,7 @@ class TestHowOftenSaladIsAsked:
 
     def test_once_by_many_requests_at_the_same_time(self, app: Flask, salad: SaladDouble) -> None:
         salad.hold()
-        flights = app.extensions["kelpie"].gatekeeper.flights
+        flights = app.extensions["kelpie"].gatekeeper.vouching.strangers
 
         def call() -> int:
             return status(with_salad_key(app, KEY))
@@ -311,7 +318,7 @@ class TestWhileSaladIsSlow:
 
     def test_other_callers_do_not_wait(self, app: Flask, salad: SaladDouble, api: Client) -> None:
         salad.hold()
-        flights = app.extensions["kelpie"].gatekeeper.flights
+        flights = app.extensions["kelpie"].gatekeeper.vouching.strangers
 
         def others() -> int:
             wait_for(lambda: bool(flights.under_way), "Salad to be asked", pause=0.01)
@@ -353,6 +360,26 @@ class TestTheOrganizationsUser:
         assert (
             db.all("select from tenants t join users u on u.id = t.user_id where is_admin and project <> ''") == []
         )
+
+    def test_is_nobody_whom_the_administrator_made_for_another_purpose(
+        self, app: Flask, admin: Client, client: Client
+    ) -> None:
+        """Whoever founds an organization of that name at Salad would have the user's jobs."""
+        user = admin.post("/users", {"username": "acme"}).json or {}
+        admin.post(f"/users/{user['id']}/token", {"org_name": "elsewhere", "project_name": "default"})
+        for _ in range(2):
+            assert "org_name acme" in refused(client.get("/jobs"), 403)["message"]
+
+    def test_is_one_whom_the_administrator_made_if_a_key_says_so(
+        self, app: Flask, salad: SaladDouble, admin: Client, client: Client
+    ) -> None:
+        user = admin.post("/users", {"username": "acme"}).json or {}
+        refused(client.get("/jobs"), 403)
+        answer = admin.post(f"/users/{user['id']}/token", {"org_name": "acme", "project_name": "another"})
+        assert client.get("/users/me").json == user
+        job = client.submit()
+        salad.allow(KEY, "acme", "another")
+        refused(Client(app.test_client(), (answer.json or {})["token"]).get(f"/jobs/{job['id']}"), 404)
 
     def test_is_made_anew_after_the_administrator_removed_it(
         self, app: Flask, client: Client, admin: Client, db: Database

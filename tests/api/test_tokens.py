@@ -70,8 +70,7 @@ def keys_grow_old(keys: KeyRing, db: Database) -> Callable[[float], None]:
     def pass_time(seconds: float) -> None:
         keys.fetched -= seconds
         keys.ask_again -= seconds
-        for _ in range(len(keys.refetches)):
-            keys.refetches.append(keys.refetches.popleft() - seconds)
+        keys.refetches.next_at -= seconds
         db.execute("update jwks set fetched = fetched - %(s)s * interval '1 second'", s=seconds)
 
     return pass_time
@@ -416,13 +415,18 @@ class TestWhatATokenMayDo:
         refused(machine.call(method, path.format(job_id=job["id"]), body), 403)
         assert (machine.get("/jobs").json or {})["jobs"] == [job]
 
-    def test_unless_the_operator_allows_it(self, config: Config, tokens: TokenDouble) -> None:
+    def test_unless_the_operator_allows_it(self, config: Config, salad: SaladDouble, tokens: TokenDouble) -> None:
+        salad.add_group("acme", "default", tokens.workload)
         app = create_app(replace(config, jwt_can_submit=True))
         machine = with_token(app, tokens.token())
         job = machine.submit(container_group_id=tokens.workload)
         assert machine.delete(f"/jobs/{job['id']}").status_code == 202
         foreign = with_salad_key(app, SALAD_KEY).submit(container_group_id="another-group")
         refused(machine.delete(f"/jobs/{foreign['id']}"), 404)
+        anybodys = with_salad_key(app, SALAD_KEY).submit(container_group_id=None)
+        refused(machine.delete(f"/jobs/{anybodys['id']}"), 403)
+        assert claimed(machine, tokens) == [anybodys["id"]]
+        refused(machine.delete(f"/jobs/{anybodys['id']}"), 403)
         for group in ("another-group", None):
             refused(machine.post("/jobs", definition(container_group_id=group)), 403)
             own = definition(container_group_id=tokens.workload)
@@ -431,8 +435,9 @@ class TestWhatATokenMayDo:
         app.extensions["kelpie"].end()
 
     def test_it_works_for_any_group_where_the_operator_is_not_strict(
-        self, config: Config, tokens: TokenDouble
+        self, config: Config, salad: SaladDouble, tokens: TokenDouble
     ) -> None:
+        salad.add_group("acme", "default", tokens.workload)
         app = create_app(replace(config, jwt_strict=False))
         machine, user = with_token(app, tokens.token()), with_salad_key(app, SALAD_KEY)
         job = user.submit(container_group_id="another-group")
@@ -440,9 +445,74 @@ class TestWhatATokenMayDo:
         other = {"machine_id": "m9", "container_group_id": "another-group"}
         assert claimed(machine, tokens, **other) == [job["id"]]
         assert machine.report(job, "completed", "m9", "another-group", attempt=1).status_code == 200
-        assert claimed(machine, tokens, **other) == []
+        assert len(claimed(machine, tokens, **other)) == 1
+        assert len((machine.get("/jobs").json or {})["jobs"]) == 2
         refused(machine.delete("/jobs"), 403)
         app.extensions["kelpie"].end()
+
+    def test_and_in_a_project_that_it_only_names_for_other_machines_of_its_group(
+        self, config: Config, tokens: TokenDouble
+    ) -> None:
+        app = create_app(replace(config, jwt_strict=False))
+        machine, user = with_token(app, tokens.token()), with_salad_key(app, SALAD_KEY)
+        own = user.submit(container_group_id=tokens.workload)
+        others = [user.submit(container_group_id=group) for group in ("another-group", None)]
+        assert (machine.get("/jobs").json or {})["jobs"] == [own]
+        assert claimed(machine, tokens, container_group_id="another-group") == []
+        for job in others:
+            refused(machine.get(f"/jobs/{job['id']}"), 404)
+            refused(machine.report(job, "completed", "m9", "another-group"), 404)
+        assert claimed(machine, tokens, machine_id="m9") == [own["id"]]
+        assert machine.report(own, "completed", "m9", tokens.workload, attempt=1).status_code == 200
+        app.extensions["kelpie"].end()
+
+
+class TestAProjectThatATokenMakesUp:
+    @pytest.fixture
+    def settings(self, settings: dict[str, Any]) -> dict[str, Any]:
+        return settings | {"jwt_can_submit": True}
+
+    def test_is_empty_and_not_kept(
+        self, app: Flask, db: Database, salad: SaladDouble, tokens: TokenDouble
+    ) -> None:
+        salad.allow(OWN_KEY, "acme", "made-up")
+        machine = with_token(app, tokens.token(), "made-up")
+        assert (machine.get("/users/me").json or {})["username"] == "acme"
+        assert (machine.get("/jobs").json or {})["jobs"] == []
+        assert claimed(machine, tokens) == []
+        refused(machine.get(f"/jobs/{uuid.uuid4()}"), 404)
+        for path, body in (
+            ("/jobs", definition(container_group_id=tokens.workload)),
+            ("/jobs/batch", [definition(container_group_id=tokens.workload)]),
+        ):
+            assert "made-up" in refused(machine.post(path, body), 403)["message"]
+        assert db.all("select from tenants where project = 'made-up'") == []
+
+    def test_costs_few_questions_however_many_there_are(
+        self, app: Flask, db: Database, salad: SaladDouble, tokens: TokenDouble
+    ) -> None:
+        for number in range(30):
+            assert claimed(with_token(app, tokens.token(), f"made-up-{number}"), tokens) == []
+        assert len(salad.asked) <= 5
+        assert db.all("select from tenants where project like 'made-up%%'") == []
+
+    def test_takes_no_question_from_another_workload(
+        self, app: Flask, salad: SaladDouble, tokens: TokenDouble
+    ) -> None:
+        for number in range(10):
+            with_token(app, tokens.token(), f"made-up-{number}").get("/users/me")
+        another = salad.add_group("acme", "default")
+        machine = with_token(app, tokens.token(salad_workload_id=another))
+        assert machine.submit(container_group_id=another)
+
+    def test_is_the_organizations_once_its_key_comes(
+        self, app: Flask, salad: SaladDouble, tokens: TokenDouble
+    ) -> None:
+        machine, user = with_token(app, tokens.token(), "new"), with_salad_key(app, SALAD_KEY, project="new")
+        assert claimed(machine, tokens) == []
+        salad.allow(SALAD_KEY, "acme", "new")
+        job = user.submit(container_group_id=tokens.workload)
+        assert claimed(machine, tokens) == [job["id"]]
 
 
 class TestTheKeys:
@@ -469,12 +539,18 @@ class TestTheKeys:
     def test_are_not_fetched_for_ever_for_keys_that_nobody_has(
         self, app: Flask, tokens: TokenDouble, keys_grow_old: Callable[[float], None]
     ) -> None:
+        """While they are not, nobody is told that a key is none: it may be a new one."""
+        answers = []
         for number in range(20):
             forged = jwt.encode(tokens.claims(), tokens.key.private, "ES256", {"kid": f"unknown-{number}"})
-            assert status(with_token(app, forged)) == 403
+            answers.append(with_token(app, forged).get("/users/me"))
         assert tokens.fetches <= 4
-        keys_grow_old(60)
+        assert [answer.status_code for answer in answers[:3]] == [403] * 3
+        refused(answers[-1], 503)
+        assert int(answers[-1].headers["Retry-After"]) > 0
         tokens.rotate()
+        refused(with_token(app, tokens.token()).get("/users/me"), 503)
+        keys_grow_old(10)
         assert status(with_token(app, tokens.token())) == 200
 
     def test_are_fetched_anew_while_the_old_ones_serve(
@@ -569,7 +645,7 @@ class TestWhileTheKeysCannotBeFetched:
 
     def test_nobody_waits_for_them_who_needs_none(self, app: Flask, tokens: TokenDouble, api: Client) -> None:
         tokens.hold()
-        flights = app.extensions["kelpie"].gatekeeper.flights
+        flights = app.extensions["kelpie"].gatekeeper.tokens.keys.flights
 
         def others() -> int:
             wait_for(lambda: bool(flights.under_way), "the keys to be asked for", pause=0.01)
