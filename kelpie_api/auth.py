@@ -22,7 +22,7 @@ from kelpie_api.vouching import Vouching
 REMEMBERED_FOR = 30.0  # seconds; a revoked key is refused by every process after this long at the latest
 REMEMBERED_KEYS = 10_000
 NO_TENANT = 0  # owns no rows and never will
-SALAD_KEY = re.compile("[!-~]{1,1000}")  # what can stand in a header, and be a key
+SALAD_KEY = re.compile("[!-~]([ -~]{0,998}[!-~])?")  # what can stand in a header, and be a key
 
 
 @dataclass(frozen=True)

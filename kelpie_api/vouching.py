@@ -153,6 +153,9 @@ class Vouching:
         return standing
 
     def _ask(self, question: bytes, vouch: Callable[[], bool], known: Standing) -> Standing:
+        told = self.remembered.get(question)
+        if told and told.ask_again > time.monotonic():  # the answer came while this question was on its way
+            return told
         try:
             vouched = vouch()
         except NoAnswer as silence:

@@ -117,7 +117,7 @@ class TestARefusedKey:
     def test_is_a_403(self, app: Flask, key: str) -> None:
         refused(with_salad_key(app, key).get("/jobs"), 403)
 
-    @pytest.mark.parametrize("key", ["\xa0key", "key\x85", "k\xffey", "k ey", "x" * 5000])
+    @pytest.mark.parametrize("key", ["\xa0key", "key\x85", "k\xffey", "x" * 5000])
     def test_is_one_that_salad_could_not_have_made_and_is_not_asked_about(
         self, app: Flask, salad: SaladDouble, key: str
     ) -> None:
