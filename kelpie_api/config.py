@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
 from kelpie_api.errors import ConfigError
 
 VERSION = "0.1.0"  # of the coordinator and the worker, which are released together
@@ -58,8 +61,18 @@ class Config:
 
 
 def database_url(env: Mapping[str, str]) -> str:
-    """The one setting that the migrations need too."""
-    return required(env, "DATABASE_URL", "the address of a Postgres 15 or newer")
+    """The one setting that the migrations need too. What is wrong with it is not quoted: it holds a password."""
+    url = required(env, "DATABASE_URL", "the address of a Postgres 15 or newer")
+    try:
+        port = str(conninfo_to_dict(url).get("port") or "")
+    except psycopg.ProgrammingError:
+        port = "none"
+    if not all(one.strip().isdigit() or not one for one in port.split(",")):
+        raise ConfigError(
+            "DATABASE_URL is no address of a Postgres; write postgresql://user:password@host:5432/database, with"
+            " what is special in a password as %40 and the like."
+        )
+    return url
 
 
 def required(env: Mapping[str, str], name: str, what: str) -> str:
