@@ -781,14 +781,15 @@ begin
        where w.user_id = the_user
          and w.lane = the_lane
          and w.next_try <= now()
-         -- In the order of the job's life, unless its owner asked for this one or the one before is a minute old.
+         -- In the order of the job's life, unless its owner asked for this one, or the one before is a minute old
+         -- or was finished once.
          and (w.due_since > w.created
               or not exists (
                  select from webhooks p
                   where p.job_id = w.job_id
                     and p.seq < w.seq
                     and p.next_try is not null
-                    and p.due_since = p.created
+                    and p.tries_before = 0
                     and p.created > now() - interval '60 seconds'))
        order by w.next_try
        limit lane_room

@@ -34,8 +34,8 @@ create table deliveries (
 alter table webhooks
   add column user_id      uuid,
   add column lane         uuid,
-  add column due_since    timestamptz not null default now(),  -- created, or redelivered by its owner
-  add column tries_before integer     not null default 0,      -- how many there were when it was redelivered
+  add column due_since    timestamptz not null default now(),  -- created, or asked for by its owner
+  add column tries_before integer     not null default 0,      -- how many there were when it became due once more
   add column under_way    boolean     not null default false,  -- a sender has it until next_try
   add constraint a_due_webhook_has_a_lane check (next_try is null or (user_id is not null and lane is not null))
       not valid,
@@ -159,14 +159,15 @@ begin
        where w.user_id = the_user
          and w.lane = the_lane
          and w.next_try <= now()
-         -- In the order of the job's life, unless its owner asked for this one or the one before is a minute old.
+         -- In the order of the job's life, unless its owner asked for this one, or the one before is a minute old
+         -- or was finished once.
          and (w.due_since > w.created
               or not exists (
                  select from webhooks p
                   where p.job_id = w.job_id
                     and p.seq < w.seq
                     and p.next_try is not null
-                    and p.due_since = p.created
+                    and p.tries_before = 0
                     and p.created > now() - interval '60 seconds'))
        order by w.next_try
        limit lane_room

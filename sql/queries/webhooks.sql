@@ -82,11 +82,11 @@ select d.webhook_id, d.number, d.at, d.answer, d.error
  order by d.webhook_id, d.number;
 
 -- name: redeliver_webhook
--- A finished webhook becomes due again with the key of whoever asks, for a fresh day; one that waits becomes due
--- now and keeps its place in the order; one that is being sent at this moment stays as it is. No row: unknown.
+-- Due now, for a fresh day, and before its predecessors if they still wait. A finished webhook gets the key of
+-- whoever asks, one that waits keeps its own. One that is being sent at this moment stays as it is. No row: unknown.
 update webhooks
    set next_try = case when under_way and next_try > now() then next_try else now() end,
-       due_since = case when next_try is null then clock_timestamp() else due_since end,
+       due_since = case when under_way and next_try > now() then due_since else clock_timestamp() end,
        tries_before = case when next_try is null then tries else tries_before end,
        sealed_key = case when next_try is null then %(sealed_key)s::bytea else sealed_key end,
        delivered = null,

@@ -145,7 +145,7 @@ class TestRedelivery:
         send_round(sender)
         assert outbox(db)[0]["given_up"]
 
-    def test_one_that_waits_is_due_now_and_keeps_its_key_and_its_place(
+    def test_one_that_waits_is_sent_at_once_with_its_key_whatever_was_before_it(
         self, api: Client, admin: Client, db: Database, receiver: Receiver, sender: Sender
     ) -> None:
         receiver.answers = [500]
@@ -153,11 +153,30 @@ class TestRedelivery:
         send_round(sender)
         assert send_round(sender) == 0
         redeliver(admin, job_id, outbox(db)[1]["id"])
-        assert send_round(sender) == 0  # `completed` still waits for `running`
-        redeliver(admin, job_id, outbox(db)[0]["id"])
+        assert send_round(sender) == 1
+        assert receiver.statuses == ["running", "completed"]
+        assert {got["headers"]["x-kelpie-key"] for got in receiver.got} == {api.key}
+
+    def test_one_that_waits_keeps_its_place_before_others(
+        self, api: Client, db: Database, receiver: Receiver, sender: Sender
+    ) -> None:
+        receiver.answers = [500]
+        job_id = run_job(api, receiver, "completed")
+        send_round(sender)
+        redeliver(api, job_id, outbox(db)[0]["id"])
         assert [send_round(sender), send_round(sender)] == [1, 1]
         assert receiver.statuses == ["running", "running", "completed"]
-        assert {got["headers"]["x-kelpie-key"] for got in receiver.got} == {api.key}
+
+    def test_the_key_of_the_administrator_goes_to_no_receiver(
+        self, admin: Client, receiver: Receiver, sender: Sender
+    ) -> None:
+        job_id = run_job(admin, receiver, "completed")
+        while send_round(sender):
+            continue
+        redeliver(admin, job_id, receiver.ids[0])
+        send_round(sender)
+        assert len(receiver.got) == 3
+        assert {got["headers"]["x-kelpie-key"] for got in receiver.got} == {""}
 
     def test_one_that_is_being_sent_is_not_sent_twice(
         self, api: Client, db: Database, receiver: Receiver, sender: Sender
