@@ -1,8 +1,9 @@
 """Who may have how many of the sender's threads, so that a slow or dead receiver delays nobody else's webhooks.
 
-A lane is one user's way to one receiver. A lane whose last try got no answer is a suspect until a try gets one: it
-holds a thread for the whole time-out with every webhook, so it gets one at a time, and all suspects together get
-a part of the threads.
+A lane is one user's way to one receiver. A lane whose last try got no prompt answer is a suspect until a try gets
+one: it holds a thread for long with every webhook, so it gets one at a time, and all suspects together get half of
+the threads. Nothing is known of a new receiver, so `take_webhooks` leaves threads for who has none: no user gets
+one more who has half as many as are free.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 from uuid import UUID
 
 THREADS = 64
+PROMPT = 2.0  # seconds in which an answer is no burden
 OF_A_LANE = 4
 OF_A_USER = 16
 OF_SUSPECTS = 32
@@ -35,14 +37,14 @@ class Lanes:
             self._lanes[lane] += 1
             self._users[user_id] += 1
 
-    def end(self, user_id: UUID, lane: UUID, answered: bool) -> None:
+    def end(self, user_id: UUID, lane: UUID, prompt: bool) -> None:
         with self._lock:
             for counter, key in ((self._lanes, lane), (self._users, user_id)):
                 counter[key] -= 1
                 if not counter[key]:
                     del counter[key]
             self._suspects.pop(lane, None)
-            if not answered:
+            if not prompt:
                 self._suspects[lane] = user_id
             if len(self._suspects) > REMEMBERED_SUSPECTS:
                 del self._suspects[next(iter(self._suspects))]
@@ -67,10 +69,11 @@ class Lanes:
 
     def _turns(self) -> dict[UUID, int]:
         """Which suspects may be tried now, in a fair draw: 1 or 0 for each."""
-        trying = {lane: user for lane, user in self._suspects.items() if self._lanes[lane]}
-        left = OF_SUSPECTS - len(trying)
+        trying = {lane: self._lanes[lane] for lane in self._suspects if self._lanes[lane]}
+        left = OF_SUSPECTS - sum(trying.values())
         left_of = Counter(dict.fromkeys(self._suspects.values(), OF_A_USERS_SUSPECTS))
-        left_of.subtract(trying.values())
+        for lane, threads in trying.items():
+            left_of[self._suspects[lane]] -= threads
         turns = dict.fromkeys(self._suspects, 0)
         idle = [lane for lane in self._suspects if lane not in trying]
         for lane in random.sample(idle, len(idle)):

@@ -33,14 +33,19 @@ GONE = 410
 
 @dataclass(frozen=True)
 class Answer:
-    """What a receiver said: its status, or None and why there was none."""
+    """What a receiver said: its status, or None and why there was none; and how many seconds it took."""
 
     status: int | None
     error: str | None = None
+    took: float = 0.0
 
     @property
     def delivered(self) -> bool:
         return self.status is not None and 200 <= self.status < 300
+
+    @property
+    def prompt(self) -> bool:
+        return self.status is not None and self.took <= lanes.PROMPT
 
 
 def backoff(tries: int, jitter: float) -> timedelta:
@@ -115,21 +120,20 @@ class Sender:
             logs.warning("webhook_given_up", tries=webhook["tries"], **facts)
 
     def _deliver_and_free(self, webhook: Row) -> None:
-        answered = False
+        prompt = False
         try:
-            answered = self.deliver(webhook).status is not None
+            prompt = self.deliver(webhook).prompt
         except Unavailable as error:
             # Perhaps sent, but not written down: due again when the hold ends. At least once, never lost.
             logs.warning("webhook_not_recorded", webhook_id=webhook["id"], message=error.message)
-            answered = True
+            prompt = True
         finally:
-            self.lanes.end(webhook["user_id"], webhook["lane"], answered)
+            self.lanes.end(webhook["user_id"], webhook["lane"], prompt)
             self.freed.set()
 
     def deliver(self, webhook: Row) -> Answer:
-        began = time.monotonic()
         answer = self.post(webhook)
-        self.record(webhook, answer, timedelta(seconds=time.monotonic() - began))
+        self.record(webhook, answer)
         return answer
 
     def post(self, webhook: Row) -> Answer:
@@ -142,14 +146,16 @@ class Sender:
             "X-Kelpie-Key": self.seal.open(webhook["sealed_key"]),
             **signing.headers([row["secret"] for row in secrets], str(webhook["id"]), int(time.time()), body),
         }
+        began = time.monotonic()
         try:
-            return Answer(self.egress.post(webhook["url"], headers, body))
+            return Answer(self.egress.post(webhook["url"], headers, body), None, time.monotonic() - began)
         except NoAnswer as error:
-            return Answer(None, str(error))
+            return Answer(None, str(error), time.monotonic() - began)
 
-    def record(self, webhook: Row, answer: Answer, took: timedelta) -> None:
+    def record(self, webhook: Row, answer: Answer) -> None:
         """2xx is delivered, 410 and a day of tries are given up, anything else is tried again."""
         facts = {"webhook_id": webhook["id"], "job_id": webhook["job_id"], "status": webhook["status"]}
+        took = timedelta(seconds=answer.took)
         said = {"id": webhook["id"], "tries": webhook["tries"], "took": took, "answer": answer.status}
         pause = backoff(webhook["tries_since"], random.random())
         if answer.delivered:

@@ -121,6 +121,7 @@ declare
   the_lane  uuid;
   last_user uuid;
   user_room integer;
+  fair_room integer;
   lane_room integer;
   taken     integer;
 begin
@@ -150,7 +151,9 @@ begin
       user_room := coalesce(user_rooms[array_position(known_users, the_user)], user_cap);
       last_user := the_user;
     end if;
-    lane_room := least(batch, user_room, coalesce(lane_rooms[array_position(known_lanes, the_lane)], lane_cap));
+    -- Nobody gets one more who has half as many as are free, so it takes many to leave none.
+    fair_room := ceil((batch - 2 * (user_cap - user_room)) / 3.0);
+    lane_room := least(user_room, fair_room, coalesce(lane_rooms[array_position(known_lanes, the_lane)], lane_cap));
     continue when lane_room <= 0;
     return query
     with due as materialized (

@@ -101,12 +101,23 @@ class TestTaking:
         for each in tenants:
             make_webhooks(db, each, 100, "http://host-%n/")
         taken = Counter(webhook["user_id"] for webhook in take(db))
-        assert taken == {each.caller.user_id: lanes.OF_A_USER for each in tenants}
+        assert sorted(taken.values())[-2:] == [lanes.OF_A_USER] * 2  # the third leaves some for a fourth
+
+    def test_after_six_users_took_all_they_may_there_is_a_thread_for_one_more(self, db: Database) -> None:
+        under_way = Lanes()
+        for n in range(6):
+            make_webhooks(db, make_tenant(db, f"user {n}", "default"), 200, "http://host-%n/")
+        while taken := take(db, under_way.room()):
+            begun(under_way, taken)
+        free = under_way.room()["batch"]
+        assert 0 < free < lanes.THREADS / 8
+        newcomer = make_tenant(db, "newcomer", "default")
+        make_webhooks(db, newcomer, 1, "http://host/")
+        assert [webhook["user_id"] for webhook in take(db, under_way.room())] == [newcomer.caller.user_id]
 
     def test_all_together_no_more_than_there_are_threads(self, db: Database) -> None:
         for n in range(8):
             make_webhooks(db, make_tenant(db, f"user {n}", "default"), 20, "http://host-%n/")
-        assert len(take(db)) == lanes.THREADS
         assert len(take(db, Lanes().room() | {"batch": 3})) == 3
 
     def test_who_is_under_way_takes_room(self, db: Database, tenant: Tenant) -> None:
@@ -118,7 +129,7 @@ class TestTaking:
         begun(under_way, taken)
         assert len(taken) == 2 * lanes.OF_A_LANE
         assert take(db, under_way.room()) == []
-        under_way.end(taken[0]["user_id"], taken[0]["lane"], answered=True)
+        under_way.end(taken[0]["user_id"], taken[0]["lane"], prompt=True)
         [next_one] = take(db, under_way.room())
         assert next_one["lane"] == taken[0]["lane"]
 
@@ -200,18 +211,29 @@ class TestTurns:
             for _ in range(50):
                 lane = uuid.uuid4()
                 under_way.begin(user, lane)
-                under_way.end(user, lane, answered=False)
+                under_way.end(user, lane, prompt=False)
         room = under_way.room()
         assert sum(room["lane_rooms"]) == lanes.OF_SUSPECTS
         assert set(room["lane_rooms"]) == {0, 1}
         assert room["batch"] == lanes.THREADS and room["user_rooms"] == []
+
+    def test_of_a_suspect_every_thread_counts(self) -> None:
+        under_way = Lanes()
+        suspects = [(uuid.uuid4(), uuid.uuid4()) for _ in range(60)]
+        for user, lane in suspects:
+            under_way.begin(user, lane)
+            under_way.end(user, lane, prompt=False)
+        for user, lane in suspects[: lanes.OF_SUSPECTS // lanes.OF_A_LANE]:
+            for _ in range(lanes.OF_A_LANE):
+                under_way.begin(user, lane)
+        assert set(under_way.room()["lane_rooms"]) == {0}
 
     def test_what_is_remembered_of_suspects_has_an_end(self) -> None:
         under_way = Lanes()
         for _ in range(lanes.REMEMBERED_SUSPECTS + 10):
             user, lane = uuid.uuid4(), uuid.uuid4()
             under_way.begin(user, lane)
-            under_way.end(user, lane, answered=False)
+            under_way.end(user, lane, prompt=False)
         assert len(under_way.room()["lanes"]) == lanes.REMEMBERED_SUSPECTS
 
     @given(
@@ -322,6 +344,46 @@ class TestNobodyElseWaits:
             run_job(stranger, receiver, "completed")
             wait_for(lambda: len(receiver.got) == 2, "the webhooks of the other user")
             assert tarpit.held == tarpit.most == lanes.OF_A_USER
+
+    def test_nor_do_the_receivers_of_four_users_that_answer_in_their_last_second(
+        self,
+        stranger: Client,
+        db: Database,
+        receiver: Receiver,
+        sender: Sender,
+        running: threading.Thread,
+    ) -> None:
+        tarpit = Tarpit()
+        with tarpit.listening() as port:
+            sender.egress = Egress(
+                True, in_all=200, resolver=lambda host, port: [(socket.AF_INET, ("127.0.0.1", port))]
+            )
+            for n in range(4):
+                slow = make_tenant(db, f"slow {n}", "default")
+                for lane in range(4):
+                    make_webhooks(db, slow, 50, f"http://host-{lane}.example:{port}/")
+            running.start()
+            wait_for(lambda: sender.lanes.room()["batch"] < 20, "the slow receivers to hold what they may")
+            run_job(stranger, receiver, "completed")
+            wait_for(lambda: len(receiver.got) == 2, "the webhooks of the other user")
+            assert tarpit.over.is_set() is False
+
+    def test_who_answers_slowly_is_a_suspect_until_an_answer_is_prompt(
+        self,
+        api: Client,
+        db: Database,
+        tenant: Tenant,
+        receiver: Receiver,
+        sender: Sender,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        make_webhooks(db, tenant, 50, receiver.url)
+        monkeypatch.setattr(lanes, "PROMPT", 0.0)
+        assert send_round(sender) == lanes.OF_A_LANE
+        assert [send_round(sender), send_round(sender)] == [1, 1]
+        monkeypatch.setattr(lanes, "PROMPT", 60.0)
+        assert [send_round(sender), send_round(sender)] == [1, lanes.OF_A_LANE]
+        assert len(receiver.got) == 2 * lanes.OF_A_LANE + 3
 
     def test_a_lane_is_served_without_pauses_as_fast_as_its_receiver_answers(
         self,
