@@ -14,7 +14,7 @@ from kelpie_api import serving
 if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(serving.folder_for_counts())
 
-from kelpie_api import metrics, refuse_old_schema
+from kelpie_api import metrics, refuse_unfit_database
 from kelpie_api.config import Config, whole_number
 from kelpie_api.errors import ConfigError, SchemaError
 
@@ -50,7 +50,7 @@ gunicorn.util.write_error = serving.write_error
 def on_starting(server: Arbiter) -> None:
     """Say in one sentence what keeps the API from starting, before any process is made."""
     try:
-        refuse_old_schema(Config.from_env(os.environ))
+        refuse_unfit_database(Config.from_env(os.environ))
     except (ConfigError, SchemaError) as error:
         sys.exit(f"kelpie: {error}")
 

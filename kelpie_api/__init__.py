@@ -9,15 +9,16 @@ from dataclasses import dataclass, field
 import psycopg
 from flask import Flask
 
-from kelpie_api import logs, migrations
+from kelpie_api import logs, migrations, secret_key
 from kelpie_api.auth import Gatekeeper
 from kelpie_api.config import Config
-from kelpie_api.db import Database
-from kelpie_api.errors import SchemaError, Unavailable
+from kelpie_api.db import HOW_TO_CONNECT, Database, Transaction
+from kelpie_api.errors import ConfigError, SchemaError, Unavailable, WrongSecretKey
 from kelpie_api.housekeeping import Housekeeper
+from kelpie_api.sealing import Seal
 from kelpie_api.waiting import WaitingRoom
 
-__all__ = ["Coordinator", "create_app", "refuse_old_schema"]
+__all__ = ["Coordinator", "create_app", "refuse_unfit_database"]
 
 
 @dataclass
@@ -58,36 +59,38 @@ class Coordinator:
         self.db.close()
 
     def require_current_schema(self) -> None:
-        """Raise Unavailable while the schema is older than this release."""
+        """Raise Unavailable while the schema is older than this release, WrongSecretKey if the key is another."""
         if self.schema_is_current:
             return
         problem = self.db.repeatable(lambda tx: migrations.problem(tx.connection))
         if problem:
             raise Unavailable(problem)
+        self.db.repeatable(lambda tx: secret_key.require(tx, self.gatekeeper.seal))
         self.schema_is_current = True
 
 
 def create_app(config: Config) -> Flask:
-    """The WSGI application. Raises SchemaError if the database answers and its schema is too old.
+    """The WSGI application. Raises SchemaError and ConfigError if the database answers and does not fit.
 
     A database that does not answer is no reason not to start: requests are answered 503 until it does.
     """
     from kelpie_api import routes  # the routes need the parts above
 
     logs.configure(config.log_level)
-    refuse_old_schema(config)
+    refuse_unfit_database(config)
     app = Flask(__name__, static_folder=None)
     routes.register(app, Coordinator.of(config))
     return app
 
 
-def refuse_old_schema(config: Config) -> None:
-    """Raise SchemaError if the database answers and its schema is too old."""
+def refuse_unfit_database(config: Config) -> None:
+    """Raise SchemaError if the database answers and its schema is too old, ConfigError if it knows another key."""
     try:
-        with psycopg.connect(config.database_url, connect_timeout=5, autocommit=True) as connection:
-            problem = migrations.problem(connection)
-    except psycopg.OperationalError as error:
+        with psycopg.Connection.connect(config.database_url, **HOW_TO_CONNECT) as connection:
+            if problem := migrations.problem(connection):
+                raise SchemaError(problem)
+            secret_key.require(Transaction(connection), Seal(config.secret_key))
+    except WrongSecretKey as error:
+        raise ConfigError(error.message) from None
+    except psycopg.Error as error:
         logs.warning("database_away", message=str(error).strip())
-        return
-    if problem:
-        raise SchemaError(problem)

@@ -142,6 +142,22 @@ class ConnectionLost(Unavailable):
     """The connection broke while a statement was under way: it was carried out, or not."""
 
 
+class WrongSecretKey(KelpieError):
+    """This process has another KELPIE_SECRET_KEY than the database was used with."""
+
+    status = 503
+    title = "Service Unavailable"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "KELPIE_SECRET_KEY is not the one that this database was used with; set that one, or adopt the new one"
+            " with scripts/admin change-secret-key."
+        )
+
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": "60"}
+
+
 class NoAnswer(Exception):
     """Somebody whom we asked said nothing that counts: silence, a broken line, 429, 5xx, a page of HTML.
 

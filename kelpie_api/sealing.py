@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 
 from cryptography.fernet import Fernet, InvalidToken
 
@@ -13,6 +14,7 @@ class Seal:
 
     def __init__(self, secret_key: str) -> None:
         derived = hashlib.sha256(b"kelpie webhook key\0" + secret_key.encode()).digest()
+        self.fingerprint = hmac.digest(derived, b"kelpie fingerprint", "sha256")  # tells keys apart, and no more
         self.fernet = Fernet(base64.urlsafe_b64encode(derived))
 
     def seal(self, secret: str) -> bytes:

@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from kelpie_api import logs
+from kelpie_api import logs, secret_key
 from kelpie_api.db import SQL, Database, Row, Transaction
 from kelpie_api.errors import OwnerVanished
 from kelpie_api.sealing import Seal
@@ -45,11 +45,15 @@ def headers(valid: Iterable[str], webhook_id: str, timestamp: int, body: bytes) 
 
 
 def valid_secrets(db: Database, seal: Seal, user_id: UUID) -> list[Row]:
-    """One or two rows of `secret`, `created`, `valid_until`; the current one first. Makes one if there is none."""
+    """One or two rows of `secret`, `created`, `valid_until`; the current one first. Makes one if there is none.
+
+    Raises WrongSecretKey rather than replace what another key than this would open.
+    """
     found = _open(seal, db.all(SQL.list_signing_secrets, user_id=user_id))
     if found and found[0]["valid_until"] is None and all(row["secret"] for row in found):
         return found
     with db.transaction() as tx:
+        secret_key.require(tx, seal)
         _lock(tx, user_id)
         _drop_unreadable(tx, seal, user_id)
         tx.execute(SQL.create_signing_secret, user_id=user_id, sealed=seal.seal(new_secret()))
@@ -64,6 +68,7 @@ def signing_secret(db: Database, seal: Seal, user_id: UUID) -> dict[str, Any]:
 def rotate_signing_secret(db: Database, seal: Seal, user_id: UUID) -> dict[str, Any]:
     """A new secret, shown as by `signing_secret`. The one before stays valid for a day, older ones end."""
     with db.transaction() as tx:
+        secret_key.require(tx, seal)
         _lock(tx, user_id)
         _drop_unreadable(tx, seal, user_id)
         tx.execute(SQL.end_previous_signing_secret, user_id=user_id)
@@ -79,7 +84,7 @@ def _lock(tx: Transaction, user_id: UUID) -> None:
 
 
 def _drop_unreadable(tx: Transaction, seal: Seal, user_id: UUID) -> None:
-    """After a change of KELPIE_SECRET_KEY nobody can read what was encrypted with the old one."""
+    """What the database's own key does not open, nothing will: it was written before the key was remembered."""
     for row in _open(seal, tx.all(SQL.list_signing_secrets, user_id=user_id)):
         if not row["secret"]:
             logs.warning("signing_secret_unreadable", user_id=user_id, created=row["created"])

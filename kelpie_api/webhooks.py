@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
-from kelpie_api import lanes, logs, signing
+import psycopg
+
+from kelpie_api import lanes, logs, migrations, secret_key, signing
 from kelpie_api.config import VERSION
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.egress import Egress
-from kelpie_api.errors import NoAnswer, NotFound, Unavailable
+from kelpie_api.errors import NoAnswer, NotFound, SchemaError, Unavailable, WrongSecretKey
 from kelpie_api.sealing import Seal
 
 IDLE = 0.5  # seconds between two looks at an empty outbox
@@ -75,6 +77,11 @@ def report_defect(delivery: Future[None]) -> None:
         logs.error("webhook_delivery_failed", error)
 
 
+def sentence(error: Exception) -> str:
+    """What the database said, without the statement that it quotes after it."""
+    return str(error).strip().partition("\n")[0]
+
+
 class Sender:
     """Delivers in threads; `Lanes` says who may have how many of them."""
 
@@ -86,20 +93,50 @@ class Sender:
         self.freed = threading.Event()  # since the last look a thread came free, so there may be room in a lane
         self.lanes = lanes.Lanes()
         self.give_up_at = 0.0
+        self.fit = False  # the database has this release's schema and knows our key
+        self.trouble: str | None = None  # what the last look at the database was refused with
 
     def run(self) -> None:
-        """Until stopped; then what is under way is finished."""
+        """Until stopped; then what is under way is finished. Raises SchemaError and WrongSecretKey."""
         with ThreadPoolExecutor(lanes.THREADS, thread_name_prefix="webhook") as pool:
             while not self.stopped.is_set():
                 self.freed.clear()
-                try:
-                    self.give_up_old(time.monotonic())
-                    taken = self.round(pool)
-                except Unavailable as error:
-                    logs.warning("database_away", message=error.message)
-                    taken = 0
-                if not taken:
+                if not self.look(pool):
                     self.freed.wait(IDLE)
+
+    def look(self, pool: ThreadPoolExecutor) -> int:
+        """One turn of the loop; the number taken. A database that refuses is asked again until it does not."""
+        try:
+            self.require_fit()
+            self.give_up_old(time.monotonic())
+            taken = self.round(pool)
+        except (Unavailable, psycopg.Error) as error:
+            self._say_trouble(error)
+            return 0
+        if self.trouble:
+            logs.info("database_back")
+            self.trouble = None
+        return taken
+
+    def require_fit(self) -> None:
+        """Raise SchemaError or WrongSecretKey, at the first look that the database answers."""
+        if self.fit:
+            return
+        if problem := self.db.repeatable(lambda tx: migrations.problem(tx.connection)):
+            raise SchemaError(problem)
+        self.db.repeatable(lambda tx: secret_key.require(tx, self.seal))
+        self.fit = True
+
+    def _say_trouble(self, error: Exception) -> None:
+        """Once, however often it is met in a row."""
+        message = sentence(error)
+        if message != self.trouble:
+            logs.warning(
+                "database_away" if isinstance(error, Unavailable) else "database_refuses", message=message
+            )
+        self.trouble = message
+        if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+            self.db.pool.drain()  # these connections lead to what was the primary; new ones lead to what is
 
     def round(self, pool: ThreadPoolExecutor) -> int:
         """Take as many due webhooks as there is room for, and set them going; the number taken."""
@@ -123,9 +160,12 @@ class Sender:
         prompt = False
         try:
             prompt = self.deliver(webhook).prompt
-        except Unavailable as error:
+        except (Unavailable, psycopg.Error) as error:
             # Perhaps sent, but not written down: due again when the hold ends. At least once, never lost.
-            logs.warning("webhook_not_recorded", webhook_id=webhook["id"], message=error.message)
+            logs.warning("webhook_not_recorded", webhook_id=webhook["id"], message=sentence(error))
+            prompt = True
+        except WrongSecretKey:
+            self.fit = False  # the next look ends this sender
             prompt = True
         finally:
             self.lanes.end(webhook["user_id"], webhook["lane"], prompt)
@@ -143,7 +183,7 @@ class Sender:
         headers = {
             "Content-Type": "application/json",
             "User-Agent": f"kelpie/{VERSION}",
-            "X-Kelpie-Key": self.seal.open(webhook["sealed_key"]),
+            "X-Kelpie-Key": self._key_of(webhook),
             **signing.headers([row["secret"] for row in secrets], str(webhook["id"]), int(time.time()), body),
         }
         began = time.monotonic()
@@ -151,6 +191,14 @@ class Sender:
             return Answer(self.egress.post(webhook["url"], headers, body), None, time.monotonic() - began)
         except NoAnswer as error:
             return Answer(None, str(error), time.monotonic() - began)
+
+    def _key_of(self, webhook: Row) -> str:
+        """Empty if there is none, or who sealed it had a wrong key. Raises WrongSecretKey if ours is."""
+        key = self.seal.open(webhook["sealed_key"])
+        if webhook["sealed_key"] is not None and not key:
+            self.db.repeatable(lambda tx: secret_key.require(tx, self.seal))
+            logs.warning("webhook_key_unreadable", webhook_id=webhook["id"])
+        return key
 
     def record(self, webhook: Row, answer: Answer) -> None:
         """2xx is delivered, 410 and a day of tries are given up, anything else is tried again."""

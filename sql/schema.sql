@@ -234,6 +234,14 @@ create table scaling_rules (
   constraint scaling_rules_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(id) ON DELETE CASCADE
 );
 
+create table secret_key (
+  only_row boolean default true not null,
+  fingerprint bytea not null,
+  since timestamp with time zone default now() not null,
+  constraint secret_key_only_row_check CHECK (only_row),
+  constraint secret_key_pkey PRIMARY KEY (only_row)
+);
+
 create table signing_secrets (
   id bigint generated always as identity not null,
   user_id uuid not null,

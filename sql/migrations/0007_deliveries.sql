@@ -2,6 +2,8 @@
 --
 -- signing_secrets  what a user's webhooks are signed with, encrypted. A rotated secret still signs beside the new one
 --                  until `valid_until`, so that receivers can change over without losing a message.
+-- secret_key       a keyed digest of the KELPIE_SECRET_KEY that all sealed columns were sealed with; one row, written
+--                  by whoever starts first.
 -- deliveries       one row for each try of a webhook that came to an end, and how it ended.
 --
 -- A webhook that waits knows its user and its lane, which is the user's way to one receiver. The sender takes a few
@@ -21,6 +23,12 @@ create table signing_secrets (
 
 create unique index one_current_signing_secret on signing_secrets (user_id) where valid_until is null;
 create index signing_secrets_of_a_user on signing_secrets (user_id);
+
+create table secret_key (
+  only_row    boolean     primary key default true check (only_row),
+  fingerprint bytea       not null,
+  since       timestamptz not null default now()
+);
 
 create table deliveries (
   webhook_id uuid        not null references webhooks on delete cascade,

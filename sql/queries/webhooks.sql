@@ -124,3 +124,24 @@ update signing_secrets
 
 -- name: delete_signing_secret
 delete from signing_secrets where id = %(id)s;
+
+-- name: recall_secret_key
+select fingerprint from secret_key;
+
+-- name: remember_secret_key
+insert into secret_key (fingerprint) values (%(fingerprint)s) on conflict do nothing;
+
+-- name: lock_secret_key
+-- One change of the key at a time.
+select from secret_key for update;
+
+-- name: replace_secret_key
+update secret_key set fingerprint = %(fingerprint)s, since = now();
+
+-- name: delete_signing_secrets
+-- Of all users; each gets a new one when it is needed.
+delete from signing_secrets;
+
+-- name: erase_sealed_keys
+-- What still waits is sent without a key.
+update webhooks set sealed_key = null where next_try is not null and sealed_key is not null;

@@ -11,7 +11,7 @@ from flask import Flask
 from kelpie_api import auth, logs
 from kelpie_api.auth import REMEMBERED_FOR, Gatekeeper
 from kelpie_api.db import SQL, Database
-from tests.conftest import ADMIN_KEY
+from tests.conftest import ADMIN_KEY, SECRET_KEY
 from tests.helpers import Client, Tenant, definition, refused
 
 NAMES = {"org_name": "acme", "project_name": "default"}
@@ -73,7 +73,7 @@ def test_without_an_administrators_key_nobody_is_administrator(migrated_url: str
     from kelpie_api import create_app
     from kelpie_api.config import Config
 
-    app = create_app(Config(database_url=migrated_url, secret_key="x" * 32, admin_key=None))
+    app = create_app(Config(database_url=migrated_url, secret_key=SECRET_KEY, admin_key=None))
     refused(Client(app.test_client(), ADMIN_KEY).get("/jobs"), 403)
     refused(Client(app.test_client(), None).get("/jobs"), 401)
     app.extensions["kelpie"].end()

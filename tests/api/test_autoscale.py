@@ -23,6 +23,7 @@ from kelpie_api.db import SQL, Database, Row
 from kelpie_api.fleet import AT_ONCE, Fleet
 from kelpie_api.salad import GroupName, Salad
 from local_stack.processes import wait_for
+from tests.conftest import SECRET_KEY
 from tests.doubles.double import page
 from tests.doubles.fleet import KEY, FleetDouble
 from tests.doubles.salad import trouble
@@ -452,7 +453,7 @@ def test_a_run_that_was_silent_too_long_changes_nothing_any_more(
 def environment(db: Database, fleet: FleetDouble, **more: str) -> dict[str, str]:
     return os.environ | {
         "DATABASE_URL": db.pool.conninfo,
-        "KELPIE_SECRET_KEY": "x" * 32,
+        "KELPIE_SECRET_KEY": SECRET_KEY,
         "SALAD_API_URL": fleet.api_url,
         "SALAD_API_KEY": KEY,
         "KELPIE_LOG_LEVEL": "info",

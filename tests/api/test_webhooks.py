@@ -215,12 +215,15 @@ class TestDelivery:
         send_round(sender)
         assert outbox(db)[0]["given_up"]
 
-    def test_a_key_sealed_with_another_secret_is_sent_as_none(
-        self, api: Client, db: Database, receiver: Receiver
+    def test_a_key_that_somebody_sealed_with_another_secret_is_sent_as_none(
+        self, api: Client, db: Database, receiver: Receiver, sender: Sender, caplog: pytest.LogCaptureFixture
     ) -> None:
         run_job(api, receiver, "heartbeat")
-        send_round(Sender(db, Seal("another secret of more than thirty-two characters"), Egress(True)))
+        other = Seal("another secret of more than thirty-two characters")
+        db.execute("update webhooks set sealed_key = %(sealed)s", sealed=other.seal("a key"))
+        send_round(sender)
         assert receiver.got[0]["headers"]["x-kelpie-key"] == ""
+        assert "webhook_key_unreadable" in caplog.messages
 
 
 class TestOrder:

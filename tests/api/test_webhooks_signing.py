@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from kelpie_api import secret_key
 from kelpie_api.db import Database
 from kelpie_api.egress import Egress
 from kelpie_api.sealing import Seal
@@ -174,12 +175,13 @@ class TestSecrets:
         dump = json.dumps(db.all("select id, encode(sealed, 'escape') as sealed from signing_secrets"))
         assert secret not in dump and secret[6:] not in dump
 
-    def test_one_that_nobody_can_read_any_more_is_replaced_when_it_is_needed(
+    def test_one_that_the_databases_own_key_does_not_open_is_replaced_when_it_is_needed(
         self, db: Database, tenant: Tenant, caplog: pytest.LogCaptureFixture
     ) -> None:
         user = tenant.caller.user_id
         rotate_signing_secret(db, SEAL, user)
         rotate_signing_secret(db, SEAL, user)
+        db.execute("delete from secret_key")
         fresh = signing_secret(db, OTHER, user)
         assert fresh["secret"] and fresh["previous"] is None
         assert signing_secret(db, OTHER, user) == fresh
@@ -187,6 +189,7 @@ class TestSecrets:
 
     def test_a_rotation_does_not_keep_one_that_nobody_can_read(self, db: Database, tenant: Tenant) -> None:
         rotate_signing_secret(db, SEAL, tenant.caller.user_id)
+        db.execute("delete from secret_key")
         assert rotate_signing_secret(db, OTHER, tenant.caller.user_id)["previous"] is None
 
     def test_after_a_change_of_the_key_webhooks_go_on_with_a_new_secret_and_without_the_old_key(
@@ -194,6 +197,7 @@ class TestSecrets:
     ) -> None:
         old = (api.get(PATH).json or {})["secret"]
         run_job(api, receiver, "heartbeat")
+        assert secret_key.change(db, OTHER) == {"secrets": 1, "keys": 1}
         send_round(Sender(db, OTHER, Egress(True)))
         assert outbox(db)[0]["delivered"]
         assert receiver.got[0]["headers"]["x-kelpie-key"] == ""

@@ -93,3 +93,30 @@ def test_a_rotated_signing_secret_is_the_one_that_the_user_sees(run: Run, api: C
     assert shown["previous"]["secret"] == before
     rotated = json.loads(run("admin", "rotate-signing-secret", "acme", "--json").stdout)
     assert (api.get("/users/me/signing-secret").json or {})["secret"] == rotated["secret"] != printed
+
+
+NEW_KEY = {"KELPIE_SECRET_KEY": "a new secret of more than thirty-two characters"}
+
+
+def test_with_another_key_no_signing_secret_is_rotated(run: Run, api: Client) -> None:
+    before = api.get("/users/me/signing-secret").json
+    said = refused(run("admin", "rotate-signing-secret", "acme", env=NEW_KEY))
+    assert "KELPIE_SECRET_KEY is not the one" in said and "does not answer" not in said
+    assert api.get("/users/me/signing-secret").json == before
+
+
+def test_a_new_secret_key_is_adopted_by_who_says_yes(run: Run, api: Client, tenant: Tenant) -> None:
+    before = (api.get("/users/me/signing-secret").json or {})["secret"]
+    assert "--yes" in refused(run("admin", "change-secret-key", env=NEW_KEY))
+    assert (api.get("/users/me/signing-secret").json or {})["secret"] == before
+    adopted = run("admin", "change-secret-key", "--yes", "--json", env=NEW_KEY)
+    assert json.loads(adopted.stdout) == {"changed": True, "secrets": 1, "keys": 0}
+    again = run("admin", "change-secret-key", "--yes", env=NEW_KEY)
+    assert again.returncode == 0 and "nothing was changed" in again.stdout
+    assert run("admin", "rotate-signing-secret", "acme", env=NEW_KEY).stdout.startswith("whsec_")
+    assert "KELPIE_SECRET_KEY is not the one" in refused(run("admin", "rotate-signing-secret", "acme"))
+
+
+def test_a_new_secret_key_must_be_in_the_environment(run: Run, db: Database) -> None:
+    missing = refused(run("admin", "change-secret-key", "--yes", env={"KELPIE_SECRET_KEY": ""}))
+    assert "KELPIE_SECRET_KEY is not set" in missing
