@@ -6,7 +6,6 @@ import http.client
 import json
 import multiprocessing
 import os
-import secrets
 import sys
 import threading
 import time
@@ -37,7 +36,7 @@ def serve(url: str, folder: Path, more: Mapping[str, str] | None = None) -> Iter
     port = free_port()
     settings = {
         "DATABASE_URL": url,
-        "KELPIE_SECRET_KEY": secrets.token_urlsafe(32),
+        "KELPIE_SECRET_KEY": "the same whenever a benchmark starts on one database",
         "KELPIE_LOG_LEVEL": "warn",
         **(more or {}),
     }

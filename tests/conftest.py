@@ -140,6 +140,7 @@ def db(app_url: str) -> Iterator[Database]:
     database.open()
     empty_tables(database)
     yield database
+    database.execute("delete from secret_key")  # another test's programs may have another key
     database.close()
 
 
