@@ -13,7 +13,7 @@ from local_stack.processes import CHECKOUT
 def test_every_setting_of_the_coordinator_can_be_given_in_the_env_file() -> None:
     read = set(re.findall(r'"((?:KELPIE|SALAD)_[A-Z_]+)"', (CHECKOUT / "kelpie_api" / "config.py").read_text()))
     services: dict[str, Any] = yaml.safe_load((CHECKOUT / "compose.yaml").read_text())["services"]
-    for name in ("migrate", "api", "webhooks"):
+    for name in ("migrate", "api", "webhooks", "autoscaler"):
         assert read - services[name]["environment"].keys() == set()
 
 
