@@ -15,6 +15,7 @@ from kelpie_api.config import Config
 from kelpie_api.db import HOW_TO_CONNECT, Database, Transaction
 from kelpie_api.errors import ConfigError, SchemaError, Unavailable, WrongSecretKey
 from kelpie_api.housekeeping import Housekeeper
+from kelpie_api.machines import Sightings
 from kelpie_api.sealing import Seal
 from kelpie_api.waiting import WaitingRoom
 
@@ -33,6 +34,7 @@ class Coordinator:
     gatekeeper: Gatekeeper
     housekeeper: Housekeeper
     waiting: WaitingRoom
+    sightings: Sightings
     schema_is_current: bool = False
     begun_in: int | None = None
     beginning: threading.Lock = field(default_factory=threading.Lock)
@@ -40,7 +42,10 @@ class Coordinator:
     @classmethod
     def of(cls, config: Config) -> Coordinator:
         db = Database(config.database_url)
-        return cls(config, db, Gatekeeper(db, config), Housekeeper(db), WaitingRoom(db, config.max_waiters))
+        sightings = Sightings(db)
+        housekeeper = Housekeeper(db, [sightings.look_after_machines])
+        waiting = WaitingRoom(db, config.max_waiters)
+        return cls(config, db, Gatekeeper(db, config), housekeeper, waiting, sightings)
 
     def begin(self) -> None:
         """Open the pool and start housekeeping, once in each process."""

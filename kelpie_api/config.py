@@ -32,6 +32,7 @@ class Config:
     refused_for: timedelta = timedelta(seconds=15)  # how long a refused one is not asked about again
     webhook_allow_private: bool = False
     cors_origins: tuple[str, ...] = ("*",)
+    max_bans: int = 5  # of a machine in a group, by its own fault; then it is reallocated (0: never)
     max_waiters: int = 1000  # requests of one process that wait for work at the same time
 
     @classmethod
@@ -56,6 +57,7 @@ class Config:
             refused_for=seconds(env, "KELPIE_SALAD_KEY_REFUSED_TTL_S", cls.refused_for),
             webhook_allow_private=true_or_false(env, "KELPIE_WEBHOOK_ALLOW_PRIVATE", cls.webhook_allow_private),
             cors_origins=origins(env, "KELPIE_CORS_ORIGINS", cls.cors_origins),
+            max_bans=whole_number(env, "KELPIE_MAX_BANS_PER_MACHINE", cls.max_bans),
             max_waiters=whole_number(env, "KELPIE_MAX_WAITERS", cls.max_waiters),
         )
 

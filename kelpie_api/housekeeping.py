@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import psycopg
 
@@ -24,16 +24,18 @@ FORGET_PAUSE = 3600.0
 
 
 class Housekeeper:
-    """Loops in threads of their own: a long vacuum must not look like an outage."""
+    """Loops in threads of their own: a long vacuum must not look like an outage. A duty is done once a call, and
+    answers the seconds until the next; `more` are those of other parts of the process."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, more: Sequence[Callable[[], float]] = ()) -> None:
         self.db = db
+        self.more = more
         self.stopped = threading.Event()
         self.away = False
 
     def start(self) -> None:
         threading.Thread(target=self.keep_beating, name="beat", daemon=True).start()
-        for duty in (self.vacuum, self.forget, self.hang_up):
+        for duty in (self.vacuum, self.forget, self.hang_up, *self.more):
             threading.Thread(target=self._repeat, args=(duty,), name=duty.__name__, daemon=True).start()
 
     def stop(self) -> None:

@@ -41,6 +41,11 @@ LEGACY_FIELDS = (
 PORTION = 250  # jobs of a page that are read at once, for each may have up to 256 KiB
 LARGEST_PAGE = 64 * 2**20
 
+# Failures that say something of the job and nothing of the machine: five misspelt buckets must not send a healthy
+# fleet away (contract section 3).
+JOBS_OWN_FAULTS = {"not_found", "not_started", "download", "pattern"}
+MAX_BANS = 5
+
 # So many jobs end in a fraction of a second, and no claim has to step over more rows that are locked.
 PURGED_AT_ONCE = 2000
 
@@ -205,9 +210,13 @@ def complete(db: Database, caller: Caller, job_id: UUID, report: Report) -> None
     _report(db, caller, job_id, report, SQL.complete_job, Outcome.COMPLETED)
 
 
-def fail(db: Database, caller: Caller, job_id: UUID, report: Report) -> None:
-    """Count one failure and ban the machine from the job; the job fails for good at `max_failures`."""
-    _report(db, caller, job_id, report, SQL.fail_job, Outcome.FAILED)
+def fail(db: Database, caller: Caller, job_id: UUID, report: Report, max_bans: int = MAX_BANS) -> None:
+    """Count one failure and ban the machine from the job; the job fails for good at `max_failures`.
+
+    The ban that makes `max_bans` of the machine in its group, by its own fault, has it reallocated (0: never).
+    """
+    counting = {"max_bans": max_bans, "counts": int(report.reason not in JOBS_OWN_FAULTS)}
+    _report(db, caller, job_id, report, SQL.fail_job, Outcome.FAILED, **counting)
 
 
 def release(db: Database, caller: Caller, job_id: UUID, report: Report) -> None:
@@ -216,7 +225,13 @@ def release(db: Database, caller: Caller, job_id: UUID, report: Report) -> None:
 
 
 def _report(
-    db: Database, caller: Caller, job_id: UUID, report: Report, statement: LiteralString, outcome: Outcome
+    db: Database,
+    caller: Caller,
+    job_id: UUID,
+    report: Report,
+    statement: LiteralString,
+    outcome: Outcome,
+    **counting: int,
 ) -> None:
     """Carry out a report by its holder. A repeated one is accepted and changes nothing.
 
@@ -233,6 +248,8 @@ def _report(
         reason=report.reason,
         actor=f"machine:{report.machine_id}",
         sealed_key=caller.sealed_key,
+        organization=caller.organization,
+        **counting,
     )
     if written:
         return

@@ -74,6 +74,10 @@ class Salad:
             raise NoAnswer("Salad answered something else than a list of instances")
         return found
 
+    def reallocate(self, key: str, name: GroupName, instance_id: str) -> None:
+        """Move an instance to another machine."""
+        accepted(self._send("POST", key, f"{name.path}/instances/{quote(instance_id, safe='')}/reallocate"), 202)
+
     def _send(self, method: str, key: str, path: str, change: bytes | None = None) -> Reply:
         headers = {"Salad-Api-Key": key, "Accept": "application/json"}
         if change is not None:

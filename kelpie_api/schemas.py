@@ -289,7 +289,7 @@ class SubmissionHeaders(Wire):
 class Job(Answer):
     """A job as it is answered: with `sync`, or with the legacy fields of the user who submitted those."""
 
-    sometimes = (*LEGACY_FIELDS, "sync", "warnings")
+    sometimes = (*LEGACY_FIELDS, "sync", "warnings", "blocked_on_machines")
 
     id = fields.UUID()
     user_id = fields.UUID()
@@ -319,6 +319,10 @@ class Job(Answer):
     container_group_id = fields.String(allow_none=True)
     machine_id = fields.String(allow_none=True)
     attempt = fields.Integer()
+    blocked_on_machines = fields.List(
+        fields.String(),
+        metadata={"description": "Only where a job waits for machines that are all banned from it: these."},
+    )
     warnings = fields.List(fields.String())
 
     @post_dump
@@ -452,6 +456,45 @@ class SigningSecret(Answer):
     secret = fields.String()
     created = Instant()
     previous = fields.Nested(PreviousSecret, allow_none=True)
+
+
+class MachineQuery(Wire):
+    container_group_id = QueryText(validate=validate.Length(max=255))
+    page_size = QueryNumber(load_default=100, validate=validate.Range(1, 10_000))
+    page = QueryNumber(load_default=1, validate=validate.Range(1, 2**31 - 1))
+
+    @pre_load
+    def without_empty(self, query: Mapping[str, str], **kwargs: Any) -> dict[str, str]:
+        return {name: value for name, value in query.items() if value != ""}
+
+
+class Reallocation(Answer):
+    """`gone`: when Salad was asked, the machine worked for the group no more."""
+
+    id = fields.Integer()
+    created = Instant()
+    state = fields.String(validate=validate.OneOf(["pending", "reallocated", "gone", "given_up"]))
+    tries = fields.Integer()
+    next_try = Instant(allow_none=True)
+    ended = Instant(allow_none=True)
+    error = fields.String(allow_none=True)
+
+
+class Machine(Answer):
+    """`bans` counts the jobs that it failed, `counted_bans` those that speak for its next reallocation."""
+
+    container_group_id = fields.String()
+    machine_id = fields.String()
+    last_seen = Instant()
+    job_ids = fields.List(fields.UUID())
+    bans = fields.Integer()
+    counted_bans = fields.Integer()
+    reallocations = fields.List(fields.Nested(Reallocation))
+
+
+class MachineList(Answer):
+    _count = fields.Integer()
+    machines = fields.List(fields.Nested(Machine))
 
 
 class NewUser(Wire):

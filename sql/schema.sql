@@ -78,7 +78,7 @@ create table events (
   attempt integer not null,
   detail jsonb default '{}'::jsonb not null,
   constraint events_job_id_fkey FOREIGN KEY (job_id) REFERENCES jobs(id) ON DELETE CASCADE,
-  constraint events_kind_check CHECK (kind = ANY (ARRAY['submitted'::text, 'claimed'::text, 'interrupted'::text, 'released'::text, 'attempt_failed'::text, 'completed'::text, 'failed'::text, 'canceled'::text])),
+  constraint events_kind_check CHECK (kind = ANY (ARRAY['submitted'::text, 'claimed'::text, 'interrupted'::text, 'released'::text, 'attempt_failed'::text, 'completed'::text, 'failed'::text, 'canceled'::text, 'blocked'::text])) NOT VALID,
   constraint events_pkey PRIMARY KEY (id)
 );
 
@@ -155,6 +155,18 @@ create table lapse_horizons (
   constraint lapse_horizons_pkey PRIMARY KEY (tenant_id, container_group)
 ) with (fillfactor=50);
 
+create table machines (
+  tenant_id bigint not null,
+  container_group text not null,
+  machine_id text not null,
+  last_seen timestamp with time zone default now() not null,
+  bans integer default 0 not null,
+  counted_bans integer default 0 not null,
+  constraint machines_container_group_check CHECK (length(container_group) >= 1 AND length(container_group) <= 255),
+  constraint machines_machine_id_check CHECK (length(machine_id) >= 1 AND length(machine_id) <= 255),
+  constraint machines_pkey PRIMARY KEY (tenant_id, container_group, machine_id)
+) with (fillfactor=70);
+
 create table outages (
   began timestamp with time zone not null,
   ended timestamp with time zone not null,
@@ -175,6 +187,8 @@ create table queue (
   holder_group text,
   claim_id uuid,
   heartbeat timestamp with time zone,
+  banned boolean default false not null,
+  blocked_since timestamp with time zone,
   constraint a_claim_id_is_the_holders CHECK (claim_id IS NULL OR machine_id IS NOT NULL),
   constraint held_by_an_attempt CHECK (machine_id IS NULL OR attempt > 0),
   constraint held_or_waiting CHECK (num_nulls(machine_id, holder_group, heartbeat) = ANY (ARRAY[0, 3])),
@@ -183,6 +197,25 @@ create table queue (
   constraint queue_machine_id_check CHECK (length(machine_id) >= 1 AND length(machine_id) <= 255),
   constraint queue_pkey PRIMARY KEY (job_id)
 ) with (fillfactor=60, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=1000, autovacuum_vacuum_cost_delay=0, vacuum_index_cleanup=on, vacuum_truncate=off);
+
+create table reallocations (
+  id bigint generated always as identity not null,
+  tenant_id bigint not null,
+  container_group text not null,
+  machine_id text not null,
+  org_name text not null,
+  created timestamp with time zone default now() not null,
+  tries integer default 0 not null,
+  next_try timestamp with time zone default now(),
+  ended timestamp with time zone,
+  outcome text,
+  last_error text,
+  constraint due_or_ended CHECK (num_nonnulls(next_try, ended) = 1),
+  constraint ended_has_an_outcome CHECK ((ended IS NULL) = (outcome IS NULL)),
+  constraint reallocations_outcome_check CHECK (outcome = ANY (ARRAY['reallocated'::text, 'gone'::text, 'given_up'::text])),
+  constraint reallocations_pkey PRIMARY KEY (id),
+  constraint reallocations_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(id) ON DELETE CASCADE
+);
 
 create table salad_proofs (
   digest bytea not null,
@@ -335,9 +368,15 @@ CREATE UNIQUE INDEX one_current_signing_secret ON signing_secrets USING btree (u
 
 CREATE UNIQUE INDEX one_holder_per_claim_id ON queue USING btree (tenant_id, claim_id) WHERE (claim_id IS NOT NULL);
 
+CREATE INDEX queue_banned ON queue USING btree (job_id) WHERE banned;
+
 CREATE INDEX queue_held ON queue USING btree (tenant_id, container_group, seq) WHERE (machine_id IS NOT NULL);
 
 CREATE INDEX queue_waiting ON queue USING btree (tenant_id, container_group, rank, seq) WHERE (machine_id IS NULL);
+
+CREATE INDEX reallocations_due ON reallocations USING btree (next_try) WHERE (next_try IS NOT NULL);
+
+CREATE INDEX reallocations_of_a_machine ON reallocations USING btree (tenant_id, container_group, machine_id, id);
 
 CREATE INDEX salad_proofs_by_age ON salad_proofs USING btree (proven);
 
@@ -652,6 +691,26 @@ AS $function$
   select case when heartbeat + 2 * heartbeat_interval * interval '1 second' >= now() then false
               else silence_counts_from(heartbeat_interval) + 2 * heartbeat_interval * interval '1 second' < now()
          end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION live_machines(the_tenant_id bigint, the_container_group text)
+ RETURNS SETOF text
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select machine_id
+    from machines
+   where tenant_id = the_tenant_id
+     and (the_container_group = '' or container_group = the_container_group)
+     and last_seen > now() - interval '10 minutes'
+   union
+  select machine_id
+    from queue
+   where tenant_id = the_tenant_id
+     and machine_id is not null
+     and (the_container_group = '' or holder_group = the_container_group)
+     and not lapsed(heartbeat, heartbeat_interval)
 $function$
 ;
 

@@ -200,7 +200,7 @@ def identifier(text: str, what: str) -> UUID:
 
 def register(app: Flask, parts: Coordinator) -> None:
     """Give the application its routes, its error answers, and what happens around each request."""
-    from kelpie_api.routes import docs, health, jobs, metrics, scaling, users, webhooks, work
+    from kelpie_api.routes import docs, health, jobs, machines, metrics, scaling, users, webhooks, work
     from kelpie_api.routes.callers import CallersInSpec
     from kelpie_api.routes.document import Document
     from kelpie_api.schemas import Instant
@@ -223,7 +223,7 @@ def register(app: Flask, parts: Coordinator) -> None:
     app.after_request(stamp)
     api = DocumentedApi(app, spec_kwargs={"extra_plugins": [CallersInSpec(PUBLIC), Document(DATABASE_FREE)]})
     api.register_field(Instant, "string", "date-time")
-    for routes in (jobs, work, scaling, webhooks, users, health, metrics):
+    for routes in (jobs, work, machines, scaling, webhooks, users, health, metrics):
         api.register_blueprint(routes.blueprint)
     app.register_blueprint(docs.blueprint)
     # Flask adds HEAD to every GET; here it would claim a job and keep it to itself.

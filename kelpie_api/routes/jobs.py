@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 from flask import Response, request
 from flask_smorest import Blueprint
 
-from kelpie_api import jobs
+from kelpie_api import jobs, machines
 from kelpie_api.db import Row
 from kelpie_api.errors import InvalidRequest
 from kelpie_api.jobs import OnlyOnce, Place
@@ -173,8 +173,10 @@ def revalidated(answer: Callable[P, Response]) -> Callable[P, Response]:
 @blueprint.alt_response(304, description="The job is as the If-None-Match of the request says.", success=True)
 @blueprint.alt_response(404, schema=Failure)
 def get_job(job_id: str) -> Row:
-    """Read a job."""
-    return jobs.get(db(), caller(), identifier(job_id, "job"))
+    """Read a job. One that waits for machines that are all banned from it names them in `blocked_on_machines`."""
+    job = jobs.get(db(), caller(), identifier(job_id, "job"))
+    blocking = machines.blocking(db(), job)
+    return job | ({"blocked_on_machines": blocking} if blocking else {})
 
 
 @blueprint.delete("/jobs/<job_id>")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -34,7 +35,7 @@ def get_work(query: dict[str, Any]) -> tuple[list[Row], int, dict[str, str]]:
     """Claim the next job: a list of one, or an empty list. With `wait` (seconds, 30 at most) the answer is held
     back until there is work; where too many wait already it is an empty list with `Retry-After`."""
     g.machine_id = query["machine_id"]
-    caller().require_own(query["machine_id"], query["container_group_id"])
+    heard_of(query["machine_id"], query["container_group_id"])
     # A claim changes state: a cache that answers it would hand one job to two workers.
     headers = {"Cache-Control": "no-store"}
     try:
@@ -73,8 +74,14 @@ def has_hung_up(line: socket.socket) -> bool:
 def report_of(fields: dict[str, Any]) -> Report:
     report = Report(**fields)
     g.machine_id, g.attempt = report.machine_id, report.attempt
-    caller().require_own(report.machine_id, report.container_group_id)
+    heard_of(report.machine_id, report.container_group_id)
     return report
+
+
+def heard_of(machine_id: str, container_group_id: str) -> None:
+    """Raise Forbidden where a token speaks for another machine than its own."""
+    caller().require_own(machine_id, container_group_id)
+    coordinator().sightings.note(caller().tenant_id, container_group_id, machine_id)
 
 
 @blueprint.post("/jobs/<job_id>/heartbeat")
@@ -109,7 +116,8 @@ def completed(fields: dict[str, Any], job_id: str) -> Row:
 @blueprint.alt_response(409, schema=Failure)
 def failed(fields: dict[str, Any], job_id: str) -> Row:
     """The attempt failed; this machine never gets the job again."""
-    return carry_out(jobs.fail, job_id, report_of(fields), "Failure reported")
+    fail = partial(jobs.fail, max_bans=coordinator().config.max_bans)
+    return carry_out(fail, job_id, report_of(fields), "Failure reported")
 
 
 @blueprint.post("/jobs/<job_id>/released")

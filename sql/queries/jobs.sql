@@ -146,6 +146,9 @@ select status from job;
 -- name: fail_job
 -- One failure of one attempt: counted, the machine banned from this job, and the job handed on at once, or
 -- failed for good when it has no failures left. A pending job that nobody holds stays pending. No row: refused.
+--
+-- Where it `counts` (1, else 0), it counts against the machine in the group that it held the job for; the one that fills
+-- the set of `max_bans` (0: never) has the machine reallocated, and the next one counts anew.
 with held as (
   select * from queue
    where job_id = %(job_id)s
@@ -160,6 +163,25 @@ banned as (
   select job_id, %(machine_id)s, %(reason)s from held
       on conflict do nothing
   returning job_id
+),
+counted as (
+  insert into machines as m (tenant_id, container_group, machine_id, bans, counted_bans)
+  select h.tenant_id, h.holder_group, h.machine_id, 1, %(counts)s
+    from held h
+    join banned using (job_id)
+   where h.machine_id is not null
+      on conflict (tenant_id, container_group, machine_id) do update
+     set last_seen = now(),
+         bans = m.bans + 1,
+         counted_bans = excluded.counted_bans + case when m.counted_bans < %(max_bans)s then m.counted_bans else 0 end
+  returning tenant_id, container_group, machine_id, counted_bans
+),
+reallocated as (
+  insert into reallocations (tenant_id, container_group, machine_id, org_name)
+  select tenant_id, container_group, machine_id, %(organization)s
+    from counted
+   where counted_bans = %(max_bans)s
+     and %(counts)s = 1
 ),
 job as (
   update jobs j
@@ -178,7 +200,7 @@ gone as (
 ),
 waiting as (
   update queue q
-     set machine_id = null, holder_group = null, claim_id = null, heartbeat = null
+     set machine_id = null, holder_group = null, claim_id = null, heartbeat = null, banned = true, blocked_since = null
     from job
    where q.job_id = job.id
      and job.status <> 'failed'

@@ -87,6 +87,7 @@ ROUTES = [
     Route("POST", "/jobs/batch", [definition()], (401, 403, 202, 202, 202, 202)),
     Route("GET", "/jobs", None, (401, 403, 200, 200, 200, 200), ANYONES),
     Route("GET", "/work", None, (401, 403, 200, 200, 200, 200), (200, 200, 200, 403, 200, 403, 403)),
+    Route("GET", "/machines", None, (401, 403, 200, 200, 200, 200)),
     Route("GET", "/users/me", None, (401, 403, 200, 200, 200, 200), ANYONES),
     Route("DELETE", "/jobs", None, (401, 403, 403, 403, 403, 204)),
     Route("DELETE", "/jobs/container-groups/<text:container_group_id>", None, (401, 403, 200, 200, 200, 200)),

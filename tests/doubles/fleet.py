@@ -29,6 +29,7 @@ class FleetDouble(SaladDouble):
         )
         self.changes: list[tuple[str, str, Any]] = []  # what, the group's name, replicas
         self.requests: list[tuple[float, str]] = []  # when, which
+        self.moved: dict[str, str] = {}  # instances that were reallocated, and the machines they are on now
         super().__init__(port)
 
     def add_group(self, organization: str, project: str, group_id: str | None = None, **fields: Any) -> str:
@@ -84,14 +85,30 @@ class FleetDouble(SaladDouble):
             case "GET", "":
                 return answer(group)
             case "GET", "instances":
-                return answer({"instances": instances(group)})
+                return answer({"instances": self.instances(group)})
             case "PATCH", "":
                 return self._patch(group, json.loads(request.data))
             case "POST", "start":
                 return self._move(group, "start", "deploying")
             case "POST", "stop":
                 return self._move(group, "stop", "stopped")
+        match request.method, what.split("/"):
+            case "POST", ["instances", instance_id, "reallocate"]:
+                return self._reallocate(group, instance_id)
         raise AssertionError(f"{request.method} {request.path} is not stood for yet")
+
+    def instances(self, group: dict[str, Any]) -> list[dict[str, Any]]:
+        return [
+            instance | {"machine_id": self.moved.get(instance["id"], instance["machine_id"])}
+            for instance in instances(group)
+        ]
+
+    def _reallocate(self, group: dict[str, Any], instance_id: str) -> Response:
+        if instance_id not in {instance["id"] for instance in self.instances(group)}:
+            return problem(404, "Not Found")
+        self.changes.append(("reallocate", group["name"], instance_id))
+        self.moved[instance_id] = str(uuid.uuid4())
+        return Response(status=202)
 
     def _patch(self, group: dict[str, Any], change: dict[str, Any]) -> Response:
         self.changes.append(("scale", group["name"], change["replicas"]))

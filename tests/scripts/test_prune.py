@@ -16,7 +16,7 @@ from kelpie_api import jobs
 from kelpie_api.db import SQL, Database
 from kelpie_api.retention import prune
 from local_stack.processes import CHECKOUT, wait_for
-from tests.helpers import JOB_TABLES, Tenant, ban, make_job, report, rows_of_jobs
+from tests.helpers import JOB_TABLES, Tenant, ban, make_job, make_rule, report, rows_of_jobs
 from tests.scripts.conftest import Run, refused
 
 MONTH = timedelta(days=30)
@@ -172,6 +172,36 @@ def test_the_script_says_what_it_removed(run: Run, db: Database, tenant: Tenant)
     assert (told["jobs"], told["complete"]) == (3, True)
     assert left(db) == {young}
     assert "Removed 0 jobs" in run("prune", "--older-than", "4w").stdout
+
+
+def test_the_script_removes_old_decisions_machines_and_reallocations_too(
+    run: Run, db: Database, tenant: Tenant
+) -> None:
+    group = make_rule(db, tenant, "97f504e8-6de6-4322-b5d5-1777a59a7ad3")["container_group_id"]
+    for days in (31, 29):
+        values = {"tenant": tenant.caller.tenant_id, "group": group, "days": days}
+        db.execute(
+            "insert into scaling_decisions (at, tenant_id, container_group_id, action, outcome)"
+            " values (now() - %(days)s * interval '1 day', %(tenant)s, %(group)s, 'none', 'ok')",
+            **values,
+        )
+        db.execute(
+            "insert into machines (tenant_id, container_group, machine_id, last_seen)"
+            " values (%(tenant)s, 'g1', 'm' || %(days)s, now() - %(days)s * interval '1 day')",
+            **values,
+        )
+        db.execute(
+            "insert into reallocations"
+            " (tenant_id, container_group, machine_id, org_name, next_try, ended, outcome)"
+            " values (%(tenant)s, 'g1', 'm', 'acme', null, now() - %(days)s * interval '1 day', 'gone')",
+            **values,
+        )
+    run("prune", "--older-than", "30d", "--dry-run")
+    assert len(db.all("select from scaling_decisions")) == 2
+    told = json.loads(run("prune", "--older-than", "30d", "--json").stdout)
+    assert (told["decisions"], told["machines"]) == (1, 2)
+    for table in ("scaling_decisions", "machines", "reallocations"):
+        assert len(db.all(f"select from {table}")) == 1
 
 
 def test_a_time_limit_ends_it_early_and_it_says_so(run: Run, db: Database, tenant: Tenant) -> None:

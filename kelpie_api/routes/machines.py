@@ -1,0 +1,32 @@
+"""The machines that work, and what they failed at (contract section 3, Bad machines)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask_smorest import Blueprint
+
+from kelpie_api import machines
+from kelpie_api.db import Row
+from kelpie_api.routes import BodyParser, caller, db
+from kelpie_api.schemas import Failure, MachineList, MachineQuery
+
+blueprint = Blueprint("machines", __name__, description="Machines, as their requests made them known.")
+blueprint.ARGUMENTS_PARSER = BodyParser()
+
+
+@blueprint.get("/machines")
+@blueprint.arguments(MachineQuery, location="query")
+@blueprint.response(200, MachineList)
+@blueprint.alt_response(400, schema=Failure)
+def list_machines(query: dict[str, Any]) -> Row:
+    """List machines by group and id: when they were heard of last (within some seconds), the jobs that they hold,
+    their bans, and their reallocations, the newest first."""
+    page = machines.list_page(
+        db(),
+        caller(),
+        container_group_id=query.get("container_group_id"),
+        page=query["page"],
+        page_size=query["page_size"],
+    )
+    return {"_count": len(page), "machines": page}

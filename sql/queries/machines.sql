@@ -1,0 +1,191 @@
+-- Statements on machines, and on those that are to be sent away. Their bans are counted by fail_job in jobs.sql, which
+-- writes the reallocation too.
+
+-- name: see_machines
+-- Those that asked for work or reported since the last time; other processes may have seen them as well.
+insert into machines (tenant_id, container_group, machine_id)
+select tenant_id, container_group, machine_id
+  from unnest(%(tenant_ids)s::bigint[], %(container_groups)s::text[], %(machine_ids)s::text[])
+    as seen (tenant_id, container_group, machine_id)
+ order by tenant_id, container_group, machine_id
+    on conflict (tenant_id, container_group, machine_id) do update
+   set last_seen = now()
+ where machines.last_seen < now() - interval '5 seconds';
+
+-- name: list_machines
+with page as materialized (
+  select tenant_id, container_group, machine_id, last_seen, bans, counted_bans
+    from machines
+   where (%(scope)s::bigint is null or tenant_id = %(scope)s)
+     and (%(groups)s::text[] is null or container_group = any (%(groups)s))
+     and (%(container_group)s::text is null or container_group = %(container_group)s)
+   order by tenant_id, container_group, machine_id
+   limit %(page_size)s
+  offset %(skipped)s
+),
+held as materialized (
+  select tenant_id, holder_group, machine_id, array_agg(job_id order by seq) as job_ids, max(heartbeat) as heartbeat
+    from queue
+   where machine_id is not null
+     and (%(scope)s::bigint is null or tenant_id = %(scope)s)
+   group by tenant_id, holder_group, machine_id
+)
+select p.tenant_id, p.container_group as container_group_id, p.machine_id,
+       greatest(p.last_seen, h.heartbeat) as last_seen, coalesce(h.job_ids, '{}') as job_ids, p.bans, p.counted_bans
+  from page p
+  left join held h on h.tenant_id = p.tenant_id and h.holder_group = p.container_group and h.machine_id = p.machine_id
+ order by p.tenant_id, p.container_group, p.machine_id;
+
+-- name: list_reallocations
+-- The newest of each machine first.
+select r.tenant_id, r.container_group as container_group_id, r.machine_id, r.id, r.created,
+       coalesce(r.outcome, 'pending') as state, r.tries, r.next_try, r.ended, r.last_error as error
+  from unnest(%(tenant_ids)s::bigint[], %(container_groups)s::text[], %(machine_ids)s::text[])
+    as m (tenant_id, container_group, machine_id)
+ cross join lateral (
+       select *
+         from reallocations r
+        where r.tenant_id = m.tenant_id
+          and r.container_group = m.container_group
+          and r.machine_id = m.machine_id
+        order by r.id desc
+        limit 20) r
+ order by r.id desc;
+
+-- name: machines_that_block
+-- The live machines of a job that waits, if it is banned from all of them. No row: it is not, or there are none.
+select array_agg(m.id order by m.id) as machine_ids
+  from queue q
+ cross join lateral live_machines(q.tenant_id, q.container_group) as m (id)
+  left join bans b on b.job_id = q.job_id and b.machine_id = m.id
+ where q.job_id = %(job_id)s
+   and q.banned
+   and q.machine_id is null
+having bool_and(b.machine_id is not null);
+
+-- name: note_blocked_jobs
+-- Write an event where a job became blocked, once until it is so no more. A job that somebody is at is left to the
+-- next look.
+with lines as materialized (
+  select distinct tenant_id, container_group from queue where banned and machine_id is null
+),
+live as materialized (
+  select l.tenant_id, l.container_group, m.id as machine_id
+    from lines l
+   cross join lateral live_machines(l.tenant_id, l.container_group) as m (id)
+),
+blocked as materialized (
+  select q.job_id
+    from queue q
+   where q.banned
+     and q.machine_id is null
+     and exists (select from live l where l.tenant_id = q.tenant_id and l.container_group = q.container_group)
+     and not exists (
+         select from live l
+          where l.tenant_id = q.tenant_id
+            and l.container_group = q.container_group
+            and not exists (select from bans b where b.job_id = q.job_id and b.machine_id = l.machine_id))
+),
+became as materialized (
+  select job_id, attempt, tenant_id, container_group
+    from queue
+   where banned
+     and blocked_since is null
+     and machine_id is null
+     and job_id in (select job_id from blocked)
+     for update skip locked
+),
+noted as (
+  update queue q set blocked_since = now() from became b where q.job_id = b.job_id
+),
+over as materialized (
+  select job_id
+    from queue
+   where banned
+     and blocked_since is not null
+     and job_id not in (select job_id from blocked)
+     for update skip locked
+),
+cleared as (
+  update queue q set blocked_since = null from over o where q.job_id = o.job_id
+)
+insert into events (job_id, kind, actor, attempt, detail)
+select b.job_id, 'blocked', 'coordinator', b.attempt,
+       jsonb_build_object('machines', (
+         select jsonb_agg(l.machine_id order by l.machine_id)
+           from live l
+          where l.tenant_id = b.tenant_id and l.container_group = b.container_group))
+  from became b;
+
+-- name: take_reallocation
+-- The one that is due longest, and where its machine may be found. Its next try moves into the future, so that no
+-- other process takes it and it is not lost if this one dies. Only a rule of the same tenant may name the organization:
+-- ids of groups are what callers say.
+with due as materialized (
+  select id
+    from reallocations
+   where next_try <= now()
+   order by next_try
+   limit 1
+     for update skip locked
+),
+taken as (
+  update reallocations r
+     set tries = r.tries + 1, next_try = now() + %(hold)s::interval
+    from due
+   where r.id = due.id
+  returning r.*
+)
+select r.id, r.container_group, r.machine_id, r.tries, now() - r.created as age,
+       coalesce(s.org_name, nullif(r.org_name, ''),
+                (select k.org_name from api_keys k where k.tenant_id = r.tenant_id order by k.created desc limit 1),
+                u.username) as organization,
+       coalesce(s.project_name, t.project) as project
+  from taken r
+  join tenants t on t.id = r.tenant_id
+  join users u on u.id = t.user_id
+  left join scaling_rules s on s.tenant_id = r.tenant_id and s.container_group_id::text = lower(r.container_group);
+
+-- name: end_reallocation
+-- Like the next, nothing is written if another process has it meanwhile, for this one held it too long.
+update reallocations
+   set ended = now(), outcome = %(outcome)s, next_try = null, last_error = %(error)s
+ where id = %(id)s
+   and tries = %(tries)s
+   and ended is null;
+
+-- name: postpone_reallocation
+update reallocations
+   set next_try = now() + %(pause)s::interval, last_error = %(error)s
+ where id = %(id)s
+   and tries = %(tries)s
+   and ended is null;
+
+-- name: count_due_reallocations
+select count(*) as due from reallocations where next_try is not null;
+
+-- name: give_up_reallocations
+-- Those that nobody could try.
+update reallocations
+   set ended = now(), outcome = 'given_up', next_try = null, last_error = %(error)s
+ where next_try <= now()
+   and created < now() - %(age)s::interval;
+
+-- name: prune_machines
+-- One that comes back is noted anew, with no bans counted.
+delete from machines
+ where (tenant_id, container_group, machine_id) in (
+       select tenant_id, container_group, machine_id
+         from machines
+        where last_seen < now() - %(older_than)s::interval
+        limit %(batch)s
+          for update skip locked);
+
+-- name: prune_reallocations
+delete from reallocations
+ where id in (
+       select id
+         from reallocations
+        where ended < now() - %(older_than)s::interval
+        limit %(batch)s
+          for update skip locked);
