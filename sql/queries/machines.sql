@@ -57,11 +57,10 @@ select r.tenant_id, r.container_group as container_group_id, r.machine_id, r.id,
 select array_agg(m.id order by m.id) as machine_ids
   from queue q
  cross join lateral live_machines(q.tenant_id, q.container_group) as m (id)
-  left join bans b on b.job_id = q.job_id and b.machine_id = m.id
  where q.job_id = %(job_id)s
    and q.banned
    and q.machine_id is null
-having bool_and(b.machine_id is not null);
+having bool_and(exists (select from bans b where b.job_id = q.job_id and b.machine_id = m.id offset 0));
 
 -- name: note_blocked_jobs
 -- Write an event where a job became blocked, once until it is so no more. A job that somebody is at is left to the

@@ -20,7 +20,7 @@ from flask import Flask
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kelpie_api import jobs
+from kelpie_api import auth, jobs
 from kelpie_api.db import SQL, Database
 from kelpie_api.jobs import Report
 from kelpie_api.reallocation import FIRST_PAUSE, IDLE, LONGEST_PAUSE, Reallocator, backoff
@@ -184,6 +184,17 @@ class TestSetting:
             api.claim()
             assert api.report(job, "failed", attempt=1, reason="signal").status_code == 202
         assert reallocated(db) == ["m1"]
+
+    def test_the_organization_is_that_of_the_key_which_reported_the_failure(
+        self, app: Flask, api: Client, db: Database, tenant: Tenant
+    ) -> None:
+        """A user may have keys of several."""
+        second = Client(app.test_client(), auth.create_token(db, tenant.caller.user_id, "other-org", "default"))
+        for client in (second, api, api, second):
+            job = client.submit()
+            client.claim()
+            assert client.report(job, "failed", attempt=1).status_code == 202
+        assert [row["org_name"] for row in reallocations(db)] == ["acme", "other-org"]
 
 
 class TestCarryingOut:

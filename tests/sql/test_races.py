@@ -42,6 +42,9 @@ def report_in(tx: Transaction, tenant: Tenant, statement: str, job_id: UUID, sai
         reason=None,
         actor="machine:m1",
         sealed_key=None,
+        organization="acme",
+        max_bans=5,
+        counts=1,
     )
 
 
