@@ -153,6 +153,11 @@ class TestCounting:
         fail_jobs(db, tenant, "m1", "g1", failures, max_bans=max_bans)
         assert len(reallocations(db)) == written
 
+    def test_never_means_never_whatever_the_reason(self, db: Database, tenant: Tenant) -> None:
+        for reason in ("download", None):
+            fail_jobs(db, tenant, "m1", "g1", 2, reason, max_bans=0)
+        assert reallocations(db) == []
+
     def test_failures_at_the_same_moment_all_count(self, db: Database, tenant: Tenant) -> None:
         """None of their statements sees the others' bans."""
         held = [make_job(db, tenant, "held") for _ in range(10)]
