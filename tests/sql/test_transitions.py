@@ -141,13 +141,13 @@ NONSENSE = [
     (
         "pending",
         "insert into webhooks (job_id, url, status, machine_id, container_group)"
-        " values (%(id)s, 'u', 'canceled', 'm', 'g')",
+        " values (%(id)s, 'http://u/', 'canceled', 'm', 'g')",
         "webhooks_status_check",
     ),
     (
         "pending",
         "insert into webhooks (job_id, url, status, machine_id, container_group, next_try)"
-        " values (%(id)s, 'u', 'running', 'm', 'g', null)",
+        " values (%(id)s, 'http://u/', 'running', 'm', 'g', null)",
         "due_or_finished",
     ),
     (
