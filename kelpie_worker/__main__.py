@@ -1,12 +1,24 @@
-"""`python -m kelpie_worker`: run the worker until SIGTERM or SIGINT."""
+"""`kelpie`, or `python -m kelpie_worker`: works until SIGTERM or SIGINT; `kelpie doctor` looks for trouble."""
 
 import multiprocessing
 import sys
+from collections.abc import Sequence
 
 
-def main() -> int:
-    """Exit code 0 after a shutdown, 2 if the worker refuses to start."""
+def main(arguments: Sequence[str]) -> int:
+    """Exit code 0 after a shutdown, 1 if it cannot go on or the doctor found trouble, 2 if it refuses to start."""
     # Imported here, for every child imports this module too and needs little of it.
+    from kelpie_worker import usage
+
+    asked = usage.parse(arguments)
+    if asked.command == "doctor":
+        from kelpie_worker import doctor
+
+        return doctor.examine(asked.bucket)
+    return _work()
+
+
+def _work() -> int:
     from kelpie_worker import config, worker
     from kelpie_worker.state_file import StateFileInUse
 
@@ -19,4 +31,4 @@ def main() -> int:
 
 if __name__ == "__main__":
     multiprocessing.freeze_support()
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

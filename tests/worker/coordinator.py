@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -43,6 +43,10 @@ class FakeCoordinator:
     def __init__(self, extensions: str = EXTENSIONS) -> None:
         self.extensions = extensions
         self.down = False  # every request is answered with 503
+        self.admits: Callable[[Call], bool] = lambda call: True  # else it is answered with 401
+        self.known = False  # whether it has a route that says who is calling
+        self.date: str | None = None  # of its answers, if not now
+        self.held_back = False  # an empty answer to a claim takes as long as the claim may wait
         self.calls: list[Call] = []
         self._silent: set[str] = set()
         self._handouts: dict[str, Handout] = {}
@@ -123,11 +127,14 @@ class FakeCoordinator:
         with self._lock:
             status, answer = (503, {"error": "down"}) if self.down else self._answer(call)
             self.calls.append(call)
+        if self.held_back and call.path == "/work" and answer == []:
+            threading.Event().wait(float(call.query.get("wait", 0)))
         if call.path in self._silent:
             request.close_connection = True
             return
         content = json.dumps(answer).encode()
-        request.send_response(status)
+        request.send_response_only(status)
+        request.send_header("Date", self.date or request.date_time_string())
         request.send_header("Content-Type", "application/json")
         request.send_header("Content-Length", str(len(content)))
         if self.extensions:
@@ -136,8 +143,12 @@ class FakeCoordinator:
         request.wfile.write(content)
 
     def _answer(self, call: Call) -> tuple[int, Any]:
+        if not self.admits(call):
+            return 401, {"error": "Unauthorized", "message": "Try another key."}
         if call.path == "/work":
             return 200, self._claim(call.query.get("claim_id"))
+        if call.path == "/users/me" and self.known:
+            return 200, {"id": "1", "username": "acme", "created": None}
         match call.path.strip("/").split("/"):
             case ["jobs", job_id] if job_id in self._handouts:
                 return 200, self._shown(self._handouts[job_id])

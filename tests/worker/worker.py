@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from local_stack.processes import wait_for
+from local_stack.stack import NO_METADATA_SERVICE
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -35,6 +36,8 @@ class Worker:
             "KELPIE_API_KEY": "a-key-that-nobody-logs",
             "SALAD_CONTAINER_GROUP_ID": "group",
             "SALAD_MACHINE_ID": "machine",
+            "SALAD_IMDS_URL": NO_METADATA_SERVICE,
+            "KELPIE_RUNTIME_DIR": str(folder.parent / "run"),
             "HEARTBEAT_INTERVAL_S": "0.2",
             "INPUT_DIR": str(folder / "input"),
             "CHECKPOINT_DIR": str(folder / "checkpoint"),
