@@ -7,6 +7,7 @@ from typing import TypeVar
 from kelpie_worker import logs
 from kelpie_worker.api import Api, ClaimRefused, Unreachable
 from kelpie_worker.backoff import backoff
+from kelpie_worker.linux import boottime
 from kelpie_worker.messages import (
     CeaseClaiming,
     Claim,
@@ -61,10 +62,11 @@ class Coordinator:
 
     def _answer_to(self, claim: Claim) -> Message:
         nothing = Claimed(claim.claim_id)
-        if self._ceased.wait(claim.after):
-            return nothing
+        wanted, since = _Deadline(claim.until, self._ceased.wait), boottime()
+        if wanted.pause(claim.after):
+            return Claimed(claim.claim_id, pause=max(0.0, claim.after - (boottime() - since)))
         try:
-            return _until_answered(lambda: self._api.claim(claim.claim_id), self._ceased.wait) or nothing
+            return _until_answered(lambda: self._api.claim(claim.claim_id, claim.until), wanted.pause) or nothing
         except ClaimRefused as error:
             logs.warn("claim_refused", claim_id=claim.claim_id, detail=str(error))
             return Refused(claim.claim_id, "claim", str(error))
@@ -106,6 +108,21 @@ class Coordinator:
     def _counts_twice(self, report: Report) -> bool:
         """A server that knows no attempts cannot tell a repeated failure from a second one."""
         return report.job.attempt is None and report.outcome.verdict is Verdict.FAILED
+
+
+class _Deadline:
+    """Pauses that are cut short when claiming ends, or when nobody wants the answer any more."""
+
+    def __init__(self, until: float | None, wait: Callable[[float], bool]) -> None:
+        self._until = until
+        self._wait = wait
+
+    def pause(self, seconds: float) -> bool:
+        """True if it was cut short."""
+        if self._until is None:
+            return self._wait(seconds)
+        left = max(0.0, self._until - boottime())
+        return self._wait(min(seconds, left)) or left < seconds
 
 
 def _until_answered(call: Callable[[], Answer], pause: Callable[[float], bool]) -> Answer | None:

@@ -3,6 +3,7 @@
 The worker is a star. The supervisor is its centre and the only one who decides; around it stand
 
     coordinator   calls the API: claims and reports      (threads of the supervisor: a call may wait for hours)
+    instance      speaks of the machine to its landlord  (a thread of the supervisor)
     runner        runs the command                       (a process)
     heartbeat     renews the leases                      (a process, so that no busy disk delays it)
     uploader      moves every file, down and up          (a process)
@@ -38,10 +39,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Claim:
-    """Ask for a job, after a pause in seconds; repeated under the same id until it is answered."""
+    """Ask for a job, after a pause in seconds; repeated under the same id until it is answered.
+
+    After `until` (CLOCK_BOOTTIME) no answer is one too.
+    """
 
     claim_id: str
     after: float = 0.0
+    until: float | None = None
 
 
 @dataclass(frozen=True)
@@ -143,10 +148,33 @@ class Wipe:
     aside: "Aside | None"
 
 
+@dataclass(frozen=True)
+class SetDeletionCost:
+    """What it would cost to delete this instance now, as far as this worker knows."""
+
+    cost: int
+    holds_job: bool
+
+
+class Departure(StrEnum):
+    REALLOCATE = "reallocate"  # to another machine
+    RECREATE = "recreate"  # a fresh container on this one
+
+
+@dataclass(frozen=True)
+class LeaveInstance:
+    """Give the instance up, unless another worker on it holds a job; `exits`: go, whatever comes of it."""
+
+    departure: Departure
+    reason: str
+    exits: bool = True
+
+
 Aside = tuple[tuple[str, str], ...]  # (directory of the job, where its contents were moved to), ...
 
 Command = (
     Claim | Report | Recall | CeaseClaiming
+    | SetDeletionCost | LeaveInstance
     | Run | Stop
     | HoldLease | DropLease
     | Renew | Download | Watch | Flush | Stage | Upload | Abandon | Wipe
@@ -154,6 +182,7 @@ Command = (
 
 OBEYED_BY: dict[type[Command], str] = {
     **dict.fromkeys((Claim, Report, Recall, CeaseClaiming), "coordinator"),
+    **dict.fromkeys((SetDeletionCost, LeaveInstance), "instance"),
     **dict.fromkeys((Run, Stop), "runner"),
     **dict.fromkeys((HoldLease, DropLease), "heartbeat"),
     **dict.fromkeys((Renew, Download, Watch, Flush, Stage, Upload, Abandon, Wipe), "uploader"),
@@ -298,6 +327,13 @@ class GraceEnded:
 
 
 @dataclass(frozen=True)
+class Departed:
+    """The answer to LeaveInstance. Not `gone`: the instance is not given up, and nobody else here needs it."""
+
+    gone: bool
+
+
+@dataclass(frozen=True)
 class ChildDied:
     name: str
     exit_code: int | None
@@ -307,5 +343,5 @@ JobMessage = (
     Claimed | Recalled | Reported | Started | Exited | LeaseRenewed | LeaseLost | Downloaded | Watching
     | Flushed | Staged | Uploaded | Wiped | Refused | Troubled | Transferring
 )  # fmt: skip
-WorkerMessage = ShutdownRequested | TimeRanOut | GraceEnded | ChildDied
+WorkerMessage = ShutdownRequested | TimeRanOut | GraceEnded | Departed | ChildDied
 Message = JobMessage | WorkerMessage

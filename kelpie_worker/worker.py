@@ -16,6 +16,7 @@ from kelpie_worker.backoff import backoff
 from kelpie_worker.children import Children
 from kelpie_worker.config import Config, ConfigError
 from kelpie_worker.coordinator import Coordinator
+from kelpie_worker.instance import Instance
 from kelpie_worker.linux import boottime
 from kelpie_worker.messages import (
     OBEYED_BY,
@@ -29,6 +30,7 @@ from kelpie_worker.messages import (
     ShutdownRequested,
     Verdict,
 )
+from kelpie_worker.residence import Residence
 from kelpie_worker.state_file import StateFile
 from kelpie_worker.supervisor import Supervisor
 
@@ -68,17 +70,20 @@ def _work(config: Config, store: StateFile) -> int:
     inbox: SimpleQueue[Message] = SimpleQueue()
     children = Children(config, inbox.put)
     coordinator = Coordinator(Api(config), inbox.put)
-    supervisor = _supervisor(config, store, children, coordinator, inbox)
+    instance = Instance(config, inbox.put)
+    supervisor = _supervisor(config, store, children, coordinator, instance, inbox)
     _listen_to_signals(inbox, config.shutdown_grace)
     try:
         try:
             logs.info("worker_started", version=__version__, container_group_id=config.container_group_id)
             children.start_all()
+            instance.start()
             supervisor.start()
             while not supervisor.finished:
                 supervisor.on(inbox.get())
         finally:
             children.stop_all()  # whatever happened: a worker without a head would hold its jobs for ever
+            instance.end()
         logs.info("worker_stopped", jobs_in_hand=len(store.state.jobs))
         return 0
     except Exception as error:  # noqa: BLE001 - told, and answered with exit code 1
@@ -88,12 +93,19 @@ def _work(config: Config, store: StateFile) -> int:
 
 
 def _supervisor(
-    config: Config, store: StateFile, children: Children, coordinator: Coordinator, inbox: SimpleQueue[Message]
+    config: Config,
+    store: StateFile,
+    children: Children,
+    coordinator: Coordinator,
+    instance: Instance,
+    inbox: SimpleQueue[Message],
 ) -> Supervisor:
     def send(command: Command) -> None:
         name = OBEYED_BY[type(command)]
         if name == "coordinator":
             coordinator.obey(command)  # type: ignore[arg-type]
+        elif name == "instance":
+            instance.obey(command)  # type: ignore[arg-type]
         else:
             children.send(name, command)
 
@@ -102,7 +114,8 @@ def _supervisor(
         timer.daemon = True
         timer.start()
 
-    return Supervisor(store, send, Restarts(children.start).restart, schedule, config.shutdown_grace)
+    restarts, residence = Restarts(children.start), Residence(config.stay, send)
+    return Supervisor(store, send, restarts.restart, schedule, config.shutdown_grace, residence)
 
 
 # --- the end --------------------------------------------------------------------------------------------

@@ -251,7 +251,7 @@ class Held:
         self.waits = waits
         self.asked, self.answered = threading.Event(), threading.Event()
 
-    def claim(self, claim_id: str) -> Claimed:
+    def claim(self, claim_id: str, until: float | None = None) -> Claimed:
         self.asked.set()
         assert self.answered.wait(30)
         return Claimed(claim_id, JOB)
