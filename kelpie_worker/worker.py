@@ -134,13 +134,12 @@ def _tell_failure(error: Exception) -> str:
     number = error.errno if isinstance(error, OSError) else None
     reason = "disk_full" if number in _DISK_FULL else "internal"
     where = traceback.extract_tb(error.__traceback__)[-1]
-    with suppress(OSError):  # the log may be on the same full disk
-        logs.error(
-            "worker_failed",
-            reason=reason,
-            detail=f"The worker ends and gives its jobs back: {_in_words(error)}.",
-            at=f"{where.filename.rpartition('/')[2]}:{where.lineno}",
-        )
+    logs.error(
+        "worker_failed",
+        reason=reason,
+        detail=f"The worker ends and gives its jobs back: {_in_words(error)}.",
+        at=f"{where.filename.rpartition('/')[2]}:{where.lineno}",
+    )
     return reason
 
 
@@ -169,8 +168,7 @@ def _give_back(
             message = inbox.get(timeout=left)
             if isinstance(message, Reported) and message.claim_id in awaited:
                 report = awaited.pop(message.claim_id)
-                with suppress(OSError):
-                    story.tell(message, report.job, report.outcome)
+                story.tell(message, report.job, report.outcome)
             elif isinstance(message, Claimed) and message.job is not None:
                 send(Report(message.job, Outcome(Verdict.RELEASED, reason)))
 
