@@ -46,12 +46,14 @@ class Config:
     poll_interval: float
     shutdown_grace: float
     aws_region: str | None
+    report_output: int  # bytes of the command's output that its report carries
     secrets: tuple[str, ...]  # never to be seen in a log
 
     def __repr__(self) -> str:
         return f"Config(api_url={self.api_url!r}, container_group_id={self.container_group_id!r})"
 
 
+LARGEST_OUTPUT = 65_536  # bytes; the coordinator keeps no more
 LOG_LEVELS = ("trace", "debug", "info", "warn", "error", "fatal", "silent")
 _SECRET_NAMES = ("KELPIE_API_KEY", "SALAD_API_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
@@ -81,6 +83,7 @@ def load(environment: Mapping[str, str] = os.environ) -> Config:
         poll_interval=read.seconds("HEARTBEAT_INTERVAL_S", 10),
         shutdown_grace=read.seconds("KELPIE_SHUTDOWN_GRACE_S", 25),
         aws_region=read.text("AWS_REGION", "") or read.text("AWS_DEFAULT_REGION", "") or None,
+        report_output=_at_most(LARGEST_OUTPUT, read.integer("KELPIE_REPORT_OUTPUT", 0), "KELPIE_REPORT_OUTPUT"),
         secrets=tuple(environment[name] for name in _SECRET_NAMES if environment.get(name)),
     )
 
@@ -139,6 +142,12 @@ class _Reader:
         if not 0 <= value < 1e9:
             raise ConfigError(f"{name} must be {meaning}, not {raw!r}.")
         return value
+
+
+def _at_most(limit: int, value: int, name: str) -> int:
+    if value > limit:
+        raise ConfigError(f"{name} must be at most {limit}, not {value}.")
+    return value
 
 
 def _required(read: _Reader, name: str, meaning: str) -> str:

@@ -2,12 +2,178 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from kelpie_worker.job import Job
+from kelpie_worker.linux import children_of_all
+from kelpie_worker.runner import RunningCommand
+from local_stack.processes import wait_for
 from tests.worker.coordinator import FakeCoordinator
-from tests.worker.test_journey import finished, shell
+from tests.worker.test_journey import finished, python, shell
 from tests.worker.worker import Worker
+
+CGROUPS = Path("/sys/fs/cgroup")
+LIMIT = 400 * 1024 * 1024  # bytes; the worker itself needs a third of it
+GREEDY = "blocks = [b'x' * 10_000_000 for _ in range(200)]"
 
 
 def test_a_full_disk_under_the_log_costs_no_job(coordinator: FakeCoordinator, worker: Worker) -> None:
     job = coordinator.submit(**shell("exit 0"), sync={})
     worker.start(through=["sh", "-c", 'exec "$@" 2> /dev/full', "sh"])
     assert finished(coordinator, job)[0] == "completed"
+
+
+# --- memory ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_memory() -> Iterator[Path]:
+    """A cgroup of either version with little memory; only root can make one."""
+    first = CGROUPS / "memory" / "memory.limit_in_bytes"
+    name = f"kelpie-{uuid.uuid4().hex[:8]}"
+    cgroup, limit = (
+        (CGROUPS / "memory" / name, "memory.limit_in_bytes") if first.exists() else (CGROUPS / name, "memory.max")
+    )
+    try:
+        cgroup.mkdir()
+        (cgroup / limit).write_text(str(LIMIT))
+    except OSError as error:
+        if cgroup.exists():
+            cgroup.rmdir()
+        pytest.skip(f"no cgroup can be made here: {error}")
+    yield cgroup
+    wait_for(lambda: not (cgroup / "cgroup.procs").read_text(), "the cgroup to be empty")
+    cgroup.rmdir()
+
+
+@pytest.mark.parametrize(
+    ("command", "exit_code"),
+    [
+        (python(GREEDY), 137),
+        (shell(f'"{sys.executable}" -c "{GREEDY}"'), 137),  # the shell tells of its child's end
+        (shell(f'"{sys.executable}" -c "{GREEDY}" || exit 1'), 1),  # as a trainer does of a data loader's
+    ],
+)
+def test_a_kill_for_memory_is_named(
+    coordinator: FakeCoordinator,
+    make_worker: Callable[..., Worker],
+    small_memory: Path,
+    command: dict[str, object],
+    exit_code: int,
+) -> None:
+    worker = make_worker()
+    job = coordinator.submit(**command, sync={})
+    worker.start(through=["sh", "-c", f'echo $$ > {small_memory}/cgroup.procs; exec "$@"', "sh"])
+    report, body = finished(coordinator, job)
+    assert (report, body["reason"], body["exit_code"]) == ("failed", "oom", exit_code)
+
+    after = coordinator.submit(**shell("kill -KILL $$"), sync={})
+    report, body = finished(coordinator, after)
+    assert (report, body["reason"]) == ("failed", "signal")  # the kill before it is not this one's
+    worker.close()
+
+
+# --- the command's processes ----------------------------------------------------------------------------
+
+
+def reaped(pid: int) -> dict[int, int]:
+    with suppress(ChildProcessError):
+        return dict([os.waitpid(pid, os.WNOHANG)])
+    return {}
+
+
+def test_a_cancel_asks_twice_before_it_kills_and_each_time_the_whole_group(tmp_path: Path) -> None:
+    member = "trap 'echo INT >> {0}' INT; trap 'echo TERM >> {0}' TERM; touch {0}; while :; do sleep 0.02; done"
+    one, other = tmp_path / "one", tmp_path / "other"
+    script = f"({member.format(one)}) | ({member.format(other)})"
+    command = RunningCommand(Job("claim", "job", command="sh", arguments=("-c", script)), os.environ)
+    wait_for(lambda: one.exists() and other.exists(), "both to listen", pause=0.02)
+    command.stop([(signal.SIGINT, 0.4), (signal.SIGTERM, 0.4), (signal.SIGKILL, 0)])
+
+    def over() -> bool:
+        command.look(reaped(command.pid))
+        return command.exited is not None
+
+    wait_for(over, "the command to be over", pause=0.02)
+    assert [path.read_text().split() for path in (one, other)] == [["INT", "TERM"]] * 2
+    assert command.exited and command.exited.signalled
+
+
+def test_the_orphans_of_a_command_do_not_pile_up_while_it_runs(
+    coordinator: FakeCoordinator, worker: Worker
+) -> None:
+    orphans = "for n in 1 2 3 4 5; do (sh -c 'sleep 0.1' &); done"
+    coordinator.submit(**shell(f"{orphans}; touch left; exec sleep 1000"), sync={})
+    worker.start()
+    command = worker.wait_for("command_started")["pid"]
+    wait_for((worker.folder / "left").exists, "the orphans to be left")
+    wait_for(lambda: children_of_all()[worker.child("runner")] == {command}, "the orphans to be reaped")
+
+
+def test_the_seeds_shell_loop_runs_two_workers_on_one_node(coordinator: FakeCoordinator, worker: Worker) -> None:
+    """A shell has what it starts with & ignore SIGINT, which the commands must not inherit."""
+    loop = 'for n in 1 2; do KELPIE_STATE_FILE=state-$n "$@" & done; wait'
+    stubborn = shell("trap 'touch asked-$KELPIE_JOB_ID; exit 0' INT; while :; do sleep 0.05; done")
+    jobs = [coordinator.submit(**stubborn, sync={}) for _ in range(2)]
+    worker.start(through=["sh", "-c", loop, "sh"])
+    for job in jobs:
+        worker.wait_for("command_started", job_id=job)
+    for job in jobs:
+        coordinator.cancel(job)
+        wait_for((worker.folder / f"asked-{job}").exists, "the command to be asked by SIGINT")
+    worker.wait_for("wiped", count=2)
+    os.killpg(worker.pid, signal.SIGTERM)
+    worker.wait()
+    assert len(worker.seen("worker_stopped")) == 2
+
+
+def test_a_worker_whose_parent_ignores_the_ends_of_children_hears_of_its_commands(
+    coordinator: FakeCoordinator, worker: Worker
+) -> None:
+    ignoring = "import os, signal, sys; signal.signal(17, signal.SIG_IGN); os.execvp(sys.argv[1], sys.argv[1:])"
+    job = coordinator.submit(**shell("exit 3"), sync={})
+    worker.start(through=[sys.executable, "-c", ignoring])
+    report, body = finished(coordinator, job)
+    assert (report, body["exit_code"]) == ("failed", 3)
+
+
+# --- what it prints -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_report_carries_the_last_output_where_that_is_asked_for(
+    coordinator: FakeCoordinator, make_worker: Callable[..., Worker], code: int
+) -> None:
+    script = f"echo beginning; echo out $TOKEN 1>&2; echo $FROM_CONTAINER_KEY 1>&2; sleep 1000 & exit {code}"
+    job = coordinator.submit(**shell(script), environment={"TOKEN": "swordfish"}, sync={})
+    worker = make_worker(KELPIE_REPORT_OUTPUT="25", FROM_CONTAINER_KEY="in-the-container").start()
+    report, body = finished(coordinator, job)
+    assert report == ("failed" if code else "completed")
+    assert body["output"] == "*" * 7 + "\n" + "*" * 16 + "\n"
+    assert "out swordfish" in worker.lines  # as the command printed it
+    assert "swordfish" not in worker.state_file.read_text()
+    assert not any("swordfish" in str(event) for event in worker.events)
+
+
+def test_without_being_asked_a_report_carries_no_output(coordinator: FakeCoordinator, worker: Worker) -> None:
+    job = coordinator.submit(**shell("echo something >&2"), sync={})
+    worker.start()
+    assert "output" not in finished(coordinator, job)[1]
+    assert "something" in worker.lines
+
+
+@pytest.mark.parametrize("coordinator", ["", "claim-id, release"], indirect=True)
+def test_a_server_that_knows_no_attempts_gets_no_output(
+    coordinator: FakeCoordinator, make_worker: Callable[..., Worker]
+) -> None:
+    job = coordinator.submit(**shell("echo something >&2"), sync={})
+    make_worker(KELPIE_REPORT_OUTPUT="100").start()
+    assert "output" not in finished(coordinator, job)[1]
