@@ -69,7 +69,7 @@ def _work(config: Config, store: StateFile) -> int:
     children = Children(config, inbox.put)
     coordinator = Coordinator(Api(config), inbox.put)
     supervisor = _supervisor(config, store, children, coordinator, inbox)
-    _listen_to_signals(inbox, config.shutdown_grace)
+    _listen_to_signals(inbox, children.bury, config.shutdown_grace)
     try:
         try:
             logs.info("worker_started", version=__version__, container_group_id=config.container_group_id)
@@ -108,7 +108,7 @@ def _supervisor(
 # --- the end --------------------------------------------------------------------------------------------
 
 
-def _listen_to_signals(inbox: SimpleQueue[Message], grace: float) -> None:
+def _listen_to_signals(inbox: SimpleQueue[Message], bury: Callable[[], None], grace: float) -> None:
     """Have a signal asked of the supervisor, and the process ended in time even if nothing answers it.
 
     The handlers run in the main thread alone, which a write to a dead disk may hold; the file descriptor is
@@ -119,7 +119,8 @@ def _listen_to_signals(inbox: SimpleQueue[Message], grace: float) -> None:
     signal.set_wakeup_fd(said, warn_on_full_buffer=False)
 
     def end_in_time() -> None:
-        os.read(heard, 1)
+        while os.read(heard, 1)[0] == signal.SIGCHLD:
+            pass
         threading.Event().wait(max(grace, _SHORTEST_GRACE) + _OVERTIME)
         os._exit(1)
 
@@ -127,6 +128,7 @@ def _listen_to_signals(inbox: SimpleQueue[Message], grace: float) -> None:
     # SimpleQueue.put may interrupt itself, which is what a signal handler needs.
     signal.signal(signal.SIGTERM, lambda *_: inbox.put(ShutdownRequested()))
     signal.signal(signal.SIGINT, lambda *_: inbox.put(ShutdownRequested(finish_uploads=False)))
+    signal.signal(signal.SIGCHLD, lambda *_: bury())
 
 
 def _tell_failure(error: Exception) -> str:

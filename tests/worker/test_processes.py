@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,11 +14,13 @@ from pathlib import Path
 import pytest
 
 from kelpie_worker.job import Job
-from kelpie_worker.linux import children_of_all
+from kelpie_worker.linux import children_of_all, descendants
 from kelpie_worker.runner import RunningCommand
 from local_stack.processes import wait_for
 from tests.worker.coordinator import FakeCoordinator
+from tests.worker.test_interruptions import is_alive
 from tests.worker.test_journey import finished, python, shell
+from tests.worker.test_survival import ESCAPES, sleeping_under
 from tests.worker.worker import Worker
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -143,6 +146,90 @@ def test_a_worker_whose_parent_ignores_the_ends_of_children_hears_of_its_command
     worker.start(through=[sys.executable, "-c", ignoring])
     report, body = finished(coordinator, job)
     assert (report, body["exit_code"]) == ("failed", 3)
+
+
+@pytest.mark.parametrize("escape", ESCAPES.values(), ids=ESCAPES)
+def test_a_killed_runner_leaves_nothing_of_the_command_behind(
+    coordinator: FakeCoordinator, worker: Worker, escape: str
+) -> None:
+    coordinator.submit(**shell(f"{escape}\nexec sleep 2000"), sync={})
+    worker.start()
+    runner = worker.child("runner")
+    (escaped,) = wait_for(lambda: sleeping_under(runner), "the process that got away")
+    os.kill(runner, signal.SIGKILL)
+    worker.wait_for("command_started", count=2)
+    assert not is_alive(escaped)
+
+
+def test_what_a_shell_started_before_it_became_kelpie_is_left_alone(
+    coordinator: FakeCoordinator, worker: Worker
+) -> None:
+    coordinator.submit(**shell("sleep 1000"), sync={})
+    worker.start(through=["sh", "-c", 'sleep 3000 & echo $! > companion; exec "$@"', "sh"])
+    worker.wait_for("command_started")
+    companion = int((worker.folder / "companion").read_text())
+    os.kill(worker.child("runner"), signal.SIGKILL)
+    worker.wait_for("command_started", count=2)
+    assert is_alive(companion)
+    worker.signal(signal.SIGTERM)
+    worker.wait()
+    assert is_alive(companion)
+    os.kill(companion, signal.SIGKILL)
+
+
+# --- as the first process of a container ----------------------------------------------------------------
+
+
+@pytest.fixture
+def first_process(worker: Worker) -> Iterator[Callable[[], Worker]]:
+    """Starts a worker as process 1 of a namespace of its own; only root can make one."""
+    alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no namespace can be made here")
+    yield lambda: worker.start(through=alone)
+    worker.close()
+
+
+def outside(worker: Worker, pid: int) -> int:
+    """What a process of the worker's namespace is called out here."""
+    found = []
+    for candidate in descendants(worker.pid):
+        with suppress(OSError):
+            status = Path(f"/proc/{candidate}/status").read_text()
+            names = next(line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:"))
+            found += [candidate] if names[-1] == str(pid) else []
+    (named,) = found
+    return named
+
+
+def test_as_process_1_it_reaps_whoever_nobody_else_does(first_process: Callable[[], Worker]) -> None:
+    worker = first_process()
+    worker.wait_for("worker_started")
+    worker.child("uploader")
+    kelpie = outside(worker, 1)
+    before = children_of_all()[kelpie]
+    enter = ["nsenter", "-t", str(kelpie), "-p", "-m", "sh", "-c", "sleep 0.2 & sleep 0.2 & sleep 30 &"]
+    subprocess.run(enter, check=True)  # like `docker exec`: its orphans are process 1's
+    adopted = wait_for(
+        lambda: len(children_of_all()[kelpie] - before) == 3, "the orphans to be adopted", pause=0.01
+    )
+    assert adopted
+    wait_for(lambda: len(children_of_all()[kelpie] - before) == 1, "those that ended to be reaped", pause=0.02)
+
+
+def test_as_process_1_it_survives_the_deaths_of_its_children_and_ends_by_sigterm(
+    coordinator: FakeCoordinator, first_process: Callable[[], Worker]
+) -> None:
+    job = coordinator.submit(**shell("env -i setsid sleep 1000 & exec sleep 1000"), sync={})
+    worker = first_process()
+    worker.wait_for("command_started")
+    os.kill(outside(worker, worker.child("runner")), signal.SIGKILL)
+    worker.wait_for("command_started", count=2)
+    kelpie = outside(worker, 1)
+    assert len(sleeping_under(kelpie)) <= 2
+    os.kill(kelpie, signal.SIGTERM)
+    assert worker.wait() == 0
+    assert [name for name, _ in coordinator.reports(job)] == ["released"]
 
 
 # --- what it prints -------------------------------------------------------------------------------------
