@@ -165,7 +165,7 @@ def test_what_a_shell_started_before_it_became_kelpie_is_left_alone(
     coordinator: FakeCoordinator, worker: Worker
 ) -> None:
     coordinator.submit(**shell("sleep 1000"), sync={})
-    worker.start(through=["sh", "-c", 'sleep 3000 & echo $! > companion; exec "$@"', "sh"])
+    worker.start(through=["sh", "-c", 'sleep 3000 > /dev/null 2>&1 & echo $! > companion; exec "$@"', "sh"])
     worker.wait_for("command_started")
     companion = int((worker.folder / "companion").read_text())
     os.kill(worker.child("runner"), signal.SIGKILL)
