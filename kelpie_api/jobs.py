@@ -233,10 +233,19 @@ def _report(
         return
     standing = _standing(db, caller, job_id, report)
     if not _said_before(standing, report, outcome):
-        raise NotTheHolder(
-            f"Job {job_id} is {standing['status']} and not held by machine {report.machine_id}"
-            f"{'' if report.attempt is None else f' in attempt {report.attempt}'}; nothing was written."
-        )
+        raise NotTheHolder(_refusal(standing, job_id, report))
+
+
+def why_refused(db: Database, caller: Caller, job_id: UUID, report: Report) -> str:
+    """What to tell somebody who is not the holder. Raises JobNotFound."""
+    return _refusal(_standing(db, caller, job_id, report), job_id, report)
+
+
+def _refusal(standing: Row, job_id: UUID, report: Report) -> str:
+    return (
+        f"Job {job_id} is {standing['status']} and not held by machine {report.machine_id}"
+        f"{'' if report.attempt is None else f' in attempt {report.attempt}'}; nothing was written."
+    )
 
 
 def _said_before(standing: Row, report: Report, outcome: Outcome) -> bool:

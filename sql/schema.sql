@@ -51,6 +51,19 @@ create table bans (
   constraint bans_pkey PRIMARY KEY (job_id, machine_id)
 );
 
+create table checkpoints (
+  job_id uuid not null,
+  attempt integer not null,
+  generation bigint not null,
+  reported timestamp with time zone default now() not null,
+  files jsonb not null,
+  constraint checkpoints_attempt_check CHECK (attempt > 0),
+  constraint checkpoints_files_check CHECK (jsonb_typeof(files) = 'array'::text),
+  constraint checkpoints_generation_check CHECK (generation > 0),
+  constraint checkpoints_job_id_fkey FOREIGN KEY (job_id) REFERENCES jobs(id) ON DELETE CASCADE,
+  constraint checkpoints_pkey PRIMARY KEY (job_id, attempt, generation)
+);
+
 create table coordinator (
   only_row boolean default true not null,
   seen timestamp with time zone not null,
@@ -78,7 +91,7 @@ create table events (
   attempt integer not null,
   detail jsonb default '{}'::jsonb not null,
   constraint events_job_id_fkey FOREIGN KEY (job_id) REFERENCES jobs(id) ON DELETE CASCADE,
-  constraint events_kind_check CHECK (kind = ANY (ARRAY['submitted'::text, 'claimed'::text, 'interrupted'::text, 'released'::text, 'attempt_failed'::text, 'completed'::text, 'failed'::text, 'canceled'::text])),
+  constraint events_kind_check CHECK (kind = ANY (ARRAY['submitted'::text, 'claimed'::text, 'interrupted'::text, 'released'::text, 'attempt_failed'::text, 'completed'::text, 'failed'::text, 'canceled'::text, 'checkpointed'::text, 'resumed'::text])) NOT VALID,
   constraint events_pkey PRIMARY KEY (id)
 );
 
