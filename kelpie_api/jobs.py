@@ -65,7 +65,8 @@ class Outcome(StrEnum):
 class Report:
     """What a worker says about a job: who it is, and how the command ended.
 
-    `attempt` is the fence; it is None from the original's worker, then the machine alone is compared.
+    `attempt` is the fence; it is None from the original's worker, then the machine alone is compared. `output` is
+    the last of what the command printed, from a worker that was asked for it.
     """
 
     machine_id: str
@@ -73,6 +74,7 @@ class Report:
     attempt: int | None = None
     exit_code: int | None = None
     reason: str | None = None
+    output: str | None = None
 
 
 @dataclass(frozen=True)
@@ -226,6 +228,7 @@ def _report(
         attempt=report.attempt,
         exit_code=report.exit_code,
         reason=report.reason,
+        output=report.output,
         actor=f"machine:{report.machine_id}",
         sealed_key=caller.sealed_key,
     )

@@ -32,6 +32,7 @@ from kelpie_api.wire import UNSTORABLE, give_way, parse_uuid
 LARGEST_DEFINITION = 256 * 1024
 NAME = validate.Length(min=1, max=255)
 NAME_OF_OBJECT = validate.Length(min=1, max=1024)
+LARGEST_OUTPUT = 65_536  # characters
 MOST_CHECKPOINT_FILES = 20_000
 
 
@@ -370,6 +371,12 @@ class WorkerReport(Wire):
     reason = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=1000))
 
 
+class EndReport(WorkerReport):
+    """How a command ended, by itself: with its last output, if its worker was asked to report it."""
+
+    output = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=LARGEST_OUTPUT))
+
+
 class FencedReport(Wire):
     """What only a worker that knows its attempt can say."""
 
@@ -424,6 +431,7 @@ class Attempt(Answer):
     outcome = fields.String(allow_none=True)
     exit_code = fields.Integer(allow_none=True)
     reason = fields.String(allow_none=True)
+    output = fields.String(allow_none=True)
 
 
 class AttemptList(Answer):

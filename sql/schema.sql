@@ -28,10 +28,12 @@ create table attempts (
   outcome attempt_outcome,
   exit_code integer,
   reason text,
+  output text,
   constraint attempts_job_id_fkey FOREIGN KEY (job_id) REFERENCES jobs(id) ON DELETE CASCADE,
   constraint attempts_number_check CHECK (number > 0),
   constraint attempts_pkey PRIMARY KEY (job_id, number),
-  constraint ended_has_an_outcome CHECK ((ended IS NULL) = (outcome IS NULL))
+  constraint ended_has_an_outcome CHECK ((ended IS NULL) = (outcome IS NULL)),
+  constraint output_is_short CHECK (length(output) <= 65536) NOT VALID
 ) with (fillfactor=80);
 
 create table autoscaler_turn (

@@ -19,6 +19,7 @@ from kelpie_api.routes import BodyParser, caller, coordinator, db, identifier
 from kelpie_api.schemas import (
     CheckpointKept,
     CheckpointReport,
+    EndReport,
     Failure,
     HeartbeatAnswer,
     Job,
@@ -102,7 +103,7 @@ def heartbeat(fields: dict[str, Any], job_id: str) -> Row:
 
 
 @blueprint.post("/jobs/<job_id>/completed")
-@blueprint.arguments(WorkerReport)
+@blueprint.arguments(EndReport)
 @blueprint.response(200, Message)
 @blueprint.alt_response(400, schema=Failure)
 @blueprint.alt_response(404, schema=Failure)
@@ -113,7 +114,7 @@ def completed(fields: dict[str, Any], job_id: str) -> Row:
 
 
 @blueprint.post("/jobs/<job_id>/failed")
-@blueprint.arguments(WorkerReport)
+@blueprint.arguments(EndReport)
 @blueprint.response(202, Message)
 @blueprint.alt_response(400, schema=Failure)
 @blueprint.alt_response(404, schema=Failure)
