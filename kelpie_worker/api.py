@@ -125,7 +125,9 @@ class Api:
         """Tell how the attempt ended. False if the server answered that it does not want to know."""
         if outcome.verdict is Verdict.RELEASED and "release" not in self._known_extensions():
             return True  # nobody to tell: the heartbeats end, and the lease lapses
-        details = {"exit_code": outcome.exit_code, "reason": outcome.reason}
+        details: dict[str, Any] = {"exit_code": outcome.exit_code, "reason": outcome.reason}
+        if job.attempt is not None and outcome.verdict is not Verdict.RELEASED:
+            details["output"] = outcome.output  # for a server that keeps it with the attempt
         body = self._holder(job) | {name: value for name, value in details.items() if value is not None}
         answer = self._call("POST", f"/jobs/{job.id}/{outcome.verdict}", body)
         return answer.status < 300 and not str(answer.field("message")).startswith("Ignored")

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 Number = TypeVar("Number", int, float)
 
+LARGEST_OUTPUT = 65_536  # bytes; the coordinator keeps no more
 LOG_LEVELS = ("trace", "debug", "info", "warn", "error", "fatal", "silent")
 
 
@@ -51,6 +52,9 @@ VARIABLES = {
     "KELPIE_SHUTDOWN_GRACE_S": Variable("25", "Seconds between SIGTERM and the end."),
     "KELPIE_RECREATE_BETWEEN_JOBS": Variable(
         "false", "After a job and its uploads: have the container made anew, and exit."
+    ),
+    "KELPIE_REPORT_OUTPUT": Variable(
+        "0", f"So many last bytes of a command's output go with its report; at most {LARGEST_OUTPUT}."
     ),
     "HEARTBEAT_INTERVAL_S": Variable("10", "Seconds between two questions for work, where the API cannot wait."),
     "MAX_TIME_WITH_NO_WORK_S": Variable(
@@ -139,6 +143,7 @@ class Config:
     poll_interval: float
     shutdown_grace: float
     aws_region: str | None
+    report_output: int  # bytes of the command's output that its report carries
     secrets: tuple[str, ...]  # never to be seen in a log
 
     def __repr__(self) -> str:
@@ -177,6 +182,7 @@ def load(environment: Mapping[str, str] = os.environ) -> Config:
         poll_interval=read.seconds("HEARTBEAT_INTERVAL_S"),
         shutdown_grace=read.seconds("KELPIE_SHUTDOWN_GRACE_S"),
         aws_region=read.text("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or None,
+        report_output=_at_most(LARGEST_OUTPUT, read.integer("KELPIE_REPORT_OUTPUT"), "KELPIE_REPORT_OUTPUT"),
         secrets=tuple(environment[name] for name in _SECRET_NAMES if environment.get(name)),
     )
 
@@ -265,6 +271,12 @@ class _Reader:
         if not 0 <= value < 1e9:
             raise ConfigError(f"{name} must be {meaning}, not {raw!r}.")
         return value
+
+
+def _at_most(limit: int, value: int, name: str) -> int:
+    if value > limit:
+        raise ConfigError(f"{name} must be at most {limit}, not {value}.")
+    return value
 
 
 def _required(read: _Reader, name: str, meaning: str) -> str:

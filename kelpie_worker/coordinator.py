@@ -126,7 +126,7 @@ class _Deadline:
 
 
 def _until_answered(call: Callable[[], Answer], pause: Callable[[float], bool]) -> Answer | None:
-    """The call's answer, however long it takes; None if a pause is cut short."""
+    """The call's answer, however long it takes; None if a pause is cut short. Raises ClaimRefused."""
     failures = 0
     while True:
         try:
@@ -134,6 +134,11 @@ def _until_answered(call: Callable[[], Answer], pause: Callable[[float], bool]) 
         except Unreachable as error:
             failures += 1
             logs.warn("api_unreachable", detail=str(error), failures=failures)
+        except ClaimRefused:
+            raise
+        except Exception as error:  # noqa: BLE001 - a claim or a report that nobody repeats would hold its job for ever
+            failures += 1
+            logs.error("coordinator_failed", detail=f"{type(error).__name__}: {error}", failures=failures)
         if pause(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE)):
             return None
 

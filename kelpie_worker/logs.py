@@ -6,6 +6,7 @@
 import json
 import os
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -48,8 +49,10 @@ def _write(level: str, event: str, job: Job | None, facts: dict[str, Any]) -> No
         return
     about = {"job_id": job.id, "attempt": job.attempt} if job else {}
     line = {"time": now(), "level": level, "event": event, **about, "machine_id": _Log.machine_id, **facts}
-    # One write for the whole line: several processes share this stream.
-    os.write(sys.stderr.fileno(), (without_secrets(json.dumps(line, default=str)) + "\n").encode())
+    # One write for the whole line: several processes share this stream. Where it leads to a full disk, or to
+    # nobody any more, there is no place left to say so, and a job is worth more than its story.
+    with suppress(OSError):
+        os.write(sys.stderr.fileno(), (without_secrets(json.dumps(line, default=str)) + "\n").encode())
 
 
 def without_secrets(text: str) -> str:

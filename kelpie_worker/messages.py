@@ -12,7 +12,7 @@ who never talk to each other. A *command* is an imperative and goes outwards, a 
 and comes back. A command may arrive twice (a crash, a restarted child) and must then do no harm.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from kelpie_worker.job import Job
@@ -32,6 +32,7 @@ class Outcome:
     verdict: Verdict
     reason: str | None = None
     exit_code: int | None = None
+    output: str | None = field(default=None, repr=False)  # may hold what nobody masked: never saved
 
 
 # --- commands ---------------------------------------------------------------------------------------
@@ -231,6 +232,8 @@ class Exited:
     signal: int | None = None
     error: str | None = None  # it could not be started
     signalled: bool = False  # Kelpie had sent it a signal: then its exit code decides nothing
+    oom: bool = False  # the kernel killed it, or a process of it, for its memory
+    output: str | None = field(default=None, repr=False)  # its last bytes, where they are asked for
 
 
 @dataclass(frozen=True)

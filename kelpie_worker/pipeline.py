@@ -191,7 +191,7 @@ def judged(state: JobState, message: Message) -> Outcome | None:
         case Exited():
             return Outcome(Verdict.RELEASED, "shutdown")
         case Refused():
-            return Outcome(Verdict.FAILED, message.reason)
+            return Outcome(Verdict.FAILED, message.reason, output=state.outcome.output if state.outcome else None)
         case Troubled():
             return Outcome(Verdict.RELEASED, message.reason)
         case ShutdownRequested() | TimeRanOut():
@@ -204,8 +204,11 @@ def exit_outcome(exited: Exited) -> Outcome:
     """What the end of a command that Kelpie had not signalled means (contract section 7, invariant I7)."""
     if exited.error is not None:
         return Outcome(Verdict.FAILED, "not_found")
+    code = exited.exit_code if exited.signal is None else 128 + exited.signal
+    if exited.oom:
+        return Outcome(Verdict.FAILED, "oom", code, exited.output)
     if exited.signal is not None:
-        return Outcome(Verdict.FAILED, "signal", 128 + exited.signal)
+        return Outcome(Verdict.FAILED, "signal", code, exited.output)
     if exited.exit_code != 0:
-        return Outcome(Verdict.FAILED, "exit_code", exited.exit_code)
-    return Outcome(Verdict.COMPLETED, None, 0)
+        return Outcome(Verdict.FAILED, "exit_code", code, exited.output)
+    return Outcome(Verdict.COMPLETED, None, 0, exited.output)

@@ -72,7 +72,7 @@ def _work(config: Config, store: StateFile) -> int:
     coordinator = Coordinator(Api(config), inbox.put)
     instance = Instance(config, inbox.put)
     supervisor = _supervisor(config, store, children, coordinator, instance, inbox)
-    _listen_to_signals(inbox, config.shutdown_grace)
+    _listen_to_signals(inbox, children.bury, config.shutdown_grace)
     try:
         try:
             logs.info("worker_started", version=__version__, container_group_id=config.container_group_id)
@@ -121,7 +121,7 @@ def _supervisor(
 # --- the end --------------------------------------------------------------------------------------------
 
 
-def _listen_to_signals(inbox: SimpleQueue[Message], grace: float) -> None:
+def _listen_to_signals(inbox: SimpleQueue[Message], bury: Callable[[], None], grace: float) -> None:
     """Have a signal asked of the supervisor, and the process ended in time even if nothing answers it.
 
     The handlers run in the main thread alone, which a write to a dead disk may hold; the file descriptor is
@@ -132,7 +132,8 @@ def _listen_to_signals(inbox: SimpleQueue[Message], grace: float) -> None:
     signal.set_wakeup_fd(said, warn_on_full_buffer=False)
 
     def end_in_time() -> None:
-        os.read(heard, 1)
+        while os.read(heard, 1)[0] == signal.SIGCHLD:
+            pass
         threading.Event().wait(max(grace, _SHORTEST_GRACE) + _OVERTIME)
         os._exit(1)
 
@@ -140,6 +141,7 @@ def _listen_to_signals(inbox: SimpleQueue[Message], grace: float) -> None:
     # SimpleQueue.put may interrupt itself, which is what a signal handler needs.
     signal.signal(signal.SIGTERM, lambda *_: inbox.put(ShutdownRequested()))
     signal.signal(signal.SIGINT, lambda *_: inbox.put(ShutdownRequested(finish_uploads=False)))
+    signal.signal(signal.SIGCHLD, lambda *_: bury())
 
 
 def _tell_failure(error: Exception) -> str:
@@ -147,13 +149,12 @@ def _tell_failure(error: Exception) -> str:
     number = error.errno if isinstance(error, OSError) else None
     reason = "disk_full" if number in _DISK_FULL else "internal"
     where = traceback.extract_tb(error.__traceback__)[-1]
-    with suppress(OSError):  # the log may be on the same full disk
-        logs.error(
-            "worker_failed",
-            reason=reason,
-            detail=f"The worker ends and gives its jobs back: {_in_words(error)}.",
-            at=f"{where.filename.rpartition('/')[2]}:{where.lineno}",
-        )
+    logs.error(
+        "worker_failed",
+        reason=reason,
+        detail=f"The worker ends and gives its jobs back: {_in_words(error)}.",
+        at=f"{where.filename.rpartition('/')[2]}:{where.lineno}",
+    )
     return reason
 
 
@@ -182,8 +183,7 @@ def _give_back(
             message = inbox.get(timeout=left)
             if isinstance(message, Reported) and message.claim_id in awaited:
                 report = awaited.pop(message.claim_id)
-                with suppress(OSError):
-                    story.tell(message, report.job, report.outcome)
+                story.tell(message, report.job, report.outcome)
             elif isinstance(message, Claimed) and message.job is not None:
                 send(Report(message.job, Outcome(Verdict.RELEASED, reason)))
 

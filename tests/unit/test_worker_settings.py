@@ -82,6 +82,7 @@ def test_without_a_whole_way_to_authenticate_the_worker_refuses(
         ({"FILE_WATCHER_DEBOUNCE_MS": "1s"}, "FILE_WATCHER_DEBOUNCE_MS"),
         ({"FILE_WATCHER_STABILITY_CHECK_MS": "x"}, "FILE_WATCHER_STABILITY_CHECK_MS"),
         ({"FILE_WATCHER_MAX_WAIT_MS": "inf"}, "FILE_WATCHER_MAX_WAIT_MS"),
+        ({"KELPIE_REPORT_OUTPUT": "65537"}, "KELPIE_REPORT_OUTPUT"),
         ({"KELPIE_STATE_FILE": "a\nb"}, "KELPIE_STATE_FILE"),
         ({"KELPIE_RUNTIME_DIR": "a\0b"}, "KELPIE_RUNTIME_DIR"),
     ],

@@ -26,6 +26,8 @@ from kelpie_worker.messages import (
     Message,
     Outcome,
     Refused,
+    Report,
+    Reported,
     Troubled,
     Verdict,
 )
@@ -278,6 +280,42 @@ def test_an_answer_that_comes_at_the_last_moment_is_the_only_one() -> None:
     assert told.get(timeout=30) == Claimed(CLAIM, JOB)
     coordinator._no_answer(CLAIM)
     assert told.empty()
+
+
+class Stumbling:
+    """An API whose every call fails once in a way that nobody thought of."""
+
+    waits = False
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def _stumble(self, name: str) -> None:
+        self.calls.append(name)
+        if self.calls.count(name) == 1:
+            raise ZeroDivisionError(name)
+
+    def claim(self, claim_id: str, until: float | None = None) -> Claimed:
+        self._stumble("claim")
+        return Claimed(claim_id, JOB)
+
+    def report(self, job: Job, outcome: Outcome) -> bool:
+        self._stumble("report")
+        return True
+
+
+def test_an_unexpected_error_leaves_no_claim_and_no_report_unanswered(capfd: pytest.CaptureFixture[str]) -> None:
+    told = SimpleQueue[Message]()
+    coordinator = Coordinator(cast(Api, Stumbling()), told.put)
+    coordinator.obey(Claim(CLAIM))
+    assert told.get(timeout=30) == Claimed(CLAIM, JOB)
+    coordinator.obey(Report(JOB, COMPLETED))
+    assert told.get(timeout=30) == Reported(CLAIM)
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [(line["event"], line["detail"]) for line in lines] == [
+        ("coordinator_failed", "ZeroDivisionError: claim"),
+        ("coordinator_failed", "ZeroDivisionError: report"),
+    ]
 
 
 # --- the API's answers ----------------------------------------------------------------------------------

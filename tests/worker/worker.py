@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -48,10 +48,11 @@ class Worker:
         self._reader: threading.Thread | None = None
         self.lines: list[str] = []
 
-    def start(self, **environment: str) -> Worker:
+    def start(self, through: Sequence[str] = (), **environment: str) -> Worker:
+        """`through` is a command line that runs the program whose command line follows it."""
         self.close()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "kelpie_worker"],
+            [*through, sys.executable, "-m", "kelpie_worker"],
             cwd=self.folder,
             env={**self._environment, **environment},
             stdin=subprocess.DEVNULL,
