@@ -352,3 +352,16 @@ def test_the_state_file_keeps_no_token(coordinator: FakeCoordinator, on_salad: M
     worker = on_salad(**WITHOUT_KEYS).start()
     wait_for(lambda: coordinator.heartbeats(job), "a heartbeat")
     assert not any(token in json.dumps(worker.state()) for token in bearers(coordinator))
+
+
+def test_a_password_for_the_apis_host_does_not_replace_the_token(
+    coordinator: FakeCoordinator, on_salad: Make
+) -> None:
+    job = coordinator.submit(**shell("exit 0"), sync={})
+    worker = on_salad(**WITHOUT_KEYS)
+    home = worker.folder / "home"
+    home.mkdir()
+    (home / ".netrc").write_text("machine 127.0.0.1 login somebody password something\n")
+    worker.start()
+    assert finished(coordinator, job)[0] == "completed"
+    assert all(call.headers["Authorization"].startswith("Bearer ") for call in coordinator.calls)
