@@ -11,9 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
-# "503", "403" and "reset" before it is carried out, "lost" after it, "truncate" in its answer's body; "swallow" says
-# yes and does nothing; "gone" is what S3 answers to the completion of an upload that is complete already, and moto
-# does not.
+# "503", "403" and "reset" before it is carried out, "lost" after it, "truncate" in its answer's body; "swallow" is
+# a yes to what is not carried out; "gone" is what S3 answers to the completion of an upload that is complete
+# already, and moto does not.
 Fault = str
 DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Not now.</Message></Error>"
 GONE = b"<?xml version='1.0'?><Error><Code>NoSuchUpload</Code><Message>It is gone.</Message></Error>"

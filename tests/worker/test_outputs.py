@@ -199,3 +199,42 @@ def test_outputs_of_the_older_generation_go_up_as_they_appear(
     (worker.folder / "go").touch()
     assert finished(coordinator, job)[0] == "completed"
     assert s3.files(bucket, "o/") == {"early": b"1\n", "late": b"2\n"}
+
+
+# --- checkpoints that are refused -----------------------------------------------------------------------
+
+
+def test_after_an_uploaders_restart_a_checkpoint_that_is_refused_from_the_first_stops_the_command(
+    coordinator: FakeCoordinator, worker: Worker
+) -> None:
+    script = "until [ -e go ]; do sleep 0.05; done; echo 1 > ck/state; exec sleep 1000"
+    job = coordinator.submit(**shell(script), sync={"during": [block("no-such-bucket", "ck")]})
+    worker.start()
+    worker.wait_for("command_started")
+    os.kill(worker.child("uploader"), signal.SIGKILL)
+    worker.wait_for("child_started", count=2, child="uploader")
+    (worker.folder / "go").touch()
+    report, body = finished(coordinator, job)
+    assert (report, body["reason"]) == ("failed", "upload")
+
+
+def test_what_the_bucket_took_before_the_uploaders_restart_keeps_a_refusal_from_stopping_the_command(
+    coordinator: FakeCoordinator,
+    make_worker: Callable[..., Worker],
+    s3: S3Server,
+    bucket: str,
+    faulty: FaultyProxy,
+) -> None:
+    script = "echo 1 > ck/one; until [ -e go ]; do sleep 0.05; done; echo 2 > ck/two; exec sleep 1000"
+    job = coordinator.submit(**shell(script), sync={"during": [block(bucket, "ck")]})
+    worker = make_worker(AWS_ENDPOINT_URL=faulty.url, MAX_RETRIES="0").start()
+    (remembered,) = wait_for(lambda: list(worker.folder.glob("*places*")), "the places to be kept")
+    wait_for(lambda: f'"taken": ["{worker.folder}/ck"]' in remembered.read_text(), "the checkpoint to be noted")
+    os.kill(worker.child("uploader"), signal.SIGKILL)
+    worker.wait_for("child_started", count=2, child="uploader")
+    faulty.fault = puts("403")
+    (worker.folder / "go").touch()
+    worker.wait_for("checkpoint_delayed", count=2)
+    assert not worker.seen("refused") and coordinator.status(job) == "running"
+    faulty.fault = lambda method, path: None
+    wait_for(lambda: s3.files(bucket, "ck/") == {"one": b"1\n", "two": b"2\n"}, "the second checkpoint")
