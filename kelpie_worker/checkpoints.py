@@ -129,6 +129,11 @@ class Checkpoints:
                 logs.warn("checkpoint_delayed", self._job, detail=str(error))
             self._lease.pause(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE))
 
+    @property
+    def has_sent(self) -> bool:
+        """Whether the bucket has taken anything."""
+        return bool(self._uploaded)
+
     def sent_objects(self) -> dict[tuple[str, str], Signature]:
         """The versions that this watch has put into the bucket, by bucket and key."""
         targets = ((self._target(path), version) for path, version in self._uploaded.items())

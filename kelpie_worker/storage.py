@@ -41,6 +41,10 @@ class NotThere(StorageRefused):
     """There is no such object (or multipart upload)."""
 
 
+class NoBucket(StorageRefused):
+    """There is no such bucket, nor can there be one of that name: only another job definition helps."""
+
+
 @dataclass(frozen=True)
 class RemoteFile:
     key: str
@@ -267,6 +271,8 @@ def _refusal(response: Any, what: str) -> Exception:
     sentence = f"{what}: {code}"
     if status >= 500 or status in (0, 408, 429) or 300 <= status < 400 or code in _PASSING_CODES:
         return StorageUnreachable(sentence)
+    if code in ("NoSuchBucket", "InvalidBucketName"):
+        return NoBucket(sentence)
     return NotThere(sentence) if code in ("NoSuchKey", "NoSuchUpload") else StorageRefused(sentence)
 
 

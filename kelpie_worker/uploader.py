@@ -74,7 +74,9 @@ class Uploader(Duty):
         for claim_id, files in list(self._files.items()):
             if files.wiped:
                 del self._files[claim_id]
-            elif (moving := files.moving.changed()) is not None:
+                continue
+            files.remember_what_was_taken()
+            if (moving := files.moving.changed()) is not None:
                 self._tell(moving)
         return _TELL_TRANSFERS_EVERY if self._files else None
 
@@ -99,7 +101,6 @@ class JobFiles:
         self._own_files = directories.own_files(config.state_file)
         self._places_file = places.file_of(config.state_file, claim_id)
         known = places.load(self._places_file)
-        self._resumed = known is not None
         self._places = known or places.Places()
         self._watches: list[Checkpoints] | None = None
         self._threads: dict[type[Work], threading.Thread] = {}
@@ -129,6 +130,13 @@ class JobFiles:
         if self._transfer:
             threading.Thread(target=self._transfer.close, daemon=True, name="Abandon").start()
 
+    def remember_what_was_taken(self) -> None:
+        """For an uploader that comes after this one."""
+        taken = {watch.block.local_path for watch in self._watches or () if watch.has_sent}
+        if taken - self._places.taken and not self.lease.cancelled:
+            self._places.taken |= taken
+            places.save(self._places, self._places_file)
+
     def _carry_out(self, command: Work, work: Callable[[Any], Message]) -> None:
         """Every command ends in a message, or in the attempt's own end."""
         try:
@@ -149,7 +157,6 @@ class JobFiles:
             matcher(block.pattern)  # one that does not compile is found before hours of work, not after
         self._places = directories.make(job, self._config.state_file)
         places.save(self._places, self._places_file)
-        self._resumed = False
         brought = download(job, self._storage, self.moving.downloads)
         self._places.brought = brought.versions
         places.save(self._places, self._places_file)  # before the command can run
@@ -233,8 +240,8 @@ class JobFiles:
             self._own_files,
             brought,
             lambda paths: self.moving.uploads(f"{block.local_path}/{path}" for path in paths),
-            # After a restart nobody knows what was sent before it: then a refusal alone stops nothing.
-            None if self._resumed else self._tell_refusal,
+            # What an earlier uploader sent counts: then a refusal alone stops nothing.
+            None if block.local_path in self._places.taken else self._tell_refusal,
             self._places.real_path(block.local_path),
         )
 

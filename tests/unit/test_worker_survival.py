@@ -7,6 +7,7 @@ import errno
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, cast
@@ -76,6 +77,16 @@ def test_what_was_saved_is_taken_up_again(saved: tuple[Path, dict[str, Any]]) ->
     state = reread(*saved)
     assert state.jobs == {CLAIM: JobState(JOB, P.UPLOADING, COMPLETED, (("/out", "/aside"),))}
     assert state.claim_id == CLAIM and not list(saved[0].parent.glob("*.damaged-*"))
+
+
+def test_what_a_command_printed_is_not_saved(tmp_path: Path) -> None:
+    path = tmp_path / "kelpie-state.json"
+    store = StateFile(str(path))
+    store.state.put(JobState(JOB, P.REPORTING, replace(COMPLETED, output="swordfish")))
+    store.save()
+    store.close()
+    assert "swordfish" not in path.read_text()
+    assert reread(path, json.loads(path.read_text())).jobs[CLAIM].outcome == COMPLETED
 
 
 @pytest.mark.parametrize(

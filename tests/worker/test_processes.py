@@ -34,6 +34,22 @@ def test_a_full_disk_under_the_log_costs_no_job(coordinator: FakeCoordinator, wo
     assert finished(coordinator, job)[0] == "completed"
 
 
+def test_a_log_that_nobody_reads_keeps_no_job_and_no_heartbeat_waiting(
+    coordinator: FakeCoordinator, worker: Worker, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "log")
+    unread = os.open(tmp_path / "log", os.O_RDWR | os.O_NONBLOCK)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(unread, b"x" * 4096)
+    job = coordinator.submit(**shell("until [ -e go ]; do sleep 0.05; done"), sync={})
+    worker.start(through=["sh", "-c", f'exec "$@" 2> {tmp_path}/log', "sh"])
+    wait_for(lambda: coordinator.heartbeats(job) >= 3, "heartbeats")
+    (worker.folder / "go").touch()
+    assert finished(coordinator, job)[0] == "completed"
+    os.close(unread)
+
+
 # --- memory ---------------------------------------------------------------------------------------------
 
 
