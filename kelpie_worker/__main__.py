@@ -30,5 +30,8 @@ def _work() -> int:
 
 
 if __name__ == "__main__":
-    multiprocessing.freeze_support()
-    sys.exit(main(sys.argv[1:]))
+    multiprocessing.freeze_support()  # a frozen child ends in here
+    from kelpie_worker import bundle
+
+    with bundle.held():
+        sys.exit(main(sys.argv[1:]))

@@ -6,11 +6,10 @@ import os
 import pwd
 import shutil
 import stat
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from kelpie_worker import logs
+from kelpie_worker import bundle, logs
 from kelpie_worker.job import Job
 from kelpie_worker.messages import Aside
 from kelpie_worker.places import Places
@@ -131,7 +130,8 @@ def remove_aside(aside: Aside, job: Job) -> None:
 def _precious(state_file: str) -> Iterator[tuple[str, str]]:
     yield str(Path.cwd()), "the working directory"
     yield state_file, "the state file"
-    yield sys.executable, "the program itself"
+    for path in bundle.program_files():
+        yield path, "the program itself"
     yield str(Path(__file__).parent), "the program itself"
     if home := os.environ.get("HOME"):
         yield home, "a home directory"

@@ -5,7 +5,6 @@ import errno
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -13,6 +12,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from kelpie_worker import logs
+from kelpie_worker.bundle import is_frozen, without_bundle
 from kelpie_worker.child import Duty, Tell, live
 from kelpie_worker.config import Config
 from kelpie_worker.job import Job
@@ -209,7 +209,7 @@ class RunningCommand:
 def command_environment(job: Job, config: Config, container: Mapping[str, str]) -> dict[str, str]:
     """The container's environment, then the job's, then Kelpie's own (contract section 7)."""
     return {
-        **without_bundle(container, frozen=getattr(sys, "frozen", False)),
+        **without_bundle(container, is_frozen()),
         **job.environment,
         "INPUT_DIR": config.directories.input,
         "CHECKPOINT_DIR": config.directories.checkpoint,
@@ -217,20 +217,6 @@ def command_environment(job: Job, config: Config, container: Mapping[str, str]) 
         "KELPIE_JOB_ID": job.id,
         "KELPIE_STATE_FILE": config.state_file,
     }
-
-
-def without_bundle(environment: Mapping[str, str], frozen: bool) -> dict[str, str]:
-    """The environment as it was before a frozen Kelpie put its own libraries first."""
-    if not frozen:
-        return dict(environment)
-    ours = ("LD_LIBRARY_PATH", "LD_LIBRARY_PATH_ORIG")
-    clean = {
-        name: value
-        for name, value in environment.items()
-        if name not in ours and not name.startswith(("_PYI_", "_MEIPASS"))
-    }
-    original = environment.get("LD_LIBRARY_PATH_ORIG")
-    return clean if original is None else clean | {"LD_LIBRARY_PATH": original}
 
 
 def end_leftovers(state_file: str) -> None:

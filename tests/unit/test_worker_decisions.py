@@ -24,7 +24,7 @@ from kelpie_worker.lease import safe_until
 from kelpie_worker.messages import Download, Flush, Refused, Troubled, Watch
 from kelpie_worker.pattern import matcher
 from kelpie_worker.pipeline import JobState, Phase
-from kelpie_worker.runner import command_environment, without_bundle
+from kelpie_worker.runner import command_environment
 from kelpie_worker.scan import Scanner, Signature
 from kelpie_worker.state_file import StateFile, StateFileInUse
 from kelpie_worker.storage import StorageRefused, StorageUnreachable
@@ -280,20 +280,6 @@ def test_the_job_overrides_the_container_and_kelpie_both() -> None:
     environment = command_environment(job, config.load(SETTINGS), {"A": "container", "B": "container"})
     assert (environment["A"], environment["B"], environment["INPUT_DIR"]) == ("job", "container", "/input")
     assert environment["KELPIE_JOB_ID"] == "1"
-
-
-@pytest.mark.parametrize(
-    ("environment", "frozen", "seen"),
-    [
-        ({"LD_LIBRARY_PATH": "/bundle", "LD_LIBRARY_PATH_ORIG": "/cuda"}, True, {"LD_LIBRARY_PATH": "/cuda"}),
-        ({"LD_LIBRARY_PATH": "/bundle", "_PYI_X": "1", "A": "1"}, True, {"A": "1"}),
-        ({"LD_LIBRARY_PATH": "/cuda"}, False, {"LD_LIBRARY_PATH": "/cuda"}),
-    ],
-)
-def test_the_command_sees_no_trace_of_the_bundle(
-    environment: dict[str, str], frozen: bool, seen: dict[str, str]
-) -> None:
-    assert without_bundle(environment, frozen) == seen
 
 
 # --- the state file -------------------------------------------------------------------------------------

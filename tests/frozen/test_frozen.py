@@ -1,0 +1,134 @@
+"""The worker as its users get it: one file in an image that has neither Python nor a recent C library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kelpie_worker import __version__
+from local_stack.processes import wait_for
+from local_stack.s3 import S3Server
+from tests.frozen.machine import Layers, Machine, variables
+from tests.worker.conftest import block
+from tests.worker.coordinator import FakeCoordinator
+
+MakeMachine = Callable[..., Machine]
+KELPIES = (
+    "INPUT_DIR",
+    "CHECKPOINT_DIR",
+    "OUTPUT_DIR",
+    "KELPIE_JOB_ID",
+    "KELPIE_STATE_FILE",
+    "KELPIE_CHECKPOINT_STATUS",
+)
+ANOTHER_PROGRAMS = "_MEI00000001aaaaaa"
+
+
+def completed(coordinator: FakeCoordinator, job: str) -> None:
+    assert wait_for(lambda: coordinator.reports(job), f"a report of job {job}")[0][0] == "completed"
+
+
+def test_it_is_small(binary: Path) -> None:
+    assert binary.stat().st_size < 40_000_000
+
+
+def test_it_says_its_version(make_machine: MakeMachine, image: str) -> None:
+    machine = make_machine(image, command=("kelpie", "--version"))
+    assert machine.wait() == 0
+    assert machine.printed() == f"kelpie {__version__}\n"
+
+
+def test_it_refuses_a_bad_setting_with_one_line(make_machine: MakeMachine, old_image: str) -> None:
+    machine = make_machine(old_image, command=("kelpie",), environment={"MAX_RETRIES": "many"})
+    assert machine.wait() == 2
+    assert machine.complaints() == "kelpie: MAX_RETRIES must be a whole number of 0 or more, not 'many'.\n"
+
+
+def test_it_carries_a_job_through_and_leaves_nothing_unpacked(
+    make_machine: MakeMachine, image: str, coordinator: FakeCoordinator, s3: S3Server, bucket: str
+) -> None:
+    s3.put(bucket, "in/data", b"input")
+    script = "cat in/data > out/result; echo whole > checkpoint/next"
+    job = coordinator.submit(
+        command="sh",
+        arguments=["-euc", script],
+        sync={
+            "before": [block(bucket, "in"), block(bucket, "checkpoint")],
+            "during": [block(bucket, "checkpoint")],
+            "after": [block(bucket, "out")],
+        },
+    )
+    machine = make_machine(image, command=("kelpie",))
+
+    completed(coordinator, job)
+    assert s3.files(bucket, "out/") == {"result": b"input"}
+    assert s3.files(bucket, "checkpoint/") == {"next": b"whole\n"}
+    assert machine.stop() == 0
+    assert [path for path in machine.changed() if path.startswith("/tmp/")] == []
+
+
+@pytest.mark.parametrize(
+    "environment", [{}, {"LD_LIBRARY_PATH": "/usr/local/cuda/lib64:/opt/lib", "LANG": "C.UTF-8"}]
+)
+def test_the_command_sees_what_it_would_see_without_kelpie(
+    make_machine: MakeMachine, image: str, coordinator: FakeCoordinator, environment: dict[str, str]
+) -> None:
+    job = coordinator.submit(command="env", sync={})
+    machine = make_machine(image, command=("kelpie",), environment=environment)
+
+    completed(coordinator, job)
+    seen = variables(machine.printed())
+    assert {name: value for name, value in seen.items() if name not in KELPIES} == machine.environment()
+
+
+def test_where_nothing_may_run_in_tmp_it_says_what_to_do(make_machine: MakeMachine, old_image: str) -> None:
+    machine = make_machine(old_image, command=("kelpie",), tmpfs={"/tmp": "noexec"})
+    assert machine.wait() != 0
+    assert "Let TMPDIR name a folder that is not noexec." in machine.complaints()
+
+    elsewhere = make_machine(
+        old_image, command=("kelpie", "--version"), tmpfs={"/tmp": "noexec"}, environment={"TMPDIR": "/var/tmp"}
+    )
+    assert elsewhere.wait() == 0
+
+
+@pytest.mark.parametrize("killed", Layers._fields)
+def test_whichever_process_is_killed_the_others_end_and_tmp_is_clean(
+    make_machine: MakeMachine, old_image: str, coordinator: FakeCoordinator, killed: str
+) -> None:
+    job = coordinator.submit(command="sleep", arguments=["1000"], sync={})
+    machine = make_machine(old_image)
+    layers = machine.start_worker()
+    wait_for(lambda: any(process.program.endswith("sleep") for process in machine.processes()), "the command")
+
+    machine.kill(getattr(layers, killed))
+
+    wait_for(lambda: not machine.processes(), "every process of the worker to end")
+    assert machine.unpacked() == set()
+    released = [("released", "shutdown")] if killed != "worker" else []
+    assert [(report, body.get("reason")) for report, body in coordinator.reports(job)] == released
+
+
+def test_what_killed_workers_left_goes_and_what_others_use_stays(
+    make_machine: MakeMachine, old_image: str
+) -> None:
+    machine = make_machine(old_image)
+    machine.start_worker("killed")
+    machine.shell(f"mkdir /tmp/{ANOTHER_PROGRAMS}")
+    machine.kill(*(process.pid for process in machine.processes()))
+    left = machine.unpacked()
+    assert len(left) == 3
+
+    machine.start_worker("first")
+    first = wait_for(lambda: only_new(machine.unpacked(), left), "the killed worker's folders to go")
+    machine.shell("touch -d '1 hour ago' /tmp/*")
+    machine.start_worker("second")
+
+    assert machine.unpacked() > first, "a worker removed the folders of another that runs"
+    assert ANOTHER_PROGRAMS in first
+
+
+def only_new(unpacked: set[str], left: set[str]) -> set[str] | None:
+    return unpacked if unpacked & left == {ANOTHER_PROGRAMS} else None

@@ -1,0 +1,142 @@
+"""What the frozen worker hides from the command, and which folders it takes for a dead worker's."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kelpie_worker.bundle import Unpacked, is_alive, remove_abandoned, without_bundle
+from kelpie_worker.directories import why_not_to_wipe
+
+PACKED = {
+    "_PYI_APPLICATION_HOME_DIR": "/tmp/_MEI",
+    "_PYI_ARCHIVE_FILE": "/tmp/staticx-a/kelpie",
+    "STATICX_BUNDLE_DIR": "/tmp/staticx-a",
+    "STATICX_PROG_PATH": "/usr/local/bin/kelpie",
+}
+
+
+@pytest.mark.parametrize(
+    ("environment", "frozen", "seen"),
+    [
+        ({"LD_LIBRARY_PATH": "/bundle", "LD_LIBRARY_PATH_ORIG": "/cuda"}, True, {"LD_LIBRARY_PATH": "/cuda"}),
+        ({"LD_LIBRARY_PATH": "/bundle", **PACKED, "A": "1"}, True, {"A": "1"}),
+        ({"LD_LIBRARY_PATH": "/cuda", **PACKED}, False, {"LD_LIBRARY_PATH": "/cuda", **PACKED}),
+    ],
+)
+def test_the_command_sees_no_trace_of_the_bundle(
+    environment: dict[str, str], frozen: bool, seen: dict[str, str]
+) -> None:
+    assert without_bundle(environment, frozen) == seen
+
+
+def test_neither_the_file_that_was_started_nor_what_is_unpacked_is_ever_wiped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directories = [tmp_path / "installed", tmp_path / "unpacked"]
+    for directory in directories:
+        directory.mkdir()
+    state_file = str(tmp_path / "kelpie-state.json")
+    assert [why_not_to_wipe(str(directory), state_file) for directory in directories] == [None, None]
+
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    monkeypatch.setattr(sys, "_MEIPASS", str(directories[1] / "_MEI00000001aaaaaa"), raising=False)
+    monkeypatch.setenv("STATICX_PROG_PATH", str(directories[0] / "kelpie"))
+    assert [why_not_to_wipe(str(directory), state_file) for directory in directories] == [
+        "it is or holds the program itself"
+    ] * 2
+
+
+@pytest.fixture
+def ours(tmp_path: Path) -> Unpacked:
+    return Unpacked(unpacked(tmp_path / "_MEI00000001aaaaaa"), keeper=os.getpid())
+
+
+def unpacked(folder: Path) -> Path:
+    """As a worker leaves it when it is killed."""
+    folder.mkdir()
+    (folder / "kelpie").write_text("")
+    return folder
+
+
+@pytest.fixture
+def dead() -> Iterator[int]:
+    """A process that has ended and that nobody has reaped yet."""
+    process = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    yield process.pid
+    process.wait()
+
+
+@pytest.fixture
+def abandoned(tmp_path: Path, dead: int) -> list[Path]:
+    return [unpacked(tmp_path / f"_MEI{dead:08x}bbbbbb"), unpacked(tmp_path / "staticx-cccccc")]
+
+
+def test_the_dead_are_not_alive_though_nobody_has_reaped_them(dead: int) -> None:
+    assert is_alive(os.getpid())
+    assert not is_alive(dead)
+
+
+def test_what_dead_workers_left_is_removed(ours: Unpacked, abandoned: list[Path]) -> None:
+    remove_abandoned([ours], quiet=0)
+    assert ours.folder.exists()
+    assert not any(folder.exists() for folder in abandoned)
+
+
+def test_what_was_unpacked_a_moment_ago_is_left_to_its_worker(ours: Unpacked, abandoned: list[Path]) -> None:
+    remove_abandoned([ours], quiet=60)
+    assert all(folder.exists() for folder in abandoned)
+
+
+def test_what_somebody_has_a_lock_on_stays(ours: Unpacked, abandoned: list[Path]) -> None:
+    descriptors = [os.open(folder, os.O_RDONLY) for folder in abandoned]
+    for descriptor in descriptors:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+    remove_abandoned([ours], quiet=0)
+    assert all(folder.exists() for folder in abandoned)
+
+    for descriptor in descriptors:
+        os.close(descriptor)
+    remove_abandoned([ours], quiet=0)
+    assert not any(folder.exists() for folder in abandoned)
+
+
+def test_what_a_living_process_unpacks_stays_until_it_holds_it(ours: Unpacked, tmp_path: Path) -> None:
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    folder = unpacked(tmp_path / f"_MEI{other.pid:08x}dddddd")
+    remove_abandoned([ours], quiet=0)
+    assert folder.exists()
+
+    other.communicate(b"\n")
+    remove_abandoned([ours], quiet=0)
+    assert not folder.exists()
+
+
+def test_what_a_living_process_runs_from_stays(ours: Unpacked, tmp_path: Path) -> None:
+    folder = unpacked(tmp_path / "staticx-eeeeee")
+    program = shutil.copy(shutil.which("cat") or "", folder / "program")
+    other = subprocess.Popen([program], stdin=subprocess.PIPE)
+    remove_abandoned([ours], quiet=0)
+    assert folder.exists()
+
+    other.communicate(b"")
+    remove_abandoned([ours], quiet=0)
+    assert not folder.exists()
+
+
+def test_folders_of_other_programs_and_links_stay(ours: Unpacked, tmp_path: Path, dead: int) -> None:
+    theirs = tmp_path / f"_MEI{dead:08x}ffffff"
+    theirs.mkdir()
+    elsewhere = unpacked(tmp_path / "elsewhere")
+    (tmp_path / "staticx-gggggg").symlink_to(elsewhere)
+    remove_abandoned([ours], quiet=0)
+    assert theirs.exists()
+    assert (elsewhere / "kelpie").exists()
