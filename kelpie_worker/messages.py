@@ -14,7 +14,7 @@ and comes back. A command may arrive twice (a crash, a restarted child) and must
 from dataclasses import dataclass
 from enum import StrEnum
 
-from kelpie_worker.job import Job
+from kelpie_worker.job import CheckpointStatus, Job, Manifest
 
 
 class Verdict(StrEnum):
@@ -50,6 +50,24 @@ class Report:
 
     job: Job
     outcome: Outcome
+
+
+@dataclass(frozen=True)
+class ReportCheckpoint:
+    """Tell the API what is whole in the bucket; repeated until it is answered, or a later one is there."""
+
+    job: Job
+    generation: int
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class ReportResume:
+    """Tell the API how the checkpoint was found that this attempt begins with."""
+
+    job: Job
+    checkpoint: str
+    detail: str
 
 
 @dataclass(frozen=True)
@@ -146,14 +164,14 @@ class Wipe:
 Aside = tuple[tuple[str, str], ...]  # (directory of the job, where its contents were moved to), ...
 
 Command = (
-    Claim | Report | Recall | CeaseClaiming
+    Claim | Report | ReportCheckpoint | ReportResume | Recall | CeaseClaiming
     | Run | Stop
     | HoldLease | DropLease
     | Renew | Download | Watch | Flush | Stage | Upload | Abandon | Wipe
 )  # fmt: skip
 
 OBEYED_BY: dict[type[Command], str] = {
-    **dict.fromkeys((Claim, Report, Recall, CeaseClaiming), "coordinator"),
+    **dict.fromkeys((Claim, Report, ReportCheckpoint, ReportResume, Recall, CeaseClaiming), "coordinator"),
     **dict.fromkeys((Run, Stop), "runner"),
     **dict.fromkeys((HoldLease, DropLease), "heartbeat"),
     **dict.fromkeys((Renew, Download, Watch, Flush, Stage, Upload, Abandon, Wipe), "uploader"),
@@ -223,6 +241,17 @@ class Downloaded:
     claim_id: str
     files: int = 0
     bytes: int = 0
+    checkpoint: str = CheckpointStatus.NONE
+    detail: str = ""  # why the checkpoint is torn
+
+
+@dataclass(frozen=True)
+class Committed:
+    """A generation is whole in the bucket; everything that is there of the watched directories."""
+
+    claim_id: str
+    generation: int
+    manifest: Manifest
 
 
 @dataclass(frozen=True)
@@ -305,7 +334,7 @@ class ChildDied:
 
 JobMessage = (
     Claimed | Recalled | Reported | Started | Exited | LeaseRenewed | LeaseLost | Downloaded | Watching
-    | Flushed | Staged | Uploaded | Wiped | Refused | Troubled | Transferring
+    | Committed | Flushed | Staged | Uploaded | Wiped | Refused | Troubled | Transferring
 )  # fmt: skip
 WorkerMessage = ShutdownRequested | TimeRanOut | GraceEnded | ChildDied
 Message = JobMessage | WorkerMessage
