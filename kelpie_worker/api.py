@@ -113,7 +113,10 @@ class Api:
 
         Raises ManifestRefused where the server will never take this one.
         """
-        body = {"generation": generation, "files": [asdict(stored) for stored in manifest]}
+        body = {
+            "generation": generation,
+            "files": [asdict(stored) | {"etag": stored.etag or None} for stored in manifest],
+        }
         answer = self._call("PUT", f"/jobs/{job.id}/checkpoint", self._holder(job) | body)
         if answer.status in (404, 409):
             return None
