@@ -5,7 +5,7 @@ Every call is made once; repeating it is the caller's business, for only the cal
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
@@ -14,7 +14,7 @@ import requests
 from kelpie_worker import __version__
 from kelpie_worker.config import Config
 from kelpie_worker.imds import Identity, NoToken
-from kelpie_worker.job import Job, from_wire
+from kelpie_worker.job import Job, Manifest, from_wire
 from kelpie_worker.linux import boottime
 from kelpie_worker.messages import Claimed, Outcome, Verdict
 
@@ -28,6 +28,10 @@ _UNWAITED_PAUSE = 1.0  # seconds before the next claim, where an empty answer ca
 
 class Unreachable(Exception):
     """No usable answer: the network, a 5xx, a refused key, rubbish. It may be otherwise in a moment."""
+
+
+class ManifestRefused(Exception):
+    """The server will not take this manifest however often it is sent."""
 
 
 class ClaimRefused(Exception):
@@ -131,6 +135,32 @@ class Api:
         body = self._holder(job) | {name: value for name, value in details.items() if value is not None}
         answer = self._call("POST", f"/jobs/{job.id}/{outcome.verdict}", body)
         return answer.status < 300 and not str(answer.field("message")).startswith("Ignored")
+
+    def keeps_checkpoints(self, job: Job) -> bool:
+        return job.attempt is not None and "checkpoint" in self._known_extensions()
+
+    def report_checkpoint(self, job: Job, generation: int, manifest: Manifest) -> int | None:
+        """The newest generation of this attempt that the server knows now; None if the job is not ours any more.
+
+        Raises ManifestRefused where the server will never take this one.
+        """
+        body = {
+            "generation": generation,
+            "files": [asdict(stored) | {"etag": stored.etag or None} for stored in manifest],
+        }
+        answer = self._call("PUT", f"/jobs/{job.id}/checkpoint", self._holder(job) | body)
+        if answer.status in (404, 409):
+            return None
+        newest = answer.field("generation")
+        if answer.status >= 400:
+            raise ManifestRefused(f"{answer.status}: {answer.field('message') or answer.field('error') or ''}")
+        if not isinstance(newest, int):
+            raise Unreachable("a manifest was answered without its generation")
+        return newest
+
+    def report_resume(self, job: Job, checkpoint: str, detail: str) -> None:
+        body = {"checkpoint": checkpoint, "detail": detail or None}
+        self._call("POST", f"/jobs/{job.id}/resumed", self._holder(job) | body)
 
     def failure_is_counted(self, job: Job) -> bool:
         """Whether a failure reported earlier has arrived, for servers that would count its repetition."""

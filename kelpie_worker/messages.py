@@ -15,7 +15,7 @@ and comes back. A command may arrive twice (a crash, a restarted child) and must
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from kelpie_worker.job import Job
+from kelpie_worker.job import CheckpointStatus, Job, Manifest
 
 
 class Verdict(StrEnum):
@@ -56,6 +56,24 @@ class Report:
 
     job: Job
     outcome: Outcome
+
+
+@dataclass(frozen=True)
+class ReportCheckpoint:
+    """Tell the API what is whole in the bucket; repeated until it is answered, or a later one is there."""
+
+    job: Job
+    generation: int
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class ReportResume:
+    """Tell the API how the checkpoint was found that this attempt begins with."""
+
+    job: Job
+    checkpoint: str
+    detail: str
 
 
 @dataclass(frozen=True)
@@ -174,7 +192,7 @@ class LeaveInstance:
 Aside = tuple[tuple[str, str], ...]  # (directory of the job, where its contents were moved to), ...
 
 Command = (
-    Claim | Report | Recall | CeaseClaiming
+    Claim | Report | ReportCheckpoint | ReportResume | Recall | CeaseClaiming
     | SetDeletionCost | LeaveInstance
     | Run | Stop
     | HoldLease | DropLease
@@ -182,7 +200,7 @@ Command = (
 )  # fmt: skip
 
 OBEYED_BY: dict[type[Command], str] = {
-    **dict.fromkeys((Claim, Report, Recall, CeaseClaiming), "coordinator"),
+    **dict.fromkeys((Claim, Report, ReportCheckpoint, ReportResume, Recall, CeaseClaiming), "coordinator"),
     **dict.fromkeys((SetDeletionCost, LeaveInstance), "instance"),
     **dict.fromkeys((Run, Stop), "runner"),
     **dict.fromkeys((HoldLease, DropLease), "heartbeat"),
@@ -255,6 +273,17 @@ class Downloaded:
     claim_id: str
     files: int = 0
     bytes: int = 0
+    checkpoint: str = CheckpointStatus.NONE
+    detail: str = ""  # why the checkpoint is torn
+
+
+@dataclass(frozen=True)
+class Committed:
+    """A generation is whole in the bucket; everything that is there of the watched directories."""
+
+    claim_id: str
+    generation: int
+    manifest: Manifest
 
 
 @dataclass(frozen=True)
@@ -344,7 +373,7 @@ class ChildDied:
 
 JobMessage = (
     Claimed | Recalled | Reported | Started | Exited | LeaseRenewed | LeaseLost | Downloaded | Watching
-    | Flushed | Staged | Uploaded | Wiped | Refused | Troubled | Transferring
+    | Committed | Flushed | Staged | Uploaded | Wiped | Refused | Troubled | Transferring
 )  # fmt: skip
 WorkerMessage = ShutdownRequested | TimeRanOut | GraceEnded | Departed | ChildDied
 Message = JobMessage | WorkerMessage

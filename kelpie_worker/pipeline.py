@@ -12,7 +12,7 @@ Whoever resumes after a crash saves nothing but the phase and enters it again.
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from kelpie_worker.job import Job
+from kelpie_worker.job import CheckpointStatus, Job
 from kelpie_worker.messages import (
     Abandon,
     Aside,
@@ -30,6 +30,7 @@ from kelpie_worker.messages import (
     Refused,
     Report,
     Reported,
+    ReportResume,
     Run,
     ShutdownRequested,
     Stage,
@@ -126,7 +127,14 @@ def advance(state: JobState, message: Message) -> tuple[JobState, list[Command]]
         return state, []
     state = learned(state, message)
     state = replace(state, phase=applicable(following, state))
-    return state, entering(state)
+    return state, [*tellings(state, message), *entering(state)]
+
+
+def tellings(state: JobState, message: Message) -> list[Command]:
+    """What the coordinator is told beside the job's way on."""
+    if isinstance(message, Downloaded) and message.checkpoint != CheckpointStatus.NONE:
+        return [ReportResume(state.job, message.checkpoint, message.detail)]
+    return []
 
 
 def entering(state: JobState) -> list[Command]:
@@ -171,6 +179,8 @@ def learned(state: JobState, message: Message) -> JobState:
     """The job with what a message says about its outcome and its whereabouts."""
     if isinstance(message, Staged):
         state = replace(state, aside=message.aside)
+    if isinstance(message, Downloaded):
+        state = replace(state, job=replace(state.job, checkpoint=(), checkpoint_status=message.checkpoint))
     return replace(state, outcome=judged(state, message))
 
 

@@ -214,6 +214,7 @@ def command_environment(job: Job, config: Config, container: Mapping[str, str]) 
         "INPUT_DIR": config.directories.input,
         "CHECKPOINT_DIR": config.directories.checkpoint,
         "OUTPUT_DIR": config.directories.output,
+        "KELPIE_CHECKPOINT_STATUS": job.checkpoint_status,
         "KELPIE_JOB_ID": job.id,
         "KELPIE_STATE_FILE": config.state_file,
     }

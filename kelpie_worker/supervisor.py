@@ -13,6 +13,7 @@ from kelpie_worker.messages import (
     Claim,
     Claimed,
     Command,
+    Committed,
     Departed,
     GraceEnded,
     HoldLease,
@@ -24,6 +25,7 @@ from kelpie_worker.messages import (
     Refused,
     Renew,
     Report,
+    ReportCheckpoint,
     Reported,
     ShutdownRequested,
     TimeRanOut,
@@ -98,6 +100,8 @@ class Supervisor:
                 self._renew(message)
             case Recalled():
                 self._recalled(message)
+            case Committed():
+                self._tell_checkpoint(message)
             case Transferring():
                 self._note_transfers(message)
             case ChildDied():
@@ -243,6 +247,12 @@ class Supervisor:
         self._resume(job)
 
     # --- the worker itself --------------------------------------------------------------------------
+
+    def _tell_checkpoint(self, committed: Committed) -> None:
+        """Also while it is ended: whoever resumes the job needs the last one most."""
+        job = self._state.jobs.get(committed.claim_id)
+        if job is not None and job.phase not in (Phase.REPORTING, Phase.WIPING):
+            self._send(ReportCheckpoint(job.job, committed.generation, committed.manifest))
 
     def _note_transfers(self, message: Transferring) -> None:
         if message.claim_id in self._state.jobs:

@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-EXTENSIONS = "attempt, claim-id, release"
+EXTENSIONS = "attempt, checkpoint, claim-id, release"
 
 
 @dataclass
@@ -35,6 +35,8 @@ class Handout:
     claim_id: str | None = None
     status: str = "pending"
     reports: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    manifests: list[dict[str, Any]] = field(default_factory=list)
+    resumes: list[dict[str, Any]] = field(default_factory=list)
 
 
 class FakeCoordinator:
@@ -59,7 +61,7 @@ class FakeCoordinator:
             def do_GET(self) -> None:
                 coordinator._serve(self)
 
-            do_POST = do_GET
+            do_POST = do_PUT = do_GET
 
             def log_message(self, *_: Any) -> None:
                 """Quiet: a test prints what it needs."""
@@ -96,6 +98,17 @@ class FakeCoordinator:
     def reports(self, job_id: str) -> list[tuple[str, dict[str, Any]]]:
         """The accepted reports in order: (`completed`, its body), ..."""
         return list(self._handouts[job_id].reports)
+
+    def manifests(self, job_id: str) -> list[dict[str, Any]]:
+        """The accepted manifests in order."""
+        return list(self._handouts[job_id].manifests)
+
+    def resumes(self, job_id: str) -> list[dict[str, Any]]:
+        return list(self._handouts[job_id].resumes)
+
+    def hand_out_again(self, job_id: str) -> None:
+        """As after a release: the next claim gets it."""
+        self._handouts[job_id].status = "pending"
 
     def heartbeats(self, job_id: str) -> int:
         return sum(call.path == f"/jobs/{job_id}/heartbeat" for call in self.calls)
@@ -164,15 +177,23 @@ class FakeCoordinator:
             if handout.status == "pending":
                 handout.status, handout.claim_id = "running", claim_id
                 handout.attempt += 1
-                return [self._shown(handout)]
+                newest = handout.manifests[-1:] if "checkpoint" in self.extensions else []
+                return [self._shown(handout) | ({"checkpoint": newest[0]} if newest else {})]
         return []
 
     def _shown(self, handout: Handout) -> dict[str, Any]:
         shown = {**handout.job, "status": handout.status}
         return {**shown, "attempt": handout.attempt} if "attempt" in self.extensions else shown
 
+    def _keep(self, handout: Handout, report: str, body: dict[str, Any]) -> tuple[int, Any]:
+        (handout.manifests if report == "checkpoint" else handout.resumes).append(body)
+        known = [kept["generation"] for kept in handout.manifests if kept["attempt"] == handout.attempt]
+        return 200, {"message": "Resume reported"} if report == "resumed" else {"generation": max(known)}
+
     def _report(self, handout: Handout, report: str, body: dict[str, Any]) -> tuple[int, Any]:
         holds = body.get("attempt") in (None, handout.attempt) and handout.status == "running"
+        if report in ("checkpoint", "resumed") and holds:
+            return self._keep(handout, report, body)
         if report == "heartbeat":
             return 200, {"status": "running" if holds else "canceled"}
         if (report, body) in handout.reports:
