@@ -69,7 +69,7 @@ def test_where_all_is_well_every_line_says_ok(ask: Ask, bucket: str, tmp_path: P
         "file watching",
     ]
     assert f"disk at {tmp_path}" in said
-    assert "attempt, claim-id" in said["API"][1]
+    assert "attempt" in said["API"][1] and "claim-id" in said["API"][1]
     assert said[f"bucket {bucket}, conditional writes"][1].startswith("enforced")
 
 
