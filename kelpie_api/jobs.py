@@ -74,7 +74,8 @@ class Outcome(StrEnum):
 class Report:
     """What a worker says about a job: who it is, and how the command ended.
 
-    `attempt` is the fence; it is None from the original's worker, then the machine alone is compared.
+    `attempt` is the fence; it is None from the original's worker, then the machine alone is compared. `output` is
+    the last of what the command printed, from a worker that was asked for it.
     """
 
     machine_id: str
@@ -82,6 +83,7 @@ class Report:
     attempt: int | None = None
     exit_code: int | None = None
     reason: str | None = None
+    output: str | None = None
 
 
 @dataclass(frozen=True)
@@ -246,6 +248,7 @@ def _report(
         attempt=report.attempt,
         exit_code=report.exit_code,
         reason=report.reason,
+        output=report.output,
         actor=f"machine:{report.machine_id}",
         sealed_key=caller.sealed_key,
         organization=caller.organization,
@@ -255,10 +258,19 @@ def _report(
         return
     standing = _standing(db, caller, job_id, report)
     if not _said_before(standing, report, outcome):
-        raise NotTheHolder(
-            f"Job {job_id} is {standing['status']} and not held by machine {report.machine_id}"
-            f"{'' if report.attempt is None else f' in attempt {report.attempt}'}; nothing was written."
-        )
+        raise NotTheHolder(_refusal(standing, job_id, report))
+
+
+def why_refused(db: Database, caller: Caller, job_id: UUID, report: Report) -> str:
+    """What to tell somebody who is not the holder. Raises JobNotFound."""
+    return _refusal(_standing(db, caller, job_id, report), job_id, report)
+
+
+def _refusal(standing: Row, job_id: UUID, report: Report) -> str:
+    return (
+        f"Job {job_id} is {standing['status']} and not held by machine {report.machine_id}"
+        f"{'' if report.attempt is None else f' in attempt {report.attempt}'}; nothing was written."
+    )
 
 
 def _said_before(standing: Row, report: Report, outcome: Outcome) -> bool:

@@ -34,6 +34,9 @@ from kelpie_api.wire import UNSTORABLE, give_way, parse_uuid
 LARGEST_DEFINITION = 256 * 1024
 LARGEST_BATCH = 1000
 NAME = validate.Length(min=1, max=255)
+NAME_OF_OBJECT = validate.Length(min=1, max=1024)
+LARGEST_OUTPUT = 65_536  # characters
+MOST_CHECKPOINT_FILES = 20_000
 
 
 class Instant(fields.Field[datetime]):
@@ -286,10 +289,29 @@ class SubmissionHeaders(Wire):
     )
 
 
+class CheckpointFile(Answer):
+    """An object as the answer to its commit described it."""
+
+    bucket = fields.String(allow_none=True)
+    key = fields.String()
+    size = fields.Integer()
+    etag = fields.String(allow_none=True)
+    version_id = fields.String(allow_none=True)
+
+
+class Checkpoint(Answer):
+    """The manifest of a generation that was whole in the bucket."""
+
+    attempt = fields.Integer()
+    generation = fields.Integer()
+    reported = Instant()
+    files = fields.List(fields.Nested(CheckpointFile))
+
+
 class Job(Answer):
     """A job as it is answered: with `sync`, or with the legacy fields of the user who submitted those."""
 
-    sometimes = (*LEGACY_FIELDS, "sync", "warnings", "blocked_on_machines")
+    sometimes = (*LEGACY_FIELDS, "sync", "warnings", "checkpoint", "blocked_on_machines")
 
     id = fields.UUID()
     user_id = fields.UUID()
@@ -324,6 +346,10 @@ class Job(Answer):
         metadata={"description": "Only where a job waits for machines that are all banned from it: these."},
     )
     warnings = fields.List(fields.String())
+    checkpoint = fields.Nested(
+        Checkpoint,
+        metadata={"description": "In the answer to a claim: the newest manifest of the job, if there is one."},
+    )
 
     @post_dump
     def one_generation(self, job: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
@@ -377,6 +403,44 @@ class WorkerReport(Wire):
     reason = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=1000))
 
 
+class EndReport(WorkerReport):
+    """How a command ended, by itself: with its last output, if its worker was asked to report it."""
+
+    output = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=LARGEST_OUTPUT))
+
+
+class FencedReport(Wire):
+    """What only a worker that knows its attempt can say."""
+
+    machine_id = fields.String(required=True, validate=NAME)
+    container_group_id = fields.String(required=True, validate=NAME)
+    attempt = WholeNumber(required=True, validate=validate.Range(1, 2**31 - 1))
+
+
+class ReportedFile(Wire):
+    bucket = fields.String(load_default=None, allow_none=True, validate=NAME)
+    key = fields.String(required=True, validate=NAME_OF_OBJECT)
+    size = WholeNumber(required=True, validate=validate.Range(0, 2**63 - 1))
+    etag = fields.String(load_default=None, allow_none=True, validate=NAME_OF_OBJECT)
+    version_id = fields.String(load_default=None, allow_none=True, validate=NAME_OF_OBJECT)
+
+
+class CheckpointReport(FencedReport):
+    generation = WholeNumber(required=True, validate=validate.Range(1, 2**63 - 1))
+    files = fields.List(
+        fields.Nested(ReportedFile), required=True, validate=validate.Length(max=MOST_CHECKPOINT_FILES)
+    )
+
+
+class CheckpointKept(Answer):
+    generation = fields.Integer()
+
+
+class ResumeReport(FencedReport):
+    checkpoint = fields.String(required=True, validate=validate.OneOf(["clean", "torn"]))
+    detail = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=1000))
+
+
 class Message(Answer):
     message = fields.String()
 
@@ -399,6 +463,7 @@ class Attempt(Answer):
     outcome = fields.String(allow_none=True)
     exit_code = fields.Integer(allow_none=True)
     reason = fields.String(allow_none=True)
+    output = fields.String(allow_none=True)
 
 
 class AttemptList(Answer):

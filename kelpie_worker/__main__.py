@@ -1,17 +1,24 @@
-"""`python -m kelpie_worker`: run the worker until SIGTERM or SIGINT."""
+"""`kelpie`, or `python -m kelpie_worker`: works until SIGTERM or SIGINT; `kelpie doctor` looks for trouble."""
 
 import multiprocessing
 import sys
+from collections.abc import Sequence
 
-from kelpie_worker import __version__
 
-
-def main() -> int:
-    """Exit code 0 after a shutdown, 2 if the worker refuses to start."""
-    if sys.argv[1:] == ["--version"]:
-        print(f"kelpie {__version__}")
-        return 0
+def main(arguments: Sequence[str]) -> int:
+    """Exit code 0 after a shutdown, 1 if it cannot go on or the doctor found trouble, 2 if it refuses to start."""
     # Imported here, for every child imports this module too and needs little of it.
+    from kelpie_worker import usage
+
+    asked = usage.parse(arguments)
+    if asked.command == "doctor":
+        from kelpie_worker import doctor
+
+        return doctor.examine(asked.bucket)
+    return _work()
+
+
+def _work() -> int:
     from kelpie_worker import config, worker
     from kelpie_worker.state_file import StateFileInUse
 
@@ -27,4 +34,4 @@ if __name__ == "__main__":
     from kelpie_worker import bundle
 
     with bundle.held():
-        sys.exit(main())
+        sys.exit(main(sys.argv[1:]))

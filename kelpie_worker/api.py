@@ -3,8 +3,9 @@
 Every call is made once; repeating it is the caller's business, for only the caller knows how long it may wait.
 """
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
@@ -12,13 +13,16 @@ import requests
 
 from kelpie_worker import __version__
 from kelpie_worker.config import Config
-from kelpie_worker.job import Job, from_wire
+from kelpie_worker.imds import Identity, NoToken
+from kelpie_worker.job import Job, Manifest, from_wire
 from kelpie_worker.linux import boottime
 from kelpie_worker.messages import Claimed, Outcome, Verdict
 
 WAIT_FOR_WORK = 20  # seconds; where the server can hold the answer back until there is work
 _CONNECT_TIMEOUT = 5.0
 _READ_TIMEOUT = 15.0
+_SHORT_READ_TIMEOUT = 3.0  # seconds, where the answer is wanted by some time
+_SHORTEST_WAIT = 3  # seconds
 _UNWAITED_PAUSE = 1.0  # seconds before the next claim, where an empty answer came without the wait that was asked
 
 
@@ -26,8 +30,21 @@ class Unreachable(Exception):
     """No usable answer: the network, a 5xx, a refused key, rubbish. It may be otherwise in a moment."""
 
 
+class ManifestRefused(Exception):
+    """The server will not take this manifest however often it is sent."""
+
+
 class ClaimRefused(Exception):
     """The server will not answer this claim id however often it is asked: another is needed."""
+
+
+@dataclass(frozen=True)
+class Greeting:
+    """What the server's first answer shows, whatever it is."""
+
+    status: int
+    extensions: frozenset[str]
+    date: str  # of the answer, by the server's clock; empty if it does not say
 
 
 @dataclass(frozen=True)
@@ -49,38 +66,54 @@ class Api:
     without them shows that the server itself has become one of the original API.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, identity: Identity | None = None) -> None:
         self._config = config
+        self._identity = identity or Identity(config.auth, config.imds_url)
         self.extensions: frozenset[str] | None = None
         self._session = requests.Session()
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        self._session.headers.update({**config.auth, "User-Agent": f"kelpie/{__version__}"})
+        self._session.auth = _as_it_is  # a .netrc must not put its password in the place of a token
+        self._session.headers["User-Agent"] = f"kelpie/{__version__}"
 
     @property
     def waits(self) -> bool:
         """Whether a claim is held back by the server until there is work."""
         return "wait" in (self.extensions or ())
 
-    def claim(self, claim_id: str) -> Claimed:
+    def claim(self, claim_id: str, until: float | None = None) -> Claimed:
         """Take a job, if there is one. Repeated with the same id it yields the same attempt again.
 
-        Raises ClaimRefused if another id is needed.
+        `until` (CLOCK_BOOTTIME) is when the worker will want no work any more: the answer comes seconds after it
+        at the latest. Raises ClaimRefused if another id is needed.
         """
-        extensions = self._known_extensions()
+        read_timeout = _patience(until, boottime())
+        extensions = self._known_extensions(read_timeout)
         query = {
             "machine_id": self._config.machine_id,
             "container_group_id": self._config.container_group_id,
         }
         if "claim-id" in extensions:
             query["claim_id"] = claim_id
-        wait = WAIT_FOR_WORK if self.waits else 0
+        wait = longest_wait(until, boottime()) if self.waits else 0
         if wait:
             query["wait"] = str(wait)
         sent_at = boottime()
-        answer = self._call("GET", "/work", query=query, timeout=_READ_TIMEOUT + wait)
+        answer = self._call("GET", "/work", query=query, timeout=_patience(until, sent_at + wait) + wait)
         if 400 <= answer.status < 500:
             raise ClaimRefused(f"{answer.status}: {answer.field('message') or answer.field('error') or ''}")
         return self._claimed(claim_id, answer, sent_at, self._pause_after(answer, sent_at, wait))
+
+    def greet(self) -> Greeting:
+        """Ask who we are, and take any answer for one."""
+        try:
+            headers = self._identity.headers()
+            response = self._session.get(
+                f"{self._config.api_url}/users/me", headers=headers, timeout=_READ_TIMEOUT, allow_redirects=False
+            )
+        except (NoToken, requests.RequestException, ValueError) as error:
+            raise Unreachable(str(error) if isinstance(error, NoToken) else type(error).__name__) from error
+        named = _words(response.headers.get("Kelpie-Extensions", ""))
+        return Greeting(response.status_code, named, response.headers.get("Date", ""))
 
     def heartbeat(self, job: Job, timeout: float) -> str:
         """What the server says about the job: `running`, or a word that ends it (404: `unknown`)."""
@@ -96,10 +129,38 @@ class Api:
         """Tell how the attempt ended. False if the server answered that it does not want to know."""
         if outcome.verdict is Verdict.RELEASED and "release" not in self._known_extensions():
             return True  # nobody to tell: the heartbeats end, and the lease lapses
-        details = {"exit_code": outcome.exit_code, "reason": outcome.reason}
+        details: dict[str, Any] = {"exit_code": outcome.exit_code, "reason": outcome.reason}
+        if job.attempt is not None and outcome.verdict is not Verdict.RELEASED:
+            details["output"] = outcome.output  # for a server that keeps it with the attempt
         body = self._holder(job) | {name: value for name, value in details.items() if value is not None}
         answer = self._call("POST", f"/jobs/{job.id}/{outcome.verdict}", body)
         return answer.status < 300 and not str(answer.field("message")).startswith("Ignored")
+
+    def keeps_checkpoints(self, job: Job) -> bool:
+        return job.attempt is not None and "checkpoint" in self._known_extensions()
+
+    def report_checkpoint(self, job: Job, generation: int, manifest: Manifest) -> int | None:
+        """The newest generation of this attempt that the server knows now; None if the job is not ours any more.
+
+        Raises ManifestRefused where the server will never take this one.
+        """
+        body = {
+            "generation": generation,
+            "files": [asdict(stored) | {"etag": stored.etag or None} for stored in manifest],
+        }
+        answer = self._call("PUT", f"/jobs/{job.id}/checkpoint", self._holder(job) | body)
+        if answer.status in (404, 409):
+            return None
+        newest = answer.field("generation")
+        if answer.status >= 400:
+            raise ManifestRefused(f"{answer.status}: {answer.field('message') or answer.field('error') or ''}")
+        if not isinstance(newest, int):
+            raise Unreachable("a manifest was answered without its generation")
+        return newest
+
+    def report_resume(self, job: Job, checkpoint: str, detail: str) -> None:
+        body = {"checkpoint": checkpoint, "detail": detail or None}
+        self._call("POST", f"/jobs/{job.id}/resumed", self._holder(job) | body)
 
     def failure_is_counted(self, job: Job) -> bool:
         """Whether a failure reported earlier has arrived, for servers that would count its repetition."""
@@ -143,10 +204,10 @@ class Api:
         }
         return holder if job.attempt is None else holder | {"attempt": job.attempt}
 
-    def _known_extensions(self) -> frozenset[str]:
+    def _known_extensions(self, timeout: float = _READ_TIMEOUT) -> frozenset[str]:
         """Asked for as long as they are not known: the very first claim must already carry its id."""
         if self.extensions is None:
-            self._call("GET", "/users/me")
+            self._call("GET", "/users/me", timeout=timeout)
         return self.extensions or frozenset()
 
     def _call(
@@ -160,10 +221,15 @@ class Api:
         url = self._config.api_url + path
         limits = (min(_CONNECT_TIMEOUT, timeout), timeout)
         try:
+            headers = self._identity.headers(timeout)
             response = self._session.request(
-                method, url, params=query, json=body, timeout=limits, allow_redirects=False
+                method, url, params=query, json=body, headers=headers, timeout=limits, allow_redirects=False
             )
+            if response.status_code in (401, 403):
+                self._identity.refused(headers)
             return self._answer(response, path)
+        except NoToken as error:
+            raise Unreachable(f"{method} {path}: {error}") from error
         except (requests.RequestException, ValueError) as error:
             raise Unreachable(f"{method} {path}: {type(error).__name__}") from error
 
@@ -183,9 +249,29 @@ class Api:
 
     def _learn_extensions(self, named: str | None, path: str, answer: _Answer) -> None:
         if named is not None:
-            self.extensions = frozenset(word.strip() for word in named.split(",") if word.strip())
+            self.extensions = _words(named)
         elif path == "/work" and answer.status == 200 and isinstance(answer.body, list):
             self.extensions = frozenset()
+
+
+def _patience(until: float | None, now: float) -> float:
+    """Seconds for an answer: few only where nobody wants it later, for a job may be lost with it."""
+    return _READ_TIMEOUT if until is None else max(_SHORT_READ_TIMEOUT, min(_READ_TIMEOUT, until - now))
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(word.strip() for word in text.split(",") if word.strip())
+
+
+def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
+
+
+def longest_wait(until: float | None, now: float) -> int:
+    """Seconds that the server may hold a claim back; never so few that the worker would ask all the time."""
+    if until is None:
+        return WAIT_FOR_WORK
+    return max(_SHORTEST_WAIT, min(WAIT_FOR_WORK, math.ceil(until - now)))
 
 
 def _seconds(text: str | None) -> float:

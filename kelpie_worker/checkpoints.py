@@ -10,16 +10,16 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from kelpie_worker import logs
 from kelpie_worker.backoff import backoff
 from kelpie_worker.config import WatchTimes
-from kelpie_worker.job import Job, SyncBlock
+from kelpie_worker.job import Job, Manifest, StoredObject, SyncBlock
 from kelpie_worker.lease import Lease
-from kelpie_worker.pattern import matcher
+from kelpie_worker.pattern import PatternTooSlow, matcher
 from kelpie_worker.scan import Scanner, Signature, Snapshot, own_name, signature_of
 from kelpie_worker.storage import NotThere, StorageRefused, StorageUnreachable, Target
 from kelpie_worker.transfer import Prepared, Spoiled, Transfer
@@ -80,10 +80,16 @@ class Checkpoints:
         own_files: frozenset[str],
         brought: Snapshot,
         busy: Callable[[Iterable[str]], None],
-        refused: Callable[[StorageRefused], None] | None = None,
+        refused: Callable[[StorageRefused | PatternTooSlow], None] | None = None,
         real_path: str | None = None,
+        objects: Mapping[str, StoredObject] | None = None,
+        committed: Callable[[], None] = lambda: None,
     ) -> None:
-        """`refused` is told once if storage refuses before anything was sent; `real_path` is `local_path`'s."""
+        """`refused` is told once if storage refuses before anything was sent, or a match never ends.
+
+        `real_path` is that of `local_path`. `objects` are those of the files that the download brought.
+        `committed` is called once a generation is whole; `whole` says then what it is.
+        """
         matches = matcher(block.pattern)
         brought = {path: version for path, version in brought.items() if matches(path)}
         self.block = block
@@ -97,6 +103,9 @@ class Checkpoints:
         self._scanner = Scanner(block.local_path, matches, own_files, real_path)
         self._hint = Hint()
         self._uploaded: Snapshot = {}
+        self._objects = self._own_objects(objects or {}, brought)
+        self._committed = committed
+        self.whole: Manifest = tuple(self._objects.values())  # what the bucket has of the last whole generation
         self._number = 0
         self._spoiled = 0
         self._scan_pause = _SHORTEST_SCAN_PAUSE
@@ -129,6 +138,11 @@ class Checkpoints:
                 logs.warn("checkpoint_delayed", self._job, detail=str(error))
             self._lease.pause(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE))
 
+    @property
+    def has_sent(self) -> bool:
+        """Whether the bucket has taken anything."""
+        return bool(self._uploaded)
+
     def sent_objects(self) -> dict[tuple[str, str], Signature]:
         """The versions that this watch has put into the bucket, by bucket and key."""
         targets = ((self._target(path), version) for path, version in self._uploaded.items())
@@ -141,6 +155,8 @@ class Checkpoints:
             self._send_changes()
         except BaseException as error:  # noqa: BLE001 - `finish` raises it where it can be answered
             self._error = error
+            if isinstance(error, PatternTooSlow) and self._refused:
+                self._refused(error)
         finally:
             self._hint.stop()
 
@@ -189,6 +205,10 @@ class Checkpoints:
         self._spoiled = 0
         if len(taken) < len(changed):
             return False
+        if taken or due:
+            # Before anything is deleted: a reported generation must not lack what it names.
+            self.whole = tuple(self._objects[path] for path in sorted(self._objects.keys() - set(due)))
+            self._committed()
         self._delete(due)
         self.ledger.previous = set(now)
         return True
@@ -265,8 +285,11 @@ class Checkpoints:
         sizes = list(prepared.values())
         for path, upload in prepared.items():
             self._hold()
-            upload.commit()
+            stored, target = upload.commit(), self._target(path)
             self.ledger.sent[path] = self._uploaded[path] = files[path]
+            self._objects[path] = StoredObject(
+                target.bucket, target.key, upload.sent, stored.etag, stored.version_id
+            )
         self._tell("checkpoint_committed", sizes)
 
     def _delete(self, due: list[str]) -> None:
@@ -275,6 +298,7 @@ class Checkpoints:
             target = self._target(path)
             try:
                 self._transfer.storage.delete(target.bucket, target.key)
+                self._objects.pop(path, None)
             except StorageRefused as error:  # a bucket may allow writing only; nothing is lost by what stays
                 logs.warn("delete_refused", self._job, key=target.key, detail=str(error))
             self.ledger.had.discard(path)
@@ -287,6 +311,15 @@ class Checkpoints:
         """Change nothing in the bucket that may be another attempt's by now."""
         if self._lease.wait_until_safe():
             logs.info("commit_was_held", self._job)
+
+    def _own_objects(self, objects: Mapping[str, StoredObject], brought: Snapshot) -> dict[str, StoredObject]:
+        """Those of the objects that lie where their files would be sent."""
+        own = {}
+        for path in objects.keys() & brought.keys():
+            target = self._target(path)
+            if (target.bucket, target.key) == (objects[path].bucket, objects[path].key):
+                own[path] = objects[path]
+        return own
 
     def _target(self, path: str) -> Target:
         return self._transfer.target(self.block.bucket, self.block.prefix + path)

@@ -1,13 +1,82 @@
 """Every environment variable of the worker, read once into one frozen object (contract section 7)."""
 
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 Number = TypeVar("Number", int, float)
+
+LARGEST_OUTPUT = 65_536  # bytes; the coordinator keeps no more
+LOG_LEVELS = ("trace", "debug", "info", "warn", "error", "fatal", "silent")
+
+
+class Variable(NamedTuple):
+    default: str
+    meaning: str
+    shown: str = ""  # in place of an empty default
+
+
+VARIABLES = {
+    "KELPIE_API_URL": Variable("https://kelpie.saladexamples.com", "The Kelpie API; without a scheme: https."),
+    "KELPIE_API_KEY": Variable("", "Authorization, first choice: a key of the Kelpie API."),
+    "SALAD_API_KEY": Variable(
+        "", "Authorization, second choice: a key of the Salad API, with organization and project."
+    ),
+    "SALAD_ORGANIZATION": Variable(
+        "", "The Salad organization; SALAD_ORGANIZATION_NAME is read too.", "from the metadata service"
+    ),
+    "SALAD_PROJECT": Variable(
+        "",
+        "The Salad project; SALAD_PROJECT_NAME is read too. Alone it chooses the third authorization: a token of"
+        " the metadata service.",
+    ),
+    "SALAD_CONTAINER_GROUP_ID": Variable(
+        "", "The queue to take jobs from. Required; Salad sets it.", "set by Salad"
+    ),
+    "SALAD_MACHINE_ID": Variable(
+        "", "This machine. Salad sets it; elsewhere an id is made and kept in the state file.", "set by Salad"
+    ),
+    "SALAD_IMDS_URL": Variable(
+        "http://169.254.169.254", "Salad's metadata service; not asked where neither this nor a machine id is set."
+    ),
+    "KELPIE_STATE_FILE": Variable(
+        "./kelpie-state.json", "What outlives the worker. Several workers on a machine need one each."
+    ),
+    "KELPIE_RUNTIME_DIR": Variable("", "Where the workers on a machine find each other.", "/run/kelpie"),
+    "KELPIE_LOG_LEVEL": Variable("info", f"One of {', '.join(LOG_LEVELS)}."),
+    "KELPIE_SHUTDOWN_GRACE_S": Variable("25", "Seconds between SIGTERM and the end."),
+    "KELPIE_RECREATE_BETWEEN_JOBS": Variable(
+        "false", "After a job and its uploads: have the container made anew, and exit."
+    ),
+    "KELPIE_REPORT_OUTPUT": Variable(
+        "0", f"So many last bytes of a command's output go with its report; at most {LARGEST_OUTPUT}."
+    ),
+    "HEARTBEAT_INTERVAL_S": Variable("10", "Seconds between two questions for work, where the API cannot wait."),
+    "MAX_TIME_WITH_NO_WORK_S": Variable(
+        "0", "After so many seconds without work the instance is reallocated and the worker exits; 0: never."
+    ),
+    "MAX_JOB_FAILURES": Variable("3", "After so many failed jobs the instance is reallocated; 0: never."),
+    "MAX_RETRIES": Variable("3", "How often one operation on the bucket is repeated."),
+    "FILE_WATCHER_DEBOUNCE_MS": Variable(
+        "0", "Wait so long after a change before looking whether files are stable."
+    ),
+    "FILE_WATCHER_STABILITY_CHECK_MS": Variable("50", "Files that stay the same for so long are stable."),
+    "FILE_WATCHER_MAX_WAIT_MS": Variable(
+        "5000", "Upload after so long even if they are not; 0: as long as it takes."
+    ),
+    "INPUT_DIR": Variable("/input", "Input of jobs of the older generation; passed to every command."),
+    "CHECKPOINT_DIR": Variable("/checkpoint", "Their checkpoint."),
+    "OUTPUT_DIR": Variable("/output", "Their output."),
+    "AWS_REGION": Variable("", "The bucket's region; AWS_DEFAULT_REGION is read too."),
+    "AWS_*": Variable("", "As boto3 reads them: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, ..."),
+}
+_SECRET_NAMES = ("KELPIE_API_KEY", "SALAD_API_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_LONGEST_ID = 255
 
 
 class ConfigError(Exception):
@@ -32,70 +101,122 @@ class WatchTimes:
     max_wait: float | None
 
 
+class TokenUse(StrEnum):
+    """What the token of the metadata service is needed for."""
+
+    NOTHING = "nothing"
+    ORGANIZATION = "organization"  # its name, beside a key of the Salad API
+    BEARER = "bearer"  # it is the authorization
+
+
+@dataclass(frozen=True)
+class Authorization:
+    """The request headers that say who is calling, and what a token must add to them."""
+
+    headers: Mapping[str, str]
+    token: TokenUse = TokenUse.NOTHING
+
+
+@dataclass(frozen=True)
+class Stay:
+    """When the worker leaves its instance. None: never for that reason."""
+
+    max_failures: int | None = None
+    max_idle: float | None = None  # seconds without work
+    one_job: bool = False  # the container is made anew after each job
+
+
 @dataclass(frozen=True)
 class Config:
     api_url: str
-    auth: Mapping[str, str]  # the request headers that say who is calling
+    auth: Authorization
+    imds_url: str | None  # None: this is no machine of Salad's
     machine_id: str  # empty: the state file knows one
     container_group_id: str
     state_file: str
+    runtime_directory: str
     log_level: str
     directories: LegacyDirectories
     watch: WatchTimes
+    stay: Stay
     max_retries: int
     poll_interval: float
     shutdown_grace: float
     aws_region: str | None
+    report_output: int  # bytes of the command's output that its report carries
     secrets: tuple[str, ...]  # never to be seen in a log
 
     def __repr__(self) -> str:
         return f"Config(api_url={self.api_url!r}, container_group_id={self.container_group_id!r})"
 
 
-LOG_LEVELS = ("trace", "debug", "info", "warn", "error", "fatal", "silent")
-_SECRET_NAMES = ("KELPIE_API_KEY", "SALAD_API_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-
-
 def load(environment: Mapping[str, str] = os.environ) -> Config:
     """Read and check the settings. Raises ConfigError with one sentence that names the variable."""
     read = _Reader(environment)
-    max_wait = read.milliseconds("FILE_WATCHER_MAX_WAIT_MS", 5000)
+    imds_url = _imds_url(read, environment)
     return Config(
-        api_url=_api_url(read.text("KELPIE_API_URL", "https://kelpie.saladexamples.com")),
-        auth=auth_headers(environment),
-        machine_id=read.text("SALAD_MACHINE_ID", ""),
+        api_url=_web_address("KELPIE_API_URL", read.text("KELPIE_API_URL"), "https"),
+        auth=authorization(environment, on_salad=imds_url is not None),
+        imds_url=imds_url,
+        machine_id=read.identity("SALAD_MACHINE_ID"),
         container_group_id=_required(read, "SALAD_CONTAINER_GROUP_ID", "the queue to take jobs from"),
-        state_file=read.path("KELPIE_STATE_FILE", "./kelpie-state.json"),
-        log_level=read.choice("KELPIE_LOG_LEVEL", LOG_LEVELS, "info"),
+        state_file=read.path("KELPIE_STATE_FILE"),
+        runtime_directory=read.path("KELPIE_RUNTIME_DIR") or default_runtime_directory(),
+        log_level=read.choice("KELPIE_LOG_LEVEL", LOG_LEVELS),
         directories=LegacyDirectories(
-            input=read.path("INPUT_DIR", "/input"),
-            checkpoint=read.path("CHECKPOINT_DIR", "/checkpoint"),
-            output=read.path("OUTPUT_DIR", "/output"),
+            input=read.path("INPUT_DIR"),
+            checkpoint=read.path("CHECKPOINT_DIR"),
+            output=read.path("OUTPUT_DIR"),
         ),
         watch=WatchTimes(
-            debounce=read.milliseconds("FILE_WATCHER_DEBOUNCE_MS", 0),
-            stability=read.milliseconds("FILE_WATCHER_STABILITY_CHECK_MS", 50),
-            max_wait=max_wait or None,
+            debounce=read.milliseconds("FILE_WATCHER_DEBOUNCE_MS"),
+            stability=read.milliseconds("FILE_WATCHER_STABILITY_CHECK_MS"),
+            max_wait=read.milliseconds("FILE_WATCHER_MAX_WAIT_MS") or None,
         ),
-        max_retries=read.integer("MAX_RETRIES", 3),
-        poll_interval=read.seconds("HEARTBEAT_INTERVAL_S", 10),
-        shutdown_grace=read.seconds("KELPIE_SHUTDOWN_GRACE_S", 25),
-        aws_region=read.text("AWS_REGION", "") or read.text("AWS_DEFAULT_REGION", "") or None,
+        stay=Stay(
+            max_failures=read.integer("MAX_JOB_FAILURES") or None,
+            max_idle=read.seconds("MAX_TIME_WITH_NO_WORK_S") or None,
+            one_job=read.truth("KELPIE_RECREATE_BETWEEN_JOBS"),
+        ),
+        max_retries=read.integer("MAX_RETRIES"),
+        poll_interval=read.seconds("HEARTBEAT_INTERVAL_S"),
+        shutdown_grace=read.seconds("KELPIE_SHUTDOWN_GRACE_S"),
+        aws_region=read.text("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or None,
+        report_output=_at_most(LARGEST_OUTPUT, read.integer("KELPIE_REPORT_OUTPUT"), "KELPIE_REPORT_OUTPUT"),
         secrets=tuple(environment[name] for name in _SECRET_NAMES if environment.get(name)),
     )
 
 
-def auth_headers(environment: Mapping[str, str]) -> dict[str, str]:
-    """The headers of the first of the ways to authenticate, in the contract's order, that is set up."""
-    if key := environment.get("KELPIE_API_KEY"):
-        return {"X-Kelpie-Key": key}
-    if key := environment.get("SALAD_API_KEY"):
-        return {
-            "Salad-Api-Key": key,
-            "Salad-Organization": _either(environment, "SALAD_ORGANIZATION", "SALAD_ORGANIZATION_NAME"),
-            "Salad-Project": _either(environment, "SALAD_PROJECT", "SALAD_PROJECT_NAME"),
-        }
-    raise ConfigError("Set KELPIE_API_KEY, or SALAD_API_KEY with SALAD_ORGANIZATION and SALAD_PROJECT.")
+def authorization(environment: Mapping[str, str], on_salad: bool = False) -> Authorization:
+    """The first of the ways to authenticate, in the contract's order, that is set up. Raises ConfigError."""
+    if key := _credential(environment, "KELPIE_API_KEY"):
+        return Authorization({"X-Kelpie-Key": key})
+    organization = _salad_name(environment, "SALAD_ORGANIZATION")
+    project = _salad_name(environment, "SALAD_PROJECT")
+    named = {"Salad-Organization": organization} if organization else {}
+    key = _credential(environment, "SALAD_API_KEY")
+    if not key and not (on_salad and project):
+        raise ConfigError(
+            "Set KELPIE_API_KEY, or SALAD_API_KEY with SALAD_ORGANIZATION and SALAD_PROJECT, or on a machine of"
+            " Salad's SALAD_PROJECT alone."
+        )
+    if not project:
+        raise ConfigError("SALAD_PROJECT must be set where SALAD_API_KEY is used.")
+    if not key:
+        return Authorization({"Salad-Project": project, **named}, TokenUse.BEARER)
+    headers = {"Salad-Api-Key": key, "Salad-Project": project, **named}
+    if not organization and not on_salad:
+        raise ConfigError(
+            "SALAD_ORGANIZATION must be set where SALAD_API_KEY is used and no metadata service knows it."
+        )
+    return Authorization(headers, TokenUse.NOTHING if organization else TokenUse.ORGANIZATION)
+
+
+def default_runtime_directory() -> str:
+    """One for all workers of a user on this machine: in /run, or where that is closed among temporary files."""
+    if os.access("/run/kelpie" if Path("/run/kelpie").exists() else "/run", os.W_OK | os.X_OK):
+        return "/run/kelpie"
+    return str(Path(tempfile.gettempdir(), f"kelpie-{os.getuid()}"))
 
 
 class _Reader:
@@ -104,34 +225,45 @@ class _Reader:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
 
-    def text(self, name: str, default: str) -> str:
-        value = self._environment.get(name) or default
+    def text(self, name: str) -> str:
+        value = self._environment.get(name) or VARIABLES[name].default
         if any(ord(character) < 32 for character in value):
             raise ConfigError(f"{name} must not contain control characters.")
         return value
 
-    def path(self, name: str, default: str) -> str:
-        return os.path.normpath(Path.cwd() / self.text(name, default))
+    def identity(self, name: str) -> str:
+        value = self.text(name)
+        if len(value) > _LONGEST_ID:
+            raise ConfigError(f"{name} must have at most {_LONGEST_ID} characters.")
+        return value
 
-    def choice(self, name: str, choices: tuple[str, ...], default: str) -> str:
-        value = self.text(name, default)
+    def path(self, name: str) -> str:
+        value = self.text(name)
+        return os.path.normpath(Path.cwd() / value) if value else ""
+
+    def choice(self, name: str, choices: tuple[str, ...]) -> str:
+        value = self.text(name)
         if value not in choices:
             raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}.")
         return value
 
-    def integer(self, name: str, default: int) -> int:
-        return self._number(name, default, int, "a whole number of 0 or more")
+    def truth(self, name: str) -> bool:
+        value = self.text(name).lower()
+        if value not in ("true", "false", "1", "0"):
+            raise ConfigError(f"{name} must be true or false, not {value!r}.")
+        return value in ("true", "1")
 
-    def seconds(self, name: str, default: float) -> float:
-        return self._number(name, default, float, "a number of seconds of 0 or more")
+    def integer(self, name: str) -> int:
+        return self._number(name, int, "a whole number of 0 or more")
 
-    def milliseconds(self, name: str, default: float) -> float:
-        return self._number(name, default, float, "a number of milliseconds of 0 or more") / 1000
+    def seconds(self, name: str) -> float:
+        return self._number(name, float, "a number of seconds of 0 or more")
 
-    def _number(self, name: str, default: Number, parse: Callable[[str], Number], meaning: str) -> Number:
-        raw = self._environment.get(name)
-        if not raw:
-            return default
+    def milliseconds(self, name: str) -> float:
+        return self._number(name, float, "a number of milliseconds of 0 or more") / 1000
+
+    def _number(self, name: str, parse: Callable[[str], Number], meaning: str) -> Number:
+        raw = self._environment.get(name) or VARIABLES[name].default
         try:
             value = parse(raw)
         except ValueError:
@@ -141,27 +273,45 @@ class _Reader:
         return value
 
 
+def _at_most(limit: int, value: int, name: str) -> int:
+    if value > limit:
+        raise ConfigError(f"{name} must be at most {limit}, not {value}.")
+    return value
+
+
 def _required(read: _Reader, name: str, meaning: str) -> str:
-    value = read.text(name, "")
+    value = read.identity(name)
     if not value:
         raise ConfigError(f"{name} must be set: it names {meaning}.")
     return value
 
 
-def _either(environment: Mapping[str, str], name: str, alias: str) -> str:
-    value = environment.get(name) or environment.get(alias)
-    if not value:
-        raise ConfigError(f"{name} must be set where SALAD_API_KEY is used.")
+def _salad_name(environment: Mapping[str, str], name: str) -> str:
+    """The short form wins over the one that Salad's machines set."""
+    return _credential(environment, name) or _credential(environment, f"{name}_NAME")
+
+
+def _credential(environment: Mapping[str, str], name: str) -> str:
+    """Something that is sent in a header. What is wrong with it is said without showing it."""
+    value = environment.get(name, "")
+    if not all(33 <= ord(character) < 127 for character in value):
+        raise ConfigError(f"{name} must be printable ASCII without spaces; has it a line break at its end?")
     return value
 
 
-def _api_url(value: str) -> str:
-    url = value if "://" in value else f"https://{value}"
+def _imds_url(read: _Reader, environment: Mapping[str, str]) -> str | None:
+    url = _web_address("SALAD_IMDS_URL", read.text("SALAD_IMDS_URL"), "http")
+    return url if environment.get("SALAD_IMDS_URL") or environment.get("SALAD_MACHINE_ID") else None
+
+
+def _web_address(name: str, value: str, scheme: str) -> str:
+    """`scheme` is meant where none is written."""
+    url = value if "://" in value else f"{scheme}://{value}"
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         usable = False
     if not usable:
-        raise ConfigError(f"KELPIE_API_URL must be an http or https address, not {value!r}.")
+        raise ConfigError(f"{name} must be an http or https address, not {value!r}.")
     return url.rstrip("/")

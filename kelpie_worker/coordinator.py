@@ -7,6 +7,8 @@ from typing import TypeVar
 from kelpie_worker import logs
 from kelpie_worker.api import Api, ClaimRefused, Unreachable
 from kelpie_worker.backoff import backoff
+from kelpie_worker.linux import boottime
+from kelpie_worker.manifests import Manifests
 from kelpie_worker.messages import (
     CeaseClaiming,
     Claim,
@@ -17,11 +19,15 @@ from kelpie_worker.messages import (
     Recalled,
     Refused,
     Report,
+    ReportCheckpoint,
     Reported,
+    ReportResume,
     Verdict,
 )
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+_LAST_MANIFEST = 5.0  # seconds for the answer to the last manifest before the job is given back
+_LAST_MANIFEST_AT_THE_END = 0.5  # the same, while the grace of a shutdown runs out
 _LAST_MOMENT = 1.0  # seconds for the answer to a claim that is under way when claiming ends
 Answer = TypeVar("Answer")
 
@@ -35,14 +41,19 @@ class Coordinator:
         self._ceased = threading.Event()
         self._claiming: set[str] = set()
         self._reporting: set[str] = set()
+        self._manifests = Manifests(api, _sleep)
 
-    def obey(self, command: Claim | Report | Recall | CeaseClaiming) -> None:
+    def obey(self, command: Claim | Report | ReportCheckpoint | ReportResume | Recall | CeaseClaiming) -> None:
         match command:
             case Claim():
                 self._claiming.add(command.claim_id)
                 self._begin(self._claim, command)
             case Recall():
                 self._begin(self._recall, command)
+            case ReportCheckpoint():
+                self._manifests.send(command)
+            case ReportResume():
+                self._begin(self._tell_resume, command)
             case Report():
                 if command.job.claim_id not in self._reporting:
                     self._reporting.add(command.job.claim_id)
@@ -51,7 +62,7 @@ class Coordinator:
                 self._ceased.set()
                 self._give_up_waiting()
 
-    def _begin(self, call: Callable[..., None], command: Claim | Report | Recall) -> None:
+    def _begin(self, call: Callable[..., None], command: Claim | Report | ReportResume | Recall) -> None:
         threading.Thread(target=call, args=(command,), daemon=True).start()
 
     def _claim(self, claim: Claim) -> None:
@@ -61,10 +72,11 @@ class Coordinator:
 
     def _answer_to(self, claim: Claim) -> Message:
         nothing = Claimed(claim.claim_id)
-        if self._ceased.wait(claim.after):
-            return nothing
+        wanted, since = _Deadline(claim.until, self._ceased.wait), boottime()
+        if wanted.pause(claim.after):
+            return Claimed(claim.claim_id, pause=max(0.0, claim.after - (boottime() - since)))
         try:
-            return _until_answered(lambda: self._api.claim(claim.claim_id), self._ceased.wait) or nothing
+            return _until_answered(lambda: self._api.claim(claim.claim_id, claim.until), wanted.pause) or nothing
         except ClaimRefused as error:
             logs.warn("claim_refused", claim_id=claim.claim_id, detail=str(error))
             return Refused(claim.claim_id, "claim", str(error))
@@ -89,8 +101,19 @@ class Coordinator:
         claim_id = recall.job.claim_id
         self._tell(Recalled(claim_id, job) if job else LeaseLost(claim_id, "unknown"))
 
+    def _tell_resume(self, resume: ReportResume) -> None:
+        def once() -> None:
+            if self._api.keeps_checkpoints(resume.job):
+                self._api.report_resume(resume.job, resume.checkpoint, resume.detail)
+
+        _until_answered(once, _sleep)
+
     def _report(self, report: Report) -> None:
         tries = 0
+        if report.outcome.verdict is not Verdict.COMPLETED:
+            # Whoever resumes the job needs the last manifest, and once it is given back nobody hears of it.
+            patience = _LAST_MANIFEST_AT_THE_END if self._ceased.is_set() else _LAST_MANIFEST
+            self._manifests.wait_for(report.job.claim_id, patience)
 
         def once() -> bool:
             nonlocal tries
@@ -108,8 +131,23 @@ class Coordinator:
         return report.job.attempt is None and report.outcome.verdict is Verdict.FAILED
 
 
+class _Deadline:
+    """Pauses that are cut short when claiming ends, or when nobody wants the answer any more."""
+
+    def __init__(self, until: float | None, wait: Callable[[float], bool]) -> None:
+        self._until = until
+        self._wait = wait
+
+    def pause(self, seconds: float) -> bool:
+        """True if it was cut short."""
+        if self._until is None:
+            return self._wait(seconds)
+        left = max(0.0, self._until - boottime())
+        return self._wait(min(seconds, left)) or left < seconds
+
+
 def _until_answered(call: Callable[[], Answer], pause: Callable[[float], bool]) -> Answer | None:
-    """The call's answer, however long it takes; None if a pause is cut short."""
+    """The call's answer, however long it takes; None if a pause is cut short. Raises ClaimRefused."""
     failures = 0
     while True:
         try:
@@ -117,6 +155,11 @@ def _until_answered(call: Callable[[], Answer], pause: Callable[[float], bool]) 
         except Unreachable as error:
             failures += 1
             logs.warn("api_unreachable", detail=str(error), failures=failures)
+        except ClaimRefused:
+            raise
+        except Exception as error:  # noqa: BLE001 - a claim or a report that nobody repeats would hold its job for ever
+            failures += 1
+            logs.error("coordinator_failed", detail=f"{type(error).__name__}: {error}", failures=failures)
         if pause(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE)):
             return None
 

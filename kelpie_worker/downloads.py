@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from kelpie_worker import logs
-from kelpie_worker.job import Job, SyncBlock
+from kelpie_worker.job import Job, StoredObject, SyncBlock
 from kelpie_worker.pattern import matcher
+from kelpie_worker.resume import Comparison, compare
 from kelpie_worker.scan import Signature, is_inside, own_name, signature_of
 from kelpie_worker.storage import RemoteFile, Storage
 from kelpie_worker.transfer import gunzipped
@@ -27,28 +28,38 @@ class Brought:
 
     versions: dict[str, Signature]
     bytes: int
+    objects: dict[str, StoredObject]  # by the absolute path they were brought to
+    checkpoint: Comparison
 
 
 def download(job: Job, storage: Storage, busy: Callable[[Iterable[str]], None]) -> Brought:
     """Bring every file of the job. Any that does not arrive stops the attempt: storage's errors, OSError,
     Collision."""
     versions: dict[str, Signature] = {}
+    objects: dict[str, StoredObject] = {}
     received = 0
+    listings = [(block, list(storage.files(block.bucket, block.prefix))) for block in job.before]
+    checkpoint = compare(job, listings)
     with ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="download") as pool:
         try:
             # Block after block: where two bring the same file, the later one is what the job means.
-            for block in job.before:
-                wanted = list(_wanted(job, block, storage))
+            for block, listing in listings:
+                wanted = list(_wanted(job, block, listing))
                 busy(landing.path for landing in wanted)
                 for path, version, size in pool.map(partial(_bring, bucket=block.bucket, storage=storage), wanted):
                     versions[path] = version
                     received += size
+                objects |= {landing.path: _object(block.bucket, landing.remote) for landing in wanted}
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
         finally:
             busy(())
-    return Brought(versions, received)
+    return Brought(versions, received, objects, checkpoint)
+
+
+def _object(bucket: str, remote: RemoteFile) -> StoredObject:
+    return StoredObject(bucket, remote.key, remote.size, remote.etag)
 
 
 @dataclass(frozen=True)
@@ -71,9 +82,9 @@ def landing_path(local_path: str, relative_key: str) -> str | None:
     return str(Path(local_path, *names))
 
 
-def _wanted(job: Job, block: SyncBlock, storage: Storage) -> Iterator[Landing]:
+def _wanted(job: Job, block: SyncBlock, listing: Iterable[RemoteFile]) -> Iterator[Landing]:
     matches = matcher(block.pattern)
-    for remote in storage.files(block.bucket, block.prefix):
+    for remote in listing:
         if remote.key.endswith("/") or not matches(remote.key):
             continue  # a key that ends in a slash only marks a folder
         packed = job.compression and remote.key.endswith(".gz")

@@ -9,6 +9,7 @@ from kelpie_worker.api import Api, Unreachable
 from kelpie_worker.backoff import backoff
 from kelpie_worker.child import Duty, Tell, live
 from kelpie_worker.config import Config
+from kelpie_worker.imds import Identity
 from kelpie_worker.job import Job
 from kelpie_worker.lease import safe_until
 from kelpie_worker.linux import boottime, die_with
@@ -34,6 +35,7 @@ class Heartbeat(Duty):
     def __init__(self, config: Config, tell: Tell) -> None:
         self._config = config
         self._tell = tell
+        self._identity = Identity(config.auth, config.imds_url)
         self._held: dict[str, HeldLease] = {}
 
     def obey(self, command: HoldLease | DropLease) -> None:
@@ -41,7 +43,7 @@ class Heartbeat(Duty):
             case HoldLease():
                 claim_id = command.job.claim_id
                 if claim_id not in self._held:
-                    self._held[claim_id] = HeldLease(command.job, Api(self._config), self._tell)
+                    self._held[claim_id] = HeldLease(command.job, Api(self._config, self._identity), self._tell)
                     self._held[claim_id].start(command.at_once)
             case DropLease():
                 if held := self._held.pop(command.claim_id, None):

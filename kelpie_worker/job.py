@@ -3,7 +3,8 @@
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,28 @@ class SyncBlock:
 
 
 @dataclass(frozen=True)
+class StoredObject:
+    """One version of an object in a bucket, as the answer that made it, or a listing, describes it."""
+
+    bucket: str
+    key: str
+    size: int
+    etag: str
+    version_id: str | None = None
+
+
+Manifest = tuple[StoredObject, ...]  # all of one generation of the checkpoints
+
+
+class CheckpointStatus(StrEnum):
+    """How the checkpoint in the bucket compares with the newest manifest that the coordinator knows."""
+
+    CLEAN = "clean"
+    TORN = "torn"  # or not provably whole: it is something else than what was reported
+    NONE = "none"  # there is nothing to compare with
+
+
+@dataclass(frozen=True)
 class Job:
     """One handout of a job. `claim_id` names the handout, also where the server knows no attempts."""
 
@@ -37,6 +60,9 @@ class Job:
     before: tuple[SyncBlock, ...] = ()
     during: tuple[SyncBlock, ...] = ()
     after: tuple[SyncBlock, ...] = ()
+    checkpoint_status: str = CheckpointStatus.NONE  # known once everything is downloaded
+    # Only of use while downloading, and long: never saved.
+    checkpoint: Manifest = field(default=(), repr=False)
     # May hold secrets: never saved, fetched again when a job is resumed.
     command: str = field(default="", repr=False)
     arguments: tuple[str, ...] = field(default=(), repr=False)
@@ -49,7 +75,7 @@ class Job:
 
 
 Blocks = tuple[SyncBlock, ...]
-_SECRET = ("command", "arguments", "environment")
+_UNSAVED = ("checkpoint", "command", "arguments", "environment")
 
 
 def from_wire(
@@ -70,23 +96,26 @@ def from_wire(
         command=str(document["command"]),
         arguments=tuple(str(argument) for argument in document.get("arguments") or ()),
         environment={str(name): str(value) for name, value in (document.get("environment") or {}).items()},
+        checkpoint=_manifest(document.get("checkpoint")),
     )
 
 
 def to_saved(job: Job) -> dict[str, Any]:
     """What the state file keeps of a job: everything but what may hold a secret."""
-    return {name: value for name, value in asdict(job).items() if name not in _SECRET}
+    return {name: value for name, value in asdict(replace(job, checkpoint=())).items() if name not in _UNSAVED}
 
 
 def from_saved(saved: Mapping[str, Any]) -> Job:
     """The job that `to_saved` saved. KeyError, TypeError or ValueError for anything that it would not write."""
-    _demand(set(saved) == {part.name for part in fields(Job)} - set(_SECRET), "a job has other fields")
+    saved = {"checkpoint_status": CheckpointStatus.NONE, **saved}  # releases before it did not save it
+    _demand(set(saved) == {part.name for part in fields(Job)} - set(_UNSAVED), "a job has other fields")
     blocks = {name: tuple(_saved_block(block) for block in saved[name]) for name in ("before", "during", "after")}
     job = Job(**{**saved, **blocks})
     # The claim id becomes part of a file's name, the job's id part of a URL.
     _demand(all(is_text(name) and name and "/" not in name for name in (job.claim_id, job.id)), "a job has no id")
     _demand(job.attempt is None or is_whole(job.attempt), "an attempt is no number")
     _demand(is_whole(job.num_failures), "the failures are no number")
+    _demand(job.checkpoint_status in list(CheckpointStatus), "a checkpoint has another status")
     interval = job.heartbeat_interval
     _demand(isinstance(interval, int | float) and not isinstance(interval, bool), "an interval is no number")
     _demand(math.isfinite(interval) and 0 < interval <= _LONGEST_HEARTBEAT_INTERVAL, "an interval is out of range")
@@ -112,6 +141,23 @@ def _saved_block(saved: Mapping[str, Any]) -> SyncBlock:
     _demand(Path(block.local_path).is_absolute(), "a local path is relative")
     _demand(isinstance(block.mirrors_deletes, bool), "mirrors_deletes is neither on nor off")
     return block
+
+
+def _manifest(document: Any) -> Manifest:
+    """The newest manifest of a job; one that cannot be read is none, and stops no job."""
+    try:
+        return tuple(
+            StoredObject(
+                bucket=str(file["bucket"] or ""),
+                key=str(file["key"]),
+                size=int(file["size"]),
+                etag=str(file["etag"] or ""),
+                version_id=file.get("version_id"),
+            )
+            for file in (document or {}).get("files") or ()
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return ()
 
 
 def _demand(holds: bool, otherwise: str) -> None:

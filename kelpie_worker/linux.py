@@ -4,6 +4,9 @@ import ctypes
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -25,6 +28,64 @@ def die_with(parent: int) -> None:
 def adopt_orphans() -> None:
     """Become the parent of every descendant whose own parent ends, so that it can be reaped."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def wake_on_child_ends() -> int:
+    """A descriptor that becomes readable whenever a child ends, an adopted one too."""
+    readable, written = os.pipe()
+    os.set_blocking(readable, False)
+    os.set_blocking(written, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # without a handler nothing is written
+    signal.set_wakeup_fd(written, warn_on_full_buffer=False)
+    return readable
+
+
+def children_of_all() -> dict[int, set[int]]:
+    """The children of every process, those included that wait to be reaped."""
+    children: dict[int, set[int]] = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it ended
+            parent = (process / "stat").read_text(errors="replace").rpartition(")")[2].split()[1]
+            children.setdefault(int(parent), set()).add(int(process.name))
+    return children
+
+
+def descendants(ancestor: int, but: frozenset[int] = frozenset()) -> set[int]:
+    """The descendants of a process, without some of them and theirs."""
+    children = children_of_all()
+    found, new = set[int](), {ancestor}
+    while new := {child for parent in new for child in children.get(parent, ())} - found - but:
+        found |= new
+    return found
+
+
+def oom_kills(root: Path = Path("/")) -> int | None:
+    """How many processes of this container the kernel has killed for want of memory; None if it does not say."""
+    for counter in _oom_counters(root):
+        with suppress(OSError, ValueError):
+            for line in counter.read_text().splitlines():
+                name, _, number = line.partition(" ")
+                if name == "oom_kill":
+                    return int(number)
+    return None
+
+
+def _oom_counters(root: Path) -> Iterator[Path]:
+    """Where it may say so, the most telling first: of our own cgroup (of either version), of the whole system.
+
+    A container may see its own cgroup as the root, and yet the path that the host gives it.
+    """
+    mounted = root / "sys/fs/cgroup"
+    with suppress(OSError, ValueError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if "memory" in controllers.split(","):
+                yield mounted / "memory" / path.lstrip("/") / "memory.oom_control"
+                yield mounted / "memory" / "memory.oom_control"
+            elif not controllers:
+                yield mounted / path.lstrip("/") / "memory.events"
+                yield mounted / "memory.events"
+    yield root / "proc/vmstat"
 
 
 def _prctl(option: int, value: int) -> None:

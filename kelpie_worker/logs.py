@@ -5,12 +5,16 @@
 
 import json
 import os
+import select
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 from kelpie_worker.config import LOG_LEVELS, Config
 from kelpie_worker.job import Job
+
+_PATIENCE_MS = 250
 
 
 class _Log:
@@ -19,6 +23,7 @@ class _Log:
     threshold = LOG_LEVELS.index("info")
     machine_id = ""
     secrets: tuple[str, ...] = ()
+    lost = 0  # lines that could not be written since the last that could
 
 
 def configure(config: Config) -> None:
@@ -48,8 +53,23 @@ def _write(level: str, event: str, job: Job | None, facts: dict[str, Any]) -> No
         return
     about = {"job_id": job.id, "attempt": job.attempt} if job else {}
     line = {"time": now(), "level": level, "event": event, **about, "machine_id": _Log.machine_id, **facts}
-    # One write for the whole line: several processes share this stream.
-    os.write(sys.stderr.fileno(), (without_secrets(json.dumps(line, default=str)) + "\n").encode())
+    if _Log.lost:
+        line["lines_lost"] = _Log.lost
+    # One write for the whole line: several processes share this stream. Where it leads to a full disk, or to
+    # nobody any more, a job is worth more than its story.
+    with suppress(OSError):
+        if _has_room(sys.stderr.fileno()):
+            os.write(sys.stderr.fileno(), (without_secrets(json.dumps(line, default=str)) + "\n").encode())
+            _Log.lost = 0
+            return
+    _Log.lost += 1
+
+
+def _has_room(stream: int) -> bool:
+    """Whether a line can be written soon: a heartbeat must not wait for whoever reads logs, or does not."""
+    poll = select.poll()
+    poll.register(stream, select.POLLOUT)
+    return bool(poll.poll(_PATIENCE_MS))
 
 
 def without_secrets(text: str) -> str:

@@ -3,6 +3,7 @@
 The worker is a star. The supervisor is its centre and the only one who decides; around it stand
 
     coordinator   calls the API: claims and reports      (threads of the supervisor: a call may wait for hours)
+    instance      speaks of the machine to its landlord  (a thread of the supervisor)
     runner        runs the command                       (a process)
     heartbeat     renews the leases                      (a process, so that no busy disk delays it)
     uploader      moves every file, down and up          (a process)
@@ -11,10 +12,10 @@ who never talk to each other. A *command* is an imperative and goes outwards, a 
 and comes back. A command may arrive twice (a crash, a restarted child) and must then do no harm.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
-from kelpie_worker.job import Job
+from kelpie_worker.job import CheckpointStatus, Job, Manifest
 
 
 class Verdict(StrEnum):
@@ -31,6 +32,7 @@ class Outcome:
     verdict: Verdict
     reason: str | None = None
     exit_code: int | None = None
+    output: str | None = field(default=None, repr=False)  # may hold what nobody masked: never saved
 
 
 # --- commands ---------------------------------------------------------------------------------------
@@ -38,10 +40,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Claim:
-    """Ask for a job, after a pause in seconds; repeated under the same id until it is answered."""
+    """Ask for a job, after a pause in seconds; repeated under the same id until it is answered.
+
+    After `until` (CLOCK_BOOTTIME) no answer is one too.
+    """
 
     claim_id: str
     after: float = 0.0
+    until: float | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,24 @@ class Report:
 
     job: Job
     outcome: Outcome
+
+
+@dataclass(frozen=True)
+class ReportCheckpoint:
+    """Tell the API what is whole in the bucket; repeated until it is answered, or a later one is there."""
+
+    job: Job
+    generation: int
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class ReportResume:
+    """Tell the API how the checkpoint was found that this attempt begins with."""
+
+    job: Job
+    checkpoint: str
+    detail: str
 
 
 @dataclass(frozen=True)
@@ -143,17 +167,41 @@ class Wipe:
     aside: "Aside | None"
 
 
+@dataclass(frozen=True)
+class SetDeletionCost:
+    """What it would cost to delete this instance now, as far as this worker knows."""
+
+    cost: int
+    holds_job: bool
+
+
+class Departure(StrEnum):
+    REALLOCATE = "reallocate"  # to another machine
+    RECREATE = "recreate"  # a fresh container on this one
+
+
+@dataclass(frozen=True)
+class LeaveInstance:
+    """Give the instance up, unless another worker on it holds a job; `exits`: go, whatever comes of it."""
+
+    departure: Departure
+    reason: str
+    exits: bool = True
+
+
 Aside = tuple[tuple[str, str], ...]  # (directory of the job, where its contents were moved to), ...
 
 Command = (
-    Claim | Report | Recall | CeaseClaiming
+    Claim | Report | ReportCheckpoint | ReportResume | Recall | CeaseClaiming
+    | SetDeletionCost | LeaveInstance
     | Run | Stop
     | HoldLease | DropLease
     | Renew | Download | Watch | Flush | Stage | Upload | Abandon | Wipe
 )  # fmt: skip
 
 OBEYED_BY: dict[type[Command], str] = {
-    **dict.fromkeys((Claim, Report, Recall, CeaseClaiming), "coordinator"),
+    **dict.fromkeys((Claim, Report, ReportCheckpoint, ReportResume, Recall, CeaseClaiming), "coordinator"),
+    **dict.fromkeys((SetDeletionCost, LeaveInstance), "instance"),
     **dict.fromkeys((Run, Stop), "runner"),
     **dict.fromkeys((HoldLease, DropLease), "heartbeat"),
     **dict.fromkeys((Renew, Download, Watch, Flush, Stage, Upload, Abandon, Wipe), "uploader"),
@@ -202,6 +250,8 @@ class Exited:
     signal: int | None = None
     error: str | None = None  # it could not be started
     signalled: bool = False  # Kelpie had sent it a signal: then its exit code decides nothing
+    oom: bool = False  # the kernel killed it, or a process of it, for its memory
+    output: str | None = field(default=None, repr=False)  # its last bytes, where they are asked for
 
 
 @dataclass(frozen=True)
@@ -223,6 +273,17 @@ class Downloaded:
     claim_id: str
     files: int = 0
     bytes: int = 0
+    checkpoint: str = CheckpointStatus.NONE
+    detail: str = ""  # why the checkpoint is torn
+
+
+@dataclass(frozen=True)
+class Committed:
+    """A generation is whole in the bucket; everything that is there of the watched directories."""
+
+    claim_id: str
+    generation: int
+    manifest: Manifest
 
 
 @dataclass(frozen=True)
@@ -298,6 +359,13 @@ class GraceEnded:
 
 
 @dataclass(frozen=True)
+class Departed:
+    """The answer to LeaveInstance. Not `gone`: the instance is not given up, and nobody else here needs it."""
+
+    gone: bool
+
+
+@dataclass(frozen=True)
 class ChildDied:
     name: str
     exit_code: int | None
@@ -305,7 +373,7 @@ class ChildDied:
 
 JobMessage = (
     Claimed | Recalled | Reported | Started | Exited | LeaseRenewed | LeaseLost | Downloaded | Watching
-    | Flushed | Staged | Uploaded | Wiped | Refused | Troubled | Transferring
+    | Committed | Flushed | Staged | Uploaded | Wiped | Refused | Troubled | Transferring
 )  # fmt: skip
-WorkerMessage = ShutdownRequested | TimeRanOut | GraceEnded | ChildDied
+WorkerMessage = ShutdownRequested | TimeRanOut | GraceEnded | Departed | ChildDied
 Message = JobMessage | WorkerMessage

@@ -11,15 +11,17 @@ from kelpie_worker.backoff import backoff
 from kelpie_worker.directories import moved_path, open_up
 from kelpie_worker.job import Job, SyncBlock
 from kelpie_worker.lease import Lease
+from kelpie_worker.linux import boottime
 from kelpie_worker.messages import Aside
 from kelpie_worker.pattern import matcher
 from kelpie_worker.places import Places
 from kelpie_worker.scan import Moved, Scanner, Signature, signature_of
-from kelpie_worker.storage import StorageUnreachable, Target
+from kelpie_worker.storage import NoBucket, StorageRefused, StorageUnreachable, Target
 from kelpie_worker.transfer import Spoiled, Transfer
 
 _FILES_AT_ONCE = 8
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+_PATIENCE = 600.0  # seconds with a refusal that somebody may lift: of a key that expired, a quota, a clock
 
 
 @dataclass(frozen=True)
@@ -88,15 +90,27 @@ class Outputs:
         ]
 
     def _send(self, output: Output) -> None:
-        """As often as it takes: the job is finished, only storage is missing."""
-        failures = 0
+        """As often as it takes: the job is finished, only storage is missing. A refusal must last to be believed.
+
+        StorageRefused, OSError, Cancelled.
+        """
+        failures, believed = 0, float("inf")
         while True:
             try:
                 self._send_once(output)
                 return
             except StorageUnreachable as error:
                 failures += 1
+                believed = float("inf")
                 logs.warn("upload_delayed", self._job, key=output.target.key, detail=str(error))
+            except NoBucket:
+                raise
+            except StorageRefused as error:
+                failures += 1
+                believed = min(believed, boottime() + _PATIENCE)
+                if boottime() >= believed:
+                    raise
+                logs.warn("upload_refused", self._job, key=output.target.key, detail=str(error))
             except Spoiled:  # by whoever else has a link to the file, be it only its number of links
                 failures += 1
                 output = replace(output, version=signature_of(Path(output.path).stat()))

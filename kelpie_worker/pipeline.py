@@ -12,7 +12,7 @@ Whoever resumes after a crash saves nothing but the phase and enters it again.
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from kelpie_worker.job import Job
+from kelpie_worker.job import CheckpointStatus, Job
 from kelpie_worker.messages import (
     Abandon,
     Aside,
@@ -30,6 +30,7 @@ from kelpie_worker.messages import (
     Refused,
     Report,
     Reported,
+    ReportResume,
     Run,
     ShutdownRequested,
     Stage,
@@ -126,7 +127,14 @@ def advance(state: JobState, message: Message) -> tuple[JobState, list[Command]]
         return state, []
     state = learned(state, message)
     state = replace(state, phase=applicable(following, state))
-    return state, entering(state)
+    return state, [*tellings(state, message), *entering(state)]
+
+
+def tellings(state: JobState, message: Message) -> list[Command]:
+    """What the coordinator is told beside the job's way on."""
+    if isinstance(message, Downloaded) and message.checkpoint != CheckpointStatus.NONE:
+        return [ReportResume(state.job, message.checkpoint, message.detail)]
+    return []
 
 
 def entering(state: JobState) -> list[Command]:
@@ -171,6 +179,8 @@ def learned(state: JobState, message: Message) -> JobState:
     """The job with what a message says about its outcome and its whereabouts."""
     if isinstance(message, Staged):
         state = replace(state, aside=message.aside)
+    if isinstance(message, Downloaded):
+        state = replace(state, job=replace(state.job, checkpoint=(), checkpoint_status=message.checkpoint))
     return replace(state, outcome=judged(state, message))
 
 
@@ -191,7 +201,7 @@ def judged(state: JobState, message: Message) -> Outcome | None:
         case Exited():
             return Outcome(Verdict.RELEASED, "shutdown")
         case Refused():
-            return Outcome(Verdict.FAILED, message.reason)
+            return Outcome(Verdict.FAILED, message.reason, output=state.outcome.output if state.outcome else None)
         case Troubled():
             return Outcome(Verdict.RELEASED, message.reason)
         case ShutdownRequested() | TimeRanOut():
@@ -204,8 +214,11 @@ def exit_outcome(exited: Exited) -> Outcome:
     """What the end of a command that Kelpie had not signalled means (contract section 7, invariant I7)."""
     if exited.error is not None:
         return Outcome(Verdict.FAILED, "not_found")
+    code = exited.exit_code if exited.signal is None else 128 + exited.signal
+    if exited.oom:
+        return Outcome(Verdict.FAILED, "oom", code, exited.output)
     if exited.signal is not None:
-        return Outcome(Verdict.FAILED, "signal", 128 + exited.signal)
+        return Outcome(Verdict.FAILED, "signal", code, exited.output)
     if exited.exit_code != 0:
-        return Outcome(Verdict.FAILED, "exit_code", exited.exit_code)
-    return Outcome(Verdict.COMPLETED, None, 0)
+        return Outcome(Verdict.FAILED, "exit_code", code, exited.output)
+    return Outcome(Verdict.COMPLETED, None, 0, exited.output)

@@ -22,6 +22,7 @@ class Places:
 
     real: dict[str, str] = field(default_factory=dict)
     brought: Snapshot = field(default_factory=dict)
+    taken: set[str] = field(default_factory=set)  # the directories of which the bucket took a checkpoint
 
     def remember(self, directories: Iterable[str]) -> None:
         """Before the command runs: links that are there now are the operator's, and are followed."""
@@ -73,7 +74,7 @@ def save(places: Places, path: Path) -> None:
     brought = {name: list(vars(version).values()) for name, version in places.brought.items()}
     draft = path.with_name(path.name + ".new")
     try:
-        draft.write_text(json.dumps({"real": places.real, "brought": brought}))
+        draft.write_text(json.dumps({"real": places.real, "brought": brought, "taken": sorted(places.taken)}))
         draft.replace(path)
     except OSError as error:
         logs.warn("places_not_saved", detail=str(error))
@@ -84,7 +85,8 @@ def load(path: Path) -> Places | None:
     try:
         saved = json.loads(path.read_text())
         brought = {str(name): Signature(*map(int, version)) for name, version in saved["brought"].items()}
-        return Places({str(part): str(real) for part, real in saved["real"].items()}, brought)
+        taken = {str(directory) for directory in saved.get("taken", ())}
+        return Places({str(part): str(real) for part, real in saved["real"].items()}, brought, taken)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from kelpie_worker.bundle import is_frozen, without_bundle
 from kelpie_worker.child import Duty, Tell, live
 from kelpie_worker.config import Config
 from kelpie_worker.job import Job
-from kelpie_worker.linux import adopt_orphans, boottime, die_with
+from kelpie_worker.linux import adopt_orphans, boottime, descendants, die_with, oom_kills, wake_on_child_ends
 from kelpie_worker.messages import Exited, Refused, Run, Started, Stop, Troubled
+from kelpie_worker.tail import Tail, secrets_of
 
 CANCEL_GRACE = 5.0  # seconds between SIGINT, SIGTERM and SIGKILL
 _LOOK_AGAIN = 0.05  # seconds, where nothing tells of an end: of a whole group, say
@@ -41,6 +43,8 @@ class Runner(Duty):
         self._config = config
         self._tell = tell
         self._command: RunningCommand | None = None
+        self._tail: Tail | None = None
+        self._child_ended = wake_on_child_ends()
 
     def obey(self, command: Run | Stop) -> None:
         match command:
@@ -54,30 +58,45 @@ class Runner(Duty):
                     self._command.stop(self._escalation(command.shutdown))
 
     def tick(self) -> float | None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._child_ended, 4096)
+        ended = dict(_reaped())  # the orphans of a command among them, however long it runs
         command = self._command
         if command is None:
             return None
-        pause = command.look()
+        pause = command.look(ended)
         if command.exited is None:
             return pause
         self._command = None
         end_descendants(self._config.state_file)
-        self._tell(command.exited)
+        self._tell(self._with_output(command.exited))
         return None
 
     def descriptors(self) -> list[int]:
-        return [self._command.pidfd] if self._command and self._command.pidfd >= 0 else []
+        return [self._child_ended]
 
     def orphaned(self) -> None:
         if self._command:
             self._command.kill()
         end_descendants(self._config.state_file)
+        if self._tail:
+            self._tail.wait()
+
+    def _with_output(self, exited: Exited) -> Exited:
+        if self._tail is None:
+            return exited
+        self._tail.wait()
+        return replace(exited, output=self._tail.text())
 
     def _run(self, job: Job) -> None:
         for directory in vars(self._config.directories).values():
             _make_legacy_directory(directory, job)
+        environment = command_environment(job, self._config, os.environ)
         try:
-            self._command = RunningCommand(job, command_environment(job, self._config, os.environ))
+            if self._config.report_output:
+                secrets = secrets_of(environment, self._config.secrets)
+                self._tail = Tail(self._config.report_output, secrets, after=self._tail)
+            self._command = RunningCommand(job, environment, self._tail)
         except (OSError, ValueError) as error:
             logs.warn("command_not_started", job, detail=str(error))
             self._tell(why_not_started(job, error))
@@ -104,18 +123,25 @@ def why_not_started(job: Job, error: OSError | ValueError) -> Troubled | Exited 
 class RunningCommand:
     """A command and its process group. `exited` is set once it is over; OSError, ValueError if it cannot start."""
 
-    def __init__(self, job: Job, environment: Mapping[str, str]) -> None:
+    def __init__(self, job: Job, environment: Mapping[str, str], tail: Tail | None = None) -> None:
         self.claim_id = job.claim_id
         self.exited: Exited | None = None
-        self._process = subprocess.Popen(
-            [job.command, *job.arguments],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=_preparation(os.getpid()),  # safe: this process has a single thread
-        )
+        self._oom_kills = oom_kills()
+        try:
+            self._process = subprocess.Popen(
+                [job.command, *job.arguments],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=tail.stdout if tail else None,
+                stderr=tail.stderr if tail else None,
+                start_new_session=True,
+                # Safe: this process has a single thread, or others that hold no lock but those of a Tail.
+                preexec_fn=_preparation(os.getpid()),
+            )
+        finally:
+            if tail:
+                tail.begin()
         self.pid = self._process.pid
-        self.pidfd = _pidfd(self.pid)
         self._escalation: list[tuple[int, float]] = []
         self._next_signal = 0.0
         self._signalled = False
@@ -126,14 +152,18 @@ class RunningCommand:
             self._escalation = escalation
             self._signalled = True
 
-    def look(self) -> float | None:
-        """See whether it is over, send the signal that is due; the seconds until it is worth looking again."""
-        self._reap()
+    def look(self, ended: Mapping[int, int]) -> float | None:
+        """See whether it is over, send the signal that is due; the seconds until it is worth looking again.
+
+        `ended` are the children that were reaped: {process id: wait status}.
+        """
+        if self.pid in ended:
+            self._process.returncode = os.waitstatus_to_exitcode(ended[self.pid])
         if self._is_over():
             self._finish()
             return None
         if not self._signalled:
-            return None if self.pidfd >= 0 else _LOOK_AGAIN
+            return None
         if self._escalation and boottime() >= self._next_signal:
             number, patience = self._escalation.pop(0)
             self._signal_group(number)
@@ -151,18 +181,18 @@ class RunningCommand:
     def _finish(self) -> None:
         self._signal_group(signal.SIGKILL)  # whatever it left running would write into the next job's files
         code = self._process.returncode
-        if code >= 0:
-            self.exited = Exited(self.claim_id, exit_code=code, signalled=self._signalled)
-        else:
-            self.exited = Exited(self.claim_id, signal=-code, signalled=self._signalled)
-        self._close()
+        self.exited = Exited(
+            self.claim_id,
+            exit_code=code if code >= 0 else None,
+            signal=-code if code < 0 else None,
+            oom=self._ran_out_of_memory(code),
+            signalled=self._signalled,
+        )
 
-    def _reap(self) -> None:
-        """Collect the leader, and the orphans of its group, who are this process's children by now."""
-        for pid, status in _reaped():
-            if pid == self.pid:
-                self._process.returncode = os.waitstatus_to_exitcode(status)
-                self._close()
+    def _ran_out_of_memory(self, code: int) -> bool:
+        """Whether the kernel has killed it, or something of it that it could not go on without, for its memory."""
+        failed = code > 0 or code == -signal.SIGKILL
+        return failed and (oom_kills() or 0) > (self._oom_kills or 0)
 
     def _group_lives(self) -> bool:
         try:
@@ -175,11 +205,6 @@ class RunningCommand:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 
-    def _close(self) -> None:
-        if self.pidfd >= 0:
-            os.close(self.pidfd)
-            self.pidfd = -1
-
 
 def command_environment(job: Job, config: Config, container: Mapping[str, str]) -> dict[str, str]:
     """The container's environment, then the job's, then Kelpie's own (contract section 7)."""
@@ -189,6 +214,7 @@ def command_environment(job: Job, config: Config, container: Mapping[str, str]) 
         "INPUT_DIR": config.directories.input,
         "CHECKPOINT_DIR": config.directories.checkpoint,
         "OUTPUT_DIR": config.directories.output,
+        "KELPIE_CHECKPOINT_STATUS": job.checkpoint_status,
         "KELPIE_JOB_ID": job.id,
         "KELPIE_STATE_FILE": config.state_file,
     }
@@ -212,7 +238,7 @@ def end_descendants(state_file: str) -> None:
     somebody in between has the command's environment.
     """
     deadline = boottime() + _LONGEST_CLEANUP
-    while left := _descendants(os.getpid()) | _marked(state_file):
+    while left := descendants(os.getpid()) | _marked(state_file):
         for pid in left:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
@@ -235,32 +261,11 @@ def _marked(state_file: str) -> set[int]:
     return found - {os.getpid(), os.getppid()}
 
 
-def _descendants(ancestor: int) -> set[int]:
-    """The descendants of a process, those included that wait to be reaped."""
-    children: dict[int, set[int]] = {}
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            parent = (process / "stat").read_text(errors="replace").rpartition(")")[2].split()[1]
-            children.setdefault(int(parent), set()).add(int(process.name))
-    found, new = set[int](), {ancestor}
-    while new := {child for parent in new for child in children.get(parent, ())} - found:
-        found |= new
-    return found
-
-
 def _reaped() -> Iterator[tuple[int, int]]:
     """Collect the children that have ended: (process id, wait status), ..."""
     with contextlib.suppress(ChildProcessError):
         while (ended := os.waitpid(-1, os.WNOHANG))[0]:
             yield ended
-
-
-def _pidfd(pid: int) -> int:
-    """What becomes readable when the process ends; -1 where a container forbids the call."""
-    try:
-        return os.pidfd_open(pid)
-    except OSError:
-        return -1
 
 
 def _preparation(runner: int) -> Callable[[], None]:

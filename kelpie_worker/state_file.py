@@ -202,7 +202,7 @@ def _saved_state(state: JobState) -> dict[str, Any]:
     return {
         "job": to_saved(state.job),
         "phase": state.phase,
-        "outcome": asdict(state.outcome) if state.outcome else None,
+        "outcome": _saved_outcome(state.outcome) if state.outcome else None,
         "aside": state.aside,
     }
 
@@ -221,6 +221,11 @@ def _parse_state(saved: Mapping[str, Any]) -> JobState:
     if state.phase is Phase.UPLOADING and state.aside is None:
         raise ValueError("outputs are uploaded from nowhere")
     return state
+
+
+def _saved_outcome(outcome: Outcome) -> dict[str, Any]:
+    """Without the command's output, that nobody can be sure of: a report after a crash lacks it."""
+    return {name: value for name, value in asdict(outcome).items() if name != "output"}
 
 
 def _parse_outcome(saved: Mapping[str, Any]) -> Outcome:

@@ -19,7 +19,7 @@ from kelpie_worker.lease import Lease
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import ListObjectsV2OutputTypeDef
+    from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef, ListObjectsV2OutputTypeDef
 
 _CONNECT_TIMEOUT, _READ_TIMEOUT = 10, 30
 _CONNECTIONS = 32
@@ -41,10 +41,24 @@ class NotThere(StorageRefused):
     """There is no such object (or multipart upload)."""
 
 
+class NoBucket(StorageRefused):
+    """There is no such bucket, nor can there be one of that name: only another job definition helps."""
+
+
 @dataclass(frozen=True)
 class RemoteFile:
     key: str
     size: int
+    etag: str = ""  # empty: the listing says none
+    modified: float = 0.0  # seconds since 1970, by the clock of the storage
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What became visible: its ETag as a listing shows it, its version where the bucket keeps versions."""
+
+    etag: str
+    version_id: str | None
 
 
 @dataclass(frozen=True)
@@ -92,6 +106,7 @@ class SharedClient:
         self._region = region
         self._lock = threading.Lock()
         self._client: S3Client | None = None
+        self.etags_hold: bool | None = None  # whether a listing shows what a completion answered; None: unknown
 
     def get(self) -> "S3Client":
         with self._lock:
@@ -114,7 +129,8 @@ class Storage:
         while True:
             page = self._repeated(f"listing {bucket}/{prefix}", partial(self._list, where))
             for item in page.get("Contents", []):
-                yield RemoteFile(item["Key"], item["Size"])
+                modified = item["LastModified"].timestamp()
+                yield RemoteFile(item["Key"], item["Size"], item.get("ETag", "").strip('"'), modified)
             if not page.get("IsTruncated"):
                 return
             where["ContinuationToken"] = page["NextContinuationToken"]
@@ -123,7 +139,7 @@ class Storage:
         """Write an object to a new file; its size in bytes. A truncated body counts as no answer. OSError."""
         return self._repeated(f"downloading {bucket}/{key}", lambda: self._fetch_once(bucket, key, path))
 
-    def put(self, target: Target, body: bytes) -> None:
+    def put(self, target: Target, body: bytes) -> Stored:
         """Store a small object whole, and make sure that it arrived."""
         digest = hashlib.md5(body, usedforsecurity=False)
         answer = self._repeated(
@@ -138,6 +154,7 @@ class Storage:
         )
         if answer["ETag"].strip('"') != digest.hexdigest():
             self._verify(target, answer["ETag"], len(body))
+        return _stored(answer)
 
     def begin(self, target: Target) -> str:
         """Start a multipart upload, of which nothing is visible until `complete`; its id."""
@@ -164,7 +181,7 @@ class Storage:
         )
         return Part(number, answer["ETag"], md5)
 
-    def complete(self, target: Target, upload_id: str, parts: list[Part], size: int) -> None:
+    def complete(self, target: Target, upload_id: str, parts: list[Part], size: int) -> Stored:
         """Make a multipart upload visible, and make sure that it is what was sent."""
         listed: Any = {"Parts": [{"PartNumber": part.number, "ETag": part.etag} for part in parts]}
         etag = _multipart_etag(parts)
@@ -177,10 +194,10 @@ class Storage:
             )
         except NotThere:
             # The answer to an earlier try was lost: the upload is gone because it is complete.
-            self._verify(target, etag, size)
-            return
+            return self._verify(target, etag, size)
         if answer["ETag"].strip('"') != etag:
             self._verify(target, answer["ETag"], size)
+        return self._as_listed(target, _stored(answer))
 
     def abort(self, target: Target, upload_id: str) -> None:
         """Forget a multipart upload; tried once, for whoever aborts has no time."""
@@ -199,13 +216,29 @@ class Storage:
     def _list(self, where: dict[str, Any]) -> "ListObjectsV2OutputTypeDef":
         return self._client.list_objects_v2(**where)
 
-    def _verify(self, target: Target, etag: str, size: int) -> None:
-        stored = self._repeated(
+    def _as_listed(self, target: Target, stored: Stored) -> Stored:
+        """Some servers answer a completion with another ETag than they show later: seen once, asked each time."""
+        if self._shared.etags_hold:
+            return stored
+        try:
+            shown = _stored(self._head(target))
+        except (StorageUnreachable, StorageRefused):  # it is there; only its ETag is not sure
+            return stored
+        if self._shared.etags_hold is None:
+            self._shared.etags_hold = shown.etag == stored.etag
+        return shown
+
+    def _head(self, target: Target) -> "HeadObjectOutputTypeDef":
+        return self._repeated(
             f"verifying {target.bucket}/{target.key}",
             lambda: self._client.head_object(Bucket=target.bucket, Key=target.key),
         )
+
+    def _verify(self, target: Target, etag: str, size: int) -> Stored:
+        stored = self._head(target)
         if stored["ContentLength"] != size or stored["ETag"].strip('"') != etag.strip('"'):
             raise StorageUnreachable(f"{target.bucket}/{target.key} is not what was uploaded")
+        return _stored(stored)
 
     def _fetch_once(self, bucket: str, key: str, path: Path) -> int:
         answer = self._client.get_object(Bucket=bucket, Key=key)
@@ -267,6 +300,8 @@ def _refusal(response: Any, what: str) -> Exception:
     sentence = f"{what}: {code}"
     if status >= 500 or status in (0, 408, 429) or 300 <= status < 400 or code in _PASSING_CODES:
         return StorageUnreachable(sentence)
+    if code in ("NoSuchBucket", "InvalidBucketName"):
+        return NoBucket(sentence)
     return NotThere(sentence) if code in ("NoSuchKey", "NoSuchUpload") else StorageRefused(sentence)
 
 
@@ -274,6 +309,11 @@ def _multipart_etag(parts: list[Part]) -> str:
     """The ETag that S3 gives an object made of these parts."""
     digest = hashlib.md5(b"".join(part.md5 for part in parts), usedforsecurity=False)
     return f"{digest.hexdigest()}-{len(parts)}"
+
+
+def _stored(answer: Any) -> Stored:
+    version = answer.get("VersionId")
+    return Stored(str(answer.get("ETag", "")).strip('"'), version if version != "null" else None)
 
 
 def _base64(digest: bytes) -> str:

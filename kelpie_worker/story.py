@@ -72,5 +72,7 @@ def _tell_report(message: Reported, job: Job, outcome: Outcome | None) -> None:
 def _facts(message: Message) -> dict[str, Any]:
     values = {field.name: getattr(message, field.name) for field in fields(message)}
     return {
-        name: value for name, value in values.items() if name not in ("claim_id", "aside") and value is not None
+        name: value
+        for name, value in values.items()
+        if name not in ("claim_id", "aside", "output") and value is not None
     }

@@ -13,6 +13,8 @@ from kelpie_worker.messages import (
     Claim,
     Claimed,
     Command,
+    Committed,
+    Departed,
     GraceEnded,
     HoldLease,
     LeaseRenewed,
@@ -23,6 +25,7 @@ from kelpie_worker.messages import (
     Refused,
     Renew,
     Report,
+    ReportCheckpoint,
     Reported,
     ShutdownRequested,
     TimeRanOut,
@@ -31,6 +34,7 @@ from kelpie_worker.messages import (
     Verdict,
 )
 from kelpie_worker.pipeline import JobState, Phase, advance, entering
+from kelpie_worker.residence import Residence
 from kelpie_worker.state_file import StateStore, WorkerState
 
 _FIRST_TROUBLE_PAUSE, _LONGEST_TROUBLE_PAUSE = 10.0, 300.0
@@ -52,12 +56,14 @@ class Supervisor:
         restart: Callable[[str], None],
         schedule: Callable[[float, Message], None],
         shutdown_grace: float = 25.0,
+        residence: Residence | None = None,
     ) -> None:
         self._store = store
         self._send = send
         self._restart = restart
         self._schedule = schedule
         self._grace = shutdown_grace
+        self._residence = residence or Residence()
         self._resuming: set[str] = set()  # jobs of an earlier life whose lease is not proven yet
         self._renewals: dict[str, float] = {}
         self._claiming = False
@@ -70,7 +76,7 @@ class Supervisor:
     @property
     def finished(self) -> bool:
         idle = not self._state.jobs and not self._claiming
-        return self._grace_ended or (self._stopping and idle)
+        return self._grace_ended or ((self._stopping or self._residence.left) and idle)
 
     def start(self) -> None:
         """Take up what an earlier life left in the state file."""
@@ -94,6 +100,8 @@ class Supervisor:
                 self._renew(message)
             case Recalled():
                 self._recalled(message)
+            case Committed():
+                self._tell_checkpoint(message)
             case Transferring():
                 self._note_transfers(message)
             case ChildDied():
@@ -104,8 +112,11 @@ class Supervisor:
                 self._advance_all(message)
             case GraceEnded():
                 self._grace_ended = True
+            case Departed():
+                pass  # the residence sees to it
             case _:
                 self._hear(message.claim_id, message)
+        self._residence.see(message, self._state.jobs)
         self._claim_if_free()
 
     def last_reports(self, reason: str) -> list[Report]:
@@ -128,13 +139,13 @@ class Supervisor:
     def _claim_if_free(self) -> None:
         """Ask for the next job once nothing occupies the directories. The id is saved before the call."""
         occupied = any(job.occupies_directories for job in self._state.jobs.values())
-        if self._claiming or self._stopping or occupied:
+        if self._claiming or self._stopping or occupied or self._residence.ends(self._state.jobs):
             return
         if self._state.claim_id is None:
             self._state.claim_id = str(uuid.uuid4())
             self._store.save()
         self._claiming = True
-        self._send(Claim(self._state.claim_id, after=self._pause))
+        self._send(Claim(self._state.claim_id, after=self._pause, until=self._residence.wants_work_until()))
         self._pause = 0.0
 
     def _forget_claim(self) -> None:
@@ -236,6 +247,12 @@ class Supervisor:
         self._resume(job)
 
     # --- the worker itself --------------------------------------------------------------------------
+
+    def _tell_checkpoint(self, committed: Committed) -> None:
+        """Also while it is ended: whoever resumes the job needs the last one most."""
+        job = self._state.jobs.get(committed.claim_id)
+        if job is not None and job.phase not in (Phase.REPORTING, Phase.WIPING):
+            self._send(ReportCheckpoint(job.job, committed.generation, committed.manifest))
 
     def _note_transfers(self, message: Transferring) -> None:
         if message.claim_id in self._state.jobs:

@@ -20,7 +20,7 @@ from typing import Protocol
 
 from kelpie_worker import logs
 from kelpie_worker.scan import Signature, signature_of
-from kelpie_worker.storage import Part, Storage, StorageRefused, StorageUnreachable, Target
+from kelpie_worker.storage import Part, Storage, StorageRefused, StorageUnreachable, Stored, Target
 
 PART_SIZE = 8 * 1024 * 1024
 _MOST_PARTS = 9000  # S3 allows 10,000
@@ -35,11 +35,12 @@ class Spoiled(Exception):
 
 class Prepared(Protocol):
     size: int
+    sent: int  # bytes of the object: fewer than the file's where it is compressed
 
     def ready(self) -> None:
         """Wait until every byte has arrived. The storage's errors, Cancelled."""
 
-    def commit(self) -> None:
+    def commit(self) -> Stored:
         """Make it visible. The storage's errors, Cancelled."""
 
     def abort(self) -> None:
@@ -179,7 +180,7 @@ class _Whole:
     """A small file, in memory until its commit."""
 
     def __init__(self, storage: Storage, target: Target, body: bytes, release: Callable[[], None]) -> None:
-        self.size = len(body)
+        self.size = self.sent = len(body)
         self._storage = storage
         self._target = target
         self._body = body
@@ -188,9 +189,10 @@ class _Whole:
     def ready(self) -> None:
         pass
 
-    def commit(self) -> None:
-        self._storage.put(self._target, self._body)
+    def commit(self) -> Stored:
+        stored = self._storage.put(self._target, self._body)
         self.abort()
+        return stored
 
     def abort(self) -> None:
         if self._release:
@@ -205,7 +207,7 @@ class _InParts:
         self.size = size
         self._storage = storage
         self._target = target
-        self._sent = 0
+        self.sent = 0
         self._id: str | None = storage.begin(target)
         self._parts: list[Future[Part]] = []
         self._error: BaseException | None = None
@@ -223,7 +225,7 @@ class _InParts:
             raise
         part.add_done_callback(lambda done: self._sent_part(done, room))
         self._parts.append(part)
-        self._sent += len(body)
+        self.sent += len(body)
 
     def _sent_part(self, part: Future[Part], room: threading.Semaphore) -> None:
         room.release()
@@ -234,10 +236,12 @@ class _InParts:
         for part in self._parts:
             part.result()
 
-    def commit(self) -> None:
+    def commit(self) -> Stored:
         assert self._id is not None
-        self._storage.complete(self._target, self._id, [part.result() for part in self._parts], self._sent)
+        parts = [part.result() for part in self._parts]
+        stored = self._storage.complete(self._target, self._id, parts, self.sent)
         self._id = None
+        return stored
 
     def abort(self) -> None:
         if self._id is None:

@@ -13,11 +13,12 @@ from kelpie_worker.checkpoints import Checkpoints
 from kelpie_worker.child import Duty, Tell, live
 from kelpie_worker.config import Config
 from kelpie_worker.downloads import Collision, download
-from kelpie_worker.job import Job, SyncBlock
+from kelpie_worker.job import Job, StoredObject, SyncBlock
 from kelpie_worker.lease import Cancelled, Lease
 from kelpie_worker.linux import die_with
 from kelpie_worker.messages import (
     Abandon,
+    Committed,
     Download,
     Downloaded,
     Flush,
@@ -37,12 +38,13 @@ from kelpie_worker.messages import (
     Wiped,
 )
 from kelpie_worker.outputs import Outputs
-from kelpie_worker.pattern import matcher
+from kelpie_worker.pattern import PatternTooSlow, matcher
 from kelpie_worker.scan import Signature, is_inside
 from kelpie_worker.storage import SharedClient, Storage, StorageRefused, StorageUnreachable
 from kelpie_worker.transfer import Transfer
 
 _TELL_TRANSFERS_EVERY = 1.0
+_LARGEST_MANIFEST = 20_000  # files; the coordinator takes no more
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _JOBS_FAULT = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)  # a key that is no name for a file
 Work = Download | Watch | Flush | Stage | Upload | Wipe
@@ -74,7 +76,9 @@ class Uploader(Duty):
         for claim_id, files in list(self._files.items()):
             if files.wiped:
                 del self._files[claim_id]
-            elif (moving := files.moving.changed()) is not None:
+                continue
+            files.remember_what_was_taken()
+            if (moving := files.moving.changed()) is not None:
                 self._tell(moving)
         return _TELL_TRANSFERS_EVERY if self._files else None
 
@@ -99,9 +103,10 @@ class JobFiles:
         self._own_files = directories.own_files(config.state_file)
         self._places_file = places.file_of(config.state_file, claim_id)
         known = places.load(self._places_file)
-        self._resumed = known is not None
         self._places = known or places.Places()
+        self._brought_objects: dict[str, StoredObject] = {}
         self._watches: list[Checkpoints] | None = None
+        self._manifests: ManifestOfAll | None = None
         self._threads: dict[type[Work], threading.Thread] = {}
 
     def begin(self, command: Work) -> None:
@@ -129,6 +134,13 @@ class JobFiles:
         if self._transfer:
             threading.Thread(target=self._transfer.close, daemon=True, name="Abandon").start()
 
+    def remember_what_was_taken(self) -> None:
+        """For an uploader that comes after this one."""
+        taken = {watch.block.local_path for watch in self._watches or () if watch.has_sent}
+        if taken - self._places.taken and not self.lease.cancelled:
+            self._places.taken |= taken
+            places.save(self._places, self._places_file)
+
     def _carry_out(self, command: Work, work: Callable[[Any], Message]) -> None:
         """Every command ends in a message, or in the attempt's own end."""
         try:
@@ -149,11 +161,12 @@ class JobFiles:
             matcher(block.pattern)  # one that does not compile is found before hours of work, not after
         self._places = directories.make(job, self._config.state_file)
         places.save(self._places, self._places_file)
-        self._resumed = False
         brought = download(job, self._storage, self.moving.downloads)
         self._places.brought = brought.versions
         places.save(self._places, self._places_file)  # before the command can run
-        return Downloaded(self._claim_id, len(brought.versions), brought.bytes)
+        self._brought_objects = brought.objects
+        found = brought.checkpoint
+        return Downloaded(self._claim_id, len(brought.versions), brought.bytes, found.status, found.detail)
 
     def _watch(self, command: Watch) -> Message:
         if self._watches is None:
@@ -216,9 +229,12 @@ class JobFiles:
         return self._transfer
 
     def _all_watches(self, job: Job) -> list[Checkpoints]:
-        return [self._checkpoints(job, block) for block in job.during]
+        self._manifests = ManifestOfAll(self._claim_id, self._tell)
+        self._manifests.watches = [self._checkpoints(job, block) for block in job.during]
+        return self._manifests.watches
 
     def _checkpoints(self, job: Job, block: SyncBlock) -> Checkpoints:
+        assert self._manifests
         brought = {
             os.path.relpath(path, block.local_path): version
             for path, version in self._places.brought.items()
@@ -233,13 +249,20 @@ class JobFiles:
             self._own_files,
             brought,
             lambda paths: self.moving.uploads(f"{block.local_path}/{path}" for path in paths),
-            # After a restart nobody knows what was sent before it: then a refusal alone stops nothing.
-            None if self._resumed else self._tell_refusal,
+            # What an earlier uploader sent counts: then a refusal alone stops nothing.
+            None if block.local_path in self._places.taken else self._tell_refusal,
             self._places.real_path(block.local_path),
+            {
+                os.path.relpath(path, block.local_path): stored
+                for path, stored in self._brought_objects.items()
+                if is_inside(path, block.local_path)
+            },
+            self._manifests.tell,
         )
 
-    def _tell_refusal(self, refusal: StorageRefused) -> None:
-        self._tell(Refused(self._claim_id, "upload", str(refusal)))
+    def _tell_refusal(self, refusal: StorageRefused | PatternTooSlow) -> None:
+        reason = "pattern" if isinstance(refusal, PatternTooSlow) else "upload"
+        self._tell(Refused(self._claim_id, reason, str(refusal)))
 
     def _sent_objects(self) -> dict[tuple[str, str], Signature]:
         """What is in the bucket already, by bucket and key."""
@@ -274,6 +297,25 @@ def answer_to(error: Exception, command: Work) -> Refused | Troubled:
 def _is_the_machines(error: OSError) -> bool:
     """Whether another machine may do better; one without a number is a file that cannot be unpacked."""
     return error.errno is not None and error.errno not in _JOBS_FAULT
+
+
+class ManifestOfAll:
+    """Tells what is whole in the bucket of all watches of a job together, each time one of them has finished."""
+
+    def __init__(self, claim_id: str, tell: Tell) -> None:
+        self.watches: list[Checkpoints] = []
+        self._claim_id = claim_id
+        self._tell = tell
+        self._generation = 0
+        self._lock = threading.Lock()
+
+    def tell(self) -> None:
+        with self._lock:
+            self._generation += 1
+            manifest = tuple(stored for watch in self.watches for stored in watch.whole)
+            if len(manifest) > _LARGEST_MANIFEST:
+                manifest = ()  # better nothing is known than something old
+            self._tell(Committed(self._claim_id, self._generation, manifest))
 
 
 class Moving:

@@ -16,6 +16,7 @@ from kelpie_worker.backoff import backoff
 from kelpie_worker.children import Children
 from kelpie_worker.config import Config, ConfigError
 from kelpie_worker.coordinator import Coordinator
+from kelpie_worker.instance import Instance
 from kelpie_worker.linux import boottime
 from kelpie_worker.messages import (
     OBEYED_BY,
@@ -29,6 +30,7 @@ from kelpie_worker.messages import (
     ShutdownRequested,
     Verdict,
 )
+from kelpie_worker.residence import Residence
 from kelpie_worker.state_file import StateFile
 from kelpie_worker.supervisor import Supervisor
 
@@ -68,17 +70,20 @@ def _work(config: Config, store: StateFile) -> int:
     inbox: SimpleQueue[Message] = SimpleQueue()
     children = Children(config, inbox.put)
     coordinator = Coordinator(Api(config), inbox.put)
-    supervisor = _supervisor(config, store, children, coordinator, inbox)
-    _listen_to_signals(inbox, config.shutdown_grace)
+    instance = Instance(config, inbox.put)
+    supervisor = _supervisor(config, store, children, coordinator, instance, inbox)
+    _listen_to_signals(inbox, children.bury, config.shutdown_grace)
     try:
         try:
             logs.info("worker_started", version=__version__, container_group_id=config.container_group_id)
             children.start_all()
+            instance.start()
             supervisor.start()
             while not supervisor.finished:
                 supervisor.on(inbox.get())
         finally:
             children.stop_all()  # whatever happened: a worker without a head would hold its jobs for ever
+            instance.end()
         logs.info("worker_stopped", jobs_in_hand=len(store.state.jobs))
         return 0
     except Exception as error:  # noqa: BLE001 - told, and answered with exit code 1
@@ -88,12 +93,19 @@ def _work(config: Config, store: StateFile) -> int:
 
 
 def _supervisor(
-    config: Config, store: StateFile, children: Children, coordinator: Coordinator, inbox: SimpleQueue[Message]
+    config: Config,
+    store: StateFile,
+    children: Children,
+    coordinator: Coordinator,
+    instance: Instance,
+    inbox: SimpleQueue[Message],
 ) -> Supervisor:
     def send(command: Command) -> None:
         name = OBEYED_BY[type(command)]
         if name == "coordinator":
             coordinator.obey(command)  # type: ignore[arg-type]
+        elif name == "instance":
+            instance.obey(command)  # type: ignore[arg-type]
         else:
             children.send(name, command)
 
@@ -102,13 +114,14 @@ def _supervisor(
         timer.daemon = True
         timer.start()
 
-    return Supervisor(store, send, Restarts(children.start).restart, schedule, config.shutdown_grace)
+    restarts, residence = Restarts(children.start), Residence(config.stay, send)
+    return Supervisor(store, send, restarts.restart, schedule, config.shutdown_grace, residence)
 
 
 # --- the end --------------------------------------------------------------------------------------------
 
 
-def _listen_to_signals(inbox: SimpleQueue[Message], grace: float) -> None:
+def _listen_to_signals(inbox: SimpleQueue[Message], bury: Callable[[], None], grace: float) -> None:
     """Have a signal asked of the supervisor, and the process ended in time even if nothing answers it.
 
     The handlers run in the main thread alone, which a write to a dead disk may hold; the file descriptor is
@@ -119,7 +132,8 @@ def _listen_to_signals(inbox: SimpleQueue[Message], grace: float) -> None:
     signal.set_wakeup_fd(said, warn_on_full_buffer=False)
 
     def end_in_time() -> None:
-        os.read(heard, 1)
+        while os.read(heard, 1)[0] == signal.SIGCHLD:
+            pass
         threading.Event().wait(max(grace, _SHORTEST_GRACE) + _OVERTIME)
         os._exit(1)
 
@@ -127,6 +141,7 @@ def _listen_to_signals(inbox: SimpleQueue[Message], grace: float) -> None:
     # SimpleQueue.put may interrupt itself, which is what a signal handler needs.
     signal.signal(signal.SIGTERM, lambda *_: inbox.put(ShutdownRequested()))
     signal.signal(signal.SIGINT, lambda *_: inbox.put(ShutdownRequested(finish_uploads=False)))
+    signal.signal(signal.SIGCHLD, lambda *_: bury())
 
 
 def _tell_failure(error: Exception) -> str:
@@ -134,13 +149,12 @@ def _tell_failure(error: Exception) -> str:
     number = error.errno if isinstance(error, OSError) else None
     reason = "disk_full" if number in _DISK_FULL else "internal"
     where = traceback.extract_tb(error.__traceback__)[-1]
-    with suppress(OSError):  # the log may be on the same full disk
-        logs.error(
-            "worker_failed",
-            reason=reason,
-            detail=f"The worker ends and gives its jobs back: {_in_words(error)}.",
-            at=f"{where.filename.rpartition('/')[2]}:{where.lineno}",
-        )
+    logs.error(
+        "worker_failed",
+        reason=reason,
+        detail=f"The worker ends and gives its jobs back: {_in_words(error)}.",
+        at=f"{where.filename.rpartition('/')[2]}:{where.lineno}",
+    )
     return reason
 
 
@@ -169,8 +183,7 @@ def _give_back(
             message = inbox.get(timeout=left)
             if isinstance(message, Reported) and message.claim_id in awaited:
                 report = awaited.pop(message.claim_id)
-                with suppress(OSError):
-                    story.tell(message, report.job, report.outcome)
+                story.tell(message, report.job, report.outcome)
             elif isinstance(message, Claimed) and message.job is not None:
                 send(Report(message.job, Outcome(Verdict.RELEASED, reason)))
 

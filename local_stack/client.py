@@ -45,6 +45,10 @@ class ApiClient:
         attempts: list[dict[str, Any]] = self._call("GET", f"/jobs/{job_id}/attempts")["attempts"]
         return attempts
 
+    def events(self, job_id: str) -> list[dict[str, Any]]:
+        events: list[dict[str, Any]] = self._call("GET", f"/jobs/{job_id}/events")["events"]
+        return events
+
     def cancel(self, job_id: str) -> None:
         self._call("DELETE", f"/jobs/{job_id}")
 

@@ -186,6 +186,7 @@ class Worker:
         self._environment = {
             **environment,
             "KELPIE_STATE_FILE": str(self.disk / "kelpie-state.json"),
+            "KELPIE_RUNTIME_DIR": str(root / f"{machine_id}.run"),
             **{f"{name}_DIR": str(self.disk / name.lower()) for name in ("INPUT", "CHECKPOINT", "OUTPUT")},
         }
         self._child: Child | None = None

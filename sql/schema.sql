@@ -28,10 +28,12 @@ create table attempts (
   outcome attempt_outcome,
   exit_code integer,
   reason text,
+  output text,
   constraint attempts_job_id_fkey FOREIGN KEY (job_id) REFERENCES jobs(id) ON DELETE CASCADE,
   constraint attempts_number_check CHECK (number > 0),
   constraint attempts_pkey PRIMARY KEY (job_id, number),
-  constraint ended_has_an_outcome CHECK ((ended IS NULL) = (outcome IS NULL))
+  constraint ended_has_an_outcome CHECK ((ended IS NULL) = (outcome IS NULL)),
+  constraint output_is_short CHECK (length(output) <= 65536) NOT VALID
 ) with (fillfactor=80);
 
 create table autoscaler_turn (
@@ -49,6 +51,19 @@ create table bans (
   reason text,
   constraint bans_job_id_fkey FOREIGN KEY (job_id) REFERENCES jobs(id) ON DELETE CASCADE,
   constraint bans_pkey PRIMARY KEY (job_id, machine_id)
+);
+
+create table checkpoints (
+  job_id uuid not null,
+  attempt integer not null,
+  generation bigint not null,
+  reported timestamp with time zone default now() not null,
+  files jsonb not null,
+  constraint checkpoints_attempt_check CHECK (attempt > 0),
+  constraint checkpoints_files_check CHECK (jsonb_typeof(files) = 'array'::text),
+  constraint checkpoints_generation_check CHECK (generation > 0),
+  constraint checkpoints_job_id_fkey FOREIGN KEY (job_id) REFERENCES jobs(id) ON DELETE CASCADE,
+  constraint checkpoints_pkey PRIMARY KEY (job_id, attempt, generation)
 );
 
 create table coordinator (
@@ -78,7 +93,7 @@ create table events (
   attempt integer not null,
   detail jsonb default '{}'::jsonb not null,
   constraint events_job_id_fkey FOREIGN KEY (job_id) REFERENCES jobs(id) ON DELETE CASCADE,
-  constraint events_kind_check CHECK (kind = ANY (ARRAY['submitted'::text, 'claimed'::text, 'interrupted'::text, 'released'::text, 'attempt_failed'::text, 'completed'::text, 'failed'::text, 'canceled'::text, 'blocked'::text])) NOT VALID,
+  constraint events_kind_check CHECK (kind = ANY (ARRAY['submitted'::text, 'claimed'::text, 'interrupted'::text, 'released'::text, 'attempt_failed'::text, 'completed'::text, 'failed'::text, 'canceled'::text, 'checkpointed'::text, 'resumed'::text, 'blocked'::text])) NOT VALID,
   constraint events_pkey PRIMARY KEY (id)
 );
 

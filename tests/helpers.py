@@ -241,6 +241,7 @@ JOB_TABLES = {
     "queue": "job_id",
     "attempts": "job_id, number",
     "bans": "job_id, machine_id",
+    "checkpoints": "job_id, attempt, generation",
     "events": "id",
     "webhooks": "id",
 }

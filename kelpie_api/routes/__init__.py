@@ -27,7 +27,7 @@ from kelpie_api.metrics import request_answered
 from kelpie_api.routes import cors
 from kelpie_api.wire import json_in_pieces, parse_json, parse_uuid
 
-EXTENSIONS = "attempt, claim-id, release, wait"
+EXTENSIONS = "attempt, checkpoint, claim-id, release, wait"
 LARGEST_BODY = 16 * 1024 * 1024
 LONGEST_LOGGED_PATH = 500
 MOST_NAMED = 100  # fields in one refusal
@@ -48,6 +48,8 @@ OPEN_TO_MACHINES = {
     "work.completed",
     "work.failed",
     "work.released",
+    "work.keep_checkpoint",
+    "work.resumed",
     "jobs.list_jobs",
     "jobs.get_job",
     "jobs.list_attempts",

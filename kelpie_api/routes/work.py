@@ -5,24 +5,36 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from flask import g, request
 from flask_smorest import Blueprint
 
-from kelpie_api import jobs, metrics
+from kelpie_api import checkpoints, jobs, metrics
 from kelpie_api.auth import Caller
 from kelpie_api.db import Database, Row, next_byte
 from kelpie_api.errors import NotTheHolder
 from kelpie_api.jobs import Report, Status
 from kelpie_api.routes import BodyParser, caller, coordinator, db, identifier
-from kelpie_api.schemas import Failure, HeartbeatAnswer, Job, Message, WorkerReport, WorkQuery
+from kelpie_api.schemas import (
+    CheckpointKept,
+    CheckpointReport,
+    EndReport,
+    Failure,
+    HeartbeatAnswer,
+    Job,
+    Message,
+    ResumeReport,
+    WorkerReport,
+    WorkQuery,
+)
 from kelpie_api.waiting import NoRoom, Waiter
 
 blueprint = Blueprint("work", __name__, description="Work, as workers ask for it and report it.")
 blueprint.ARGUMENTS_PARSER = BodyParser()
 TEXT = {"schema": {"type": "string"}}
+Result = TypeVar("Result")
 CROWDED = "5"  # seconds after which a worker that found no room to wait may ask again
 
 
@@ -44,7 +56,7 @@ def get_work(query: dict[str, Any]) -> tuple[list[Row], int, dict[str, str]]:
         job = claim({**query, "wait": 0})
         headers |= {} if job else {"Retry-After": CROWDED}
     metrics.claim_answered(job is not None)
-    return [job] if job else [], 200, headers
+    return [checkpoints.with_newest(db(), job)] if job else [], 200, headers
 
 
 def claim(query: dict[str, Any]) -> Row | None:
@@ -98,7 +110,7 @@ def heartbeat(fields: dict[str, Any], job_id: str) -> Row:
 
 
 @blueprint.post("/jobs/<job_id>/completed")
-@blueprint.arguments(WorkerReport)
+@blueprint.arguments(EndReport)
 @blueprint.response(200, Message)
 @blueprint.alt_response(400, schema=Failure)
 @blueprint.alt_response(404, schema=Failure)
@@ -109,7 +121,7 @@ def completed(fields: dict[str, Any], job_id: str) -> Row:
 
 
 @blueprint.post("/jobs/<job_id>/failed")
-@blueprint.arguments(WorkerReport)
+@blueprint.arguments(EndReport)
 @blueprint.response(202, Message)
 @blueprint.alt_response(400, schema=Failure)
 @blueprint.alt_response(404, schema=Failure)
@@ -129,6 +141,41 @@ def failed(fields: dict[str, Any], job_id: str) -> Row:
 def released(fields: dict[str, Any], job_id: str) -> Row:
     """The worker gives the job back: no failure, no ban, handed out again at once."""
     return carry_out(jobs.release, job_id, report_of(fields), "Release reported")
+
+
+@blueprint.put("/jobs/<job_id>/checkpoint")
+@blueprint.arguments(CheckpointReport)
+@blueprint.response(200, CheckpointKept)
+@blueprint.alt_response(400, schema=Failure)
+@blueprint.alt_response(404, schema=Failure)
+@blueprint.alt_response(409, schema=Failure)
+def keep_checkpoint(fields: dict[str, Any], job_id: str) -> Row:
+    """The manifest of a generation that is whole in the bucket; the next attempt is given the newest. The answer's
+    `generation` is the newest that is known of this attempt: a lower one was not kept."""
+    generation, files = fields.pop("generation"), fields.pop("files")
+    return {"generation": fenced(checkpoints.keep, job_id, report_of(fields), generation, files)}
+
+
+@blueprint.post("/jobs/<job_id>/resumed")
+@blueprint.arguments(ResumeReport)
+@blueprint.response(200, Message)
+@blueprint.alt_response(400, schema=Failure)
+@blueprint.alt_response(404, schema=Failure)
+@blueprint.alt_response(409, schema=Failure)
+def resumed(fields: dict[str, Any], job_id: str) -> Row:
+    """How the attempt found the checkpoint that it begins with: as the newest manifest says, or torn."""
+    checkpoint, detail = fields.pop("checkpoint"), fields.pop("detail")
+    fenced(checkpoints.tell_resumed, job_id, report_of(fields), checkpoint, detail)
+    return {"message": "Resume reported"}
+
+
+def fenced(tell: Callable[..., Result], job_id: str, report: Report, *told: Any) -> Result:
+    """Carry out what only a worker with an attempt can say."""
+    try:
+        return tell(db(), caller(), identifier(job_id, "job"), report, *told)
+    except NotTheHolder:
+        metrics.report_refused(str(request.endpoint).rpartition(".")[2])
+        raise
 
 
 def carry_out(

@@ -58,5 +58,5 @@ vacuum (index_cleanup on, truncate off, skip_locked) queue;
 
 -- name: purge_jobs
 -- All jobs of everybody; the tables are named in lock order.
-truncate queue, jobs, attempts, bans, events, webhooks, deliveries, submissions, lapse_horizons, machines,
+truncate queue, jobs, attempts, checkpoints, bans, events, webhooks, deliveries, submissions, lapse_horizons, machines,
   reallocations;

@@ -123,13 +123,15 @@ job as (
   returning j.*
 ),
 ended as (
-  insert into attempts (job_id, number, machine_id, container_group, last_heartbeat, ended, outcome, exit_code, reason)
-  select job_id, attempt, machine_id, holder_group, heartbeat, now(), 'completed', %(exit_code)s, %(reason)s
+  insert into attempts (job_id, number, machine_id, container_group, last_heartbeat, ended, outcome, exit_code, reason,
+                        output)
+  select job_id, attempt, machine_id, holder_group, heartbeat, now(), 'completed', %(exit_code)s, %(reason)s,
+         %(output)s
     from held
    where machine_id is not null
       on conflict (job_id, number) do update
      set ended = excluded.ended, outcome = excluded.outcome, last_heartbeat = excluded.last_heartbeat,
-         exit_code = excluded.exit_code, reason = excluded.reason
+         exit_code = excluded.exit_code, reason = excluded.reason, output = excluded.output
 ),
 told as (
   insert into events (job_id, kind, actor, attempt, detail)
@@ -206,13 +208,15 @@ waiting as (
      and job.status <> 'failed'
 ),
 ended as (
-  insert into attempts (job_id, number, machine_id, container_group, last_heartbeat, ended, outcome, exit_code, reason)
-  select job_id, attempt, machine_id, holder_group, heartbeat, now(), 'failed', %(exit_code)s, %(reason)s
+  insert into attempts (job_id, number, machine_id, container_group, last_heartbeat, ended, outcome, exit_code, reason,
+                        output)
+  select job_id, attempt, machine_id, holder_group, heartbeat, now(), 'failed', %(exit_code)s, %(reason)s,
+         %(output)s
     from held
    where machine_id is not null
       on conflict (job_id, number) do update
      set ended = excluded.ended, outcome = excluded.outcome, last_heartbeat = excluded.last_heartbeat,
-         exit_code = excluded.exit_code, reason = excluded.reason
+         exit_code = excluded.exit_code, reason = excluded.reason, output = excluded.output
 ),
 told as (
   insert into events (job_id, kind, actor, attempt, detail)
@@ -469,7 +473,7 @@ offset %(skipped)s;
 -- Every handout of a job, first to last; the last heartbeat of a live attempt stands in the queue.
 select a.number, a.machine_id, a.container_group as container_group_id, a.claimed,
        coalesce(a.last_heartbeat, q.heartbeat) as last_heartbeat,
-       a.ended, a.outcome, a.exit_code, a.reason
+       a.ended, a.outcome, a.exit_code, a.reason, a.output
   from attempts a
   left join queue q on q.job_id = a.job_id and q.attempt = a.number
  where a.job_id = %(job_id)s

@@ -207,7 +207,7 @@ def test_a_bug_is_a_500_in_the_common_shape_without_its_inside(
 
 @pytest.mark.parametrize("path", ["/jobs", "/nothing", "/healthz", "/users/me"])
 def test_every_answer_names_the_extensions(api: Client, path: str) -> None:
-    assert api.get(path).headers["Kelpie-Extensions"] == "attempt, claim-id, release, wait"
+    assert api.get(path).headers["Kelpie-Extensions"] == "attempt, checkpoint, claim-id, release, wait"
 
 
 def test_a_body_of_unknown_length_is_not_cut_but_refused(api: Client) -> None:

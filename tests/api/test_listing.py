@@ -296,6 +296,29 @@ def test_an_unknown_job_is_a_404(api: Client) -> None:
         assert refused(api.get(f"/jobs/{uuid.uuid4()}{rest}"), 404)["error"] == "Job Not Found"
 
 
+def test_an_attempt_shows_the_output_that_its_last_report_carried(api: Client) -> None:
+    job = api.submit(max_failures=3)
+    last_words = "Zeile\u20ac\ufffd\n" + "x" * (65_536 - 8)
+    for number, (report, output) in enumerate(
+        [("failed", last_words), ("released", "not kept"), ("failed", None), ("completed", "done\n")], start=1
+    ):
+        api.claim(f"m{number}")
+        api.report(job, "heartbeat", f"m{number}", attempt=number, output="not kept")
+        api.report(job, report, f"m{number}", attempt=number, output=output)
+    attempts = (api.get(f"/jobs/{job['id']}/attempts").json or {})["attempts"]
+    assert [attempt["output"] for attempt in attempts] == [last_words, None, None, "done\n"]
+    assert "output" not in (api.get(f"/jobs/{job['id']}").json or {})
+    assert "done" not in api.get(f"/jobs/{job['id']}/events").text
+
+
+@pytest.mark.parametrize("output", ["x" * 65_537, 5, ["a"], "\0", "\ud800"])
+def test_output_that_cannot_be_kept_is_refused_by_name(api: Client, output: object) -> None:
+    job = api.submit()
+    api.claim("m1")
+    answer = api.report(job, "failed", "m1", attempt=1, output=output)
+    assert "output" in refused(answer, 400)["errors"]
+
+
 def test_the_attempts_of_a_job_tell_how_each_ended(api: Client, db: Database) -> None:
     job = api.submit(max_failures=2)
     path = f"/jobs/{job['id']}/attempts"

@@ -78,6 +78,14 @@ ROUTES = [
     Route("POST", "/jobs/<job_id>/completed", REPORT, (*FOREIGN, 200, 200), REPORTED),
     Route("POST", "/jobs/<job_id>/failed", REPORT, (*FOREIGN, 202, 202), (202, 404, 202, 403, 404, 403, 403)),
     Route("POST", "/jobs/<job_id>/released", REPORT, (*FOREIGN, 200, 200), REPORTED),
+    Route(
+        "PUT",
+        "/jobs/<job_id>/checkpoint",
+        {**REPORT, "generation": 1, "files": [{"key": "c/weights", "size": 1}]},
+        (*FOREIGN, 200, 200),
+        REPORTED,
+    ),
+    Route("POST", "/jobs/<job_id>/resumed", {**REPORT, "checkpoint": "torn"}, (*FOREIGN, 200, 200), REPORTED),
     Route("GET", "/jobs/<job_id>/webhooks", None, (*FOREIGN, 200, 200)),
     Route("POST", "/jobs/<job_id>/webhooks/<webhook_id>/redeliver", None, (*FOREIGN, 404, 404)),  # it has none
     Route("GET", "/users/me/signing-secret", None, (401, 403, 200, 200, 200, 200)),

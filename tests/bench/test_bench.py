@@ -18,8 +18,9 @@ ROOT = Path(__file__).resolve().parents[2]
         ("sustained", [], "nothing handed out twice"),
         ("waiting", [], "submissions reached a poller"),
         ("scaling", [], "200 rules decided: 200"),
+        ("turnaround", [], "without files: idle for"),
     ],
-    ids=["fill", "claim", "sustained", "waiting", "scaling"],
+    ids=["fill", "claim", "sustained", "waiting", "scaling", "turnaround"],
 )
 def test_a_small_run_works(server_url: str, bench: str, options: list[str], printed: str) -> None:
     ran = subprocess.run(

@@ -1,4 +1,4 @@
-"""Salad's token service as a machine sees it, and the public keys that prove its tokens."""
+"""Salad's metadata service as a machine sees it, and the public keys that prove its tokens."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class SigningKey:
 
 
 class TokenDouble(Double):
-    """Issues tokens to one machine (`organization`, `workload`, `machine`), and publishes its keys."""
+    """Serves one machine (`organization`, `workload`, `machine`): issues tokens, hears what it wants of Salad."""
 
     spec: ClassVar[str] = "salad-cloud-imds.yaml"
     host: ClassVar[str] = "http://169.254.169.254/"
@@ -46,6 +46,9 @@ class TokenDouble(Double):
         self.machine = str(uuid.uuid4())
         self.key = SigningKey()
         self.published = [self.key.jwk]
+        self.life = 300  # seconds of a token
+        self.costs: list[int] = []  # the deletion costs it was told, in order
+        self.departures: list[str] = []
         super().__init__(port)
 
     @property
@@ -71,7 +74,7 @@ class TokenDouble(Double):
             "sub": self.machine,
             "iat": now,
             "nbf": now,
-            "exp": now + 300,
+            "exp": now + self.life,
             "salad_organization_name": self.organization,
             "salad_organization_id": self.organization_id,
             "salad_workload_id": self.workload,
@@ -86,6 +89,17 @@ class TokenDouble(Double):
         match request.method, request.path:
             case "GET", "/v1/token":
                 return json_of({"jwt": self.token()})
+            case "GET", "/v1/status":
+                return json_of({"ready": True, "started": True})
+            case "PUT", "/v1/deletion-cost":
+                self.costs.append(request.get_json()["deletion_cost"])
+                return Response(status=204)
+            case "POST", "/v1/reallocate":
+                self.departures.append(f"reallocate: {request.get_json()['reason']}")
+                return Response(status=204)
+            case "POST", "/v1/recreate":
+                self.departures.append("recreate")
+                return Response(status=204)
             case "GET", path if path == JWKS:
                 return json_of({"keys": self.published})
         raise AssertionError(f"{request.method} {request.path} is not stood for yet")

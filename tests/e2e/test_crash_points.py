@@ -198,3 +198,14 @@ def test_another_machine_goes_on_from_the_checkpoint(scene: Scene) -> None:
     scene.start_worker("second")
     wait_for(lambda: scene.job["status"] == "completed", "the job to complete", timeout=60)
     assert b"resumed from step 0 of" not in scene.worker.output.read_bytes()
+
+
+def test_the_checkpoint_of_a_worker_that_was_told_to_go_is_found_clean_by_the_next(scene: Scene) -> None:
+    scene.submit()
+    scene.start_worker("first")
+    while_running(scene)
+    scene.worker.stop()
+    scene.start_worker("second")
+    wait_for(lambda: scene.job["status"] == "completed", "the job to complete", timeout=60)
+    told = [event for event in scene.stack.client.events(scene.job_id) if event["kind"] == "resumed"]
+    assert [(event["attempt"], event["detail"]["checkpoint"]) for event in told] == [(2, "clean")]

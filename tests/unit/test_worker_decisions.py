@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from kelpie_worker import config, logs
 from kelpie_worker.backoff import backoff
 from kelpie_worker.checkpoints import Ledger, commit_order
-from kelpie_worker.config import ConfigError, LegacyDirectories
+from kelpie_worker.config import LegacyDirectories
 from kelpie_worker.directories import moved_path, set_aside, why_not_to_wipe, wipe
 from kelpie_worker.downloads import landing_path
 from kelpie_worker.job import Job, SyncBlock, from_saved, from_wire, to_saved
@@ -53,58 +53,6 @@ def test_a_lease_is_safe_for_longer_than_one_interval_and_shorter_than_two(sent:
 
 
 # --- settings -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("environment", "headers"),
-    [
-        ({"KELPIE_API_KEY": "k", "SALAD_API_KEY": "s"}, {"X-Kelpie-Key": "k"}),
-        (
-            {
-                "SALAD_API_KEY": "s",
-                "SALAD_ORGANIZATION": "o",
-                "SALAD_ORGANIZATION_NAME": "x",
-                "SALAD_PROJECT_NAME": "p",
-            },
-            {"Salad-Api-Key": "s", "Salad-Organization": "o", "Salad-Project": "p"},
-        ),
-    ],
-)
-def test_the_first_way_to_authenticate_that_is_set_up_is_used(
-    environment: dict[str, str], headers: dict[str, str]
-) -> None:
-    assert config.auth_headers(environment) == headers
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"KELPIE_API_KEY": ""}, "KELPIE_API_KEY"),
-        ({"KELPIE_API_KEY": "", "SALAD_API_KEY": "s"}, "SALAD_ORGANIZATION"),
-        ({"SALAD_CONTAINER_GROUP_ID": ""}, "SALAD_CONTAINER_GROUP_ID"),
-        ({"KELPIE_API_URL": "http://"}, "KELPIE_API_URL"),
-        ({"KELPIE_API_URL": "http://host:port"}, "KELPIE_API_URL"),
-        ({"KELPIE_LOG_LEVEL": "INFO"}, "KELPIE_LOG_LEVEL"),
-        ({"MAX_RETRIES": "2.5"}, "MAX_RETRIES"),
-        ({"HEARTBEAT_INTERVAL_S": "nan"}, "HEARTBEAT_INTERVAL_S"),
-        ({"KELPIE_SHUTDOWN_GRACE_S": "-1"}, "KELPIE_SHUTDOWN_GRACE_S"),
-        ({"FILE_WATCHER_MAX_WAIT_MS": "inf"}, "FILE_WATCHER_MAX_WAIT_MS"),
-        ({"KELPIE_STATE_FILE": "a\nb"}, "KELPIE_STATE_FILE"),
-    ],
-)
-def test_a_bad_setting_is_refused_by_name(change: dict[str, str], named: str) -> None:
-    with pytest.raises(ConfigError, match=named):
-        config.load(SETTINGS | change)
-
-
-def test_settings_have_the_defaults_of_the_original() -> None:
-    loaded = config.load(SETTINGS)
-    assert loaded.api_url == "https://kelpie.saladexamples.com"
-    assert (loaded.max_retries, loaded.poll_interval, loaded.shutdown_grace) == (3, 10, 25)
-    assert (loaded.watch.debounce, loaded.watch.stability, loaded.watch.max_wait) == (0, 0.05, 5)
-    assert loaded.directories == DIRECTORIES
-    assert config.load(SETTINGS | {"KELPIE_API_URL": "host"}).api_url == "https://host"
-    assert config.load(SETTINGS | {"FILE_WATCHER_MAX_WAIT_MS": "0"}).watch.max_wait is None
 
 
 def test_no_log_line_holds_a_secret(capfd: pytest.CaptureFixture[str]) -> None:

@@ -57,6 +57,7 @@ COMPLETED = Outcome(Verdict.COMPLETED, None, 0)
 FAILED = Outcome(Verdict.FAILED, "exit_code", 3)
 RELEASED = Outcome(Verdict.RELEASED, "shutdown")
 P = Phase
+SPOKEN = replace(COMPLETED, output="done")
 
 
 def c(kind: type, *values: object) -> Message:
@@ -79,7 +80,14 @@ def c(kind: type, *values: object) -> Message:
         (P.RUNNING, None, c(Exited, 3), P.FLUSHING, FAILED),
         (P.RUNNING, None, c(Exited, None, 9), P.FLUSHING, Outcome(Verdict.FAILED, "signal", 137)),
         (P.RUNNING, None, c(Exited, None, None, "no such file"), P.FLUSHING, Outcome(Verdict.FAILED, "not_found")),
+        (P.RUNNING, None, c(Exited, None, 9, None, False, True), P.FLUSHING, Outcome(Verdict.FAILED, "oom", 137)),
+        (P.RUNNING, None, c(Exited, 1, None, None, False, True), P.FLUSHING, Outcome(Verdict.FAILED, "oom", 1)),
+        (P.STOPPING, RELEASED, c(Exited, None, 9, None, True, True), P.FLUSHING, RELEASED),
         (P.FLUSHING, FAILED, c(Flushed), P.REPORTING, FAILED),
+        # what it printed last stays with the outcome
+        (P.RUNNING, None, c(Exited, 0, None, None, False, False, "done"), P.FLUSHING, SPOKEN),
+        (P.RUNNING, None, c(Exited, 3, None, None, False, False, "no"), P.FLUSHING, replace(FAILED, output="no")),
+        (P.UPLOADING, SPOKEN, c(Refused, "upload"), P.REPORTING, Outcome(Verdict.FAILED, "upload", None, "done")),
         # storage refuses: failed. Storage or disk in trouble: released
         (P.DOWNLOADING, None, c(Refused, "download"), P.REPORTING, Outcome(Verdict.FAILED, "download")),
         (P.DOWNLOADING, None, c(Troubled, "storage"), P.REPORTING, Outcome(Verdict.RELEASED, "storage")),

@@ -7,6 +7,7 @@ import errno
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, cast
@@ -26,6 +27,8 @@ from kelpie_worker.messages import (
     Message,
     Outcome,
     Refused,
+    Report,
+    Reported,
     Troubled,
     Verdict,
 )
@@ -74,6 +77,16 @@ def test_what_was_saved_is_taken_up_again(saved: tuple[Path, dict[str, Any]]) ->
     state = reread(*saved)
     assert state.jobs == {CLAIM: JobState(JOB, P.UPLOADING, COMPLETED, (("/out", "/aside"),))}
     assert state.claim_id == CLAIM and not list(saved[0].parent.glob("*.damaged-*"))
+
+
+def test_what_a_command_printed_is_not_saved(tmp_path: Path) -> None:
+    path = tmp_path / "kelpie-state.json"
+    store = StateFile(str(path))
+    store.state.put(JobState(JOB, P.REPORTING, replace(COMPLETED, output="swordfish")))
+    store.save()
+    store.close()
+    assert "swordfish" not in path.read_text()
+    assert reread(path, json.loads(path.read_text())).jobs[CLAIM].outcome == COMPLETED
 
 
 @pytest.mark.parametrize(
@@ -251,7 +264,7 @@ class Held:
         self.waits = waits
         self.asked, self.answered = threading.Event(), threading.Event()
 
-    def claim(self, claim_id: str) -> Claimed:
+    def claim(self, claim_id: str, until: float | None = None) -> Claimed:
         self.asked.set()
         assert self.answered.wait(30)
         return Claimed(claim_id, JOB)
@@ -278,6 +291,42 @@ def test_an_answer_that_comes_at_the_last_moment_is_the_only_one() -> None:
     assert told.get(timeout=30) == Claimed(CLAIM, JOB)
     coordinator._no_answer(CLAIM)
     assert told.empty()
+
+
+class Stumbling:
+    """An API whose every call fails once in a way that nobody thought of."""
+
+    waits = False
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def _stumble(self, name: str) -> None:
+        self.calls.append(name)
+        if self.calls.count(name) == 1:
+            raise ZeroDivisionError(name)
+
+    def claim(self, claim_id: str, until: float | None = None) -> Claimed:
+        self._stumble("claim")
+        return Claimed(claim_id, JOB)
+
+    def report(self, job: Job, outcome: Outcome) -> bool:
+        self._stumble("report")
+        return True
+
+
+def test_an_unexpected_error_leaves_no_claim_and_no_report_unanswered(capfd: pytest.CaptureFixture[str]) -> None:
+    told = SimpleQueue[Message]()
+    coordinator = Coordinator(cast(Api, Stumbling()), told.put)
+    coordinator.obey(Claim(CLAIM))
+    assert told.get(timeout=30) == Claimed(CLAIM, JOB)
+    coordinator.obey(Report(JOB, COMPLETED))
+    assert told.get(timeout=30) == Reported(CLAIM)
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [(line["event"], line["detail"]) for line in lines] == [
+        ("coordinator_failed", "ZeroDivisionError: claim"),
+        ("coordinator_failed", "ZeroDivisionError: report"),
+    ]
 
 
 # --- the API's answers ----------------------------------------------------------------------------------

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-EXTENSIONS = "attempt, claim-id, release"
+EXTENSIONS = "attempt, checkpoint, claim-id, release"
 
 
 @dataclass
@@ -35,6 +35,8 @@ class Handout:
     claim_id: str | None = None
     status: str = "pending"
     reports: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    manifests: list[dict[str, Any]] = field(default_factory=list)
+    resumes: list[dict[str, Any]] = field(default_factory=list)
 
 
 class FakeCoordinator:
@@ -43,6 +45,10 @@ class FakeCoordinator:
     def __init__(self, extensions: str = EXTENSIONS) -> None:
         self.extensions = extensions
         self.down = False  # every request is answered with 503
+        self.admits: Callable[[Call], bool] = lambda call: True  # else it is answered with 401
+        self.known = False  # whether it has a route that says who is calling
+        self.date: str | None = None  # of its answers, if not now
+        self.held_back = False  # an empty answer to a claim takes as long as the claim may wait
         self.calls: list[Call] = []
         self._silent: set[str] = set()
         self._handouts: dict[str, Handout] = {}
@@ -55,7 +61,7 @@ class FakeCoordinator:
             def do_GET(self) -> None:
                 coordinator._serve(self)
 
-            do_POST = do_GET
+            do_POST = do_PUT = do_GET
 
             def log_message(self, *_: Any) -> None:
                 """Quiet: a test prints what it needs."""
@@ -93,6 +99,17 @@ class FakeCoordinator:
         """The accepted reports in order: (`completed`, its body), ..."""
         return list(self._handouts[job_id].reports)
 
+    def manifests(self, job_id: str) -> list[dict[str, Any]]:
+        """The accepted manifests in order."""
+        return list(self._handouts[job_id].manifests)
+
+    def resumes(self, job_id: str) -> list[dict[str, Any]]:
+        return list(self._handouts[job_id].resumes)
+
+    def hand_out_again(self, job_id: str) -> None:
+        """As after a release: the next claim gets it."""
+        self._handouts[job_id].status = "pending"
+
     def heartbeats(self, job_id: str) -> int:
         return sum(call.path == f"/jobs/{job_id}/heartbeat" for call in self.calls)
 
@@ -123,11 +140,14 @@ class FakeCoordinator:
         with self._lock:
             status, answer = (503, {"error": "down"}) if self.down else self._answer(call)
             self.calls.append(call)
+        if self.held_back and call.path == "/work" and answer == []:
+            threading.Event().wait(float(call.query.get("wait", 0)))
         if call.path in self._silent:
             request.close_connection = True
             return
         content = json.dumps(answer).encode()
-        request.send_response(status)
+        request.send_response_only(status)
+        request.send_header("Date", self.date or request.date_time_string())
         request.send_header("Content-Type", "application/json")
         request.send_header("Content-Length", str(len(content)))
         if self.extensions:
@@ -136,8 +156,12 @@ class FakeCoordinator:
         request.wfile.write(content)
 
     def _answer(self, call: Call) -> tuple[int, Any]:
+        if not self.admits(call):
+            return 401, {"error": "Unauthorized", "message": "Try another key."}
         if call.path == "/work":
             return 200, self._claim(call.query.get("claim_id"))
+        if call.path == "/users/me" and self.known:
+            return 200, {"id": "1", "username": "acme", "created": None}
         match call.path.strip("/").split("/"):
             case ["jobs", job_id] if job_id in self._handouts:
                 return 200, self._shown(self._handouts[job_id])
@@ -153,15 +177,23 @@ class FakeCoordinator:
             if handout.status == "pending":
                 handout.status, handout.claim_id = "running", claim_id
                 handout.attempt += 1
-                return [self._shown(handout)]
+                newest = handout.manifests[-1:] if "checkpoint" in self.extensions else []
+                return [self._shown(handout) | ({"checkpoint": newest[0]} if newest else {})]
         return []
 
     def _shown(self, handout: Handout) -> dict[str, Any]:
         shown = {**handout.job, "status": handout.status}
         return {**shown, "attempt": handout.attempt} if "attempt" in self.extensions else shown
 
+    def _keep(self, handout: Handout, report: str, body: dict[str, Any]) -> tuple[int, Any]:
+        (handout.manifests if report == "checkpoint" else handout.resumes).append(body)
+        known = [kept["generation"] for kept in handout.manifests if kept["attempt"] == handout.attempt]
+        return 200, {"message": "Resume reported"} if report == "resumed" else {"generation": max(known)}
+
     def _report(self, handout: Handout, report: str, body: dict[str, Any]) -> tuple[int, Any]:
         holds = body.get("attempt") in (None, handout.attempt) and handout.status == "running"
+        if report in ("checkpoint", "resumed") and holds:
+            return self._keep(handout, report, body)
         if report == "heartbeat":
             return 200, {"status": "running" if holds else "canceled"}
         if (report, body) in handout.reports:

@@ -11,9 +11,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
-# "503" and "reset" before it is carried out, "lost" after it, "truncate" in its answer's body; "gone" is what S3
-# answers to the completion of an upload that is complete already, and moto does not.
+# "503", "403" and "reset" before it is carried out, "lost" after it, "truncate" in its answer's body; "swallow" is
+# a yes to what is not carried out; "gone" is what S3 answers to the completion of an upload that is complete
+# already, and moto does not.
 Fault = str
+DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Not now.</Message></Error>"
 GONE = b"<?xml version='1.0'?><Error><Code>NoSuchUpload</Code><Message>It is gone.</Message></Error>"
 
 
@@ -63,6 +65,10 @@ class FaultyProxy:
         fault = self.fault(request.command, request.path)
         if fault == "503":
             _answer(request, 503, {}, b"")
+        elif fault == "swallow":
+            _answer(request, 200, {"ETag": f'"{"0" * 32}"'}, b"")
+        elif fault == "403":
+            _answer(request, 403, {"Content-Type": "application/xml"}, DENIED)
         elif fault == "gone":
             _answer(request, 404, {"Content-Type": "application/xml"}, GONE)
         elif fault == "reset":

@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from local_stack.processes import wait_for
+from local_stack.stack import NO_METADATA_SERVICE
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -35,6 +36,8 @@ class Worker:
             "KELPIE_API_KEY": "a-key-that-nobody-logs",
             "SALAD_CONTAINER_GROUP_ID": "group",
             "SALAD_MACHINE_ID": "machine",
+            "SALAD_IMDS_URL": NO_METADATA_SERVICE,
+            "KELPIE_RUNTIME_DIR": str(folder.parent / "run"),
             "HEARTBEAT_INTERVAL_S": "0.2",
             "INPUT_DIR": str(folder / "input"),
             "CHECKPOINT_DIR": str(folder / "checkpoint"),
@@ -45,10 +48,11 @@ class Worker:
         self._reader: threading.Thread | None = None
         self.lines: list[str] = []
 
-    def start(self, **environment: str) -> Worker:
+    def start(self, through: Sequence[str] = (), **environment: str) -> Worker:
+        """`through` is a command line that runs the program whose command line follows it."""
         self.close()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "kelpie_worker"],
+            [*through, sys.executable, "-m", "kelpie_worker"],
             cwd=self.folder,
             env={**self._environment, **environment},
             stdin=subprocess.DEVNULL,

@@ -1,0 +1,232 @@
+"""`kelpie doctor`: whether everything that a job needs is there; each line says ok, or what to do."""
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kelpie_worker import config, storage
+from kelpie_worker.api import Api, Greeting, Unreachable
+from kelpie_worker.config import Config, ConfigError, TokenUse
+from kelpie_worker.imds import Imds, ImdsUnavailable
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_FEWEST_WATCHES = 8_192
+_LEAST_SPACE = 1024**3  # bytes
+_LARGEST_CLOCK_DIFFERENCE = 60.0  # seconds; S3 refuses signatures that are 15 minutes off
+_INOTIFY = Path("/proc/sys/fs/inotify/max_user_watches")
+
+
+class Ailment(Exception):
+    """Something is wrong; the sentence says what to do."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    subject: str
+    well: bool
+    words: str
+
+    def __str__(self) -> str:
+        return f"{'ok ' if self.well else 'BAD'}  {self.subject}: {self.words}"
+
+
+def examine(bucket: str | None, tell: Callable[[str], None] = print) -> int:
+    """Look at everything, one line each. 0 if all is well, 1 if not."""
+    well = True
+    for finding in _findings(bucket or os.environ.get("KELPIE_DOCTOR_BUCKET")):
+        tell(str(finding))
+        well = well and finding.well
+    return 0 if well else 1
+
+
+def _findings(bucket: str | None) -> Iterator[Finding]:
+    try:
+        settings = config.load()
+    except ConfigError as error:
+        yield Finding("settings", False, str(error))
+        return
+    yield Finding("settings", True, f"the queue is {settings.container_group_id}")
+    yield _finding("metadata service", lambda: _metadata_service(settings))
+    yield from _api(settings)
+    yield from _bucket(settings, bucket)
+    yield _finding("file watching", _file_watching)
+    for directory in _directories(settings):
+        yield _finding(f"disk at {directory}", partial(_disk, directory))
+
+
+def _finding(subject: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(subject, True, look())
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is what the user asked for
+        words = str(error) if isinstance(error, Ailment) else f"{type(error).__name__}: {error}"
+        return Finding(subject, False, words)
+
+
+# --- Salad and Kelpie -----------------------------------------------------------------------------------
+
+
+def _metadata_service(settings: Config) -> str:
+    if settings.imds_url is None:
+        return "not asked: SALAD_MACHINE_ID and SALAD_IMDS_URL are absent, so that this is no machine of Salad's"
+    imds = Imds(settings.imds_url)
+    try:
+        imds.is_ready()
+        if settings.auth.token is TokenUse.NOTHING:
+            return f"{settings.imds_url} answers"
+        imds.token()
+    except ImdsUnavailable as error:
+        raise Ailment(
+            f"{error}; on a machine of Salad's {settings.imds_url} must answer (SALAD_IMDS_URL)"
+        ) from error
+    return f"{settings.imds_url} answers and issues a token"
+
+
+def _api(settings: Config) -> Iterator[Finding]:
+    """What one greeting shows: whether we are let in, and how far the clocks are apart."""
+    greetings: list[Greeting] = []
+
+    def greet() -> str:
+        greetings.append(_greeting(settings))
+        return _welcome(settings, greetings[0])
+
+    yield _finding("API", greet)
+    if greetings:
+        yield _finding("clock", lambda: _clock(greetings[0]))
+
+
+def _greeting(settings: Config) -> Greeting:
+    try:
+        return Api(settings).greet()
+    except Unreachable as error:
+        raise Ailment(
+            f"{settings.api_url} does not answer: check KELPIE_API_URL and the network ({error})"
+        ) from error
+
+
+def _welcome(settings: Config, greeting: Greeting) -> str:
+    if greeting.status in (400, 401, 403):
+        raise Ailment(f"{settings.api_url} refuses {_way_in(settings)} with {greeting.status}: check it")
+    if greeting.status != 200:
+        raise Ailment(f"{settings.api_url} answers with {greeting.status}: is it the Kelpie API (KELPIE_API_URL)?")
+    extensions = ", ".join(sorted(greeting.extensions)) or "none"
+    return f"{settings.api_url} accepts {_way_in(settings)}; extensions: {extensions}"
+
+
+def _way_in(settings: Config) -> str:
+    if settings.auth.token is TokenUse.BEARER:
+        return "the token of the metadata service with SALAD_PROJECT"
+    return "KELPIE_API_KEY" if "X-Kelpie-Key" in settings.auth.headers else "SALAD_API_KEY"
+
+
+def _clock(greeting: Greeting) -> str:
+    try:
+        theirs = parsedate_to_datetime(greeting.date)
+    except ValueError:
+        return "the API does not tell the time"
+    difference = (datetime.now(UTC) - theirs).total_seconds()
+    if abs(difference) > _LARGEST_CLOCK_DIFFERENCE:
+        raise Ailment(
+            f"{difference:+.0f} s against the API: set this machine's clock, or storage refuses signatures"
+        )
+    return f"within {max(1, round(abs(difference)))} s of the API's"
+
+
+# --- the bucket -----------------------------------------------------------------------------------------
+
+
+def _bucket(settings: Config, place: str | None) -> Iterator[Finding]:
+    if not place:
+        yield Finding("bucket", True, "not tried: name one with --bucket or KELPIE_DOCTOR_BUCKET")
+        return
+    bucket, _, prefix = place.partition("/")
+    key = f"{prefix.rstrip('/')}/".lstrip("/") + f".kelpie-doctor-{uuid.uuid4().hex}"
+    try:
+        client = storage.connect(settings.aws_region)
+    except Exception as error:  # noqa: BLE001 - boto3 has many ways to say that a variable is wrong
+        yield Finding("bucket", False, f"the AWS_* variables are not usable: {error}")
+        return
+    written = _finding(f"bucket {bucket}, writing", lambda: _write(client, bucket, key))
+    yield written
+    if not written.well:
+        return
+    yield _finding(f"bucket {bucket}, reading", lambda: _read(client, bucket, key))
+    yield _finding(f"bucket {bucket}, conditional writes", lambda: _conditional(client, bucket, key))
+    yield _finding(f"bucket {bucket}, deleting", lambda: _delete(client, bucket, key))
+
+
+def _write(client: "S3Client", bucket: str, key: str) -> str:
+    try:
+        client.put_object(Bucket=bucket, Key=key, Body=key.encode())
+    except client.exceptions.ClientError as error:
+        raise Ailment(f"{error}; check the bucket's name, AWS_ENDPOINT_URL and what the AWS key may do") from error
+    return f"{key} was stored"
+
+
+def _read(client: "S3Client", bucket: str, key: str) -> str:
+    body = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+    if body != key.encode():
+        raise Ailment("what was stored came back changed: do not trust this storage with checkpoints")
+    return "what was stored came back"
+
+
+def _conditional(client: "S3Client", bucket: str, key: str) -> str:
+    """Not having them is no ailment: an attempt that lost its lease then holds its writes back by itself."""
+    try:
+        client.put_object(Bucket=bucket, Key=key, Body=b"", IfNoneMatch="*")
+    except client.exceptions.ClientError as error:
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] == 412:
+            return "enforced: an attempt that lost its lease cannot overwrite its successor's files"
+        return f"not known here ({error}); Kelpie goes without"
+    return "not enforced; Kelpie goes without"
+
+
+def _delete(client: "S3Client", bucket: str, key: str) -> str:
+    client.delete_object(Bucket=bucket, Key=key)
+    left = client.list_objects_v2(Bucket=bucket, Prefix=key).get("Contents", [])
+    if left:
+        raise Ailment(f"{key} is still there: delete it by hand, and let the AWS key delete")
+    return "the object is gone again"
+
+
+# --- this machine ---------------------------------------------------------------------------------------
+
+
+def _file_watching() -> str:
+    if not _INOTIFY.exists():
+        return "directories are scanned; there is no inotify"
+    watches = int(_INOTIFY.read_text())
+    advice = "" if watches >= _FEWEST_WATCHES else "; commands that watch files may want more (fs.inotify)"
+    return f"directories are scanned, without inotify, which would allow {watches} watches{advice}"
+
+
+def _directories(settings: Config) -> list[str]:
+    """Where a job writes, as far as it is known before there is a job; each disk once."""
+    state = next(str(above) for above in Path(settings.state_file).parents if above.is_dir())
+    wanted = [state, str(Path.cwd()), *vars(settings.directories).values(), tempfile.gettempdir()]
+    disks: dict[int, str] = {}
+    for path in wanted:
+        if Path(path).is_dir():
+            disks.setdefault(Path(path).stat().st_dev, path)
+    return list(disks.values())
+
+
+def _disk(directory: str) -> str:
+    free = shutil.disk_usage(directory).free
+    try:
+        with tempfile.TemporaryFile(dir=directory) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise Ailment(f"nothing can be written ({error.strerror}): let this user write there") from error
+    if free < _LEAST_SPACE:
+        raise Ailment(f"{free / 1024**2:.0f} MiB are free: make room, or mount a larger disk")
+    return f"{free / 1024**3:.1f} GiB are free"

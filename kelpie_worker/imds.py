@@ -1,0 +1,220 @@
+"""Salad's instance metadata service, and the token it issues; the only one who calls it.
+
+Each call ends within seconds, by itself: a metadata service that hangs must delay nobody. No proxy stands
+between a machine and its metadata, so none is asked, whatever the environment says.
+"""
+
+import base64
+import binascii
+import http.client
+import json
+import socket
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+from kelpie_worker import __version__, logs
+from kelpie_worker.backoff import backoff
+from kelpie_worker.config import Authorization, TokenUse
+from kelpie_worker.linux import boottime
+
+_TIMEOUT = 1.5  # seconds without a sign of life
+LONGEST_CALL = 3.0  # seconds in all
+_LARGEST_ANSWER = 64 * 1024
+_USUAL_LIFE = 300.0  # seconds of a token that does not say
+_SHORTEST_PAUSE, _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 0.5, 15.0
+_PATIENCE = 2.0  # seconds that a call to the API waits for the first token
+
+
+class ImdsUnavailable(Exception):
+    """The metadata service does not answer, or not as it should. `refused`: it answered no."""
+
+    def __init__(self, sentence: str, refused: bool = False) -> None:
+        super().__init__(sentence)
+        self.refused = refused
+
+
+class Imds:
+    """The calls; each raises ImdsUnavailable. To be used from any thread."""
+
+    def __init__(self, url: str) -> None:
+        self._url = urlsplit(url)
+
+    def set_deletion_cost(self, cost: int) -> None:
+        self._call("PUT", "/v1/deletion-cost", {"deletion_cost": cost})
+
+    def reallocate(self, reason: str) -> None:
+        self._call("POST", "/v1/reallocate", {"reason": reason[:1000]})
+
+    def recreate(self) -> None:
+        self._call("POST", "/v1/recreate")
+
+    def is_ready(self) -> bool:
+        return bool(self._call("GET", "/v1/status").get("ready"))
+
+    def token(self) -> str:
+        token = self._call("GET", "/v1/token").get("jwt")
+        if not isinstance(token, str) or not token.isascii() or not token.isprintable() or " " in token:
+            raise ImdsUnavailable("the metadata service answered without a token")
+        return token
+
+    def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        kind = http.client.HTTPSConnection if self._url.scheme == "https" else http.client.HTTPConnection
+        connection = kind(self._url.hostname or "", self._url.port, timeout=_TIMEOUT)
+        guard = threading.Timer(LONGEST_CALL, _hang_up, args=(connection,))
+        guard.daemon = True
+        guard.start()
+        try:
+            connection.request(method, self._url.path + path, _encoded(body), _headers(body))
+            response = connection.getresponse()
+            return _answer(f"{method} {path}", response.status, response.read(_LARGEST_ANSWER))
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise ImdsUnavailable(f"{method} {path}: {type(error).__name__}: {error}") from error
+        finally:
+            guard.cancel()
+            connection.close()
+
+
+def _headers(body: Mapping[str, Any] | None) -> dict[str, str]:
+    headers = {"Metadata": "true", "User-Agent": f"kelpie/{__version__}"}
+    return headers if body is None else headers | {"Content-Type": "application/json"}
+
+
+def _encoded(body: Mapping[str, Any] | None) -> bytes | None:
+    return None if body is None else json.dumps(body).encode()
+
+
+def _answer(call: str, status: int, content: bytes) -> dict[str, Any]:
+    if 200 <= status < 300:
+        answer = json.loads(content) if content else {}
+        if not isinstance(answer, dict):
+            raise ValueError("no JSON object")
+        return answer
+    detail = ""
+    with suppress(ValueError, AttributeError):
+        detail = str(json.loads(content).get("detail") or "")[:200]
+    raise ImdsUnavailable(f"{call} was answered with {status} {detail}".strip(), refused=400 <= status < 500)
+
+
+def _hang_up(connection: http.client.HTTPConnection) -> None:
+    """An answer that comes a byte at a time never times out by itself."""
+    with suppress(OSError, AttributeError):
+        connection.sock.shutdown(socket.SHUT_RDWR)
+
+
+# --- who is calling -------------------------------------------------------------------------------------
+
+
+class NoToken(Exception):
+    """The metadata service has not issued one yet."""
+
+
+class Identity:
+    """The headers that say who is calling, with a token that a thread of its own keeps fresh.
+
+    One for each process: the thread starts with the first call that needs it, and fetches well before the token
+    ends, or as soon as the API refuses it. While nothing new is to be had the old token is sent on.
+    """
+
+    def __init__(self, authorization: Authorization, imds_url: str | None) -> None:
+        self._authorization = authorization
+        self._imds = Imds(imds_url) if imds_url else None
+        self._changed = threading.Condition()
+        self._token: str | None = None
+        self._refused = False
+        self._running = False
+
+    def headers(self, patience: float = _PATIENCE) -> dict[str, str]:
+        """Raises NoToken if there is none within `patience` seconds."""
+        headers = dict(self._authorization.headers)
+        match self._authorization.token:
+            case TokenUse.BEARER:
+                headers["Authorization"] = f"Bearer {self._known_token(patience)}"
+            case TokenUse.ORGANIZATION:
+                headers["Salad-Organization"] = organization_of(self._known_token(patience))
+        return headers
+
+    def refused(self, headers: Mapping[str, str]) -> None:
+        """The API did not accept these: its token may have ended earlier than it was thought to."""
+        with self._changed:
+            if self._token and headers.get("Authorization") == f"Bearer {self._token}":
+                self._refused = True
+                self._changed.notify_all()
+
+    def _known_token(self, patience: float) -> str:
+        with self._changed:
+            if not self._running:
+                self._running = True
+                threading.Thread(target=self._keep_fresh, daemon=True).start()
+            if not self._changed.wait_for(lambda: self._token, min(patience, _PATIENCE)):
+                raise NoToken("the metadata service has issued no token yet")
+            assert self._token is not None
+            return self._token
+
+    def _keep_fresh(self) -> None:
+        failures = 0
+        while True:
+            asked_at = boottime()
+            try:
+                token = self._fetched()
+                self._learn(token)
+                if self._authorization.token is TokenUse.ORGANIZATION:
+                    return  # a name does not end
+                failures, pause = 0, life_of(token) / 2
+            except ImdsUnavailable as error:
+                failures += 1
+                if failures == 1:
+                    logs.warn("token_not_fetched", detail=str(error))
+                pause = backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE)
+            self._wait(asked_at, pause, failures)
+
+    def _fetched(self) -> str:
+        if self._imds is None:
+            raise ImdsUnavailable("no metadata service is known")
+        token = self._imds.token()
+        if self._authorization.token is TokenUse.ORGANIZATION:
+            organization_of(token)
+        return token
+
+    def _learn(self, token: str) -> None:
+        with self._changed:
+            self._token, self._refused = token, False
+            self._changed.notify_all()
+
+    def _wait(self, asked_at: float, pause: float, failures: int) -> None:
+        """Until the next token is due. A refused one makes it due at once, but not many times a second."""
+        with self._changed:
+            if failures:
+                self._changed.wait(pause)
+                return
+            self._changed.wait_for(lambda: self._refused, pause)
+        threading.Event().wait(max(0.0, _SHORTEST_PAUSE - (boottime() - asked_at)))
+
+
+def organization_of(token: str) -> str:
+    """Raises ImdsUnavailable if the token names none that a header can carry."""
+    name = _claims(token).get("salad_organization_name")
+    if not isinstance(name, str) or not name or not name.isascii() or not name.isprintable():
+        raise ImdsUnavailable("the token names no organization: set SALAD_ORGANIZATION")
+    return name
+
+
+def life_of(token: str) -> float:
+    """Seconds from its issue to its end, by the issuer's clock alone."""
+    claims = _claims(token)
+    begin, end = claims.get("iat"), claims.get("exp")
+    if isinstance(begin, int | float) and isinstance(end, int | float) and begin < end:
+        return min(float(end - begin), 86_400.0)
+    return _USUAL_LIFE
+
+
+def _claims(token: str) -> dict[str, Any]:
+    """What it says. Nobody relies on it who would have to verify it: the API does that."""
+    with suppress(ValueError, IndexError, binascii.Error):
+        body = token.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+        if isinstance(claims, dict):
+            return claims
+    return {}

@@ -1,0 +1,52 @@
+"""The command line: what can be asked, and the help that names every setting."""
+
+import argparse
+from collections.abc import Sequence
+from textwrap import wrap
+from typing import Literal, NamedTuple
+
+from kelpie_worker import __version__
+from kelpie_worker.config import VARIABLES, Variable
+
+_WIDTH = 100
+
+
+class Asked(NamedTuple):
+    command: Literal["work", "doctor"]
+    bucket: str | None = None
+
+
+def parse(arguments: Sequence[str]) -> Asked:
+    """Raises SystemExit: 0 after --help and --version, 2 for anything unknown."""
+    given = _parser().parse_args(arguments)
+    return Asked(given.command or "work", getattr(given, "bucket", None))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kelpie",
+        description="Claims jobs from the Kelpie API and sees each through to its end, until it is stopped.",
+        epilog=_settings(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"kelpie {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="command")
+    doctor = commands.add_parser("doctor", help="look whether everything that a job needs is there")
+    doctor.add_argument(
+        "--bucket",
+        metavar="NAME[/PREFIX]",
+        help="try to write, read and delete an object there (or set KELPIE_DOCTOR_BUCKET)",
+    )
+    return parser
+
+
+def _settings() -> str:
+    return "environment variables:\n" + "".join(_setting(*entry) for entry in VARIABLES.items())
+
+
+def _setting(name: str, variable: Variable) -> str:
+    default = variable.default or variable.shown or "none"
+    lines = wrap(
+        f"{variable.meaning} Default: {default}", _WIDTH - 6, break_long_words=False, break_on_hyphens=False
+    )
+    return f"  {name}\n" + "".join(f"      {line}\n" for line in lines)

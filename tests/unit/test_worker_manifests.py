@@ -1,0 +1,122 @@
+"""Whether a bucket holds what was reported, as a table; and how reports overtake each other."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from kelpie_worker.api import ManifestRefused, Unreachable
+from kelpie_worker.job import Job, StoredObject, SyncBlock, from_saved, from_wire, to_saved
+from kelpie_worker.manifests import Manifests
+from kelpie_worker.messages import ReportCheckpoint
+from kelpie_worker.resume import compare
+from kelpie_worker.storage import RemoteFile
+from tests.unit.test_worker_decisions import DIRECTORIES
+
+C = SyncBlock("b", "c/", "/c")
+IN = SyncBlock("b", "in/", "/in")
+REPORTED = (StoredObject("b", "c/w", 5, "e1"), StoredObject("b", "c/latest", 1, "e2"))
+W, LATEST = RemoteFile("c/w", 5, "e1", 10.0), RemoteFile("c/latest", 1, "e2", 11.0)
+
+# What the bucket lists under c/, and what is said of it.
+COMPARED = [
+    ("as it was reported", [W, LATEST], "clean"),
+    ("with what was there before", [W, LATEST, RemoteFile("c/old", 5, "e0", 9.0)], "clean"),
+    ("with a folder's mark", [W, LATEST, RemoteFile("c/d/", 0, "e0", 99.0)], "clean"),
+    ("a listing without ETags", [RemoteFile("c/w", 5, "", 10.0), LATEST], "clean"),
+    ("one of another version", [RemoteFile("c/w", 5, "e9", 12.0), LATEST], "torn"),
+    ("one of another size", [RemoteFile("c/w", 6, "", 12.0), LATEST], "torn"),
+    ("one is missing", [LATEST], "torn"),
+    ("all are missing", [], "torn"),
+    ("the first file of the next", [W, LATEST, RemoteFile("c/next/w", 5, "e3", 12.0)], "torn"),
+]
+
+
+@pytest.mark.parametrize(("listed", "status"), [row[1:] for row in COMPARED], ids=[row[0] for row in COMPARED])
+def test_a_checkpoint_is_clean_only_if_it_is_what_was_reported(listed: list[RemoteFile], status: str) -> None:
+    job = Job("claim", "job", before=(IN, C), during=(C,), checkpoint=REPORTED)
+    inputs = [RemoteFile("in/x", 1, "e", 99.0)]  # younger, but no checkpoint
+    found = compare(job, [(IN, inputs), (C, listed)])
+    assert found.status == status
+    assert bool(found.detail) is (status == "torn")
+
+
+@pytest.mark.parametrize("manifest", [(), (StoredObject("elsewhere", "c/w", 5, "e1"),)])
+def test_where_nothing_that_is_downloaded_was_reported_nothing_is_said(manifest: tuple[StoredObject, ...]) -> None:
+    job = Job("claim", "job", before=(C,), during=(C,), checkpoint=manifest)
+    assert compare(job, [(C, [W])]).status == "none"
+
+
+@pytest.mark.parametrize("document", [None, [], "x", {"files": 3}, {"files": [{}]}, {"files": [{"key": "a"}]}])
+def test_a_manifest_that_cannot_be_read_stops_no_job(document: Any) -> None:
+    job = from_wire({"id": "job", "command": "work", "checkpoint": document}, "claim", DIRECTORIES, 1)
+    assert job.checkpoint == ()
+
+
+def test_the_state_file_keeps_the_status_and_not_the_manifest() -> None:
+    saved = to_saved(Job("claim", "job", checkpoint=REPORTED, checkpoint_status="torn"))
+    assert "checkpoint" not in saved
+    assert from_saved(saved).checkpoint_status == "torn"
+    del saved["checkpoint_status"]  # as an earlier release wrote it
+    assert from_saved(saved).checkpoint_status == "none"
+
+
+class Server:
+    """Answers as the API client would; `answers` come first, then every manifest is kept."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.told: list[tuple[int, int]] = []  # (generation, files)
+        self.may_answer = threading.Event()
+        self.may_answer.set()
+
+    def keeps_checkpoints(self, job: Job) -> bool:
+        return True
+
+    def report_checkpoint(self, job: Job, generation: int, manifest: tuple[StoredObject, ...]) -> int | None:
+        self.told.append((generation, len(manifest)))
+        self.may_answer.wait(10)
+        answer = self.answers.pop(0) if self.answers else generation
+        if isinstance(answer, Exception):
+            raise answer
+        return int(answer)
+
+
+def send(server: Server, *generations: int) -> None:
+    manifests = Manifests(server, lambda seconds: None)  # type: ignore[arg-type]
+    for generation in generations:
+        manifests.send(ReportCheckpoint(Job("claim", "job", attempt=1), generation, REPORTED))
+    server.may_answer.set()
+    manifests.wait_for("claim", 10)
+    assert not manifests._sending
+
+
+def test_a_manifest_is_sent_until_it_is_answered() -> None:
+    server = Server(Unreachable("away"), Unreachable("away"))
+    send(server, 1)
+    assert server.told == [(1, 2)] * 3
+
+
+def test_one_that_is_overtaken_while_another_is_sent_is_left_out() -> None:
+    server = Server()
+    server.may_answer.clear()
+    send(server, 1, 2, 3)
+    assert server.told[-1] == (3, 2)
+    assert len(server.told) <= 2
+
+
+def test_numbers_go_on_where_an_earlier_life_of_the_worker_ended() -> None:
+    server = Server(57)
+    manifests = Manifests(server, lambda seconds: None)  # type: ignore[arg-type]
+    for generation in (1, 2):
+        manifests.send(ReportCheckpoint(Job("claim", "job", attempt=1), generation, REPORTED))
+        manifests.wait_for("claim", 10)
+    assert [generation for generation, _ in server.told] == [1, 58, 59]
+
+
+def test_a_manifest_that_is_refused_leaves_nothing_older_in_its_place() -> None:
+    server = Server(ManifestRefused("413"))
+    send(server, 4)
+    assert server.told == [(4, 2), (4, 0)]

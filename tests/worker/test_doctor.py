@@ -1,0 +1,134 @@
+"""`kelpie doctor` in a process of its own, where all is well and where each thing is wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from local_stack.s3 import S3Server
+from tests.doubles.double import page
+from tests.doubles.tokens import TokenDouble
+from tests.worker.coordinator import FakeCoordinator
+from tests.worker.faulty import FaultyProxy
+from tests.worker.worker import CHECKOUT
+
+Ask = Callable[..., tuple[int, dict[str, tuple[bool, str]]]]
+
+
+@pytest.fixture
+def ask(
+    tmp_path: Path, coordinator: FakeCoordinator, s3: S3Server, bucket: str, tokens: TokenDouble
+) -> Iterator[Ask]:
+    """The exit code, and of each subject whether it is well and what is said of it."""
+    usual = {
+        "PYTHONPATH": str(CHECKOUT),
+        "TMPDIR": str(tmp_path),
+        "KELPIE_API_URL": coordinator.url,
+        "KELPIE_API_KEY": "canary",
+        "SALAD_CONTAINER_GROUP_ID": "group",
+        "SALAD_IMDS_URL": tokens.url,
+        "KELPIE_DOCTOR_BUCKET": f"{bucket}/some/prefix",
+        **s3.environment,
+    }
+
+    def run(*arguments: str, **environment: str) -> tuple[int, dict[str, tuple[bool, str]]]:
+        ended = subprocess.run(
+            [sys.executable, "-m", "kelpie_worker", "doctor", *arguments],
+            cwd=tmp_path,
+            env=usual | environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert ended.stderr == "" and "canary" not in ended.stdout
+        lines = [line.partition(": ") for line in ended.stdout.splitlines()]
+        return ended.returncode, {head[5:]: (head.startswith("ok"), words) for head, _, words in lines}
+
+    coordinator.known = True
+    yield run
+    assert s3.keys(bucket) == []  # nothing is left behind
+
+
+def test_where_all_is_well_every_line_says_ok(ask: Ask, bucket: str, tmp_path: Path) -> None:
+    code, said = ask()
+    assert code == 0, said
+    assert all(well for well, _ in said.values())
+    assert [subject for subject in said if not subject.startswith("disk")] == [
+        "settings",
+        "metadata service",
+        "API",
+        "clock",
+        f"bucket {bucket}, writing",
+        f"bucket {bucket}, reading",
+        f"bucket {bucket}, conditional writes",
+        f"bucket {bucket}, deleting",
+        "file watching",
+    ]
+    assert f"disk at {tmp_path}" in said
+    assert "attempt" in said["API"][1] and "claim-id" in said["API"][1]
+    assert said[f"bucket {bucket}, conditional writes"][1].startswith("enforced")
+
+
+def test_the_bucket_may_be_named_as_an_option_and_left_out(ask: Ask, bucket: str) -> None:
+    assert ask("--bucket", bucket, KELPIE_DOCTOR_BUCKET="other")[1][f"bucket {bucket}, writing"][0]
+    code, said = ask(KELPIE_DOCTOR_BUCKET="")
+    assert code == 0 and "--bucket" in said["bucket"][1]
+
+
+def test_elsewhere_than_on_salad_the_metadata_service_is_not_asked(ask: Ask, tokens: TokenDouble) -> None:
+    code, said = ask(SALAD_IMDS_URL="")
+    assert (code, said["metadata service"][0], tokens.asked) == (0, True, [])
+
+
+def test_a_token_authorizes_where_there_is_no_key(ask: Ask) -> None:
+    code, said = ask(KELPIE_API_KEY="", SALAD_PROJECT_NAME="default")
+    assert code == 0 and "token" in said["metadata service"][1] and "token" in said["API"][1]
+
+
+@pytest.mark.parametrize(
+    ("change", "subject", "advice"),
+    [
+        ({"KELPIE_API_KEY": ""}, "settings", "KELPIE_API_KEY"),
+        ({"KELPIE_API_URL": "http://127.0.0.1:9"}, "API", "KELPIE_API_URL"),
+        ({"SALAD_IMDS_URL": "http://127.0.0.1:9"}, "metadata service", "SALAD_IMDS_URL"),
+        ({"KELPIE_DOCTOR_BUCKET": "nobodys"}, "bucket nobodys, writing", "bucket's name"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "bucket {bucket}, writing", "127.0.0.1:9"),
+        ({"AWS_ENDPOINT_URL": "nonsense"}, "bucket", "nonsense"),
+        ({"KELPIE_STATE_FILE": "/proc/kelpie/state.json"}, "disk at /proc", "written"),
+    ],
+)
+def test_what_is_wrong_is_named_with_what_to_do(
+    ask: Ask, bucket: str, change: dict[str, str], subject: str, advice: str
+) -> None:
+    code, said = ask(**change)
+    well, words = said[subject.format(bucket=bucket)]
+    assert (code, well) == (1, False) and advice in words
+
+
+def test_a_key_that_the_api_refuses_is_named(ask: Ask, coordinator: FakeCoordinator) -> None:
+    coordinator.admits = lambda call: False
+    code, said = ask()
+    assert (code, said["API"][0]) == (1, False) and "KELPIE_API_KEY" in said["API"][1]
+
+
+def test_a_clock_that_is_wrong_is_named(ask: Ask, coordinator: FakeCoordinator) -> None:
+    coordinator.date = "Sun, 06 Nov 1994 08:49:37 GMT"
+    code, said = ask()
+    assert (code, said["clock"][0]) == (1, False)
+
+
+def test_a_metadata_service_that_is_somebody_elses_is_named(ask: Ask, tokens: TokenDouble) -> None:
+    tokens.instead = page(200)
+    code, said = ask()
+    assert (code, said["metadata service"][0]) == (1, False)
+
+
+def test_a_bucket_that_loses_objects_is_named(ask: Ask, bucket: str, faulty: FaultyProxy) -> None:
+    faulty.fault = lambda method, path: "truncate" if method == "GET" and "list-type" not in path else None
+    code, said = ask(AWS_ENDPOINT_URL=faulty.url)
+    assert (code, said[f"bucket {bucket}, reading"][0]) == (1, False)
+    assert said[f"bucket {bucket}, deleting"][0]

@@ -1,0 +1,98 @@
+"""A worker that is killed in one phase of a job after the other, and a disk that is full in one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from kelpie_worker.linux import descendants
+from local_stack.processes import wait_for
+from local_stack.s3 import S3Server
+from tests.worker.conftest import block
+from tests.worker.coordinator import FakeCoordinator
+from tests.worker.test_interruptions import is_alive
+from tests.worker.test_journey import Sync, finished, shell
+from tests.worker.worker import Worker
+
+CONTENT = os.urandom(300_000)
+
+
+def kill_everything(worker: Worker) -> None:
+    """As a node does that vanishes: nobody has the time to clean up after anybody."""
+    everybody = descendants(worker.pid)
+    for pid in everybody:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+    worker.kill()
+    for pid in everybody:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not any(map(is_alive, everybody)), "everybody to be gone")
+
+
+SUPERVISORS_LAST = ["claimed", "downloaded", "command_exited", "outputs_set_aside", "uploaded", "reported"]
+EVERYBODYS_LAST = ["downloading", "command_started", "checkpoint_committed", "uploading"]
+
+
+@pytest.mark.parametrize(
+    ("kill", "moment"),
+    [(Worker.kill, moment) for moment in SUPERVISORS_LAST]
+    + [(kill_everything, moment) for moment in EVERYBODYS_LAST],
+)
+def test_a_worker_killed_at_any_moment_goes_on_with_the_same_attempt(
+    coordinator: FakeCoordinator,
+    worker: Worker,
+    s3: S3Server,
+    bucket: str,
+    sync: Sync,
+    kill: Callable[[Worker], None],
+    moment: str,
+) -> None:
+    for number in range(5):
+        s3.put(bucket, f"in/{number}", CONTENT)
+    script = "cat in/* > out/all; echo 1 > checkpoint/state; sleep 0.4"
+    job = coordinator.submit(**shell(script), sync=sync)
+    worker.start()
+    worker.wait_for(moment, job_id=job)
+
+    kill(worker)
+    worker.start()
+
+    assert finished(coordinator, job)[0] == "completed"
+    assert [name for name, _ in coordinator.reports(job)] == ["completed"] and coordinator.attempts(job) == 1
+    assert s3.files(bucket, "out/") == {"all": CONTENT * 5}
+    assert s3.files(bucket, "checkpoint/") == {"state": b"1\n"}
+    wait_for(lambda: worker.state()["jobs"][-1]["end"], "the job to be off the books")
+    assert not any(path for name in ("in", "out", "checkpoint") for path in (worker.folder / name).iterdir())
+    assert not list(worker.folder.glob(".kelpie-*"))
+
+
+@pytest.fixture
+def small_disk(worker: Worker) -> Iterator[Path]:
+    """The job's input directory as a disk of 4 MiB; only root can mount one."""
+    place = worker.folder / "in"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(place)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    yield place
+    worker.close()
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_full_disk_under_the_inputs_gives_the_job_back(
+    coordinator: FakeCoordinator, worker: Worker, s3: S3Server, bucket: str, small_disk: Path
+) -> None:
+    s3.put(bucket, "in/large", bytes(8_000_000))
+    job = coordinator.submit(**shell("exit 0"), sync={"before": [block(bucket, "in")]})
+    worker.start()
+    report, body = finished(coordinator, job)
+    assert (report, body["reason"]) == ("released", "disk_full")
+    worker.wait_for("wiped")
+    assert list(small_disk.iterdir()) == [] and not worker.seen("command_started")

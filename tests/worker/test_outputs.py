@@ -1,0 +1,240 @@
+"""Outputs on their way into the bucket: every one of them, whatever storage and disk do meanwhile."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from kelpie_worker import outputs
+from kelpie_worker.job import Job, SyncBlock
+from kelpie_worker.lease import Lease
+from kelpie_worker.outputs import Outputs
+from kelpie_worker.places import Places
+from kelpie_worker.storage import NoBucket, StorageRefused, Target
+from kelpie_worker.transfer import Transfer
+from local_stack.processes import wait_for
+from local_stack.s3 import S3Server
+from tests.worker.conftest import block
+from tests.worker.coordinator import FakeCoordinator
+from tests.worker.faulty import Fault, FaultyProxy
+from tests.worker.test_journey import finished, shell
+from tests.worker.worker import Worker
+
+
+def puts(fault: Fault) -> Callable[[str, str], Fault | None]:
+    return lambda method, path: fault if method == "PUT" else None
+
+
+def test_outputs_that_storage_refuses_stay_and_go_up_once_it_takes_them(
+    coordinator: FakeCoordinator,
+    make_worker: Callable[..., Worker],
+    s3: S3Server,
+    bucket: str,
+    faulty: FaultyProxy,
+) -> None:
+    faulty.fault = puts("403")
+    job = coordinator.submit(**shell("echo 1 > out/x"), sync={"after": [block(bucket, "out")]})
+    worker = make_worker(AWS_ENDPOINT_URL=faulty.url, MAX_RETRIES="0").start()
+    worker.wait_for("upload_refused", count=2)
+    after = coordinator.submit(**shell("test ! -e out/x"), sync={"after": [block(bucket, "out", prefix="next/")]})
+    assert finished(coordinator, after)[0] == "completed"  # nothing of it had to be uploaded
+    assert coordinator.reports(job) == []
+    (waiting,) = [entry for entry in worker.state()["jobs"] if entry["id"] == job]
+    (upload,) = waiting["activeUploads"]
+    assert waiting["status"] == "running" and Path(upload).read_bytes() == b"1\n"
+
+    faulty.fault = lambda method, path: None
+
+    assert finished(coordinator, job)[0] == "completed"
+    assert s3.files(bucket, "out/") == {"x": b"1\n"}
+    wait_for(lambda: not Path(upload).exists(), "the files set aside to be removed")
+
+
+class Refusing:
+    """A transfer that is refused, and counts how often."""
+
+    def __init__(self, error: StorageRefused) -> None:
+        self.error = error
+        self.tries = 0
+
+    def target(self, bucket: str, key: str) -> Target:
+        return Target(bucket, key, "text/plain")
+
+    def prepare(self, *_: Any) -> Any:
+        self.tries += 1
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "patience", "tries"),
+    [
+        (NoBucket("never there"), 600.0, 1),
+        (StorageRefused("not now"), 0.0, 1),
+        (StorageRefused("not now"), 0.4, 2),
+    ],
+)
+def test_a_refusal_that_lasts_is_believed_and_that_of_no_bucket_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: StorageRefused, patience: float, tries: int
+) -> None:
+    monkeypatch.setattr(outputs, "_PATIENCE", patience)
+    (tmp_path / "aside").mkdir()
+    (tmp_path / "aside" / "result").write_text("1")
+    job = Job("claim", "job", after=(SyncBlock("b", "p/", str(tmp_path / "out")),))
+    transfer = Refusing(error)
+    sending = Outputs(job, cast(Transfer, transfer), Lease(), {}, Places())
+    with pytest.raises(type(error)):
+        sending.upload(((str(tmp_path / "out"), str(tmp_path / "aside")),), lambda paths: None)
+    assert transfer.tries == tries
+    assert (tmp_path / "aside" / "result").exists()
+
+
+def test_an_upload_that_storage_only_claims_to_have_is_sent_again_before_completed_is_reported(
+    coordinator: FakeCoordinator,
+    make_worker: Callable[..., Worker],
+    s3: S3Server,
+    bucket: str,
+    faulty: FaultyProxy,
+) -> None:
+    faulty.break_in_turn(["swallow"], "PUT", "/out/x")
+    job = coordinator.submit(**shell("echo 1 > out/x"), sync={"after": [block(bucket, "out")]})
+    make_worker(AWS_ENDPOINT_URL=faulty.url).start()
+    assert finished(coordinator, job)[0] == "completed"
+    assert s3.files(bucket, "out/") == {"x": b"1\n"}
+
+
+def test_a_killed_uploader_does_not_keep_the_outputs_back(
+    coordinator: FakeCoordinator,
+    make_worker: Callable[..., Worker],
+    s3: S3Server,
+    bucket: str,
+    faulty: FaultyProxy,
+) -> None:
+    faulty.fault = puts("503")
+    job = coordinator.submit(**shell("echo 1 > out/x"), sync={"after": [block(bucket, "out")]})
+    worker = make_worker(AWS_ENDPOINT_URL=faulty.url, MAX_RETRIES="0").start()
+    worker.wait_for("upload_delayed")
+    os.kill(worker.child("uploader"), signal.SIGKILL)
+    worker.wait_for("child_restarted")
+    faulty.fault = lambda method, path: None
+    assert finished(coordinator, job)[0] == "completed"
+    assert s3.files(bucket, "out/") == {"x": b"1\n"}
+
+
+def test_a_directory_that_the_command_removed_is_empty(
+    coordinator: FakeCoordinator, worker: Worker, s3: S3Server, bucket: str
+) -> None:
+    job = coordinator.submit(**shell("rm -r out"), sync={"after": [block(bucket, "out")]})
+    worker.start()
+    assert finished(coordinator, job)[0] == "completed"
+    assert s3.keys(bucket) == []
+
+
+def test_several_blocks_may_share_a_directory_and_lie_in_one_another(
+    coordinator: FakeCoordinator, worker: Worker, s3: S3Server, bucket: str
+) -> None:
+    after = [
+        block(bucket, "out", prefix="all/"),
+        block(bucket, "out", prefix="logs/", pattern="\\.log$"),
+        {"bucket": bucket, "prefix": "deep/", "local_path": "out/deep"},
+    ]
+    job = coordinator.submit(
+        **shell("mkdir -p out/deep; echo 1 > out/a.log; echo 2 > out/deep/b"), sync={"after": after}
+    )
+    worker.start()
+    assert finished(coordinator, job)[0] == "completed"
+    assert s3.files(bucket, "") == {
+        "all/a.log": b"1\n",
+        "all/deep/b": b"2\n",
+        "logs/a.log": b"1\n",
+        "deep/b": b"2\n",
+    }
+
+
+@pytest.fixture
+def other_device(worker: Worker) -> Iterator[Path]:
+    """The job's output directory as a disk of its own; only root can mount one."""
+    place = worker.folder / "out"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "none", place], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("nothing can be mounted here")
+    yield place
+    worker.close()
+    subprocess.run(["umount", place], check=True)
+
+
+def test_outputs_on_another_device_are_moved_by_copying(
+    coordinator: FakeCoordinator, worker: Worker, s3: S3Server, bucket: str, other_device: Path
+) -> None:
+    assert other_device.stat().st_dev != worker.folder.stat().st_dev
+    after = {"after": [block(bucket, "out")]}
+    first = coordinator.submit(
+        **shell("mkdir out/d; echo 1 > out/d/x; ln -s d/x out/link; mkfifo out/pipe"), sync=after
+    )
+    second = coordinator.submit(**shell('test -z "$(ls -A out)"'), sync=after)
+    worker.start()
+    assert finished(coordinator, first)[0] == finished(coordinator, second)[0] == "completed"
+    assert s3.files(bucket, "out/") == {"d/x": b"1\n", "link": b"1\n"}
+    assert list(other_device.iterdir()) == []
+
+
+def test_outputs_of_the_older_generation_go_up_as_they_appear(
+    coordinator: FakeCoordinator, worker: Worker, s3: S3Server, bucket: str
+) -> None:
+    places = {"input": "i", "checkpoint": "c", "output": "o"}
+    legacy = {f"{kind}_bucket": bucket for kind in places} | {
+        f"{kind}_prefix": f"{place}/" for kind, place in places.items()
+    }
+    script = 'echo 1 > "$OUTPUT_DIR/early"; until [ -e go ]; do sleep 0.05; done; echo 2 > "$OUTPUT_DIR/late"'
+    job = coordinator.submit(**shell(script), sync=None, **legacy)
+    worker.start()
+    wait_for(lambda: s3.files(bucket, "o/") == {"early": b"1\n"}, "the first output")
+    assert coordinator.status(job) == "running"
+    (worker.folder / "go").touch()
+    assert finished(coordinator, job)[0] == "completed"
+    assert s3.files(bucket, "o/") == {"early": b"1\n", "late": b"2\n"}
+
+
+# --- checkpoints that are refused -----------------------------------------------------------------------
+
+
+def test_after_an_uploaders_restart_a_checkpoint_that_is_refused_from_the_first_stops_the_command(
+    coordinator: FakeCoordinator, worker: Worker
+) -> None:
+    script = "until [ -e go ]; do sleep 0.05; done; echo 1 > ck/state; exec sleep 1000"
+    job = coordinator.submit(**shell(script), sync={"during": [block("no-such-bucket", "ck")]})
+    worker.start()
+    worker.wait_for("command_started")
+    os.kill(worker.child("uploader"), signal.SIGKILL)
+    worker.wait_for("child_started", count=2, child="uploader")
+    (worker.folder / "go").touch()
+    report, body = finished(coordinator, job)
+    assert (report, body["reason"]) == ("failed", "upload")
+
+
+def test_what_the_bucket_took_before_the_uploaders_restart_keeps_a_refusal_from_stopping_the_command(
+    coordinator: FakeCoordinator,
+    make_worker: Callable[..., Worker],
+    s3: S3Server,
+    bucket: str,
+    faulty: FaultyProxy,
+) -> None:
+    script = "echo 1 > ck/one; until [ -e go ]; do sleep 0.05; done; echo 2 > ck/two; exec sleep 1000"
+    job = coordinator.submit(**shell(script), sync={"during": [block(bucket, "ck")]})
+    worker = make_worker(AWS_ENDPOINT_URL=faulty.url, MAX_RETRIES="0").start()
+    (remembered,) = wait_for(lambda: list(worker.folder.glob("*places*")), "the places to be kept")
+    wait_for(lambda: f'"taken": ["{worker.folder}/ck"]' in remembered.read_text(), "the checkpoint to be noted")
+    os.kill(worker.child("uploader"), signal.SIGKILL)
+    worker.wait_for("child_started", count=2, child="uploader")
+    faulty.fault = puts("403")
+    (worker.folder / "go").touch()
+    worker.wait_for("checkpoint_delayed", count=2)
+    assert not worker.seen("refused") and coordinator.status(job) == "running"
+    faulty.fault = lambda method, path: None
+    wait_for(lambda: s3.files(bucket, "ck/") == {"one": b"1\n", "two": b"2\n"}, "the second checkpoint")

@@ -1,0 +1,109 @@
+"""What one attempt says of its checkpoint, and what the next one is told of it: real workers, a real S3 server."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from local_stack.processes import wait_for
+from local_stack.s3 import S3Server
+from tests.worker.coordinator import FakeCoordinator
+from tests.worker.test_journey import finished, shell
+from tests.worker.worker import Worker
+
+Sync = dict[str, list[dict[str, Any]]]
+# The first attempt trains until it is told to go, and saves once more then; the second says what it found.
+TRAIN = """
+if test -e checkpoint/second; then echo "$KELPIE_CHECKPOINT_STATUS" > out/status; exit 0; fi
+echo "$KELPIE_CHECKPOINT_STATUS" > first-status
+trap 'echo 2 > checkpoint/second; exit 0' TERM
+echo 1 > checkpoint/first
+while :; do sleep 0.1; done
+"""
+
+
+def keys(manifest: dict[str, Any]) -> list[str]:
+    return sorted(file["key"] for file in manifest["files"])
+
+
+def interrupted(coordinator: FakeCoordinator, worker: Worker, sync: Sync) -> str:
+    """A job that was given back by a worker in the middle of its work."""
+    job = coordinator.submit(**shell(TRAIN), sync=sync)
+    worker.start()
+    wait_for(lambda: coordinator.manifests(job), "the first manifest")
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    return job
+
+
+def resumed_status(coordinator: FakeCoordinator, worker: Worker, s3: S3Server, bucket: str, job: str) -> str:
+    before = len(coordinator.reports(job))
+    coordinator.hand_out_again(job)
+    worker.start()
+    wait_for(lambda: len(coordinator.reports(job)) > before, "the report of the second attempt")
+    return s3.get(bucket, "out/status").decode().strip()
+
+
+def test_the_last_checkpoint_is_reported_before_the_job_is_given_back_and_the_next_attempt_finds_it_clean(
+    coordinator: FakeCoordinator, make_worker: Callable[..., Worker], s3: S3Server, bucket: str, sync: Sync
+) -> None:
+    worker = make_worker("one")
+    job = interrupted(coordinator, worker, sync)
+
+    assert (worker.folder / "first-status").read_text() == "none\n"
+    told = [call.path.rpartition("/")[2] for call in coordinator.calls if call.path.startswith(f"/jobs/{job}/")]
+    assert [word for word in told if word in ("checkpoint", "released")][-2:] == ["checkpoint", "released"]
+    manifest = coordinator.manifests(job)[-1]
+    assert (keys(manifest), manifest["attempt"]) == (["checkpoint/first", "checkpoint/second"], 1)
+    assert all(file["etag"] and file["bucket"] == bucket and file["size"] == 2 for file in manifest["files"])
+
+    second = make_worker("two")
+    assert resumed_status(coordinator, second, s3, bucket, job) == "clean"
+    assert [resume["checkpoint"] for resume in coordinator.resumes(job)] == ["clean"]
+
+
+@pytest.mark.parametrize("change", ["another version", "younger"])
+def test_what_was_changed_after_the_last_report_is_said_to_be_torn(
+    coordinator: FakeCoordinator,
+    make_worker: Callable[..., Worker],
+    s3: S3Server,
+    bucket: str,
+    sync: Sync,
+    change: str,
+) -> None:
+    job = interrupted(coordinator, make_worker("one"), sync)
+    s3.put(bucket, "checkpoint/first" if change == "another version" else "checkpoint/third", b"9\n")
+
+    second = make_worker("two")
+    assert resumed_status(coordinator, second, s3, bucket, job) == "torn"
+
+    wait_for(lambda: coordinator.resumes(job), "what the worker says of it")
+    [resume] = coordinator.resumes(job)
+    assert resume["checkpoint"] == "torn" and "checkpoint/" in resume["detail"]
+    assert second.seen("checkpoint_torn", job_id=job)
+
+
+def test_a_resumed_attempt_reports_also_what_it_was_given_and_did_not_change(
+    coordinator: FakeCoordinator, make_worker: Callable[..., Worker], s3: S3Server, bucket: str, sync: Sync
+) -> None:
+    s3.put(bucket, "checkpoint/old", b"0")
+    job = coordinator.submit(**shell("echo 1 > checkpoint/new; echo 0 > out/x"), sync=sync)
+    make_worker().start()
+    assert finished(coordinator, job)[0] == "completed"
+    wait_for(lambda: coordinator.manifests(job), "the manifest")
+    assert keys(coordinator.manifests(job)[-1]) == ["checkpoint/new", "checkpoint/old"]
+
+
+@pytest.mark.parametrize("coordinator", ["attempt, claim-id, release", ""], indirect=True)
+def test_a_server_that_does_not_name_the_extension_hears_nothing_of_checkpoints(
+    coordinator: FakeCoordinator, worker: Worker, s3: S3Server, bucket: str, sync: Sync
+) -> None:
+    script = 'echo 1 > checkpoint/a; echo "$KELPIE_CHECKPOINT_STATUS" > out/status'
+    job = coordinator.submit(**shell(script), sync=sync)
+    worker.start()
+    assert finished(coordinator, job)[0] == "completed"
+    assert s3.get(bucket, "out/status") == b"none\n"
+    assert not [call for call in coordinator.calls if call.path.endswith(("/checkpoint", "/resumed"))]
