@@ -34,6 +34,10 @@ from kelpie_api.wire import UNSTORABLE, give_way, parse_uuid
 LARGEST_DEFINITION = 256 * 1024
 LARGEST_BATCH = 1000
 NAME = validate.Length(min=1, max=255)
+# A name that people read in lists and logs forges no line there.
+ONE_LINE = validate.Regexp(
+    r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$(?!\n)", error="A name has no line ends and no control characters."
+)
 
 
 class Instant(fields.Field[datetime]):
@@ -143,12 +147,6 @@ class Answer(Schema):
 def storable_name(name: str) -> None:
     if not name or "=" in name:
         raise ValidationError("The name of an environment variable is not empty and has no '='.")
-
-
-def printable(name: str) -> None:
-    """A name that people read in lists and logs forges no line there."""
-    if not name.isprintable():
-        raise ValidationError("A name has no line ends and no control characters.")
 
 
 def webhook_url(url: str) -> None:
@@ -498,7 +496,7 @@ class MachineList(Answer):
 
 
 class NewUser(Wire):
-    username = fields.String(required=True, validate=[NAME, printable])
+    username = fields.String(required=True, validate=[NAME, ONE_LINE])
 
 
 class User(Answer):
@@ -508,8 +506,8 @@ class User(Answer):
 
 
 class NewToken(Wire):
-    org_name = fields.String(required=True, validate=[NAME, printable])
-    project_name = fields.String(required=True, validate=[NAME, printable])
+    org_name = fields.String(required=True, validate=[NAME, ONE_LINE])
+    project_name = fields.String(required=True, validate=[NAME, ONE_LINE])
 
 
 class Token(Answer):
