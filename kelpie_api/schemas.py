@@ -36,7 +36,7 @@ LARGEST_BATCH = 1000
 NAME = validate.Length(min=1, max=255)
 # A name that people read in lists and logs forges no line there.
 ONE_LINE = validate.Regexp(
-    r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$(?!\n)", error="A name has no line ends and no control characters."
+    r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$(?!\n)", error="A name has no line ends or control characters."
 )
 
 
