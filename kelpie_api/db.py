@@ -232,6 +232,7 @@ class Database:
         except psycopg.errors.ForeignKeyViolation as error:
             raise OwnerVanished from error
         except psycopg.errors.ReadOnlySqlTransaction as error:
+            self.pool.drain()  # these connections lead to what was the primary; new ones lead to what is
             raise Unavailable(READ_ONLY) from error
         except psycopg.errors.QueryCanceled as error:
             raise Unavailable(TOO_SLOW) from error

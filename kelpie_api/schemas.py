@@ -37,6 +37,10 @@ NAME = validate.Length(min=1, max=255)
 NAME_OF_OBJECT = validate.Length(min=1, max=1024)
 LARGEST_OUTPUT = 65_536  # characters
 MOST_CHECKPOINT_FILES = 20_000
+# A name that people read in lists and logs forges no line there.
+ONE_LINE = validate.Regexp(
+    r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$(?!\n)", error="A name has no line ends or control characters."
+)
 
 
 class Instant(fields.Field[datetime]):
@@ -146,12 +150,6 @@ class Answer(Schema):
 def storable_name(name: str) -> None:
     if not name or "=" in name:
         raise ValidationError("The name of an environment variable is not empty and has no '='.")
-
-
-def printable(name: str) -> None:
-    """A name that people read in lists and logs forges no line there."""
-    if not name.isprintable():
-        raise ValidationError("A name has no line ends and no control characters.")
 
 
 def webhook_url(url: str) -> None:
@@ -563,7 +561,7 @@ class MachineList(Answer):
 
 
 class NewUser(Wire):
-    username = fields.String(required=True, validate=[NAME, printable])
+    username = fields.String(required=True, validate=[NAME, ONE_LINE])
 
 
 class User(Answer):
@@ -573,8 +571,8 @@ class User(Answer):
 
 
 class NewToken(Wire):
-    org_name = fields.String(required=True, validate=[NAME, printable])
-    project_name = fields.String(required=True, validate=[NAME, printable])
+    org_name = fields.String(required=True, validate=[NAME, ONE_LINE])
+    project_name = fields.String(required=True, validate=[NAME, ONE_LINE])
 
 
 class Token(Answer):

@@ -135,8 +135,6 @@ class Sender:
                 "database_away" if isinstance(error, Unavailable) else "database_refuses", message=message
             )
         self.trouble = message
-        if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
-            self.db.pool.drain()  # these connections lead to what was the primary; new ones lead to what is
 
     def round(self, pool: ThreadPoolExecutor) -> int:
         """Take as many due webhooks as there is room for, and set them going; the number taken."""

@@ -93,7 +93,7 @@ create table events (
   attempt integer not null,
   detail jsonb default '{}'::jsonb not null,
   constraint events_job_id_fkey FOREIGN KEY (job_id) REFERENCES jobs(id) ON DELETE CASCADE,
-  constraint events_kind_check CHECK (kind = ANY (ARRAY['submitted'::text, 'claimed'::text, 'interrupted'::text, 'released'::text, 'attempt_failed'::text, 'completed'::text, 'failed'::text, 'canceled'::text, 'checkpointed'::text, 'resumed'::text, 'blocked'::text])) NOT VALID,
+  constraint events_kind_check CHECK (kind = ANY (ARRAY['submitted'::text, 'claimed'::text, 'interrupted'::text, 'released'::text, 'attempt_failed'::text, 'completed'::text, 'failed'::text, 'canceled'::text, 'blocked'::text, 'checkpointed'::text, 'resumed'::text])) NOT VALID,
   constraint events_pkey PRIMARY KEY (id)
 );
 
@@ -667,11 +667,16 @@ begin
 end $function$
 ;
 
-CREATE OR REPLACE FUNCTION is_of_organization(users, organization text)
+CREATE OR REPLACE FUNCTION is_of_organization(the_user users, the_organization text)
  RETURNS boolean
  LANGUAGE sql
  STABLE
-RETURN ((NOT ("").is_admin) AND ((NOT (("").organization IS DISTINCT FROM organization)) OR (EXISTS (SELECT FROM (tenants t JOIN api_keys k ON ((k.tenant_id = t.id))) WHERE ((t.user_id = (is_of_organization."").id) AND (k.org_name = is_of_organization.organization))))))
+AS $function$
+  select not the_user.is_admin
+     and (the_user.organization is not distinct from the_organization
+          or exists (select from tenants t join api_keys k on k.tenant_id = t.id
+                      where t.user_id = the_user.id and k.org_name = the_organization))
+$function$
 ;
 
 CREATE OR REPLACE FUNCTION lanes_with_webhooks(the_user_id uuid, after uuid, until uuid)

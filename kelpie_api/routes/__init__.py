@@ -30,7 +30,8 @@ from kelpie_api.wire import json_in_pieces, parse_json, parse_uuid
 EXTENSIONS = "attempt, checkpoint, claim-id, release, wait"
 LARGEST_BODY = 16 * 1024 * 1024
 LONGEST_LOGGED_PATH = 500
-MOST_NAMED = 100  # fields in one refusal
+MOST_NAMED = 100  # fields in one refusal, or in the warnings about one job
+TEXT = {"schema": {"type": "string"}}  # what the document says of a header
 PUBLIC = {
     "health.healthz",
     "health.readyz",

@@ -17,7 +17,7 @@ from kelpie_api import jobs, machines
 from kelpie_api.db import Row
 from kelpie_api.errors import InvalidRequest
 from kelpie_api.jobs import OnlyOnce, Place
-from kelpie_api.routes import BodyParser, administrator, caller, db, identifier, request_json
+from kelpie_api.routes import MOST_NAMED, TEXT, BodyParser, administrator, caller, db, identifier, request_json
 from kelpie_api.schemas import (
     AttemptList,
     Count,
@@ -35,8 +35,6 @@ from kelpie_api.schemas import (
 
 blueprint = Blueprint("jobs", __name__, description="Jobs, as users see them.")
 blueprint.ARGUMENTS_PARSER = BodyParser()
-MOST_NAMED = 100  # unknown fields of one job
-TEXT = {"schema": {"type": "string"}}
 REPLAYED = {"Idempotent-Replayed": TEXT}
 SAME_ON_EVERY_PAGE = ("status", "container_group_id", "page_size", "asc")
 P = ParamSpec("P")

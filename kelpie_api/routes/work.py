@@ -16,7 +16,7 @@ from kelpie_api.auth import Caller
 from kelpie_api.db import Database, Row, next_byte
 from kelpie_api.errors import NotTheHolder
 from kelpie_api.jobs import Report, Status
-from kelpie_api.routes import BodyParser, caller, coordinator, db, identifier
+from kelpie_api.routes import TEXT, BodyParser, caller, coordinator, db, identifier
 from kelpie_api.schemas import (
     CheckpointKept,
     CheckpointReport,
@@ -33,7 +33,6 @@ from kelpie_api.waiting import NoRoom, Waiter
 
 blueprint = Blueprint("work", __name__, description="Work, as workers ask for it and report it.")
 blueprint.ARGUMENTS_PARSER = BodyParser()
-TEXT = {"schema": {"type": "string"}}
 Result = TypeVar("Result")
 CROWDED = "5"  # seconds after which a worker that found no room to wait may ask again
 

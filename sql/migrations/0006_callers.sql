@@ -12,12 +12,13 @@
 
 alter table users add column organization text unique;
 
-create function is_of_organization(users, organization text) returns boolean
-  language sql stable
-  return not $1.is_admin
-     and ($1.organization is not distinct from $2
+create function is_of_organization(the_user users, the_organization text) returns boolean
+language sql stable as $$
+  select not the_user.is_admin
+     and (the_user.organization is not distinct from the_organization
           or exists (select from tenants t join api_keys k on k.tenant_id = t.id
-                      where t.user_id = $1.id and k.org_name = $2));
+                      where t.user_id = the_user.id and k.org_name = the_organization))
+$$;
 
 create table salad_proofs (
   digest bytea       primary key check (length(digest) = 32),

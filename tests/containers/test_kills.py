@@ -18,7 +18,7 @@ from tests.history import Rows, violations
 
 MEMBERS = 50
 ROUNDS = 3
-UNFINISHED = "select count(*) as n from jobs where status in ('pending', 'running')"
+UNFINISHED = "select count(*) as n from jobs where status in ('pending', 'running') and tenant_id = %(tenant)s"
 UNSENT = "select count(*) as n from webhooks where next_try is not null"
 
 
@@ -49,8 +49,8 @@ def kill_and_start(stack: Compose, crowd: Crowd, service: str) -> None:
     is_served_again(crowd, 6 * MEMBERS)
 
 
-def count(db: Database, statement: str) -> int:
-    found = db.all(statement)  # type: ignore[arg-type]
+def count(db: Database, statement: str, **values: object) -> int:
+    found = db.all(statement, **values)  # type: ignore[arg-type]
     return int(found[0]["n"])
 
 
@@ -63,10 +63,16 @@ def drive_to_the_end(crowd: Crowd, db: Database) -> None:
         finisher.claim()
         while finisher.hands:
             finisher.say("completed", *finisher.hands.popleft())
-        return count(db, UNFINISHED) == 0
+        return count(db, UNFINISHED, tenant=crowd.tenant_id) == 0
 
     with finisher.caller:
-        wait_for(all_is_finished, "all jobs to be finished", timeout=120, pause=0)
+        try:
+            wait_for(all_is_finished, "all jobs to be finished", timeout=240, pause=0)
+        except TimeoutError:
+            print(
+                db.all("select * from queue"), db.all("select * from outages"), db.all("select * from coordinator")
+            )
+            raise
 
 
 @pytest.mark.timeout(600)

@@ -20,4 +20,4 @@ alter table events
    drop constraint events_kind_check,
     add constraint events_kind_check
         check (kind in ('submitted', 'claimed', 'interrupted', 'released', 'attempt_failed', 'completed', 'failed',
-                        'canceled', 'checkpointed', 'resumed')) not valid;
+                        'canceled', 'blocked', 'checkpointed', 'resumed')) not valid;

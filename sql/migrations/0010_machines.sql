@@ -52,7 +52,7 @@ create index queue_banned on queue (job_id) where banned;
 alter table events drop constraint events_kind_check;
 alter table events add constraint events_kind_check check (
   kind in ('submitted', 'claimed', 'interrupted', 'released', 'attempt_failed', 'completed', 'failed', 'canceled',
-           'checkpointed', 'resumed', 'blocked')) not valid;
+           'blocked')) not valid;
 
 -- Who may still come for a job of a line: heard of lately, or busy with a job. A worker that had trouble pauses for
 -- minutes before it asks again. '' is the line of the null group, which every machine of the tenant is served from.
