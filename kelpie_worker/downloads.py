@@ -10,7 +10,7 @@ from pathlib import Path
 from kelpie_worker import logs
 from kelpie_worker.job import Job, StoredObject, SyncBlock
 from kelpie_worker.pattern import matcher
-from kelpie_worker.resume import Comparison, compare
+from kelpie_worker.resume import Comparison, compare, recovered, with_versions
 from kelpie_worker.scan import Signature, is_inside, own_name, signature_of
 from kelpie_worker.storage import RemoteFile, Storage
 from kelpie_worker.transfer import gunzipped
@@ -39,17 +39,22 @@ def download(job: Job, storage: Storage, busy: Callable[[Iterable[str]], None]) 
     objects: dict[str, StoredObject] = {}
     received = 0
     listings = [(block, list(storage.files(block.bucket, block.prefix))) for block in job.before]
-    checkpoint = compare(job, listings)
+    checkpoint = recovered(job, compare(job, listings), storage)
     with ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="download") as pool:
         try:
             # Block after block: where two bring the same file, the later one is what the job means.
             for block, listing in listings:
-                wanted = list(_wanted(job, block, listing))
+                wanted = list(_wanted(job, block, with_versions((block, listing), checkpoint.instead)))
                 busy(landing.path for landing in wanted)
                 for path, version, size in pool.map(partial(_bring, bucket=block.bucket, storage=storage), wanted):
                     versions[path] = version
                     received += size
                 objects |= {landing.path: _object(block.bucket, landing.remote) for landing in wanted}
+                # The bucket shows something else than these: to the watch they are new, and it sends them again.
+                for landing in wanted:
+                    if landing.remote.version_id:
+                        versions.pop(landing.path, None)
+                        objects.pop(landing.path, None)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -112,7 +117,7 @@ def _bring(landing: Landing, bucket: str, storage: Storage) -> tuple[str, Signat
         ) from error
     temporary = final.with_name(own_name("part"))
     try:
-        size = storage.fetch(bucket, landing.remote.key, temporary)
+        size = storage.fetch(bucket, landing.remote.key, temporary, landing.remote.version_id)
         if landing.packed:
             temporary = gunzipped(temporary)
         temporary.replace(final)

@@ -96,7 +96,7 @@ def from_wire(
         command=str(document["command"]),
         arguments=tuple(str(argument) for argument in document.get("arguments") or ()),
         environment={str(name): str(value) for name, value in (document.get("environment") or {}).items()},
-        checkpoint=_manifest(document.get("checkpoint")),
+        checkpoint=_manifest(document.get("checkpoint"), attempt),
     )
 
 
@@ -143,16 +143,21 @@ def _saved_block(saved: Mapping[str, Any]) -> SyncBlock:
     return block
 
 
-def _manifest(document: Any) -> Manifest:
-    """The newest manifest of a job; one that cannot be read is none, and stops no job."""
+def _manifest(document: Any, attempt: int | None) -> Manifest:
+    """The newest manifest of a job; one that cannot be read is none, and stops no job.
+
+    Its versions are worth going back to only if it is that of the attempt just before: one in between may have
+    gone on for days and known no manifests.
+    """
     try:
+        follows = attempt is not None and bool(document) and document["attempt"] == attempt - 1
         return tuple(
             StoredObject(
                 bucket=str(file["bucket"] or ""),
                 key=str(file["key"]),
                 size=int(file["size"]),
                 etag=str(file["etag"] or ""),
-                version_id=file.get("version_id"),
+                version_id=file.get("version_id") if follows else None,
             )
             for file in (document or {}).get("files") or ()
         )

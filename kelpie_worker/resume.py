@@ -1,12 +1,12 @@
 """Whether the checkpoint in the bucket is the one that was reported whole: asked before it is downloaded."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kelpie_worker import logs
-from kelpie_worker.job import CheckpointStatus, Job, StoredObject, SyncBlock
+from kelpie_worker.job import CheckpointStatus, Job, Manifest, StoredObject, SyncBlock
 from kelpie_worker.pattern import matcher
-from kelpie_worker.storage import RemoteFile
+from kelpie_worker.storage import RemoteFile, Storage
 
 Listing = tuple[SyncBlock, list[RemoteFile]]
 _NAMED = 3  # keys, in the sentence that says what is wrong
@@ -14,54 +14,86 @@ _NAMED = 3  # keys, in the sentence that says what is wrong
 
 @dataclass(frozen=True)
 class Comparison:
-    """`detail` says what is torn."""
+    """`detail` says what is torn. `instead` are the versions that make it whole again, if all are known."""
 
     status: CheckpointStatus
     detail: str = ""
+    instead: Manifest = ()
 
 
 def compare(job: Job, listings: Sequence[Listing]) -> Comparison:
     """Compare the job's newest manifest with what the bucket lists.
 
-    Clean: every object of it is there, in that version, and nothing younger lies where checkpoints do. Torn is
-    said also of what may be whole, such as a generation that was committed and could not be reported any more;
-    never the other way round. None: there is no manifest, or nothing of it is downloaded.
+    Clean: every object of it is there, in that version, and nothing as young as they are lies beside them. Torn
+    is said also of what may be whole, such as a generation that was committed and could not be reported any
+    more; never the other way round. None: there is no manifest, or nothing of it is downloaded.
     """
     listed = {(block.bucket, remote.key): remote for block, files in listings for remote in files}
     manifest = [stored for stored in job.checkpoint if any(_covers(block, stored) for block, _ in listings)]
     if not manifest:
         return Comparison(CheckpointStatus.NONE)
-    wrong = [*_differing(manifest, listed), *_unreported(job, manifest, listed)]
+    differing = {stored: why for stored in manifest if (why := _difference(stored, listed))}
+    unreported = list(_unreported(job, manifest, listed))
+    wrong = [*differing.values(), *unreported]
     if not wrong:
         return Comparison(CheckpointStatus.CLEAN)
     more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
     detail = f"{', '.join(wrong[:_NAMED])}{more}"[:1000]
     logs.warn("checkpoint_torn", job, detail=detail)
-    return Comparison(CheckpointStatus.TORN, detail)
+    # What nobody reported stays where it is, so beside it older versions would be no whole either. And what is
+    # missing somebody removed: a user, perhaps, who wants the job to begin anew.
+    known = not unreported and all(
+        stored.version_id and (stored.bucket, stored.key) in listed for stored in differing
+    )
+    return Comparison(CheckpointStatus.TORN, detail, tuple(differing) if known else ())
+
+
+def recovered(job: Job, found: Comparison, storage: Storage) -> Comparison:
+    """The same checkpoint whole again, from older versions, where the bucket still has all of them."""
+    if not found.instead or not all(storage.has(stored) for stored in found.instead):
+        return replace(found, instead=())
+    logs.warn("checkpoint_brought_back", job, files=len(found.instead))
+    return replace(
+        found, status=CheckpointStatus.CLEAN, detail=f"older versions were brought back: {found.detail}"
+    )
+
+
+def with_versions(listing: Listing, instead: Manifest) -> list[RemoteFile]:
+    """What is to be downloaded of a block: what is listed, or the versions instead of it."""
+    block, files = listing
+    older = {
+        stored.key: RemoteFile(stored.key, stored.size, stored.etag, version_id=stored.version_id)
+        for stored in instead
+        if _covers(block, stored)
+    }
+    return [*(remote for remote in files if remote.key not in older), *older.values()]
 
 
 def _covers(block: SyncBlock, stored: StoredObject) -> bool:
     return block.bucket == stored.bucket and stored.key.startswith(block.prefix)
 
 
-def _differing(manifest: Sequence[StoredObject], listed: dict[tuple[str, str], RemoteFile]) -> Iterator[str]:
-    for stored in manifest:
-        remote = listed.get((stored.bucket, stored.key))
-        if remote is None:
-            yield f"{stored.key} is missing"
-        elif remote.size != stored.size or (stored.etag and remote.etag and remote.etag != stored.etag):
-            yield f"{stored.key} is another version"
+def _difference(stored: StoredObject, listed: dict[tuple[str, str], RemoteFile]) -> str | None:
+    remote = listed.get((stored.bucket, stored.key))
+    if remote is None:
+        return f"{stored.key} is missing"
+    if remote.size != stored.size or (stored.etag and remote.etag and remote.etag != stored.etag):
+        return f"{stored.key} is another version"
+    return None
 
 
 def _unreported(
     job: Job, manifest: Sequence[StoredObject], listed: dict[tuple[str, str], RemoteFile]
 ) -> Iterator[str]:
-    """What is younger than all that was reported, where checkpoints lie: a part of the next generation."""
+    """What may be a part of the next generation: not older than all that was reported, and where checkpoints lie.
+
+    Not older, for listings know whole seconds only.
+    """
     reported = {(stored.bucket, stored.key) for stored in manifest}
     newest = max((listed[place].modified for place in reported if place in listed), default=0.0)
     blocks = [(block, matcher(block.pattern)) for block in job.during if block.mirrors_deletes]
     for (bucket, key), remote in listed.items():
-        if remote.modified <= newest or (bucket, key) in reported or key.endswith("/"):
+        if remote.modified < newest or (bucket, key) in reported or key.endswith("/"):
             continue
         name = key.removesuffix(".gz") if job.compression else key
         if any(

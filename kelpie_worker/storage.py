@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kelpie_worker.backoff import backoff
+from kelpie_worker.job import StoredObject
 from kelpie_worker.lease import Lease
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class RemoteFile:
     size: int
     etag: str = ""  # empty: the listing says none
     modified: float = 0.0  # seconds since 1970, by the clock of the storage
+    version_id: str | None = None  # None: the current one
 
 
 @dataclass(frozen=True)
@@ -135,9 +137,21 @@ class Storage:
                 return
             where["ContinuationToken"] = page["NextContinuationToken"]
 
-    def fetch(self, bucket: str, key: str, path: Path) -> int:
+    def fetch(self, bucket: str, key: str, path: Path, version_id: str | None = None) -> int:
         """Write an object to a new file; its size in bytes. A truncated body counts as no answer. OSError."""
-        return self._repeated(f"downloading {bucket}/{key}", lambda: self._fetch_once(bucket, key, path))
+        which: dict[str, Any] = {"Bucket": bucket, "Key": key} | ({"VersionId": version_id} if version_id else {})
+        return self._repeated(f"downloading {bucket}/{key}", lambda: self._fetch_once(which, path))
+
+    def has(self, stored: StoredObject) -> bool:
+        """Whether the bucket still has this version."""
+        which: dict[str, Any] = {"Bucket": stored.bucket, "Key": stored.key, "VersionId": stored.version_id}
+        try:
+            found = self._repeated(
+                f"looking for {stored.bucket}/{stored.key}", lambda: self._client.head_object(**which)
+            )
+        except StorageRefused:
+            return False
+        return found["ContentLength"] == stored.size and _stored(found).etag == stored.etag
 
     def put(self, target: Target, body: bytes) -> Stored:
         """Store a small object whole, and make sure that it arrived."""
@@ -240,8 +254,8 @@ class Storage:
             raise StorageUnreachable(f"{target.bucket}/{target.key} is not what was uploaded")
         return _stored(stored)
 
-    def _fetch_once(self, bucket: str, key: str, path: Path) -> int:
-        answer = self._client.get_object(Bucket=bucket, Key=key)
+    def _fetch_once(self, which: dict[str, Any], path: Path) -> int:
+        answer = self._client.get_object(**which)
         received = 0
         with path.open("wb") as file:
             while block := answer["Body"].read(_BLOCK):

@@ -57,6 +57,12 @@ class S3Server:
     def put(self, bucket: str, key: str, content: bytes) -> None:
         self._client.put_object(Bucket=bucket, Key=key, Body=content)
 
+    def keep_versions(self, bucket: str) -> None:
+        self._client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+
+    def delete(self, bucket: str, key: str) -> None:
+        self._client.delete_object(Bucket=bucket, Key=key)
+
     def get(self, bucket: str, key: str) -> bytes:
         return self._client.get_object(Bucket=bucket, Key=key)["Body"].read()
 

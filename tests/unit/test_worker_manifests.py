@@ -18,6 +18,7 @@ from tests.unit.test_worker_decisions import DIRECTORIES
 C = SyncBlock("b", "c/", "/c")
 IN = SyncBlock("b", "in/", "/in")
 REPORTED = (StoredObject("b", "c/w", 5, "e1"), StoredObject("b", "c/latest", 1, "e2"))
+OTHER = RemoteFile("c/w", 5, "e9", 10.5)
 W, LATEST = RemoteFile("c/w", 5, "e1", 10.0), RemoteFile("c/latest", 1, "e2", 11.0)
 
 # What the bucket lists under c/, and what is said of it.
@@ -30,6 +31,7 @@ COMPARED = [
     ("one of another size", [RemoteFile("c/w", 6, "", 12.0), LATEST], "torn"),
     ("one is missing", [LATEST], "torn"),
     ("all are missing", [], "torn"),
+    ("the first file of the next, in the same second", [W, LATEST, RemoteFile("c/next/w", 5, "e3", 11.0)], "torn"),
     ("the first file of the next", [W, LATEST, RemoteFile("c/next/w", 5, "e3", 12.0)], "torn"),
 ]
 
@@ -41,6 +43,33 @@ def test_a_checkpoint_is_clean_only_if_it_is_what_was_reported(listed: list[Remo
     found = compare(job, [(IN, inputs), (C, listed)])
     assert found.status == status
     assert bool(found.detail) is (status == "torn")
+
+
+@pytest.mark.parametrize(
+    ("listed", "instead"),
+    [
+        ([OTHER, LATEST], 1),
+        ([OTHER, RemoteFile("c/latest", 1, "e9", 12.0)], 0),  # of one of them no version is known
+        (
+            [OTHER, LATEST, RemoteFile("c/next/w", 5, "e3", 13.0)],
+            0,
+        ),  # which nobody reported, and nobody takes away
+        ([LATEST], 0),  # somebody removed it, who may want the job to begin anew
+    ],
+)
+def test_older_versions_are_taken_only_where_they_make_a_whole(listed: list[RemoteFile], instead: int) -> None:
+    reported = (StoredObject("b", "c/w", 5, "e1", "v1"), REPORTED[1])
+    found = compare(Job("claim", "job", before=(C,), during=(C,), checkpoint=reported), [(C, listed)])
+    assert (found.status, len(found.instead)) == ("torn", instead)
+
+
+@pytest.mark.parametrize(("attempt", "version"), [(4, "v1"), (5, None), (None, None)])
+def test_versions_of_another_attempt_than_the_one_before_are_never_gone_back_to(
+    attempt: int | None, version: str | None
+) -> None:
+    file = {"bucket": "b", "key": "c/w", "size": 5, "etag": "e1", "version_id": "v1"}
+    wire = {"id": "job", "command": "work", "checkpoint": {"attempt": 3, "files": [file]}}
+    assert from_wire(wire, "claim", DIRECTORIES, attempt).checkpoint[0].version_id == version
 
 
 @pytest.mark.parametrize("manifest", [(), (StoredObject("elsewhere", "c/w", 5, "e1"),)])

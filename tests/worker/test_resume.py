@@ -65,7 +65,7 @@ def test_the_last_checkpoint_is_reported_before_the_job_is_given_back_and_the_ne
     assert [resume["checkpoint"] for resume in coordinator.resumes(job)] == ["clean"]
 
 
-@pytest.mark.parametrize("change", ["another version", "younger"])
+@pytest.mark.parametrize("change", ["another version", "younger", "missing"])
 def test_what_was_changed_after_the_last_report_is_said_to_be_torn(
     coordinator: FakeCoordinator,
     make_worker: Callable[..., Worker],
@@ -75,7 +75,10 @@ def test_what_was_changed_after_the_last_report_is_said_to_be_torn(
     change: str,
 ) -> None:
     job = interrupted(coordinator, make_worker("one"), sync)
-    s3.put(bucket, "checkpoint/first" if change == "another version" else "checkpoint/third", b"9\n")
+    if change == "missing":
+        s3.delete(bucket, "checkpoint/first")
+    else:
+        s3.put(bucket, "checkpoint/first" if change == "another version" else "checkpoint/third", b"9\n")
 
     second = make_worker("two")
     assert resumed_status(coordinator, second, s3, bucket, job) == "torn"
@@ -84,6 +87,23 @@ def test_what_was_changed_after_the_last_report_is_said_to_be_torn(
     [resume] = coordinator.resumes(job)
     assert resume["checkpoint"] == "torn" and "checkpoint/" in resume["detail"]
     assert second.seen("checkpoint_torn", job_id=job)
+
+
+def test_where_the_bucket_keeps_versions_the_reported_ones_are_brought_back_and_stand_there_again(
+    coordinator: FakeCoordinator,
+    make_worker: Callable[..., Worker],
+    s3: S3Server,
+    bucket: str,
+    sync: Sync,
+) -> None:
+    s3.keep_versions(bucket)
+    job = interrupted(coordinator, make_worker("one"), sync)
+    s3.put(bucket, "checkpoint/first", b"half of the next generation")
+
+    second = make_worker("two")
+    assert resumed_status(coordinator, second, s3, bucket, job) == "clean"
+    assert s3.files(bucket, "checkpoint/") == {"first": b"1\n", "second": b"2\n"}
+    assert second.seen("checkpoint_brought_back", job_id=job)
 
 
 def test_a_resumed_attempt_reports_also_what_it_was_given_and_did_not_change(
