@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from multiprocessing.util import Finalize
 
 from regress import Regex, RegressError
 
@@ -81,6 +82,8 @@ class Judge:
         self._process = spawn.Process(target=look, args=(theirs,), daemon=True, name="pattern")
         self._process.start()
         theirs.close()
+        # At our end, before multiprocessing waits for its daemons: this one heeds no SIGTERM.
+        Finalize(None, self._line.close, exitpriority=1)
         return self._line
 
     def _end(self) -> int | None:
