@@ -255,7 +255,8 @@ def test_as_process_1_it_survives_the_deaths_of_its_children_and_ends_by_sigterm
 def test_a_report_carries_the_last_output_where_that_is_asked_for(
     coordinator: FakeCoordinator, make_worker: Callable[..., Worker], code: int
 ) -> None:
-    script = f"echo beginning; echo out $TOKEN 1>&2; echo $FROM_CONTAINER_KEY 1>&2; sleep 1000 & exit {code}"
+    # One stream: of two, nobody can say which was written first.
+    script = f"exec 1>&2; echo beginning; echo out $TOKEN; echo $FROM_CONTAINER_KEY; sleep 1000 & exit {code}"
     job = coordinator.submit(**shell(script), environment={"TOKEN": "swordfish"}, sync={})
     worker = make_worker(KELPIE_REPORT_OUTPUT="25", FROM_CONTAINER_KEY="in-the-container").start()
     report, body = finished(coordinator, job)
