@@ -162,11 +162,13 @@ class KeyRing:
         """The keys that a token may be signed with; none, if Salad has no such key. Raises Unavailable while that
         cannot be known: a token of a key that is new must not be told that it is forged."""
         self._freshen()
+        known = self.fetched
         found = self._named(kid, algorithm)
         if not found and self._recall():
+            known = self.fetched
             found = self._named(kid, algorithm)
         if not found:
-            self._fetch_now(self.refetches)
+            self._fetch_now(known, self.refetches)
             found = self._named(kid, algorithm)
         return found[:SEVERAL]
 
@@ -182,24 +184,25 @@ class KeyRing:
             return
         if time.monotonic() >= self.ask_again:
             self._recall()
-        if self.age() >= STALE_FOR:
-            self._fetch_now()
-        elif self.age() >= FRESH_FOR and time.monotonic() >= self.ask_again:
-            self._fetch_meanwhile(BRIEFLY if self.age() >= STALE_AFTER else 0.0)
+        known, age = self.fetched, self.age()
+        if age >= STALE_FOR:
+            self._fetch_now(known)
+        elif age >= FRESH_FOR and time.monotonic() >= self.ask_again:
+            self._fetch_meanwhile(known, BRIEFLY if age >= STALE_AFTER else 0.0)
 
-    def _fetch_now(self, budget: Budget | None = None) -> None:
+    def _fetch_now(self, known: float, budget: Budget | None = None) -> None:
         try:
             if time.monotonic() < self.ask_again:
                 raise NoAnswer("asked a moment ago")
-            self.flights.ask(self, self._fetch, PATIENCE, budget)
+            self.flights.ask(self, lambda: self._fetch(known), PATIENCE, budget)
         except NoAnswer:
             raise Unavailable(
                 "Salad's keys, which prove this token, cannot be fetched; send the request again in a moment."
             ) from None
 
-    def _fetch_meanwhile(self, patience: float) -> None:
+    def _fetch_meanwhile(self, known: float, patience: float) -> None:
         try:
-            self.flights.ask(self, self._fetch, patience)
+            self.flights.ask(self, lambda: self._fetch(known), patience)
         except NoAnswer:
             return  # what there is serves on
 
@@ -212,7 +215,10 @@ class KeyRing:
         self.keys, self.fetched = self._usable(stored["keys"]), time.monotonic() - stored["age"]
         return True
 
-    def _fetch(self) -> None:
+    def _fetch(self, known: float) -> None:
+        """Fetch the set, unless another came since the one that was fetched at `known`."""
+        if self.fetched != known:
+            return  # a fetch ended between somebody's look and the question
         try:
             keys = published(get(self.url, {"Accept": "application/json"}, LIMIT))
             usable = self._usable(keys)
