@@ -11,6 +11,7 @@ from uuid import UUID
 
 import psycopg
 
+from kelpie_api.allowance import PERSON, Allowance
 from kelpie_api.auth import Caller
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.errors import InvalidRequest, NoAnswer, RuleExists, RuleNotFound, Unavailable
@@ -121,7 +122,7 @@ def create_rule(db: Database, salad: Salad, own_key: str | None, caller: Caller,
     caller.require_own_group(str(wanted["container_group_id"]))
     caller.require_tenant()
     require_order(wanted["min_replicas"], wanted["max_replicas"])
-    name = group_name(salad, own_key, caller, wanted["container_group_id"])
+    name = group_name(salad, own_key, Allowance(db, PERSON), caller, wanted["container_group_id"])
     made = db.unrepeatable(
         lambda tx: tx.one_or_none(
             SQL.create_rule,
@@ -138,18 +139,20 @@ def create_rule(db: Database, salad: Salad, own_key: str | None, caller: Caller,
     return made
 
 
-def group_name(salad: Salad, own_key: str | None, caller: Caller, group_id: UUID) -> str:
+def group_name(salad: Salad, own_key: str | None, allowance: Allowance, caller: Caller, group_id: UUID) -> str:
     """The name of a group in the caller's project, looked up with the coordinator's own key."""
     if not (is_name(caller.organization) and is_name(caller.project)):
         raise unknown_group("This key belongs to no organization and project of Salad's; call with one that does.")
     if own_key is None:
         raise Unavailable("Scaling needs the coordinator's own key at Salad; its operator must set SALAD_API_KEY.")
     try:
-        groups = salad.container_groups(own_key, caller.organization, caller.project)
+        groups = allowance.ask(lambda: salad.container_groups(own_key, caller.organization, caller.project))
     except SaladRefused as refusal:
         raise refused_lookup(refusal, caller) from refusal
     except NoAnswer as silence:
-        raise Unavailable("Salad's API gives no answer; send the request again in a moment.") from silence
+        raise Unavailable(
+            f"Salad's API cannot be asked now: {silence}; send the request again in a moment.", silence.retry_after
+        ) from silence
     for group in groups:
         if str(group.get("id")).lower() == str(group_id) and is_name(str(group.get("name"))):
             return str(group["name"])

@@ -239,6 +239,14 @@ create table salad_proofs (
   constraint salad_proofs_pkey PRIMARY KEY (digest)
 );
 
+create table salad_requests (
+  only_row boolean default true not null,
+  next_at timestamp with time zone not null,
+  silent_until timestamp with time zone default now() not null,
+  constraint salad_requests_only_row_check CHECK (only_row),
+  constraint salad_requests_pkey PRIMARY KEY (only_row)
+) with (fillfactor=50);
+
 create table scaling_decisions (
   id bigint generated always as identity not null,
   at timestamp with time zone default now() not null,
@@ -895,6 +903,15 @@ begin
     batch := batch - taken;
   end loop;
 end $function$
+;
+
+CREATE OR REPLACE FUNCTION unless_far_ahead(moment timestamp with time zone)
+ RETURNS timestamp with time zone
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select case when moment > now() + interval '2 minutes' then now() else moment end
+$function$
 ;
 
 CREATE OR REPLACE FUNCTION users_with_webhooks(start uuid)

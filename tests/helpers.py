@@ -113,6 +113,7 @@ def empty_tables(db: Database) -> None:
     db.execute("delete from jwks")
     db.execute("delete from outages")
     db.execute("delete from autoscaler_turn")
+    db.execute("delete from salad_requests")
     db.execute("delete from secret_key")
     db.execute("delete from signing_secrets")  # the administrator's
     be_seen(db)

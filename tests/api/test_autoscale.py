@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from kelpie_api.asking import Budget
+from kelpie_api.allowance import AUTOSCALER, Allowance
 from kelpie_api.autoscale import AnotherRun, Autoscaler, Turn, all_applied, repeat
 from kelpie_api.db import SQL, Database, Row
-from kelpie_api.fleet import AT_ONCE, Fleet
+from kelpie_api.fleet import Fleet
 from kelpie_api.salad import GroupName, Salad
 from local_stack.processes import wait_for
 from tests.conftest import SECRET_KEY
@@ -48,8 +48,8 @@ def make_autoscaler(
     db: Database, fleet: FleetDouble, stopped: threading.Event | None = None, pauses: Sequence[float] = (0.01,) * 3
 ) -> Autoscaler:
     stopped = stopped or threading.Event()
-    budget = Budget(10_000, AT_ONCE)
-    return Autoscaler(db, Fleet(Salad(fleet.api_url), KEY, stopped, budget, pauses), stopped)
+    allowance = Allowance(db, AUTOSCALER, a_second=10_000)
+    return Autoscaler(db, Fleet(Salad(fleet.api_url), KEY, stopped, allowance, pauses), stopped)
 
 
 def decisions(db: Database, group: str) -> list[Row]:
@@ -234,9 +234,11 @@ def test_who_is_asked_to_wait_for_long_leaves_it_to_the_next_run(
     make_rule(db, tenant, group)
     fleet.trouble.append(("GET", trouble(429, "Too Many Requests", Retry_After="3600")))
     assert not all_applied(autoscaler.run())
+    assert not all_applied(autoscaler.run())  # nor does that one ask while Salad wants silence
     assert len(fleet.requests) == 1
+    db.execute("update salad_requests set silent_until = now()")
     assert all_applied(autoscaler.run())
-    assert [decision["outcome"] for decision in decisions(db, group)] == ["failed", "ok"]
+    assert [decision["outcome"] for decision in decisions(db, group)] == ["failed", "failed", "ok"]
 
 
 @pytest.mark.parametrize("call", ["GET", "/start", "PATCH"])

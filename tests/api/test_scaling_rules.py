@@ -12,6 +12,7 @@ import pytest
 from flask import Flask
 
 from kelpie_api import create_app, scaling
+from kelpie_api.allowance import PERSON, Allowance
 from kelpie_api.config import Config
 from kelpie_api.db import Database
 from tests.doubles.double import page
@@ -149,13 +150,25 @@ def test_a_project_that_salad_does_not_show_the_coordinator_is_a_400_that_says_w
     "what", [page(502), page(200), trouble(429, "Too Many Requests", Retry_After="9"), trouble(500, "Oh")]
 )
 def test_while_salad_gives_no_answer_the_client_is_asked_to_come_again(
-    api: Client, fleet: FleetDouble, group: str, what: Any
+    api: Client, db: Database, fleet: FleetDouble, group: str, what: Any
 ) -> None:
     fleet.trouble.append(("GET", what))
     answer = api.post("/scaling-rules", wanted(group))
     refused(answer, 503)
-    assert int(answer.headers["Retry-After"]) > 0
+    assert int(answer.headers["Retry-After"]) >= 2
+    db.execute("update salad_requests set silent_until = now()")  # the moment is over
     assert api.post("/scaling-rules", wanted(group)).status_code == 201
+
+
+def test_a_rule_that_can_be_looked_up_only_later_is_refused_with_the_moment_and_without_a_request(
+    api: Client, db: Database, fleet: FleetDouble, group: str
+) -> None:
+    Allowance(db, PERSON).reserve()
+    db.execute("update salad_requests set silent_until = now() + interval '20 seconds'")
+    answer = api.post("/scaling-rules", wanted(group))
+    assert "used up" in refused(answer, 503)["message"]
+    assert 15 < int(answer.headers["Retry-After"]) <= 20
+    assert fleet.requests == []
 
 
 def test_a_coordinator_with_a_wrong_key_or_none_says_so(
