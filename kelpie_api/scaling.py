@@ -193,6 +193,7 @@ def get_rule(db: Database, caller: Caller, group_id: UUID) -> Row:
 
 def change_rule(db: Database, caller: Caller, group_id: UUID, changes: Mapping[str, int]) -> Row:
     """Change what is named and leave the rest; min and max are compared as they are together."""
+    require_own_rule(db, caller, group_id)
     unchanged = {"min_replicas": None, "max_replicas": None, "idle_threshold_seconds": None}
     try:
         rule = db.one_or_none(
@@ -206,7 +207,16 @@ def change_rule(db: Database, caller: Caller, group_id: UUID, changes: Mapping[s
     return rule
 
 
+def require_own_rule(db: Database, caller: Caller, group_id: UUID) -> None:
+    """Raise RuleNotFound, or Forbidden: a token scales its own group only, also where it may read all rules of its
+    project."""
+    if caller.machine:
+        get_rule(db, caller, group_id)  # a rule that it may not see is unknown, not forbidden
+        caller.require_own_group(str(group_id))
+
+
 def delete_rule(db: Database, caller: Caller, group_id: UUID) -> None:
+    require_own_rule(db, caller, group_id)
     deleted = db.unrepeatable(lambda tx: tx.execute(SQL.delete_rule, **caller.scope, container_group_id=group_id))
     if not deleted:
         raise RuleNotFound(group_id)

@@ -365,7 +365,31 @@ def test_a_token_scales_its_own_group_and_only_if_the_operator_allows_it(
         refused(machine.get(path), 404)
     refused(machine.patch(f"/scaling-rules/{other}", {}), 404)
     refused(machine.delete(f"/scaling-rules/{other}"), 404)
+    refused(machine.patch(f"/scaling-rules/{uuid.uuid4()}", {}), 404)
     assert machine.get(f"/container-groups/{own}/metrics").status_code == 200
     refused(machine.get(f"/container-groups/{other}/metrics"), 403)
+    assert machine.delete(f"/scaling-rules/{own}").status_code == 204
+    allowing.extensions["kelpie"].end()
+
+
+def test_a_token_that_may_read_its_whole_project_changes_no_other_groups_rule(
+    app: Flask, config: Config, db: Database, fleet: FleetDouble, tokens: TokenDouble
+) -> None:
+    own, other = str(uuid.uuid4()), fleet.make_group()
+    fleet.add_group("acme", "default", own)
+    fleet.allow("a user's key", "acme", "default")
+    user = {"Salad-Api-Key": "a user's key", "Salad-Organization": "acme", "Salad-Project": "default"}
+    assert Client(app.test_client(), None).call("POST", "/scaling-rules", wanted(other), user).status_code == 201
+    allowing = create_app(replace(config, jwt_can_submit=True, jwt_strict=False))
+    machine = with_token(allowing, tokens.token(salad_workload_id=own))
+    before = machine.get(f"/scaling-rules/{other}")
+    assert before.status_code == 200
+    refused(machine.post("/scaling-rules", wanted(other)), 403)
+    refused(machine.patch(f"/scaling-rules/{other}", {"max_replicas": 500}), 403)
+    refused(machine.delete(f"/scaling-rules/{other}"), 403)
+    assert machine.get(f"/scaling-rules/{other}").json == before.json
+    refused(machine.patch(f"/scaling-rules/{uuid.uuid4()}", {}), 404)
+    assert machine.post("/scaling-rules", wanted(own)).status_code == 201
+    assert machine.patch(f"/scaling-rules/{own}", {"max_replicas": 1}).status_code == 200
     assert machine.delete(f"/scaling-rules/{own}").status_code == 204
     allowing.extensions["kelpie"].end()
