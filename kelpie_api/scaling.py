@@ -12,12 +12,17 @@ from uuid import UUID
 import psycopg
 
 from kelpie_api.allowance import PERSON, Allowance
+from kelpie_api.asking import Budget
 from kelpie_api.auth import Caller
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.errors import InvalidRequest, NoAnswer, RuleExists, RuleNotFound, Unavailable
 from kelpie_api.salad import Salad, SaladRefused, is_name
 
 PRUNE_BATCH = 5000
+# Groups that a tenant may have looked up: so many at once, then one in so many seconds, in each process. Who asks
+# for rules goes before the autoscaler, and must not use up what Salad allows all of them.
+LOOKUPS_AT_ONCE, LOOKUP_PAUSE = 20, 2.0
+REMEMBERED_TENANTS = 10_000
 
 
 class State(StrEnum):
@@ -114,7 +119,33 @@ def to_zero(demand: Demand, observed: Observed) -> Decision:
     return Decision(Action.STOP, 0)
 
 
-def create_rule(db: Database, salad: Salad, own_key: str | None, caller: Caller, wanted: Mapping[str, Any]) -> Row:
+class Lookups:
+    """Looks groups up with the coordinator's own key, for each tenant only so often."""
+
+    def __init__(self, db: Database, salad: Salad, own_key: str | None) -> None:
+        self.salad = salad
+        self.own_key = own_key
+        self.allowance = Allowance(db, PERSON)
+        self.budgets: dict[int, Budget] = {}
+
+    def groups(self, caller: Caller) -> list[dict[str, Any]]:
+        """The container groups of the caller's project. Raises SaladRefused, NoAnswer, Unavailable."""
+        key = self.own_key
+        if key is None:
+            raise Unavailable(
+                "Scaling needs the coordinator's own key at Salad; its operator must set SALAD_API_KEY."
+            )
+        if not self._budget(caller.tenant_id).spare():
+            raise NoAnswer("you asked for many groups in a short time", LOOKUP_PAUSE)
+        return self.allowance.ask(lambda: self.salad.container_groups(key, caller.organization, caller.project))
+
+    def _budget(self, tenant_id: int) -> Budget:
+        if len(self.budgets) >= REMEMBERED_TENANTS:
+            self.budgets.clear()
+        return self.budgets.setdefault(tenant_id, Budget(1 / LOOKUP_PAUSE, LOOKUPS_AT_ONCE))
+
+
+def create_rule(db: Database, lookups: Lookups, caller: Caller, wanted: Mapping[str, Any]) -> Row:
     """A rule for a group that Salad shows the coordinator in the caller's project.
 
     Raises InvalidRequest for an unknown group, RuleExists, and Unavailable while Salad gives no answer.
@@ -122,7 +153,7 @@ def create_rule(db: Database, salad: Salad, own_key: str | None, caller: Caller,
     caller.require_own_group(str(wanted["container_group_id"]))
     caller.require_tenant()
     require_order(wanted["min_replicas"], wanted["max_replicas"])
-    name = group_name(salad, own_key, Allowance(db, PERSON), caller, wanted["container_group_id"])
+    name = group_name(lookups, caller, wanted["container_group_id"])
     made = db.unrepeatable(
         lambda tx: tx.one_or_none(
             SQL.create_rule,
@@ -139,14 +170,12 @@ def create_rule(db: Database, salad: Salad, own_key: str | None, caller: Caller,
     return made
 
 
-def group_name(salad: Salad, own_key: str | None, allowance: Allowance, caller: Caller, group_id: UUID) -> str:
-    """The name of a group in the caller's project, looked up with the coordinator's own key."""
+def group_name(lookups: Lookups, caller: Caller, group_id: UUID) -> str:
+    """The name of a group in the caller's project."""
     if not (is_name(caller.organization) and is_name(caller.project)):
         raise unknown_group("This key belongs to no organization and project of Salad's; call with one that does.")
-    if own_key is None:
-        raise Unavailable("Scaling needs the coordinator's own key at Salad; its operator must set SALAD_API_KEY.")
     try:
-        groups = allowance.ask(lambda: salad.container_groups(own_key, caller.organization, caller.project))
+        groups = lookups.groups(caller)
     except SaladRefused as refusal:
         raise refused_lookup(refusal, caller) from refusal
     except NoAnswer as silence:

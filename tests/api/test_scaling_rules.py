@@ -171,6 +171,20 @@ def test_a_rule_that_can_be_looked_up_only_later_is_refused_with_the_moment_and_
     assert fleet.requests == []
 
 
+def test_who_has_many_groups_looked_up_is_slowed_down_and_nobody_else(
+    api: Client, app: Flask, db: Database, fleet: FleetDouble
+) -> None:
+    fleet.allow(KEY, "acme", "default")
+    elsewhere = fleet.make_group(project=("rival", "default"))
+    answers = [api.post("/scaling-rules", wanted(str(uuid.uuid4()))) for _ in range(scaling.LOOKUPS_AT_ONCE + 20)]
+    assert {answer.status_code for answer in answers} == {400, 503}
+    assert "many groups" in refused(answers[-1], 503)["message"]
+    assert int(answers[-1].headers["Retry-After"]) >= scaling.LOOKUP_PAUSE
+    assert len(fleet.requests) < len(answers)
+    other = make_tenant(db, "rival", "default")
+    assert Client(app.test_client(), other.key).post("/scaling-rules", wanted(elsewhere)).status_code == 201
+
+
 def test_a_coordinator_with_a_wrong_key_or_none_says_so(
     api: Client, app: Flask, config: Config, fleet: FleetDouble, group: str
 ) -> None:
