@@ -15,6 +15,7 @@ import click
 
 from bench.stage import Goals, Tenant, make_tenant, opened, own_database, server
 from kelpie_api import jobs
+from kelpie_api.allowance import AUTOSCALER, Allowance
 from kelpie_api.autoscale import Autoscaler, all_applied
 from kelpie_api.db import SQL, Database
 from kelpie_api.fleet import Fleet
@@ -65,7 +66,8 @@ def main(small: bool) -> None:
         fill(db, make_tenant(db), salad, projects, busy)
         stopped = threading.Event()
         began = time.monotonic()
-        verdicts = Autoscaler(db, Fleet(Salad(salad.api_url), KEY, stopped), stopped).run()
+        fleet = Fleet(Salad(salad.api_url), KEY, stopped, Allowance(db, AUTOSCALER))
+        verdicts = Autoscaler(db, fleet, stopped).run()
         took = time.monotonic() - began
     salad.end()
     rules, requests = projects * GROUPS, len(salad.requests)

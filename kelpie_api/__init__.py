@@ -16,6 +16,8 @@ from kelpie_api.db import HOW_TO_CONNECT, Database, Transaction
 from kelpie_api.errors import ConfigError, SchemaError, Unavailable, WrongSecretKey
 from kelpie_api.housekeeping import Housekeeper
 from kelpie_api.machines import Sightings
+from kelpie_api.salad import Salad
+from kelpie_api.scaling import Lookups
 from kelpie_api.sealing import Seal
 from kelpie_api.waiting import WaitingRoom
 
@@ -35,6 +37,7 @@ class Coordinator:
     housekeeper: Housekeeper
     waiting: WaitingRoom
     sightings: Sightings
+    lookups: Lookups
     schema_is_current: bool = False
     begun_in: int | None = None
     beginning: threading.Lock = field(default_factory=threading.Lock)
@@ -45,7 +48,8 @@ class Coordinator:
         sightings = Sightings(db)
         housekeeper = Housekeeper(db, [sightings.look_after_machines])
         waiting = WaitingRoom(db, config.max_waiters)
-        return cls(config, db, Gatekeeper(db, config), housekeeper, waiting, sightings)
+        lookups = Lookups(db, Salad(config.salad_api_url), config.salad_api_key)
+        return cls(config, db, Gatekeeper(db, config), housekeeper, waiting, sightings, lookups)
 
     def begin(self) -> None:
         """Open the pool and start housekeeping, once in each process."""

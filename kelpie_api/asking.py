@@ -169,7 +169,7 @@ def retry_after(answer: http.client.HTTPResponse) -> float:
 
 
 class Budget:
-    """Requests of this process: a few at once, then so many a second, and none while silence is asked for."""
+    """Requests of this process: a few at once, then so many a second."""
 
     def __init__(self, a_second: float, at_once: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.space = 1 / a_second
@@ -177,30 +177,15 @@ class Budget:
         self.clock = clock
         self.lock = threading.Lock()
         self.next_at = 0.0  # when the next request would be due if they came evenly
-        self.silent_until = 0.0
-
-    def reserve(self) -> float:
-        """Take one request's place; the seconds to wait until it may be sent."""
-        with self.lock:
-            now = self.clock()
-            return self._take(self._earliest(now)) - now
 
     def spare(self) -> bool:
         """Take one request's place if it may be sent at once."""
         with self.lock:
             now = self.clock()
-            return self._earliest(now) <= now and self._take(now) == now
-
-    def silence(self, seconds: float) -> None:
-        with self.lock:
-            self.silent_until = max(self.silent_until, self.clock() + seconds)
-
-    def _earliest(self, now: float) -> float:
-        return max(now, self.next_at - self.slack, self.silent_until)
-
-    def _take(self, at: float) -> float:
-        self.next_at = max(self.next_at, at) + self.space
-        return at
+            if self.next_at - self.slack > now:
+                return False
+            self.next_at = max(self.next_at, now) + self.space
+            return True
 
 
 @dataclass

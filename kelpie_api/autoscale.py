@@ -24,8 +24,10 @@ from kelpie_api.scaling import Action, Decision, Demand, Limits, Observed, State
 
 RULES_AT_ONCE = 5
 MISSING_RUNS = 3  # in a row; then the rule of a group that Salad does not know is removed
-# How long a turn lasts after its owner's last word; the longest silence between two is a pause for Salad.
+# How long a turn lasts after its owner's last word; the longest silence between two is a wait for the allowance.
 TURN = timedelta(minutes=2)
+# How long a group that is being stopped is handed no job: longer than the call that stops it takes.
+STOPPING = timedelta(seconds=15)
 
 Group = dict[str, Any]
 
@@ -177,13 +179,13 @@ class Autoscaler:
         try:
             match verdict.decision.action:
                 case Action.STOP:
-                    self.fleet.stop(name, before=lambda: self._require_idle(verdict.rule, turn))
+                    self._stop(verdict.rule, turn)
                 case Action.START:
-                    self.fleet.start(name, turn.keep)
+                    self._start(verdict.rule, turn)
                 case Action.SCALE:
                     self.fleet.set_replicas(name, wanted, turn.keep)
                 case Action.START_AND_SCALE:
-                    self.fleet.start(name, turn.keep)
+                    self._start(verdict.rule, turn)
                     self.fleet.set_replicas(name, wanted, turn.keep)
         except NeededAgain:
             return replace(verdict, decision=Decision(Action.HOLD, verdict.observed.present))
@@ -191,10 +193,28 @@ class Autoscaler:
             return failed(verdict, error)
         return verdict
 
+    def _start(self, rule: Row, turn: Turn) -> None:
+        self.db.execute(SQL.unmark_stopping, container_group=str(rule["container_group_id"]))
+        self.fleet.start(name_of(rule), turn.keep)
+
+    def _stop(self, rule: Row, turn: Turn) -> None:
+        """Stop a group that holds no lease (I17). From the last look on its machines are handed no job; where
+        nobody knows what became of the call, and after it, that ends by itself."""
+        try:
+            self.fleet.stop(name_of(rule), before=lambda: self._require_idle(rule, turn))
+        except (NeededAgain, SaladRefused):
+            self.db.execute(SQL.unmark_stopping, container_group=str(rule["container_group_id"]))
+            raise
+
     def _require_idle(self, rule: Row, turn: Turn) -> None:
-        """Right before a group is stopped, however long that had to wait (I17). A rule that wants no replica at
-        all may stop a group whose jobs wait, never one whose jobs run."""
+        """Right before a group is stopped, however long that had to wait. A rule that wants no replica at all may
+        stop a group whose jobs wait, never one whose jobs run."""
         turn.keep()
+        group = str(rule["container_group_id"])
+        self.db.execute(SQL.mark_stopping, container_group=group, length=STOPPING)
+        waited = self.db.one_or_none(SQL.wait_for_claims, container_group=group)
+        if not (waited and waited["ended"]):
+            raise NeededAgain
         demand = scaling.weigh(self.db, rule)
         if demand.leases or (demand.active and rule["max_replicas"] > 0):
             raise NeededAgain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 
@@ -125,13 +126,17 @@ class RuleExists(Conflict):
 
 
 class Unavailable(KelpieError):
-    """Answered while the database cannot be reached or its schema is not current."""
+    """Answered while the database cannot be reached or its schema is not current, or Salad cannot be asked."""
 
     status = 503
     title = "Service Unavailable"
 
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = max(2, math.ceil(retry_after))  # seconds
+
     def headers(self) -> dict[str, str]:
-        return {"Retry-After": "2"}
+        return {"Retry-After": str(self.retry_after)}
 
 
 class RolledBack(Unavailable):

@@ -8,13 +8,12 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from kelpie_api.asking import Budget
+from kelpie_api.allowance import Allowance
 from kelpie_api.errors import NoAnswer
 from kelpie_api.salad import GroupName, Salad
 
-A_SECOND, AT_ONCE = 3.0, 50  # requests: 230 in any minute at most, where Salad allows 240 per key
-PAUSES = (1.0, 4.0, 10.0)  # seconds before the second, third and last try
 LONGEST_PAUSE = 60.0  # who is asked to wait longer leaves it to the next run
+PAUSES = (1.0, 4.0, 10.0)  # seconds before the second, third and last try
 
 Answer = TypeVar("Answer")
 
@@ -35,13 +34,13 @@ class Fleet:
         salad: Salad,
         key: str,
         stopped: threading.Event,
-        budget: Budget | None = None,
+        allowance: Allowance,
         pauses: Sequence[float] = PAUSES,
     ) -> None:
         self.salad = salad
         self.key = key
         self.stopped = stopped
-        self.budget = budget or Budget(A_SECOND, AT_ONCE)
+        self.allowance = allowance
         self.pauses = pauses
 
     def groups(self, organization: str, project: str, before: Callable[[], None]) -> list[dict[str, Any]]:
@@ -66,20 +65,16 @@ class Fleet:
             except NoAnswer as silence:
                 if silence.retry_after > LONGEST_PAUSE:
                     raise
-                self._rest(pause, silence.retry_after)
+                if not silence.retry_after:  # else the allowance knows how long to wait
+                    self._wait(pause * random.uniform(0.75, 1.25))
         return self._once(ask, before)
 
     def _once(self, ask: Callable[[], Answer], before: Callable[[], None]) -> Answer:
-        self._wait(self.budget.reserve())
-        before()
-        return ask()
+        def asking() -> Answer:
+            before()
+            return ask()
 
-    def _rest(self, pause: float, asked_for: float) -> None:
-        """Wait before the next try; the silence that Salad asks for is all callers', for they share its key."""
-        if asked_for:
-            self.budget.silence(asked_for)
-        else:
-            self._wait(pause * random.uniform(0.75, 1.25))
+        return self.allowance.ask(asking, self._wait)
 
     def _wait(self, seconds: float) -> None:
         """What can be sent at once is sent, also while the program ends: a rule that was begun is finished."""

@@ -18,6 +18,7 @@ from uuid import UUID
 import psycopg
 
 from kelpie_api import logs
+from kelpie_api.allowance import REALLOCATION, Allowance
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.errors import KelpieError, NoAnswer
 from kelpie_api.salad import GroupName, Salad, SaladRefused, is_name
@@ -67,6 +68,7 @@ class Reallocator:
         self.salad = salad
         self.key = key
         self.stopped = stopped
+        self.allowance = Allowance(db, REALLOCATION)
         self.said_keyless = False
 
     def run(self) -> None:
@@ -113,13 +115,13 @@ class Reallocator:
         try:
             name = self._group_name(key, organization, project, group_id)
             for instance_id in self._instances(key, name, reallocation["machine_id"]):
-                unless_gone(partial(self.salad.reallocate, key, name, instance_id))
+                self._ask(partial(self.salad.reallocate, key, name, instance_id))
         except Gone:
             return End(Outcome.GONE)
         return End(Outcome.REALLOCATED)
 
     def _group_name(self, key: str, organization: str, project: str, group_id: UUID) -> GroupName:
-        for group in unless_gone(lambda: self.salad.container_groups(key, organization, project)):
+        for group in self._ask(lambda: self.salad.container_groups(key, organization, project)):
             if str(group.get("id")).lower() == str(group_id) and is_name(str(group.get("name"))):
                 return GroupName(organization, project, str(group["name"]))
         raise Gone
@@ -128,12 +130,25 @@ class Reallocator:
         """The instances on a machine; Salad wants to hear the instance's id, and workers know the machine's."""
         found = [
             str(instance.get("id"))
-            for instance in unless_gone(lambda: self.salad.instances(key, name))
+            for instance in self._ask(lambda: self.salad.instances(key, name))
             if str(instance.get("machine_id")).lower() == machine_id.lower()
         ]
         if not found:
             raise Gone
         return found
+
+    def _ask(self, question: Callable[[], Result]) -> Result:
+        """Raises Gone where Salad says 404; NoAnswer, SaladRefused."""
+        try:
+            return self.allowance.ask(question, self._wait)
+        except SaladRefused as refusal:
+            if refusal.status == 404:
+                raise Gone from refusal
+            raise
+
+    def _wait(self, seconds: float) -> None:
+        if self.stopped.wait(seconds):
+            raise NoAnswer("the sender was stopped before Salad could be asked")
 
     def _end(self, taken: Row, end: End) -> None:
         self.db.execute(
@@ -161,16 +176,6 @@ class Reallocator:
             )
         self.db.execute(SQL.give_up_reallocations, age=GIVE_UP_AFTER, error="SALAD_API_KEY was not set")
         return KEYLESS_PAUSE
-
-
-def unless_gone(ask: Callable[[], Result]) -> Result:
-    """Raises Gone where Salad says 404."""
-    try:
-        return ask()
-    except SaladRefused as refusal:
-        if refusal.status == 404:
-            raise Gone from refusal
-        raise
 
 
 def what_to_do(refusal: SaladRefused) -> str:

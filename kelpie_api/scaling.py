@@ -11,12 +11,18 @@ from uuid import UUID
 
 import psycopg
 
+from kelpie_api.allowance import PERSON, Allowance
+from kelpie_api.asking import Budget
 from kelpie_api.auth import Caller
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.errors import InvalidRequest, NoAnswer, RuleExists, RuleNotFound, Unavailable
 from kelpie_api.salad import Salad, SaladRefused, is_name
 
 PRUNE_BATCH = 5000
+# Groups that a tenant may have looked up: so many at once, then one in so many seconds, in each process. Who asks
+# for rules goes before the autoscaler, and must not use up what Salad allows all of them.
+LOOKUPS_AT_ONCE, LOOKUP_PAUSE = 20, 2.0
+REMEMBERED_TENANTS = 10_000
 
 
 class State(StrEnum):
@@ -113,7 +119,33 @@ def to_zero(demand: Demand, observed: Observed) -> Decision:
     return Decision(Action.STOP, 0)
 
 
-def create_rule(db: Database, salad: Salad, own_key: str | None, caller: Caller, wanted: Mapping[str, Any]) -> Row:
+class Lookups:
+    """Looks groups up with the coordinator's own key, for each tenant only so often."""
+
+    def __init__(self, db: Database, salad: Salad, own_key: str | None) -> None:
+        self.salad = salad
+        self.own_key = own_key
+        self.allowance = Allowance(db, PERSON)
+        self.budgets: dict[int, Budget] = {}
+
+    def groups(self, caller: Caller) -> list[dict[str, Any]]:
+        """The container groups of the caller's project. Raises SaladRefused, NoAnswer, Unavailable."""
+        key = self.own_key
+        if key is None:
+            raise Unavailable(
+                "Scaling needs the coordinator's own key at Salad; its operator must set SALAD_API_KEY."
+            )
+        if not self._budget(caller.tenant_id).spare():
+            raise NoAnswer("you asked for many groups in a short time", LOOKUP_PAUSE)
+        return self.allowance.ask(lambda: self.salad.container_groups(key, caller.organization, caller.project))
+
+    def _budget(self, tenant_id: int) -> Budget:
+        if len(self.budgets) >= REMEMBERED_TENANTS:
+            self.budgets.clear()
+        return self.budgets.setdefault(tenant_id, Budget(1 / LOOKUP_PAUSE, LOOKUPS_AT_ONCE))
+
+
+def create_rule(db: Database, lookups: Lookups, caller: Caller, wanted: Mapping[str, Any]) -> Row:
     """A rule for a group that Salad shows the coordinator in the caller's project.
 
     Raises InvalidRequest for an unknown group, RuleExists, and Unavailable while Salad gives no answer.
@@ -121,7 +153,7 @@ def create_rule(db: Database, salad: Salad, own_key: str | None, caller: Caller,
     caller.require_own_group(str(wanted["container_group_id"]))
     caller.require_tenant()
     require_order(wanted["min_replicas"], wanted["max_replicas"])
-    name = group_name(salad, own_key, caller, wanted["container_group_id"])
+    name = group_name(lookups, caller, wanted["container_group_id"])
     made = db.unrepeatable(
         lambda tx: tx.one_or_none(
             SQL.create_rule,
@@ -138,18 +170,18 @@ def create_rule(db: Database, salad: Salad, own_key: str | None, caller: Caller,
     return made
 
 
-def group_name(salad: Salad, own_key: str | None, caller: Caller, group_id: UUID) -> str:
-    """The name of a group in the caller's project, looked up with the coordinator's own key."""
+def group_name(lookups: Lookups, caller: Caller, group_id: UUID) -> str:
+    """The name of a group in the caller's project."""
     if not (is_name(caller.organization) and is_name(caller.project)):
         raise unknown_group("This key belongs to no organization and project of Salad's; call with one that does.")
-    if own_key is None:
-        raise Unavailable("Scaling needs the coordinator's own key at Salad; its operator must set SALAD_API_KEY.")
     try:
-        groups = salad.container_groups(own_key, caller.organization, caller.project)
+        groups = lookups.groups(caller)
     except SaladRefused as refusal:
         raise refused_lookup(refusal, caller) from refusal
     except NoAnswer as silence:
-        raise Unavailable("Salad's API gives no answer; send the request again in a moment.") from silence
+        raise Unavailable(
+            f"Salad's API cannot be asked now: {silence}; send the request again in a moment.", silence.retry_after
+        ) from silence
     for group in groups:
         if str(group.get("id")).lower() == str(group_id) and is_name(str(group.get("name"))):
             return str(group["name"])
@@ -190,6 +222,7 @@ def get_rule(db: Database, caller: Caller, group_id: UUID) -> Row:
 
 def change_rule(db: Database, caller: Caller, group_id: UUID, changes: Mapping[str, int]) -> Row:
     """Change what is named and leave the rest; min and max are compared as they are together."""
+    require_own_rule(db, caller, group_id)
     unchanged = {"min_replicas": None, "max_replicas": None, "idle_threshold_seconds": None}
     try:
         rule = db.one_or_none(
@@ -203,7 +236,16 @@ def change_rule(db: Database, caller: Caller, group_id: UUID, changes: Mapping[s
     return rule
 
 
+def require_own_rule(db: Database, caller: Caller, group_id: UUID) -> None:
+    """Raise RuleNotFound, or Forbidden: a token scales its own group only, also where it may read all rules of its
+    project."""
+    if caller.machine:
+        get_rule(db, caller, group_id)  # a rule that it may not see is unknown, not forbidden
+        caller.require_own_group(str(group_id))
+
+
 def delete_rule(db: Database, caller: Caller, group_id: UUID) -> None:
+    require_own_rule(db, caller, group_id)
     deleted = db.unrepeatable(lambda tx: tx.execute(SQL.delete_rule, **caller.scope, container_group_id=group_id))
     if not deleted:
         raise RuleNotFound(group_id)

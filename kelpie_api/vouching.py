@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kelpie_api import logs
+from kelpie_api.allowance import TOKEN, Allowance
 from kelpie_api.asking import Budget, Flights
 from kelpie_api.config import Config
 from kelpie_api.db import SQL, Database
@@ -58,6 +59,7 @@ class Vouching:
         self.db = db
         self.salad = Salad(config.salad_api_url)
         self.own_key = config.salad_api_key
+        self.allowance = Allowance(db, TOKEN)
         self.believed_for = config.proven_for.total_seconds()
         self.refused_for = config.refused_for.total_seconds()
         self.secret = hashlib.sha256(b"kelpie salad proofs\0" + config.secret_key.encode()).digest()
@@ -184,7 +186,9 @@ class Vouching:
 
     def _lists(self, workload_id: str, organization: str, project: str) -> bool:
         try:
-            groups = self.salad.container_groups(self.own_key or "", organization, project)
+            groups = self.allowance.ask(
+                lambda: self.salad.container_groups(self.own_key or "", organization, project)
+            )
         except SaladRefused as refusal:
             if refusal.status == 401:  # it is our key that is wrong, which says nothing about the group
                 raise NoAnswer("Salad does not know the coordinator's SALAD_API_KEY") from refusal

@@ -239,6 +239,14 @@ create table salad_proofs (
   constraint salad_proofs_pkey PRIMARY KEY (digest)
 );
 
+create table salad_requests (
+  only_row boolean default true not null,
+  next_at timestamp with time zone not null,
+  silent_until timestamp with time zone default now() not null,
+  constraint salad_requests_only_row_check CHECK (only_row),
+  constraint salad_requests_pkey PRIMARY KEY (only_row)
+) with (fillfactor=50);
+
 create table scaling_decisions (
   id bigint generated always as identity not null,
   at timestamp with time zone default now() not null,
@@ -298,6 +306,12 @@ create table signing_secrets (
   valid_until timestamp with time zone,
   constraint signing_secrets_pkey PRIMARY KEY (id),
   constraint signing_secrets_user_id_fkey FOREIGN KEY (user_id) REFERENCES users(id) ON DELETE CASCADE
+);
+
+create table stopping_groups (
+  container_group text not null,
+  until timestamp with time zone not null,
+  constraint stopping_groups_pkey PRIMARY KEY (container_group)
 );
 
 create table submissions (
@@ -500,6 +514,9 @@ CREATE OR REPLACE FUNCTION claim_job(the_tenant_id bigint, the_container_group t
 AS $function$
 #variable_conflict use_column
 begin
+-- Whoever stops a group waits for this lock, and so for claims that could not see its mark yet. The next statement sees
+-- the mark, for it begins after the lock was taken. A repeated claim is answered all the same: its lease is known.
+perform pg_advisory_xact_lock_shared(hashtext('kelpie claims'), hashtext(the_container_group));
 return query
 with repeated as materialized (
   update queue
@@ -516,6 +533,7 @@ groups as materialized (
                     where h.tenant_id = the_tenant_id
                       and h.container_group = g.name) <= now(), true) as may_have_lapsed
     from unnest(the_lines) as g (name)
+   where not exists (select from stopping_groups s where s.container_group = the_container_group and s.until > now())
 ),
 -- The head of each line, looked at without a lock, only to put the lines in order.
 lines as materialized (
@@ -630,6 +648,19 @@ select j.id, (select user_id from tenants where id = the_tenant_id) as user_id,
   from (select * from handed_out
          union all
         select * from jobs where id = (select job_id from repeated)) j;
+end $function$
+;
+
+CREATE OR REPLACE FUNCTION claims_ended(the_container_group text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SET lock_timeout TO '3s'
+AS $function$
+begin
+  perform pg_advisory_xact_lock(hashtext('kelpie claims'), hashtext(the_container_group));
+  return true;
+exception when lock_not_available then
+  return false;
 end $function$
 ;
 
@@ -895,6 +926,15 @@ begin
     batch := batch - taken;
   end loop;
 end $function$
+;
+
+CREATE OR REPLACE FUNCTION unless_far_ahead(moment timestamp with time zone)
+ RETURNS timestamp with time zone
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select case when moment > now() + interval '2 minutes' then now() else moment end
+$function$
 ;
 
 CREATE OR REPLACE FUNCTION users_with_webhooks(start uuid)

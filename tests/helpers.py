@@ -113,6 +113,8 @@ def empty_tables(db: Database) -> None:
     db.execute("delete from jwks")
     db.execute("delete from outages")
     db.execute("delete from autoscaler_turn")
+    db.execute("delete from salad_requests")
+    db.execute("delete from stopping_groups")
     db.execute("delete from secret_key")
     db.execute("delete from signing_secrets")  # the administrator's
     be_seen(db)
@@ -291,17 +293,19 @@ def claimed_id(db: Database, tenant: Tenant, machine: str = "m1", group: str = "
     return job["id"] if job else None
 
 
-def claim_in(tx: Transaction, tenant: Tenant, machine: str, claim_id: UUID | None = None) -> Row | None:
+def claim_in(
+    tx: Transaction, tenant: Tenant, machine: str, claim_id: UUID | None = None, group: str = "g1"
+) -> Row | None:
     """A claim whose transaction the test ends when it likes."""
     return tx.one_or_none(
         SQL.claim_job,
         tenant_id=tenant.caller.tenant_id,
-        container_group="g1",
+        container_group=group,
         machine_id=machine,
         claim_id=claim_id,
         actor=f"machine:{machine}",
         sealed_key=None,
-        lines=tenant.caller.lines("g1"),
+        lines=tenant.caller.lines(group),
     )
 
 

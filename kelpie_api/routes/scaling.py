@@ -19,7 +19,6 @@ from kelpie_api.routes import (
     request_json,
 )
 from kelpie_api.routes.jobs import group_name
-from kelpie_api.salad import Salad
 from kelpie_api.schemas import (
     DecisionPage,
     DecisionQuery,
@@ -54,8 +53,7 @@ def warnings(schema: Schema) -> dict[str, list[str]]:
 @blueprint.alt_response(503, schema=Failure)
 def create_rule(new: dict[str, Any]) -> Row:
     """Let a container group follow its queue."""
-    config = coordinator().config
-    made = scaling.create_rule(db(), Salad(config.salad_api_url), config.salad_api_key, caller(), new)
+    made = scaling.create_rule(db(), coordinator().lookups, caller(), new)
     return made | warnings(NewRule())
 
 

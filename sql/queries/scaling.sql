@@ -108,12 +108,13 @@ select container_group_id, tenant_id, org_name, project_name, container_group_na
 
 -- name: take_turn
 -- Whoever runs the autoscaler says so before each call that changes something; who falls silent loses its turn. No
--- row: it is somebody else's.
+-- row: it is somebody else's. A turn that ends later than ours would was taken before the clock was set back.
 insert into autoscaler_turn (owner, until)
 values (%(owner)s, now() + %(length)s::interval)
     on conflict (only_row) do update
    set owner = excluded.owner, until = excluded.until
- where autoscaler_turn.owner = excluded.owner or autoscaler_turn.until < now()
+ where autoscaler_turn.owner = excluded.owner
+    or autoscaler_turn.until not between now() and excluded.until
 returning owner;
 
 -- name: keep_turn
@@ -189,3 +190,16 @@ delete from scaling_decisions
         order by at
         limit %(batch)s
           for update skip locked);
+
+-- name: mark_stopping
+-- Machines of this group are handed no job for so long.
+insert into stopping_groups (container_group, until)
+values (%(container_group)s, now() + %(length)s::interval)
+    on conflict (container_group) do update set until = excluded.until;
+
+-- name: wait_for_claims
+-- Have the claims of this group ended that began before it was marked? Those that begin now see the mark.
+select claims_ended(%(container_group)s) as ended;
+
+-- name: unmark_stopping
+delete from stopping_groups where container_group = %(container_group)s or until < now() - interval '1 day';

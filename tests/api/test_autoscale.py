@@ -11,23 +11,35 @@ import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kelpie_api.asking import Budget
+from kelpie_api.allowance import AUTOSCALER, Allowance
 from kelpie_api.autoscale import AnotherRun, Autoscaler, Turn, all_applied, repeat
 from kelpie_api.db import SQL, Database, Row
-from kelpie_api.fleet import AT_ONCE, Fleet
+from kelpie_api.fleet import Fleet
 from kelpie_api.salad import GroupName, Salad
 from local_stack.processes import wait_for
 from tests.conftest import SECRET_KEY
 from tests.doubles.double import page
 from tests.doubles.fleet import KEY, FleetDouble
 from tests.doubles.salad import trouble
-from tests.helpers import Tenant, make_job, make_rule, make_tenant, row, wait_until_blocked
+from tests.helpers import (
+    Tenant,
+    claim,
+    claim_in,
+    make_job,
+    make_rule,
+    make_tenant,
+    new_claim_id,
+    row,
+    wait_until_blocked,
+    while_open,
+)
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "autoscale"
 
@@ -48,8 +60,8 @@ def make_autoscaler(
     db: Database, fleet: FleetDouble, stopped: threading.Event | None = None, pauses: Sequence[float] = (0.01,) * 3
 ) -> Autoscaler:
     stopped = stopped or threading.Event()
-    budget = Budget(10_000, AT_ONCE)
-    return Autoscaler(db, Fleet(Salad(fleet.api_url), KEY, stopped, budget, pauses), stopped)
+    allowance = Allowance(db, replace(AUTOSCALER, at_once=100_000), a_second=10_000)
+    return Autoscaler(db, Fleet(Salad(fleet.api_url), KEY, stopped, allowance, pauses), stopped)
 
 
 def decisions(db: Database, group: str) -> list[Row]:
@@ -192,6 +204,79 @@ def test_a_job_that_comes_between_the_decision_and_the_stop_is_seen(
     assert [(d["action"], d["outcome"]) for d in decisions(db, group)] == [("hold", "ok")]
 
 
+def claimed(db: Database, tenant: Tenant, group: str) -> Row | None:
+    return claim(db, tenant, "m1", group)
+
+
+def test_a_claim_that_is_under_way_at_the_last_look_is_waited_for_and_keeps_its_group(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
+) -> None:
+    """Shown step by step: the job is claimed but not committed, so no look at the leases could see it."""
+    group = fleet.make_group("running", 2)
+    make_rule(db, tenant, group, 0, 0)
+    jobs(db, tenant, group)
+    job, verdicts = while_open(db, lambda tx: claim_in(tx, tenant, "m1", group=group), autoscaler.run)
+    assert job
+    assert verdicts[0].decision and verdicts[0].decision.action == "hold"
+    assert fleet.changes == []
+
+
+@pytest.mark.parametrize("answer", [trouble(403, "Forbidden"), page(503)], ids=["refused", "unanswered"])
+def test_a_group_that_is_being_stopped_is_handed_no_job_and_is_again_once_it_is_not_stopped(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler, answer: Any
+) -> None:
+    group, other = fleet.make_group("running", 2), str(uuid.uuid4())
+    make_rule(db, tenant, group)
+    meanwhile: list[Row | None] = []
+
+    def claim_meanwhile() -> Any:
+        jobs(db, tenant, group)
+        make_job(db, tenant, "pending", group=None)
+        meanwhile.extend(claimed(db, tenant, of) for of in (group, other))
+        return answer()
+
+    fleet.trouble.append(("/stop", claim_meanwhile))
+    autoscaler.run()  # the second try, if there is one, finds the job
+    ours, others = meanwhile
+    assert ours is None
+    assert others and others["container_group_id"] is None
+    assert fleet.changes == []
+    assert claimed(db, tenant, group)
+
+
+def test_a_claim_that_is_repeated_while_its_group_is_being_stopped_is_answered(
+    db: Database, tenant: Tenant
+) -> None:
+    job_id, claim_id = make_job(db, tenant), new_claim_id()
+    claim(db, tenant, claim_id=claim_id)
+    db.execute(SQL.mark_stopping, container_group="g1", length=timedelta(minutes=1))
+    again = claim(db, tenant, claim_id=claim_id)
+    assert again and again["id"] == job_id
+
+
+def test_a_group_whose_stop_nobody_heard_of_again_is_handed_jobs_after_a_moment(
+    db: Database, tenant: Tenant
+) -> None:
+    make_job(db, tenant)
+    db.execute(SQL.mark_stopping, container_group="g1", length=timedelta(minutes=1))
+    assert claim(db, tenant) is None
+    db.execute("update stopping_groups set until = until - interval '61 seconds'")
+    assert claim(db, tenant)
+
+
+def test_a_group_that_is_started_right_after_its_stop_is_handed_jobs_at_once(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
+) -> None:
+    group = fleet.make_group("running", 2)
+    make_rule(db, tenant, group)
+    autoscaler.run()
+    jobs(db, tenant, group)
+    assert claimed(db, tenant, group) is None
+    autoscaler.run()
+    assert [change[0] for change in fleet.changes] == ["stop", "start", "scale"]
+    assert claimed(db, tenant, group)
+
+
 # Trouble
 
 
@@ -234,9 +319,11 @@ def test_who_is_asked_to_wait_for_long_leaves_it_to_the_next_run(
     make_rule(db, tenant, group)
     fleet.trouble.append(("GET", trouble(429, "Too Many Requests", Retry_After="3600")))
     assert not all_applied(autoscaler.run())
+    assert not all_applied(autoscaler.run())  # nor does that one ask while Salad wants silence
     assert len(fleet.requests) == 1
+    db.execute("update salad_requests set silent_until = now()")
     assert all_applied(autoscaler.run())
-    assert [decision["outcome"] for decision in decisions(db, group)] == ["failed", "ok"]
+    assert [decision["outcome"] for decision in decisions(db, group)] == ["failed", "failed", "ok"]
 
 
 @pytest.mark.parametrize("call", ["GET", "/start", "PATCH"])
@@ -426,6 +513,20 @@ def test_two_that_reach_for_the_turn_at_the_same_moment_do_not_both_get_it(db: D
             wait_until_blocked(db)
         with pytest.raises(AnotherRun):
             rival.result()
+
+
+@pytest.mark.parametrize(
+    "until", ["-1 second", "1 hour"], ids=["silent too long", "before the clock was set back"]
+)
+def test_a_turn_whose_owner_cannot_have_it_any_more_is_free(db: Database, until: str) -> None:
+    crashed = Turn(db)
+    crashed.__enter__()
+    db.execute("update autoscaler_turn set until = now() + %(until)s::interval", until=until)
+    with Turn(db):
+        with pytest.raises(AnotherRun):
+            crashed.keep()
+        with pytest.raises(AnotherRun):
+            Turn(db).__enter__()
 
 
 def test_a_run_that_was_silent_too_long_changes_nothing_any_more(

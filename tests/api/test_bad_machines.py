@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kelpie_api import auth, jobs
+from kelpie_api.allowance import AUTOSCALER, Allowance
 from kelpie_api.db import SQL, Database
 from kelpie_api.jobs import Report
 from kelpie_api.reallocation import FIRST_PAUSE, IDLE, LONGEST_PAUSE, Reallocator, backoff
@@ -323,6 +324,17 @@ class TestCarryingOut:
         assert reallocator.round() >= 37
         due = db.one_or_none("select next_try >= now() + interval '30 seconds' as late from reallocations")
         assert due and due["late"]
+
+    def test_the_silence_that_salad_asked_others_for_is_kept(
+        self, db: Database, tenant: Tenant, fleet: FleetDouble, group: str, bad: str, reallocator: Reallocator
+    ) -> None:
+        Allowance(db, AUTOSCALER).reserve()
+        db.execute("update salad_requests set silent_until = now() + interval '50 seconds'")
+        fail_jobs(db, tenant, bad, group, 5)
+        assert reallocator.round() > 40
+        assert fleet.requests == []
+        (waiting,) = reallocations(db)
+        assert waiting["outcome"] is None and "used up" in waiting["last_error"]
 
     def test_the_state_of_a_reallocation_can_be_watched(
         self,

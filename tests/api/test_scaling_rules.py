@@ -12,6 +12,7 @@ import pytest
 from flask import Flask
 
 from kelpie_api import create_app, scaling
+from kelpie_api.allowance import PERSON, Allowance
 from kelpie_api.config import Config
 from kelpie_api.db import Database
 from tests.doubles.double import page
@@ -149,13 +150,39 @@ def test_a_project_that_salad_does_not_show_the_coordinator_is_a_400_that_says_w
     "what", [page(502), page(200), trouble(429, "Too Many Requests", Retry_After="9"), trouble(500, "Oh")]
 )
 def test_while_salad_gives_no_answer_the_client_is_asked_to_come_again(
-    api: Client, fleet: FleetDouble, group: str, what: Any
+    api: Client, db: Database, fleet: FleetDouble, group: str, what: Any
 ) -> None:
     fleet.trouble.append(("GET", what))
     answer = api.post("/scaling-rules", wanted(group))
     refused(answer, 503)
-    assert int(answer.headers["Retry-After"]) > 0
+    assert int(answer.headers["Retry-After"]) >= 2
+    db.execute("update salad_requests set silent_until = now()")  # the moment is over
     assert api.post("/scaling-rules", wanted(group)).status_code == 201
+
+
+def test_a_rule_that_can_be_looked_up_only_later_is_refused_with_the_moment_and_without_a_request(
+    api: Client, db: Database, fleet: FleetDouble, group: str
+) -> None:
+    Allowance(db, PERSON).reserve()
+    db.execute("update salad_requests set silent_until = now() + interval '20 seconds'")
+    answer = api.post("/scaling-rules", wanted(group))
+    assert "used up" in refused(answer, 503)["message"]
+    assert 15 < int(answer.headers["Retry-After"]) <= 20
+    assert fleet.requests == []
+
+
+def test_who_has_many_groups_looked_up_is_slowed_down_and_nobody_else(
+    api: Client, app: Flask, db: Database, fleet: FleetDouble
+) -> None:
+    fleet.allow(KEY, "acme", "default")
+    elsewhere = fleet.make_group(project=("rival", "default"))
+    answers = [api.post("/scaling-rules", wanted(str(uuid.uuid4()))) for _ in range(scaling.LOOKUPS_AT_ONCE + 20)]
+    assert {answer.status_code for answer in answers} == {400, 503}
+    assert "many groups" in refused(answers[-1], 503)["message"]
+    assert int(answers[-1].headers["Retry-After"]) >= scaling.LOOKUP_PAUSE
+    assert len(fleet.requests) < len(answers)
+    other = make_tenant(db, "rival", "default")
+    assert Client(app.test_client(), other.key).post("/scaling-rules", wanted(elsewhere)).status_code == 201
 
 
 def test_a_coordinator_with_a_wrong_key_or_none_says_so(
@@ -352,7 +379,31 @@ def test_a_token_scales_its_own_group_and_only_if_the_operator_allows_it(
         refused(machine.get(path), 404)
     refused(machine.patch(f"/scaling-rules/{other}", {}), 404)
     refused(machine.delete(f"/scaling-rules/{other}"), 404)
+    refused(machine.patch(f"/scaling-rules/{uuid.uuid4()}", {}), 404)
     assert machine.get(f"/container-groups/{own}/metrics").status_code == 200
     refused(machine.get(f"/container-groups/{other}/metrics"), 403)
+    assert machine.delete(f"/scaling-rules/{own}").status_code == 204
+    allowing.extensions["kelpie"].end()
+
+
+def test_a_token_that_may_read_its_whole_project_changes_no_other_groups_rule(
+    app: Flask, config: Config, db: Database, fleet: FleetDouble, tokens: TokenDouble
+) -> None:
+    own, other = str(uuid.uuid4()), fleet.make_group()
+    fleet.add_group("acme", "default", own)
+    fleet.allow("a user's key", "acme", "default")
+    user = {"Salad-Api-Key": "a user's key", "Salad-Organization": "acme", "Salad-Project": "default"}
+    assert Client(app.test_client(), None).call("POST", "/scaling-rules", wanted(other), user).status_code == 201
+    allowing = create_app(replace(config, jwt_can_submit=True, jwt_strict=False))
+    machine = with_token(allowing, tokens.token(salad_workload_id=own))
+    before = machine.get(f"/scaling-rules/{other}")
+    assert before.status_code == 200
+    refused(machine.post("/scaling-rules", wanted(other)), 403)
+    refused(machine.patch(f"/scaling-rules/{other}", {"max_replicas": 500}), 403)
+    refused(machine.delete(f"/scaling-rules/{other}"), 403)
+    assert machine.get(f"/scaling-rules/{other}").json == before.json
+    refused(machine.patch(f"/scaling-rules/{uuid.uuid4()}", {}), 404)
+    assert machine.post("/scaling-rules", wanted(own)).status_code == 201
+    assert machine.patch(f"/scaling-rules/{own}", {"max_replicas": 1}).status_code == 200
     assert machine.delete(f"/scaling-rules/{own}").status_code == 204
     allowing.extensions["kelpie"].end()

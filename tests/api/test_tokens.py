@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from flask import Flask
 
 from kelpie_api import create_app, routes
+from kelpie_api.allowance import AUTOSCALER, Allowance
 from kelpie_api.config import Config
 from kelpie_api.db import Database
 from kelpie_api.tokens import FRESH_FOR, STALE_AFTER, STALE_FOR, KeyRing
@@ -324,6 +325,16 @@ class TestTheNullGroup:
         self, app: Flask, salad: SaladDouble, tokens: TokenDouble, project: str
     ) -> None:
         assert claimed(with_token(app, tokens.token(), project), tokens) == []
+        assert not salad.asked
+
+    def test_is_looked_for_only_when_salad_may_be_asked(
+        self, app: Flask, db: Database, salad: SaladDouble, tokens: TokenDouble
+    ) -> None:
+        """The look-up is the coordinator's request like any other."""
+        salad.add_group("acme", "default", tokens.workload)
+        Allowance(db, AUTOSCALER).reserve()
+        db.execute("update salad_requests set silent_until = now() + interval '50 seconds'")
+        assert claimed(with_token(app, tokens.token()), tokens) == []
         assert not salad.asked
 
     def test_serves_nobody_where_the_coordinator_has_no_key(

@@ -6,8 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kelpie_api.asking import Budget
-from kelpie_api.fleet import A_SECOND, AT_ONCE
 from kelpie_api.scaling import Action, Decision, Demand, Limits, Observed, State, decide
 
 UP = (State.PENDING, State.DEPLOYING, State.RUNNING)
@@ -109,26 +107,3 @@ def test_deciding_again_after_the_decision_was_carried_out_changes_nothing(
         case _:
             after = observed
     assert decide(demand, after, limits).action in {Action.NONE, Action.HOLD}
-
-
-@given(st.lists(st.floats(0, 5, allow_nan=False), min_size=1, max_size=400))
-def test_no_minute_has_240_requests_however_they_come(gaps: list[float]) -> None:
-    clock = [0.0]
-    budget = Budget(A_SECOND, AT_ONCE, lambda: clock[0])
-    sent = []
-    for gap in [*gaps, *[0.0] * 300]:
-        clock[0] += gap
-        sent.append(clock[0] + budget.reserve())
-    assert sent == sorted(sent)
-    for place, at in enumerate(sent):
-        assert sum(1 for later in sent[place:] if later < at + 60) < 240
-
-
-def test_a_silence_that_salad_asks_for_holds_for_everybody() -> None:
-    clock = [100.0]
-    budget = Budget(A_SECOND, AT_ONCE, lambda: clock[0])
-    assert budget.reserve() == 0
-    budget.silence(30)
-    assert budget.reserve() == 30
-    clock[0] += 31
-    assert budget.reserve() == 0
