@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import os
+import signal
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -178,6 +181,48 @@ def test_a_stuck_upload_delays_no_heartbeat(
     wait_for(lambda: stuck, "an upload that is stuck")
     beats = pair.api.heartbeats(job)
     wait_for(lambda: pair.api.heartbeats(job) >= beats + 4, "heartbeats while it is")
+
+
+def test_heartbeats_tell_for_how_long_the_bucket_has_lacked_a_change(
+    make_pair: Callable[..., Pair], faulty: FaultyProxy, bucket: str
+) -> None:
+    pair, blocked = make_pair(), threading.Event()
+
+    def fault(method: str, path: str) -> str | None:
+        return "503" if blocked.is_set() and method in ("PUT", "POST") else None
+
+    faulty.fault = fault
+    script = "echo 1 > state/x; while [ ! -e next ]; do sleep 0.02; done; echo 2 > state/x; sleep 1000"
+    job = pair.api.submit(**shell(script), sync={"during": [block(bucket, "state")]}, heartbeat_interval=0.3)
+    pair.worker.start(AWS_ENDPOINT_URL=faulty.url)
+    wait_for(lambda: 0 in lags(pair, job), "a heartbeat while the bucket has all")
+    blocked.set()
+    (pair.worker.folder / "next").touch()
+    wait_for(lambda: lags(pair, job)[-1] >= 2, "heartbeats that count the seconds")
+    os.kill(pair.worker.child("heartbeat"), signal.SIGKILL)
+    before = len(lags(pair, job))
+    wait_for(lambda: [lag for lag in lags(pair, job)[before:] if lag >= 2], "the next process to tell it too")
+    blocked.clear()
+    wait_for(lambda: lags(pair, job)[-1] == 0, "a heartbeat after the bucket got the change")
+
+
+@pytest.mark.parametrize(
+    ("extensions", "watches"), [("attempt, checkpoint", False), ("attempt", True), ("", True)]
+)
+def test_where_nothing_is_watched_or_nobody_asked_no_lag_is_told(
+    make_pair: Callable[..., Pair], bucket: str, extensions: str, watches: bool
+) -> None:
+    pair = make_pair(extensions)
+    sync = {"during": [block(bucket, "state")]} if watches else {}
+    job = pair.api.submit(**shell("sleep 1000"), sync=sync, heartbeat_interval=0.3)
+    pair.worker.start()
+    wait_for(lambda: pair.api.heartbeats(job) >= 5, "heartbeats")
+    assert lags(pair, job) == []
+
+
+def lags(pair: Pair, job: str) -> list[int]:
+    told = [call.body for call in pair.api.told(job, "heartbeat")]
+    return [body["checkpoint_lag"] for body in told if "checkpoint_lag" in body]
 
 
 @pytest.mark.parametrize("retries", [0, 2])
