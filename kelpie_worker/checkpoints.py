@@ -227,7 +227,7 @@ class Checkpoints:
         return found
 
     def _note_lag(self, seen: Snapshot) -> None:
-        """A change counts from the last look before it: never too little, too much by one pause between looks.
+        """A change that is seen counts from the look before: by a pause too long rather than too short.
 
         Only what the bucket lacks: that a file is removed waits for another generation on purpose.
         """
