@@ -56,6 +56,7 @@ class Report:
 
     job: Job
     outcome: Outcome
+    again: bool = False  # an earlier life of the worker may have told it
 
 
 @dataclass(frozen=True)

@@ -241,7 +241,10 @@ class Supervisor:
             return
         self._resuming.discard(job.job.claim_id)
         logs.info("resumed", job.job, phase=job.phase)
-        self._enter(job)
+        again = [
+            replace(command, again=True) if isinstance(command, Report) else command for command in entering(job)
+        ]
+        self._issue(again)
 
     def _recalled(self, recalled: Recalled) -> None:
         job = self._state.jobs.get(recalled.claim_id)

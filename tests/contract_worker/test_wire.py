@@ -96,6 +96,21 @@ def test_a_failure_that_the_original_did_not_count_is_told_again_once_the_job_wa
     assert len(failed) == 2 and f"GET/jobs/{job}" in told[failed[0] : failed[1]]
 
 
+def test_nor_is_it_told_again_by_the_next_life_of_the_worker(make_pair: Callable[..., Pair]) -> None:
+    pair = make_pair("")
+    job = pair.api.submit(**shell("exit 1"), sync=None)
+    pair.api.always[f"/jobs/{job}/heartbeat"] = (200, {"status": "running"})  # it compares no machines
+    with pair.api.silent(f"/jobs/{job}/failed"):
+        pair.worker.start()
+        wait_for(lambda: pair.api.reports(job), "the report to arrive")
+        pair.worker.kill()
+    pair.worker.start()
+    wait_for(
+        lambda: [entry for entry in pair.worker.state()["jobs"] if entry["end"]], "the job to be off the books"
+    )
+    assert len(pair.api.told(job, "failed")) == 1
+
+
 def test_extensions_are_used_once_the_server_has_named_them(make_pair: Callable[..., Pair]) -> None:
     pair = make_pair("attempt, claim-id, release, wait")
     pair.worker.start()
