@@ -159,6 +159,7 @@ def hot_share(line: Line, jobs: list[Row]) -> float:
                     "groups": None,
                     "machine_id": "machine-1",
                     "attempt": job["attempt"],
+                    "checkpoint_lag": 1,
                 },
             ).fetchone()
             if renewed is None:

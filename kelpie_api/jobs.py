@@ -75,7 +75,7 @@ class Report:
     """What a worker says about a job: who it is, and how the command ended.
 
     `attempt` is the fence; it is None from the original's worker, then the machine alone is compared. `output` is
-    the last of what the command printed, from a worker that was asked for it.
+    the last of what the command printed, from a worker that was asked for it. `checkpoint_lag` is of a heartbeat.
     """
 
     machine_id: str
@@ -84,6 +84,7 @@ class Report:
     exit_code: int | None = None
     reason: str | None = None
     output: str | None = None
+    checkpoint_lag: int | None = None  # seconds
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,7 @@ def heartbeat(db: Database, caller: Caller, job_id: UUID, report: Report) -> str
         **caller.scope,
         machine_id=report.machine_id,
         attempt=report.attempt,
+        checkpoint_lag=report.checkpoint_lag,
     )
     if held:
         return Status.RUNNING
@@ -342,7 +344,7 @@ def get(db: Database, caller: Caller, job_id: UUID) -> Row:
     job = db.one_or_none(SQL.get_job, job_id=job_id, **caller.scope)
     if job is None:
         raise JobNotFound(job_id)
-    return job
+    return {name: value for name, value in job.items() if name != "checkpoint_lag" or value is not None}
 
 
 def list_page(

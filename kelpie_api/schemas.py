@@ -309,7 +309,7 @@ class Checkpoint(Answer):
 class Job(Answer):
     """A job as it is answered: with `sync`, or with the legacy fields of the user who submitted those."""
 
-    sometimes = (*LEGACY_FIELDS, "sync", "warnings", "checkpoint", "blocked_on_machines")
+    sometimes = (*LEGACY_FIELDS, "sync", "warnings", "checkpoint", "checkpoint_lag", "blocked_on_machines")
 
     id = fields.UUID()
     user_id = fields.UUID()
@@ -339,6 +339,12 @@ class Job(Answer):
     container_group_id = fields.String(allow_none=True)
     machine_id = fields.String(allow_none=True)
     attempt = fields.Integer()
+    checkpoint_lag = fields.Integer(
+        metadata={
+            "description": "Only of a single job, and where its worker tells it, as of the last heartbeat: seconds"
+            " since the oldest change in the directories of `sync.during` that is not whole in the bucket."
+        },
+    )
     blocked_on_machines = fields.List(
         fields.String(),
         metadata={"description": "Only where a job waits for machines that are all banned from it: these."},
@@ -399,6 +405,12 @@ class WorkerReport(Wire):
     attempt = WholeNumber(load_default=None, allow_none=True, validate=validate.Range(1, 2**31 - 1))
     exit_code = WholeNumber(load_default=None, allow_none=True, validate=validate.Range(-(2**31), 2**31 - 1))
     reason = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=1000))
+
+
+class HeartbeatReport(WorkerReport):
+    """With the seconds since the oldest change that is not whole in the bucket, from a worker that knows them."""
+
+    checkpoint_lag = WholeNumber(load_default=None, allow_none=True, validate=validate.Range(0, 2**31 - 1))
 
 
 class EndReport(WorkerReport):

@@ -115,9 +115,15 @@ class Api:
         named = _words(response.headers.get("Kelpie-Extensions", ""))
         return Greeting(response.status_code, named, response.headers.get("Date", ""))
 
-    def heartbeat(self, job: Job, timeout: float) -> str:
-        """What the server says about the job: `running`, or a word that ends it (404: `unknown`)."""
-        answer = self._call("POST", f"/jobs/{job.id}/heartbeat", self._holder(job), timeout=timeout)
+    def heartbeat(self, job: Job, timeout: float, checkpoint_lag: int | None = None) -> str:
+        """What the server says about the job: `running`, or a word that ends it (404: `unknown`).
+
+        `checkpoint_lag` (seconds) goes to a server that is known to keep checkpoints; nobody is asked for that.
+        """
+        body = self._holder(job)
+        if checkpoint_lag is not None and job.attempt is not None and "checkpoint" in (self.extensions or ()):
+            body["checkpoint_lag"] = checkpoint_lag
+        answer = self._call("POST", f"/jobs/{job.id}/heartbeat", body, timeout=timeout)
         if answer.status == 404:
             return "unknown"
         status = answer.field("status")

@@ -19,6 +19,7 @@ from kelpie_worker.backoff import backoff
 from kelpie_worker.config import WatchTimes
 from kelpie_worker.job import Job, Manifest, StoredObject, SyncBlock
 from kelpie_worker.lease import Lease
+from kelpie_worker.linux import boottime
 from kelpie_worker.pattern import PatternTooSlow, matcher
 from kelpie_worker.scan import Scanner, Signature, Snapshot, own_name, signature_of
 from kelpie_worker.storage import NotThere, StorageRefused, StorageUnreachable, Target
@@ -107,6 +108,8 @@ class Checkpoints:
         self._committed = committed
         self.whole: Manifest = tuple(self._objects.values())  # what the bucket has of the last whole generation
         self._number = 0
+        self._looked = self._had_all = boottime()  # at the directory; when the bucket had all that was seen there
+        self.behind_since: float | None = None  # CLOCK_BOOTTIME; None while the bucket has all
         self._spoiled = 0
         self._scan_pause = _SHORTEST_SCAN_PAUSE
         self._finishing = threading.Event()
@@ -211,15 +214,27 @@ class Checkpoints:
             self._committed()
         self._delete(due)
         self.ledger.previous = set(now)
+        self._note_lag(now)
         return True
 
     def _scan(self) -> Snapshot:
         """Look, and leave a pause that keeps looking at a large tree from being all that is done."""
-        began = time.monotonic()
+        self._looked, began = boottime(), time.monotonic()
         found = self._scanner.scan()
         took = time.monotonic() - began
         self._scan_pause = min(max(_SHORTEST_SCAN_PAUSE, _SCAN_PAUSE_FACTOR * took), _LONGEST_PAUSE)
+        self._note_lag(found)
         return found
+
+    def _note_lag(self, seen: Snapshot) -> None:
+        """A change that is seen counts from the look before: by a pause too long rather than too short.
+
+        Only what the bucket lacks: that a file is removed waits for another generation on purpose.
+        """
+        if self.ledger.changed(seen):
+            self.behind_since = self._had_all
+        else:
+            self._had_all, self.behind_since = self._looked, None
 
     def _quiet(self) -> Snapshot:
         """The directory, once two scans in a row agree (FILE_WATCHER_*) or the wait has been long enough."""

@@ -36,10 +36,12 @@ VARIABLES = {
         " the metadata service.",
     ),
     "SALAD_CONTAINER_GROUP_ID": Variable(
-        "", "The queue to take jobs from. Required; Salad sets it.", "set by Salad"
+        "", "The queue to take jobs from. Required; Salad sets it, and a token names it too.", "set by Salad"
     ),
     "SALAD_MACHINE_ID": Variable(
-        "", "This machine. Salad sets it; elsewhere an id is made and kept in the state file.", "set by Salad"
+        "",
+        "This machine. Salad sets it, or a token names it; elsewhere an id is made and kept in the state file.",
+        "set by Salad",
     ),
     "SALAD_IMDS_URL": Variable(
         "http://169.254.169.254", "Salad's metadata service; not asked where neither this nor a machine id is set."
@@ -131,8 +133,8 @@ class Config:
     api_url: str
     auth: Authorization
     imds_url: str | None  # None: this is no machine of Salad's
-    machine_id: str  # empty: the state file knows one
-    container_group_id: str
+    machine_id: str  # empty: the token names it, or the state file knows one
+    container_group_id: str  # empty: the token names it
     state_file: str
     runtime_directory: str
     log_level: str
@@ -154,12 +156,13 @@ def load(environment: Mapping[str, str] = os.environ) -> Config:
     """Read and check the settings. Raises ConfigError with one sentence that names the variable."""
     read = _Reader(environment)
     imds_url = _imds_url(read, environment)
+    auth = authorization(environment, on_salad=imds_url is not None)
     return Config(
         api_url=_web_address("KELPIE_API_URL", read.text("KELPIE_API_URL"), "https"),
-        auth=authorization(environment, on_salad=imds_url is not None),
+        auth=auth,
         imds_url=imds_url,
         machine_id=read.identity("SALAD_MACHINE_ID"),
-        container_group_id=_required(read, "SALAD_CONTAINER_GROUP_ID", "the queue to take jobs from"),
+        container_group_id=_container_group(read, named_by_token=auth.token is TokenUse.BEARER),
         state_file=read.path("KELPIE_STATE_FILE"),
         runtime_directory=read.path("KELPIE_RUNTIME_DIR") or default_runtime_directory(),
         log_level=read.choice("KELPIE_LOG_LEVEL", LOG_LEVELS),
@@ -279,10 +282,10 @@ def _at_most(limit: int, value: int, name: str) -> int:
     return value
 
 
-def _required(read: _Reader, name: str, meaning: str) -> str:
-    value = read.identity(name)
-    if not value:
-        raise ConfigError(f"{name} must be set: it names {meaning}.")
+def _container_group(read: _Reader, named_by_token: bool) -> str:
+    value = read.identity("SALAD_CONTAINER_GROUP_ID")
+    if not value and not named_by_token:
+        raise ConfigError("SALAD_CONTAINER_GROUP_ID must be set: it names the queue to take jobs from.")
     return value
 
 

@@ -109,7 +109,7 @@ class Coordinator:
         _until_answered(once, _sleep)
 
     def _report(self, report: Report) -> None:
-        tries = 0
+        tries = 1 if report.again else 0
         if report.outcome.verdict is not Verdict.COMPLETED:
             # Whoever resumes the job needs the last manifest, and once it is given back nobody hears of it.
             patience = _LAST_MANIFEST_AT_THE_END if self._ceased.is_set() else _LAST_MANIFEST

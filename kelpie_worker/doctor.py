@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from kelpie_worker import config, storage
 from kelpie_worker.api import Api, Greeting, Unreachable
 from kelpie_worker.config import Config, ConfigError, TokenUse
-from kelpie_worker.imds import Imds, ImdsUnavailable
+from kelpie_worker.imds import Imds, ImdsUnavailable, whereabouts_of
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -55,7 +55,9 @@ def _findings(bucket: str | None) -> Iterator[Finding]:
     except ConfigError as error:
         yield Finding("settings", False, str(error))
         return
-    yield Finding("settings", True, f"the queue is {settings.container_group_id}")
+    yield Finding(
+        "settings", True, f"the queue is {settings.container_group_id or 'the one that the token names'}"
+    )
     yield _finding("metadata service", lambda: _metadata_service(settings))
     yield from _api(settings)
     yield from _bucket(settings, bucket)
@@ -83,11 +85,13 @@ def _metadata_service(settings: Config) -> str:
         imds.is_ready()
         if settings.auth.token is TokenUse.NOTHING:
             return f"{settings.imds_url} answers"
-        imds.token()
+        token = imds.token()
     except ImdsUnavailable as error:
         raise Ailment(
             f"{error}; on a machine of Salad's {settings.imds_url} must answer (SALAD_IMDS_URL)"
         ) from error
+    if not settings.container_group_id and not whereabouts_of(token).container_group_id:
+        raise Ailment("the token names no container group: set SALAD_CONTAINER_GROUP_ID")
     return f"{settings.imds_url} answers and issues a token"
 
 

@@ -13,7 +13,7 @@ from kelpie_worker.imds import Identity
 from kelpie_worker.job import Job
 from kelpie_worker.lease import safe_until
 from kelpie_worker.linux import boottime, die_with
-from kelpie_worker.messages import DropLease, HoldLease, LeaseLost, LeaseRenewed
+from kelpie_worker.messages import DropLease, HoldLease, LeaseLost, LeaseRenewed, TellLag
 
 _FIRST_PAUSE = 0.5
 _LONGEST_TIMEOUT = 10.0
@@ -38,13 +38,16 @@ class Heartbeat(Duty):
         self._identity = Identity(config.auth, config.imds_url)
         self._held: dict[str, HeldLease] = {}
 
-    def obey(self, command: HoldLease | DropLease) -> None:
+    def obey(self, command: HoldLease | TellLag | DropLease) -> None:
         match command:
             case HoldLease():
                 claim_id = command.job.claim_id
                 if claim_id not in self._held:
                     self._held[claim_id] = HeldLease(command.job, Api(self._config, self._identity), self._tell)
                     self._held[claim_id].start(command.at_once)
+            case TellLag():
+                if held := self._held.get(command.claim_id):
+                    held.lag = command
             case DropLease():
                 if held := self._held.pop(command.claim_id, None):
                     held.dropped.set()
@@ -56,6 +59,7 @@ class HeldLease:
     def __init__(self, job: Job, api: Api, tell: Tell) -> None:
         self.job = job
         self.dropped = threading.Event()
+        self.lag: TellLag | None = None  # nothing is known of it yet
         self._api = api
         self._tell = tell
         self._failures = 0
@@ -75,7 +79,8 @@ class HeldLease:
         interval = self.job.heartbeat_interval
         sent_at = boottime()
         try:
-            status = self._api.heartbeat(self.job, timeout=min(_LONGEST_TIMEOUT, max(1.0, interval)))
+            timeout = min(_LONGEST_TIMEOUT, max(1.0, interval))
+            status = self._api.heartbeat(self.job, timeout, seconds_behind(self.lag, sent_at))
         except Unreachable as error:
             return self._unanswered(error)
         self._failures = 0
@@ -96,3 +101,10 @@ class HeldLease:
             self._until = None
             logs.warn("lease_unsafe", self.job, detail="the bucket is not changed until a heartbeat is accepted")
         return backoff(self._failures, min(_FIRST_PAUSE, self.job.heartbeat_interval), self.job.heartbeat_interval)
+
+
+def seconds_behind(lag: TellLag | None, now: float) -> int | None:
+    """How old the oldest change is that the bucket lacks; None if that is not known."""
+    if lag is None or lag.since is None:
+        return None if lag is None else 0
+    return max(0, round(now - lag.since))

@@ -12,6 +12,7 @@ import socket
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,6 +27,7 @@ _LARGEST_ANSWER = 64 * 1024
 _USUAL_LIFE = 300.0  # seconds of a token that does not say
 _SHORTEST_PAUSE, _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 0.5, 15.0
 _PATIENCE = 2.0  # seconds that a call to the API waits for the first token
+_LONGEST_NAME = 255
 
 
 class ImdsUnavailable(Exception):
@@ -191,6 +193,37 @@ class Identity:
                 return
             self._changed.wait_for(lambda: self._refused, pause)
         threading.Event().wait(max(0.0, _SHORTEST_PAUSE - (boottime() - asked_at)))
+
+
+@dataclass(frozen=True)
+class Whereabouts:
+    """Where a token was issued; empty where it does not say. The API compares both with what the worker tells."""
+
+    machine_id: str
+    container_group_id: str
+
+
+def whereabouts(imds_url: str) -> Whereabouts:
+    """By the first token that is to be had, however long that takes."""
+    imds, failures = Imds(imds_url), 0
+    while True:
+        try:
+            return whereabouts_of(imds.token())
+        except ImdsUnavailable as error:
+            failures += 1
+            if failures == 1:
+                logs.warn("token_not_fetched", detail=str(error))
+        threading.Event().wait(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE))
+
+
+def whereabouts_of(token: str) -> Whereabouts:
+    claims = _claims(token)
+    return Whereabouts(_name(claims.get("salad_machine_id")), _name(claims.get("salad_workload_id")))
+
+
+def _name(claim: Any) -> str:
+    usable = isinstance(claim, str) and claim.isprintable() and len(claim) <= _LONGEST_NAME
+    return claim if usable else ""
 
 
 def organization_of(token: str) -> str:

@@ -56,6 +56,7 @@ class Report:
 
     job: Job
     outcome: Outcome
+    again: bool = False  # an earlier life of the worker may have told it
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,14 @@ class HoldLease:
 
     job: Job
     at_once: bool = True
+
+
+@dataclass(frozen=True)
+class TellLag:
+    """Since when (CLOCK_BOOTTIME) the bucket lacks a change; None: it has all. Heartbeats carry it from now on."""
+
+    claim_id: str
+    since: float | None
 
 
 @dataclass(frozen=True)
@@ -195,7 +204,7 @@ Command = (
     Claim | Report | ReportCheckpoint | ReportResume | Recall | CeaseClaiming
     | SetDeletionCost | LeaveInstance
     | Run | Stop
-    | HoldLease | DropLease
+    | HoldLease | TellLag | DropLease
     | Renew | Download | Watch | Flush | Stage | Upload | Abandon | Wipe
 )  # fmt: skip
 
@@ -203,7 +212,7 @@ OBEYED_BY: dict[type[Command], str] = {
     **dict.fromkeys((Claim, Report, ReportCheckpoint, ReportResume, Recall, CeaseClaiming), "coordinator"),
     **dict.fromkeys((SetDeletionCost, LeaveInstance), "instance"),
     **dict.fromkeys((Run, Stop), "runner"),
-    **dict.fromkeys((HoldLease, DropLease), "heartbeat"),
+    **dict.fromkeys((HoldLease, TellLag, DropLease), "heartbeat"),
     **dict.fromkeys((Renew, Download, Watch, Flush, Stage, Upload, Abandon, Wipe), "uploader"),
 }
 
@@ -284,6 +293,14 @@ class Committed:
     claim_id: str
     generation: int
     manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Lagging:
+    """The bucket lacks a change of a watched directory, since then (CLOCK_BOOTTIME); None: it has all."""
+
+    claim_id: str
+    since: float | None
 
 
 @dataclass(frozen=True)
@@ -373,7 +390,7 @@ class ChildDied:
 
 JobMessage = (
     Claimed | Recalled | Reported | Started | Exited | LeaseRenewed | LeaseLost | Downloaded | Watching
-    | Committed | Flushed | Staged | Uploaded | Wiped | Refused | Troubled | Transferring
+    | Committed | Lagging | Flushed | Staged | Uploaded | Wiped | Refused | Troubled | Transferring
 )  # fmt: skip
 WorkerMessage = ShutdownRequested | TimeRanOut | GraceEnded | Departed | ChildDied
 Message = JobMessage | WorkerMessage

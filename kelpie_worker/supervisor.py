@@ -17,6 +17,7 @@ from kelpie_worker.messages import (
     Departed,
     GraceEnded,
     HoldLease,
+    Lagging,
     LeaseRenewed,
     Message,
     Outcome,
@@ -28,6 +29,7 @@ from kelpie_worker.messages import (
     ReportCheckpoint,
     Reported,
     ShutdownRequested,
+    TellLag,
     TimeRanOut,
     Transferring,
     Troubled,
@@ -66,6 +68,7 @@ class Supervisor:
         self._residence = residence or Residence()
         self._resuming: set[str] = set()  # jobs of an earlier life whose lease is not proven yet
         self._renewals: dict[str, float] = {}
+        self._lags: dict[str, TellLag] = {}
         self._claiming = False
         self._pause = 0.0
         self._troubles = 0
@@ -102,6 +105,8 @@ class Supervisor:
                 self._recalled(message)
             case Committed():
                 self._tell_checkpoint(message)
+            case Lagging():
+                self._tell_lag(message)
             case Transferring():
                 self._note_transfers(message)
             case ChildDied():
@@ -199,6 +204,7 @@ class Supervisor:
         self._state.put(job)
         if job.phase is Phase.DONE:
             self._renewals.pop(job.job.claim_id, None)
+            self._lags.pop(job.job.claim_id, None)
         self._store.save()
 
     def _issue(self, commands: list[Command]) -> None:
@@ -235,7 +241,10 @@ class Supervisor:
             return
         self._resuming.discard(job.job.claim_id)
         logs.info("resumed", job.job, phase=job.phase)
-        self._enter(job)
+        again = [
+            replace(command, again=True) if isinstance(command, Report) else command for command in entering(job)
+        ]
+        self._issue(again)
 
     def _recalled(self, recalled: Recalled) -> None:
         job = self._state.jobs.get(recalled.claim_id)
@@ -254,6 +263,11 @@ class Supervisor:
         if job is not None and job.phase not in (Phase.REPORTING, Phase.WIPING):
             self._send(ReportCheckpoint(job.job, committed.generation, committed.manifest))
 
+    def _tell_lag(self, lagging: Lagging) -> None:
+        if lagging.claim_id in self._state.jobs:
+            self._lags[lagging.claim_id] = TellLag(lagging.claim_id, lagging.since)
+            self._send(self._lags[lagging.claim_id])
+
     def _note_transfers(self, message: Transferring) -> None:
         if message.claim_id in self._state.jobs:
             self._state.transfers[message.claim_id] = message
@@ -270,6 +284,8 @@ class Supervisor:
                 self._send(HoldLease(job.job))
             else:
                 self._enter(job)
+            if claim_id in self._lags:
+                self._send(self._lags[claim_id])
 
     def _shut_down(self, request: ShutdownRequested) -> None:
         """Let go of everything within the grace; the time for the releases is kept free at its end."""

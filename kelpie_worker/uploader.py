@@ -23,6 +23,7 @@ from kelpie_worker.messages import (
     Downloaded,
     Flush,
     Flushed,
+    Lagging,
     Message,
     Refused,
     Renew,
@@ -80,6 +81,7 @@ class Uploader(Duty):
             files.remember_what_was_taken()
             if (moving := files.moving.changed()) is not None:
                 self._tell(moving)
+            files.tell_lag()
         return _TELL_TRANSFERS_EVERY if self._files else None
 
     def _of(self, claim_id: str) -> "JobFiles":
@@ -107,6 +109,7 @@ class JobFiles:
         self._brought_objects: dict[str, StoredObject] = {}
         self._watches: list[Checkpoints] | None = None
         self._manifests: ManifestOfAll | None = None
+        self._lag: Lagging | None = None  # as it was told last
         self._threads: dict[type[Work], threading.Thread] = {}
 
     def begin(self, command: Work) -> None:
@@ -140,6 +143,16 @@ class JobFiles:
         if taken - self._places.taken and not self.lease.cancelled:
             self._places.taken |= taken
             places.save(self._places, self._places_file)
+
+    def tell_lag(self) -> None:
+        """Of the directory that is furthest behind, where that has changed; nothing of a job that watches none."""
+        if not self._watches:
+            return
+        behind = [since for watch in self._watches if (since := watch.behind_since) is not None]
+        lag = Lagging(self._claim_id, min(behind, default=None))
+        if lag != self._lag:
+            self._lag = lag
+            self._tell(lag)
 
     def _carry_out(self, command: Work, work: Callable[[Any], Message]) -> None:
         """Every command ends in a message, or in the attempt's own end."""

@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable
@@ -14,8 +15,9 @@ from kelpie_worker import __version__, logs, story
 from kelpie_worker.api import Api
 from kelpie_worker.backoff import backoff
 from kelpie_worker.children import Children
-from kelpie_worker.config import Config, ConfigError
+from kelpie_worker.config import Config, ConfigError, TokenUse
 from kelpie_worker.coordinator import Coordinator
+from kelpie_worker.imds import whereabouts
 from kelpie_worker.instance import Instance
 from kelpie_worker.linux import boottime
 from kelpie_worker.messages import (
@@ -58,12 +60,35 @@ def work(config: Config) -> int:
             _tell_failure(error)
             return 1
         raise ConfigError(f"KELPIE_STATE_FILE {config.state_file} cannot be used: {error.strerror}.") from error
-    config = replace(config, machine_id=config.machine_id or store.state.machine_id)
-    logs.configure(config)
     try:
+        config = _named(config, store.state.machine_id)
+        logs.configure(config)
         return _work(config, store)
     finally:
         store.close()
+
+
+def _named(config: Config, own_id: str) -> Config:
+    """With the machine and the queue that the settings leave open. Raises ConfigError.
+
+    What a token names comes before an id of our own: the API lets it speak for its own machine and queue only.
+    """
+    if config.auth.token is TokenUse.BEARER and config.imds_url and not _is_named(config):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: sys.exit(0))  # there is nothing in hand yet
+        token = whereabouts(config.imds_url)
+        config = replace(
+            config,
+            machine_id=config.machine_id or token.machine_id,
+            container_group_id=config.container_group_id or token.container_group_id,
+        )
+    if not config.container_group_id:
+        raise ConfigError("SALAD_CONTAINER_GROUP_ID must be set: the token names no container group.")
+    return replace(config, machine_id=config.machine_id or own_id)
+
+
+def _is_named(config: Config) -> bool:
+    return bool(config.machine_id and config.container_group_id)
 
 
 def _work(config: Config, store: StateFile) -> int:

@@ -66,6 +66,9 @@ class S3Server:
     def get(self, bucket: str, key: str) -> bytes:
         return self._client.get_object(Bucket=bucket, Key=key)["Body"].read()
 
+    def content_type(self, bucket: str, key: str) -> str:
+        return self._client.head_object(Bucket=bucket, Key=key)["ContentType"]
+
     def keys(self, bucket: str, prefix: str = "") -> list[str]:
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         return [item["Key"] for page in pages for item in page.get("Contents", [])]

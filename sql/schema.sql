@@ -204,9 +204,11 @@ create table queue (
   heartbeat timestamp with time zone,
   banned boolean default false not null,
   blocked_since timestamp with time zone,
+  checkpoint_lag integer,
   constraint a_claim_id_is_the_holders CHECK (claim_id IS NULL OR machine_id IS NOT NULL),
   constraint held_by_an_attempt CHECK (machine_id IS NULL OR attempt > 0),
   constraint held_or_waiting CHECK (num_nulls(machine_id, holder_group, heartbeat) = ANY (ARRAY[0, 3])),
+  constraint queue_checkpoint_lag_check CHECK (checkpoint_lag >= 0),
   constraint queue_holder_group_check CHECK (length(holder_group) >= 1 AND length(holder_group) <= 255),
   constraint queue_job_id_fkey FOREIGN KEY (job_id) REFERENCES jobs(id) ON DELETE CASCADE,
   constraint queue_machine_id_check CHECK (length(machine_id) >= 1 AND length(machine_id) <= 255),
@@ -678,6 +680,16 @@ begin
 end $function$
 ;
 
+CREATE OR REPLACE FUNCTION forget_checkpoint_lag()
+ RETURNS trigger
+ LANGUAGE plpgsql
+AS $function$
+begin
+  new.checkpoint_lag = null;
+  return new;
+end $function$
+;
+
 CREATE OR REPLACE FUNCTION guard_job()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -967,5 +979,7 @@ CREATE TRIGGER announce_given_back AFTER UPDATE OF machine_id ON queue FOR EACH 
 CREATE TRIGGER announce_submitted AFTER INSERT ON queue REFERENCING NEW TABLE AS submitted FOR EACH STATEMENT EXECUTE FUNCTION announce_submitted();
 
 CREATE TRIGGER find_lane BEFORE INSERT OR UPDATE OF next_try ON webhooks FOR EACH ROW WHEN (new.next_try IS NOT NULL AND new.lane IS NULL) EXECUTE FUNCTION find_lane();
+
+CREATE TRIGGER forget_checkpoint_lag BEFORE UPDATE OF machine_id ON queue FOR EACH ROW WHEN (old.checkpoint_lag IS NOT NULL) EXECUTE FUNCTION forget_checkpoint_lag();
 
 CREATE TRIGGER guard_job BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION guard_job();

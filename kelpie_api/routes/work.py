@@ -23,6 +23,7 @@ from kelpie_api.schemas import (
     EndReport,
     Failure,
     HeartbeatAnswer,
+    HeartbeatReport,
     Job,
     Message,
     ResumeReport,
@@ -96,7 +97,7 @@ def heard_of(machine_id: str, container_group_id: str) -> None:
 
 
 @blueprint.post("/jobs/<job_id>/heartbeat")
-@blueprint.arguments(WorkerReport)
+@blueprint.arguments(HeartbeatReport)
 @blueprint.response(200, HeartbeatAnswer)
 @blueprint.alt_response(400, schema=Failure)
 @blueprint.alt_response(404, schema=Failure)

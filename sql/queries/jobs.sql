@@ -94,7 +94,7 @@ select id, user_id, status, created, started, completed, canceled, failed,
 -- Renew a lease that its holder still has, also one that lapsed and that nobody claimed yet. Without an attempt
 -- (the original's worker) the machine alone is compared. No row: the caller does not hold this job.
 update queue
-   set heartbeat = now(), num_heartbeats = num_heartbeats + 1
+   set heartbeat = now(), num_heartbeats = num_heartbeats + 1, checkpoint_lag = %(checkpoint_lag)s
  where job_id = %(job_id)s
    and (%(scope)s::bigint is null or tenant_id = %(scope)s)
    and (%(groups)s::text[] is null or container_group = any (%(groups)s) or holder_group = any (%(groups)s))
@@ -420,7 +420,8 @@ select id, user_id, status, created, started, completed, canceled, failed,
        command, arguments, environment, sync,
        input_bucket, input_prefix, checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix,
        compression, max_failures, heartbeat_interval, webhook,
-       heartbeat, num_failures, num_heartbeats, container_group_id, machine_id, attempt
+       heartbeat, num_failures, num_heartbeats, container_group_id, machine_id, attempt,
+       (select q.checkpoint_lag from queue q where q.job_id = id) as checkpoint_lag
   from shown_jobs
  where id = %(job_id)s
    and (%(scope)s::bigint is null or tenant_id = %(scope)s)

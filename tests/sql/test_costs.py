@@ -108,7 +108,7 @@ def test_heartbeats_write_no_index(one_session: Database, tenant: Tenant) -> Non
     before = queue_updates(one_session)
     for job_id in held * 50:
         assert one_session.one_or_none(
-            SQL.renew_lease, job_id=job_id, scope=None, groups=None, machine_id="m1", attempt=1
+            SQL.renew_lease, job_id=job_id, scope=None, groups=None, machine_id="m1", attempt=1, checkpoint_lag=5
         )
     begin_counting(one_session)
     total, hot = (now - then for now, then in zip(queue_updates(one_session), before, strict=True))

@@ -166,7 +166,7 @@ class TestAClaimOfALapsedLeaseAgainstItsHolder:
         job_id = self.lapsed(db, tenant)
         with db.transaction() as tx:
             beat = {"job_id": job_id, "scope": None, "groups": None, "machine_id": "m1", "attempt": 1}
-            assert tx.one_or_none(SQL.renew_lease, **beat)
+            assert tx.one_or_none(SQL.renew_lease, **beat, checkpoint_lag=None)
             assert claim(db, tenant, "m2") is None
         assert claim(db, tenant, "m2") is None
 

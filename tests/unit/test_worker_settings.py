@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 import re
+from pathlib import Path
 
 import pytest
 
 from kelpie_worker import __version__, config, usage
 from kelpie_worker.config import VARIABLES, Authorization, ConfigError, LegacyDirectories, Stay, TokenUse
 
+ROOT = Path(__file__).parents[2]
+LEGACY = ("INPUT_DIR", "CHECKPOINT_DIR", "OUTPUT_DIR")
 KEY = {"KELPIE_API_KEY": "key"}
 SETTINGS = KEY | {"SALAD_CONTAINER_GROUP_ID": "group"}
 SALADS = {"SALAD_ORGANIZATION_NAME": "acme", "SALAD_PROJECT_NAME": "default"}
@@ -134,6 +137,15 @@ def test_the_help_names_every_variable_with_its_default(capsys: pytest.CaptureFi
     assert end.value.code == 0
     for name, variable in VARIABLES.items():
         assert f"{name} {variable.meaning} Default: {variable.default}" in shown
+
+
+def test_the_document_names_every_variable_with_its_default() -> None:
+    rows = [line for line in (ROOT / "docs" / "worker.md").read_text().splitlines() if line.startswith("| `")]
+    for name, variable in VARIABLES.items():
+        shown = [row for row in rows if f"`{name}`" in row.split("|")[1]]
+        default = variable.default or variable.shown
+        assert len(shown) == 1 or name in ("KELPIE_STATE_FILE", *LEGACY), name
+        assert any(default.removeprefix("from the ") in row for row in shown), name
 
 
 def test_every_variable_that_is_read_is_in_the_help() -> None:

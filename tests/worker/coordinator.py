@@ -48,6 +48,7 @@ class FakeCoordinator:
         self.admits: Callable[[Call], bool] = lambda call: True  # else it is answered with 401
         self.known = False  # whether it has a route that says who is calling
         self.date: str | None = None  # of its answers, if not now
+        self.redirects_to: str | None = None  # every request is sent on to the same path there
         self.held_back = False  # an empty answer to a claim takes as long as the claim may wait
         self.calls: list[Call] = []
         self._silent: set[str] = set()
@@ -146,8 +147,10 @@ class FakeCoordinator:
             request.close_connection = True
             return
         content = json.dumps(answer).encode()
-        request.send_response_only(status)
+        request.send_response_only(307 if self.redirects_to else status)
         request.send_header("Date", self.date or request.date_time_string())
+        if self.redirects_to:
+            request.send_header("Location", self.redirects_to + request.path)
         request.send_header("Content-Type", "application/json")
         request.send_header("Content-Length", str(len(content)))
         if self.extensions:
