@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -19,10 +20,15 @@ def boottime() -> float:
 
 
 def die_with(parent: int) -> None:
-    """Have the kernel kill this process when the thread that spawned it ends."""
+    """Have the kernel kill this process when the thread that spawned it ends, or the process that adopted it."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before the kernel was asked
         os._exit(1)
+
+
+def be_called(name: str) -> None:
+    """Bear a name in `ps` and `top`, of 15 bytes at most."""
+    _prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()))
 
 
 def adopt_orphans() -> None:
@@ -88,7 +94,7 @@ def _oom_counters(root: Path) -> Iterator[Path]:
     yield root / "proc/vmstat"
 
 
-def _prctl(option: int, value: int) -> None:
+def _prctl(option: int, value: int | ctypes.c_char_p) -> None:
     if _libc.prctl(option, value, 0, 0, 0) != 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))

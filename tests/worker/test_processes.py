@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from kelpie_worker.job import Job
 from kelpie_worker.linux import children_of_all, descendants
 from kelpie_worker.runner import RunningCommand
 from local_stack.processes import wait_for
+from local_stack.s3 import S3Server
 from tests.worker.coordinator import FakeCoordinator
 from tests.worker.test_interruptions import is_alive
 from tests.worker.test_journey import finished, python, shell
@@ -193,6 +195,41 @@ def test_what_a_shell_started_before_it_became_kelpie_is_left_alone(
     os.kill(companion, signal.SIGKILL)
 
 
+# --- where its own processes come from ------------------------------------------------------------------
+
+
+def named(worker: Worker) -> list[str]:
+    """The worker's processes beside the supervisor, by what `ps` calls them."""
+    return sorted(Path(f"/proc/{pid}/comm").read_text().strip() for pid in descendants(worker.pid))
+
+
+def test_an_idle_worker_is_its_supervisor_and_four_processes(worker: Worker) -> None:
+    worker.start()
+    worker.child("uploader")
+    assert named(worker) == ["kelpie-heartbea", "kelpie-nursery", "kelpie-runner", "kelpie-uploader"]
+
+
+def test_a_killed_nursery_is_replaced_when_a_process_is_to_be_born(
+    coordinator: FakeCoordinator, worker: Worker, s3: S3Server, bucket: str, sync: dict[str, list[dict[str, Any]]]
+) -> None:
+    s3.put(bucket, "in/data", b"input")
+    job = coordinator.submit(**shell("until [ -e go ]; do sleep 0.05; done; cp in/data out/"), sync=sync)
+    worker.start()
+    worker.wait_for("command_started")
+    (nursery,) = [pid for pid in descendants(worker.pid) if "nursery" in Path(f"/proc/{pid}/comm").read_text()]
+    os.kill(nursery, signal.SIGKILL)
+    for name in ("uploader", "heartbeat"):
+        os.kill(worker.child(name), signal.SIGKILL)
+        worker.wait_for("child_started", child=name, count=2)
+    (worker.folder / "go").touch()
+    assert finished(coordinator, job)[0] == "completed"
+    assert s3.files(bucket, "out/") == {"data": b"input"}
+    assert len(worker.seen("nursery_replaced")) == 1
+    assert "kelpie-nursery" in named(worker)
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+
+
 # --- as the first process of a container ----------------------------------------------------------------
 
 
@@ -255,7 +292,8 @@ def test_as_process_1_it_survives_the_deaths_of_its_children_and_ends_by_sigterm
 def test_a_report_carries_the_last_output_where_that_is_asked_for(
     coordinator: FakeCoordinator, make_worker: Callable[..., Worker], code: int
 ) -> None:
-    script = f"echo beginning; echo out $TOKEN 1>&2; echo $FROM_CONTAINER_KEY 1>&2; sleep 1000 & exit {code}"
+    # On one stream, for nobody can know in which order two were written to.
+    script = f"exec 1>&2; echo beginning; echo out $TOKEN; echo $FROM_CONTAINER_KEY; sleep 1000 & exit {code}"
     job = coordinator.submit(**shell(script), environment={"TOKEN": "swordfish"}, sync={})
     worker = make_worker(KELPIE_REPORT_OUTPUT="25", FROM_CONTAINER_KEY="in-the-container").start()
     report, body = finished(coordinator, job)
