@@ -11,6 +11,7 @@ from pathlib import Path
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -34,6 +35,13 @@ def be_called(name: str) -> None:
 def adopt_orphans() -> None:
     """Become the parent of every descendant whose own parent ends, so that it can be reaped."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def give_memory_back() -> None:
+    """Have the C library return what is freed, where it is much at once, and not keep a store for each thread."""
+    with suppress(AttributeError):  # another C library than GNU's
+        _libc.mallopt(_M_MMAP_THRESHOLD, 1024 * 1024)
+        _libc.mallopt(_M_ARENA_MAX, 2)
 
 
 def wake_on_child_ends() -> int:

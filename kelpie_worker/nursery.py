@@ -22,7 +22,7 @@ from typing import NoReturn
 
 from kelpie_worker import logs
 from kelpie_worker.config import Config
-from kelpie_worker.linux import adopt_orphans, be_called, die_with
+from kelpie_worker.linux import adopt_orphans, be_called, die_with, give_memory_back
 
 Main = Callable[[Connection, Connection, Config], None]
 _LONGEST_BIRTH = 10.0  # seconds
@@ -52,6 +52,7 @@ class Nursery:
         gc.collect()
         gc.freeze()
         adopt_orphans()
+        give_memory_back()
         self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         supervisor = os.getpid()
         self.pid = os.fork()

@@ -261,7 +261,10 @@ class Supervisor:
 
     def _replace_child(self, death: ChildDied) -> None:
         """Start another, and enter every phase again: it knows nothing, and the others ignore repetitions."""
-        logs.error("child_restarted", child=death.name, exit_code=death.exit_code)
+        if death.exit_code == 0:
+            logs.debug("child_renewed", child=death.name)  # it had nothing to do, and gives its memory back
+        else:
+            logs.error("child_restarted", child=death.name, exit_code=death.exit_code)
         self._restart(death.name)
         for claim_id, job in self._state.jobs.items():
             if claim_id in self._renewals:

@@ -23,7 +23,7 @@ from tests.worker.coordinator import FakeCoordinator
 from tests.worker.test_interruptions import is_alive
 from tests.worker.test_journey import finished, python, shell
 from tests.worker.test_survival import ESCAPES, sleeping_under
-from tests.worker.worker import Worker
+from tests.worker.worker import CHECKOUT, Worker
 
 CGROUPS = Path("/sys/fs/cgroup")
 LIMIT = 400 * 1024 * 1024  # bytes; the worker itself needs a third of it
@@ -228,6 +228,36 @@ def test_a_killed_nursery_is_replaced_when_a_process_is_to_be_born(
     assert "kelpie-nursery" in named(worker)
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
+
+
+def test_an_uploader_without_work_gives_its_memory_back_and_serves_the_next_job(
+    coordinator: FakeCoordinator,
+    worker: Worker,
+    s3: S3Server,
+    bucket: str,
+    sync: dict[str, list[dict[str, Any]]],
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("from kelpie_worker import uploader\nuploader._REST = 0.5\n")
+    copy = shell("cp in/data out/")
+    s3.put(bucket, "in/data", b"first")
+    first = coordinator.submit(**copy, sync=sync)
+    worker.start(PYTHONPATH=f"{tmp_path}{os.pathsep}{CHECKOUT}")
+    assert finished(coordinator, first)[0] == "completed"
+    with_boto3 = private_memory(worker.child("uploader"))
+    worker.wait_for("child_started", child="uploader", count=2)
+    assert private_memory(worker.child("uploader")) < with_boto3 / 2
+    s3.put(bucket, "in/data", b"second")
+    second = coordinator.submit(**copy, sync=sync)
+    assert finished(coordinator, second)[0] == "completed"
+    assert s3.files(bucket, "out/") == {"data": b"second"}
+    assert not worker.seen("child_restarted")
+
+
+def private_memory(pid: int) -> int:
+    """Kilobytes that a process shares with no other."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
 
 
 # --- as the first process of a container ----------------------------------------------------------------
