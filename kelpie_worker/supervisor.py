@@ -162,7 +162,7 @@ class Supervisor:
             self._pause = claimed.pause
             return
         job = JobState(claimed.job)
-        self._state.claim_id = None
+        self._state.claim_id = str(uuid.uuid4())  # of the next claim, which need not wait for another save
         if self._stopping:
             job = replace(job, phase=Phase.REPORTING, outcome=Outcome(Verdict.RELEASED, "shutdown"))
         story.tell(claimed, claimed.job)
