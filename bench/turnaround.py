@@ -76,8 +76,8 @@ def storage(folder: Path) -> Iterator[S3Server]:
         s3.stop()
 
 
-def submit(port: int, key: str, jobs: int, sync: dict[str, Any]) -> None:
-    job = {"command": "sh", "arguments": ["-c", COMMAND], "container_group_id": GROUP, "sync": sync}
+def submit(port: int, key: str, jobs: int, sync: dict[str, Any], command: str = COMMAND) -> None:
+    job = {"command": "sh", "arguments": ["-c", command], "container_group_id": GROUP, "sync": sync}
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         headers = {"X-Kelpie-Key": key, "Content-Type": "application/json"}

@@ -7,31 +7,33 @@ from collections.abc import Sequence
 
 def main(arguments: Sequence[str]) -> int:
     """Exit code 0 after a shutdown, 1 if it cannot go on or the doctor found trouble, 2 if it refuses to start."""
-    # Imported here, for every child imports this module too and needs little of it.
+    # Imported here, for a nursery that begins from nothing imports this module too.
     from kelpie_worker import usage
 
     asked = usage.parse(arguments)
     if asked.command == "doctor":
-        from kelpie_worker import doctor
+        from kelpie_worker import bundle, doctor
 
-        return doctor.examine(asked.bucket)
+        with bundle.held():
+            return doctor.examine(asked.bucket)
     return _work()
 
 
 def _work() -> int:
-    from kelpie_worker import config, worker
+    from kelpie_worker import bundle, children, config, worker
+    from kelpie_worker.nursery import Nursery
     from kelpie_worker.state_file import StateFileInUse
 
     try:
-        return worker.work(config.load())
+        settings = config.load()
+        nursery = Nursery(children.MAINS)  # while there is only one thread
+        with bundle.held():
+            return worker.work(settings, nursery)
     except (config.ConfigError, StateFileInUse) as error:
         print(f"kelpie: {error}", file=sys.stderr)
         return 2
 
 
 if __name__ == "__main__":
-    multiprocessing.freeze_support()  # a frozen child ends in here
-    from kelpie_worker import bundle
-
-    with bundle.held():
-        sys.exit(main(sys.argv[1:]))
+    multiprocessing.freeze_support()  # a frozen process that is spawned ends in here
+    sys.exit(main(sys.argv[1:]))

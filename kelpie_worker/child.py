@@ -25,6 +25,10 @@ class Duty(ABC):
         """Do what is due; the seconds until the next time, None if nothing is waited for."""
         return None
 
+    def is_spent(self) -> bool:
+        """Whether it holds memory that nobody needs any more. Then it ends, and a fresh one takes its place."""
+        return False
+
     def descriptors(self) -> list[int]:
         """What to wake up for besides a command."""
         return []
@@ -34,14 +38,14 @@ class Duty(ABC):
 
 
 def live(commands: Connection, messages: Connection, config: Config, begin: Callable[[Tell], Duty]) -> None:
-    """Obey commands until the supervisor is gone."""
+    """Obey commands until the supervisor is gone, or the duty is spent."""
     # The supervisor decides when it is time to go, whoever else signals the whole process group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logs.configure(config)
     duty = begin(_Teller(messages))
     try:
-        while True:
+        while not duty.is_spent():
             pause = duty.tick()
             if commands in wait([commands, *duty.descriptors()], pause):
                 duty.obey(commands.recv())

@@ -1,22 +1,21 @@
 """The supervisor's processes: started, listened to, and replaced when they die."""
 
-import multiprocessing
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from multiprocessing.connection import Connection
 from pickle import UnpicklingError
 from queue import SimpleQueue
 
 from kelpie_worker import heartbeat, logs, runner, uploader
 from kelpie_worker.config import Config
-from kelpie_worker.linux import adopt_orphans, boottime, children_of_all, descendants
+from kelpie_worker.linux import boottime, children_of_all, descendants
 from kelpie_worker.messages import ChildDied, Command, Message
+from kelpie_worker.nursery import Main, Nursery, Stillborn
 
-_MAIN: dict[str, Callable[[Connection, Connection, Config], None]] = {
+MAINS: dict[str, Main] = {
     "runner": runner.main,
     "heartbeat": heartbeat.main,
     "uploader": uploader.main,
@@ -40,21 +39,21 @@ class Children:
     then became Kelpie) is left alone.
     """
 
-    def __init__(self, config: Config, tell: Callable[[Message], None]) -> None:
+    def __init__(self, nursery: Nursery, config: Config, tell: Callable[[Message], None]) -> None:
+        self._nursery = nursery
         self._config = config
         self._tell = tell
         self._children: dict[str, _Child] = {}
         self._left_alone = frozenset[int]()
-        adopt_orphans()
 
     def start(self, name: str) -> None:
         """Start a child, or a fresh one in place of a dead one: nothing of the old queue is used again."""
         if name == "runner" and name in self._children:
             self._end_adopted()
-        self._children[name] = _Child(name, self._config, self._tell)
+        self._children[name] = _Child(name, self._nursery, self._config, self._tell)
 
     def start_all(self) -> None:
-        for name in _MAIN:
+        for name in MAINS:
             self.start(name)
         self._left_alone = self._own_children() - self._pids()
 
@@ -73,6 +72,7 @@ class Children:
             child.commands.put(None)
         for child in self._children.values():
             child.join()
+        self._nursery.end()
         runner.end_leftovers(self._config.state_file)  # of a runner that could not do it
         self._end_adopted()
 
@@ -89,7 +89,7 @@ class Children:
             time.sleep(_LOOK_AGAIN)
 
     def _pids(self) -> frozenset[int]:
-        return frozenset(child.pid for child in self._children.values())
+        return frozenset(child.pid for child in self._children.values() if child.pid) | {self._nursery.pid}
 
     @staticmethod
     def _own_children() -> frozenset[int]:
@@ -99,29 +99,30 @@ class Children:
 class _Child:
     """One process and the two threads that write and read its pipes, so that the supervisor never waits."""
 
-    def __init__(self, name: str, config: Config, tell: Callable[[Message], None]) -> None:
-        # Forked children would share locks and file offsets with threads that exist only in the parent.
-        spawn = multiprocessing.get_context("spawn")
-        commands, self._command_end = spawn.Pipe(duplex=False)
-        self._message_end, messages = spawn.Pipe(duplex=False)
+    def __init__(self, name: str, nursery: Nursery, config: Config, tell: Callable[[Message], None]) -> None:
         self.name = name
+        self.pid = 0  # as long as there is none
         self.commands: SimpleQueue[Command | None] = SimpleQueue()
         self._tell = tell
-        self._process = spawn.Process(target=_MAIN[name], args=(commands, messages, config), name=name)
-        self._process.start()
-        self.pid = self._process.pid or 0
+        self._ended = threading.Event()
+        try:
+            born = nursery.begin(name, config)
+        except Stillborn as error:
+            logs.error("child_not_started", child=name, detail=str(error))
+            self._ended.set()
+            tell(ChildDied(name, None))
+            return
+        self.pid, self._command_end, self._message_end = born.pid, born.commands, born.messages
         logs.info("child_started", child=name, pid=self.pid)
-        # With our copies of its ends closed, its death is the end of the message pipe.
-        commands.close()
-        messages.close()
         threading.Thread(target=self._write, daemon=True).start()
         threading.Thread(target=self._read, daemon=True).start()
 
     def join(self) -> None:
         """Wait a moment for it to end by itself, then make it."""
-        self._process.join(_PATIENCE[self.name])
-        self._process.kill()
-        self._process.join(_PATIENCE[self.name])
+        if not self._ended.wait(_PATIENCE[self.name]):
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            self._ended.wait(_PATIENCE[self.name])
 
     def _write(self) -> None:
         while (command := self.commands.get()) is not None:
@@ -132,9 +133,17 @@ class _Child:
         self._command_end.close()
 
     def _read(self) -> None:
+        """Until the end of its messages, which is its own: nobody else has the other end."""
         try:
             while True:
                 self._tell(self._message_end.recv())
         except (EOFError, OSError, UnpicklingError):
-            self._process.join()
-            self._tell(ChildDied(self.name, self._process.exitcode))
+            exit_code = self._reaped()
+            self._ended.set()
+            self._tell(ChildDied(self.name, exit_code))
+
+    def _reaped(self) -> int | None:
+        try:
+            return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        except ChildProcessError:  # it ended before anybody knew that it is one of ours
+            return None

@@ -168,6 +168,8 @@ def applicable(phase: Phase, state: JobState) -> Phase:
     """The phase itself, or the first one after it that this job has to go through."""
     if state.verdict is Verdict.DROPPED and phase not in (Phase.STOPPING, Phase.DONE):
         return Phase.WIPING
+    if phase is Phase.FLUSHING and not state.job.during:
+        phase = Phase.STAGING
     if phase in (Phase.STAGING, Phase.UPLOADING) and state.verdict is not Verdict.COMPLETED:
         return Phase.REPORTING
     if phase is Phase.UPLOADING and not state.job.after:

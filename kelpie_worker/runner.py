@@ -16,7 +16,16 @@ from kelpie_worker.bundle import is_frozen, without_bundle
 from kelpie_worker.child import Duty, Tell, live
 from kelpie_worker.config import Config
 from kelpie_worker.job import Job
-from kelpie_worker.linux import adopt_orphans, boottime, descendants, die_with, oom_kills, wake_on_child_ends
+from kelpie_worker.linux import (
+    about,
+    adopt_orphans,
+    boottime,
+    descendants,
+    die_with,
+    oom_kills,
+    process_ids,
+    wake_on_child_ends,
+)
 from kelpie_worker.messages import Exited, Refused, Run, Started, Stop, Troubled
 from kelpie_worker.tail import Tail, secrets_of
 
@@ -252,12 +261,12 @@ def end_descendants(state_file: str) -> None:
 
 def _marked(state_file: str) -> set[int]:
     """The processes with the environment of a command of the worker that has this state file."""
-    wanted, found = f"KELPIE_STATE_FILE={state_file}".encode(), set()
-    for process in Path("/proc").glob("[0-9]*"):
+    wanted, found = f"\0KELPIE_STATE_FILE={state_file}\0".encode(), set()
+    for pid in process_ids():
         with contextlib.suppress(OSError):  # it ended, or is somebody else's
-            variables = (process / "environ").read_bytes().split(b"\0")
-            if wanted in variables and any(entry.startswith(b"KELPIE_JOB_ID=") for entry in variables):
-                found.add(int(process.name))
+            variables = b"\0" + about(pid, "environ")
+            if wanted in variables and b"\0KELPIE_JOB_ID=" in variables:
+                found.add(pid)
     return found - {os.getpid(), os.getppid()}
 
 

@@ -43,7 +43,7 @@ class WorkerState:
 
     start: str
     machine_id: str
-    claim_id: str | None = None  # of the claim whose answer is not stored yet
+    claim_id: str | None = None  # of the claim whose answer is not stored yet, or of the next
     jobs: dict[str, JobState] = field(default_factory=dict)
     times: dict[str, Times] = field(default_factory=dict)
     transfers: dict[str, Transferring] = field(default_factory=dict)

@@ -167,7 +167,7 @@ class Supervisor:
             self._pause = claimed.pause
             return
         job = JobState(claimed.job)
-        self._state.claim_id = None
+        self._state.claim_id = str(uuid.uuid4())  # of the next claim, which need not wait for another save
         if self._stopping:
             job = replace(job, phase=Phase.REPORTING, outcome=Outcome(Verdict.RELEASED, "shutdown"))
         story.tell(claimed, claimed.job)
@@ -275,7 +275,10 @@ class Supervisor:
 
     def _replace_child(self, death: ChildDied) -> None:
         """Start another, and enter every phase again: it knows nothing, and the others ignore repetitions."""
-        logs.error("child_restarted", child=death.name, exit_code=death.exit_code)
+        if death.exit_code == 0:
+            logs.debug("child_renewed", child=death.name)  # it had nothing to do, and gives its memory back
+        else:
+            logs.error("child_restarted", child=death.name, exit_code=death.exit_code)
         self._restart(death.name)
         for claim_id, job in self._state.jobs.items():
             if claim_id in self._renewals:

@@ -15,7 +15,7 @@ from kelpie_worker.config import Config
 from kelpie_worker.downloads import Collision, download
 from kelpie_worker.job import Job, StoredObject, SyncBlock
 from kelpie_worker.lease import Cancelled, Lease
-from kelpie_worker.linux import die_with
+from kelpie_worker.linux import boottime, die_with
 from kelpie_worker.messages import (
     Abandon,
     Committed,
@@ -45,6 +45,7 @@ from kelpie_worker.storage import SharedClient, Storage, StorageRefused, Storage
 from kelpie_worker.transfer import Transfer
 
 _TELL_TRANSFERS_EVERY = 1.0
+_REST = 60.0  # seconds without a job until what boto3 takes, half of the worker's memory, is given back
 _LARGEST_MANIFEST = 20_000  # files; the coordinator takes no more
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _JOBS_FAULT = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)  # a key that is no name for a file
@@ -62,6 +63,7 @@ class Uploader(Duty):
         self._tell = tell
         self._client = SharedClient(config.aws_region)
         self._files: dict[str, JobFiles] = {}
+        self._rests_at: float | None = None
 
     def obey(self, command: Work | Renew | Abandon) -> None:
         match command:
@@ -82,7 +84,14 @@ class Uploader(Duty):
             if (moving := files.moving.changed()) is not None:
                 self._tell(moving)
             files.tell_lag()
-        return _TELL_TRANSFERS_EVERY if self._files else None
+        if self._files:
+            self._rests_at = boottime() + _REST
+            return _TELL_TRANSFERS_EVERY
+        return None if self._rests_at is None else max(0.0, self._rests_at - boottime())
+
+    def is_spent(self) -> bool:
+        """A command that comes just now is not lost: the supervisor enters the phases of its jobs again."""
+        return not self._files and self._rests_at is not None and boottime() >= self._rests_at
 
     def _of(self, claim_id: str) -> "JobFiles":
         if claim_id not in self._files:

@@ -32,6 +32,7 @@ from kelpie_worker.messages import (
     ShutdownRequested,
     Verdict,
 )
+from kelpie_worker.nursery import Nursery
 from kelpie_worker.residence import Residence
 from kelpie_worker.state_file import StateFile
 from kelpie_worker.supervisor import Supervisor
@@ -47,7 +48,7 @@ class ChildKeepsDying(Exception):
     """Restarting it does not help."""
 
 
-def work(config: Config) -> int:
+def work(config: Config, nursery: Nursery) -> int:
     """Claim and run jobs until a signal ends it: 0, or until it cannot go on: 1, the jobs in hand given back.
 
     Raises StateFileInUse, ConfigError.
@@ -63,7 +64,7 @@ def work(config: Config) -> int:
     try:
         config = _named(config, store.state.machine_id)
         logs.configure(config)
-        return _work(config, store)
+        return _work(config, nursery, store)
     finally:
         store.close()
 
@@ -91,9 +92,9 @@ def _is_named(config: Config) -> bool:
     return bool(config.machine_id and config.container_group_id)
 
 
-def _work(config: Config, store: StateFile) -> int:
+def _work(config: Config, nursery: Nursery, store: StateFile) -> int:
     inbox: SimpleQueue[Message] = SimpleQueue()
-    children = Children(config, inbox.put)
+    children = Children(nursery, config, inbox.put)
     coordinator = Coordinator(Api(config), inbox.put)
     instance = Instance(config, inbox.put)
     supervisor = _supervisor(config, store, children, coordinator, instance, inbox)

@@ -52,7 +52,16 @@ from kelpie_worker.state_file import WorkerState, fresh_state, parse
 from kelpie_worker.supervisor import Supervisor
 
 OUT = SyncBlock("bucket", "out/", "/job/out")
-JOB = Job("claim-1", "job-1", 1, after=(OUT,), command="train", environment={"TOKEN": "secret"})
+CHECKPOINTS = SyncBlock("bucket", "checkpoint/", "/job/checkpoint")
+JOB = Job(
+    "claim-1",
+    "job-1",
+    1,
+    during=(CHECKPOINTS,),
+    after=(OUT,),
+    command="train",
+    environment={"TOKEN": "secret"},
+)
 COMPLETED = Outcome(Verdict.COMPLETED, None, 0)
 FAILED = Outcome(Verdict.FAILED, "exit_code", 3)
 RELEASED = Outcome(Verdict.RELEASED, "shutdown")
@@ -178,9 +187,11 @@ class MemoryStateFile:
     def __init__(self) -> None:
         self.state: WorkerState = fresh_state()
         self.saved = self.state.to_json()
+        self.saves = 0
 
     def save(self) -> None:
         self.saved = self.state.to_json()
+        self.saves += 1
 
     def reopened(self) -> MemoryStateFile:
         again = MemoryStateFile()
@@ -291,6 +302,24 @@ def test_the_next_claim_goes_out_once_the_outputs_are_set_aside() -> None:
     assert Claim not in scene.kinds(scene.hear(*HAPPY[:7]))
     staged = scene.hear(HAPPY[7])
     assert scene.kinds(staged) == [HoldLease, Upload, Claim]
+
+
+def test_the_next_claims_id_is_saved_with_the_job_before_it() -> None:
+    """A save takes milliseconds, in which the machine would stand idle."""
+    scene = Scene()
+    scene.supervisor.start()
+    scene.hear(*HAPPY[:7])
+    saved, saves = scene.store.saved["claim_id"], scene.store.saves
+    (*_, claim) = scene.hear(HAPPY[7])
+    assert isinstance(claim, Claim) and claim.claim_id == saved
+    assert scene.store.saves == saves + 1
+
+
+@pytest.mark.parametrize(("exit_code", "following"), [(0, P.STAGING), (3, P.REPORTING)])
+def test_without_checkpoints_there_is_nothing_to_flush(exit_code: int, following: Phase) -> None:
+    state, commands = advance(JobState(replace(JOB, during=()), P.RUNNING), Exited("claim-1", exit_code))
+    assert state.phase is following
+    assert Flush not in map(type, commands)
 
 
 def test_an_empty_answer_is_followed_by_a_pause() -> None:

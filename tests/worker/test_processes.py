@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,11 +18,12 @@ from kelpie_worker.job import Job
 from kelpie_worker.linux import children_of_all, descendants
 from kelpie_worker.runner import RunningCommand
 from local_stack.processes import wait_for
+from local_stack.s3 import S3Server
 from tests.worker.coordinator import FakeCoordinator
 from tests.worker.test_interruptions import is_alive
 from tests.worker.test_journey import finished, python, shell
 from tests.worker.test_survival import ESCAPES, sleeping_under
-from tests.worker.worker import Worker
+from tests.worker.worker import CHECKOUT, Worker
 
 CGROUPS = Path("/sys/fs/cgroup")
 LIMIT = 400 * 1024 * 1024  # bytes; the worker itself needs a third of it
@@ -191,6 +193,71 @@ def test_what_a_shell_started_before_it_became_kelpie_is_left_alone(
     worker.wait()
     assert is_alive(companion)
     os.kill(companion, signal.SIGKILL)
+
+
+# --- where its own processes come from ------------------------------------------------------------------
+
+
+def named(worker: Worker) -> list[str]:
+    """The worker's processes beside the supervisor, by what `ps` calls them."""
+    return sorted(Path(f"/proc/{pid}/comm").read_text().strip() for pid in descendants(worker.pid))
+
+
+def test_an_idle_worker_is_its_supervisor_and_four_processes(worker: Worker) -> None:
+    worker.start()
+    worker.child("uploader")
+    assert named(worker) == ["kelpie-heartbea", "kelpie-nursery", "kelpie-runner", "kelpie-uploader"]
+
+
+def test_a_killed_nursery_is_replaced_when_a_process_is_to_be_born(
+    coordinator: FakeCoordinator, worker: Worker, s3: S3Server, bucket: str, sync: dict[str, list[dict[str, Any]]]
+) -> None:
+    s3.put(bucket, "in/data", b"input")
+    job = coordinator.submit(**shell("until [ -e go ]; do sleep 0.05; done; cp in/data out/"), sync=sync)
+    worker.start()
+    worker.wait_for("command_started")
+    (nursery,) = [pid for pid in descendants(worker.pid) if "nursery" in Path(f"/proc/{pid}/comm").read_text()]
+    os.kill(nursery, signal.SIGKILL)
+    for name in ("uploader", "heartbeat"):
+        os.kill(worker.child(name), signal.SIGKILL)
+        worker.wait_for("child_started", child=name, count=2)
+    (worker.folder / "go").touch()
+    assert finished(coordinator, job)[0] == "completed"
+    assert s3.files(bucket, "out/") == {"data": b"input"}
+    assert len(worker.seen("nursery_replaced")) == 1
+    assert "kelpie-nursery" in named(worker)
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+
+
+def test_an_uploader_without_work_gives_its_memory_back_and_serves_the_next_job(
+    coordinator: FakeCoordinator,
+    worker: Worker,
+    s3: S3Server,
+    bucket: str,
+    sync: dict[str, list[dict[str, Any]]],
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("from kelpie_worker import uploader\nuploader._REST = 0.5\n")
+    copy = shell("cp in/data out/")
+    s3.put(bucket, "in/data", b"first")
+    first = coordinator.submit(**copy, sync=sync)
+    worker.start(PYTHONPATH=f"{tmp_path}{os.pathsep}{CHECKOUT}")
+    assert finished(coordinator, first)[0] == "completed"
+    with_boto3 = private_memory(worker.child("uploader"))
+    worker.wait_for("child_started", child="uploader", count=2)
+    assert private_memory(worker.child("uploader")) < with_boto3 / 2
+    s3.put(bucket, "in/data", b"second")
+    second = coordinator.submit(**copy, sync=sync)
+    assert finished(coordinator, second)[0] == "completed"
+    assert s3.files(bucket, "out/") == {"data": b"second"}
+    assert not worker.seen("child_restarted")
+
+
+def private_memory(pid: int) -> int:
+    """Kilobytes that a process shares with no other."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
 
 
 # --- as the first process of a container ----------------------------------------------------------------

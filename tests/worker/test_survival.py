@@ -148,7 +148,7 @@ def test_a_worker_whose_children_cannot_live_gives_up_and_gives_the_job_back(
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "sitecustomize.py").write_text(
-        "import os, sys\nif '--multiprocessing-fork' in sys.orig_argv:\n    os._exit(3)\n"
+        "import os\nfrom kelpie_worker import child\nchild.live = lambda *_: os._exit(3)\n"
     )
     job = coordinator.submit(**shell("exit 0"), sync={})
 
