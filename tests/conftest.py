@@ -103,6 +103,15 @@ def pytest_report_header() -> str:
     return f"database: {database_kind()}{', through PgBouncer' if pgbouncer.asked_for else ''}"
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Charts that tests left with `record_property`."""
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for name, chart in report.user_properties:
+            if name == "chart":
+                terminalreporter.section(report.nodeid, sep="-")
+                terminalreporter.write_line(str(chart))
+
+
 @pytest.fixture(scope="session")
 def server_url() -> Iterator[str]:
     with server(database_kind()) as url:
