@@ -112,6 +112,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(str(together)))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Charts that tests left with `record_property`."""
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for name, chart in report.user_properties:
+            if name == "chart":
+                terminalreporter.section(report.nodeid, sep="-")
+                terminalreporter.write_line(str(chart))
+
+
 @pytest.fixture(scope="session")
 def server_url() -> Iterator[str]:
     with server(database_kind()) as url:

@@ -16,12 +16,3 @@ def stack(server_url: str) -> Iterator[LocalStack]:
     """The whole system as real processes, on the tests' own Postgres server."""
     with own_database(server_url) as url, scratch_folder() as root, LocalStack(root, database_url=url) as running:
         yield running
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Charts that tests left with `record_property`."""
-    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
-        for name, chart in report.user_properties:
-            if name == "chart":
-                terminalreporter.section(report.nodeid, sep="-")
-                terminalreporter.write_line(str(chart))

@@ -21,7 +21,7 @@ from tests.doubles.tokens import TokenDouble
 # Seconds. One more job runs until all these are done and the fleet has shrunk around it.
 DURATIONS = [0.5 + 0.5 * (number % 4) for number in range(59)]
 JOBS, MOST = 1 + len(DURATIONS), 8
-LONGEST = 300.0  # seconds; it takes about thirty where the machine does nothing else
+LONGEST = 240.0  # seconds; it takes about thirty where the machine does nothing else
 
 
 class RealFleet(FleetDouble):
