@@ -12,7 +12,7 @@ Whoever resumes after a crash saves nothing but the phase and enters it again.
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from kelpie_worker.job import CheckpointStatus, Job
+from kelpie_worker.job import CheckpointStatus, Job, Manifest
 from kelpie_worker.messages import (
     Abandon,
     Aside,
@@ -29,6 +29,7 @@ from kelpie_worker.messages import (
     Outcome,
     Refused,
     Report,
+    ReportCheckpoint,
     Reported,
     ReportResume,
     Run,
@@ -125,16 +126,24 @@ def advance(state: JobState, message: Message) -> tuple[JobState, list[Command]]
     following = NEXT.get((state.phase, type(message)))
     if following is None:
         return state, []
+    given = state.job.checkpoint
     state = learned(state, message)
     state = replace(state, phase=applicable(following, state))
-    return state, [*tellings(state, message), *entering(state)]
+    return state, [*tellings(state, message, given), *entering(state)]
 
 
-def tellings(state: JobState, message: Message) -> list[Command]:
-    """What the coordinator is told beside the job's way on."""
-    if isinstance(message, Downloaded) and message.checkpoint != CheckpointStatus.NONE:
-        return [ReportResume(state.job, message.checkpoint, message.detail)]
-    return []
+def tellings(state: JobState, message: Message, given: Manifest) -> list[Command]:
+    """What the coordinator is told beside the job's way on.
+
+    The manifest that was found to hold is this attempt's own from now on, until its first generation replaces it:
+    should it end in the middle of that one, the next attempt may go back to the versions of this.
+    """
+    if not isinstance(message, Downloaded) or message.checkpoint == CheckpointStatus.NONE:
+        return []
+    found: list[Command] = [ReportResume(state.job, message.checkpoint, message.detail)]
+    if message.checkpoint == CheckpointStatus.CLEAN:
+        found.append(ReportCheckpoint(state.job, 1, given))
+    return found
 
 
 def entering(state: JobState) -> list[Command]:

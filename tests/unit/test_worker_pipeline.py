@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from kelpie_worker.job import Job, SyncBlock, to_saved
+from kelpie_worker.job import Job, StoredObject, SyncBlock, to_saved
 from kelpie_worker.messages import (
     Abandon,
     ChildDied,
@@ -30,6 +30,7 @@ from kelpie_worker.messages import (
     Refused,
     Renew,
     Report,
+    ReportCheckpoint,
     Reported,
     Run,
     ShutdownRequested,
@@ -372,3 +373,12 @@ def test_the_time_for_the_releases_is_kept_free_at_the_end_of_the_grace() -> Non
 
 def test_saved_jobs_hold_no_secret_fields() -> None:
     assert not {"command", "arguments", "environment"} & set(to_saved(JOB))
+
+
+@pytest.mark.parametrize("status", ["clean", "torn", "none"])
+def test_a_checkpoint_that_was_found_clean_is_the_next_attempts_own(status: str) -> None:
+    manifest = (StoredObject("b", "c/w", 5, "etag", "version"),)
+    state = JobState(Job("claim-1", "job", attempt=2, checkpoint=manifest), P.DOWNLOADING)
+    _, commands = advance(state, c(Downloaded, 1, 5, status))
+    told = [command for command in commands if isinstance(command, ReportCheckpoint)]
+    assert [(command.generation, command.manifest) for command in told] == [(1, manifest)] * (status == "clean")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,17 @@ import pytest
 from local_stack.s3 import S3Server
 from tests.worker.coordinator import EXTENSIONS, FakeCoordinator
 from tests.worker.faulty import FaultyProxy
-from tests.worker.worker import Worker
+from tests.worker.worker import CHECKOUT, Worker
+
+# Run by every Python of the worker before its first line.
+IMPATIENCE = """
+from kelpie_worker import api, storage
+
+assert storage._READ_TIMEOUT and api._READ_TIMEOUT
+storage._READ_TIMEOUT = api._READ_TIMEOUT = 2
+for call in (api.Api._call, api.Api._known_extensions):
+    call.__defaults__ = (*call.__defaults__[:-1], 2)
+"""
 
 
 @pytest.fixture(scope="session")
@@ -64,6 +75,15 @@ def faulty(s3: S3Server) -> Iterator[FaultyProxy]:
     proxy = FaultyProxy(s3.url)
     yield proxy
     proxy.close()
+
+
+@pytest.fixture
+def impatient(tmp_path: Path) -> dict[str, str]:
+    """The environment of a worker that takes a silence of two seconds for no answer, instead of half a minute."""
+    folder = tmp_path / "impatient"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(IMPATIENCE)
+    return {"PYTHONPATH": f"{folder}{os.pathsep}{CHECKOUT}"}
 
 
 @pytest.fixture

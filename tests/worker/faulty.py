@@ -1,4 +1,4 @@
-"""A proxy before an S3 server that breaks the requests a test names, the way networks and servers do."""
+"""A proxy before a server that breaks the requests a test names, the way networks and servers do."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
-# "503", "403" and "reset" before it is carried out, "lost" after it, "truncate" in its answer's body; "swallow" is
-# a yes to what is not carried out; "gone" is what S3 answers to the completion of an upload that is complete
-# already, and moto does not.
+# "503", "500", "html" (a page of somebody in between), "403", "reset" and "stall" (no answer before the proxy is
+# closed) in place of being carried out, "lost" after it, "truncate" in its answer; "swallow" is a yes to what is
+# not carried out; "gone" is what S3 answers to the completion of an upload that is complete already, and moto does
+# not.
 Fault = str
+PAGE = b"<html><body><h1>It works!</h1></body></html>"
 DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Not now.</Message></Error>"
 GONE = b"<?xml version='1.0'?><Error><Code>NoSuchUpload</Code><Message>It is gone.</Message></Error>"
 
@@ -25,6 +27,8 @@ class FaultyProxy:
     def __init__(self, target: str) -> None:
         self.fault: Callable[[str, str], Fault | None] = lambda method, path: None
         self.requests: list[tuple[str, str]] = []
+        self.broken: list[str] = []  # operations, by `break_each_once`
+        self._closed = threading.Event()
         self._target = urlsplit(target)
         proxy = self
 
@@ -46,6 +50,7 @@ class FaultyProxy:
         self._thread.start()
 
     def close(self) -> None:
+        self._closed.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -59,12 +64,29 @@ class FaultyProxy:
 
         self.fault = decide
 
+    def break_each_once(self, fault: Fault, operation_of: Callable[[str, str], str | None]) -> None:
+        """Break the first request of every operation; None: one that is let pass."""
+
+        def decide(method: str, path: str) -> Fault | None:
+            operation = operation_of(method, path)
+            if operation is None or operation in self.broken:
+                return None
+            self.broken.append(operation)
+            return fault
+
+        self.fault = decide
+
     def _pass_on(self, request: BaseHTTPRequestHandler) -> None:
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
         self.requests.append((request.command, request.path))
         fault = self.fault(request.command, request.path)
-        if fault == "503":
-            _answer(request, 503, {}, b"")
+        if fault in ("503", "500"):
+            _answer(request, int(fault), {}, b"")
+        elif fault == "html":
+            _answer(request, 200, {"Content-Type": "text/html"}, PAGE)
+        elif fault == "stall":
+            self._closed.wait()
+            _reset(request)
         elif fault == "swallow":
             _answer(request, 200, {"ETag": f'"{"0" * 32}"'}, b"")
         elif fault == "403":
@@ -77,6 +99,9 @@ class FaultyProxy:
             status, headers, content = self._ask(request, body)
             if fault == "lost":
                 _reset(request)
+            elif fault == "truncate" and (not content or request.command == "HEAD"):
+                request.wfile.write(b"HTTP/1.1 2")
+                request.close_connection = True
             elif fault == "truncate":
                 _answer(request, status, headers, content, cut=len(content) // 2)
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from local_stack.processes import wait_for
 from local_stack.s3 import S3Server
 from tests.worker.coordinator import FakeCoordinator
 from tests.worker.test_journey import finished, shell
+from tests.worker.test_kills import kill_everything
 from tests.worker.worker import Worker
 
 Sync = dict[str, list[dict[str, Any]]]
@@ -104,6 +106,31 @@ def test_where_the_bucket_keeps_versions_the_reported_ones_are_brought_back_and_
     assert resumed_status(coordinator, second, s3, bucket, job) == "clean"
     assert s3.files(bucket, "checkpoint/") == {"first": b"1\n", "second": b"2\n"}
     assert second.seen("checkpoint_brought_back", job_id=job)
+
+
+def test_versions_are_gone_back_to_however_many_attempts_died_before_they_sent_a_whole_checkpoint(
+    coordinator: FakeCoordinator,
+    make_worker: Callable[..., Worker],
+    s3: S3Server,
+    bucket: str,
+    sync: Sync,
+    tmp_path: Path,
+) -> None:
+    s3.keep_versions(bucket)
+    found = tmp_path / "found"
+    script = 'test -e checkpoint/first || echo 1 > checkpoint/first; echo "$KELPIE_CHECKPOINT_STATUS" '
+    script += f"$(cat checkpoint/first) >> {found}; sleep 1000"
+    job = coordinator.submit(**shell(script), sync=sync)
+    for attempt in range(1, 5):
+        worker = make_worker(f"machine-{attempt}").start()
+        wait_for(lambda at=attempt: found.exists() and len(found.read_text().splitlines()) == at, "the command")
+        wait_for(
+            lambda at=attempt: any(kept["attempt"] == at for kept in coordinator.manifests(job)), "its manifest"
+        )
+        kill_everything(worker)
+        s3.put(bucket, "checkpoint/first", b"half of the next generation of attempt %d" % attempt)
+        coordinator.hand_out_again(job)
+    assert found.read_text().splitlines() == ["none 1", "clean 1", "clean 1", "clean 1"]
 
 
 def test_a_resumed_attempt_reports_also_what_it_was_given_and_did_not_change(
