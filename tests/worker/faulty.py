@@ -11,9 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
-# "503", "403" and "reset" before it is carried out, "lost" after it, "truncate" in its answer's body; "swallow" is
-# a yes to what is not carried out; "gone" is what S3 answers to the completion of an upload that is complete
-# already, and moto does not.
+# "503", "403", "400", "reset" before it is carried out, "lost" after, "truncate" in its answer's body; "swallow"
+# is a yes to what is not done; "gone" is what S3 answers to the completion of an upload that is complete already,
+# and moto does not.
 Fault = str
 DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Not now.</Message></Error>"
 GONE = b"<?xml version='1.0'?><Error><Code>NoSuchUpload</Code><Message>It is gone.</Message></Error>"
@@ -25,6 +25,9 @@ class FaultyProxy:
     def __init__(self, target: str) -> None:
         self.fault: Callable[[str, str], Fault | None] = lambda method, path: None
         self.requests: list[tuple[str, str]] = []
+        self.headers: list[tuple[str, dict[str, str]]] = []  # of the requests, after their methods
+        # Or "whole": they are ignored; "mislabelled": answered with 200; "of any version": If-Match is ignored.
+        self.ranges = "honoured"
         self._target = urlsplit(target)
         proxy = self
 
@@ -62,11 +65,14 @@ class FaultyProxy:
     def _pass_on(self, request: BaseHTTPRequestHandler) -> None:
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
         self.requests.append((request.command, request.path))
+        self.headers.append((request.command, dict(request.headers.items())))
         fault = self.fault(request.command, request.path)
         if fault == "503":
             _answer(request, 503, {}, b"")
         elif fault == "swallow":
             _answer(request, 200, {"ETag": f'"{"0" * 32}"'}, b"")
+        elif fault == "400":
+            _answer(request, 400, {}, b"")
         elif fault == "403":
             _answer(request, 403, {"Content-Type": "application/xml"}, DENIED)
         elif fault == "gone":
@@ -86,9 +92,14 @@ class FaultyProxy:
         connection = http.client.HTTPConnection(self._target.hostname or "", self._target.port or 80, timeout=30)
         try:
             headers = {name: value for name, value in request.headers.items() if name.lower() != "connection"}
+            if self.ranges == "whole":
+                headers.pop("Range", None)
+            if self.ranges == "of any version":
+                headers.pop("If-Match", None)
             connection.request(request.command, request.path, body, headers)
             answer = connection.getresponse()
-            return answer.status, dict(answer.getheaders()), answer.read()
+            status = 200 if answer.status == 206 and self.ranges == "mislabelled" else answer.status
+            return status, dict(answer.getheaders()), answer.read()
         finally:
             connection.close()
 
