@@ -117,7 +117,8 @@ def _bring(landing: Landing, bucket: str, storage: Storage) -> tuple[str, Signat
         ) from error
     temporary = final.with_name(own_name("part"))
     try:
-        size = storage.fetch(bucket, landing.remote.key, temporary, landing.remote.version_id)
+        remote = landing.remote
+        size = storage.fetch(bucket, remote.key, temporary, remote.version_id, remote.size)
         if landing.packed:
             temporary = gunzipped(temporary)
         temporary.replace(final)

@@ -1,4 +1,4 @@
-"""The bucket; the only importer of boto3, and only once it is needed.
+"""The bucket; with its shortcut the only importer of boto3, and only once it is needed.
 
 Every operation is repeated `max_retries` times with backoff. What remains is one of two errors: storage that
 cannot be reached now, and storage that refuses.
@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from kelpie_worker.backoff import backoff
 from kelpie_worker.job import StoredObject
 from kelpie_worker.lease import Lease
+from kelpie_worker.ranges import LARGE, NotTheRange, Ranges
+from kelpie_worker.shortcut import AskBoto, Shortcut
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -40,6 +42,10 @@ class StorageRefused(Exception):
 
 class NotThere(StorageRefused):
     """There is no such object (or multipart upload)."""
+
+
+class Replaced(StorageRefused):
+    """The object is another one by now than the one that was asked for."""
 
 
 class NoBucket(StorageRefused):
@@ -108,13 +114,22 @@ class SharedClient:
         self._region = region
         self._lock = threading.Lock()
         self._client: S3Client | None = None
+        self._shortcut: Shortcut | None = None
         self.etags_hold: bool | None = None  # whether a listing shows what a completion answered; None: unknown
+        self.honours_ranges = True  # until it is seen not to
 
     def get(self) -> "S3Client":
         with self._lock:
             if self._client is None:
                 self._client = _translated(lambda: connect(self._region), "connecting")
+                self._shortcut = Shortcut(self._client)
             return self._client
+
+    @property
+    def shortcut(self) -> Shortcut:
+        self.get()
+        assert self._shortcut
+        return self._shortcut
 
 
 class Storage:
@@ -137,10 +152,19 @@ class Storage:
                 return
             where["ContinuationToken"] = page["NextContinuationToken"]
 
-    def fetch(self, bucket: str, key: str, path: Path, version_id: str | None = None) -> int:
-        """Write an object to a new file; its size in bytes. A truncated body counts as no answer. OSError."""
+    def fetch(self, bucket: str, key: str, path: Path, version_id: str | None = None, size: int = 0) -> int:
+        """Write an object to a new file; its size in bytes. A truncated body counts as no answer. OSError.
+
+        `size` is the one listed: a large object comes in pieces at the same time, where the server can do that.
+        """
         which: dict[str, Any] = {"Bucket": bucket, "Key": key} | ({"VersionId": version_id} if version_id else {})
-        return self._repeated(f"downloading {bucket}/{key}", lambda: self._fetch_once(which, path))
+        what = f"downloading {bucket}/{key}"
+        if size >= LARGE and self._shared.honours_ranges:
+            try:
+                return self._fetch_in_ranges(which, path, what)
+            except NotTheRange as error:
+                self._shared.honours_ranges = not error.first
+        return self._repeated(what, lambda: self._fetch_once(which, path))
 
     def has(self, stored: StoredObject) -> bool:
         """Whether the bucket still has this version."""
@@ -158,13 +182,7 @@ class Storage:
         digest = hashlib.md5(body, usedforsecurity=False)
         answer = self._repeated(
             f"uploading {target.bucket}/{target.key}",
-            lambda: self._client.put_object(
-                Bucket=target.bucket,
-                Key=target.key,
-                Body=body,
-                ContentType=target.content_type,
-                ContentMD5=_base64(digest.digest()),
-            ),
+            lambda: self._put_once(target, body, _base64(digest.digest())),
         )
         if answer["ETag"].strip('"') != digest.hexdigest():
             self._verify(target, answer["ETag"], len(body))
@@ -254,11 +272,42 @@ class Storage:
             raise StorageUnreachable(f"{target.bucket}/{target.key} is not what was uploaded")
         return _stored(stored)
 
+    def _put_once(self, target: Target, body: bytes, md5: str) -> Any:
+        try:
+            return self._shared.shortcut.put(target.bucket, target.key, body, target.content_type, md5)
+        except AskBoto:
+            return self._client.put_object(
+                Bucket=target.bucket,
+                Key=target.key,
+                Body=body,
+                ContentType=target.content_type,
+                ContentMD5=md5,
+            )
+
+    def _open(self, which: dict[str, Any]) -> Any:
+        if which.keys() != {"Bucket", "Key"}:
+            return self._client.get_object(**which)["Body"]
+        try:
+            return self._shared.shortcut.get(which["Bucket"], which["Key"])
+        except AskBoto:
+            return self._client.get_object(**which)["Body"]
+
+    def _fetch_in_ranges(self, which: dict[str, Any], path: Path, what: str) -> int:
+        def ask(first: int, last: int, etag: str | None) -> Any:
+            same: dict[str, Any] = {"IfMatch": etag} if etag else {}
+            return self._client.get_object(**which, **same, Range=f"bytes={first}-{last}")
+
+        with path.open("wb") as file:
+            try:
+                return Ranges(ask, partial(self._repeated, what), self._lease.check, file.fileno()).fetch()
+            except Replaced as error:
+                raise NotTheRange(first=False) from error
+
     def _fetch_once(self, which: dict[str, Any], path: Path) -> int:
-        answer = self._client.get_object(**which)
+        opened = self._open(which)
         received = 0
         with path.open("wb") as file:
-            while block := answer["Body"].read(_BLOCK):
+            while block := opened.read(_BLOCK):
                 self._lease.check()
                 file.write(block)
                 received += len(block)
@@ -316,6 +365,8 @@ def _refusal(response: Any, what: str) -> Exception:
         return StorageUnreachable(sentence)
     if code in ("NoSuchBucket", "InvalidBucketName"):
         return NoBucket(sentence)
+    if status == 412:
+        return Replaced(sentence)
     return NotThere(sentence) if code in ("NoSuchKey", "NoSuchUpload") else StorageRefused(sentence)
 
 

@@ -37,12 +37,8 @@ class S3Server:
         }
 
     def start(self) -> None:
-        rate = [str(self._upload_rate)] if self._upload_rate else []
         self._child = Child(
-            "s3",
-            [sys.executable, "-m", "local_stack.s3_server", str(self.port), *rate],
-            folder=self._folder,
-            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+            "s3", self._program(), folder=self._folder, env={**os.environ, "PYTHONPATH": str(CHECKOUT)}
         )
         wait_until_ready(self._child, self._answers)
 
@@ -92,6 +88,10 @@ class S3Server:
             region_name=self.environment["AWS_REGION"],
             config=Config(s3={"addressing_style": "path"}),
         )
+
+    def _program(self) -> list[str]:
+        rate = [str(self._upload_rate)] if self._upload_rate else []
+        return [sys.executable, "-m", "local_stack.s3_server", str(self.port), *rate]
 
     def _answers(self) -> bool:
         try:

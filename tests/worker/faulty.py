@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
-# "503", "500", "html" (a page of somebody in between), "403", "reset" and "stall" (no answer before the proxy is
+# "503", "500", "html" (a page of somebody in between), "403", "400", "reset" and "stall" (no answer before the proxy is
 # closed) in place of being carried out, "lost" after it, "truncate" in its answer; "swallow" is a yes to what is
 # not carried out; "gone" is what S3 answers to the completion of an upload that is complete already, and moto does
 # not.
@@ -29,6 +29,9 @@ class FaultyProxy:
         self.requests: list[tuple[str, str]] = []
         self.broken: list[str] = []  # operations, by `break_each_once`
         self._closed = threading.Event()
+        self.headers: list[tuple[str, dict[str, str]]] = []  # of the requests, after their methods
+        # Or "whole": they are ignored; "mislabelled": answered with 200; "of any version": If-Match is ignored.
+        self.ranges = "honoured"
         self._target = urlsplit(target)
         proxy = self
 
@@ -79,6 +82,7 @@ class FaultyProxy:
     def _pass_on(self, request: BaseHTTPRequestHandler) -> None:
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
         self.requests.append((request.command, request.path))
+        self.headers.append((request.command, dict(request.headers.items())))
         fault = self.fault(request.command, request.path)
         if fault in ("503", "500"):
             _answer(request, int(fault), {}, b"")
@@ -89,6 +93,8 @@ class FaultyProxy:
             _reset(request)
         elif fault == "swallow":
             _answer(request, 200, {"ETag": f'"{"0" * 32}"'}, b"")
+        elif fault == "400":
+            _answer(request, 400, {}, b"")
         elif fault == "403":
             _answer(request, 403, {"Content-Type": "application/xml"}, DENIED)
         elif fault == "gone":
@@ -111,9 +117,14 @@ class FaultyProxy:
         connection = http.client.HTTPConnection(self._target.hostname or "", self._target.port or 80, timeout=30)
         try:
             headers = {name: value for name, value in request.headers.items() if name.lower() != "connection"}
+            if self.ranges == "whole":
+                headers.pop("Range", None)
+            if self.ranges == "of any version":
+                headers.pop("If-Match", None)
             connection.request(request.command, request.path, body, headers)
             answer = connection.getresponse()
-            return answer.status, dict(answer.getheaders()), answer.read()
+            status = 200 if answer.status == 206 and self.ranges == "mislabelled" else answer.status
+            return status, dict(answer.getheaders()), answer.read()
         finally:
             connection.close()
 
