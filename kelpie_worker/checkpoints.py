@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from kelpie_worker import logs
 from kelpie_worker.backoff import backoff
 from kelpie_worker.config import WatchTimes
+from kelpie_worker.fence import Fence
 from kelpie_worker.job import Job, Manifest, StoredObject, SyncBlock
 from kelpie_worker.lease import Lease
 from kelpie_worker.pattern import PatternTooSlow, matcher
@@ -84,11 +85,12 @@ class Checkpoints:
         real_path: str | None = None,
         objects: Mapping[str, StoredObject] | None = None,
         committed: Callable[[], None] = lambda: None,
+        fence: Fence | None = None,
     ) -> None:
         """`refused` is told once if storage refuses before anything was sent, or a match never ends.
 
         `real_path` is that of `local_path`. `objects` are those of the files that the download brought.
-        `committed` is called once a generation is whole; `whole` says then what it is.
+        `committed` is called once a generation is whole; `whole` says then what it is. `fence` is the attempt's.
         """
         matches = matcher(block.pattern)
         brought = {path: version for path, version in brought.items() if matches(path)}
@@ -105,6 +107,8 @@ class Checkpoints:
         self._uploaded: Snapshot = {}
         self._objects = self._own_objects(objects or {}, brought)
         self._committed = committed
+        self._fence = fence or Fence(job, transfer.storage, lease)
+        self._fence.know(self._objects.values())
         self.whole: Manifest = tuple(self._objects.values())  # what the bucket has of the last whole generation
         self._number = 0
         self._spoiled = 0
@@ -283,9 +287,10 @@ class Checkpoints:
 
     def _commit(self, prepared: dict[str, Prepared], files: Snapshot) -> None:
         sizes = list(prepared.values())
+        targets = [self._target(path) for path in prepared]
         for path, upload in prepared.items():
-            self._hold()
-            stored, target = upload.commit(), self._target(path)
+            target = self._target(path)
+            stored = self._fence.write(target, upload.commit, targets)
             self.ledger.sent[path] = self._uploaded[path] = files[path]
             self._objects[path] = StoredObject(
                 target.bucket, target.key, upload.sent, stored.etag, stored.version_id
@@ -294,7 +299,7 @@ class Checkpoints:
 
     def _delete(self, due: list[str]) -> None:
         for path in due:
-            self._hold()
+            self._fence.hold()
             target = self._target(path)
             try:
                 self._transfer.storage.delete(target.bucket, target.key)
@@ -306,11 +311,6 @@ class Checkpoints:
             self._uploaded.pop(path, None)
         if due:
             logs.info("checkpoint_deleted", self._job, files=len(due))
-
-    def _hold(self) -> None:
-        """Change nothing in the bucket that may be another attempt's by now."""
-        if self._lease.wait_until_safe():
-            logs.info("commit_was_held", self._job)
 
     def _own_objects(self, objects: Mapping[str, StoredObject], brought: Snapshot) -> dict[str, StoredObject]:
         """Those of the objects that lie where their files would be sent."""

@@ -13,7 +13,7 @@ from kelpie_worker.imds import Identity
 from kelpie_worker.job import Job
 from kelpie_worker.lease import safe_until
 from kelpie_worker.linux import boottime, die_with
-from kelpie_worker.messages import DropLease, HoldLease, LeaseLost, LeaseRenewed
+from kelpie_worker.messages import DropLease, HoldLease, LeaseLost, LeaseRenewed, ProveLease
 
 _FIRST_PAUSE = 0.5
 _LONGEST_TIMEOUT = 10.0
@@ -38,16 +38,19 @@ class Heartbeat(Duty):
         self._identity = Identity(config.auth, config.imds_url)
         self._held: dict[str, HeldLease] = {}
 
-    def obey(self, command: HoldLease | DropLease) -> None:
+    def obey(self, command: HoldLease | ProveLease | DropLease) -> None:
         match command:
             case HoldLease():
                 claim_id = command.job.claim_id
                 if claim_id not in self._held:
                     self._held[claim_id] = HeldLease(command.job, Api(self._config, self._identity), self._tell)
                     self._held[claim_id].start(command.at_once)
+            case ProveLease():
+                if held := self._held.get(command.claim_id):
+                    held.wake()
             case DropLease():
                 if held := self._held.pop(command.claim_id, None):
-                    held.dropped.set()
+                    held.drop()
 
 
 class HeldLease:
@@ -56,6 +59,7 @@ class HeldLease:
     def __init__(self, job: Job, api: Api, tell: Tell) -> None:
         self.job = job
         self.dropped = threading.Event()
+        self._woken = threading.Event()
         self._api = api
         self._tell = tell
         self._failures = 0
@@ -67,8 +71,18 @@ class HeldLease:
         threading.Thread(target=self._hold, args=(first,), daemon=True).start()
 
     def _hold(self, pause: float) -> None:
-        while not self.dropped.wait(pause):
-            pause = self.beat()
+        self._woken.wait(pause)
+        while not self.dropped.is_set():
+            self._woken.clear()
+            self._woken.wait(self.beat())
+
+    def wake(self) -> None:
+        """Let the next heartbeat be sent at once."""
+        self._woken.set()
+
+    def drop(self) -> None:
+        self.dropped.set()
+        self.wake()
 
     def beat(self) -> float:
         """Send one heartbeat; the seconds until the next. Ends the lease on any answer but `running`."""

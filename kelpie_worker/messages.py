@@ -168,6 +168,13 @@ class Wipe:
 
 
 @dataclass(frozen=True)
+class ProveLease:
+    """Send a heartbeat for this attempt now."""
+
+    claim_id: str
+
+
+@dataclass(frozen=True)
 class SetDeletionCost:
     """What it would cost to delete this instance now, as far as this worker knows."""
 
@@ -195,7 +202,7 @@ Command = (
     Claim | Report | ReportCheckpoint | ReportResume | Recall | CeaseClaiming
     | SetDeletionCost | LeaveInstance
     | Run | Stop
-    | HoldLease | DropLease
+    | HoldLease | ProveLease | DropLease
     | Renew | Download | Watch | Flush | Stage | Upload | Abandon | Wipe
 )  # fmt: skip
 
@@ -203,7 +210,7 @@ OBEYED_BY: dict[type[Command], str] = {
     **dict.fromkeys((Claim, Report, ReportCheckpoint, ReportResume, Recall, CeaseClaiming), "coordinator"),
     **dict.fromkeys((SetDeletionCost, LeaveInstance), "instance"),
     **dict.fromkeys((Run, Stop), "runner"),
-    **dict.fromkeys((HoldLease, DropLease), "heartbeat"),
+    **dict.fromkeys((HoldLease, ProveLease, DropLease), "heartbeat"),
     **dict.fromkeys((Renew, Download, Watch, Flush, Stage, Upload, Abandon, Wipe), "uploader"),
 }
 
@@ -284,6 +291,13 @@ class Committed:
     claim_id: str
     generation: int
     manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Doubted:
+    """The bucket holds what this attempt did not put there: is the lease still ours?"""
+
+    claim_id: str
 
 
 @dataclass(frozen=True)
@@ -373,7 +387,7 @@ class ChildDied:
 
 JobMessage = (
     Claimed | Recalled | Reported | Started | Exited | LeaseRenewed | LeaseLost | Downloaded | Watching
-    | Committed | Flushed | Staged | Uploaded | Wiped | Refused | Troubled | Transferring
+    | Committed | Doubted | Flushed | Staged | Uploaded | Wiped | Refused | Troubled | Transferring
 )  # fmt: skip
 WorkerMessage = ShutdownRequested | TimeRanOut | GraceEnded | Departed | ChildDied
 Message = JobMessage | WorkerMessage

@@ -15,11 +15,13 @@ from kelpie_worker.messages import (
     Command,
     Committed,
     Departed,
+    Doubted,
     GraceEnded,
     HoldLease,
     LeaseRenewed,
     Message,
     Outcome,
+    ProveLease,
     Recall,
     Recalled,
     Refused,
@@ -102,6 +104,8 @@ class Supervisor:
                 self._recalled(message)
             case Committed():
                 self._tell_checkpoint(message)
+            case Doubted():
+                self._send(ProveLease(message.claim_id))
             case Transferring():
                 self._note_transfers(message)
             case ChildDied():

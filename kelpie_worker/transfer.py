@@ -40,8 +40,8 @@ class Prepared(Protocol):
     def ready(self) -> None:
         """Wait until every byte has arrived. The storage's errors, Cancelled."""
 
-    def commit(self) -> Stored:
-        """Make it visible. The storage's errors, Cancelled."""
+    def commit(self, over: str | None = None) -> Stored:
+        """Make it visible, in the place of the object with that ETag. The storage's errors, Changed, Cancelled."""
 
     def abort(self) -> None:
         """Forget it; harmless after a commit."""
@@ -189,8 +189,8 @@ class _Whole:
     def ready(self) -> None:
         pass
 
-    def commit(self) -> Stored:
-        stored = self._storage.put(self._target, self._body)
+    def commit(self, over: str | None = None) -> Stored:
+        stored = self._storage.put(self._target, self._body, over)
         self.abort()
         return stored
 
@@ -236,10 +236,10 @@ class _InParts:
         for part in self._parts:
             part.result()
 
-    def commit(self) -> Stored:
+    def commit(self, over: str | None = None) -> Stored:
         assert self._id is not None
         parts = [part.result() for part in self._parts]
-        stored = self._storage.complete(self._target, self._id, parts, self.sent)
+        stored = self._storage.complete(self._target, self._id, parts, self.sent, over)
         self._id = None
         return stored
 

@@ -13,12 +13,14 @@ from kelpie_worker.checkpoints import Checkpoints
 from kelpie_worker.child import Duty, Tell, live
 from kelpie_worker.config import Config
 from kelpie_worker.downloads import Collision, download
+from kelpie_worker.fence import Fence
 from kelpie_worker.job import Job, StoredObject, SyncBlock
 from kelpie_worker.lease import Cancelled, Lease
 from kelpie_worker.linux import die_with
 from kelpie_worker.messages import (
     Abandon,
     Committed,
+    Doubted,
     Download,
     Downloaded,
     Flush,
@@ -100,6 +102,7 @@ class JobFiles:
         self._tell = tell
         self._storage = Storage(client, self.lease, config.max_retries)
         self._transfer: Transfer | None = None
+        self._fence: Fence | None = None
         self._own_files = directories.own_files(config.state_file)
         self._places_file = places.file_of(config.state_file, claim_id)
         known = places.load(self._places_file)
@@ -228,6 +231,12 @@ class JobFiles:
             self._transfer = Transfer(self._storage, job.compression)
         return self._transfer
 
+    def _fenced(self, job: Job) -> Fence:
+        """One for all directories: two blocks may send to one key."""
+        if self._fence is None:
+            self._fence = Fence(job, self._storage, self.lease, lambda: self._tell(Doubted(self._claim_id)))
+        return self._fence
+
     def _all_watches(self, job: Job) -> list[Checkpoints]:
         self._manifests = ManifestOfAll(self._claim_id, self._tell)
         self._manifests.watches = [self._checkpoints(job, block) for block in job.during]
@@ -258,6 +267,7 @@ class JobFiles:
                 if is_inside(path, block.local_path)
             },
             self._manifests.tell,
+            self._fenced(job),
         )
 
     def _tell_refusal(self, refusal: StorageRefused | PatternTooSlow) -> None:

@@ -70,6 +70,11 @@ class S3Server:
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         return [item["Key"] for page in pages for item in page.get("Contents", [])]
 
+    def etags(self, bucket: str, prefix: str = "") -> dict[str, str]:
+        """{key: ETag}, of the first thousand."""
+        answer = self._client.list_objects_v2(Bucket=bucket, Prefix=prefix)
+        return {item["Key"]: item["ETag"].strip('"') for item in answer.get("Contents", [])}
+
     def files(self, bucket: str, prefix: str) -> dict[str, bytes]:
         """Everything below a prefix: {key without the prefix: bytes}."""
         return {key.removeprefix(prefix): self.get(bucket, key) for key in self.keys(bucket, prefix)}

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 # "503", "403" and "reset" before it is carried out, "lost" after it, "truncate" in its answer's body; "swallow" is
 # a yes to what is not carried out; "gone" is what S3 answers to the completion of an upload that is complete
-# already, and moto does not.
+# already, and moto does not; "501" and "412" are what a server says that knows no conditions.
 Fault = str
 DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Not now.</Message></Error>"
 GONE = b"<?xml version='1.0'?><Error><Code>NoSuchUpload</Code><Message>It is gone.</Message></Error>"
@@ -25,6 +25,9 @@ class FaultyProxy:
     def __init__(self, target: str) -> None:
         self.fault: Callable[[str, str], Fault | None] = lambda method, path: None
         self.requests: list[tuple[str, str]] = []
+        # What this storage makes of If-Match and If-None-Match: heeds them (""), has never heard of them
+        # ("ignored"), or answers them with a fault.
+        self.conditions: Fault = ""
         self._target = urlsplit(target)
         proxy = self
 
@@ -63,12 +66,17 @@ class FaultyProxy:
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
         self.requests.append((request.command, request.path))
         fault = self.fault(request.command, request.path)
+        if self.conditions and (request.headers["If-Match"] or request.headers["If-None-Match"]):
+            fault = fault or self.conditions
+            del request.headers["If-Match"], request.headers["If-None-Match"]
         if fault == "503":
             _answer(request, 503, {}, b"")
         elif fault == "swallow":
             _answer(request, 200, {"ETag": f'"{"0" * 32}"'}, b"")
         elif fault == "403":
             _answer(request, 403, {"Content-Type": "application/xml"}, DENIED)
+        elif fault in ("501", "412"):
+            _answer(request, int(fault), {}, b"")
         elif fault == "gone":
             _answer(request, 404, {"Content-Type": "application/xml"}, GONE)
         elif fault == "reset":

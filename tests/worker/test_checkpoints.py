@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pytest
 
 from kelpie_worker.checkpoints import Checkpoints
 from kelpie_worker.config import WatchTimes
-from kelpie_worker.job import Job, SyncBlock
+from kelpie_worker.job import Job, StoredObject, SyncBlock
 from kelpie_worker.lease import Lease
 from kelpie_worker.linux import boottime
 from kelpie_worker.scan import Scanner, Snapshot, own_name
@@ -33,7 +33,13 @@ class Watched:
     """A directory under watch, as the uploader would set it up, with the lease in the test's hands."""
 
     def __init__(
-        self, folder: Path, bucket: str, brought: Snapshot | None = None, safe_for: float = 3600, **block: Any
+        self,
+        folder: Path,
+        bucket: str,
+        brought: Snapshot | None = None,
+        safe_for: float = 3600,
+        objects: Mapping[str, StoredObject] | None = None,
+        **block: Any,
     ) -> None:
         self.folder = folder
         folder.mkdir(exist_ok=True)
@@ -43,7 +49,15 @@ class Watched:
         self.transfer = Transfer(Storage(SharedClient(None), self.lease, max_retries=2), compression=False)
         sync = SyncBlock(bucket, "c/", str(folder), **block)
         self.checkpoints = Checkpoints(
-            job, sync, self.transfer, self.lease, TIMES, frozenset(), brought or {}, lambda paths: None
+            job,
+            sync,
+            self.transfer,
+            self.lease,
+            TIMES,
+            frozenset(),
+            brought or {},
+            lambda paths: None,
+            objects=objects,
         )
 
     def write(self, name: str, content: bytes) -> None:
