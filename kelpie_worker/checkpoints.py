@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -22,10 +23,11 @@ from kelpie_worker.job import Job, Manifest, StoredObject, SyncBlock
 from kelpie_worker.lease import Lease
 from kelpie_worker.pattern import PatternTooSlow, matcher
 from kelpie_worker.scan import Scanner, Signature, Snapshot, own_name, signature_of
-from kelpie_worker.storage import NotThere, StorageRefused, StorageUnreachable, Target
+from kelpie_worker.storage import NotThere, StorageRefused, StorageUnreachable, Stored, Target
 from kelpie_worker.transfer import Prepared, Spoiled, Transfer
 
 MOST_FILES = 1000  # of one generation; what is beyond it follows in the next
+_COMMITS_AT_ONCE = 8
 _SMALL_MARKER = 1024 * 1024
 _SPOILED_BEFORE_COPY = 2
 _SHORTEST_SCAN_PAUSE, _SCAN_PAUSE_FACTOR = 2.0, 20
@@ -60,6 +62,17 @@ class Ledger:
 def commit_order(files: Snapshot) -> list[str]:
     """Oldest first; small files that tell a reader which others to use come after all of them."""
     return sorted(files, key=lambda path: (is_marker(path, files[path].size), files[path].mtime_ns, path))
+
+
+def commit_steps(files: Snapshot) -> tuple[list[str], list[str]]:
+    """Those that may be committed several at a time, begun in order, and those that come after them one by one.
+
+    Alone are the markers, and the newest of the others: it may well be what a reader looks for first.
+    """
+    order = commit_order(files)
+    names = [path for path in order if not is_marker(path, files[path].size)]
+    together = max(0, len(names) - 1)
+    return order[:together], order[together:]
 
 
 def is_marker(path: str, size: int) -> bool:
@@ -286,16 +299,25 @@ class Checkpoints:
                     prepared[path] = self._transfer.prepare(str(copy), copied, self._target(path))
 
     def _commit(self, prepared: dict[str, Prepared], files: Snapshot) -> None:
+        """The fewer moments it takes, the less likely is a node to vanish in one of them."""
         sizes = list(prepared.values())
-        targets = [self._target(path) for path in prepared]
-        for path, upload in prepared.items():
-            target = self._target(path)
-            stored = self._fence.write(target, upload.commit, targets)
-            self.ledger.sent[path] = self._uploaded[path] = files[path]
-            self._objects[path] = StoredObject(
-                target.bucket, target.key, upload.sent, stored.etag, stored.version_id
-            )
+        targets = {path: self._target(path) for path in prepared}
+
+        def commit(path: str) -> None:
+            stored = self._fence.write(targets[path], prepared[path].commit, targets.values())
+            self._took(path, files[path], targets[path], prepared[path].sent, stored)
+
+        together, alone = commit_steps({path: files[path] for path in prepared})
+        with ThreadPoolExecutor(_COMMITS_AT_ONCE, thread_name_prefix="commit") as pool:
+            for _ in pool.map(commit, together):  # the first error keeps those from starting that have not yet
+                pass
+        for path in alone:
+            commit(path)
         self._tell("checkpoint_committed", sizes)
+
+    def _took(self, path: str, version: Signature, target: Target, sent: int, stored: Stored) -> None:
+        self.ledger.sent[path] = self._uploaded[path] = version
+        self._objects[path] = StoredObject(target.bucket, target.key, sent, stored.etag, stored.version_id)
 
     def _delete(self, due: list[str]) -> None:
         for path in due:

@@ -13,20 +13,20 @@ import shutil
 import threading
 import weakref
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
 from kelpie_worker import logs
 from kelpie_worker.scan import Signature, signature_of
+from kelpie_worker.shelf import Kept, Shelf
 from kelpie_worker.storage import Part, Storage, StorageRefused, StorageUnreachable, Stored, Target
 
 PART_SIZE = 8 * 1024 * 1024
 _MOST_PARTS = 9000  # S3 allows 10,000
 _PARTS_AT_ONCE = 4
 WHOLE_SIZE = 5 * 1024 * 1024  # up to this a file is sent whole, when it is committed
-_HELD_SIZE = 32 * 1024 * 1024  # bytes of such files kept in memory at once; beyond it they go in parts too
 
 
 class Spoiled(Exception):
@@ -56,8 +56,7 @@ class Transfer:
         self._pool = ThreadPoolExecutor(_PARTS_AT_ONCE, thread_name_prefix="parts")
         self._room = threading.BoundedSemaphore(_PARTS_AT_ONCE * 2)
         self._open: weakref.WeakSet[_InParts] = weakref.WeakSet()
-        self._held = 0
-        self._held_lock = threading.Lock()
+        self._shelf = Shelf()
 
     def target(self, bucket: str, key: str) -> Target:
         key = key + ".gz" if self.compression else key
@@ -68,18 +67,16 @@ class Transfer:
     def prepare(self, path: str, version: Signature, target: Target) -> Prepared:
         """Read that version of a file and send what need not wait for the commit. Raises Spoiled, OSError."""
         with PinnedFile(path, version) as file:
-            if self._take_room(version.size):
-                try:
-                    return self._whole(file, version.size, target)
-                except BaseException:
-                    self._free_room(version.size)
-                    raise
+            if version.size <= WHOLE_SIZE and (upload := self._whole(file, version.size, path, target)):
+                return upload
             return self._in_parts(file, version.size, target)
 
-    def _whole(self, file: "PinnedFile", size: int, target: Target) -> Prepared:
+    def _whole(self, file: "PinnedFile", size: int, path: str, target: Target) -> Prepared | None:
+        """None if there is no room to keep it."""
         body = b"".join(self._stream(file, max(1, size)))
         file.verify()
-        return _Whole(self.storage, target, body, lambda: self._free_room(size))
+        kept = self._shelf.keep(body, str(Path(path).parent))
+        return _Whole(self.storage, target, len(body), kept) if kept else None
 
     def _in_parts(self, file: "PinnedFile", size: int, target: Target) -> Prepared:
         upload = _InParts(self.storage, target, size)
@@ -96,16 +93,6 @@ class Transfer:
     def _stream(self, file: "PinnedFile", block: int) -> Iterator[bytes]:
         blocks = file.blocks(block)
         return gzipped(blocks, block) if self.compression else blocks
-
-    def _take_room(self, size: int) -> bool:
-        with self._held_lock:
-            fits = size <= WHOLE_SIZE and self._held + size <= _HELD_SIZE
-            self._held += size if fits else 0
-            return fits
-
-    def _free_room(self, size: int) -> None:
-        with self._held_lock:
-            self._held -= size
 
     def close(self) -> None:
         """Abort what is not committed; may be called again. The attempt must be cancelled before."""
@@ -177,27 +164,27 @@ class PinnedFile:
 
 
 class _Whole:
-    """A small file, in memory until its commit."""
+    """A small file, kept until its commit."""
 
-    def __init__(self, storage: Storage, target: Target, body: bytes, release: Callable[[], None]) -> None:
-        self.size = self.sent = len(body)
+    def __init__(self, storage: Storage, target: Target, size: int, kept: Kept) -> None:
+        self.size = self.sent = size
         self._storage = storage
         self._target = target
-        self._body = body
-        self._release: Callable[[], None] | None = release
+        self._kept: Kept | None = kept
 
     def ready(self) -> None:
         pass
 
     def commit(self, over: str | None = None) -> Stored:
-        stored = self._storage.put(self._target, self._body, over)
+        assert self._kept
+        stored = self._storage.put(self._target, self._kept.read(), over)
         self.abort()
         return stored
 
     def abort(self) -> None:
-        if self._release:
-            self._release()
-        self._release, self._body = None, b""
+        if self._kept:
+            self._kept.let_go()
+        self._kept = None
 
 
 class _InParts:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from kelpie_worker import shelf
 from kelpie_worker.checkpoints import Checkpoints
 from kelpie_worker.config import WatchTimes
 from kelpie_worker.job import Job, StoredObject, SyncBlock
@@ -133,6 +134,37 @@ def test_markers_are_committed_after_the_files_they_name(
     watched.write("optimizer", b"o")
     watched.checkpoints.finish()
     assert committed(faulty) == ["weights", "optimizer", "latest", "index.json"]
+
+
+def test_of_many_files_several_are_committed_at_once_and_each_by_one_request(
+    monkeypatch: pytest.MonkeyPatch, watched: Watched, s3: S3Server, bucket: str, faulty: FaultyProxy
+) -> None:
+    monkeypatch.setattr(shelf, "_MOST_IN_MEMORY", 50_000)  # what is beyond it waits on disk
+    written = {f"{number:02}": os.urandom(10_000) for number in range(20)} | {"latest": b"19"}
+    for name, content in written.items():
+        watched.write(name, content)
+    together = threading.Barrier(4)
+
+    def meet(method: str, path: str) -> None:
+        if len(committed(faulty)) <= 16:
+            together.wait(30)
+
+    faulty.fault = meet
+    watched.checkpoints.finish()
+    assert keys_of(s3, bucket) == written
+    assert len(faulty.requests) == len(written) and committed(faulty)[-2:] == ["19", "latest"]
+
+
+def test_where_neither_memory_nor_disk_has_room_small_files_wait_in_the_bucket(
+    monkeypatch: pytest.MonkeyPatch, watched: Watched, s3: S3Server, bucket: str
+) -> None:
+    monkeypatch.setattr(shelf, "_MOST_IN_MEMORY", 5)
+    monkeypatch.setattr(shelf, "_MOST_ON_DISK", 5)
+    written = {name: name.encode() * 3 for name in "abcd"}
+    for name, content in written.items():
+        watched.write(name, content)
+    watched.checkpoints.finish()
+    assert keys_of(s3, bucket) == written and s3.unfinished_uploads(bucket) == []
 
 
 def test_nothing_of_a_generation_is_visible_before_all_of_it_is_there(
