@@ -18,6 +18,7 @@ from kelpie_worker import logs
 from kelpie_worker.backoff import backoff
 from kelpie_worker.job import StoredObject
 from kelpie_worker.lease import Lease
+from kelpie_worker.unfinished import Unfinished
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -138,8 +139,9 @@ def connect(region: str | None) -> "S3Client":
 class SharedClient:
     """Connects on first need, once."""
 
-    def __init__(self, region: str | None) -> None:
+    def __init__(self, region: str | None, unfinished: Unfinished | None = None) -> None:
         self._region = region
+        self.unfinished = unfinished or Unfinished()
         self._lock = threading.Lock()
         self._client: S3Client | None = None
         self.etags_hold: bool | None = None  # whether a listing shows what a completion answered; None: unknown
@@ -210,6 +212,7 @@ class Storage:
                 Bucket=target.bucket, Key=target.key, ContentType=target.content_type
             ),
         )
+        self._shared.unfinished.begun((answer["UploadId"], target.bucket, target.key))
         return answer["UploadId"]
 
     def send_part(self, target: Target, upload_id: str, number: int, body: bytes) -> Part:
@@ -242,10 +245,13 @@ class Storage:
             return self._as_listed(target, _stored(answer))
 
         try:
-            return self._over(over, target, (etag, size), store)
+            stored = self._over(over, target, (etag, size), store)
         except NoUpload:
+            self._shared.unfinished.over(upload_id)
             # The answer to an earlier try was lost: the upload is gone because it is complete.
             return self._verify(target, etag, size)
+        self._shared.unfinished.over(upload_id)
+        return stored
 
     def go_without_conditions(self, bucket: str, detail: str) -> None:
         """It cannot be had here that a write names what it replaces; unless it was seen to work before."""
@@ -263,10 +269,27 @@ class Storage:
             return None
 
     def abort(self, target: Target, upload_id: str) -> None:
-        """Forget a multipart upload; tried once, for whoever aborts has no time."""
-        _translated(
-            lambda: self._client.abort_multipart_upload(Bucket=target.bucket, Key=target.key, UploadId=upload_id),
-            f"aborting {target.bucket}/{target.key}",
+        """Forget a multipart upload; tried once, for whoever aborts has no time. `abort_left` tries again."""
+        what = f"aborting {target.bucket}/{target.key}"
+        try:
+            _translated(
+                lambda: self._client.abort_multipart_upload(
+                    Bucket=target.bucket, Key=target.key, UploadId=upload_id
+                ),
+                what,
+            )
+        except NoUpload:
+            pass  # aborted or complete: the answer to an earlier try was lost
+        except (StorageUnreachable, StorageRefused) as error:
+            self._shared.unfinished.leave(upload_id)
+            logs.warn("upload_not_aborted", key=target.key, detail=str(error))
+            return
+        self._shared.unfinished.over(upload_id)
+
+    def abort_left(self) -> None:
+        """Abort what this worker left unfinished, in an earlier life or when storage was away."""
+        self._shared.unfinished.abort_left(
+            lambda upload: self.abort(Target(bucket=upload[1], key=upload[2], content_type=""), upload[0])
         )
 
     def delete(self, bucket: str, key: str) -> None:

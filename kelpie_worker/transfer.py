@@ -14,14 +14,13 @@ import threading
 import weakref
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Protocol
 
-from kelpie_worker import logs
 from kelpie_worker.scan import Signature, signature_of
 from kelpie_worker.shelf import Kept, Shelf
-from kelpie_worker.storage import Part, Storage, StorageRefused, StorageUnreachable, Stored, Target
+from kelpie_worker.storage import Part, Storage, Stored, Target
 
 PART_SIZE = 8 * 1024 * 1024
 _MOST_PARTS = 9000  # S3 allows 10,000
@@ -234,12 +233,14 @@ class _InParts:
         if self._id is None:
             return
         upload_id, self._id = self._id, None
-        for part in self._parts:
-            part.cancel()
-        try:
-            self._storage.abort(self._target, upload_id)
-        except (StorageUnreachable, StorageRefused) as error:
-            logs.warn("upload_not_aborted", key=self._target.key, detail=str(error))
+        running = [part for part in self._parts if not part.cancel() and not part.done()]
+        self._storage.abort(self._target, upload_id)
+        if running:  # what arrives after the upload was aborted stays, unless it is aborted again
+            threading.Thread(target=self._abort_again, args=(upload_id, running), daemon=True).start()
+
+    def _abort_again(self, upload_id: str, running: list[Future[Part]]) -> None:
+        wait(running)
+        self._storage.abort(self._target, upload_id)
 
 
 def part_size(size: int) -> int:

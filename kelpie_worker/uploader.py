@@ -44,6 +44,7 @@ from kelpie_worker.pattern import PatternTooSlow, matcher
 from kelpie_worker.scan import Signature, is_inside
 from kelpie_worker.storage import SharedClient, Storage, StorageRefused, StorageUnreachable
 from kelpie_worker.transfer import Transfer
+from kelpie_worker.unfinished import Unfinished, journal_of
 
 _TELL_TRANSFERS_EVERY = 1.0
 _LARGEST_MANIFEST = 20_000  # files; the coordinator takes no more
@@ -61,8 +62,9 @@ class Uploader(Duty):
     def __init__(self, config: Config, tell: Tell) -> None:
         self._config = config
         self._tell = tell
-        self._client = SharedClient(config.aws_region)
+        self._client = SharedClient(config.aws_region, Unfinished(journal_of(config.state_file)))
         self._files: dict[str, JobFiles] = {}
+        self._clear_up()
 
     def obey(self, command: Work | Renew | Abandon) -> None:
         match command:
@@ -71,6 +73,8 @@ class Uploader(Duty):
             case Abandon():
                 self._of(command.claim_id).abandon()
             case _:
+                if isinstance(command, Download):
+                    self._clear_up()
                 self._of(command.job.claim_id).begin(command)
 
     def tick(self) -> float | None:
@@ -83,6 +87,12 @@ class Uploader(Duty):
             if (moving := files.moving.changed()) is not None:
                 self._tell(moving)
         return _TELL_TRANSFERS_EVERY if self._files else None
+
+    def _clear_up(self) -> None:
+        """Abort what was left unfinished, while whatever else is to be done goes on."""
+        if self._client.unfinished.any_left:
+            storage = Storage(self._client, Lease(), max_retries=0)
+            threading.Thread(target=storage.abort_left, daemon=True, name="ClearUp").start()
 
     def _of(self, claim_id: str) -> "JobFiles":
         if claim_id not in self._files:

@@ -84,6 +84,13 @@ class S3Server:
         answer = self._client.list_multipart_uploads(Bucket=bucket, Prefix=prefix)
         return [upload["Key"] for upload in answer.get("Uploads", [])]
 
+    def begin_upload(self, bucket: str, key: str) -> str:
+        """A multipart upload of somebody else's; its id."""
+        return self._client.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
+
+    def abort_upload(self, bucket: str, key: str, upload_id: str) -> None:
+        self._client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
+
     @cached_property
     def _client(self) -> "S3Client":
         return boto3.client(
