@@ -11,21 +11,24 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from kelpie_worker import logs
 from kelpie_worker.backoff import backoff
 from kelpie_worker.config import WatchTimes
+from kelpie_worker.fence import Fence
 from kelpie_worker.job import Job, Manifest, StoredObject, SyncBlock
 from kelpie_worker.lease import Lease
 from kelpie_worker.linux import boottime
 from kelpie_worker.pattern import PatternTooSlow, matcher
 from kelpie_worker.scan import Scanner, Signature, Snapshot, own_name, signature_of
-from kelpie_worker.storage import NotThere, StorageRefused, StorageUnreachable, Target
+from kelpie_worker.storage import NotThere, StorageRefused, StorageUnreachable, Stored, Target
 from kelpie_worker.transfer import Prepared, Spoiled, Transfer
 
 MOST_FILES = 1000  # of one generation; what is beyond it follows in the next
+_COMMITS_AT_ONCE = 8
 _SMALL_MARKER = 1024 * 1024
 _SPOILED_BEFORE_COPY = 2
 _SHORTEST_SCAN_PAUSE, _SCAN_PAUSE_FACTOR = 2.0, 20
@@ -62,6 +65,17 @@ def commit_order(files: Snapshot) -> list[str]:
     return sorted(files, key=lambda path: (is_marker(path, files[path].size), files[path].mtime_ns, path))
 
 
+def commit_steps(files: Snapshot) -> tuple[list[str], list[str]]:
+    """Those that may be committed several at a time, begun in order, and those that come after them one by one.
+
+    Alone are the markers, and the newest of the others: it may well be what a reader looks for first.
+    """
+    order = commit_order(files)
+    names = [path for path in order if not is_marker(path, files[path].size)]
+    together = max(0, len(names) - 1)
+    return order[:together], order[together:]
+
+
 def is_marker(path: str, size: int) -> bool:
     name = PurePosixPath(path)
     named_so = name.suffix in (".json", ".index") or name.name == "checkpoint" or name.name.startswith("latest")
@@ -85,11 +99,12 @@ class Checkpoints:
         real_path: str | None = None,
         objects: Mapping[str, StoredObject] | None = None,
         committed: Callable[[], None] = lambda: None,
+        fence: Fence | None = None,
     ) -> None:
         """`refused` is told once if storage refuses before anything was sent, or a match never ends.
 
         `real_path` is that of `local_path`. `objects` are those of the files that the download brought.
-        `committed` is called once a generation is whole; `whole` says then what it is.
+        `committed` is called once a generation is whole; `whole` says then what it is. `fence` is the attempt's.
         """
         matches = matcher(block.pattern)
         brought = {path: version for path, version in brought.items() if matches(path)}
@@ -106,6 +121,8 @@ class Checkpoints:
         self._uploaded: Snapshot = {}
         self._objects = self._own_objects(objects or {}, brought)
         self._committed = committed
+        self._fence = fence or Fence(job, transfer.storage, lease)
+        self._fence.know(self._objects.values())
         self.whole: Manifest = tuple(self._objects.values())  # what the bucket has of the last whole generation
         self._number = 0
         self._looked = self._had_all = boottime()  # at the directory; when the bucket had all that was seen there
@@ -297,19 +314,29 @@ class Checkpoints:
                     prepared[path] = self._transfer.prepare(str(copy), copied, self._target(path))
 
     def _commit(self, prepared: dict[str, Prepared], files: Snapshot) -> None:
+        """The fewer moments it takes, the less likely is a node to vanish in one of them."""
         sizes = list(prepared.values())
-        for path, upload in prepared.items():
-            self._hold()
-            stored, target = upload.commit(), self._target(path)
-            self.ledger.sent[path] = self._uploaded[path] = files[path]
-            self._objects[path] = StoredObject(
-                target.bucket, target.key, upload.sent, stored.etag, stored.version_id
-            )
+        targets = {path: self._target(path) for path in prepared}
+
+        def commit(path: str) -> None:
+            stored = self._fence.write(targets[path], prepared[path].commit, targets.values())
+            self._took(path, files[path], targets[path], prepared[path].sent, stored)
+
+        together, alone = commit_steps({path: files[path] for path in prepared})
+        with ThreadPoolExecutor(_COMMITS_AT_ONCE, thread_name_prefix="commit") as pool:
+            for _ in pool.map(commit, together):  # the first error keeps those from starting that have not yet
+                pass
+        for path in alone:
+            commit(path)
         self._tell("checkpoint_committed", sizes)
+
+    def _took(self, path: str, version: Signature, target: Target, sent: int, stored: Stored) -> None:
+        self.ledger.sent[path] = self._uploaded[path] = version
+        self._objects[path] = StoredObject(target.bucket, target.key, sent, stored.etag, stored.version_id)
 
     def _delete(self, due: list[str]) -> None:
         for path in due:
-            self._hold()
+            self._fence.hold()
             target = self._target(path)
             try:
                 self._transfer.storage.delete(target.bucket, target.key)
@@ -321,11 +348,6 @@ class Checkpoints:
             self._uploaded.pop(path, None)
         if due:
             logs.info("checkpoint_deleted", self._job, files=len(due))
-
-    def _hold(self) -> None:
-        """Change nothing in the bucket that may be another attempt's by now."""
-        if self._lease.wait_until_safe():
-            logs.info("commit_was_held", self._job)
 
     def _own_objects(self, objects: Mapping[str, StoredObject], brought: Snapshot) -> dict[str, StoredObject]:
         """Those of the objects that lie where their files would be sent."""

@@ -13,7 +13,7 @@ from kelpie_worker.imds import Identity
 from kelpie_worker.job import Job
 from kelpie_worker.lease import safe_until
 from kelpie_worker.linux import boottime, die_with
-from kelpie_worker.messages import DropLease, HoldLease, LeaseLost, LeaseRenewed, TellLag
+from kelpie_worker.messages import DropLease, HoldLease, LeaseLost, LeaseRenewed, ProveLease, TellLag
 
 _FIRST_PAUSE = 0.5
 _LONGEST_TIMEOUT = 10.0
@@ -38,7 +38,7 @@ class Heartbeat(Duty):
         self._identity = Identity(config.auth, config.imds_url)
         self._held: dict[str, HeldLease] = {}
 
-    def obey(self, command: HoldLease | TellLag | DropLease) -> None:
+    def obey(self, command: HoldLease | TellLag | ProveLease | DropLease) -> None:
         match command:
             case HoldLease():
                 claim_id = command.job.claim_id
@@ -48,9 +48,12 @@ class Heartbeat(Duty):
             case TellLag():
                 if held := self._held.get(command.claim_id):
                     held.lag = command
+            case ProveLease():
+                if held := self._held.get(command.claim_id):
+                    held.wake()
             case DropLease():
                 if held := self._held.pop(command.claim_id, None):
-                    held.dropped.set()
+                    held.drop()
 
 
 class HeldLease:
@@ -60,6 +63,7 @@ class HeldLease:
         self.job = job
         self.dropped = threading.Event()
         self.lag: TellLag | None = None  # nothing is known of it yet
+        self._woken = threading.Event()
         self._api = api
         self._tell = tell
         self._failures = 0
@@ -71,8 +75,18 @@ class HeldLease:
         threading.Thread(target=self._hold, args=(first,), daemon=True).start()
 
     def _hold(self, pause: float) -> None:
-        while not self.dropped.wait(pause):
-            pause = self.beat()
+        self._woken.wait(pause)
+        while not self.dropped.is_set():
+            self._woken.clear()
+            self._woken.wait(self.beat())
+
+    def wake(self) -> None:
+        """Let the next heartbeat be sent at once."""
+        self._woken.set()
+
+    def drop(self) -> None:
+        self.dropped.set()
+        self.wake()
 
     def beat(self) -> float:
         """Send one heartbeat; the seconds until the next. Ends the lease on any answer but `running`."""

@@ -1,6 +1,7 @@
 """How long a lease is safe, and how to wait until it is."""
 
 import threading
+from collections.abc import Callable
 
 from kelpie_worker.linux import boottime
 
@@ -57,9 +58,16 @@ class Lease:
 
         Raises Cancelled if the lease turns out to be lost.
         """
+        return self._wait(lambda: boottime() < self._until)
+
+    def wait_for_heartbeat(self, since: float, heartbeat_interval: float) -> None:
+        """Wait until one is accepted that was sent after `since` (CLOCK_BOOTTIME). Raises Cancelled."""
+        self._wait(lambda: self._until >= safe_until(since, heartbeat_interval))
+
+    def _wait(self, holds: Callable[[], bool]) -> bool:
         waited = False
         with self._changed:
-            while not self.cancelled and boottime() >= self._until:
+            while not self.cancelled and not holds():
                 waited = True
                 self._changed.wait()
         self.check()

@@ -177,6 +177,13 @@ class Wipe:
 
 
 @dataclass(frozen=True)
+class ProveLease:
+    """Send a heartbeat for this attempt now."""
+
+    claim_id: str
+
+
+@dataclass(frozen=True)
 class SetDeletionCost:
     """What it would cost to delete this instance now, as far as this worker knows."""
 
@@ -204,7 +211,7 @@ Command = (
     Claim | Report | ReportCheckpoint | ReportResume | Recall | CeaseClaiming
     | SetDeletionCost | LeaveInstance
     | Run | Stop
-    | HoldLease | TellLag | DropLease
+    | HoldLease | TellLag | ProveLease | DropLease
     | Renew | Download | Watch | Flush | Stage | Upload | Abandon | Wipe
 )  # fmt: skip
 
@@ -212,7 +219,7 @@ OBEYED_BY: dict[type[Command], str] = {
     **dict.fromkeys((Claim, Report, ReportCheckpoint, ReportResume, Recall, CeaseClaiming), "coordinator"),
     **dict.fromkeys((SetDeletionCost, LeaveInstance), "instance"),
     **dict.fromkeys((Run, Stop), "runner"),
-    **dict.fromkeys((HoldLease, TellLag, DropLease), "heartbeat"),
+    **dict.fromkeys((HoldLease, TellLag, ProveLease, DropLease), "heartbeat"),
     **dict.fromkeys((Renew, Download, Watch, Flush, Stage, Upload, Abandon, Wipe), "uploader"),
 }
 
@@ -304,6 +311,13 @@ class Lagging:
 
 
 @dataclass(frozen=True)
+class Doubted:
+    """The bucket holds what this attempt did not put there: is the lease still ours?"""
+
+    claim_id: str
+
+
+@dataclass(frozen=True)
 class Watching:
     claim_id: str
 
@@ -390,7 +404,7 @@ class ChildDied:
 
 JobMessage = (
     Claimed | Recalled | Reported | Started | Exited | LeaseRenewed | LeaseLost | Downloaded | Watching
-    | Committed | Lagging | Flushed | Staged | Uploaded | Wiped | Refused | Troubled | Transferring
+    | Committed | Lagging | Doubted | Flushed | Staged | Uploaded | Wiped | Refused | Troubled | Transferring
 )  # fmt: skip
 WorkerMessage = ShutdownRequested | TimeRanOut | GraceEnded | Departed | ChildDied
 Message = JobMessage | WorkerMessage

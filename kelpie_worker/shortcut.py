@@ -57,9 +57,11 @@ class Shortcut:
         for operation in ("PutObject", "GetObject"):
             client.meta.events.register_last(f"before-sign.s3.{operation}", self._learn)
 
-    def put(self, bucket: str, key: str, body: bytes, content_type: str, md5: str) -> dict[str, Any]:
-        """Store an object; what matters of the answer, by boto3's names."""
-        headers = {"Content-Type": content_type, "Content-MD5": md5}
+    def put(
+        self, bucket: str, key: str, body: bytes, content_type: str, md5: str, condition: Mapping[str, str]
+    ) -> dict[str, Any]:
+        """Store an object; what matters of the answer, by boto3's names. `condition` is headers."""
+        headers = {"Content-Type": content_type, "Content-MD5": md5, **condition}
         if self._checksums:
             headers["x-amz-checksum-crc32"] = base64.b64encode(zlib.crc32(body).to_bytes(4, "big")).decode()
         answer = self._ask("PUT", "PutObject", (bucket, key), headers, body)

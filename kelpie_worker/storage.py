@@ -14,21 +14,37 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from kelpie_worker import logs
 from kelpie_worker.backoff import backoff
 from kelpie_worker.job import StoredObject
 from kelpie_worker.lease import Lease
 from kelpie_worker.ranges import LARGE, NotTheRange, Ranges
 from kelpie_worker.shortcut import AskBoto, Shortcut
+from kelpie_worker.unfinished import Unfinished
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef, ListObjectsV2OutputTypeDef
+    from mypy_boto3_s3.type_defs import (
+        CompleteMultipartUploadOutputTypeDef,
+        HeadObjectOutputTypeDef,
+        ListObjectsV2OutputTypeDef,
+    )
 
 _CONNECT_TIMEOUT, _READ_TIMEOUT = 10, 30
 _CONNECTIONS = 32
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.3, 10.0
 _BLOCK = 1024 * 1024
-_PASSING_CODES = {"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded"}
+_SMALL_TRIAL = 64 * 1024  # bytes that may be sent twice to find something out
+_NOBODYS_ETAG = "0" * 32
+_CONFLICTS = {"PreconditionFailed", "ConditionalRequestConflict"}
+_PASSING_CODES = {
+    "RequestTimeout",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "RequestLimitExceeded",
+    "OperationAborted",
+}
 Result = TypeVar("Result")
 
 
@@ -44,12 +60,26 @@ class NotThere(StorageRefused):
     """There is no such object (or multipart upload)."""
 
 
-class Replaced(StorageRefused):
-    """The object is another one by now than the one that was asked for."""
+class NoUpload(NotThere):
+    """There is no such multipart upload (any more)."""
 
 
 class NoBucket(StorageRefused):
     """There is no such bucket, nor can there be one of that name: only another job definition helps."""
+
+
+class Changed(Exception):
+    """Nothing was stored: something else is there than was to be replaced. `found` is its ETag.
+
+    `found` is NOTHING where there is no object, and None where storage does not let us look.
+    """
+
+    def __init__(self, what: str, found: str | None = None) -> None:
+        super().__init__(what)
+        self.found = found
+
+
+NOTHING = ""  # the ETag of no object
 
 
 @dataclass(frozen=True)
@@ -110,13 +140,15 @@ def connect(region: str | None) -> "S3Client":
 class SharedClient:
     """Connects on first need, once."""
 
-    def __init__(self, region: str | None) -> None:
+    def __init__(self, region: str | None, unfinished: Unfinished | None = None) -> None:
         self._region = region
+        self.unfinished = unfinished or Unfinished()
         self._lock = threading.Lock()
         self._client: S3Client | None = None
         self._shortcut: Shortcut | None = None
         self.etags_hold: bool | None = None  # whether a listing shows what a completion answered; None: unknown
         self.honours_ranges = True  # until it is seen not to
+        self.heeds_conditions: dict[str, bool] = {}  # by bucket, once it is known
 
     def get(self) -> "S3Client":
         with self._lock:
@@ -177,16 +209,20 @@ class Storage:
             return False
         return found["ContentLength"] == stored.size and _stored(found).etag == stored.etag
 
-    def put(self, target: Target, body: bytes) -> Stored:
-        """Store a small object whole, and make sure that it arrived."""
+    def put(self, target: Target, body: bytes, over: str | None = None) -> Stored:
+        """Store a small object whole, and make sure that it arrived. `over`: see `_over`. Also raises Changed."""
         digest = hashlib.md5(body, usedforsecurity=False)
-        answer = self._repeated(
-            f"uploading {target.bucket}/{target.key}",
-            lambda: self._put_once(target, body, _base64(digest.digest())),
-        )
-        if answer["ETag"].strip('"') != digest.hexdigest():
-            self._verify(target, answer["ETag"], len(body))
-        return _stored(answer)
+        what = f"uploading {target.bucket}/{target.key}"
+
+        def store(condition: dict[str, str]) -> Stored:
+            md5 = _base64(digest.digest())
+            answer = self._repeated(what, lambda: self._put_once(target, body, md5, condition))
+            if answer["ETag"].strip('"') != digest.hexdigest():
+                self._verify(target, answer["ETag"], len(body))
+            return _stored(answer)
+
+        content = digest.hexdigest(), len(body)
+        return self._tried(over, target, content, store) or self._over(over, target, content, store)
 
     def begin(self, target: Target) -> str:
         """Start a multipart upload, of which nothing is visible until `complete`; its id."""
@@ -196,6 +232,7 @@ class Storage:
                 Bucket=target.bucket, Key=target.key, ContentType=target.content_type
             ),
         )
+        self._shared.unfinished.begun((answer["UploadId"], target.bucket, target.key))
         return answer["UploadId"]
 
     def send_part(self, target: Target, upload_id: str, number: int, body: bytes) -> Part:
@@ -213,29 +250,66 @@ class Storage:
         )
         return Part(number, answer["ETag"], md5)
 
-    def complete(self, target: Target, upload_id: str, parts: list[Part], size: int) -> Stored:
-        """Make a multipart upload visible, and make sure that it is what was sent."""
+    def complete(
+        self, target: Target, upload_id: str, parts: list[Part], size: int, over: str | None = None
+    ) -> Stored:
+        """Make a multipart upload visible, and make sure that it is what was sent. `over` as in `put`."""
         listed: Any = {"Parts": [{"PartNumber": part.number, "ETag": part.etag} for part in parts]}
         etag = _multipart_etag(parts)
+        what = f"completing {target.bucket}/{target.key}"
+
+        def store(condition: dict[str, str]) -> Stored:
+            answer = self._repeated(what, lambda: self._complete_once(target, upload_id, listed, condition))
+            if answer["ETag"].strip('"') != etag:
+                self._verify(target, answer["ETag"], size)
+            return self._as_listed(target, _stored(answer))
+
         try:
-            answer = self._repeated(
-                f"completing {target.bucket}/{target.key}",
-                lambda: self._client.complete_multipart_upload(
-                    Bucket=target.bucket, Key=target.key, UploadId=upload_id, MultipartUpload=listed
-                ),
-            )
-        except NotThere:
+            stored = self._over(over, target, (etag, size), store)
+        except NoUpload:
+            self._shared.unfinished.over(upload_id)
             # The answer to an earlier try was lost: the upload is gone because it is complete.
             return self._verify(target, etag, size)
-        if answer["ETag"].strip('"') != etag:
-            self._verify(target, answer["ETag"], size)
-        return self._as_listed(target, _stored(answer))
+        self._shared.unfinished.over(upload_id)
+        return stored
+
+    def go_without_conditions(self, bucket: str, detail: str) -> None:
+        """It cannot be had here that a write names what it replaces; unless it was seen to work before."""
+        if bucket not in self._shared.heeds_conditions:
+            self._shared.heeds_conditions[bucket] = False
+            logs.warn("conditional_writes_not_usable", bucket=bucket, detail=detail)
+
+    def etag(self, bucket: str, key: str) -> str | None:
+        """Of the object that is there now: NOTHING if there is none, None if we may not look."""
+        try:
+            return _stored(self._head(Target(bucket, key, ""))).etag
+        except NotThere:
+            return NOTHING
+        except StorageRefused:
+            return None
 
     def abort(self, target: Target, upload_id: str) -> None:
-        """Forget a multipart upload; tried once, for whoever aborts has no time."""
-        _translated(
-            lambda: self._client.abort_multipart_upload(Bucket=target.bucket, Key=target.key, UploadId=upload_id),
-            f"aborting {target.bucket}/{target.key}",
+        """Forget a multipart upload; tried once, for whoever aborts has no time. `abort_left` tries again."""
+        what = f"aborting {target.bucket}/{target.key}"
+        try:
+            _translated(
+                lambda: self._client.abort_multipart_upload(
+                    Bucket=target.bucket, Key=target.key, UploadId=upload_id
+                ),
+                what,
+            )
+        except NoUpload:
+            pass  # aborted or complete: the answer to an earlier try was lost
+        except (StorageUnreachable, StorageRefused) as error:
+            self._shared.unfinished.leave(upload_id)
+            logs.warn("upload_not_aborted", key=target.key, detail=str(error))
+            return
+        self._shared.unfinished.over(upload_id)
+
+    def abort_left(self) -> None:
+        """Abort what this worker left unfinished, in an earlier life or when storage was away."""
+        self._shared.unfinished.abort_left(
+            lambda upload: self.abort(Target(bucket=upload[1], key=upload[2], content_type=""), upload[0])
         )
 
     def delete(self, bucket: str, key: str) -> None:
@@ -244,6 +318,89 @@ class Storage:
     @property
     def _client(self) -> "S3Client":
         return self._shared.get()
+
+    # --- writing over what is known only ------------------------------------------------------------
+
+    def _over(
+        self,
+        over: str | None,
+        target: Target,
+        content: tuple[str, int],
+        store: Callable[[dict[str, str]], Stored],
+    ) -> Stored:
+        """Store where there is the object whose ETag is `over`: NOTHING is none, None whatever is there.
+
+        Storage that knows no conditions, or does not permit them, is used without. Raises Changed.
+        """
+        if over is None or self._shared.heeds_conditions.get(target.bucket) is False:
+            return store({})
+        try:
+            return store(_condition(over))
+        except (NoUpload, NoBucket):
+            raise
+        except (Changed, NotThere) as error:
+            return self._perhaps_ours(target, content, error)
+        except StorageRefused as refusal:  # for the condition, or for good: who may write without one finds out
+            raise Changed(str(refusal)) from refusal
+
+    def _perhaps_ours(self, target: Target, content: tuple[str, int], error: Exception) -> Stored:
+        """What is there instead may be what was sent: the answer to an earlier try was lost."""
+        try:
+            found = self._head(target)
+        except NotThere:
+            raise Changed(str(error), NOTHING) from error
+        except StorageRefused:
+            raise Changed(str(error)) from error
+        stored = _stored(found)
+        if (stored.etag, found["ContentLength"]) == content:
+            return stored
+        raise Changed(str(error), stored.etag) from error
+
+    def _tried(
+        self,
+        over: str | None,
+        target: Target,
+        content: tuple[str, int],
+        store: Callable[[dict[str, str]], Stored],
+    ) -> Stored | None:
+        """Find out whether conditions are heeded, by one that cannot hold. If they are not, it is stored.
+
+        Nothing is put into the bucket for it that is not to be there anyway.
+        """
+        if not over or content[1] > _SMALL_TRIAL or target.bucket in self._shared.heeds_conditions:
+            return None
+        try:
+            stored = store(_condition(_NOBODYS_ETAG))
+        except Changed:
+            self._shared.heeds_conditions[target.bucket] = True
+            return None
+        except StorageRefused:
+            return None
+        self.go_without_conditions(target.bucket, "it stores what a condition forbids")
+        return stored
+
+    # --- single requests ----------------------------------------------------------------------------
+
+    def _put_once(self, target: Target, body: bytes, md5: str, condition: dict[str, Any]) -> Any:
+        where = target.bucket, target.key, body, target.content_type, md5
+        try:
+            return self._shared.shortcut.put(*where, _as_headers(condition))
+        except AskBoto:
+            return self._client.put_object(
+                Bucket=target.bucket,
+                Key=target.key,
+                Body=body,
+                ContentType=target.content_type,
+                ContentMD5=md5,
+                **condition,
+            )
+
+    def _complete_once(
+        self, target: Target, upload_id: str, listed: Any, condition: dict[str, Any]
+    ) -> "CompleteMultipartUploadOutputTypeDef":
+        return self._client.complete_multipart_upload(
+            Bucket=target.bucket, Key=target.key, UploadId=upload_id, MultipartUpload=listed, **condition
+        )
 
     def _list(self, where: dict[str, Any]) -> "ListObjectsV2OutputTypeDef":
         return self._client.list_objects_v2(**where)
@@ -272,18 +429,6 @@ class Storage:
             raise StorageUnreachable(f"{target.bucket}/{target.key} is not what was uploaded")
         return _stored(stored)
 
-    def _put_once(self, target: Target, body: bytes, md5: str) -> Any:
-        try:
-            return self._shared.shortcut.put(target.bucket, target.key, body, target.content_type, md5)
-        except AskBoto:
-            return self._client.put_object(
-                Bucket=target.bucket,
-                Key=target.key,
-                Body=body,
-                ContentType=target.content_type,
-                ContentMD5=md5,
-            )
-
     def _open(self, which: dict[str, Any]) -> Any:
         if which.keys() != {"Bucket", "Key"}:
             return self._client.get_object(**which)["Body"]
@@ -300,7 +445,7 @@ class Storage:
         with path.open("wb") as file:
             try:
                 return Ranges(ask, partial(self._repeated, what), self._lease.check, file.fileno()).fetch()
-            except Replaced as error:
+            except Changed as error:
                 raise NotTheRange(first=False) from error
 
     def _fetch_once(self, which: dict[str, Any], path: Path) -> int:
@@ -361,13 +506,29 @@ def _refusal(response: Any, what: str) -> Exception:
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     code = str(response.get("Error", {}).get("Code", status))
     sentence = f"{what}: {code}"
+    if status == 501:  # it knows no such request, or no such header
+        return StorageRefused(sentence)
     if status >= 500 or status in (0, 408, 429) or 300 <= status < 400 or code in _PASSING_CODES:
         return StorageUnreachable(sentence)
-    if code in ("NoSuchBucket", "InvalidBucketName"):
-        return NoBucket(sentence)
-    if status == 412:
-        return Replaced(sentence)
-    return NotThere(sentence) if code in ("NoSuchKey", "NoSuchUpload") else StorageRefused(sentence)
+    if status == 412 or code in _CONFLICTS:
+        return Changed(sentence)
+    kinds = {
+        "NoSuchBucket": NoBucket,
+        "InvalidBucketName": NoBucket,
+        "NoSuchUpload": NoUpload,
+        "NoSuchKey": NotThere,
+        "404": NotThere,  # the answer to HEAD has no body, and so no code
+    }
+    return kinds.get(code, StorageRefused)(sentence)
+
+
+def _condition(over: str) -> dict[str, str]:
+    return {"IfNoneMatch": "*"} if over == NOTHING else {"IfMatch": f'"{over}"'}
+
+
+def _as_headers(condition: dict[str, str]) -> dict[str, str]:
+    names = {"IfMatch": "If-Match", "IfNoneMatch": "If-None-Match"}
+    return {names[name]: value for name, value in condition.items()}
 
 
 def _multipart_etag(parts: list[Part]) -> str:

@@ -15,12 +15,14 @@ from kelpie_worker.messages import (
     Command,
     Committed,
     Departed,
+    Doubted,
     GraceEnded,
     HoldLease,
     Lagging,
     LeaseRenewed,
     Message,
     Outcome,
+    ProveLease,
     Recall,
     Recalled,
     Refused,
@@ -107,6 +109,8 @@ class Supervisor:
                 self._tell_checkpoint(message)
             case Lagging():
                 self._tell_lag(message)
+            case Doubted():
+                self._send(ProveLease(message.claim_id))
             case Transferring():
                 self._note_transfers(message)
             case ChildDied():

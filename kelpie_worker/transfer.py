@@ -13,20 +13,19 @@ import shutil
 import threading
 import weakref
 import zlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Protocol
 
-from kelpie_worker import logs
 from kelpie_worker.scan import Signature, signature_of
-from kelpie_worker.storage import Part, Storage, StorageRefused, StorageUnreachable, Stored, Target
+from kelpie_worker.shelf import Kept, Shelf
+from kelpie_worker.storage import Part, Storage, Stored, Target
 
 PART_SIZE = 8 * 1024 * 1024
 _MOST_PARTS = 9000  # S3 allows 10,000
 _PARTS_AT_ONCE = 4
 WHOLE_SIZE = 5 * 1024 * 1024  # up to this a file is sent whole, when it is committed
-_HELD_SIZE = 32 * 1024 * 1024  # bytes of such files kept in memory at once; beyond it they go in parts too
 
 
 class Spoiled(Exception):
@@ -40,8 +39,8 @@ class Prepared(Protocol):
     def ready(self) -> None:
         """Wait until every byte has arrived. The storage's errors, Cancelled."""
 
-    def commit(self) -> Stored:
-        """Make it visible. The storage's errors, Cancelled."""
+    def commit(self, over: str | None = None) -> Stored:
+        """Make it visible, in the place of the object with that ETag. The storage's errors, Changed, Cancelled."""
 
     def abort(self) -> None:
         """Forget it; harmless after a commit."""
@@ -56,8 +55,7 @@ class Transfer:
         self._pool = ThreadPoolExecutor(_PARTS_AT_ONCE, thread_name_prefix="parts")
         self._room = threading.BoundedSemaphore(_PARTS_AT_ONCE)
         self._open: weakref.WeakSet[_InParts] = weakref.WeakSet()
-        self._held = 0
-        self._held_lock = threading.Lock()
+        self._shelf = Shelf()
 
     def target(self, bucket: str, key: str) -> Target:
         key = key + ".gz" if self.compression else key
@@ -68,18 +66,16 @@ class Transfer:
     def prepare(self, path: str, version: Signature, target: Target) -> Prepared:
         """Read that version of a file and send what need not wait for the commit. Raises Spoiled, OSError."""
         with PinnedFile(path, version) as file:
-            if self._take_room(version.size):
-                try:
-                    return self._whole(file, version.size, target)
-                except BaseException:
-                    self._free_room(version.size)
-                    raise
+            if version.size <= WHOLE_SIZE and (upload := self._whole(file, version.size, path, target)):
+                return upload
             return self._in_parts(file, version.size, target)
 
-    def _whole(self, file: "PinnedFile", size: int, target: Target) -> Prepared:
+    def _whole(self, file: "PinnedFile", size: int, path: str, target: Target) -> Prepared | None:
+        """None if there is no room to keep it."""
         body = b"".join(self._stream(file, max(1, size)))
         file.verify()
-        return _Whole(self.storage, target, body, lambda: self._free_room(size))
+        kept = self._shelf.keep(body, str(Path(path).parent))
+        return _Whole(self.storage, target, len(body), kept) if kept else None
 
     def _in_parts(self, file: "PinnedFile", size: int, target: Target) -> Prepared:
         upload = _InParts(self.storage, target, size)
@@ -96,16 +92,6 @@ class Transfer:
     def _stream(self, file: "PinnedFile", block: int) -> Iterator[bytes]:
         blocks = file.blocks(block)
         return gzipped(blocks, block) if self.compression else blocks
-
-    def _take_room(self, size: int) -> bool:
-        with self._held_lock:
-            fits = size <= WHOLE_SIZE and self._held + size <= _HELD_SIZE
-            self._held += size if fits else 0
-            return fits
-
-    def _free_room(self, size: int) -> None:
-        with self._held_lock:
-            self._held -= size
 
     def close(self) -> None:
         """Abort what is not committed; may be called again. The attempt must be cancelled before."""
@@ -177,27 +163,27 @@ class PinnedFile:
 
 
 class _Whole:
-    """A small file, in memory until its commit."""
+    """A small file, kept until its commit."""
 
-    def __init__(self, storage: Storage, target: Target, body: bytes, release: Callable[[], None]) -> None:
-        self.size = self.sent = len(body)
+    def __init__(self, storage: Storage, target: Target, size: int, kept: Kept) -> None:
+        self.size = self.sent = size
         self._storage = storage
         self._target = target
-        self._body = body
-        self._release: Callable[[], None] | None = release
+        self._kept: Kept | None = kept
 
     def ready(self) -> None:
         pass
 
-    def commit(self) -> Stored:
-        stored = self._storage.put(self._target, self._body)
+    def commit(self, over: str | None = None) -> Stored:
+        assert self._kept
+        stored = self._storage.put(self._target, self._kept.read(), over)
         self.abort()
         return stored
 
     def abort(self) -> None:
-        if self._release:
-            self._release()
-        self._release, self._body = None, b""
+        if self._kept:
+            self._kept.let_go()
+        self._kept = None
 
 
 class _InParts:
@@ -236,10 +222,10 @@ class _InParts:
         for part in self._parts:
             part.result()
 
-    def commit(self) -> Stored:
+    def commit(self, over: str | None = None) -> Stored:
         assert self._id is not None
         parts = [part.result() for part in self._parts]
-        stored = self._storage.complete(self._target, self._id, parts, self.sent)
+        stored = self._storage.complete(self._target, self._id, parts, self.sent, over)
         self._id = None
         return stored
 
@@ -247,12 +233,14 @@ class _InParts:
         if self._id is None:
             return
         upload_id, self._id = self._id, None
-        for part in self._parts:
-            part.cancel()
-        try:
-            self._storage.abort(self._target, upload_id)
-        except (StorageUnreachable, StorageRefused) as error:
-            logs.warn("upload_not_aborted", key=self._target.key, detail=str(error))
+        running = [part for part in self._parts if not part.cancel() and not part.done()]
+        self._storage.abort(self._target, upload_id)
+        if running:  # what arrives after the upload was aborted stays, unless it is aborted again
+            threading.Thread(target=self._abort_again, args=(upload_id, running), daemon=True).start()
+
+    def _abort_again(self, upload_id: str, running: list[Future[Part]]) -> None:
+        wait(running)
+        self._storage.abort(self._target, upload_id)
 
 
 def part_size(size: int) -> int:

@@ -13,12 +13,14 @@ from kelpie_worker.checkpoints import Checkpoints
 from kelpie_worker.child import Duty, Tell, live
 from kelpie_worker.config import Config
 from kelpie_worker.downloads import Collision, download
+from kelpie_worker.fence import Fence
 from kelpie_worker.job import Job, StoredObject, SyncBlock
 from kelpie_worker.lease import Cancelled, Lease
 from kelpie_worker.linux import boottime, die_with
 from kelpie_worker.messages import (
     Abandon,
     Committed,
+    Doubted,
     Download,
     Downloaded,
     Flush,
@@ -43,6 +45,7 @@ from kelpie_worker.pattern import PatternTooSlow, matcher
 from kelpie_worker.scan import Signature, is_inside
 from kelpie_worker.storage import SharedClient, Storage, StorageRefused, StorageUnreachable
 from kelpie_worker.transfer import Transfer
+from kelpie_worker.unfinished import Unfinished, journal_of
 
 _TELL_TRANSFERS_EVERY = 1.0
 _REST = 60.0  # seconds without a job until what boto3 takes, half of the worker's memory, is given back
@@ -61,9 +64,10 @@ class Uploader(Duty):
     def __init__(self, config: Config, tell: Tell) -> None:
         self._config = config
         self._tell = tell
-        self._client = SharedClient(config.aws_region)
+        self._client = SharedClient(config.aws_region, Unfinished(journal_of(config.state_file)))
         self._files: dict[str, JobFiles] = {}
         self._rests_at: float | None = None
+        self._clear_up()
 
     def obey(self, command: Work | Renew | Abandon) -> None:
         match command:
@@ -72,6 +76,8 @@ class Uploader(Duty):
             case Abandon():
                 self._of(command.claim_id).abandon()
             case _:
+                if isinstance(command, Download):
+                    self._clear_up()
                 self._of(command.job.claim_id).begin(command)
 
     def tick(self) -> float | None:
@@ -93,6 +99,12 @@ class Uploader(Duty):
         """A command that comes just now is not lost: the supervisor enters the phases of its jobs again."""
         return not self._files and self._rests_at is not None and boottime() >= self._rests_at
 
+    def _clear_up(self) -> None:
+        """Abort what was left unfinished, while whatever else is to be done goes on."""
+        if self._client.unfinished.any_left:
+            storage = Storage(self._client, Lease(), max_retries=0)
+            threading.Thread(target=storage.abort_left, daemon=True, name="ClearUp").start()
+
     def _of(self, claim_id: str) -> "JobFiles":
         if claim_id not in self._files:
             self._files[claim_id] = JobFiles(claim_id, self._config, self._client, self._tell)
@@ -111,6 +123,7 @@ class JobFiles:
         self._tell = tell
         self._storage = Storage(client, self.lease, config.max_retries)
         self._transfer: Transfer | None = None
+        self._fence: Fence | None = None
         self._own_files = directories.own_files(config.state_file)
         self._places_file = places.file_of(config.state_file, claim_id)
         known = places.load(self._places_file)
@@ -250,6 +263,12 @@ class JobFiles:
             self._transfer = Transfer(self._storage, job.compression)
         return self._transfer
 
+    def _fenced(self, job: Job) -> Fence:
+        """One for all directories: two blocks may send to one key."""
+        if self._fence is None:
+            self._fence = Fence(job, self._storage, self.lease, lambda: self._tell(Doubted(self._claim_id)))
+        return self._fence
+
     def _all_watches(self, job: Job) -> list[Checkpoints]:
         self._manifests = ManifestOfAll(self._claim_id, self._tell)
         self._manifests.watches = [self._checkpoints(job, block) for block in job.during]
@@ -280,6 +299,7 @@ class JobFiles:
                 if is_inside(path, block.local_path)
             },
             self._manifests.tell,
+            self._fenced(job),
         )
 
     def _tell_refusal(self, refusal: StorageRefused | PatternTooSlow) -> None:

@@ -69,6 +69,11 @@ class S3Server:
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         return [item["Key"] for page in pages for item in page.get("Contents", [])]
 
+    def etags(self, bucket: str, prefix: str = "") -> dict[str, str]:
+        """{key: ETag}, of the first thousand."""
+        answer = self._client.list_objects_v2(Bucket=bucket, Prefix=prefix)
+        return {item["Key"]: item["ETag"].strip('"') for item in answer.get("Contents", [])}
+
     def files(self, bucket: str, prefix: str) -> dict[str, bytes]:
         """Everything below a prefix: {key without the prefix: bytes}."""
         return {key.removeprefix(prefix): self.get(bucket, key) for key in self.keys(bucket, prefix)}
@@ -77,6 +82,13 @@ class S3Server:
         """Keys of multipart uploads that were begun and neither completed nor aborted."""
         answer = self._client.list_multipart_uploads(Bucket=bucket, Prefix=prefix)
         return [upload["Key"] for upload in answer.get("Uploads", [])]
+
+    def begin_upload(self, bucket: str, key: str) -> str:
+        """A multipart upload of somebody else's; its id."""
+        return self._client.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
+
+    def abort_upload(self, bucket: str, key: str, upload_id: str) -> None:
+        self._client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
 
     @cached_property
     def _client(self) -> "S3Client":

@@ -3,10 +3,13 @@
     python -m local_stack.s3_server PORT [BYTES_PER_SECOND]
 
 Objects live in memory and end with the server. BYTES_PER_SECOND holds back the body of every upload, so that
-"in the middle of an upload" lasts long enough to be seen, and hit.
+"in the middle of an upload" lasts long enough to be seen, and hit. What moto lets pass and S3 does not is refused
+here: completing a multipart upload over another object than the one named by If-Match.
 """
 
+import io
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import IO, Any
@@ -51,8 +54,48 @@ def behind_slow_line(app: WsgiApp, rate: int) -> WsgiApp:
     return slowed
 
 
+class EnforcedConditions:
+    """If-Match and If-None-Match on CompleteMultipartUpload as S3 judges them. On PutObject moto does."""
+
+    def __init__(self, app: WsgiApp) -> None:
+        self._app = app
+        self._lock = threading.Lock()  # nobody writes between the look and the completion
+
+    def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
+        completes = environ["REQUEST_METHOD"] == "POST" and "uploadId=" in environ["QUERY_STRING"]
+        if not completes or not ("HTTP_IF_MATCH" in environ or "HTTP_IF_NONE_MATCH" in environ):
+            return self._app(environ, start_response)
+        with self._lock:
+            if refusal := _refusal(environ, self._etag(environ)):
+                status, code = refusal
+                environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+                start_response(status, [("Content-Type", "application/xml")])
+                return [f"<?xml version='1.0'?><Error><Code>{code}</Code></Error>".encode()]
+            return list(self._app(environ, start_response))
+
+    def _etag(self, environ: Environ) -> str | None:
+        """Of the object that is there now."""
+        answers: list[tuple[str, list[tuple[str, str]]]] = []
+
+        def note(status: str, headers: list[tuple[str, str]], *_: Any) -> None:
+            answers.append((status, headers))
+
+        look = {name: value for name, value in environ.items() if not name.startswith("HTTP_IF_")}
+        look |= {"REQUEST_METHOD": "HEAD", "QUERY_STRING": "", "CONTENT_LENGTH": "0", "wsgi.input": io.BytesIO()}
+        list(self._app(look, note))
+        found = {name.lower(): value for name, value in answers[0][1]}
+        return found.get("etag", "").strip('"') if answers[0][0].startswith("200") else None
+
+
+def _refusal(environ: Environ, etag: str | None) -> tuple[str, str] | None:
+    if etag is None:
+        return ("404 Not Found", "NoSuchKey") if "HTTP_IF_MATCH" in environ else None
+    holds = environ.get("HTTP_IF_MATCH", "").strip('"') == etag
+    return None if holds else ("412 Precondition Failed", "PreconditionFailed")
+
+
 def main(port: int, rate: int | None) -> None:
-    app: WsgiApp = DomainDispatcherApplication(create_backend_app)
+    app: WsgiApp = EnforcedConditions(DomainDispatcherApplication(create_backend_app))
     if rate:
         app = behind_slow_line(app, rate)
     run_simple("127.0.0.1", port, app, threaded=True, request_handler=MotoRequestHandler)

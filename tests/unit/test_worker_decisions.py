@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from kelpie_worker import config, logs
 from kelpie_worker.backoff import backoff
-from kelpie_worker.checkpoints import Ledger, commit_order
+from kelpie_worker.checkpoints import Ledger, commit_order, commit_steps
 from kelpie_worker.config import LegacyDirectories
 from kelpie_worker.directories import moved_path, set_aside, why_not_to_wipe, wipe
 from kelpie_worker.downloads import landing_path
@@ -239,6 +239,8 @@ def test_commits_go_by_age_and_small_markers_last() -> None:
         "old": signature(0),
     }
     assert commit_order(files) == ["old", "step/a", "step/b", "huge.json", "latest", "step/index.json"]
+    assert commit_steps(files) == (["old", "step/a", "step/b"], ["huge.json", "latest", "step/index.json"])
+    assert commit_steps({"latest": signature(1)}) == ([], ["latest"])
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
-# "503", "500", "html" (a page of somebody in between), "403", "400", "reset" and "stall" (no answer before the proxy is
-# closed) in place of being carried out, "lost" after it, "truncate" in its answer; "swallow" is a yes to what is
-# not carried out; "gone" is what S3 answers to the completion of an upload that is complete already, and moto does
-# not.
+# "503", "500", "html" (a page of somebody in between), "403", "400", "reset" and "stall" (no answer before the
+# proxy is closed) in place of being carried out, "lost" after it, "truncate" in its answer; "swallow" is a yes to
+# what is not carried out; "gone" is what S3 answers to the completion of an upload that is complete already, and
+# moto does not; "501" and "412" are what a server says that knows no conditions.
 Fault = str
 PAGE = b"<html><body><h1>It works!</h1></body></html>"
 DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Not now.</Message></Error>"
@@ -32,6 +32,9 @@ class FaultyProxy:
         self.headers: list[tuple[str, dict[str, str]]] = []  # of the requests, after their methods
         # Or "whole": they are ignored; "mislabelled": answered with 200; "of any version": If-Match is ignored.
         self.ranges = "honoured"
+        # What this storage makes of If-Match and If-None-Match: heeds them (""), has never heard of them
+        # ("ignored"), or answers them with a fault.
+        self.conditions: Fault = ""
         self._target = urlsplit(target)
         proxy = self
 
@@ -84,6 +87,9 @@ class FaultyProxy:
         self.requests.append((request.command, request.path))
         self.headers.append((request.command, dict(request.headers.items())))
         fault = self.fault(request.command, request.path)
+        if self.conditions and (request.headers["If-Match"] or request.headers["If-None-Match"]):
+            fault = fault or self.conditions
+            del request.headers["If-Match"], request.headers["If-None-Match"]
         if fault in ("503", "500"):
             _answer(request, int(fault), {}, b"")
         elif fault == "html":
@@ -97,6 +103,8 @@ class FaultyProxy:
             _answer(request, 400, {}, b"")
         elif fault == "403":
             _answer(request, 403, {"Content-Type": "application/xml"}, DENIED)
+        elif fault in ("501", "412"):
+            _answer(request, int(fault), {}, b"")
         elif fault == "gone":
             _answer(request, 404, {"Content-Type": "application/xml"}, GONE)
         elif fault == "reset":

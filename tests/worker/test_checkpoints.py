@@ -6,16 +6,17 @@ import itertools
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kelpie_worker import shelf
 from kelpie_worker.checkpoints import Checkpoints
 from kelpie_worker.config import WatchTimes
-from kelpie_worker.job import Job, SyncBlock
+from kelpie_worker.job import Job, StoredObject, SyncBlock
 from kelpie_worker.lease import Lease
 from kelpie_worker.linux import boottime
 from kelpie_worker.scan import Scanner, Snapshot, own_name
@@ -33,7 +34,13 @@ class Watched:
     """A directory under watch, as the uploader would set it up, with the lease in the test's hands."""
 
     def __init__(
-        self, folder: Path, bucket: str, brought: Snapshot | None = None, safe_for: float = 3600, **block: Any
+        self,
+        folder: Path,
+        bucket: str,
+        brought: Snapshot | None = None,
+        safe_for: float = 3600,
+        objects: Mapping[str, StoredObject] | None = None,
+        **block: Any,
     ) -> None:
         self.folder = folder
         folder.mkdir(exist_ok=True)
@@ -43,7 +50,15 @@ class Watched:
         self.transfer = Transfer(Storage(SharedClient(None), self.lease, max_retries=2), compression=False)
         sync = SyncBlock(bucket, "c/", str(folder), **block)
         self.checkpoints = Checkpoints(
-            job, sync, self.transfer, self.lease, TIMES, frozenset(), brought or {}, lambda paths: None
+            job,
+            sync,
+            self.transfer,
+            self.lease,
+            TIMES,
+            frozenset(),
+            brought or {},
+            lambda paths: None,
+            objects=objects,
         )
 
     def write(self, name: str, content: bytes) -> None:
@@ -119,6 +134,37 @@ def test_markers_are_committed_after_the_files_they_name(
     watched.write("optimizer", b"o")
     watched.checkpoints.finish()
     assert committed(faulty) == ["weights", "optimizer", "latest", "index.json"]
+
+
+def test_of_many_files_several_are_committed_at_once_and_each_by_one_request(
+    monkeypatch: pytest.MonkeyPatch, watched: Watched, s3: S3Server, bucket: str, faulty: FaultyProxy
+) -> None:
+    monkeypatch.setattr(shelf, "_MOST_IN_MEMORY", 50_000)  # what is beyond it waits on disk
+    written = {f"{number:02}": os.urandom(10_000) for number in range(20)} | {"latest": b"19"}
+    for name, content in written.items():
+        watched.write(name, content)
+    together = threading.Barrier(4)
+
+    def meet(method: str, path: str) -> None:
+        if len(committed(faulty)) <= 16:
+            together.wait(30)
+
+    faulty.fault = meet
+    watched.checkpoints.finish()
+    assert keys_of(s3, bucket) == written
+    assert len(faulty.requests) == len(written) and committed(faulty)[-2:] == ["19", "latest"]
+
+
+def test_where_neither_memory_nor_disk_has_room_small_files_wait_in_the_bucket(
+    monkeypatch: pytest.MonkeyPatch, watched: Watched, s3: S3Server, bucket: str
+) -> None:
+    monkeypatch.setattr(shelf, "_MOST_IN_MEMORY", 5)
+    monkeypatch.setattr(shelf, "_MOST_ON_DISK", 5)
+    written = {name: name.encode() * 3 for name in "abcd"}
+    for name, content in written.items():
+        watched.write(name, content)
+    watched.checkpoints.finish()
+    assert keys_of(s3, bucket) == written and s3.unfinished_uploads(bucket) == []
 
 
 def test_nothing_of_a_generation_is_visible_before_all_of_it_is_there(

@@ -12,7 +12,9 @@ import pytest
 from kelpie_worker.linux import descendants
 from local_stack.processes import wait_for
 from local_stack.s3 import S3Server
+from tests.worker.conftest import block
 from tests.worker.coordinator import FakeCoordinator
+from tests.worker.faulty import FaultyProxy
 from tests.worker.test_interruptions import is_alive
 from tests.worker.test_journey import Sync, finished, shell
 from tests.worker.worker import Worker
@@ -69,3 +71,31 @@ def test_a_worker_killed_at_any_moment_goes_on_with_the_same_attempt(
     wait_for(lambda: worker.state()["jobs"][-1]["end"], "the job to be off the books")
     assert not any(path for name in ("in", "out", "checkpoint") for path in (worker.folder / name).iterdir())
     assert not list(worker.folder.glob(".kelpie-*"))
+
+
+@pytest.mark.parametrize("phase", ["during", "after"])
+def test_what_a_killed_worker_left_unfinished_in_the_bucket_is_aborted_and_nobody_elses(
+    coordinator: FakeCoordinator,
+    make_worker: Callable[..., Worker],
+    s3: S3Server,
+    bucket: str,
+    faulty: FaultyProxy,
+    phase: str,
+) -> None:
+    somebody_elses = s3.begin_upload(bucket, "ck/large")
+    faulty.fault = lambda method, path: "503" if "partNumber" in path else None
+    end = "exec sleep 1000" if phase == "during" else "exit 0"
+    job = coordinator.submit(
+        **shell(f"head -c 6000000 /dev/zero > ck/large; {end}"), sync={phase: [block(bucket, "ck")]}
+    )
+    worker = make_worker(AWS_ENDPOINT_URL=faulty.url).start()
+    wait_for(lambda: len(s3.unfinished_uploads(bucket)) == 2, "the upload to begin")
+    kill_everything(worker)
+    coordinator.cancel(job)
+
+    worker.start()
+
+    wait_for(lambda: s3.unfinished_uploads(bucket) == ["ck/large"], "the upload to be aborted")
+    s3.abort_upload(bucket, "ck/large", somebody_elses)
+    worker.wait_for("wiped")
+    wait_for(lambda: not list(worker.folder.glob(".kelpie-*")), "the notes to be gone")

@@ -1,0 +1,94 @@
+"""Over which objects an attempt writes: over those it knows, and over no newer attempt's (invariant I12).
+
+A worker that has lost its lease may not have heard of it: its machine slept between the look at the lease and the
+request, or the request was long on its way. So the request itself names the ETag of the object that it replaces,
+and storage refuses it if there is another. That is no proof of a newer attempt, for users change objects too: a
+heartbeat sent after the other object was seen tells.
+"""
+
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+from kelpie_worker import logs
+from kelpie_worker.job import Job, StoredObject
+from kelpie_worker.lease import Lease
+from kelpie_worker.linux import boottime
+from kelpie_worker.storage import NOTHING, Changed, Storage, StorageRefused, StorageUnreachable, Stored, Target
+
+_LOOKS_AT_ONCE = 8
+_MOST_TRIES = 5
+Place = tuple[str, str]  # bucket and key
+
+
+class Fence:
+    """What one attempt knows of the objects where its checkpoints lie."""
+
+    def __init__(self, job: Job, storage: Storage, lease: Lease, doubt: Callable[[], None] = lambda: None) -> None:
+        """`doubt` asks for a heartbeat at once; its answer reaches the lease."""
+        self._job = job
+        self._storage = storage
+        self._lease = lease
+        self._doubt = doubt
+        self._known: dict[Place, str | None] = {}  # ETags; None: whatever is there may be replaced
+        self._learning = threading.Lock()
+
+    def know(self, objects: Iterable[StoredObject]) -> None:
+        """These were there when the attempt began."""
+        self._known |= {(stored.bucket, stored.key): stored.etag for stored in objects if stored.etag}
+
+    def hold(self) -> None:
+        """Change nothing in the bucket that may be another attempt's by now. Raises Cancelled."""
+        if self._lease.wait_until_safe():
+            logs.info("commit_was_held", self._job)
+
+    def write(
+        self, target: Target, store: Callable[[str | None], Stored], others: Iterable[Target] = ()
+    ) -> Stored:
+        """Store over what is known to be there. The storage's errors, Cancelled.
+
+        `others` are to be written soon: where one object is another than known, those may be too.
+        """
+        misled = 0
+        for _ in range(_MOST_TRIES):
+            self.hold()
+            over = self._known.get(_place(target), NOTHING)
+            try:
+                stored = store(over)
+            except Changed as changed:
+                misled += changed.found == over
+                self._learn(target, changed, others, trust=misled < 2)
+                continue
+            except StorageRefused:
+                if over is None:  # so it was not for the condition
+                    del self._known[_place(target)]
+                raise
+            if over is None:
+                self._storage.go_without_conditions(
+                    target.bucket, "it refuses conditions, or to say what is there"
+                )
+            else:
+                self._known[_place(target)] = stored.etag
+            return stored
+        raise StorageUnreachable(f"{target.bucket}/{target.key} is being changed by somebody else all the time")
+
+    def _learn(self, target: Target, changed: Changed, others: Iterable[Target], trust: bool) -> None:
+        """What is there now is ours to replace, if a heartbeat is accepted that was sent after the look."""
+        logs.warn("commit_met_another_version", self._job, key=target.key, detail=str(changed))
+        with self._learning:
+            unknown = [place for place in map(_place, others) if place not in self._known]
+            with ThreadPoolExecutor(_LOOKS_AT_ONCE, thread_name_prefix="look") as pool:
+                found = dict(
+                    zip(unknown, pool.map(lambda place: self._storage.etag(*place), unknown), strict=True)
+                )
+            seen_at = boottime()
+            self._doubt()
+            self._lease.wait_for_heartbeat(seen_at, self._job.heartbeat_interval)
+            for place, etag in found.items():
+                if etag is not None:
+                    self._known.setdefault(place, etag)
+            self._known[_place(target)] = changed.found if trust else None
+
+
+def _place(target: Target) -> Place:
+    return target.bucket, target.key
