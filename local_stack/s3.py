@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,8 +76,12 @@ class S3Server:
         return {item["Key"]: item["ETag"].strip('"') for item in answer.get("Contents", [])}
 
     def files(self, bucket: str, prefix: str) -> dict[str, bytes]:
-        """Everything below a prefix: {key without the prefix: bytes}."""
-        return {key.removeprefix(prefix): self.get(bucket, key) for key in self.keys(bucket, prefix)}
+        """Everything below a prefix: {key without the prefix: bytes}; not what is deleted meanwhile."""
+        found = {}
+        for key in self.keys(bucket, prefix):
+            with suppress(self._client.exceptions.NoSuchKey):
+                found[key.removeprefix(prefix)] = self.get(bucket, key)
+        return found
 
     def unfinished_uploads(self, bucket: str, prefix: str = "") -> list[str]:
         """Keys of multipart uploads that were begun and neither completed nor aborted."""
