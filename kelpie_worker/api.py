@@ -23,6 +23,7 @@ _CONNECT_TIMEOUT = 5.0
 _READ_TIMEOUT = 15.0
 _SHORT_READ_TIMEOUT = 3.0  # seconds, where the answer is wanted by some time
 _SHORTEST_WAIT = 3  # seconds
+_SHORTEST_POLL = 0.1  # whatever HEARTBEAT_INTERVAL_S says: 0 would be all that worker and server do
 _UNWAITED_PAUSE = 1.0  # seconds before the next claim, where an empty answer came without the wait that was asked
 
 
@@ -193,7 +194,7 @@ class Api:
     def _pause_after(self, answer: _Answer, sent_at: float, wait: int) -> float:
         """Until the next claim, if this one brought nothing. A server that is full, or ends, does not wait."""
         if not wait:
-            return self._config.poll_interval
+            return max(_SHORTEST_POLL, self._config.poll_interval)
         unwaited = boottime() - sent_at < _UNWAITED_PAUSE
         return answer.retry_after or (_UNWAITED_PAUSE if unwaited else 0.0)
 
