@@ -35,9 +35,9 @@ COMMAND = (
 @click.command(help=__doc__)
 @click.option("--binary", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The frozen worker.")
 @click.option("--seconds", default=60, show_default=True, help="Of each measurement.")
-@click.option("--small", is_flag=True, help="Three seconds each, judging nothing.")
+@click.option("--small", is_flag=True, help="Two seconds each, judging nothing.")
 def main(binary: Path | None, seconds: float, small: bool) -> None:
-    seconds = 3 if small else seconds
+    seconds, settling = (2.0, 1.0) if small else (seconds, BEGINNING)
     goals = Goals(judged=not small)
     program = [str(binary.resolve())] if binary else [sys.executable, "-m", "kelpie_worker"]
     with (
@@ -51,9 +51,9 @@ def main(binary: Path | None, seconds: float, small: bool) -> None:
     ):
         key = make_tenant(db).key
         with worker(program, folder / "polling", polled, key, s3) as polling:
-            judge_idle(goals, "polling", polling, seconds)
+            judge_idle(goals, "polling", polling, settling, seconds)
         with worker(program, folder / "waiting", f"http://127.0.0.1:{port}", key, s3) as waiting:
-            judge_idle(goals, "waiting", waiting, seconds)
+            judge_idle(goals, "waiting", waiting, settling, seconds)
             during = [{"bucket": BUCKET, "prefix": "ck/", "local_path": "checkpoint", "direction": "upload"}]
             submit(port, key, 1, {"during": during}, COMMAND)
             wait_for(lambda: "checkpoint_committed" in waiting.log.read_text(), "a checkpoint", timeout=60)
@@ -62,8 +62,8 @@ def main(binary: Path | None, seconds: float, small: bool) -> None:
     sys.exit(goals.verdict())
 
 
-def judge_idle(goals: Goals, how: str, kelpie: Child, seconds: float) -> None:
-    time.sleep(BEGINNING)
+def judge_idle(goals: Goals, how: str, kelpie: Child, settling: float, seconds: float) -> None:
+    time.sleep(settling)
     before, began = processor_time(kelpie), time.monotonic()
     time.sleep(seconds)
     spent = 100 * (processor_time(kelpie) - before) / (time.monotonic() - began)
@@ -141,7 +141,7 @@ def empty_queue() -> Iterator[str]:
 
 
 def processes(kelpie: Child) -> set[int]:
-    """Those of the worker: the command and what it started run in sessions that are not of the program's."""
+    """Those of the worker, without the command's."""
     ours = {kelpie.pid, *descendants(kelpie.pid)}
     return {pid for pid in ours if not is_commands(pid)}
 

@@ -25,7 +25,7 @@ from kelpie_worker.config import Config
 from kelpie_worker.linux import adopt_orphans, be_called, die_with, give_memory_back
 
 Main = Callable[[Connection, Connection, Config], None]
-_LONGEST_BIRTH = 10.0  # seconds
+_LONGEST_BIRTH = 30.0  # seconds
 _LONGEST_NAME = 64  # bytes
 
 

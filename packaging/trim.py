@@ -44,10 +44,15 @@ def trimmed(source: Path, folder: Path) -> Path:
 
 
 def without_words(shape: Any) -> Any:
-    """A service's description without what it says to people. A member may have the name; that is an object."""
+    """A service's description with nothing said to people, but the place for it: botocore looks for that.
+
+    A member of a structure may have the same name; that is an object.
+    """
     if isinstance(shape, list):
         return [without_words(one) for one in shape]
     if isinstance(shape, dict):
-        kept = {name: part for name, part in shape.items() if name != _WORDS or not isinstance(part, str)}
-        return {name: without_words(part) for name, part in kept.items()}
+        return {
+            name: "" if name == _WORDS and isinstance(part, str) else without_words(part)
+            for name, part in shape.items()
+        }
     return shape

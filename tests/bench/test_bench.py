@@ -20,8 +20,9 @@ ROOT = Path(__file__).resolve().parents[2]
         ("scaling", [], "200 rules decided: 200"),
         ("turnaround", [], "without files: idle for"),
         ("torn", [], "fixed names: said to be clean of what is torn or missing: 0"),
+        ("idle", [], "at work:"),
     ],
-    ids=["fill", "claim", "sustained", "waiting", "scaling", "turnaround", "torn"],
+    ids=["fill", "claim", "sustained", "waiting", "scaling", "turnaround", "torn", "idle"],
 )
 def test_a_small_run_works(server_url: str, bench: str, options: list[str], printed: str) -> None:
     ran = subprocess.run(

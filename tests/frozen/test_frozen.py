@@ -23,6 +23,12 @@ KELPIES = (
     "KELPIE_STATE_FILE",
     "KELPIE_CHECKPOINT_STATUS",
 )
+KILL = """
+for process in /proc/[0-9]*; do
+    read -r name <$process/comm && [ "$name" = kelpie-{name} ] && kill -KILL "${{process#/proc/}}"
+done
+true
+"""
 ANOTHER_PROGRAMS = "_MEI00000001aaaaaa"
 
 
@@ -128,6 +134,23 @@ def test_what_killed_workers_left_goes_and_what_others_use_stays(
 
     assert machine.unpacked() > first, "a worker removed the folders of another that runs"
     assert ANOTHER_PROGRAMS in first
+
+
+def test_a_killed_nursery_is_replaced(
+    make_machine: MakeMachine, old_image: str, coordinator: FakeCoordinator, s3: S3Server, bucket: str
+) -> None:
+    machine = make_machine(old_image)
+    machine.start_worker()
+    for name in ("nursery", "uploader"):
+        machine.shell(KILL.format(name=name))
+    wait_for(lambda: machine.shell("cat /worker/log").count('"child_started"') == 4, "another uploader")
+
+    s3.put(bucket, "in/data", b"input")
+    sync = {"before": [block(bucket, "in")], "after": [block(bucket, "out")]}
+    job = coordinator.submit(command="cp", arguments=["in/data", "out/"], sync=sync)
+    completed(coordinator, job)
+    assert s3.files(bucket, "out/") == {"data": b"input"}
+    assert "nursery_replaced" in machine.shell("cat /worker/log")
 
 
 def only_new(unpacked: set[str], left: set[str]) -> set[str] | None:
