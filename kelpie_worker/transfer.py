@@ -54,7 +54,7 @@ class Transfer:
         self.storage = storage
         self.compression = compression
         self._pool = ThreadPoolExecutor(_PARTS_AT_ONCE, thread_name_prefix="parts")
-        self._room = threading.BoundedSemaphore(_PARTS_AT_ONCE * 2)
+        self._room = threading.BoundedSemaphore(_PARTS_AT_ONCE)
         self._open: weakref.WeakSet[_InParts] = weakref.WeakSet()
         self._held = 0
         self._held_lock = threading.Lock()
