@@ -19,8 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
         ("waiting", [], "submissions reached a poller"),
         ("scaling", [], "200 rules decided: 200"),
         ("turnaround", [], "without files: idle for"),
+        ("sync", ["--tools", "rclone"], "one file of 20 MiB:"),
     ],
-    ids=["fill", "claim", "sustained", "waiting", "scaling", "turnaround"],
+    ids=["fill", "claim", "sustained", "waiting", "scaling", "turnaround", "sync"],
 )
 def test_a_small_run_works(server_url: str, bench: str, options: list[str], printed: str) -> None:
     ran = subprocess.run(
