@@ -31,6 +31,7 @@ def main(what: str, folder: Path, bucket: str, prefix: str) -> None:
     logs.configure(config)
     told: queue.Queue[Message] = queue.Queue()
     uploader = Uploader(config, told.put)
+    uploader._client.get()  # boto3 is loaded once in a worker's life
     begun, cpu = time.monotonic(), time.process_time()  # a worker's uploader is there when its job comes
     block = (SyncBlock(bucket, prefix, str(folder.resolve())),)
     uploader.obey(Renew(CLAIM, boottime() + 86_400))
