@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -118,12 +119,15 @@ class Part:
 def connect(region: str | None) -> "S3Client":
     """A client as the AWS_* variables describe it. It may be shared by threads."""
     import boto3
+    import botocore.session
     from botocore.config import Config as ClientConfig
 
     # Some other providers refuse the checksums that boto3 adds; Content-MD5 goes with every upload anyway.
     foreign = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     checksums: Any = "when_required" if foreign else "when_supported"
-    return boto3.session.Session().client(
+    session = botocore.session.get_session()
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_moment)
+    return boto3.session.Session(botocore_session=session).client(
         "s3",
         region_name=region,
         config=ClientConfig(
@@ -540,6 +544,16 @@ def _multipart_etag(parts: list[Part]) -> str:
 def _stored(answer: Any) -> Stored:
     version = answer.get("VersionId")
     return Stored(str(answer.get("ETag", "")).strip('"'), version if version != "null" else None)
+
+
+def _moment(text: str) -> datetime:
+    """A time in an answer. The general reader takes longer over a listing than its bytes take to come."""
+    from botocore.utils import parse_timestamp
+
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return parse_timestamp(text)
 
 
 def _base64(digest: bytes) -> str:

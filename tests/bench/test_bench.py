@@ -21,8 +21,9 @@ ROOT = Path(__file__).resolve().parents[2]
         ("turnaround", [], "without files: idle for"),
         ("torn", [], "fixed names: said to be clean of what is torn or missing: 0"),
         ("idle", [], "at work:"),
+        ("sync", ["--tools", "rclone"], "one file of 20 MiB:"),
     ],
-    ids=["fill", "claim", "sustained", "waiting", "scaling", "turnaround", "torn", "idle"],
+    ids=["fill", "claim", "sustained", "waiting", "scaling", "turnaround", "torn", "idle", "sync"],
 )
 def test_a_small_run_works(server_url: str, bench: str, options: list[str], printed: str) -> None:
     ran = subprocess.run(

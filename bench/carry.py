@@ -1,0 +1,63 @@
+"""One direction of a job's files, as the worker's uploader carries it: what bench.sync measures."""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from kelpie_worker import logs
+from kelpie_worker.config import load
+from kelpie_worker.job import Job, SyncBlock
+from kelpie_worker.linux import boottime
+from kelpie_worker.messages import Download, Downloaded, Flush, Flushed, Message, Renew, Upload, Uploaded, Watch
+from kelpie_worker.uploader import Uploader
+
+CLAIM = "bench"
+ENDS = {"outputs": Uploaded, "checkpoint": Flushed, "download": Downloaded}
+
+
+@click.command(help=__doc__)
+@click.argument("what", type=click.Choice(list(ENDS)))
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("bucket")
+@click.argument("prefix")
+def main(what: str, folder: Path, bucket: str, prefix: str) -> None:
+    config = load({**os.environ, "SALAD_CONTAINER_GROUP_ID": CLAIM, "KELPIE_API_KEY": CLAIM})
+    logs.configure(config)
+    told: queue.Queue[Message] = queue.Queue()
+    uploader = Uploader(config, told.put)
+    uploader._client.get()  # boto3 is loaded once in a worker's life
+    begun, cpu = time.monotonic(), time.process_time()  # a worker's uploader is there when its job comes
+    block = (SyncBlock(bucket, prefix, str(folder.resolve())),)
+    uploader.obey(Renew(CLAIM, boottime() + 86_400))
+    match what:
+        case "outputs":
+            uploader.obey(Upload(Job(CLAIM, CLAIM, after=block), aside=()))
+        case "checkpoint":
+            job = Job(CLAIM, CLAIM, during=block)
+            uploader.obey(Watch(job))
+            uploader.obey(Flush(job))
+        case "download":
+            uploader.obey(Download(Job(CLAIM, CLAIM, before=block)))
+    failure = wait_for_end(told, ENDS[what])
+    click.echo(f"carried in {time.monotonic() - begun:.3f} s, {time.process_time() - cpu:.3f} s CPU")
+    sys.exit(failure)
+
+
+def wait_for_end(told: queue.Queue[Message], end: type[Message]) -> str | None:
+    """None once it is done; else what came instead."""
+    while True:
+        message = told.get()
+        if isinstance(message, end):
+            return None
+        if "Refused" in type(message).__name__ or "Troubled" in type(message).__name__:
+            return str(message)
+
+
+if __name__ == "__main__":
+    main()
