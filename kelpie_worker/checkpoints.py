@@ -329,10 +329,9 @@ class Checkpoints:
 
     def _delete(self, due: list[str]) -> None:
         for path in due:
-            self._fence.hold()
             target = self._target(path)
             try:
-                self._transfer.storage.delete(target.bucket, target.key)
+                self._fence.delete(target)
                 self._objects.pop(path, None)
             except StorageRefused as error:  # a bucket may allow writing only; nothing is lost by what stays
                 logs.warn("delete_refused", self._job, key=target.key, detail=str(error))

@@ -72,6 +72,15 @@ class Fence:
             return stored
         raise StorageUnreachable(f"{target.bucket}/{target.key} is being changed by somebody else all the time")
 
+    def delete(self, target: Target) -> None:
+        """Delete what is known to be there; what somebody else put there stays. The storage's errors, Cancelled."""
+        self.hold()
+        try:
+            self._storage.delete(target.bucket, target.key, self._known.get(_place(target)))
+        except Changed as changed:
+            logs.warn("delete_met_another_version", self._job, key=target.key, detail=str(changed))
+        self._known.pop(_place(target), None)
+
     def _learn(self, target: Target, changed: Changed, others: Iterable[Target], trust: bool) -> None:
         """What is there now is ours to replace, if a heartbeat is accepted that was sent after the look."""
         logs.warn("commit_met_another_version", self._job, key=target.key, detail=str(changed))

@@ -99,6 +99,22 @@ def test_a_zombie_overwrites_nothing_newer(
     assert keys_of(s3, bucket) == content(b"n")
 
 
+def test_a_zombie_deletes_nothing_newer(
+    aws: None, tmp_path: Path, s3: S3Server, bucket: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    zombie = Watched(tmp_path / "checkpoint", bucket, safe_for=LAST_HEARTBEAT)
+    for version in (b"1", b"2"):
+        for name in ("kept", "removed", "old"):
+            zombie.write(name, version)
+        assert zombie.checkpoints.cycle(final=True)
+    s3.put(bucket, "c/removed", b"newer")
+    (zombie.folder / "removed").unlink()
+    (zombie.folder / "old").unlink()
+    assert zombie.checkpoints.cycle(final=True)
+    assert keys_of(s3, bucket) == {"kept": b"2", "removed": b"newer"}
+    assert "delete_met_another_version" in capfd.readouterr().err
+
+
 def ended_by_cancel(watched: Watched) -> None:
     with pytest.raises(Cancelled):
         watched.checkpoints.cycle(final=True)
