@@ -22,6 +22,7 @@ from kelpie_worker.fence import Fence
 from kelpie_worker.job import Job, Manifest, StoredObject, SyncBlock
 from kelpie_worker.lease import Lease
 from kelpie_worker.linux import boottime
+from kelpie_worker.patience import Patience
 from kelpie_worker.pattern import PatternTooSlow, matcher
 from kelpie_worker.scan import Scanner, Signature, Snapshot, own_name, signature_of
 from kelpie_worker.storage import NotThere, StorageRefused, StorageUnreachable, Stored, Target
@@ -101,7 +102,7 @@ class Checkpoints:
         committed: Callable[[], None] = lambda: None,
         fence: Fence | None = None,
     ) -> None:
-        """`refused` is told once if storage refuses before anything was sent, or a match never ends.
+        """`refused` is told once if storage keeps refusing before anything was sent, or a match never ends.
 
         `real_path` is that of `local_path`. `objects` are those of the files that the download brought.
         `committed` is called once a generation is whole; `whole` says then what it is. `fence` is the attempt's.
@@ -116,6 +117,7 @@ class Checkpoints:
         self._times = times
         self._busy = busy
         self._refused = refused
+        self._told = False  # that storage refuses
         self._scanner = Scanner(block.local_path, matches, own_files, real_path)
         self._hint = Hint()
         self._uploaded: Snapshot = {}
@@ -147,14 +149,18 @@ class Checkpoints:
             self._thread.join()
         if self._error:
             raise self._error
-        failures = 0
+        failures, patience = 0, Patience()
         while True:
             try:
                 if self.cycle(final=True):
                     return
                 continue
-            except StorageUnreachable as error:
+            except (StorageUnreachable, StorageRefused) as error:
                 failures += 1
+                if isinstance(error, StorageUnreachable):
+                    patience.renew()
+                elif self._told or patience.has_ended(error):
+                    raise
                 logs.warn("checkpoint_delayed", self._job, detail=str(error))
             self._lease.pause(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE))
 
@@ -181,28 +187,30 @@ class Checkpoints:
             self._hint.stop()
 
     def _send_changes(self) -> None:
-        failures = 0
+        failures, patience = 0, Patience()
         while not self._finishing.is_set():
             try:
                 up_to_date = self.cycle(final=False)
                 failures = 0
+                patience.renew()
             except (StorageUnreachable, StorageRefused, OSError) as error:
                 failures += 1
                 logs.warn("checkpoint_delayed", self._job, detail=str(error))
-                self._tell_refusal(error)
+                self._tell_refusal(error, patience)
                 self._finishing.wait(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE))
                 continue
             if up_to_date:
                 self._hint.wait(self._scan_pause)
             self._lease.check()
 
-    def _tell_refusal(self, error: Exception) -> None:
+    def _tell_refusal(self, error: Exception, patience: Patience) -> None:
         """A command must not run for a week beside a bucket that never took anything."""
-        refusal = isinstance(error, StorageRefused) and not isinstance(error, NotThere)
-        if refusal and self._refused and not self._uploaded:
-            assert isinstance(error, StorageRefused)
+        nothing_to_tell = self._told or self._uploaded or isinstance(error, NotThere)
+        if not isinstance(error, StorageRefused):
+            patience.renew()
+        elif not nothing_to_tell and self._refused and patience.has_ended(error):
+            self._told = True
             self._refused(error)
-            self._refused = None
 
     def cycle(self, final: bool) -> bool:
         """Send what has changed, if anything. True if nothing is left of what was seen."""
@@ -336,10 +344,9 @@ class Checkpoints:
 
     def _delete(self, due: list[str]) -> None:
         for path in due:
-            self._fence.hold()
             target = self._target(path)
             try:
-                self._transfer.storage.delete(target.bucket, target.key)
+                self._fence.delete(target)
                 self._objects.pop(path, None)
             except StorageRefused as error:  # a bucket may allow writing only; nothing is lost by what stays
                 logs.warn("delete_refused", self._job, key=target.key, detail=str(error))

@@ -56,8 +56,10 @@ class Fence:
             try:
                 stored = store(over)
             except Changed as changed:
+                logs.warn("commit_met_another_version", self._job, key=target.key, detail=str(changed))
                 misled += changed.found == over
-                self._learn(target, changed, others, trust=misled < 2)
+                self._learn(target, over, changed.found if misled < 2 else None, others)
+
                 continue
             except StorageRefused:
                 if over is None:  # so it was not for the condition
@@ -72,22 +74,30 @@ class Fence:
             return stored
         raise StorageUnreachable(f"{target.bucket}/{target.key} is being changed by somebody else all the time")
 
-    def _learn(self, target: Target, changed: Changed, others: Iterable[Target], trust: bool) -> None:
+    def delete(self, target: Target) -> None:
+        """Delete what is known to be there; somebody else's object stays. The storage's errors, Cancelled."""
+        self.hold()
+        try:
+            self._storage.delete(target.bucket, target.key, self._known.get(_place(target)))
+        except Changed as changed:
+            logs.warn("delete_met_another_version", self._job, key=target.key, detail=str(changed))
+        self._known.pop(_place(target), None)
+
+    def _learn(self, target: Target, over: str | None, found: str | None, others: Iterable[Target]) -> None:
         """What is there now is ours to replace, if a heartbeat is accepted that was sent after the look."""
-        logs.warn("commit_met_another_version", self._job, key=target.key, detail=str(changed))
         with self._learning:
-            unknown = [place for place in map(_place, others) if place not in self._known]
+            if self._known.get(_place(target), NOTHING) != over:
+                return  # learned by another thread, as one of its others
+            before = {place: self._known.get(place) for place in map(_place, others)}
             with ThreadPoolExecutor(_LOOKS_AT_ONCE, thread_name_prefix="look") as pool:
-                found = dict(
-                    zip(unknown, pool.map(lambda place: self._storage.etag(*place), unknown), strict=True)
-                )
+                etags = list(pool.map(lambda place: self._storage.etag(*place), before))
             seen_at = boottime()
             self._doubt()
             self._lease.wait_for_heartbeat(seen_at, self._job.heartbeat_interval)
-            for place, etag in found.items():
-                if etag is not None:
-                    self._known.setdefault(place, etag)
-            self._known[_place(target)] = changed.found if trust else None
+            for (place, known), etag in zip(before.items(), etags, strict=True):
+                if etag is not None and self._known.get(place) == known:  # else it was written meanwhile
+                    self._known[place] = etag
+            self._known[_place(target)] = found
 
 
 def _place(target: Target) -> Place:

@@ -11,17 +11,16 @@ from kelpie_worker.backoff import backoff
 from kelpie_worker.directories import moved_path, open_up
 from kelpie_worker.job import Job, SyncBlock
 from kelpie_worker.lease import Lease
-from kelpie_worker.linux import boottime
 from kelpie_worker.messages import Aside
+from kelpie_worker.patience import Patience
 from kelpie_worker.pattern import matcher
 from kelpie_worker.places import Places
 from kelpie_worker.scan import Moved, Scanner, Signature, signature_of
-from kelpie_worker.storage import NoBucket, StorageRefused, StorageUnreachable, Target
+from kelpie_worker.storage import StorageRefused, StorageUnreachable, Target
 from kelpie_worker.transfer import Spoiled, Transfer
 
 _FILES_AT_ONCE = 8
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
-_PATIENCE = 600.0  # seconds with a refusal that somebody may lift: of a key that expired, a quota, a clock
 
 
 @dataclass(frozen=True)
@@ -94,21 +93,18 @@ class Outputs:
 
         StorageRefused, OSError, Cancelled.
         """
-        failures, believed = 0, float("inf")
+        failures, patience = 0, Patience()
         while True:
             try:
                 self._send_once(output)
                 return
             except StorageUnreachable as error:
                 failures += 1
-                believed = float("inf")
+                patience.renew()
                 logs.warn("upload_delayed", self._job, key=output.target.key, detail=str(error))
-            except NoBucket:
-                raise
             except StorageRefused as error:
                 failures += 1
-                believed = min(believed, boottime() + _PATIENCE)
-                if boottime() >= believed:
+                if patience.has_ended(error):
                     raise
                 logs.warn("upload_refused", self._job, key=output.target.key, detail=str(error))
             except Spoiled:  # by whoever else has a link to the file, be it only its number of links

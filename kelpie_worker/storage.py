@@ -316,8 +316,22 @@ class Storage:
             lambda upload: self.abort(Target(bucket=upload[1], key=upload[2], content_type=""), upload[0])
         )
 
-    def delete(self, bucket: str, key: str) -> None:
-        self._repeated(f"deleting {bucket}/{key}", lambda: self._client.delete_object(Bucket=bucket, Key=key))
+    def delete(self, bucket: str, key: str, known: str | None = None) -> None:
+        """Raises Changed too, where another object is there than that of the ETag `known`, if storage can tell."""
+        what = f"deleting {bucket}/{key}"
+        if known and self._shared.heeds_conditions.get(bucket):
+            try:
+                self._repeated(
+                    what, lambda: self._client.delete_object(Bucket=bucket, Key=key, IfMatch=f'"{known}"')
+                )
+                return
+            except NoBucket:
+                raise
+            except NotThere:
+                return
+            except StorageRefused:
+                pass  # not every storage that heeds conditions does so for this
+        self._repeated(what, lambda: self._client.delete_object(Bucket=bucket, Key=key))
 
     @property
     def _client(self) -> "S3Client":

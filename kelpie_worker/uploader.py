@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from kelpie_worker import directories, logs, places
+from kelpie_worker import directories, logs, patience, places
+from kelpie_worker.backoff import backoff
 from kelpie_worker.checkpoints import Checkpoints
 from kelpie_worker.child import Duty, Tell, live
 from kelpie_worker.config import Config
@@ -49,6 +50,7 @@ from kelpie_worker.unfinished import Unfinished, journal_of
 
 _TELL_TRANSFERS_EVERY = 1.0
 _REST = 60.0  # seconds without a job until what boto3 takes, half of the worker's memory, is given back
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 _LARGEST_MANIFEST = 20_000  # files; the coordinator takes no more
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _JOBS_FAULT = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)  # a key that is no name for a file
@@ -179,14 +181,26 @@ class JobFiles:
     def _carry_out(self, command: Work, work: Callable[[Any], Message]) -> None:
         """Every command ends in a message, or in the attempt's own end."""
         try:
-            message = work(command)
+            self._tell(self._answer(command, work))
         except Cancelled:
             return
-        except Exception as error:  # noqa: BLE001 - whatever it was, the job must not wait for ever
-            if self.lease.cancelled:
-                return
-            message = answer_to(error, command)
-        self._tell(message)
+
+    def _answer(self, command: Work, work: Callable[[Any], Message]) -> Message:
+        """What the command came to. Once the job's command has ended, trouble is waited out: it cost hours."""
+        began, failures = boottime(), 0
+        while True:
+            try:
+                return work(command)
+            except Cancelled:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it was, the job must not wait for ever
+                self.lease.check()
+                answer = answer_to(error, command)
+            if isinstance(answer, Refused) or not may_pass(answer, command, boottime() - began):
+                return last_answer(answer, command)
+            failures += 1
+            logs.warn("files_delayed", command.job, command=type(command).__name__, detail=answer.detail)
+            self.lease.pause(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE))
 
     # --- what the commands do -----------------------------------------------------------------------
 
@@ -334,6 +348,20 @@ def answer_to(error: Exception, command: Work) -> Refused | Troubled:
             return Refused(claim_id, "pattern", str(error))
     logs.error("uploader_failed", command.job, command=type(command).__name__, detail=detail)
     return Troubled(claim_id, "internal", detail)
+
+
+def may_pass(trouble: Troubled, command: Work, waited: float) -> bool:
+    """Whether the files of a command that has ended are worth more waiting: outputs aside are in nobody's way."""
+    if isinstance(command, Upload) and trouble.reason != "internal":
+        return True
+    return isinstance(command, Flush | Stage | Upload) and waited < patience.LONGEST
+
+
+def last_answer(answer: Refused | Troubled, command: Work) -> Refused | Troubled:
+    """Outputs that a defect keeps back would be computed again for ever, if that counted as no failure."""
+    if isinstance(command, Upload) and isinstance(answer, Troubled):
+        return Refused(answer.claim_id, "upload", answer.detail)
+    return answer
 
 
 def _is_the_machines(error: OSError) -> bool:

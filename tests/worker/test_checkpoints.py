@@ -40,6 +40,7 @@ class Watched:
         brought: Snapshot | None = None,
         safe_for: float = 3600,
         objects: Mapping[str, StoredObject] | None = None,
+        refused: Callable[[Any], None] | None = None,
         **block: Any,
     ) -> None:
         self.folder = folder
@@ -58,6 +59,7 @@ class Watched:
             frozenset(),
             brought or {},
             lambda paths: None,
+            refused=refused,
             objects=objects,
         )
 

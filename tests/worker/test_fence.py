@@ -10,7 +10,8 @@ import pytest
 
 from kelpie_worker import transfer
 from kelpie_worker.job import StoredObject
-from kelpie_worker.lease import Cancelled
+from kelpie_worker.lease import Cancelled, safe_until
+from kelpie_worker.linux import boottime
 from kelpie_worker.scan import Scanner
 from local_stack.processes import wait_for
 from local_stack.s3 import S3Server
@@ -99,6 +100,22 @@ def test_a_zombie_overwrites_nothing_newer(
     assert keys_of(s3, bucket) == content(b"n")
 
 
+def test_a_zombie_deletes_nothing_newer(
+    aws: None, tmp_path: Path, s3: S3Server, bucket: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    zombie = Watched(tmp_path / "checkpoint", bucket, safe_for=LAST_HEARTBEAT)
+    for version in (b"1", b"2"):
+        for name in ("kept", "removed", "old"):
+            zombie.write(name, version)
+        assert zombie.checkpoints.cycle(final=True)
+    s3.put(bucket, "c/removed", b"newer")
+    (zombie.folder / "removed").unlink()
+    (zombie.folder / "old").unlink()
+    assert zombie.checkpoints.cycle(final=True)
+    assert keys_of(s3, bucket) == {"kept": b"2", "removed": b"newer"}
+    assert "delete_met_another_version" in capfd.readouterr().err
+
+
 def ended_by_cancel(watched: Watched) -> None:
     with pytest.raises(Cancelled):
         watched.checkpoints.cycle(final=True)
@@ -156,6 +173,25 @@ def test_what_a_user_changed_meanwhile_is_replaced_once_a_heartbeat_is_accepted(
     wait_for(lambda: s3.files(bucket, "ck/") == {"a": b"2\n", "b": b"2\n"}, "the command's version")
     assert worker.seen("commit_met_another_version") and coordinator.status(job) == "running"
     assert coordinator.heartbeats(job) <= 2
+
+
+def test_many_changed_objects_cost_few_heartbeats(aws: None, tmp_path: Path, s3: S3Server, bucket: str) -> None:
+    watched = Watched(tmp_path / "checkpoint", bucket, safe_for=LAST_HEARTBEAT)
+    doubts: list[float] = []
+
+    def heartbeat() -> None:
+        doubts.append(boottime())
+        watched.lease.renew(safe_until(boottime(), 30))
+
+    watched.checkpoints._fence._doubt = heartbeat
+    names = [f"{number:02}" for number in range(30)]
+    for version in (b"1", b"2"):
+        for name in names:
+            s3.put(bucket, f"c/{name}", b"a user's" + version)
+            watched.write(name, version)
+        assert watched.checkpoints.cycle(final=True)
+        assert keys_of(s3, bucket) == dict.fromkeys(names, version)
+    assert 2 <= len(doubts) <= 2 * 8
 
 
 @pytest.mark.parametrize("name", ["a", "large"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,20 +12,26 @@ from typing import Any, cast
 
 import pytest
 
-from kelpie_worker import outputs
+import kelpie_worker.patience
+from kelpie_worker import config, uploader
 from kelpie_worker.job import Job, SyncBlock
 from kelpie_worker.lease import Lease
+from kelpie_worker.messages import Download, Flushed, Message, Refused, Stage, Troubled, Upload
 from kelpie_worker.outputs import Outputs
 from kelpie_worker.places import Places
-from kelpie_worker.storage import NoBucket, StorageRefused, Target
+from kelpie_worker.storage import NoBucket, SharedClient, StorageRefused, Target
 from kelpie_worker.transfer import Transfer
+from kelpie_worker.uploader import JobFiles
 from local_stack.processes import wait_for
 from local_stack.s3 import S3Server
 from tests.worker.conftest import block
 from tests.worker.coordinator import FakeCoordinator
 from tests.worker.faulty import Fault, FaultyProxy
+from tests.worker.test_checkpoints import Watched, aws
 from tests.worker.test_journey import finished, shell
 from tests.worker.worker import Worker
+
+__all__ = ["aws"]
 
 
 def puts(fault: Fault) -> Callable[[str, str], Fault | None]:
@@ -82,7 +89,7 @@ class Refusing:
 def test_a_refusal_that_lasts_is_believed_and_that_of_no_bucket_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: StorageRefused, patience: float, tries: int
 ) -> None:
-    monkeypatch.setattr(outputs, "_PATIENCE", patience)
+    monkeypatch.setattr(kelpie_worker.patience, "LONGEST", patience)
     (tmp_path / "aside").mkdir()
     (tmp_path / "aside" / "result").write_text("1")
     job = Job("claim", "job", after=(SyncBlock("b", "p/", str(tmp_path / "out")),))
@@ -238,3 +245,85 @@ def test_what_the_bucket_took_before_the_uploaders_restart_keeps_a_refusal_from_
     assert not worker.seen("refused") and coordinator.status(job) == "running"
     faulty.fault = lambda method, path: None
     wait_for(lambda: s3.files(bucket, "ck/") == {"one": b"1\n", "two": b"2\n"}, "the second checkpoint")
+
+
+def test_the_last_checkpoint_waits_until_storage_takes_it_again(
+    coordinator: FakeCoordinator,
+    make_worker: Callable[..., Worker],
+    s3: S3Server,
+    bucket: str,
+    faulty: FaultyProxy,
+) -> None:
+    faulty.fault = puts("403")
+    sync = {"during": [block(bucket, "ck")], "after": [block(bucket, "out")]}
+    job = coordinator.submit(**shell("echo 1 > ck/state; echo 1 > out/x"), sync=sync)
+    worker = make_worker(AWS_ENDPOINT_URL=faulty.url, MAX_RETRIES="0").start()
+    worker.wait_for("command_exited")
+    worker.wait_for("checkpoint_delayed", count=len(worker.seen("checkpoint_delayed")) + 2)
+    assert coordinator.reports(job) == []
+    faulty.fault = lambda method, path: None
+    assert finished(coordinator, job)[0] == "completed"
+    assert s3.files(bucket, "ck/") == {"state": b"1\n"}
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_a_refused_checkpoint_is_believed_in_after_a_while(
+    aws: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bucket: str, faulty: FaultyProxy, started: bool
+) -> None:
+    """While the command runs, and when it has ended."""
+    monkeypatch.setattr(kelpie_worker.patience, "LONGEST", 0.5)
+    faulty.fault = puts("403")
+    told: list[Exception] = []
+    watched = Watched(tmp_path / "ck", bucket, refused=told.append)
+    watched.write("state", b"1")
+    if started:
+        watched.checkpoints.start()
+        wait_for(lambda: told, "the refusal to be told")
+    with pytest.raises(StorageRefused):
+        watched.checkpoints.finish()
+    assert len(told) == int(started)
+
+
+class Full:
+    """Work that fails for lack of space as often as it is told to."""
+
+    def __init__(self, times: int, error: Exception) -> None:
+        self.left = times
+        self.error = error
+
+    def __call__(self, command: Any) -> Message:
+        if self.left:
+            self.left -= 1
+            raise self.error
+        return Flushed("claim")
+
+
+NO_SPACE = OSError(errno.ENOSPC, "full")
+
+
+@pytest.mark.parametrize(
+    ("command", "error", "patience", "answer"),
+    [
+        (Stage(Job("claim", "1")), NO_SPACE, 600.0, Flushed),
+        (Stage(Job("claim", "1")), NO_SPACE, 0.0, Troubled),
+        (Upload(Job("claim", "1"), ()), NO_SPACE, 0.0, Flushed),  # in nobody's way
+        (Upload(Job("claim", "1"), ()), PermissionError(13, "no"), 600.0, Refused),
+        (Upload(Job("claim", "1"), ()), RuntimeError("a defect"), 0.0, Refused),
+        (Download(Job("claim", "1")), NO_SPACE, 600.0, Troubled),  # nothing is lost yet
+    ],
+)
+def test_once_the_command_has_ended_trouble_is_waited_out(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    command: Any,
+    error: Exception,
+    patience: float,
+    answer: type[Message],
+) -> None:
+    monkeypatch.setattr(kelpie_worker.patience, "LONGEST", patience)
+    monkeypatch.setattr(uploader, "_FIRST_PAUSE", 0.01)
+    for name, value in {"SALAD_CONTAINER_GROUP_ID": "g", "KELPIE_API_KEY": "k", "KELPIE_API_URL": "x"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("KELPIE_STATE_FILE", str(tmp_path / "state.json"))
+    files = JobFiles("claim", config.load(), SharedClient(None), lambda message: None)
+    assert type(files._answer(command, Full(2, error))) is answer
