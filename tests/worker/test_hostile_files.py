@@ -14,7 +14,7 @@ from local_stack.s3 import S3Server
 from tests.worker.conftest import block
 from tests.worker.coordinator import FakeCoordinator
 from tests.worker.faulty import FaultyProxy
-from tests.worker.test_journey import finished, shell
+from tests.worker.test_journey import finished, python, shell
 from tests.worker.worker import Worker
 
 
@@ -145,3 +145,75 @@ def test_what_the_download_brought_is_not_sent_back_by_a_restarted_uploader(
     assert len(sent) == 1 and "/ck/new" in sent[0]
     worker.wait_for("wiped")
     wait_for(lambda: not list(worker.folder.glob(".kelpie-*")), "Kelpie's own files to go")
+
+
+# --- what other people name things ----------------------------------------------------------------------
+
+
+def test_no_key_of_a_bucket_lands_outside_of_its_directory(
+    coordinator: FakeCoordinator, worker: Worker, s3: S3Server, bucket: str
+) -> None:
+    outside = worker.folder / "victim"
+    outside.write_text("sentinel")
+    keys = {"../victim": False, "a/../../victim": False, "..": False, "a//b": True, "./c": True, "/abs": True}
+    for key in [*keys, f"{worker.folder}/victim"]:
+        s3.put(bucket, f"in/{key}", b"from the bucket")
+    script = "find in -type f | sort > listing; mkdir -p out; mv listing out/"
+    sync = {"before": [block(bucket, "in")], "after": [block(bucket, "out")]}
+    job = coordinator.submit(**shell(script), sync=sync)
+    worker.start()
+    assert finished(coordinator, job)[0] == "completed"
+    within = f"in{worker.folder}/victim"
+    listing = s3.get(bucket, "out/listing").decode().split()
+    assert listing == sorted(["in/a/b", "in/abs", "in/c", within])
+    assert outside.read_text() == "sentinel"
+    refused = {event["key"].removeprefix("in/") for event in worker.seen("key_refused")}
+    assert refused == {key for key, lands in keys.items() if not lands}
+
+
+@pytest.mark.parametrize("local_path", [".", "..", "link", "{folder}/home/../home/"])
+def test_a_local_path_that_holds_what_is_not_the_jobs_is_never_emptied(
+    coordinator: FakeCoordinator, worker: Worker, s3: S3Server, bucket: str, local_path: str
+) -> None:
+    home = worker.folder / "home"
+    (home / "deep").mkdir(parents=True)
+    (worker.folder / "link").symlink_to(home)
+    sentinels = [worker.folder / "sentinel", worker.folder.parent / "sentinel", home / "deep/sentinel"]
+    for sentinel in sentinels:
+        sentinel.write_text("somebody's")
+    here = local_path.format(folder=worker.folder)
+    sync = {kind: [block(bucket, "ck", local_path=here, pattern="^mine$")] for kind in ("before", "during")}
+    job = coordinator.submit(**shell(f"echo 1 > {here}/mine"), sync=sync)
+    worker.start()
+    assert finished(coordinator, job)[0] == "completed"
+    worker.wait_for("wiped", job_id=job)
+    assert [sentinel.read_text() for sentinel in sentinels] == ["somebody's"] * 3
+    assert worker.seen("wipe_refused", job_id=job)
+    assert s3.files(bucket, "ck/") == {"mine": b"1\n"}
+
+
+@pytest.mark.parametrize("kind", ["during", "after"])
+def test_what_cannot_be_an_object_is_named_and_left_out_and_the_rest_goes_up(
+    coordinator: FakeCoordinator, worker: Worker, s3: S3Server, bucket: str, kind: str
+) -> None:
+    script = """
+import os, pathlib, socket
+os.chdir("ck")
+pathlib.Path("plain").write_bytes(b"1")
+pathlib.Path("Grüße, 世界 +&%.txt").write_bytes(b"2")
+open(b"not-utf-8-\\xff", "wb").close()
+os.mkfifo("pipe")
+socket.socket(socket.AF_UNIX).bind("socket")
+os.symlink("/etc", "etc")
+deep = pathlib.Path(*["d" * 250] * 4)
+deep.mkdir(parents=True)
+(deep / ("f" * 100)).write_bytes(b"3")
+"""
+    job = coordinator.submit(**python(script), sync={kind: [block(bucket, "ck")]})
+    worker.start()
+    assert finished(coordinator, job)[0] == "completed"
+    assert s3.files(bucket, "ck/") == {"plain": b"1", "Grüße, 世界 +&%.txt": b"2"}
+    named = sorted(Path(event["path"]).name[:9] for event in worker.seen("file_skipped"))
+    assert named == ["etc", "f" * 9, "not-utf-8", "pipe", "socket"]
+    worker.wait_for("wiped", job_id=job)
+    assert list((worker.folder / "ck").iterdir()) == []

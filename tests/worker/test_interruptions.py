@@ -154,6 +154,24 @@ def test_sigint_does_not_wait_for_outputs_on_their_way(
     assert [name for name, _ in coordinator.reports(job)] == ["released"]
 
 
+@pytest.mark.parametrize("grace", ["0", "2"])
+def test_a_last_checkpoint_that_does_not_arrive_within_the_grace_is_taken_back_and_the_job_released(
+    coordinator: FakeCoordinator, make_worker: Callable[..., Worker], grace: str
+) -> None:
+    with own_s3(upload_rate=200_000) as slow:
+        slow.create_bucket("checkpoints")
+        fill = "head -c 12000000 /dev/zero > checkpoint/large; sleep 1000"
+        job = coordinator.submit(**shell(fill), sync={"during": [block("checkpoints", "checkpoint")]})
+        worker = make_worker(AWS_ENDPOINT_URL=slow.url, KELPIE_SHUTDOWN_GRACE_S=grace).start()
+        wait_for(lambda: slow.unfinished_uploads("checkpoints"), "the upload to begin")
+        worker.signal(signal.SIGTERM)
+        assert worker.wait(timeout=20) == 0
+        assert slow.keys("checkpoints") == []
+        if grace != "0":  # without any, there is no time to abort either
+            assert slow.unfinished_uploads("checkpoints") == []
+    assert [name for name, _ in coordinator.reports(job)] == ["released"]
+
+
 # --- kill -9 --------------------------------------------------------------------------------------------
 
 
@@ -519,8 +537,8 @@ def own_s3(upload_rate: int | None = None) -> Iterator[S3Server]:
 
 
 def wait_until_lapsed(worker: Worker) -> None:
-    """Until the lease of a job with an interval of one second is past its deadline, on the worker's own clock."""
-    lapsed = boottime() + 2.0
+    """Three leases of a job with an interval of one second, on the worker's own clock."""
+    lapsed = boottime() + 3 * 2.0
     wait_for(lambda: boottime() > lapsed, "the lease to lapse")
 
 
