@@ -113,6 +113,6 @@ class S3Server:
     def _answers(self) -> bool:
         try:
             requests.get(self.url, timeout=2)
-        except requests.ConnectionError:
+        except (requests.ConnectionError, requests.Timeout):
             return False
         return True

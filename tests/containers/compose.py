@@ -52,6 +52,7 @@ class Compose:
         # The same for each run of one checkout: what did not change is not built again.
         tag = hashlib.sha256(str(CHECKOUT).encode()).hexdigest()[:8]
         self.image = f"kelpie-test/coordinator:{tag}"
+        self.python_image = images["PYTHON_IMAGE"]
         self._docker = docker.from_env()
         self._settings = {
             "POSTGRES_PASSWORD": f"'{self.password}'",  # a # begins a comment

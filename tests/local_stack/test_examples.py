@@ -8,9 +8,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+
+from local_stack.processes import wait_for
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 EPOCHS = 12
@@ -159,6 +162,48 @@ def test_a_count_refuses_a_damaged_checkpoint(tmp_path: Path) -> None:
     assert process.returncode == 1
     assert "damaged" in output
     assert not (tmp_path / "output").exists()
+
+
+def relay(folder: Path, layout: str, **environment: str) -> subprocess.Popen[str]:
+    (folder / "in").mkdir(parents=True, exist_ok=True)
+    (folder / "in" / "data").write_text("input")
+    return subprocess.Popen(
+        [EXAMPLES / "container" / "relay.sh", "8", layout],
+        cwd=folder,
+        env={**os.environ, "SECONDS_PER_STEP": "0.02", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def is_at(folder: Path, step: int) -> bool:
+    latest = folder / "checkpoint" / "latest"
+    return latest.exists() and int(latest.read_text()) >= step
+
+
+@pytest.mark.parametrize("layout", ["steps", "names"])
+def test_a_relay_killed_three_times_ends_with_the_same_bytes(tmp_path: Path, layout: str) -> None:
+    finish(relay(tmp_path / "whole", "steps"))
+    killed = tmp_path / "killed"
+    for step in (1, 3, 5):
+        process = relay(killed, layout)
+        wait_for(partial(is_at, killed, step), f"step {step}", pause=0.005)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    finish(relay(killed, layout))
+    assert files_in(killed / "out") == files_in(tmp_path / "whole" / "out")
+
+
+@pytest.mark.parametrize(("status", "code", "told"), [("torn", 0, "torn, from the start"), ("clean", 70, "torn")])
+def test_a_relay_notices_a_torn_checkpoint(tmp_path: Path, status: str, code: int, told: str) -> None:
+    finish(relay(tmp_path, "names"))
+    part = tmp_path / "checkpoint" / "files" / "two"
+    part.write_text(part.read_text().replace("8 ", "7 ", 1))
+    process = relay(tmp_path, "names", KELPIE_CHECKPOINT_STATUS=status)
+    output, _ = process.communicate(timeout=60)
+    assert (process.returncode, told in output) == (code, True), output
 
 
 def test_monte_carlo_blocks_do_not_depend_on_who_else_computed(tmp_path: Path) -> None:
