@@ -20,7 +20,7 @@ from kelpie_worker.backoff import backoff
 from kelpie_worker.config import WatchTimes
 from kelpie_worker.fence import Fence
 from kelpie_worker.job import Job, Manifest, StoredObject, SyncBlock
-from kelpie_worker.lease import Lease
+from kelpie_worker.lease import Cancelled, Lease
 from kelpie_worker.linux import boottime
 from kelpie_worker.patience import Patience
 from kelpie_worker.pattern import PatternTooSlow, matcher
@@ -197,6 +197,13 @@ class Checkpoints:
                 failures += 1
                 logs.warn("checkpoint_delayed", self._job, detail=str(error))
                 self._tell_refusal(error, patience)
+                self._finishing.wait(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE))
+                continue
+            except (Cancelled, PatternTooSlow):
+                raise
+            except Exception as error:  # noqa: BLE001 - no defect of ours may end the checkpoints of a week
+                failures += 1
+                logs.error("checkpoint_failed", self._job, detail=f"{type(error).__name__}: {error}")
                 self._finishing.wait(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE))
                 continue
             if up_to_date:

@@ -134,11 +134,18 @@ def _error_code(answer: Any) -> str:
     return found[1].decode(errors="replace") if found else str(answer.status_code)
 
 
+def check_bounds(headers: Mapping[str, str]) -> None:
+    """ConnectionError where nobody could tell a body's end from its loss, for the headers were cut."""
+    if not {"content-length", "transfer-encoding"} & {name.lower() for name in headers}:
+        raise ConnectionError("an answer without its length")
+
+
 def _checked_body(answer: Any) -> Any:
     """Checked as boto3 does it: by length, and by the storage's checksum if it is one of the whole object."""
     from botocore.httpchecksum import Crc32Checksum, Sha1Checksum, Sha256Checksum, StreamingChecksumBody
     from botocore.response import StreamingBody
 
+    check_bounds(answer.headers)
     length = answer.headers.get("Content-Length")
     for name, checksum in (("crc32", Crc32Checksum), ("sha1", Sha1Checksum), ("sha256", Sha256Checksum)):
         expected = answer.headers.get(f"x-amz-checksum-{name}")

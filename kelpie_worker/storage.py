@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from kelpie_worker import logs
 from kelpie_worker.backoff import backoff
 from kelpie_worker.job import StoredObject
 from kelpie_worker.lease import Lease
 from kelpie_worker.ranges import LARGE, NotTheRange, Ranges
-from kelpie_worker.shortcut import AskBoto, Shortcut
+from kelpie_worker.shortcut import AskBoto, Shortcut, check_bounds
 from kelpie_worker.unfinished import Unfinished
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ class Storage:
             )
         except StorageRefused:
             return False
-        return found["ContentLength"] == stored.size and _stored(found).etag == stored.etag
+        return found.get("ContentLength") == stored.size and _stored(found).etag == stored.etag
 
     def put(self, target: Target, body: bytes, over: str | None = None) -> Stored:
         """Store a small object whole, and make sure that it arrived. `over`: see `_over`. Also raises Changed."""
@@ -220,7 +220,7 @@ class Storage:
 
         def store(condition: dict[str, str]) -> Stored:
             md5 = _base64(digest.digest())
-            answer = self._repeated(what, lambda: self._put_once(target, body, md5, condition))
+            answer = self._repeated(what, lambda: self._put_once(target, body, md5, condition), "ETag")
             if answer["ETag"].strip('"') != digest.hexdigest():
                 self._verify(target, answer["ETag"], len(body))
             return _stored(answer)
@@ -235,6 +235,7 @@ class Storage:
             lambda: self._client.create_multipart_upload(
                 Bucket=target.bucket, Key=target.key, ContentType=target.content_type
             ),
+            "UploadId",
         )
         self._shared.unfinished.begun((answer["UploadId"], target.bucket, target.key))
         return answer["UploadId"]
@@ -251,6 +252,7 @@ class Storage:
                 Body=body,
                 ContentMD5=_base64(md5),
             ),
+            "ETag",
         )
         return Part(number, answer["ETag"], md5)
 
@@ -263,7 +265,9 @@ class Storage:
         what = f"completing {target.bucket}/{target.key}"
 
         def store(condition: dict[str, str]) -> Stored:
-            answer = self._repeated(what, lambda: self._complete_once(target, upload_id, listed, condition))
+            answer = self._repeated(
+                what, lambda: self._complete_once(target, upload_id, listed, condition), "ETag"
+            )
             if answer["ETag"].strip('"') != etag:
                 self._verify(target, answer["ETag"], size)
             return self._as_listed(target, _stored(answer))
@@ -370,7 +374,7 @@ class Storage:
         except StorageRefused:
             raise Changed(str(error)) from error
         stored = _stored(found)
-        if (stored.etag, found["ContentLength"]) == content:
+        if (stored.etag, found.get("ContentLength")) == content:
             return stored
         raise Changed(str(error), stored.etag) from error
 
@@ -439,21 +443,24 @@ class Storage:
         return self._repeated(
             f"verifying {target.bucket}/{target.key}",
             lambda: self._client.head_object(Bucket=target.bucket, Key=target.key),
+            "ETag",
         )
 
     def _verify(self, target: Target, etag: str, size: int) -> Stored:
         stored = self._head(target)
-        if stored["ContentLength"] != size or stored["ETag"].strip('"') != etag.strip('"'):
+        if stored.get("ContentLength") != size or stored["ETag"].strip('"') != etag.strip('"'):
             raise StorageUnreachable(f"{target.bucket}/{target.key} is not what was uploaded")
         return _stored(stored)
 
     def _open(self, which: dict[str, Any]) -> Any:
-        if which.keys() != {"Bucket", "Key"}:
-            return self._client.get_object(**which)["Body"]
         try:
+            if which.keys() != {"Bucket", "Key"}:
+                raise AskBoto
             return self._shared.shortcut.get(which["Bucket"], which["Key"])
         except AskBoto:
-            return self._client.get_object(**which)["Body"]
+            answer = self._client.get_object(**which)
+            check_bounds(answer["ResponseMetadata"]["HTTPHeaders"])
+            return answer["Body"]
 
     def _fetch_in_ranges(self, which: dict[str, Any], path: Path, what: str) -> int:
         def ask(first: int, last: int, etag: str | None) -> Any:
@@ -476,12 +483,17 @@ class Storage:
                 received += len(block)
         return received
 
-    def _repeated(self, what: str, operation: Callable[[], Result]) -> Result:
+    def _repeated(self, what: str, operation: Callable[[], Result], needed: str | None = None) -> Result:
+        """`needed` is a field that the answer must have."""
         failures = 0
         while True:
             self._lease.check()
             try:
-                return _translated(operation, what)
+                answer = _translated(operation, what)
+                # An answer whose headers were cut off has a status, and passes for a whole one.
+                if needed and not cast(dict[str, Any], answer).get(needed):
+                    raise StorageUnreachable(f"{what}: an answer without {needed}")
+                return answer
             except StorageUnreachable:
                 failures += 1
                 if failures > self._max_retries:
