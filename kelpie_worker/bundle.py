@@ -21,10 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kelpie_worker import logs
+from kelpie_worker.linux import boottime
 
 _MARK = "kelpie"  # is in each of our folders; other programs are packed the same way
 _PYINSTALLERS, _STATICX = "_MEI", "staticx-"
 _QUIET = 5.0  # seconds; who unpacks into a folder has no lock on it yet
+_CLOCKS_DIFFER = 1.0  # seconds, at most, between what a file and a process say of the same moment
 _LOOK_AGAIN = 1.0  # seconds, where a container forbids to wait for the end of a process
 _OURS = ("LD_LIBRARY_PATH", "LD_LIBRARY_PATH_ORIG", "STATICX_BUNDLE_DIR", "STATICX_PROG_PATH")
 
@@ -157,7 +159,7 @@ def _is_unpacked_now(folder: Path, keepers: Collection[int | None]) -> bool:
     if folder.name.startswith(_STATICX):
         return any(program.is_relative_to(folder) for program in _programs())
     unpacker = _unpacker(folder)
-    if unpacker is None or unpacker in keepers:  # the number was given anew
+    if unpacker is None or unpacker in keepers or _is_younger(unpacker, folder):  # the number was given anew
         return False
     return _program(unpacker).name == _program(os.getpid()).name
 
@@ -207,6 +209,18 @@ def is_alive(pid: int) -> bool:
     """Whether it runs; the dead that nobody has reaped do not."""
     state = _stat(pid)
     return state is not None and state[0] not in "ZX"
+
+
+def _is_younger(pid: int, folder: Path) -> bool:
+    """Whether a process started after a folder was filled: numbers repeat when a container is started again."""
+    state = _stat(pid)
+    if state is None:
+        return True
+    age = boottime() - int(state[19]) / os.sysconf("SC_CLK_TCK")
+    try:
+        return age + _CLOCKS_DIFFER < time.time() - folder.stat().st_mtime
+    except OSError:  # it is gone
+        return True
 
 
 def _parent(pid: int) -> int | None:

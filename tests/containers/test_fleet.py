@@ -18,7 +18,7 @@ import docker
 import pytest
 from docker.models.networks import Network
 
-from local_stack.processes import CHECKOUT
+from local_stack.processes import CHECKOUT, wait_for
 from tests.containers.bucket import BucketServer
 from tests.containers.compose import Compose
 from tests.containers.fleet import (
@@ -131,7 +131,7 @@ def test_a_killed_machine_that_is_started_again_goes_on_with_what_it_has(fleet: 
     fleet.wait_until_completed(job)
     assert fleet.attempts(job) == [("only", "completed")], "its lease was its own when it was back"
     assert len(node.seen("downloaded")) == 1, "nothing was downloaded again"
-    assert len(node.shell("ls -A /tmp").split()) == len(unpacked), "what it had unpacked before was removed"
+    wait_for(lambda: len(node.shell("ls -A /tmp").split()) == len(unpacked), "what it had unpacked before to go")
     history_is_clean(fleet)
 
 

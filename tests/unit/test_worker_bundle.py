@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,6 +118,17 @@ def test_what_a_living_process_unpacks_stays_until_it_holds_it(ours: Unpacked, t
 
     other.communicate(b"\n")
     remove_abandoned([ours], quiet=0)
+    assert not folder.exists()
+
+
+def test_what_a_namesake_of_a_living_process_unpacked_is_removed(ours: Unpacked, tmp_path: Path) -> None:
+    """In a container that is started again the numbers of processes are those of the life before."""
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    folder = unpacked(tmp_path / f"_MEI{other.pid:08x}dddddd")
+    an_hour_ago = time.time() - 3600
+    os.utime(folder, (an_hour_ago, an_hour_ago))
+    remove_abandoned([ours], quiet=0)
+    other.communicate()
     assert not folder.exists()
 
 
