@@ -65,7 +65,7 @@ class Shortcut:
         if self._checksums:
             headers["x-amz-checksum-crc32"] = base64.b64encode(zlib.crc32(body).to_bytes(4, "big")).decode()
         answer = self._ask("PUT", "PutObject", (bucket, key), headers, body)
-        return {"ETag": answer.headers.get("ETag", ""), "VersionId": answer.headers.get("x-amz-version-id")}
+        return {"ETag": answer.headers.get("ETag"), "VersionId": answer.headers.get("x-amz-version-id")}
 
     def get(self, bucket: str, key: str) -> Any:
         """An object's body to read. It raises if it ends too early, or is not what the storage's checksum says."""

@@ -180,7 +180,9 @@ class Storage:
         """Everything under a prefix, page by page."""
         where: dict[str, str] = {"Bucket": bucket, "Prefix": prefix}
         while True:
-            page = self._repeated(f"listing {bucket}/{prefix}", partial(self._list, where))
+            page = self._repeated(
+                f"listing {bucket}/{prefix}", partial(self._list, where), "IsTruncated", "Name", "KeyCount"
+            )
             for item in page.get("Contents", []):
                 modified = item["LastModified"].timestamp()
                 yield RemoteFile(item["Key"], item["Size"], item.get("ETag", "").strip('"'), modified)
@@ -483,16 +485,16 @@ class Storage:
                 received += len(block)
         return received
 
-    def _repeated(self, what: str, operation: Callable[[], Result], needed: str | None = None) -> Result:
-        """`needed` is a field that the answer must have."""
+    def _repeated(self, what: str, operation: Callable[[], Result], *needed: str) -> Result:
+        """Of the fields that are `needed` the answer must have one."""
         failures = 0
         while True:
             self._lease.check()
             try:
                 answer = _translated(operation, what)
-                # An answer whose headers were cut off has a status, and passes for a whole one.
-                if needed and not cast(dict[str, Any], answer).get(needed):
-                    raise StorageUnreachable(f"{what}: an answer without {needed}")
+                # An answer whose headers were cut off has a status, and passes for a whole one: for an empty listing.
+                if needed and not any(cast(dict[str, Any], answer).get(name) is not None for name in needed):
+                    raise StorageUnreachable(f"{what}: an answer without {needed[0]}")
                 return answer
             except StorageUnreachable:
                 failures += 1

@@ -12,9 +12,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 # "503", "500", "html" (a page of somebody in between), "403", "400", "reset" and "stall" (no answer before the
-# proxy is closed) in place of being carried out, "lost" after it, "truncate" in its answer, "behead" in its headers;
-# "swallow" is a yes to what is not carried out; "gone" is what S3 answers to the completion of an upload that is
-# complete already, and moto does not; "501" and "412" are what a server says that knows no conditions.
+# proxy is closed) in place of being carried out, "lost" after it, "truncate" in its answer, "behead" in the answer's
+# headers; "swallow" is a yes to what is not carried out; "gone" is what S3 answers to the completion of an upload
+# that is complete already, and moto does not; "501" and "412" are what a server says that knows no conditions.
 Fault = str
 PAGE = b"<html><body><h1>It works!</h1></body></html>"
 DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Not now.</Message></Error>"
