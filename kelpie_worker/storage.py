@@ -492,7 +492,7 @@ class Storage:
             self._lease.check()
             try:
                 answer = _translated(operation, what)
-                # An answer whose headers were cut off has a status, and passes for a whole one: for an empty listing.
+                # An answer whose headers were cut off passes for a whole one, and so for an empty listing.
                 if needed and not any(cast(dict[str, Any], answer).get(name) is not None for name in needed):
                     raise StorageUnreachable(f"{what}: an answer without {needed[0]}")
                 return answer

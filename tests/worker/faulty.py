@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 # "503", "500", "html" (a page of somebody in between), "403", "400", "reset" and "stall" (no answer before the
-# proxy is closed) in place of being carried out, "lost" after it, "truncate" in its answer, "behead" in the answer's
+# proxy is closed) in place of being carried out, "lost" after it, "truncate" in its answer, "behead" in that's
 # headers; "swallow" is a yes to what is not carried out; "gone" is what S3 answers to the completion of an upload
 # that is complete already, and moto does not; "501" and "412" are what a server says that knows no conditions.
 Fault = str
