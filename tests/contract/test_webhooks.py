@@ -283,7 +283,7 @@ def test_a_webhook_that_was_given_up_is_sent_again_on_demand(api: Api, receiver:
     assert [delivery.id for delivery in mailbox.deliveries] == [first.id] * 2
 
 
-@pytest.mark.parametrize("webhook_id", ["nonsense", str(uuid.uuid4()), "%00"])
+@pytest.mark.parametrize("webhook_id", ["nonsense", "9d3b1f0e-4c52-4b7e-9a51-6c1f4b1f2a77", "%00"])
 def test_redelivery_of_an_unknown_webhook_is_404(api: Api, webhook_id: str) -> None:
     expect_error(404, redeliver(api, api.submit(), webhook_id))
 
