@@ -50,6 +50,18 @@ class NeededAgain(Exception):
     """Between the decision to stop a group and the call it got something to do."""
 
 
+class StopUnheard(Exception):
+    """The stop was called off or refused, but Salad may have carried out an earlier try of it."""
+
+    def __init__(self, ending: Exception) -> None:
+        came = "the group got something to do" if isinstance(ending, NeededAgain) else reason(ending)
+        super().__init__(
+            "an earlier try to stop the group had no answer, so nobody knows whether it was carried out;"
+            f" then {came}"
+        )
+        self.ending = ending
+
+
 class Stranger(Exception):
     """Salad says something of a group that this release does not understand."""
 
@@ -188,23 +200,38 @@ class Autoscaler:
                     self._start(verdict.rule, turn)
                     self.fleet.set_replicas(name, wanted, turn.keep)
         except NeededAgain:
-            return replace(verdict, decision=Decision(Action.HOLD, verdict.observed.present))
+            return replace(verdict, decision=hold(verdict))
+        except StopUnheard as unheard:
+            decision = hold(verdict) if isinstance(unheard.ending, NeededAgain) else verdict.decision
+            return replace(verdict, decision=decision, error=str(unheard))
         except TROUBLE as error:
             return failed(verdict, error)
         return verdict
 
     def _start(self, rule: Row, turn: Turn) -> None:
-        self.db.execute(SQL.unmark_stopping, container_group=str(rule["container_group_id"]))
+        self._unmark(rule)
         self.fleet.start(name_of(rule), turn.keep)
 
     def _stop(self, rule: Row, turn: Turn) -> None:
-        """Stop a group that holds no lease (I17). From the last look on its machines are handed no job; where
-        nobody knows what became of the call, and after it, that ends by itself."""
+        """Stop a group that holds no lease (I17). From the last look on its machines are handed no job. That ends
+        by itself after the call, and where one try had no answer: Salad may carry it out still."""
+        tries = 0
+
+        def about_to_ask() -> None:
+            nonlocal tries
+            self._require_idle(rule, turn)
+            tries += 1
+
         try:
-            self.fleet.stop(name_of(rule), before=lambda: self._require_idle(rule, turn))
-        except (NeededAgain, SaladRefused):
-            self.db.execute(SQL.unmark_stopping, container_group=str(rule["container_group_id"]))
+            self.fleet.stop(name_of(rule), before=about_to_ask)
+        except (NeededAgain, SaladRefused) as ending:
+            if tries > isinstance(ending, SaladRefused):  # a refusal is the answer to the last try
+                raise StopUnheard(ending) from ending
+            self._unmark(rule)
             raise
+
+    def _unmark(self, rule: Row) -> None:
+        self.db.execute(SQL.unmark_stopping, container_group=str(rule["container_group_id"]))
 
     def _require_idle(self, rule: Row, turn: Turn) -> None:
         """Right before a group is stopped, however long that had to wait. A rule that wants no replica at all may
@@ -300,6 +327,11 @@ def observed(group: Group) -> Observed:
     if status not in set(State) or not isinstance(replicas, int):
         raise Stranger(f"Salad says of this group: status {str(status)[:50]!r}, replicas {str(replicas)[:50]!r}")
     return Observed(State(str(status)), replicas)
+
+
+def hold(verdict: Verdict) -> Decision:
+    assert verdict.observed
+    return Decision(Action.HOLD, verdict.observed.present)
 
 
 def failed(verdict: Verdict, error: Exception) -> Verdict:

@@ -201,7 +201,9 @@ def test_a_job_that_comes_between_the_decision_and_the_stop_is_seen(
     [verdict] = make_autoscaler(db, fleet).run()
     assert verdict.decision and verdict.decision.action == "hold"
     assert fleet.standing(group) == ("running", 2)
-    assert [(d["action"], d["outcome"]) for d in decisions(db, group)] == [("hold", "ok")]
+    [decision] = decisions(db, group)
+    assert (decision["action"], decision["outcome"]) == ("hold", "failed")
+    assert "nobody knows whether it was carried out" in decision["error"]
 
 
 def claimed(db: Database, tenant: Tenant, group: str) -> Row | None:
@@ -221,9 +223,8 @@ def test_a_claim_that_is_under_way_at_the_last_look_is_waited_for_and_keeps_its_
     assert fleet.changes == []
 
 
-@pytest.mark.parametrize("answer", [trouble(403, "Forbidden"), page(503)], ids=["refused", "unanswered"])
 def test_a_group_that_is_being_stopped_is_handed_no_job_and_is_again_once_it_is_not_stopped(
-    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler, answer: Any
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
 ) -> None:
     group, other = fleet.make_group("running", 2), str(uuid.uuid4())
     make_rule(db, tenant, group)
@@ -233,14 +234,36 @@ def test_a_group_that_is_being_stopped_is_handed_no_job_and_is_again_once_it_is_
         jobs(db, tenant, group)
         make_job(db, tenant, "pending", group=None)
         meanwhile.extend(claimed(db, tenant, of) for of in (group, other))
-        return answer()
+        return trouble(403, "Forbidden")()
 
     fleet.trouble.append(("/stop", claim_meanwhile))
-    autoscaler.run()  # the second try, if there is one, finds the job
+    autoscaler.run()
     ours, others = meanwhile
     assert ours is None
     assert others and others["container_group_id"] is None
     assert fleet.changes == []
+    assert claimed(db, tenant, group)
+
+
+@pytest.mark.parametrize("then", ["a job comes", "a refusal"])
+def test_a_group_whose_stop_may_have_been_carried_out_is_handed_no_job_for_a_moment(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler, then: str
+) -> None:
+    """Salad stops the group, but its answer is lost; the second try is called off, or refused."""
+    group = fleet.make_group("running", 2)
+    make_rule(db, tenant, group)
+
+    def lost() -> Any:
+        if then == "a job comes":
+            jobs(db, tenant, group)
+        return page(504)()
+
+    fleet.trouble.extend([("/stop", lost), ("/stop", trouble(403, "Forbidden"))])
+    [verdict] = autoscaler.run()
+    jobs(db, tenant, group)
+    assert claimed(db, tenant, group) is None
+    assert verdict.error and "nobody knows whether it was carried out" in verdict.error
+    db.execute("update stopping_groups set until = until - interval '15 seconds'")
     assert claimed(db, tenant, group)
 
 
