@@ -238,8 +238,11 @@ class Autoscaler:
         stop a group whose jobs wait, never one whose jobs run."""
         turn.keep()
         group = str(rule["container_group_id"])
-        self.db.execute(SQL.mark_stopping, container_group=group, length=STOPPING)
-        waited = self.db.one_or_none(SQL.wait_for_claims, container_group=group)
+        marked = self.db.all(
+            SQL.mark_stopping, container_group=group, spellings=scaling.spellings(group), length=STOPPING
+        )
+        names = [mark["container_group"] for mark in marked]
+        waited = self.db.one_or_none(SQL.wait_for_claims, marked=names)
         if not (waited and waited["ended"]):
             raise NeededAgain
         demand = scaling.weigh(self.db, rule)

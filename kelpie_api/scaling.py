@@ -271,8 +271,17 @@ def metrics(db: Database, caller: Caller, container_group: str) -> dict[str, Any
     """What another autoscaler needs to know of a group. Without a rule a group is wanted to have a replica for
     each job."""
     caller.require_own_group(container_group)
-    counted = db.one_or_none(SQL.count_group_jobs, **caller.scope, container_group=container_group) or {}
+    counted = db.one_or_none(SQL.count_group_jobs, **caller.scope, spellings=spellings(container_group)) or {}
     return {**counted, "desired_replicas": limits(db, caller, container_group).clamp(counted["active"])}
+
+
+def spellings(container_group: str) -> list[str]:
+    """How jobs may spell a group. Salad's ids mean the same in capitals; any other name is taken as it is."""
+    try:
+        group_id = str(UUID(container_group))
+    except ValueError:
+        return [container_group]
+    return sorted({container_group, group_id, group_id.upper()})
 
 
 def limits(db: Database, caller: Caller, container_group: str) -> Limits:
@@ -291,6 +300,7 @@ def weigh(db: Database, rule: Row) -> Demand:
         SQL.weigh_rule,
         tenant_id=rule["tenant_id"],
         container_group=str(rule["container_group_id"]),
+        spellings=spellings(str(rule["container_group_id"])),
         idle=timedelta(seconds=rule["idle_threshold_seconds"]),
     )
     assert found is not None  # it counts, so it always answers

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -23,6 +23,7 @@ from kelpie_api.autoscale import AnotherRun, Autoscaler, Turn, all_applied, repe
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.fleet import Fleet
 from kelpie_api.salad import GroupName, Salad
+from kelpie_api.scaling import Demand
 from local_stack.processes import wait_for
 from tests.conftest import SECRET_KEY
 from tests.doubles.double import page
@@ -272,7 +273,7 @@ def test_a_claim_that_is_repeated_while_its_group_is_being_stopped_is_answered(
 ) -> None:
     job_id, claim_id = make_job(db, tenant), new_claim_id()
     claim(db, tenant, claim_id=claim_id)
-    db.execute(SQL.mark_stopping, container_group="g1", length=timedelta(minutes=1))
+    db.execute(SQL.mark_stopping, container_group="g1", spellings=["g1"], length=timedelta(minutes=1))
     again = claim(db, tenant, claim_id=claim_id)
     assert again and again["id"] == job_id
 
@@ -281,7 +282,7 @@ def test_a_group_whose_stop_nobody_heard_of_again_is_handed_jobs_after_a_moment(
     db: Database, tenant: Tenant
 ) -> None:
     make_job(db, tenant)
-    db.execute(SQL.mark_stopping, container_group="g1", length=timedelta(minutes=1))
+    db.execute(SQL.mark_stopping, container_group="g1", spellings=["g1"], length=timedelta(minutes=1))
     assert claim(db, tenant) is None
     db.execute("update stopping_groups set until = until - interval '61 seconds'")
     assert claim(db, tenant)
@@ -298,6 +299,54 @@ def test_a_group_that_is_started_right_after_its_stop_is_handed_jobs_at_once(
     autoscaler.run()
     assert [change[0] for change in fleet.changes] == ["stop", "start", "scale"]
     assert claimed(db, tenant, group)
+
+
+def mixed(group: str) -> str:
+    return "".join(letter.upper() if place % 2 else letter for place, letter in enumerate(group))
+
+
+@pytest.mark.parametrize("spelled", [str.upper, mixed], ids=["in capitals", "mixed"])
+def test_a_job_that_runs_under_another_spelling_of_the_group_holds_it(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler, spelled: Callable[[str], str]
+) -> None:
+    group = fleet.make_group("running", 1)
+    make_rule(db, tenant, group, 0, 0)
+    jobs(db, tenant, spelled(group), "held")
+    autoscaler.run()
+    assert (fleet.changes, decisions(db, group)[0]["action"]) == ([], "hold")
+
+
+def test_jobs_that_spell_the_group_in_capitals_count_for_its_rule(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
+) -> None:
+    group = fleet.make_group("running", 9)
+    make_rule(db, tenant, group, idle=600)
+    for state in ("pending", "held", "completed"):
+        jobs(db, tenant, group.upper(), state)
+    [verdict] = autoscaler.run()
+    assert verdict.demand == Demand(active=2, warm=3, leases=1)
+
+
+@pytest.mark.parametrize("spelled", [str.upper, mixed], ids=["in capitals", "mixed"])
+def test_a_claim_under_another_spelling_is_waited_for_and_then_refused_while_the_group_is_being_stopped(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler, spelled: Callable[[str], str]
+) -> None:
+    group = fleet.make_group("running", 2)
+    name = spelled(group)
+    make_rule(db, tenant, group, 0, 0)
+    jobs(db, tenant, name, count=2)
+    db.execute(
+        "insert into machines (tenant_id, container_group, machine_id) values (%(tenant)s, %(name)s, 'm1')",
+        tenant=tenant.caller.tenant_id,
+        name=name,
+    )
+    job, verdicts = while_open(db, lambda tx: claim_in(tx, tenant, "m1", group=name), autoscaler.run)
+    assert job
+    assert verdicts[0].decision and verdicts[0].decision.action == "hold"
+    db.execute("delete from queue where job_id = %(id)s", id=job["id"])
+    autoscaler.run()
+    assert [change[0] for change in fleet.changes] == ["stop"]
+    assert claimed(db, tenant, name) is None
 
 
 # Trouble

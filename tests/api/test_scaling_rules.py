@@ -351,6 +351,9 @@ def test_metrics_count_a_groups_jobs_as_the_autoscaler_does(
     make_rule(db, tenant, group, max_replicas=3)
     assert (api.get(f"/container-groups/{group}/metrics").json or {})["desired_replicas"] == 3
     assert (admin.get(f"/container-groups/{group}/metrics").json or {})["active"] == 5
+    assert (api.get(f"/container-groups/{group.upper()}/metrics").json or {})["active"] == 5
+    make_job(db, tenant, "pending", group=group.upper())
+    assert (api.get(f"/container-groups/{group}/metrics").json or {})["active"] == 6
     assert set((stranger.get(f"/container-groups/{group}/metrics").json or {}).values()) == {0}
 
 
