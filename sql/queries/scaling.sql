@@ -128,15 +128,16 @@ delete from autoscaler_turn where owner = %(owner)s;
 
 -- name: note_group_found
 update scaling_rules
-   set missing_runs = 0
+   set missing_runs = 0, missing_since = null
  where container_group_id = %(container_group_id)s
    and missing_runs > 0;
 
 -- name: note_group_missing
+-- How many runs in a row that makes, and whether the first of them was `long` ago.
 update scaling_rules
-   set missing_runs = missing_runs + 1
+   set missing_runs = missing_runs + 1, missing_since = coalesce(missing_since, now())
  where container_group_id = %(container_group_id)s
-returning missing_runs;
+returning missing_runs, missing_since <= now() - %(long)s::interval as long_ago;
 
 -- name: record_decision
 -- Nothing is written for a tenant that is gone meanwhile.

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from werkzeug.wrappers import Response
 
 from kelpie_api.allowance import AUTOSCALER, Allowance
 from kelpie_api.autoscale import AnotherRun, Autoscaler, Turn, all_applied, repeat
@@ -453,6 +454,20 @@ def test_a_refusal_is_not_repeated_and_says_what_to_do(
     assert sum(1 for _, line in fleet.requests if line.endswith("/stop")) == 1
 
 
+def test_a_refusal_carries_salads_own_reason_on_one_short_line_without_the_key(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
+) -> None:
+    group = fleet.make_group("running", 1)
+    make_rule(db, tenant, group, 5, 5)
+    detail = f"The quota of {KEY}\nis used\x00 up. {'x' * 5000}"
+    body = json.dumps({"status": 400, "title": "Bad Request", "detail": detail})
+    fleet.trouble.append(("PATCH", lambda: Response(body, 400, content_type="application/json")))
+    autoscaler.run()
+    error = decisions(db, group)[0]["error"]
+    assert "Bad Request: The quota of *** is used up." in error
+    assert len(error) < 300 and error.isprintable()
+
+
 def test_a_key_without_permission_for_one_project_leaves_the_others_alone(
     db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
 ) -> None:
@@ -478,25 +493,36 @@ def test_a_salad_that_is_away_is_written_down_for_every_rule(
     assert all(decisions(db, group)[0]["outcome"] == "failed" for group in groups)
 
 
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ({"current_state": {"status": "hibernating"}}, "hibernating"),
+        ({"current_state": {"status": ["running"]}}, "status"),
+        ({"current_state": None}, "status"),
+        ({"replicas": 2**40}, str(2**40)),
+        ({"replicas": -1}, "-1"),
+        ({"replicas": True}, "True"),
+        ({"replicas": 2.5}, "2.5"),
+    ],
+)
 def test_a_state_that_salad_never_spoke_of_is_trouble_of_this_rule(
-    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler, said: Any, shown: str
 ) -> None:
     group = fleet.make_group("running", 1)
     make_rule(db, tenant, group)
-    strange = json.dumps({"items": [fleet.group(group) | {"current_state": {"status": "hibernating"}}]})
+    strange = json.dumps({"items": [fleet.group(group) | said]})
 
     def answer() -> Any:
-        from werkzeug.wrappers import Response
-
         return Response(strange, content_type="application/json")
 
     fleet.trouble.append(("GET", answer))
     autoscaler.run()
-    assert "hibernating" in decisions(db, group)[0]["error"]
+    [decision] = decisions(db, group)
+    assert shown in decision["error"] and "defect" not in decision["error"]
     assert fleet.changes == []
 
 
-def test_a_group_that_vanished_keeps_its_rule_for_two_runs_and_loses_it_in_the_third(
+def test_a_group_that_vanished_loses_its_rule_after_three_runs_and_some_minutes(
     db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
 ) -> None:
     group = fleet.make_group("running", 1)
@@ -508,14 +534,66 @@ def test_a_group_that_vanished_keeps_its_rule_for_two_runs_and_loses_it_in_the_t
     fleet.groups["acme", "default"].append(known)  # it was a hiccup: the count begins anew
     assert all_applied(autoscaler.run())
     fleet.vanish(group)
-    for _ in range(2):
+    for _ in range(4):  # so fast that all of them may have seen the same mistake
         autoscaler.run()
     assert rule_of(db, group)
+    db.execute("update scaling_rules set missing_since = missing_since - interval '10 minutes'")
     assert all_applied(autoscaler.run())
     assert rule_of(db, group) is None
     last = decisions(db, group)[-1]
     assert (last["action"], last["outcome"]) == ("remove_rule", "ok")
     assert "404" in decisions(db, group)[-2]["error"]
+
+
+def test_two_runs_are_too_few_for_a_rule_to_go_however_long_ago_the_first_was(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
+) -> None:
+    group = fleet.make_group("running", 1)
+    make_rule(db, tenant, group)
+    fleet.vanish(group)
+    autoscaler.run()
+    db.execute("update scaling_rules set missing_since = missing_since - interval '1 day'")
+    autoscaler.run()
+    assert rule_of(db, group)
+
+
+def test_a_404_that_is_not_salads_own_costs_no_rule(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
+) -> None:
+    group = fleet.make_group("running", 1)
+    make_rule(db, tenant, group)
+    fleet.instead = page(404)
+    for _ in range(4):
+        autoscaler.run()
+    db.execute("update scaling_rules set missing_since = now() - interval '1 day'")
+    autoscaler.run()
+    rule = rule_of(db, group)
+    assert rule and rule["missing_runs"] == 0
+    assert "somebody else than Salad" in decisions(db, group)[-1]["error"]
+
+
+def test_when_all_groups_are_missing_at_once_no_rule_goes(
+    db: Database,
+    tenant: Tenant,
+    fleet: FleetDouble,
+    autoscaler: Autoscaler,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    groups = [fleet.make_group("running", 1) for _ in range(2)]
+    for group in groups:
+        make_rule(db, tenant, group, 1, 1)
+    known = fleet.group(groups[1])
+    for group in groups:
+        fleet.vanish(group)
+    for _ in range(4):
+        autoscaler.run()
+    assert [rule["missing_runs"] for rule in db.all("select missing_runs from scaling_rules")] == [0, 0]
+    assert "404" in decisions(db, groups[0])[-1]["error"]
+    assert "all_groups_missing" in caplog.text
+    fleet.groups["acme", "default"].append(known)  # one is back, so the other's absence counts
+    autoscaler.run()
+    rule = rule_of(db, groups[0])
+    assert rule and rule["missing_runs"] == 1
 
 
 def test_another_group_of_the_same_name_is_not_the_group(
