@@ -31,6 +31,8 @@ TURN = timedelta(minutes=2)
 # How long a group that is being stopped is handed no job: longer than the call that stops it takes.
 STOPPING = timedelta(seconds=15)
 
+LIMITING = ("container_group_id", "tenant_id", "min_replicas", "max_replicas")
+
 Group = dict[str, Any]
 
 
@@ -60,11 +62,21 @@ class NeededAgain(Exception):
     """Between the decision to stop a group and the call it got something to do."""
 
 
+class RuleMoved(Exception):
+    """The rule was removed or changed after this run had read it."""
+
+
+CALLED_OFF: dict[type[Exception], str] = {
+    NeededAgain: "the group got something to do",
+    RuleMoved: "the rule was changed or removed",
+}
+
+
 class StopUnheard(Exception):
     """The stop was called off or refused, but Salad may have carried out an earlier try of it."""
 
     def __init__(self, ending: Exception) -> None:
-        came = "the group got something to do" if isinstance(ending, NeededAgain) else reason(ending)
+        came = CALLED_OFF.get(type(ending)) or reason(ending)
         super().__init__(
             "an earlier try to stop the group had no answer, so nobody knows whether it was carried out;"
             f" then {came}"
@@ -89,6 +101,7 @@ class Verdict:
     decision: Decision | None = None
     error: str | None = None
     vanished: bool = False
+    rule_moved: bool = False  # so nothing, or nothing more, was done
 
     @property
     def is_quiet(self) -> bool:
@@ -205,29 +218,44 @@ class Autoscaler:
     def _carry_out(self, verdict: Verdict, turn: Turn) -> Verdict:
         assert verdict.decision and verdict.observed
         name, wanted = name_of(verdict.rule), verdict.decision.replicas
+
+        def before() -> None:
+            self._require_rule(verdict.rule, turn)
+
         try:
             match verdict.decision.action:
                 case Action.STOP:
                     self._stop(verdict.rule, turn)
                 case Action.START:
-                    self._start(verdict.rule, turn)
+                    self._start(verdict.rule, before)
                 case Action.SCALE:
-                    self.fleet.set_replicas(name, wanted, turn.keep)
+                    self.fleet.set_replicas(name, wanted, before)
                 case Action.START_AND_SCALE:
-                    self._start(verdict.rule, turn)
-                    self.fleet.set_replicas(name, wanted, turn.keep)
+                    self._start(verdict.rule, before)
+                    self.fleet.set_replicas(name, wanted, before)
         except NeededAgain:
             return replace(verdict, decision=hold(verdict))
+        except RuleMoved:  # the next run applies what it says then
+            return replace(verdict, decision=Decision(Action.NONE, verdict.observed.present), rule_moved=True)
         except StopUnheard as unheard:
-            decision = hold(verdict) if isinstance(unheard.ending, NeededAgain) else verdict.decision
+            called_off = isinstance(unheard.ending, NeededAgain | RuleMoved)
+            decision = hold(verdict) if called_off else verdict.decision
             return replace(verdict, decision=decision, error=str(unheard))
         except TROUBLE as error:
             return failed(verdict, error)
         return verdict
 
-    def _start(self, rule: Row, turn: Turn) -> None:
+    def _start(self, rule: Row, before: Callable[[], None]) -> None:
+        before()
         self._unmark(rule)
-        self.fleet.start(name_of(rule), turn.keep)
+        self.fleet.start(name_of(rule), before)
+
+    def _require_rule(self, rule: Row, turn: Turn) -> None:
+        """Right before each call that changes a group: a run may last for minutes, and whoever removes or changes
+        a rule meanwhile means it."""
+        turn.keep()
+        if not self.db.one_or_none(SQL.rule_stands, **{name: rule[name] for name in LIMITING}):
+            raise RuleMoved
 
     def _stop(self, rule: Row, turn: Turn) -> None:
         """Stop a group that holds no lease (I17). From the last look on its machines are handed no job. That ends
@@ -241,7 +269,7 @@ class Autoscaler:
 
         try:
             self.fleet.stop(name_of(rule), before=about_to_ask)
-        except (NeededAgain, SaladRefused) as ending:
+        except (NeededAgain, RuleMoved, SaladRefused) as ending:
             if tries > isinstance(ending, SaladRefused):  # a refusal is the answer to the last try
                 raise StopUnheard(ending) from ending
             self._unmark(rule)
@@ -253,7 +281,7 @@ class Autoscaler:
     def _require_idle(self, rule: Row, turn: Turn) -> None:
         """Right before a group is stopped, however long that had to wait. A rule that wants no replica at all may
         stop a group whose jobs wait, never one whose jobs run."""
-        turn.keep()
+        self._require_rule(rule, turn)
         group = str(rule["container_group_id"])
         marked = self.db.all(
             SQL.mark_stopping, container_group=group, spellings=scaling.spellings(group), length=STOPPING

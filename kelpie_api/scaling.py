@@ -42,7 +42,7 @@ class Action(StrEnum):
     SCALE = "scale"
     START_AND_SCALE = "start_and_scale"
     STOP = "stop"
-    HOLD = "hold"  # it would be stopped, but a job is running in it
+    HOLD = "hold"  # it would be stopped, but jobs are running in all of it
     REMOVE_RULE = "remove_rule"  # Salad does not know the group any more
 
 
@@ -94,7 +94,8 @@ def decide(demand: Demand, observed: Observed, rule: Limits) -> Decision:
         replicas  group             leases  action
         0         stopped           any     none
         0         not stopped       none    stop
-        0         not stopped       some    hold
+        0         up, more          some    scale, to as many as there are leases
+        0         else, not stopped some    hold
         above 0   up, as many       any     none
         above 0   up, not as many   any     scale
         above 0   down, as many     any     start
@@ -114,9 +115,11 @@ def decide(demand: Demand, observed: Observed, rule: Limits) -> Decision:
 def to_zero(demand: Demand, observed: Observed) -> Decision:
     if observed.state == State.STOPPED:
         return Decision(Action.NONE, 0)
-    if demand.leases:
-        return Decision(Action.HOLD, observed.present)
-    return Decision(Action.STOP, 0)
+    if not demand.leases:
+        return Decision(Action.STOP, 0)
+    if observed.present > demand.leases:  # Salad takes the instances of the lowest deletion cost: idle ones
+        return Decision(Action.SCALE, demand.leases)
+    return Decision(Action.HOLD, observed.present)
 
 
 class Lookups:

@@ -108,6 +108,15 @@ select container_group_id, tenant_id, org_name, project_name, container_group_na
  where %(only)s::uuid is null or container_group_id = %(only)s
  order by org_name, project_name, container_group_id;
 
+-- name: rule_stands
+-- No row: the rule was removed or changed since it was read.
+select container_group_id
+  from scaling_rules
+ where container_group_id = %(container_group_id)s
+   and tenant_id = %(tenant_id)s
+   and min_replicas = %(min_replicas)s
+   and max_replicas = %(max_replicas)s;
+
 -- name: take_turn
 -- Whoever runs the autoscaler says so before each call that changes something; who falls silent loses its turn. No
 -- row: it is somebody else's. A turn that ends later than ours would was taken before the clock was set back.

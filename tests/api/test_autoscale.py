@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import pytest
 from werkzeug.wrappers import Response
@@ -163,7 +163,7 @@ def test_a_rule_sees_only_its_own_group(
 # A live lease is never stopped (I17)
 
 
-def test_a_group_in_which_a_job_runs_is_held_whoever_the_job_belongs_to(
+def test_a_group_in_which_a_job_runs_keeps_its_machine_and_no_other_whoever_the_job_belongs_to(
     db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
 ) -> None:
     ours, shared = fleet.make_group("running", 4), fleet.make_group("running", 2)
@@ -171,10 +171,13 @@ def test_a_group_in_which_a_job_runs_is_held_whoever_the_job_belongs_to(
     make_rule(db, tenant, shared)
     jobs(db, tenant, ours, "held")
     jobs(db, make_tenant(db, "rival", "default"), shared, "held")
-    autoscaler.run()
-    assert fleet.changes == []
-    assert {decisions(db, group)[0]["action"] for group in (ours, shared)} == {"hold"}
-    assert [decisions(db, group)[0]["desired_replicas"] for group in (ours, shared)] == [4, 2]
+    for _ in range(2):
+        assert all_applied(autoscaler.run())
+    for group in (ours, shared):
+        assert fleet.standing(group) == ("running", 1)
+        seen = [(decision["action"], decision["desired_replicas"]) for decision in decisions(db, group)]
+        assert seen == [("scale", 1), ("hold", 1)]
+    assert {change[0] for change in fleet.changes} == {"scale"}
 
 
 def test_a_lease_that_lapsed_holds_no_group(
@@ -348,6 +351,31 @@ def test_a_claim_under_another_spelling_is_waited_for_and_then_refused_while_the
     autoscaler.run()
     assert [change[0] for change in fleet.changes] == ["stop"]
     assert claimed(db, tenant, name) is None
+
+
+# The rule as it is
+
+
+@pytest.mark.parametrize("change", ["delete from scaling_rules", "update scaling_rules set max_replicas = 3"])
+@pytest.mark.parametrize("call", ["/stop", "/start", "PATCH"])
+def test_a_rule_that_is_removed_or_changed_during_a_run_is_applied_no_more(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler, change: LiteralString, call: str
+) -> None:
+    """It changes while Salad gives no answer; the next try would be as wrong as the rule was."""
+    group = fleet.make_group("stopped" if call == "/start" else "running", 1)
+    make_rule(db, tenant, group)
+    if call != "/stop":
+        jobs(db, tenant, group, count=5)
+
+    def meanwhile() -> Any:
+        db.execute(change)
+        return page(503)()
+
+    fleet.trouble.append((call, meanwhile))
+    [verdict] = autoscaler.run()
+    assert verdict.decision and verdict.decision.action in {"none", "hold"}
+    assert fleet.changes == []
+    assert bool(verdict.error) is (call == "/stop")  # nobody knows what became of that try
 
 
 # Trouble
