@@ -169,7 +169,9 @@ def create_rule(db: Database, lookups: Lookups, caller: Caller, wanted: Mapping[
         )
     )
     if made is None:
-        raise RuleExists(wanted["container_group_id"])
+        group_id = wanted["container_group_id"]
+        own = db.one_or_none(SQL.get_rule, **caller.scope, container_group_id=group_id)
+        raise RuleExists(group_id, is_own=own is not None)
     return made
 
 

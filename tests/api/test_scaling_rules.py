@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from kelpie_api import create_app, scaling
+from kelpie_api import auth, create_app, scaling
 from kelpie_api.allowance import PERSON, Allowance
 from kelpie_api.config import Config
 from kelpie_api.db import Database
@@ -128,6 +128,18 @@ def test_a_group_has_one_rule_also_when_two_ask_at_once(api: Client, app: Flask,
     answers = at_once([lambda c=client: c.post("/scaling-rules", wanted(group)).status_code for client in clients])
     assert sorted(answers) == [201, 409, 409, 409]
     refused(api.post("/scaling-rules", wanted(group.upper())), 409)
+
+
+def test_who_cannot_see_the_rule_of_a_group_hears_that_it_is_anothers_and_not_whose(
+    api: Client, app: Flask, db: Database, group: str
+) -> None:
+    """Two users whose keys name the same organization and project."""
+    api.post("/scaling-rules", wanted(group))
+    rival = make_tenant(db, "rival", "default").caller.user_id
+    other = Client(app.test_client(), auth.create_token(db, rival, "acme", "default"))
+    assert "change that one" in refused(api.post("/scaling-rules", wanted(group)), 409)["message"]
+    said = refused(other.post("/scaling-rules", wanted(group)), 409)["message"]
+    assert "Another user's rule" in said and "acme" not in said
 
 
 def test_a_group_of_another_project_is_unknown(api: Client, fleet: FleetDouble) -> None:
