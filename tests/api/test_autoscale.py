@@ -755,10 +755,10 @@ def test_the_program_prints_what_it_did_and_its_exit_code_says_whether_it_could(
     rehearsed = autoscale(db, fleet, "--dry-run")
     assert rehearsed.returncode == 0, rehearsed.stderr
     head, line = rehearsed.stdout.splitlines()
-    assert head.split() == ["group", "active", "warm", "observed", "decision", "why"]
+    assert head.split() == ["group", "id", "active", "warm", "observed", "decision", "why"]
     assert line.split() == [
-        *(fleet.group(group)["name"], "9", "9", "stopped,", "0", "start_and_scale,", "4"),
-        *("between", "0", "and", "4"),
+        *(fleet.group(group)["name"], group, "9", "9", "stopped,", "0", "start_and_scale,", "4"),
+        *("9", "active,", "at", "most", "4"),
     ]
     assert (fleet.changes, decisions(db, group)) == ([], [])
 
@@ -811,6 +811,20 @@ def test_sigterm_ends_the_program_between_two_runs(db: Database, tenant: Tenant,
         run.send_signal(signal.SIGTERM)
         assert run.wait(30) == 0
     assert db.all("select * from autoscaler_turn") == []
+
+
+def test_a_reader_that_goes_away_does_not_end_the_program(
+    db: Database, tenant: Tenant, fleet: FleetDouble
+) -> None:
+    group = fleet.make_group("running", 1)
+    make_rule(db, tenant, group)
+    command = [sys.executable, SCRIPT, "--interval", "1"]
+    with subprocess.Popen(command, env=environment(db, fleet), stdout=subprocess.PIPE) as run:
+        assert run.stdout
+        run.stdout.close()
+        wait_for(lambda: len(decisions(db, group)) >= 3, "runs that nobody reads of")
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(30) == 0
 
 
 def test_runs_are_repeated_until_the_program_is_stopped_also_after_one_that_failed() -> None:
