@@ -170,10 +170,10 @@ select id, at, container_group_id, active, warm, observed_state, observed_replic
 offset %(skipped)s;
 
 -- name: replica_hours
--- From each decision to the next, and from the last until now, a group has the replicas that the decision left it
+-- From each decision to the next, and from the last until now if its rule is still there, a group has the replicas that the decision left it
 -- with; where nothing was seen, those of the decision before. No row: nothing was decided.
 with left_behind as (
-  select id, at,
+  select id, at, tenant_id,
          case when outcome = 'ok' and action <> 'remove_rule' then desired_replicas
               when action = 'remove_rule' or observed_state in ('stopped', 'failed', 'succeeded') then 0
               else observed_replicas
@@ -184,7 +184,13 @@ with left_behind as (
      and (%(groups)s::text[] is null or container_group_id::text = any (%(groups)s))
 ),
 spans as (
-  select at, replicas, coalesce(lead(at) over (order by id), now()) as until
+  select at, replicas,
+         coalesce(lead(at) over (order by id),
+                  case when exists (select
+                                      from scaling_rules r
+                                     where r.container_group_id = %(container_group_id)s
+                                       and r.tenant_id = left_behind.tenant_id) then now() end,
+                  at) as until
     from left_behind
    where replicas is not null
 )

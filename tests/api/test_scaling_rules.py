@@ -339,6 +339,16 @@ def test_replica_hours_are_what_the_decisions_left_behind(
     assert answer["since"] == answer["decisions"][-1]["at"]
 
 
+def test_replica_hours_end_with_the_rule(api: Client, db: Database, tenant: Tenant, group: str) -> None:
+    make_rule(db, tenant, group)
+    for hours in (3, 2):
+        decided(db, tenant, group, hours, action="scale", observed=1, desired=4)
+    path = f"/scaling-rules/{group}"
+    assert (api.get(f"{path}/decisions").json or {})["replica_hours"] == pytest.approx(4 * 3, abs=0.01)
+    assert api.delete(path).status_code == 204
+    assert (api.get(f"{path}/decisions").json or {})["replica_hours"] == pytest.approx(4 * 1, abs=0.01)
+
+
 def test_old_decisions_are_pruned_and_young_ones_kept(db: Database, tenant: Tenant, group: str) -> None:
     for hours in (50, 49, 47, 1):
         decided(db, tenant, group, hours, active=hours)
