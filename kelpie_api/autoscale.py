@@ -16,18 +16,22 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from kelpie_api import logs, scaling
-from kelpie_api.db import SQL, Database, Row
+from kelpie_api.db import SQL, Database, Row, Transaction
 from kelpie_api.errors import KelpieError, NoAnswer
 from kelpie_api.fleet import Ended, Fleet
 from kelpie_api.salad import GroupName, SaladRefused
 from kelpie_api.scaling import Action, Decision, Demand, Limits, Observed, State, decide
 
 RULES_AT_ONCE = 5
-MISSING_RUNS = 3  # in a row; then the rule of a group that Salad does not know is removed
+# In a row; then the rule of a group that Salad does not know is removed, if the first was so long ago: two pauses
+# between runs of five minutes each, less what runs take.
+MISSING_RUNS, MISSING_FOR = 3, timedelta(minutes=8)
 # How long a turn lasts after its owner's last word; the longest silence between two is a wait for the allowance.
 TURN = timedelta(minutes=2)
 # How long a group that is being stopped is handed no job: longer than the call that stops it takes.
 STOPPING = timedelta(seconds=15)
+
+LIMITING = ("container_group_id", "tenant_id", "min_replicas", "max_replicas")
 
 Group = dict[str, Any]
 
@@ -46,8 +50,38 @@ class Vanished(Exception):
         super().__init__("Salad does not know this container group (404)")
 
 
+class AllMissing(Exception):
+    def __init__(self) -> None:
+        super().__init__(
+            "Salad answers 404 for every group that has a rule; no rule will be removed for that. Look at"
+            " SALAD_API_URL and SALAD_API_KEY; if the groups are really gone, remove their rules."
+        )
+
+
 class NeededAgain(Exception):
     """Between the decision to stop a group and the call it got something to do."""
+
+
+class RuleMoved(Exception):
+    """The rule was removed or changed after this run had read it."""
+
+
+CALLED_OFF: dict[type[Exception], str] = {
+    NeededAgain: "the group got something to do",
+    RuleMoved: "the rule was changed or removed",
+}
+
+
+class StopUnheard(Exception):
+    """The stop was called off or refused, but Salad may have carried out an earlier try of it."""
+
+    def __init__(self, ending: Exception) -> None:
+        came = CALLED_OFF.get(type(ending)) or reason(ending)
+        super().__init__(
+            "an earlier try to stop the group had no answer, so nobody knows whether it was carried out;"
+            f" then {came}"
+        )
+        self.ending = ending
 
 
 class Stranger(Exception):
@@ -67,6 +101,7 @@ class Verdict:
     decision: Decision | None = None
     error: str | None = None
     vanished: bool = False
+    rule_moved: bool = False  # so nothing, or nothing more, was done
 
     @property
     def is_quiet(self) -> bool:
@@ -121,9 +156,11 @@ class Autoscaler:
         """Apply all rules, or one. Raises AnotherRun. Rules that were not begun when `stopped` was set are missing
         in the answer."""
         with Turn(self.db) as turn:
-            return self._each_rule(
+            verdicts = self._each_rule(
                 only, Look(self.fleet, turn.keep), lambda rule, look: self._apply(rule, look, turn)
             )
+            counts = not self._all_missing(verdicts)
+            return [self._record(verdict, counts) if verdict.vanished else verdict for verdict in verdicts]
 
     def rehearse(self, only: UUID | None = None) -> list[Verdict]:
         """What a run would decide; nothing is changed, here or at Salad."""
@@ -168,71 +205,116 @@ class Autoscaler:
         verdict = self._weigh(rule, look)
         if not verdict.error:
             verdict = self._carry_out(verdict, turn)
-        verdict = self._record(verdict)
-        if not verdict.is_quiet:
-            logs.info("scaling_decided", container_group_name=rule["container_group_name"], **verdict.as_row())
-        return verdict
+        return verdict if verdict.vanished else self._record(verdict)  # what vanished is judged all together
+
+    def _all_missing(self, verdicts: Sequence[Verdict]) -> bool:
+        """Every group that was looked at, and more than one: that is a mistake, and no rule pays for it."""
+        seen = [verdict for verdict in verdicts if verdict.vanished or verdict.observed]
+        if len(seen) < 2 or not all(verdict.vanished for verdict in seen):
+            return False
+        logs.error("all_groups_missing", AllMissing(), groups=len(seen))
+        return True
 
     def _carry_out(self, verdict: Verdict, turn: Turn) -> Verdict:
         assert verdict.decision and verdict.observed
         name, wanted = name_of(verdict.rule), verdict.decision.replicas
+
+        def before() -> None:
+            self._require_rule(verdict.rule, turn)
+
         try:
             match verdict.decision.action:
                 case Action.STOP:
                     self._stop(verdict.rule, turn)
                 case Action.START:
-                    self._start(verdict.rule, turn)
+                    self._start(verdict.rule, before)
                 case Action.SCALE:
-                    self.fleet.set_replicas(name, wanted, turn.keep)
+                    self.fleet.set_replicas(name, wanted, before)
                 case Action.START_AND_SCALE:
-                    self._start(verdict.rule, turn)
-                    self.fleet.set_replicas(name, wanted, turn.keep)
+                    self._start(verdict.rule, before)
+                    self.fleet.set_replicas(name, wanted, before)
         except NeededAgain:
-            return replace(verdict, decision=Decision(Action.HOLD, verdict.observed.present))
+            return replace(verdict, decision=hold(verdict))
+        except RuleMoved:  # the next run applies what it says then
+            return replace(verdict, decision=Decision(Action.NONE, verdict.observed.present), rule_moved=True)
+        except StopUnheard as unheard:
+            called_off = isinstance(unheard.ending, NeededAgain | RuleMoved)
+            decision = hold(verdict) if called_off else verdict.decision
+            return replace(verdict, decision=decision, error=str(unheard))
         except TROUBLE as error:
             return failed(verdict, error)
         return verdict
 
-    def _start(self, rule: Row, turn: Turn) -> None:
-        self.db.execute(SQL.unmark_stopping, container_group=str(rule["container_group_id"]))
-        self.fleet.start(name_of(rule), turn.keep)
+    def _start(self, rule: Row, before: Callable[[], None]) -> None:
+        before()
+        self._unmark(rule)
+        self.fleet.start(name_of(rule), before)
+
+    def _require_rule(self, rule: Row, turn: Turn) -> None:
+        """Right before each call that changes a group: a run may last for minutes, and whoever removes or changes
+        a rule meanwhile means it."""
+        turn.keep()
+        if not self.db.one_or_none(SQL.rule_stands, **{name: rule[name] for name in LIMITING}):
+            raise RuleMoved
 
     def _stop(self, rule: Row, turn: Turn) -> None:
-        """Stop a group that holds no lease (I17). From the last look on its machines are handed no job; where
-        nobody knows what became of the call, and after it, that ends by itself."""
+        """Stop a group that holds no lease (I17). From the last look on its machines are handed no job. That ends
+        by itself after the call, and where one try had no answer: Salad may carry it out still."""
+        tries = 0
+
+        def about_to_ask() -> None:
+            nonlocal tries
+            self._require_idle(rule, turn)
+            tries += 1
+
         try:
-            self.fleet.stop(name_of(rule), before=lambda: self._require_idle(rule, turn))
-        except (NeededAgain, SaladRefused):
-            self.db.execute(SQL.unmark_stopping, container_group=str(rule["container_group_id"]))
+            self.fleet.stop(name_of(rule), before=about_to_ask)
+        except (NeededAgain, RuleMoved, SaladRefused) as ending:
+            if tries > isinstance(ending, SaladRefused):  # a refusal is the answer to the last try
+                raise StopUnheard(ending) from ending
+            self._unmark(rule)
             raise
+
+    def _unmark(self, rule: Row) -> None:
+        self.db.execute(SQL.unmark_stopping, container_group=str(rule["container_group_id"]))
 
     def _require_idle(self, rule: Row, turn: Turn) -> None:
         """Right before a group is stopped, however long that had to wait. A rule that wants no replica at all may
         stop a group whose jobs wait, never one whose jobs run."""
-        turn.keep()
+        self._require_rule(rule, turn)
         group = str(rule["container_group_id"])
-        self.db.execute(SQL.mark_stopping, container_group=group, length=STOPPING)
-        waited = self.db.one_or_none(SQL.wait_for_claims, container_group=group)
+        marked = self.db.all(
+            SQL.mark_stopping, container_group=group, spellings=scaling.spellings(group), length=STOPPING
+        )
+        names = [mark["container_group"] for mark in marked]
+        waited = self.db.one_or_none(SQL.wait_for_claims, marked=names)
         if not (waited and waited["ended"]):
             raise NeededAgain
         demand = scaling.weigh(self.db, rule)
         if demand.leases or (demand.active and rule["max_replicas"] > 0):
             raise NeededAgain
 
-    def _record(self, verdict: Verdict) -> Verdict:
+    def _record(self, verdict: Verdict, counts: bool = True) -> Verdict:
+        """Write a verdict down and log it. `counts`: a group that is missing may lose its rule."""
         try:
             with self.db.transaction() as tx:
-                group_id = verdict.rule["container_group_id"]
-                if verdict.vanished:
-                    missing = tx.one_or_none(SQL.note_group_missing, container_group_id=group_id)
-                    verdict = after_missing(verdict, missing)
-                elif verdict.observed:
-                    tx.execute(SQL.note_group_found, container_group_id=group_id)
-                if verdict.decision and verdict.decision.action == Action.REMOVE_RULE:
-                    tx.execute(SQL.delete_rule, scope=None, groups=None, container_group_id=group_id)
+                verdict = self._noted(tx, verdict, counts)
                 tx.execute(SQL.record_decision, tenant_id=verdict.rule["tenant_id"], **verdict.as_row())
         except KelpieError as error:
-            return failed(verdict, error)
+            verdict = failed(verdict, error)
+        tell(verdict)
+        return verdict
+
+    def _noted(self, tx: Transaction, verdict: Verdict, counts: bool) -> Verdict:
+        """Keep the rule's count of runs without its group, and remove the rule when it is full."""
+        group_id = verdict.rule["container_group_id"]
+        if verdict.vanished and counts:
+            missing = tx.one_or_none(SQL.note_group_missing, container_group_id=group_id, long=MISSING_FOR)
+            verdict = after_missing(verdict, missing)
+        elif verdict.observed:
+            tx.execute(SQL.note_group_found, container_group_id=group_id)
+        if verdict.decision and verdict.decision.action == Action.REMOVE_RULE:
+            tx.execute(SQL.delete_rule, scope=None, groups=None, container_group_id=group_id)
         return verdict
 
 
@@ -297,9 +379,23 @@ def observed(group: Group) -> Observed:
     state = group.get("current_state")
     status = state.get("status") if isinstance(state, dict) else None
     replicas = group.get("replicas")
-    if status not in set(State) or not isinstance(replicas, int):
+    if not is_state(status) or not is_count(replicas):
         raise Stranger(f"Salad says of this group: status {str(status)[:50]!r}, replicas {str(replicas)[:50]!r}")
-    return Observed(State(str(status)), replicas)
+    return Observed(State(str(status)), int(str(replicas)))
+
+
+def is_state(status: object) -> bool:
+    return isinstance(status, str) and status in set(State)
+
+
+def is_count(replicas: object) -> bool:
+    """Can this be a number of replicas? More than the database can write down were never asked for."""
+    return type(replicas) is int and 0 <= replicas < 2**31
+
+
+def hold(verdict: Verdict) -> Decision:
+    assert verdict.observed
+    return Decision(Action.HOLD, verdict.observed.present)
 
 
 def failed(verdict: Verdict, error: Exception) -> Verdict:
@@ -309,18 +405,28 @@ def failed(verdict: Verdict, error: Exception) -> Verdict:
 
 
 def reason(error: Exception) -> str:
+    said = f" (Salad: {error.said})" if isinstance(error, SaladRefused) and error.said else ""
     if isinstance(error, SaladRefused) and error.status == 401:
-        return "Salad does not know SALAD_API_KEY (401); renew it"
+        return f"Salad does not know SALAD_API_KEY (401); renew it{said}"
     if isinstance(error, SaladRefused) and error.status == 403:
-        return "Salad lets SALAD_API_KEY not do this (403); add its user to the organization at Salad"
+        return f"Salad lets SALAD_API_KEY not do this (403); add its user to the organization at Salad{said}"
     return str(error)
 
 
 def after_missing(verdict: Verdict, row: Row | None) -> Verdict:
-    """The third run in a row in which Salad does not know the group ends its rule."""
-    if row is None or row["missing_runs"] < MISSING_RUNS:
+    """The third run in a row in which Salad does not know the group ends its rule, unless runs follow each other
+    so fast that all of them may have seen the same mistake."""
+    if row is None or row["missing_runs"] < MISSING_RUNS or not row["long_ago"]:
         return verdict
     return replace(verdict, decision=Decision(Action.REMOVE_RULE, 0), error=None)
+
+
+def tell(verdict: Verdict) -> None:
+    if verdict.is_quiet:
+        return
+    removed = verdict.decision is not None and verdict.decision.action == Action.REMOVE_RULE
+    say = logs.warning if removed else logs.info
+    say("scaling_decided", container_group_name=verdict.rule["container_group_name"], **verdict.as_row())
 
 
 def all_applied(verdicts: Sequence[Verdict]) -> bool:

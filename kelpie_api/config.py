@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from urllib.parse import urlsplit
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -46,8 +47,8 @@ class Config:
             secret_key=secret_key,
             admin_key=env.get("KELPIE_ADMIN_KEY") or None,
             log_level=log_level(env),
-            salad_api_url=env.get("SALAD_API_URL", cls.salad_api_url).rstrip("/"),
-            salad_api_key=env.get("SALAD_API_KEY") or None,
+            salad_api_url=web_address(env, "SALAD_API_URL", cls.salad_api_url),
+            salad_api_key=salad_api_key(env),
             salad_jwks_url=env.get("SALAD_JWKS_URL", cls.salad_jwks_url),
             jwt_issuer=env.get("KELPIE_JWT_ISSUER", cls.jwt_issuer),
             jwt_algorithms=jwt_algorithms(env, cls.jwt_algorithms),
@@ -82,6 +83,27 @@ def required(env: Mapping[str, str], name: str, what: str) -> str:
     if not value:
         raise ConfigError(f"{name} is not set: it must hold {what}.")
     return value
+
+
+def web_address(env: Mapping[str, str], name: str, default: str) -> str:
+    url = env.get(name, "").strip() or default
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not (usable and url.isascii() and url.isprintable() and " " not in url):
+        raise ConfigError(f"{name} must be an http or https address, not {url!r}.")
+    return url.rstrip("/")
+
+
+def salad_api_key(env: Mapping[str, str]) -> str | None:
+    """It is sent in a header. The line break at the end of a secret's file is no part of it; what is wrong with it
+    is said without showing it."""
+    key = env.get("SALAD_API_KEY", "").strip()
+    if not all(32 <= ord(character) < 127 for character in key):
+        raise ConfigError("SALAD_API_KEY must be one line of printable ASCII.")
+    return key or None
 
 
 def log_level(env: Mapping[str, str]) -> str:

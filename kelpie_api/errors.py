@@ -121,8 +121,13 @@ class KeyUsedOtherwise(KelpieError):
 class RuleExists(Conflict):
     title = "Scaling Rule Exists"
 
-    def __init__(self, container_group_id: object) -> None:
-        super().__init__(f"The container group {container_group_id} has a scaling rule already; change that one.")
+    def __init__(self, container_group_id: object, is_own: bool) -> None:
+        super().__init__(
+            f"The container group {container_group_id} has a scaling rule already; change that one."
+            if is_own
+            else f"Another user's rule serves the container group {container_group_id}, or yours of another"
+            " project; a group has one rule."
+        )
 
 
 class Unavailable(KelpieError):

@@ -29,6 +29,8 @@ KEYLESS_PAUSE = 60.0
 TROUBLE_PAUSE = 10.0
 HOLD = timedelta(minutes=2)  # longer than all calls of one reallocation take: then another process may have it
 GIVE_UP_AFTER = timedelta(hours=24)
+# Who is sent away right after its last failure has begun little. Later, it finishes the job that it holds.
+STILL_FRESH = timedelta(minutes=1)
 FIRST_PAUSE, LONGEST_PAUSE = 10.0, 3600.0  # seconds before a reallocation is tried again
 LONGEST_SILENCE = 60.0  # that Salad may ask of all of them
 
@@ -50,7 +52,7 @@ class End:
 
 
 class Gone(Exception):
-    """Salad knows no such project, group or instance."""
+    """Salad lists the group's instances, and none of them is on the machine."""
 
 
 def backoff(tries: int, jitter: float) -> timedelta:
@@ -91,6 +93,9 @@ class Reallocator:
         taken = self.db.one_or_none(SQL.take_reallocation, hold=HOLD)
         if taken is None:
             return IDLE
+        if taken["busy"] and (taken["tries"] > 1 or taken["age"] > STILL_FRESH):
+            self._postpone(taken, "the machine holds a job; it is moved once it holds none", timedelta())
+            return IDLE
         try:
             end = self.carry_out(taken, self.key)
         except NoAnswer as silence:
@@ -124,7 +129,7 @@ class Reallocator:
         for group in self._ask(lambda: self.salad.container_groups(key, organization, project)):
             if str(group.get("id")).lower() == str(group_id) and is_name(str(group.get("name"))):
                 return GroupName(organization, project, str(group["name"]))
-        raise Gone
+        raise NoAnswer("Salad lists no such container group in the project")
 
     def _instances(self, key: str, name: GroupName, machine_id: str) -> list[str]:
         """The instances on a machine; Salad wants to hear the instance's id, and workers know the machine's."""
@@ -138,13 +143,8 @@ class Reallocator:
         return found
 
     def _ask(self, question: Callable[[], Result]) -> Result:
-        """Raises Gone where Salad says 404; NoAnswer, SaladRefused."""
-        try:
-            return self.allowance.ask(question, self._wait)
-        except SaladRefused as refusal:
-            if refusal.status == 404:
-                raise Gone from refusal
-            raise
+        """Raises NoAnswer, SaladRefused."""
+        return self.allowance.ask(question, self._wait)
 
     def _wait(self, seconds: float) -> None:
         if self.stopped.wait(seconds):
@@ -184,6 +184,8 @@ def what_to_do(refusal: SaladRefused) -> str:
             return "Salad does not know SALAD_API_KEY (401); renew it"
         case 403:
             return "Salad lets SALAD_API_KEY not do this (403); add its user to the organization at Salad"
+        case 404:
+            return "Salad knows no such project, group or instance (404)"
     return str(refusal)
 
 

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from kelpie_api.asking import Reply, get, send
+from kelpie_api.asking import Reply, send
 from kelpie_api.errors import NoAnswer
 
 LIMIT = 5.0  # seconds for one request
 MERGE_PATCH = "application/merge-patch+json"
+LONGEST_REASON = 200  # characters
 NAME = re.compile(r"[a-z][a-z0-9-]{0,61}[a-z0-9]")  # of an organization, a project, a container group
 
 
 class SaladRefused(Exception):
-    """Salad said no: the key is wrong (401), has no right to this project (403), or there is none (404)."""
+    """Salad said no: the key is wrong (401), has no right to this project (403), or there is none (404). `said` is
+    its own reason, where it gave one."""
 
-    def __init__(self, status: int) -> None:
-        super().__init__(f"Salad answered {status}")
+    def __init__(self, status: int, said: str = "") -> None:
+        super().__init__(f"Salad answered {status}" + (f" ({said})" if said else ""))
         self.status = status
+        self.said = said
 
 
 def is_name(text: str) -> bool:
@@ -50,8 +54,7 @@ class Salad:
     def container_groups(self, key: str, organization: str, project: str) -> list[dict[str, Any]]:
         """The project's container groups. Raises SaladRefused, NoAnswer."""
         path = f"/organizations/{quote(organization, safe='')}/projects/{quote(project, safe='')}/containers"
-        reply = get(self.base_url + path, {"Salad-Api-Key": key, "Accept": "application/json"}, LIMIT)
-        return groups_in(answered(reply))
+        return groups_in(answered(self._send("GET", key, path)))
 
     def container_group(self, key: str, name: GroupName) -> dict[str, Any]:
         return one_group(accepted(self._send("GET", key, name.path), 200))
@@ -82,7 +85,17 @@ class Salad:
         headers = {"Salad-Api-Key": key, "Accept": "application/json"}
         if change is not None:
             headers |= {"Content-Type": MERGE_PATCH, "Accept": f"{MERGE_PATCH}, application/json"}
-        return send(method, self.base_url + path, headers, LIMIT, change)
+        return without(key, send(method, self.base_url + path, headers, LIMIT, change))
+
+
+def without(key: str, reply: Reply) -> Reply:
+    """Whoever refuses a request may quote it, and its reason is shown and logged."""
+    if reply.status < 400 or not isinstance(reply.json, dict):
+        return reply
+    clean = {
+        name: value.replace(key, "***") if isinstance(value, str) else value for name, value in reply.json.items()
+    }
+    return replace(reply, json=clean)
 
 
 def accepted(reply: Reply, status: int) -> Reply:
@@ -90,8 +103,32 @@ def accepted(reply: Reply, status: int) -> Reply:
     if reply.status == status:
         return reply
     if 400 <= reply.status < 500 and reply.status not in {408, 429}:
-        raise SaladRefused(reply.status)
+        raise refusal(reply)
     raise NoAnswer(f"Salad answered {reply.status}", reply.retry_after)
+
+
+def refusal(reply: Reply) -> SaladRefused:
+    """Raises NoAnswer for a 404 that is not Salad's own: what stands between us and Salad answers one for
+    everything while it is set up wrong, and groups must not pass for deleted then."""
+    if reply.status == 404 and not is_problem(reply.json, 404):
+        raise NoAnswer("somebody else than Salad answered 404")
+    return SaladRefused(reply.status, reason_given(reply.json))
+
+
+def is_problem(document: Any, status: int) -> bool:
+    """Is this how Salad's specification describes errors?"""
+    if not isinstance(document, dict) or document.get("status", status) != status:
+        return False
+    return isinstance(document.get("title"), str) or isinstance(document.get("type"), str)
+
+
+def reason_given(document: Any) -> str:
+    """Title and detail of a problem, on one short line."""
+    if not isinstance(document, dict):
+        return ""
+    parts = [document[name] for name in ("title", "detail") if isinstance(document.get(name), str)]
+    line = " ".join(": ".join(parts)[: 2 * LONGEST_REASON].split())
+    return "".join(filter(str.isprintable, line))[:LONGEST_REASON]
 
 
 def one_group(reply: Reply) -> dict[str, Any]:
@@ -101,9 +138,9 @@ def one_group(reply: Reply) -> dict[str, Any]:
 
 
 def answered(reply: Reply) -> Any:
-    """The JSON of a good answer; Salad's errors may be HTML, so only their status counts."""
+    """The JSON of a good answer. Raises SaladRefused, NoAnswer; Salad's errors may be HTML."""
     if reply.status in {401, 403, 404}:
-        raise SaladRefused(reply.status)
+        raise refusal(reply)
     if reply.status != 200:
         raise NoAnswer(f"Salad answered {reply.status}", reply.retry_after)
     return reply.json

@@ -42,7 +42,7 @@ class Action(StrEnum):
     SCALE = "scale"
     START_AND_SCALE = "start_and_scale"
     STOP = "stop"
-    HOLD = "hold"  # it would be stopped, but a job is running in it
+    HOLD = "hold"  # it would be stopped, but jobs are running in all of it
     REMOVE_RULE = "remove_rule"  # Salad does not know the group any more
 
 
@@ -94,7 +94,8 @@ def decide(demand: Demand, observed: Observed, rule: Limits) -> Decision:
         replicas  group             leases  action
         0         stopped           any     none
         0         not stopped       none    stop
-        0         not stopped       some    hold
+        0         up, more          some    scale, to as many as there are leases
+        0         else, not stopped some    hold
         above 0   up, as many       any     none
         above 0   up, not as many   any     scale
         above 0   down, as many     any     start
@@ -114,9 +115,11 @@ def decide(demand: Demand, observed: Observed, rule: Limits) -> Decision:
 def to_zero(demand: Demand, observed: Observed) -> Decision:
     if observed.state == State.STOPPED:
         return Decision(Action.NONE, 0)
-    if demand.leases:
-        return Decision(Action.HOLD, observed.present)
-    return Decision(Action.STOP, 0)
+    if not demand.leases:
+        return Decision(Action.STOP, 0)
+    if observed.present > demand.leases:  # Salad takes the instances of the lowest deletion cost: idle ones
+        return Decision(Action.SCALE, demand.leases)
+    return Decision(Action.HOLD, observed.present)
 
 
 class Lookups:
@@ -166,7 +169,9 @@ def create_rule(db: Database, lookups: Lookups, caller: Caller, wanted: Mapping[
         )
     )
     if made is None:
-        raise RuleExists(wanted["container_group_id"])
+        group_id = wanted["container_group_id"]
+        own = db.one_or_none(SQL.get_rule, **caller.scope, container_group_id=group_id)
+        raise RuleExists(group_id, is_own=own is not None)
     return made
 
 
@@ -271,8 +276,17 @@ def metrics(db: Database, caller: Caller, container_group: str) -> dict[str, Any
     """What another autoscaler needs to know of a group. Without a rule a group is wanted to have a replica for
     each job."""
     caller.require_own_group(container_group)
-    counted = db.one_or_none(SQL.count_group_jobs, **caller.scope, container_group=container_group) or {}
+    counted = db.one_or_none(SQL.count_group_jobs, **caller.scope, spellings=spellings(container_group)) or {}
     return {**counted, "desired_replicas": limits(db, caller, container_group).clamp(counted["active"])}
+
+
+def spellings(container_group: str) -> list[str]:
+    """How jobs may spell a group. Salad's ids mean the same in capitals; any other name is taken as it is."""
+    try:
+        group_id = str(UUID(container_group))
+    except ValueError:
+        return [container_group]
+    return sorted({container_group, group_id, group_id.upper()})
 
 
 def limits(db: Database, caller: Caller, container_group: str) -> Limits:
@@ -291,6 +305,7 @@ def weigh(db: Database, rule: Row) -> Demand:
         SQL.weigh_rule,
         tenant_id=rule["tenant_id"],
         container_group=str(rule["container_group_id"]),
+        spellings=spellings(str(rule["container_group_id"])),
         idle=timedelta(seconds=rule["idle_threshold_seconds"]),
     )
     assert found is not None  # it counts, so it always answers

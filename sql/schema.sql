@@ -281,6 +281,7 @@ create table scaling_rules (
   created timestamp with time zone default now() not null,
   updated timestamp with time zone default now() not null,
   missing_runs integer default 0 not null,
+  missing_since timestamp with time zone,
   constraint min_is_not_above_max CHECK (min_replicas <= max_replicas),
   constraint scaling_rules_container_group_name_check CHECK (length(container_group_name) >= 1 AND length(container_group_name) <= 255),
   constraint scaling_rules_idle_threshold_seconds_check CHECK (idle_threshold_seconds >= 0 AND idle_threshold_seconds <= 3600),

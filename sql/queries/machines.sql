@@ -117,7 +117,7 @@ select b.job_id, 'blocked', 'coordinator', b.attempt,
   from became b;
 
 -- name: take_reallocation
--- The one that is due longest, and where its machine may be found. Its next try moves into the future, so that no
+-- The one that is due longest, where its machine may be found, and whether it holds a live lease. Its next try moves into the future, so that no
 -- other process takes it and it is not lost if this one dies. Only a rule of the same tenant may name the organization:
 -- ids of groups are what callers say.
 with due as materialized (
@@ -139,7 +139,12 @@ select r.id, r.container_group, r.machine_id, r.tries, now() - r.created as age,
        coalesce(s.org_name, nullif(r.org_name, ''),
                 (select k.org_name from api_keys k where k.tenant_id = r.tenant_id order by k.created desc limit 1),
                 u.username) as organization,
-       coalesce(s.project_name, t.project) as project
+       coalesce(s.project_name, t.project) as project,
+       exists (select
+                 from queue q
+                where lower(q.machine_id) = lower(r.machine_id)
+                  and lower(q.holder_group) = lower(r.container_group)
+                  and not lapsed(q.heartbeat, q.heartbeat_interval)) as busy
   from taken r
   join tenants t on t.id = r.tenant_id
   join users u on u.id = t.user_id

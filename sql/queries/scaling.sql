@@ -55,14 +55,15 @@ delete from scaling_rules
 delete from scaling_rules;
 
 -- name: count_group_jobs
--- The jobs of a group that are not final, and for how many seconds the oldest pending one has waited.
+-- The jobs of a group, however its id is spelled, that are not final, and for how many seconds the oldest pending one
+-- has waited.
 with active as (
   select count(*) filter (where pending) as pending,
          count(*) filter (where not pending) as running,
          count(*) as active,
          min(seq) filter (where pending) as oldest
     from active_jobs
-   where container_group = %(container_group)s
+   where container_group = any (%(spellings)s)
      and (%(scope)s::bigint is null or tenant_id = %(scope)s)
 )
 select pending, running, active,
@@ -72,15 +73,16 @@ select pending, running, active,
 
 -- name: weigh_rule
 -- What a rule's group is wanted for, at one moment: jobs that are not final, jobs that finished within the rule's
--- idle threshold (of the null group: where this group held them last), and live leases, whoever's.
+-- idle threshold (of the null group: where this group held them last), and live leases, whoever's. Jobs spell the
+-- group's id as they like; of the leases none may be missed, so they are compared one by one.
 select (select count(*)
           from active_jobs a
          where a.tenant_id = %(tenant_id)s
-           and a.container_group = %(container_group)s) as active,
+           and a.container_group = any (%(spellings)s)) as active,
        (select count(*)
           from jobs j
          where j.tenant_id = %(tenant_id)s
-           and j.container_group = %(container_group)s
+           and j.container_group = any (%(spellings)s)
            and coalesce(j.completed, j.failed, j.canceled) > now() - %(idle)s::interval) +
        (select count(*)
           from jobs j
@@ -90,12 +92,12 @@ select (select count(*)
            and exists (
                -- Not flattened into a join: few jobs finished a moment ago, and there are millions of attempts.
                select from attempts a
-                where a.job_id = j.id and a.number = j.attempt and a.container_group = %(container_group)s
+                where a.job_id = j.id and a.number = j.attempt and a.container_group = any (%(spellings)s)
                offset 0)) as finished,
        (select count(*)
           from queue q
          where q.machine_id is not null
-           and q.holder_group = %(container_group)s
+           and lower(q.holder_group) = %(container_group)s
            and not lapsed(q.heartbeat, q.heartbeat_interval)) as leases;
 
 -- name: list_rules_to_apply
@@ -105,6 +107,15 @@ select container_group_id, tenant_id, org_name, project_name, container_group_na
   from scaling_rules
  where %(only)s::uuid is null or container_group_id = %(only)s
  order by org_name, project_name, container_group_id;
+
+-- name: rule_stands
+-- No row: the rule was removed or changed since it was read.
+select container_group_id
+  from scaling_rules
+ where container_group_id = %(container_group_id)s
+   and tenant_id = %(tenant_id)s
+   and min_replicas = %(min_replicas)s
+   and max_replicas = %(max_replicas)s;
 
 -- name: take_turn
 -- Whoever runs the autoscaler says so before each call that changes something; who falls silent loses its turn. No
@@ -126,15 +137,16 @@ delete from autoscaler_turn where owner = %(owner)s;
 
 -- name: note_group_found
 update scaling_rules
-   set missing_runs = 0
+   set missing_runs = 0, missing_since = null
  where container_group_id = %(container_group_id)s
    and missing_runs > 0;
 
 -- name: note_group_missing
+-- How many runs in a row that makes, and whether the first of them was `long` ago.
 update scaling_rules
-   set missing_runs = missing_runs + 1
+   set missing_runs = missing_runs + 1, missing_since = coalesce(missing_since, now())
  where container_group_id = %(container_group_id)s
-returning missing_runs;
+returning missing_runs, missing_since <= now() - %(long)s::interval as long_ago;
 
 -- name: record_decision
 -- Nothing is written for a tenant that is gone meanwhile.
@@ -158,10 +170,10 @@ select id, at, container_group_id, active, warm, observed_state, observed_replic
 offset %(skipped)s;
 
 -- name: replica_hours
--- From each decision to the next, and from the last until now, a group has the replicas that the decision left it
+-- From each decision to the next, and from the last until now if its rule is still there, a group has the replicas that the decision left it
 -- with; where nothing was seen, those of the decision before. No row: nothing was decided.
 with left_behind as (
-  select id, at,
+  select id, at, tenant_id,
          case when outcome = 'ok' and action <> 'remove_rule' then desired_replicas
               when action = 'remove_rule' or observed_state in ('stopped', 'failed', 'succeeded') then 0
               else observed_replicas
@@ -172,7 +184,13 @@ with left_behind as (
      and (%(groups)s::text[] is null or container_group_id::text = any (%(groups)s))
 ),
 spans as (
-  select at, replicas, coalesce(lead(at) over (order by id), now()) as until
+  select at, replicas,
+         coalesce(lead(at) over (order by id),
+                  case when exists (select
+                                      from scaling_rules r
+                                     where r.container_group_id = %(container_group_id)s
+                                       and r.tenant_id = left_behind.tenant_id) then now() end,
+                  at) as until
     from left_behind
    where replicas is not null
 )
@@ -192,14 +210,23 @@ delete from scaling_decisions
           for update skip locked);
 
 -- name: mark_stopping
--- Machines of this group are handed no job for so long.
+-- Machines of this group are handed no job for so long, however they spell its id.
 insert into stopping_groups (container_group, until)
-values (%(container_group)s, now() + %(length)s::interval)
-    on conflict (container_group) do update set until = excluded.until;
+select name, now() + %(length)s::interval
+  from (select unnest(%(spellings)s::text[])
+         union
+        select container_group from machines where lower(container_group) = lower(%(container_group)s)
+         union
+        select holder_group from queue where lower(holder_group) = lower(%(container_group)s)) as spelled (name)
+ order by name
+    on conflict (container_group) do update set until = excluded.until
+returning container_group;
 
 -- name: wait_for_claims
 -- Have the claims of this group ended that began before it was marked? Those that begin now see the mark.
-select claims_ended(%(container_group)s) as ended;
+select bool_and(claims_ended(name)) as ended from unnest(%(marked)s::text[]) as marked (name);
 
 -- name: unmark_stopping
-delete from stopping_groups where container_group = %(container_group)s or until < now() - interval '1 day';
+delete from stopping_groups
+ where lower(container_group) = lower(%(container_group)s)
+    or until < now() - interval '1 day';

@@ -9,20 +9,22 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import pytest
+from werkzeug.wrappers import Response
 
 from kelpie_api.allowance import AUTOSCALER, Allowance
 from kelpie_api.autoscale import AnotherRun, Autoscaler, Turn, all_applied, repeat
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.fleet import Fleet
 from kelpie_api.salad import GroupName, Salad
+from kelpie_api.scaling import Demand
 from local_stack.processes import wait_for
 from tests.conftest import SECRET_KEY
 from tests.doubles.double import page
@@ -161,7 +163,7 @@ def test_a_rule_sees_only_its_own_group(
 # A live lease is never stopped (I17)
 
 
-def test_a_group_in_which_a_job_runs_is_held_whoever_the_job_belongs_to(
+def test_a_group_in_which_a_job_runs_keeps_its_machine_and_no_other_whoever_the_job_belongs_to(
     db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
 ) -> None:
     ours, shared = fleet.make_group("running", 4), fleet.make_group("running", 2)
@@ -169,10 +171,13 @@ def test_a_group_in_which_a_job_runs_is_held_whoever_the_job_belongs_to(
     make_rule(db, tenant, shared)
     jobs(db, tenant, ours, "held")
     jobs(db, make_tenant(db, "rival", "default"), shared, "held")
-    autoscaler.run()
-    assert fleet.changes == []
-    assert {decisions(db, group)[0]["action"] for group in (ours, shared)} == {"hold"}
-    assert [decisions(db, group)[0]["desired_replicas"] for group in (ours, shared)] == [4, 2]
+    for _ in range(2):
+        assert all_applied(autoscaler.run())
+    for group in (ours, shared):
+        assert fleet.standing(group) == ("running", 1)
+        seen = [(decision["action"], decision["desired_replicas"]) for decision in decisions(db, group)]
+        assert seen == [("scale", 1), ("hold", 1)]
+    assert {change[0] for change in fleet.changes} == {"scale"}
 
 
 def test_a_lease_that_lapsed_holds_no_group(
@@ -201,7 +206,9 @@ def test_a_job_that_comes_between_the_decision_and_the_stop_is_seen(
     [verdict] = make_autoscaler(db, fleet).run()
     assert verdict.decision and verdict.decision.action == "hold"
     assert fleet.standing(group) == ("running", 2)
-    assert [(d["action"], d["outcome"]) for d in decisions(db, group)] == [("hold", "ok")]
+    [decision] = decisions(db, group)
+    assert (decision["action"], decision["outcome"]) == ("hold", "failed")
+    assert "nobody knows whether it was carried out" in decision["error"]
 
 
 def claimed(db: Database, tenant: Tenant, group: str) -> Row | None:
@@ -221,9 +228,8 @@ def test_a_claim_that_is_under_way_at_the_last_look_is_waited_for_and_keeps_its_
     assert fleet.changes == []
 
 
-@pytest.mark.parametrize("answer", [trouble(403, "Forbidden"), page(503)], ids=["refused", "unanswered"])
 def test_a_group_that_is_being_stopped_is_handed_no_job_and_is_again_once_it_is_not_stopped(
-    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler, answer: Any
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
 ) -> None:
     group, other = fleet.make_group("running", 2), str(uuid.uuid4())
     make_rule(db, tenant, group)
@@ -233,14 +239,36 @@ def test_a_group_that_is_being_stopped_is_handed_no_job_and_is_again_once_it_is_
         jobs(db, tenant, group)
         make_job(db, tenant, "pending", group=None)
         meanwhile.extend(claimed(db, tenant, of) for of in (group, other))
-        return answer()
+        return trouble(403, "Forbidden")()
 
     fleet.trouble.append(("/stop", claim_meanwhile))
-    autoscaler.run()  # the second try, if there is one, finds the job
+    autoscaler.run()
     ours, others = meanwhile
     assert ours is None
     assert others and others["container_group_id"] is None
     assert fleet.changes == []
+    assert claimed(db, tenant, group)
+
+
+@pytest.mark.parametrize("then", ["a job comes", "a refusal"])
+def test_a_group_whose_stop_may_have_been_carried_out_is_handed_no_job_for_a_moment(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler, then: str
+) -> None:
+    """Salad stops the group, but its answer is lost; the second try is called off, or refused."""
+    group = fleet.make_group("running", 2)
+    make_rule(db, tenant, group)
+
+    def lost() -> Any:
+        if then == "a job comes":
+            jobs(db, tenant, group)
+        return page(504)()
+
+    fleet.trouble.extend([("/stop", lost), ("/stop", trouble(403, "Forbidden"))])
+    [verdict] = autoscaler.run()
+    jobs(db, tenant, group)
+    assert claimed(db, tenant, group) is None
+    assert verdict.error and "nobody knows whether it was carried out" in verdict.error
+    db.execute("update stopping_groups set until = until - interval '15 seconds'")
     assert claimed(db, tenant, group)
 
 
@@ -249,7 +277,7 @@ def test_a_claim_that_is_repeated_while_its_group_is_being_stopped_is_answered(
 ) -> None:
     job_id, claim_id = make_job(db, tenant), new_claim_id()
     claim(db, tenant, claim_id=claim_id)
-    db.execute(SQL.mark_stopping, container_group="g1", length=timedelta(minutes=1))
+    db.execute(SQL.mark_stopping, container_group="g1", spellings=["g1"], length=timedelta(minutes=1))
     again = claim(db, tenant, claim_id=claim_id)
     assert again and again["id"] == job_id
 
@@ -258,7 +286,7 @@ def test_a_group_whose_stop_nobody_heard_of_again_is_handed_jobs_after_a_moment(
     db: Database, tenant: Tenant
 ) -> None:
     make_job(db, tenant)
-    db.execute(SQL.mark_stopping, container_group="g1", length=timedelta(minutes=1))
+    db.execute(SQL.mark_stopping, container_group="g1", spellings=["g1"], length=timedelta(minutes=1))
     assert claim(db, tenant) is None
     db.execute("update stopping_groups set until = until - interval '61 seconds'")
     assert claim(db, tenant)
@@ -275,6 +303,79 @@ def test_a_group_that_is_started_right_after_its_stop_is_handed_jobs_at_once(
     autoscaler.run()
     assert [change[0] for change in fleet.changes] == ["stop", "start", "scale"]
     assert claimed(db, tenant, group)
+
+
+def mixed(group: str) -> str:
+    return "".join(letter.upper() if place % 2 else letter for place, letter in enumerate(group))
+
+
+@pytest.mark.parametrize("spelled", [str.upper, mixed], ids=["in capitals", "mixed"])
+def test_a_job_that_runs_under_another_spelling_of_the_group_holds_it(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler, spelled: Callable[[str], str]
+) -> None:
+    group = fleet.make_group("running", 1)
+    make_rule(db, tenant, group, 0, 0)
+    jobs(db, tenant, spelled(group), "held")
+    autoscaler.run()
+    assert (fleet.changes, decisions(db, group)[0]["action"]) == ([], "hold")
+
+
+def test_jobs_that_spell_the_group_in_capitals_count_for_its_rule(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
+) -> None:
+    group = fleet.make_group("running", 9)
+    make_rule(db, tenant, group, idle=600)
+    for state in ("pending", "held", "completed"):
+        jobs(db, tenant, group.upper(), state)
+    [verdict] = autoscaler.run()
+    assert verdict.demand == Demand(active=2, warm=3, leases=1)
+
+
+@pytest.mark.parametrize("spelled", [str.upper, mixed], ids=["in capitals", "mixed"])
+def test_a_claim_under_another_spelling_is_waited_for_and_then_refused_while_the_group_is_being_stopped(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler, spelled: Callable[[str], str]
+) -> None:
+    group = fleet.make_group("running", 2)
+    name = spelled(group)
+    make_rule(db, tenant, group, 0, 0)
+    jobs(db, tenant, name, count=2)
+    db.execute(
+        "insert into machines (tenant_id, container_group, machine_id) values (%(tenant)s, %(name)s, 'm1')",
+        tenant=tenant.caller.tenant_id,
+        name=name,
+    )
+    job, verdicts = while_open(db, lambda tx: claim_in(tx, tenant, "m1", group=name), autoscaler.run)
+    assert job
+    assert verdicts[0].decision and verdicts[0].decision.action == "hold"
+    db.execute("delete from queue where job_id = %(id)s", id=job["id"])
+    autoscaler.run()
+    assert [change[0] for change in fleet.changes] == ["stop"]
+    assert claimed(db, tenant, name) is None
+
+
+# The rule as it is
+
+
+@pytest.mark.parametrize("change", ["delete from scaling_rules", "update scaling_rules set max_replicas = 3"])
+@pytest.mark.parametrize("call", ["/stop", "/start", "PATCH"])
+def test_a_rule_that_is_removed_or_changed_during_a_run_is_applied_no_more(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler, change: LiteralString, call: str
+) -> None:
+    """It changes while Salad gives no answer; the next try would be as wrong as the rule was."""
+    group = fleet.make_group("stopped" if call == "/start" else "running", 1)
+    make_rule(db, tenant, group)
+    if call != "/stop":
+        jobs(db, tenant, group, count=5)
+
+    def meanwhile() -> Any:
+        db.execute(change)
+        return page(503)()
+
+    fleet.trouble.append((call, meanwhile))
+    [verdict] = autoscaler.run()
+    assert verdict.decision and verdict.decision.action in {"none", "hold"}
+    assert fleet.changes == []
+    assert bool(verdict.error) is (call == "/stop")  # nobody knows what became of that try
 
 
 # Trouble
@@ -381,6 +482,20 @@ def test_a_refusal_is_not_repeated_and_says_what_to_do(
     assert sum(1 for _, line in fleet.requests if line.endswith("/stop")) == 1
 
 
+def test_a_refusal_carries_salads_own_reason_on_one_short_line_without_the_key(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
+) -> None:
+    group = fleet.make_group("running", 1)
+    make_rule(db, tenant, group, 5, 5)
+    detail = f"The quota of {KEY}\nis used\x00 up. {'x' * 5000}"
+    body = json.dumps({"status": 400, "title": "Bad Request", "detail": detail})
+    fleet.trouble.append(("PATCH", lambda: Response(body, 400, content_type="application/json")))
+    autoscaler.run()
+    error = decisions(db, group)[0]["error"]
+    assert "Bad Request: The quota of *** is used up." in error
+    assert len(error) < 300 and error.isprintable()
+
+
 def test_a_key_without_permission_for_one_project_leaves_the_others_alone(
     db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
 ) -> None:
@@ -406,25 +521,36 @@ def test_a_salad_that_is_away_is_written_down_for_every_rule(
     assert all(decisions(db, group)[0]["outcome"] == "failed" for group in groups)
 
 
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ({"current_state": {"status": "hibernating"}}, "hibernating"),
+        ({"current_state": {"status": ["running"]}}, "status"),
+        ({"current_state": None}, "status"),
+        ({"replicas": 2**40}, str(2**40)),
+        ({"replicas": -1}, "-1"),
+        ({"replicas": True}, "True"),
+        ({"replicas": 2.5}, "2.5"),
+    ],
+)
 def test_a_state_that_salad_never_spoke_of_is_trouble_of_this_rule(
-    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler, said: Any, shown: str
 ) -> None:
     group = fleet.make_group("running", 1)
     make_rule(db, tenant, group)
-    strange = json.dumps({"items": [fleet.group(group) | {"current_state": {"status": "hibernating"}}]})
+    strange = json.dumps({"items": [fleet.group(group) | said]})
 
     def answer() -> Any:
-        from werkzeug.wrappers import Response
-
         return Response(strange, content_type="application/json")
 
     fleet.trouble.append(("GET", answer))
     autoscaler.run()
-    assert "hibernating" in decisions(db, group)[0]["error"]
+    [decision] = decisions(db, group)
+    assert shown in decision["error"] and "defect" not in decision["error"]
     assert fleet.changes == []
 
 
-def test_a_group_that_vanished_keeps_its_rule_for_two_runs_and_loses_it_in_the_third(
+def test_a_group_that_vanished_loses_its_rule_after_three_runs_and_some_minutes(
     db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
 ) -> None:
     group = fleet.make_group("running", 1)
@@ -436,14 +562,66 @@ def test_a_group_that_vanished_keeps_its_rule_for_two_runs_and_loses_it_in_the_t
     fleet.groups["acme", "default"].append(known)  # it was a hiccup: the count begins anew
     assert all_applied(autoscaler.run())
     fleet.vanish(group)
-    for _ in range(2):
+    for _ in range(4):  # so fast that all of them may have seen the same mistake
         autoscaler.run()
     assert rule_of(db, group)
+    db.execute("update scaling_rules set missing_since = missing_since - interval '10 minutes'")
     assert all_applied(autoscaler.run())
     assert rule_of(db, group) is None
     last = decisions(db, group)[-1]
     assert (last["action"], last["outcome"]) == ("remove_rule", "ok")
     assert "404" in decisions(db, group)[-2]["error"]
+
+
+def test_two_runs_are_too_few_for_a_rule_to_go_however_long_ago_the_first_was(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
+) -> None:
+    group = fleet.make_group("running", 1)
+    make_rule(db, tenant, group)
+    fleet.vanish(group)
+    autoscaler.run()
+    db.execute("update scaling_rules set missing_since = missing_since - interval '1 day'")
+    autoscaler.run()
+    assert rule_of(db, group)
+
+
+def test_a_404_that_is_not_salads_own_costs_no_rule(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
+) -> None:
+    group = fleet.make_group("running", 1)
+    make_rule(db, tenant, group)
+    fleet.instead = page(404)
+    for _ in range(4):
+        autoscaler.run()
+    db.execute("update scaling_rules set missing_since = now() - interval '1 day'")
+    autoscaler.run()
+    rule = rule_of(db, group)
+    assert rule and rule["missing_runs"] == 0
+    assert "somebody else than Salad" in decisions(db, group)[-1]["error"]
+
+
+def test_when_all_groups_are_missing_at_once_no_rule_goes(
+    db: Database,
+    tenant: Tenant,
+    fleet: FleetDouble,
+    autoscaler: Autoscaler,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    groups = [fleet.make_group("running", 1) for _ in range(2)]
+    for group in groups:
+        make_rule(db, tenant, group, 1, 1)
+    known = fleet.group(groups[1])
+    for group in groups:
+        fleet.vanish(group)
+    for _ in range(4):
+        autoscaler.run()
+    assert [rule["missing_runs"] for rule in db.all("select missing_runs from scaling_rules")] == [0, 0]
+    assert "404" in decisions(db, groups[0])[-1]["error"]
+    assert "all_groups_missing" in caplog.text
+    fleet.groups["acme", "default"].append(known)  # one is back, so the other's absence counts
+    autoscaler.run()
+    rule = rule_of(db, groups[0])
+    assert rule and rule["missing_runs"] == 1
 
 
 def test_another_group_of_the_same_name_is_not_the_group(
@@ -577,10 +755,10 @@ def test_the_program_prints_what_it_did_and_its_exit_code_says_whether_it_could(
     rehearsed = autoscale(db, fleet, "--dry-run")
     assert rehearsed.returncode == 0, rehearsed.stderr
     head, line = rehearsed.stdout.splitlines()
-    assert head.split() == ["group", "active", "warm", "observed", "decision", "why"]
+    assert head.split() == ["group", "id", "active", "warm", "observed", "decision", "why"]
     assert line.split() == [
-        *(fleet.group(group)["name"], "9", "9", "stopped,", "0", "start_and_scale,", "4"),
-        *("between", "0", "and", "4"),
+        *(fleet.group(group)["name"], group, "9", "9", "stopped,", "0", "start_and_scale,", "4"),
+        *("9", "active,", "at", "most", "4"),
     ]
     assert (fleet.changes, decisions(db, group)) == ([], [])
 
@@ -633,6 +811,20 @@ def test_sigterm_ends_the_program_between_two_runs(db: Database, tenant: Tenant,
         run.send_signal(signal.SIGTERM)
         assert run.wait(30) == 0
     assert db.all("select * from autoscaler_turn") == []
+
+
+def test_a_reader_that_goes_away_does_not_end_the_program(
+    db: Database, tenant: Tenant, fleet: FleetDouble
+) -> None:
+    group = fleet.make_group("running", 1)
+    make_rule(db, tenant, group)
+    command = [sys.executable, SCRIPT, "--interval", "1"]
+    with subprocess.Popen(command, env=environment(db, fleet), stdout=subprocess.PIPE) as run:
+        assert run.stdout
+        run.stdout.close()
+        wait_for(lambda: len(decisions(db, group)) >= 3, "runs that nobody reads of")
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(30) == 0
 
 
 def test_runs_are_repeated_until_the_program_is_stopped_also_after_one_that_failed() -> None:

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import Any
+from typing import Any, LiteralString
 
 import pytest
 from flask import Flask
@@ -245,16 +245,17 @@ class TestCarryingOut:
         assert fleet.changes == []
         assert [row["outcome"] for row in reallocations(db)] == ["gone"]
 
-    def test_a_group_that_is_gone_is_a_success(
-        self, db: Database, tenant: Tenant, fleet: FleetDouble, group: str, bad: str, reallocator: Reallocator
-    ) -> None:
-        fail_jobs(db, tenant, bad, group, 5)
-        fleet.vanish(group)
-        reallocator.round()
-        assert [row["outcome"] for row in reallocations(db)] == ["gone"]
-
-    @pytest.mark.parametrize("word", ["/reallocate", "/instances"])
-    def test_an_instance_that_goes_meanwhile_is_a_success(
+    @pytest.mark.parametrize(
+        ("word", "answer"),
+        [
+            ("/containers", trouble(404, "Not Found")),
+            ("/instances", trouble(404, "Not Found")),
+            ("/reallocate", trouble(404, "Not Found")),
+            ("/containers", page(404)),
+            ("/instances", page(404)),
+        ],
+    )
+    def test_a_404_does_not_say_that_the_machine_is_gone_so_it_is_tried_again(
         self,
         db: Database,
         tenant: Tenant,
@@ -263,12 +264,61 @@ class TestCarryingOut:
         bad: str,
         reallocator: Reallocator,
         word: str,
+        answer: Any,
     ) -> None:
         fail_jobs(db, tenant, bad, group, 5)
-        fleet.trouble = [(word, trouble(404, "Not Found"))]
+        instance = instance_of(fleet, group, 0)
+        fleet.trouble = [(word, answer)]
         reallocator.round()
-        assert fleet.changes == []
-        assert [row["outcome"] for row in reallocations(db)] == ["gone"]
+        (waiting,) = reallocations(db)
+        assert waiting["outcome"] is None and "404" in waiting["last_error"]
+        make_due(db)
+        reallocator.round()
+        assert [change[2] for change in fleet.changes] == [instance]
+
+    def test_a_group_that_salad_does_not_list_is_given_up_with_a_sentence(
+        self, db: Database, tenant: Tenant, fleet: FleetDouble, group: str, bad: str, reallocator: Reallocator
+    ) -> None:
+        fail_jobs(db, tenant, bad, group, 5)
+        fleet.vanish(group)
+        reallocator.round()
+        assert [row["outcome"] for row in reallocations(db)] == [None]
+        db.execute("update reallocations set created = now() - interval '24 hours'")
+        make_due(db)
+        reallocator.round()
+        (ended,) = reallocations(db)
+        assert ended["outcome"] == "given_up" and "lists no such container group" in ended["last_error"]
+
+    @pytest.mark.parametrize("late", ["tries = 1", "created = now() - interval '5 minutes'"])
+    def test_one_that_comes_late_waits_until_its_machine_holds_no_job(
+        self,
+        db: Database,
+        tenant: Tenant,
+        fleet: FleetDouble,
+        group: str,
+        bad: str,
+        reallocator: Reallocator,
+        late: LiteralString,
+    ) -> None:
+        fail_jobs(db, tenant, bad, group, 5)
+        held = make_job(db, tenant, "held", machine=bad, group=group)
+        db.execute(f"update reallocations set {late}")
+        make_due(db)
+        reallocator.round()
+        (waiting,) = reallocations(db)
+        assert fleet.requests == [] and "holds a job" in waiting["last_error"]
+        db.execute("delete from queue where job_id = %(id)s", id=held)
+        make_due(db)
+        reallocator.round()
+        assert [row["outcome"] for row in reallocations(db)] == ["reallocated"]
+
+    def test_one_that_comes_at_once_does_not_wait_for_the_next_job(
+        self, db: Database, tenant: Tenant, fleet: FleetDouble, group: str, bad: str, reallocator: Reallocator
+    ) -> None:
+        fail_jobs(db, tenant, bad, group, 5)
+        make_job(db, tenant, "held", machine=bad, group=group)
+        reallocator.round()
+        assert [row["outcome"] for row in reallocations(db)] == ["reallocated"]
 
     @pytest.mark.parametrize("group_id", ["g1", "my-deployment", "97f504e8"])
     def test_a_group_that_is_none_of_salads_asks_salad_nothing(
@@ -457,7 +507,7 @@ class TestWhere:
         reallocator.round()
         assert fleet.changes == []
         assert machine_of(fleet, group, 0) == bad
-        assert [row["outcome"] for row in reallocations(db)] == ["gone"]
+        assert [row["outcome"] for row in reallocations(db)] == [None]
 
     def test_the_tenants_own_rule_knows_the_organization_best(
         self, db: Database, fleet: FleetDouble, reallocator: Reallocator

@@ -21,6 +21,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from kelpie_api.db import Database
+from kelpie_worker.config import load
 from tests.doubles.double import SPECS
 from tests.helpers import Client, Tenant, make_job
 
@@ -84,6 +85,16 @@ def test_every_value_is_a_number_at_a_path_of_one_step(api: Client, location: st
 
 def test_the_scaler_gets_no_number_without_the_key(api: Client) -> None:
     assert Client(api.http, None).get("/container-groups/trainers/metrics").status_code == 401
+
+
+def test_a_pod_finds_the_worker_where_images_have_it_and_is_no_machine_of_salads(
+    manifests: dict[str, Manifest],
+) -> None:
+    [container] = manifests["Deployment"]["spec"]["template"]["spec"]["containers"]
+    dockerfile = (FOLDER.parent / "container" / "Dockerfile").read_text()
+    assert f"COPY dist/kelpie {container['command'][0]}\n" in dockerfile
+    settings = {variable["name"]: variable.get("value", "from-the-secret") for variable in container["env"]}
+    assert load(settings).imds_url is None
 
 
 def test_every_value_of_a_triggers_metadata_is_a_string(trigger: Manifest) -> None:

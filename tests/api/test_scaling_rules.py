@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from kelpie_api import create_app, scaling
+from kelpie_api import auth, create_app, scaling
 from kelpie_api.allowance import PERSON, Allowance
 from kelpie_api.config import Config
 from kelpie_api.db import Database
@@ -128,6 +128,18 @@ def test_a_group_has_one_rule_also_when_two_ask_at_once(api: Client, app: Flask,
     answers = at_once([lambda c=client: c.post("/scaling-rules", wanted(group)).status_code for client in clients])
     assert sorted(answers) == [201, 409, 409, 409]
     refused(api.post("/scaling-rules", wanted(group.upper())), 409)
+
+
+def test_who_cannot_see_the_rule_of_a_group_hears_that_it_is_anothers_and_not_whose(
+    api: Client, app: Flask, db: Database, group: str
+) -> None:
+    """Two users whose keys name the same organization and project."""
+    api.post("/scaling-rules", wanted(group))
+    rival = make_tenant(db, "rival", "default").caller.user_id
+    other = Client(app.test_client(), auth.create_token(db, rival, "acme", "default"))
+    assert "change that one" in refused(api.post("/scaling-rules", wanted(group)), 409)["message"]
+    said = refused(other.post("/scaling-rules", wanted(group)), 409)["message"]
+    assert "Another user's rule" in said and "acme" not in said
 
 
 def test_a_group_of_another_project_is_unknown(api: Client, fleet: FleetDouble) -> None:
@@ -327,6 +339,16 @@ def test_replica_hours_are_what_the_decisions_left_behind(
     assert answer["since"] == answer["decisions"][-1]["at"]
 
 
+def test_replica_hours_end_with_the_rule(api: Client, db: Database, tenant: Tenant, group: str) -> None:
+    make_rule(db, tenant, group)
+    for hours in (3, 2):
+        decided(db, tenant, group, hours, action="scale", observed=1, desired=4)
+    path = f"/scaling-rules/{group}"
+    assert (api.get(f"{path}/decisions").json or {})["replica_hours"] == pytest.approx(4 * 3, abs=0.01)
+    assert api.delete(path).status_code == 204
+    assert (api.get(f"{path}/decisions").json or {})["replica_hours"] == pytest.approx(4 * 1, abs=0.01)
+
+
 def test_old_decisions_are_pruned_and_young_ones_kept(db: Database, tenant: Tenant, group: str) -> None:
     for hours in (50, 49, 47, 1):
         decided(db, tenant, group, hours, active=hours)
@@ -351,6 +373,9 @@ def test_metrics_count_a_groups_jobs_as_the_autoscaler_does(
     make_rule(db, tenant, group, max_replicas=3)
     assert (api.get(f"/container-groups/{group}/metrics").json or {})["desired_replicas"] == 3
     assert (admin.get(f"/container-groups/{group}/metrics").json or {})["active"] == 5
+    assert (api.get(f"/container-groups/{group.upper()}/metrics").json or {})["active"] == 5
+    make_job(db, tenant, "pending", group=group.upper())
+    assert (api.get(f"/container-groups/{group}/metrics").json or {})["active"] == 6
     assert set((stranger.get(f"/container-groups/{group}/metrics").json or {}).values()) == {0}
 
 

@@ -52,8 +52,12 @@ TABLE = [
     ("active leads up beside warm", (6, 50, 0), ("running", 3), (0, 10), ("scale", 6)),
     ("max cuts warm", (0, 50, 0), ("running", 20), (0, 10), ("scale", 10)),
     # live leases: never stopped
-    ("a job runs, max of zero", (1, 1, 1), ("running", 3), (0, 0), ("hold", 3)),
-    ("another tenant's job runs", (0, 0, 1), ("running", 3), (0, 10), ("hold", 3)),
+    ("a job runs, max of zero", (1, 1, 1), ("running", 1), (0, 0), ("hold", 1)),
+    ("jobs run beside idle machines, max of zero", (2, 2, 2), ("running", 3), (0, 0), ("scale", 2)),
+    ("a job runs while the group deploys, max of zero", (1, 1, 1), ("deploying", 3), (0, 0), ("scale", 1)),
+    ("another tenant's job runs", (0, 0, 1), ("running", 1), (0, 10), ("hold", 1)),
+    ("another tenant's job runs beside idle machines", (0, 0, 1), ("running", 3), (0, 10), ("scale", 1)),
+    ("more jobs than machines, max of zero", (9, 9, 9), ("running", 3), (0, 0), ("hold", 3)),
     ("a job runs in a group that failed", (0, 0, 1), ("failed", 3), (0, 10), ("hold", 0)),
     ("a job seems to run in a stopped group", (0, 0, 1), ("stopped", 3), (0, 10), ("none", 0)),
 ]
