@@ -34,13 +34,14 @@ from kelpie_worker.messages import (
 )
 from kelpie_worker.nursery import Nursery
 from kelpie_worker.residence import Residence
-from kelpie_worker.state_file import StateFile
+from kelpie_worker.state_file import StateFile, StateFileInUse
 from kelpie_worker.supervisor import Supervisor
 
 _QUICK_DEATH = 30.0  # seconds; a child that lives shorter is restarted with a pause
 _MOST_QUICK_DEATHS = 5  # of one child in a row
 _SHORTEST_GRACE = 1.0  # seconds; a release is sent even without any grace
 _OVERTIME = 2.0  # seconds after the grace for the children to end
+_LOOK_AGAIN = 1.0  # seconds; at what nobody tells: the lock of the state file
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -105,17 +106,35 @@ def _work(config: Config, nursery: Nursery, store: StateFile) -> int:
             children.start_all()
             instance.start()
             supervisor.start()
-            while not supervisor.finished:
-                supervisor.on(inbox.get())
+            _hear(supervisor, inbox, store)
+        except StateFileInUse:
+            children.kill_all()  # and nobody else: what looks like a leftover of ours may be the other worker's
+            raise
         finally:
             children.stop_all()  # whatever happened: a worker without a head would hold its jobs for ever
             instance.end()
         logs.info("worker_stopped", jobs_in_hand=len(store.state.jobs))
         return 0
+    except StateFileInUse:
+        raise  # the jobs in hand are the other worker's now
     except Exception as error:  # noqa: BLE001 - told, and answered with exit code 1
         reason = _tell_failure(error)
         _give_back(supervisor.last_reports(reason), reason, coordinator, inbox, config.shutdown_grace)
         return 1
+
+
+def _hear(supervisor: Supervisor, inbox: SimpleQueue[Message], store: StateFile) -> None:
+    while not supervisor.finished:
+        message = _next(inbox)
+        store.keep_lock()
+        if message is not None:
+            supervisor.on(message)
+
+
+def _next(inbox: SimpleQueue[Message]) -> Message | None:
+    with suppress(Empty):
+        return inbox.get(timeout=_LOOK_AGAIN)
+    return None
 
 
 def _supervisor(
