@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from typing import NoReturn
 
-from kelpie_worker import logs
+from kelpie_worker import logs, signals
 from kelpie_worker.config import Config
 from kelpie_worker.linux import adopt_orphans, be_called, die_with, give_memory_back
 
@@ -111,10 +111,8 @@ def _serve(line: socket.socket, supervisor: int, mains: Mapping[str, Main]) -> N
     """Begin what is asked for, until the supervisor is gone."""
     be_called("kelpie-nursery")
     die_with(supervisor)
-    # Whoever signals the whole process group means the supervisor, and whoever started it may ignore SIGCHLD.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signals.leave_to_supervisor()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever started us may ignore it
     while True:
         asked, descriptors, _, _ = socket.recv_fds(line, _LONGEST_NAME, 2)
         if not asked:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from queue import Empty, SimpleQueue
 
-from kelpie_worker import __version__, logs, story
+from kelpie_worker import __version__, logs, signals, story
 from kelpie_worker.api import Api
 from kelpie_worker.backoff import backoff
 from kelpie_worker.children import Children
@@ -54,6 +54,7 @@ def work(config: Config, nursery: Nursery) -> int:
 
     Raises StateFileInUse, ConfigError.
     """
+    signals.when_told_to_end(lambda _: sys.exit(0))  # there is nothing in hand yet
     logs.configure(config)
     try:
         store = StateFile(config.state_file)
@@ -76,8 +77,6 @@ def _named(config: Config, own_id: str) -> Config:
     What a token names comes before an id of our own: the API lets it speak for its own machine and queue only.
     """
     if config.auth.token is TokenUse.BEARER and config.imds_url and not _is_named(config):
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: sys.exit(0))  # there is nothing in hand yet
         token = whereabouts(config.imds_url)
         config = replace(
             config,
@@ -184,8 +183,7 @@ def _listen_to_signals(inbox: SimpleQueue[Message], bury: Callable[[], None], gr
 
     threading.Thread(target=end_in_time, daemon=True).start()
     # SimpleQueue.put may interrupt itself, which is what a signal handler needs.
-    signal.signal(signal.SIGTERM, lambda *_: inbox.put(ShutdownRequested()))
-    signal.signal(signal.SIGINT, lambda *_: inbox.put(ShutdownRequested(finish_uploads=False)))
+    signals.when_told_to_end(lambda number: inbox.put(ShutdownRequested(finish_uploads=number != signal.SIGINT)))
     signal.signal(signal.SIGCHLD, lambda *_: bury())
 
 

@@ -315,6 +315,56 @@ def test_as_process_1_it_survives_the_deaths_of_its_children_and_ends_by_sigterm
     assert [name for name, _ in coordinator.reports(job)] == ["released"]
 
 
+# --- signals --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT])
+def test_other_signals_that_end_a_program_make_it_give_its_job_back(
+    coordinator: FakeCoordinator, worker: Worker, number: signal.Signals
+) -> None:
+    job = coordinator.submit(**shell("exec sleep 1000"), sync={})
+    worker.start()
+    worker.wait_for("command_started")
+    os.killpg(worker.pid, number)  # its children are not meant
+    assert worker.wait() == 0
+    assert [name for name, _ in coordinator.reports(job)] == ["released"]
+    assert not worker.seen("child_restarted")
+
+
+def test_signals_without_a_meaning_and_the_end_of_a_terminal_under_nohup_end_nothing(
+    coordinator: FakeCoordinator, worker: Worker
+) -> None:
+    job = coordinator.submit(**shell("until [ -e go ]; do sleep 0.05; done"), sync={})
+    worker.start(through=["nohup"])
+    worker.wait_for("command_started")
+    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
+        os.killpg(worker.pid, number)
+    (worker.folder / "go").touch()
+    assert finished(coordinator, job)[0] == "completed"
+    assert not worker.seen("child_restarted") and not worker.seen("stopping")
+
+
+EARLY = """
+import os, signal, sys
+
+class AtOnce:
+    def find_spec(self, name, path=None, target=None):
+        if name == "kelpie_worker.usage":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+sys.meta_path.insert(0, AtOnce())
+"""
+
+
+def test_sigterm_before_the_program_is_loaded_is_heard(
+    first_process: Callable[[], Worker], worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(EARLY)
+    monkeypatch.setitem(worker._environment, "PYTHONPATH", f"{tmp_path}{os.pathsep}{CHECKOUT}")
+    assert first_process().wait() == 0
+    assert not worker.lines
+
+
 # --- what it prints -------------------------------------------------------------------------------------
 
 
