@@ -67,6 +67,10 @@ class Children:
     def send(self, name: str, command: Command) -> None:
         self._children[name].commands.put(command)
 
+    def kill(self, name: str) -> None:
+        """End one; its death is told as any other."""
+        self._children[name].kill()
+
     def stop_all(self) -> None:
         """End every child, and with the runner the command and all that it started."""
         if self._killed:

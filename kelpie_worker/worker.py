@@ -36,12 +36,13 @@ from kelpie_worker.nursery import Nursery
 from kelpie_worker.residence import Residence
 from kelpie_worker.state_file import StateFile, StateFileInUse
 from kelpie_worker.supervisor import Supervisor
+from kelpie_worker.vigil import Vigil
 
 _QUICK_DEATH = 30.0  # seconds; a child that lives shorter is restarted with a pause
 _MOST_QUICK_DEATHS = 5  # of one child in a row
 _SHORTEST_GRACE = 1.0  # seconds; a release is sent even without any grace
 _OVERTIME = 2.0  # seconds after the grace for the children to end
-_LOOK_AGAIN = 1.0  # seconds; at what nobody tells: the lock of the state file
+_LOOK_AGAIN = 1.0  # seconds; at what nobody tells: the lock of the state file, a child that does nothing
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -105,7 +106,7 @@ def _work(config: Config, nursery: Nursery, store: StateFile) -> int:
             children.start_all()
             instance.start()
             supervisor.start()
-            _hear(supervisor, inbox, store)
+            _hear(supervisor, inbox, store, children)
         except StateFileInUse:
             children.kill_all()  # and nobody else: what looks like a leftover of ours may be the other worker's
             raise
@@ -122,12 +123,17 @@ def _work(config: Config, nursery: Nursery, store: StateFile) -> int:
         return 1
 
 
-def _hear(supervisor: Supervisor, inbox: SimpleQueue[Message], store: StateFile) -> None:
+def _hear(supervisor: Supervisor, inbox: SimpleQueue[Message], store: StateFile, children: Children) -> None:
+    vigil = Vigil()
     while not supervisor.finished:
         message = _next(inbox)
         store.keep_lock()
         if message is not None:
+            vigil.hear(message)
             supervisor.on(message)
+        if vigil.is_broken(store.state.jobs):
+            logs.error("child_silent", child="heartbeat", detail="it says nothing of its leases: it is replaced")
+            children.kill("heartbeat")
 
 
 def _next(inbox: SimpleQueue[Message]) -> Message | None:
