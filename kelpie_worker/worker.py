@@ -17,7 +17,7 @@ from kelpie_worker.backoff import backoff
 from kelpie_worker.children import Children
 from kelpie_worker.config import Config, ConfigError, TokenUse
 from kelpie_worker.coordinator import Coordinator
-from kelpie_worker.imds import whereabouts
+from kelpie_worker.imds import Imds, ImdsUnavailable, Whereabouts, whereabouts
 from kelpie_worker.instance import Instance
 from kelpie_worker.linux import boottime
 from kelpie_worker.messages import (
@@ -78,7 +78,7 @@ def _named(config: Config, own_id: str) -> Config:
     What a token names comes before an id of our own: the API lets it speak for its own machine and queue only.
     """
     if config.auth.token is TokenUse.BEARER and config.imds_url and not _is_named(config):
-        token = whereabouts(config.imds_url)
+        token = _whereabouts(config.imds_url, config.stay.max_idle)
         config = replace(
             config,
             machine_id=config.machine_id or token.machine_id,
@@ -87,6 +87,20 @@ def _named(config: Config, own_id: str) -> Config:
     if not config.container_group_id:
         raise ConfigError("SALAD_CONTAINER_GROUP_ID must be set: the token names no container group.")
     return replace(config, machine_id=config.machine_id or own_id)
+
+
+def _whereabouts(imds_url: str, max_idle: float | None) -> Whereabouts:
+    """Who nobody knows gets no work either: the same patience, and the same end."""
+    try:
+        return whereabouts(imds_url, max_idle)
+    except ImdsUnavailable:
+        reason = f"no work for {max_idle:g} seconds"
+        try:
+            Imds(imds_url).reallocate(reason)
+            logs.info("instance_left", reason=reason)
+        except ImdsUnavailable as error:
+            logs.warn("instance_not_left", reason=reason, detail=str(error))
+        sys.exit(0)
 
 
 def _is_named(config: Config) -> bool:
