@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import fcntl
+import os
+import re
 import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +18,7 @@ from local_stack.processes import wait_for
 from tests.worker.coordinator import FakeCoordinator
 from tests.worker.test_interruptions import is_alive
 from tests.worker.test_journey import finished, shell
-from tests.worker.worker import Worker
+from tests.worker.worker import CHECKOUT, Worker
 
 Make = Callable[..., Worker]
 ELSEWHERE = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$PWD" && cd "$PWD" && exec "$@"', "sh"]
@@ -101,3 +105,22 @@ def test_a_copied_state_file_makes_no_job_run_twice(
     (worker.folder / "go").touch()
     assert finished(coordinator, job)[0] == "completed"
     assert not second.seen("resumed") and not second.seen("command_started")
+
+
+def test_the_loop_of_the_manual_lets_every_worker_give_its_job_back(
+    coordinator: FakeCoordinator, make_worker: Make, tmp_path: Path
+) -> None:
+    manual = (CHECKOUT / "docs" / "worker.md").read_text()
+    (loop,) = [block for block in re.findall(r"```sh\n(.*?)```", manual, re.DOTALL) if "exec kelpie" in block]
+    program = tmp_path / "kelpie"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m kelpie_worker\n')
+    program.chmod(0o755)
+    jobs = [coordinator.submit(**shell("exec sleep 1000"), sync={}) for _ in range(2)]
+    worker = make_worker(PATH=f"{tmp_path}:{os.environ['PATH']}")
+    worker.start(through=["sh", "-c", loop.replace("1 2 3 4", "1 2"), "sh"])
+    for job in jobs:
+        worker.wait_for("command_started", job_id=job)
+    worker.signal(signal.SIGTERM)  # of the shell alone
+    worker.wait()
+    assert len(worker.seen("worker_stopped")) == 2
+    assert [name for job in jobs for name, _ in coordinator.reports(job)] == ["released", "released"]
