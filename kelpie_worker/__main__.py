@@ -1,5 +1,14 @@
 """`kelpie`, or `python -m kelpie_worker`: works until SIGTERM or SIGINT; `kelpie doctor` looks for trouble."""
 
+import os
+
+from kelpie_worker import signals
+
+if __name__ == "__main__":
+    # Before all that takes time: the first process of a container is not ended by a signal that it has not asked
+    # for, and there is nothing in hand yet.
+    signals.when_told_to_end(lambda _: os._exit(0))
+
 import multiprocessing
 import sys
 from collections.abc import Sequence
@@ -12,6 +21,7 @@ def main(arguments: Sequence[str]) -> int:
 
     asked = usage.parse(arguments)
     if asked.command == "doctor":
+        signals.as_usual()
         from kelpie_worker import bundle, doctor
 
         with bundle.held():

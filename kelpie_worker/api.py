@@ -25,6 +25,10 @@ _SHORT_READ_TIMEOUT = 3.0  # seconds, where the answer is wanted by some time
 _SHORTEST_WAIT = 3  # seconds
 _SHORTEST_POLL = 0.1  # whatever HEARTBEAT_INTERVAL_S says: 0 would be all that worker and server do
 _UNWAITED_PAUSE = 1.0  # seconds before the next claim, where an empty answer came without the wait that was asked
+_CREDENTIALS = {
+    "X-Kelpie-Key": "KELPIE_API_KEY",
+    "Salad-Api-Key": "SALAD_API_KEY, SALAD_ORGANIZATION and SALAD_PROJECT",
+}
 
 
 class Unreachable(Exception):
@@ -101,7 +105,8 @@ class Api:
         sent_at = boottime()
         answer = self._call("GET", "/work", query=query, timeout=_patience(until, sent_at + wait) + wait)
         if 400 <= answer.status < 500:
-            raise ClaimRefused(f"{answer.status}: {answer.field('message') or answer.field('error') or ''}")
+            said = answer.field("message") or answer.field("error") or ""
+            raise ClaimRefused(f"{answer.status}: {said}{self._advice(answer.status)}")
         return self._claimed(claim_id, answer, sent_at, self._pause_after(answer, sent_at, wait))
 
     def greet(self) -> Greeting:
@@ -243,7 +248,7 @@ class Api:
     def _answer(self, response: requests.Response, path: str) -> _Answer:
         status = response.status_code
         if not 200 <= status < 300 and (status in (401, 403, 429) or not 400 <= status < 500):
-            raise Unreachable(f"{path} was answered with {status}")
+            raise Unreachable(f"{path} was answered with {status}{self._advice(status)}")
         try:
             answer = _Answer(status, response.json(), _seconds(response.headers.get("Retry-After")))
         except ValueError:
@@ -253,6 +258,15 @@ class Api:
             answer = _Answer(status, None)
         self._learn_extensions(response.headers.get("Kelpie-Extensions"), path, answer)
         return answer
+
+    def _advice(self, status: int) -> str:
+        """What to look at, where the answer means that a setting is wrong."""
+        if status == 404:
+            return "; does KELPIE_API_URL name a Kelpie API?"
+        if status not in (401, 403):
+            return ""
+        used = [named for header, named in _CREDENTIALS.items() if header in self._config.auth.headers]
+        return f"; check {used[0] if used else 'the project of the token, SALAD_PROJECT'}"
 
     def _learn_extensions(self, named: str | None, path: str, answer: _Answer) -> None:
         if named is not None:

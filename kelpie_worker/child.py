@@ -1,13 +1,12 @@
 """The loop that all children of the supervisor share."""
 
-import signal
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from kelpie_worker import logs
+from kelpie_worker import logs, signals
 from kelpie_worker.config import Config
 from kelpie_worker.messages import Message
 
@@ -39,9 +38,7 @@ class Duty(ABC):
 
 def live(commands: Connection, messages: Connection, config: Config, begin: Callable[[Tell], Duty]) -> None:
     """Obey commands until the supervisor is gone, or the duty is spent."""
-    # The supervisor decides when it is time to go, whoever else signals the whole process group.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signals.leave_to_supervisor()
     logs.configure(config)
     duty = begin(_Teller(messages))
     try:

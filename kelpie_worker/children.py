@@ -45,6 +45,7 @@ class Children:
         self._tell = tell
         self._children: dict[str, _Child] = {}
         self._left_alone = frozenset[int]()
+        self._killed = False
 
     def start(self, name: str) -> None:
         """Start a child, or a fresh one in place of a dead one: nothing of the old queue is used again."""
@@ -66,8 +67,14 @@ class Children:
     def send(self, name: str, command: Command) -> None:
         self._children[name].commands.put(command)
 
+    def kill(self, name: str) -> None:
+        """End one; its death is told as any other."""
+        self._children[name].kill()
+
     def stop_all(self) -> None:
         """End every child, and with the runner the command and all that it started."""
+        if self._killed:
+            return
         for child in self._children.values():
             child.commands.put(None)
         for child in self._children.values():
@@ -75,6 +82,14 @@ class Children:
         self._nursery.end()
         runner.end_leftovers(self._config.state_file)  # of a runner that could not do it
         self._end_adopted()
+
+    def kill_all(self) -> None:
+        """End every child and what descends from it, at once, and nobody else."""
+        for child in self._children.values():
+            child.kill()
+        self._nursery.end()
+        self._end_adopted()
+        self._killed = True
 
     def _end_adopted(self) -> None:
         deadline = boottime() + _LONGEST_CLEANUP
@@ -120,6 +135,10 @@ class _Child:
     def join(self) -> None:
         """Wait a moment for it to end by itself, then make it."""
         if not self._ended.wait(_PATIENCE[self.name]):
+            self.kill()
+
+    def kill(self) -> None:
+        if not self._ended.is_set():
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
             self._ended.wait(_PATIENCE[self.name])

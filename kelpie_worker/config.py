@@ -163,7 +163,7 @@ def load(environment: Mapping[str, str] = os.environ) -> Config:
         imds_url=imds_url,
         machine_id=read.identity("SALAD_MACHINE_ID"),
         container_group_id=_container_group(read, named_by_token=auth.token is TokenUse.BEARER),
-        state_file=read.path("KELPIE_STATE_FILE"),
+        state_file=_file(read, "KELPIE_STATE_FILE"),
         runtime_directory=read.path("KELPIE_RUNTIME_DIR") or default_runtime_directory(),
         log_level=read.choice("KELPIE_LOG_LEVEL", LOG_LEVELS),
         directories=LegacyDirectories(
@@ -276,6 +276,13 @@ class _Reader:
         return value
 
 
+def _file(read: _Reader, name: str) -> str:
+    path = read.path(name)
+    if Path(path).is_dir():
+        raise ConfigError(f"{name} must name a file, and {path} is a directory.")
+    return path
+
+
 def _at_most(limit: int, value: int, name: str) -> int:
     if value > limit:
         raise ConfigError(f"{name} must be at most {limit}, not {value}.")
@@ -317,4 +324,6 @@ def _web_address(name: str, value: str, scheme: str) -> str:
         usable = False
     if not usable:
         raise ConfigError(f"{name} must be an http or https address, not {value!r}.")
+    if any(character in url for character in " ?#"):
+        raise ConfigError(f"{name} must have no spaces and no query: paths are appended to it.")
     return url.rstrip("/")

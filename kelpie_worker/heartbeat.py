@@ -13,7 +13,15 @@ from kelpie_worker.imds import Identity
 from kelpie_worker.job import Job
 from kelpie_worker.lease import safe_until
 from kelpie_worker.linux import boottime, die_with
-from kelpie_worker.messages import DropLease, HoldLease, LeaseLost, LeaseRenewed, ProveLease, TellLag
+from kelpie_worker.messages import (
+    DropLease,
+    HoldLease,
+    LeaseLost,
+    LeaseRenewed,
+    LeaseUnanswered,
+    ProveLease,
+    TellLag,
+)
 
 _FIRST_PAUSE = 0.5
 _LONGEST_TIMEOUT = 10.0
@@ -110,6 +118,7 @@ class HeldLease:
 
     def _unanswered(self, error: Unreachable) -> float:
         self._failures += 1
+        self._tell(LeaseUnanswered(self.job.claim_id))
         logs.warn("heartbeat_unanswered", self.job, detail=str(error), failures=self._failures)
         if self._until is not None and boottime() >= self._until:
             self._until = None

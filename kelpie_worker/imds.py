@@ -13,6 +13,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -168,7 +169,7 @@ class Identity:
             except ImdsUnavailable as error:
                 failures += 1
                 if failures == 1:
-                    logs.warn("token_not_fetched", detail=str(error))
+                    _tell(error)
                 pause = backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE)
             self._wait(asked_at, pause, failures)
 
@@ -203,17 +204,28 @@ class Whereabouts:
     container_group_id: str
 
 
-def whereabouts(imds_url: str) -> Whereabouts:
-    """By the first token that is to be had, however long that takes."""
+def whereabouts(imds_url: str, patience: float | None = None) -> Whereabouts:
+    """By the first token that is to be had, however long that takes.
+
+    Raises ImdsUnavailable if there is none within `patience` seconds.
+    """
     imds, failures = Imds(imds_url), 0
+    ends = inf if patience is None else boottime() + patience
     while True:
         try:
             return whereabouts_of(imds.token())
         except ImdsUnavailable as error:
             failures += 1
             if failures == 1:
-                logs.warn("token_not_fetched", detail=str(error))
-        threading.Event().wait(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE))
+                _tell(error)
+            if boottime() >= ends:
+                raise
+        threading.Event().wait(min(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE), max(0.0, ends - boottime())))
+
+
+def _tell(error: ImdsUnavailable) -> None:
+    advice = "no token of Salad's is to be had: set KELPIE_API_KEY or SALAD_API_KEY, or correct SALAD_IMDS_URL"
+    logs.warn("token_not_fetched", detail=str(error), advice=advice if error.refused else None)
 
 
 def whereabouts_of(token: str) -> Whereabouts:

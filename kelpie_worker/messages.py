@@ -277,6 +277,13 @@ class LeaseRenewed:
 
 
 @dataclass(frozen=True)
+class LeaseUnanswered:
+    """A heartbeat was sent, and nobody answered."""
+
+    claim_id: str
+
+
+@dataclass(frozen=True)
 class LeaseLost:
     """A heartbeat was answered with anything but `running`."""
 
@@ -403,8 +410,9 @@ class ChildDied:
 
 
 JobMessage = (
-    Claimed | Recalled | Reported | Started | Exited | LeaseRenewed | LeaseLost | Downloaded | Watching
-    | Committed | Lagging | Doubted | Flushed | Staged | Uploaded | Wiped | Refused | Troubled | Transferring
+    Claimed | Recalled | Reported | Started | Exited | LeaseRenewed | LeaseUnanswered | LeaseLost
+    | Downloaded | Watching | Committed | Lagging | Doubted | Flushed | Staged | Uploaded | Wiped | Refused
+    | Troubled | Transferring
 )  # fmt: skip
 WorkerMessage = ShutdownRequested | TimeRanOut | GraceEnded | Departed | ChildDied
 Message = JobMessage | WorkerMessage

@@ -20,12 +20,13 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from typing import NoReturn
 
-from kelpie_worker import logs
+from kelpie_worker import logs, signals
 from kelpie_worker.config import Config
 from kelpie_worker.linux import adopt_orphans, be_called, die_with, give_memory_back
 
 Main = Callable[[Connection, Connection, Config], None]
-_LONGEST_BIRTH = 30.0  # seconds
+_LONGEST_BIRTH = 5.0  # seconds; the supervisor waits for it, and hears of nothing else
+_LONGEST_FIRST_BIRTH = 30.0  # seconds, in a nursery that begins from nothing
 _LONGEST_NAME = 64  # bytes
 
 
@@ -64,37 +65,43 @@ class Nursery:
     def begin(self, name: str, config: Config) -> Newborn:
         """Raises Stillborn."""
         try:
-            return self._begun(name, config)
+            return self._begun(name, config, _LONGEST_BIRTH)
+        except TimeoutError:
+            self._replace()  # it was stopped, say
         except (OSError, EOFError):
             self._replace_if_dead()
         try:
-            return self._begun(name, config)
+            return self._begun(name, config, _LONGEST_FIRST_BIRTH)
         except (OSError, EOFError) as error:
             raise Stillborn(f"the {name} could not be started: {type(error).__name__}") from error
 
     def end(self) -> None:
         self._line.close()
         with suppress(OSError):
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
+            if os.waitpid(self.pid, os.WNOHANG) == (0, 0):
+                os.kill(self.pid, signal.SIGKILL)
+                os.waitpid(self.pid, 0)
 
-    def _begun(self, name: str, config: Config) -> Newborn:
+    def _begun(self, name: str, config: Config, patience: float) -> Newborn:
         their_commands, commands = Pipe(duplex=False)
         messages, their_messages = Pipe(duplex=False)
         with their_commands, their_messages:
             socket.send_fds(self._line, [name.encode()], [their_commands.fileno(), their_messages.fileno()])
-        if not messages.poll(_LONGEST_BIRTH):
-            raise EOFError
+        if not messages.poll(patience):
+            raise TimeoutError
         pid = messages.recv()
         commands.send(config)
         return Newborn(pid, commands, messages)
 
     def _replace_if_dead(self) -> None:
-        """Somebody killed the nursery, and this process has threads by now: the new one begins from nothing."""
         with suppress(ChildProcessError):  # reaped already
             if os.waitpid(self.pid, os.WNOHANG) == (0, 0):
                 return
-        self._line.close()
+        self._replace()
+
+    def _replace(self) -> None:
+        """Begin another, from nothing, for this process has threads by now."""
+        self.end()
         self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         spawn = multiprocessing.get_context("spawn")
         process = spawn.Process(target=_serve, args=(theirs, os.getpid(), self._mains), name="nursery")
@@ -111,10 +118,8 @@ def _serve(line: socket.socket, supervisor: int, mains: Mapping[str, Main]) -> N
     """Begin what is asked for, until the supervisor is gone."""
     be_called("kelpie-nursery")
     die_with(supervisor)
-    # Whoever signals the whole process group means the supervisor, and whoever started it may ignore SIGCHLD.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signals.leave_to_supervisor()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever started us may ignore it
     while True:
         asked, descriptors, _, _ = socket.recv_fds(line, _LONGEST_NAME, 2)
         if not asked:

@@ -232,8 +232,8 @@ def command_environment(job: Job, config: Config, container: Mapping[str, str]) 
 def end_leftovers(state_file: str) -> None:
     """Kill what an earlier runner of this worker left running.
 
-    Whoever has this state file's name and a job id in its environment descends from a command of this worker:
-    the lock on the file says that there is no other.
+    Whoever has this state file's name and a job id in its environment, and means the same file by that name,
+    descends from a command of this worker: the lock on the file says that there is no other.
     """
     for pid in _marked(state_file):
         with contextlib.suppress(OSError):
@@ -262,12 +262,22 @@ def end_descendants(state_file: str) -> None:
 def _marked(state_file: str) -> set[int]:
     """The processes with the environment of a command of the worker that has this state file."""
     wanted, found = f"\0KELPIE_STATE_FILE={state_file}\0".encode(), set()
+    folder = Path(state_file).parent.resolve()
     for pid in process_ids():
         with contextlib.suppress(OSError):  # it ended, or is somebody else's
             variables = b"\0" + about(pid, "environ")
-            if wanted in variables and b"\0KELPIE_JOB_ID=" in variables:
+            if wanted in variables and b"\0KELPIE_JOB_ID=" in variables and _sees_as_we_do(pid, folder):
                 found.add(pid)
     return found - {os.getpid(), os.getppid()}
+
+
+def _sees_as_we_do(pid: int, folder: Path) -> bool:
+    """Whether the path means the same to that process, which may be one of another container.
+
+    The root is compared too, for a link below another root would be followed below ours.
+    """
+    root = Path(f"/proc/{pid}/root")
+    return root.samefile("/") and (root / folder.relative_to("/")).samefile(folder)
 
 
 def _reaped() -> Iterator[tuple[int, int]]:

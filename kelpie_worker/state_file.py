@@ -28,6 +28,10 @@ class StateFileInUse(Exception):
     """Another worker holds this state file."""
 
 
+class StateFileCopied(ValueError):
+    """It was written as another file, whose worker may be at work with what it says."""
+
+
 @dataclass(frozen=True)
 class Times:
     """Of a job on this worker; RFC 3339."""
@@ -103,13 +107,35 @@ class StateFile:
     """The file, locked for as long as this object is open.
 
     Raises StateFileInUse if another worker has it, OSError if it cannot be written.
+
+    A copy of it is not resumed from: the worker of the other may go on with the same jobs under the same machine
+    id, and the coordinator could not tell the two apart.
     """
 
     def __init__(self, path: str) -> None:
         self._path = Path(path)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(self._path)
+        self._troubled = False
         self.state = self._load()
+
+    def keep_lock(self) -> None:
+        """Lock the file anew if somebody has removed the lock, which then keeps no other worker away.
+
+        Raises StateFileInUse if one was faster.
+        """
+        try:
+            if _is_at(_lock_of(self._path), self._lock):
+                self._troubled = False
+                return
+            removed, self._lock = self._lock, _locked(self._path)
+        except OSError as error:  # of the disk; the job goes on, and what must be saved fails by itself
+            if not self._troubled:
+                logs.warn("state_file_not_locked", detail=str(error))
+            self._troubled = True
+        else:
+            os.close(removed)
+            logs.warn("state_file_locked_again", detail=f"somebody removed {_lock_of(self._path)}")
 
     def save(self) -> None:
         """Replace the file. After a crash at any moment it is the old one or the new one, whole.
@@ -128,7 +154,7 @@ class StateFile:
 
     def _replace(self, temporary: Path) -> None:
         with temporary.open("w") as file:
-            json.dump(self.state.to_json(), file, indent=1)
+            json.dump({**self.state.to_json(), "place": self._place()}, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self._path)
@@ -143,15 +169,25 @@ class StateFile:
         except FileNotFoundError:
             return fresh_state()
         try:
-            return parse(json.loads(text))
+            saved = json.loads(text)
+            if not _is_same(saved.get("place"), self._place()):
+                raise StateFileCopied("a copy: its jobs are left to the worker that it is a copy of")
+            return parse(saved)
+        except StateFileCopied as error:
+            logs.warn("state_file_copied", set_aside=str(self._set_aside("copied")), detail=str(error))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            aside = self._set_aside()
+            aside = self._set_aside("damaged")
             logs.warn("state_file_damaged", set_aside=str(aside), error=f"{type(error).__name__}: {error}")
-            return fresh_state()
+        return fresh_state()
 
-    def _set_aside(self) -> Path:
+    def _place(self) -> dict[str, list[Any]]:
+        """What a copy does not share: the lock, which is never replaced, and the folder, should that go."""
+        lock, folder = os.fstat(self._lock), self._path.parent.stat()
+        return {"lock": [lock.st_ino, lock.st_ctime_ns], "folder": [folder.st_ino, self._path.name]}
+
+    def _set_aside(self, flaw: str) -> Path:
         number = 1
-        while (aside := self._path.with_name(f"{self._path.name}.damaged-{number}")).exists():
+        while (aside := self._path.with_name(f"{self._path.name}.{flaw}-{number}")).exists():
             number += 1
         self._path.rename(aside)
         return aside
@@ -179,6 +215,18 @@ def parse(saved: Mapping[str, Any]) -> WorkerState:
         else:
             state.finished.append(dict(entry))
     return state
+
+
+def _is_same(saved: Any, own: Mapping[str, list[Any]]) -> bool:
+    """Whether a file was saved here. One fact that is still true is enough.
+
+    There are disks that number their files anew with every mount, owners that change, and people who remove locks;
+    a copy shares nothing. An earlier release did not say.
+    """
+    if saved is None:
+        return True
+    same_lock = any(then == now for then, now in zip(saved["lock"], own["lock"], strict=True))
+    return same_lock or bool(saved["folder"] == own["folder"])
 
 
 def _is_uuid(value: Any) -> bool:
@@ -243,17 +291,33 @@ def _parse_move(source: Any, target: Any) -> tuple[str, str]:
     return source, target
 
 
+def _lock_of(path: Path) -> Path:
+    """A file of its own: the state file itself is another inode after every save."""
+    return path.with_name(path.name + ".lock")
+
+
 def _locked(path: Path) -> int:
-    # A file of its own: the state file itself is another inode after every save.
-    descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    lock = _lock_of(path)
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise StateFileInUse(
+                f"Another worker uses the state file {path}: give each its own KELPIE_STATE_FILE."
+            ) from None
+        if _is_at(lock, descriptor):
+            return descriptor
+        os.close(descriptor)  # removed meanwhile
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether this is the file that everybody finds at the path."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise StateFileInUse(
-            f"Another worker uses the state file {path}: give each its own KELPIE_STATE_FILE."
-        ) from None
-    return descriptor
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _sync_directory(path: Path) -> None:

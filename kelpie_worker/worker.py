@@ -11,13 +11,13 @@ from contextlib import suppress
 from dataclasses import replace
 from queue import Empty, SimpleQueue
 
-from kelpie_worker import __version__, logs, story
+from kelpie_worker import __version__, logs, signals, story
 from kelpie_worker.api import Api
 from kelpie_worker.backoff import backoff
 from kelpie_worker.children import Children
 from kelpie_worker.config import Config, ConfigError, TokenUse
 from kelpie_worker.coordinator import Coordinator
-from kelpie_worker.imds import whereabouts
+from kelpie_worker.imds import Imds, ImdsUnavailable, Whereabouts, whereabouts
 from kelpie_worker.instance import Instance
 from kelpie_worker.linux import boottime
 from kelpie_worker.messages import (
@@ -34,13 +34,15 @@ from kelpie_worker.messages import (
 )
 from kelpie_worker.nursery import Nursery
 from kelpie_worker.residence import Residence
-from kelpie_worker.state_file import StateFile
+from kelpie_worker.state_file import StateFile, StateFileInUse
 from kelpie_worker.supervisor import Supervisor
+from kelpie_worker.vigil import Vigil
 
 _QUICK_DEATH = 30.0  # seconds; a child that lives shorter is restarted with a pause
 _MOST_QUICK_DEATHS = 5  # of one child in a row
 _SHORTEST_GRACE = 1.0  # seconds; a release is sent even without any grace
 _OVERTIME = 2.0  # seconds after the grace for the children to end
+_LOOK_AGAIN = 1.0  # seconds; at what nobody tells: the lock of the state file, a child that does nothing
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -53,6 +55,7 @@ def work(config: Config, nursery: Nursery) -> int:
 
     Raises StateFileInUse, ConfigError.
     """
+    signals.when_told_to_end(lambda _: sys.exit(0))  # there is nothing in hand yet
     logs.configure(config)
     try:
         store = StateFile(config.state_file)
@@ -75,9 +78,7 @@ def _named(config: Config, own_id: str) -> Config:
     What a token names comes before an id of our own: the API lets it speak for its own machine and queue only.
     """
     if config.auth.token is TokenUse.BEARER and config.imds_url and not _is_named(config):
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: sys.exit(0))  # there is nothing in hand yet
-        token = whereabouts(config.imds_url)
+        token = _whereabouts(config.imds_url, config.stay.max_idle)
         config = replace(
             config,
             machine_id=config.machine_id or token.machine_id,
@@ -86,6 +87,20 @@ def _named(config: Config, own_id: str) -> Config:
     if not config.container_group_id:
         raise ConfigError("SALAD_CONTAINER_GROUP_ID must be set: the token names no container group.")
     return replace(config, machine_id=config.machine_id or own_id)
+
+
+def _whereabouts(imds_url: str, max_idle: float | None) -> Whereabouts:
+    """Who nobody knows gets no work either: the same patience, and the same end."""
+    try:
+        return whereabouts(imds_url, max_idle)
+    except ImdsUnavailable:
+        reason = f"no work for {max_idle:g} seconds"
+        try:
+            Imds(imds_url).reallocate(reason)
+            logs.info("instance_left", reason=reason)
+        except ImdsUnavailable as error:
+            logs.warn("instance_not_left", reason=reason, detail=str(error))
+        sys.exit(0)
 
 
 def _is_named(config: Config) -> bool:
@@ -105,17 +120,40 @@ def _work(config: Config, nursery: Nursery, store: StateFile) -> int:
             children.start_all()
             instance.start()
             supervisor.start()
-            while not supervisor.finished:
-                supervisor.on(inbox.get())
+            _hear(supervisor, inbox, store, children)
+        except StateFileInUse:
+            children.kill_all()  # and nobody else: what looks like a leftover of ours may be the other worker's
+            raise
         finally:
             children.stop_all()  # whatever happened: a worker without a head would hold its jobs for ever
             instance.end()
         logs.info("worker_stopped", jobs_in_hand=len(store.state.jobs))
         return 0
+    except StateFileInUse:
+        raise  # the jobs in hand are the other worker's now
     except Exception as error:  # noqa: BLE001 - told, and answered with exit code 1
         reason = _tell_failure(error)
         _give_back(supervisor.last_reports(reason), reason, coordinator, inbox, config.shutdown_grace)
         return 1
+
+
+def _hear(supervisor: Supervisor, inbox: SimpleQueue[Message], store: StateFile, children: Children) -> None:
+    vigil = Vigil()
+    while not supervisor.finished:
+        message = _next(inbox)
+        store.keep_lock()
+        if message is not None:
+            vigil.hear(message)
+            supervisor.on(message)
+        if vigil.is_broken(store.state.jobs):
+            logs.error("child_silent", child="heartbeat", detail="it says nothing of its leases: it is replaced")
+            children.kill("heartbeat")
+
+
+def _next(inbox: SimpleQueue[Message]) -> Message | None:
+    with suppress(Empty):
+        return inbox.get(timeout=_LOOK_AGAIN)
+    return None
 
 
 def _supervisor(
@@ -165,8 +203,7 @@ def _listen_to_signals(inbox: SimpleQueue[Message], bury: Callable[[], None], gr
 
     threading.Thread(target=end_in_time, daemon=True).start()
     # SimpleQueue.put may interrupt itself, which is what a signal handler needs.
-    signal.signal(signal.SIGTERM, lambda *_: inbox.put(ShutdownRequested()))
-    signal.signal(signal.SIGINT, lambda *_: inbox.put(ShutdownRequested(finish_uploads=False)))
+    signals.when_told_to_end(lambda number: inbox.put(ShutdownRequested(finish_uploads=number != signal.SIGINT)))
     signal.signal(signal.SIGCHLD, lambda *_: bury())
 
 

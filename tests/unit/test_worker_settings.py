@@ -74,6 +74,8 @@ def test_without_a_whole_way_to_authenticate_the_worker_refuses(
         ({"KELPIE_API_URL": "http://"}, "KELPIE_API_URL"),
         ({"KELPIE_API_URL": "http://host:port"}, "KELPIE_API_URL"),
         ({"KELPIE_API_URL": "ftp://host"}, "KELPIE_API_URL"),
+        ({"KELPIE_API_URL": "http://host/a path"}, "KELPIE_API_URL"),
+        ({"KELPIE_API_URL": "http://host?key=canary"}, "KELPIE_API_URL"),
         ({"SALAD_IMDS_URL": "file:///etc"}, "SALAD_IMDS_URL"),
         ({"KELPIE_LOG_LEVEL": "INFO"}, "KELPIE_LOG_LEVEL"),
         ({"KELPIE_RECREATE_BETWEEN_JOBS": "yes"}, "KELPIE_RECREATE_BETWEEN_JOBS"),
@@ -87,6 +89,7 @@ def test_without_a_whole_way_to_authenticate_the_worker_refuses(
         ({"FILE_WATCHER_MAX_WAIT_MS": "inf"}, "FILE_WATCHER_MAX_WAIT_MS"),
         ({"KELPIE_REPORT_OUTPUT": "65537"}, "KELPIE_REPORT_OUTPUT"),
         ({"KELPIE_STATE_FILE": "a\nb"}, "KELPIE_STATE_FILE"),
+        ({"KELPIE_STATE_FILE": "/"}, "KELPIE_STATE_FILE"),
         ({"KELPIE_RUNTIME_DIR": "a\0b"}, "KELPIE_RUNTIME_DIR"),
     ],
 )

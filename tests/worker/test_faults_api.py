@@ -73,3 +73,18 @@ def test_whatever_breaks_each_attempt_is_handed_out_once_and_each_report_counted
     assert (coordinator.attempts(job), coordinator.attempts(failing)) == (2, 1)
     assert {resume["checkpoint"] for resume in coordinator.resumes(job)} == {"clean"}
     assert s3.files(bucket, "checkpoint/") == {"a": b"1\n"}
+
+
+def test_a_refused_key_is_named_by_the_variable_that_holds_it(
+    coordinator: FakeCoordinator, worker: Worker
+) -> None:
+    coordinator.admits = lambda call: False
+    worker.start()
+    assert "KELPIE_API_KEY" in worker.wait_for("api_unreachable")["detail"]
+
+
+def test_an_address_of_something_else_is_named_by_its_variable(
+    coordinator: FakeCoordinator, make_worker: Callable[..., Worker]
+) -> None:
+    worker = make_worker(KELPIE_API_URL=f"{coordinator.url}/elsewhere").start()
+    assert "KELPIE_API_URL" in worker.wait_for("claim_refused")["detail"]

@@ -333,6 +333,17 @@ def test_a_worker_waits_for_a_metadata_service_that_is_not_up_yet(
     assert finished(coordinator, job)[0] == "completed"
 
 
+@pytest.mark.parametrize("machine_id", ["", "machine"])
+def test_a_worker_that_gets_no_token_has_no_work_either(
+    on_salad: Make, tokens: TokenDouble, machine_id: str
+) -> None:
+    tokens.instead = page(404)
+    worker = on_salad(**WITHOUT_KEYS, MAX_TIME_WITH_NO_WORK_S="1", SALAD_MACHINE_ID=machine_id).start()
+    assert worker.wait() == 0
+    assert "KELPIE_API_KEY" in worker.seen("token_not_fetched")[0]["advice"]
+    assert worker.seen("instance_not_left")
+
+
 def test_the_organization_may_come_from_the_token(coordinator: FakeCoordinator, on_salad: Make) -> None:
     job = coordinator.submit(**shell("exit 0"), sync={})
     on_salad(KELPIE_API_KEY="", SALAD_API_KEY="a-salad-key", SALAD_PROJECT="default").start()

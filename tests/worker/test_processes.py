@@ -200,13 +200,63 @@ def test_what_a_shell_started_before_it_became_kelpie_is_left_alone(
 
 def named(worker: Worker) -> list[str]:
     """The worker's processes beside the supervisor, by what `ps` calls them."""
-    return sorted(Path(f"/proc/{pid}/comm").read_text().strip() for pid in descendants(worker.pid))
+    return sorted(names_below(worker).values())
+
+
+def names_below(worker: Worker) -> dict[int, str]:
+    names = {}
+    for pid in descendants(worker.pid):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it only stood between another one and the nursery
+            names[pid] = Path(f"/proc/{pid}/comm").read_text().strip()
+    return names
 
 
 def test_an_idle_worker_is_its_supervisor_and_four_processes(worker: Worker) -> None:
     worker.start()
     worker.child("uploader")
     assert named(worker) == ["kelpie-heartbea", "kelpie-nursery", "kelpie-runner", "kelpie-uploader"]
+
+
+def nursery_of(worker: Worker) -> int:
+    """Once no other one bears its name, as each does that is just being born."""
+
+    def alone() -> int | None:
+        named = [pid for pid, name in names_below(worker).items() if name == "kelpie-nursery"]
+        return named[0] if len(named) == 1 else None
+
+    return wait_for(alone, "the nursery", pause=0.01)
+
+
+def test_a_stopped_nursery_is_replaced_before_it_costs_a_lease(
+    coordinator: FakeCoordinator, worker: Worker
+) -> None:
+    job = coordinator.submit(**shell("until [ -e go ]; do sleep 0.05; done"), sync={}, heartbeat_interval=10)
+    worker.start()
+    worker.wait_for("command_started")
+    os.kill(nursery_of(worker), signal.SIGSTOP)
+    os.kill(worker.child("heartbeat"), signal.SIGKILL)
+    worker.wait_for("child_started", child="heartbeat", count=2, timeout=20)
+    (worker.folder / "go").touch()
+    assert finished(coordinator, job)[0] == "completed"
+    assert len(worker.seen("nursery_replaced")) == 1
+
+
+def test_a_stopped_heartbeat_is_replaced(
+    coordinator: FakeCoordinator, make_worker: Callable[..., Worker], tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "from kelpie_worker import vigil\nvigil._PATIENCE, vigil._SHORTEST_SILENCE = 1, 2\n"
+    )
+    job = coordinator.submit(**shell("until [ -e go ]; do sleep 0.05; done"), sync={})
+    worker = make_worker(PYTHONPATH=f"{tmp_path}{os.pathsep}{CHECKOUT}").start()
+    wait_for(lambda: coordinator.heartbeats(job), "a heartbeat")
+    os.kill(worker.child("heartbeat"), signal.SIGSTOP)
+    worker.wait_for("child_started", child="heartbeat", count=2)
+    before = coordinator.heartbeats(job)
+    wait_for(lambda: coordinator.heartbeats(job) > before + 1, "heartbeats")
+    (worker.folder / "go").touch()
+    assert finished(coordinator, job)[0] == "completed"
+    assert len(worker.seen("child_silent")) == 1
 
 
 def test_a_killed_nursery_is_replaced_when_a_process_is_to_be_born(
@@ -216,8 +266,7 @@ def test_a_killed_nursery_is_replaced_when_a_process_is_to_be_born(
     job = coordinator.submit(**shell("until [ -e go ]; do sleep 0.05; done; cp in/data out/"), sync=sync)
     worker.start()
     worker.wait_for("command_started")
-    (nursery,) = [pid for pid in descendants(worker.pid) if "nursery" in Path(f"/proc/{pid}/comm").read_text()]
-    os.kill(nursery, signal.SIGKILL)
+    os.kill(nursery_of(worker), signal.SIGKILL)
     for name in ("uploader", "heartbeat"):
         os.kill(worker.child(name), signal.SIGKILL)
         worker.wait_for("child_started", child=name, count=2)
@@ -313,6 +362,56 @@ def test_as_process_1_it_survives_the_deaths_of_its_children_and_ends_by_sigterm
     os.kill(kelpie, signal.SIGTERM)
     assert worker.wait() == 0
     assert [name for name, _ in coordinator.reports(job)] == ["released"]
+
+
+# --- signals --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT])
+def test_other_signals_that_end_a_program_make_it_give_its_job_back(
+    coordinator: FakeCoordinator, worker: Worker, number: signal.Signals
+) -> None:
+    job = coordinator.submit(**shell("exec sleep 1000"), sync={})
+    worker.start()
+    worker.wait_for("command_started")
+    os.killpg(worker.pid, number)  # its children are not meant
+    assert worker.wait() == 0
+    assert [name for name, _ in coordinator.reports(job)] == ["released"]
+    assert not worker.seen("child_restarted")
+
+
+def test_signals_without_a_meaning_and_the_end_of_a_terminal_under_nohup_end_nothing(
+    coordinator: FakeCoordinator, worker: Worker
+) -> None:
+    job = coordinator.submit(**shell("until [ -e go ]; do sleep 0.05; done"), sync={})
+    worker.start(through=["nohup"])
+    worker.wait_for("command_started")
+    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
+        os.killpg(worker.pid, number)
+    (worker.folder / "go").touch()
+    assert finished(coordinator, job)[0] == "completed"
+    assert not worker.seen("child_restarted") and not worker.seen("stopping")
+
+
+EARLY = """
+import os, signal, sys
+
+class AtOnce:
+    def find_spec(self, name, path=None, target=None):
+        if name == "kelpie_worker.usage":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+sys.meta_path.insert(0, AtOnce())
+"""
+
+
+def test_sigterm_before_the_program_is_loaded_is_heard(
+    first_process: Callable[[], Worker], worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(EARLY)
+    monkeypatch.setitem(worker._environment, "PYTHONPATH", f"{tmp_path}{os.pathsep}{CHECKOUT}")
+    assert first_process().wait() == 0
+    assert not worker.lines
 
 
 # --- what it prints -------------------------------------------------------------------------------------
