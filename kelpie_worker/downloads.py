@@ -44,7 +44,8 @@ def download(job: Job, storage: Storage, busy: Callable[[Iterable[str]], None]) 
         try:
             # Block after block: where two bring the same file, the later one is what the job means.
             for block, listing in listings:
-                wanted = list(_wanted(job, block, with_versions((block, listing), checkpoint.instead)))
+                landings = _wanted(job, block, with_versions((block, listing), checkpoint.instead))
+                wanted = one_for_each_path(landings, job, block)
                 busy(landing.path for landing in wanted)
                 for path, version, size in pool.map(partial(_bring, bucket=block.bucket, storage=storage), wanted):
                     versions[path] = version
@@ -99,6 +100,24 @@ def _wanted(job: Job, block: SyncBlock, listing: Iterable[RemoteFile]) -> Iterat
             logs.warn("key_refused", job, key=remote.key, detail="it would land outside of local_path")
             continue
         yield Landing(remote, path, packed)
+
+
+def one_for_each_path(landings: Iterable[Landing], job: Job, block: SyncBlock) -> list[Landing]:
+    """Of the keys that mean one file, such as `a.gz` and `a`, or `a/b` and `a//b`, the one that is the job's."""
+    manifest = {(stored.bucket, stored.key) for stored in job.checkpoint}
+
+    def rank(landing: Landing) -> tuple[bool, float, bool, str]:
+        remote = landing.remote
+        return (block.bucket, remote.key) in manifest, remote.modified, landing.packed, remote.key
+
+    chosen: dict[str, Landing] = {}
+    for landing in landings:
+        best, other = landing, chosen.get(landing.path)
+        if other:
+            best, other = (landing, other) if rank(landing) > rank(other) else (other, landing)
+            logs.warn("key_skipped", job, key=other.remote.key, because=f"{best.remote.key} is the same file here")
+        chosen[landing.path] = best
+    return list(chosen.values())
 
 
 def _stays_inside(path: str, local_path: str) -> bool:
