@@ -40,15 +40,20 @@ class Outputs:
         lease: Lease,
         sent: Mapping[tuple[str, str], Signature],
         places: Places,
+        own_files: frozenset[str] = frozenset(),
     ) -> None:
         self._job = job
         self._transfer = transfer
         self._lease = lease
         self._sent = sent
         self._places = places
+        self._own_files = own_files
 
     def upload(self, aside: Aside, busy: Callable[[Iterable[str]], None]) -> tuple[int, int]:
-        """Send every output; number of files and bytes. StorageRefused, OSError, Cancelled."""
+        """Send every output from aside, or from where it lies; number of files and bytes.
+
+        StorageRefused, OSError, Cancelled.
+        """
         outputs = self._outputs(aside)
         missing = [output for output in outputs if not self._is_sent(output)]
         busy(output.path for output in missing)
@@ -77,7 +82,7 @@ class Outputs:
     def _outputs_of(self, block: SyncBlock, aside: Aside) -> list[Output]:
         moved = Moved(tuple((self._places.real_path(source), target) for source, target in aside))
         real_root = self._places.real_path(block.local_path)
-        scanner = Scanner(block.local_path, matcher(block.pattern), frozenset(), real_root, moved)
+        scanner = Scanner(block.local_path, matcher(block.pattern), self._own_files, real_root, moved)
         try:
             found = scanner.scan()
         except PermissionError:
