@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from kelpie_worker import storage
 from kelpie_worker.downloads import Landing, download, one_for_each_path
-from kelpie_worker.job import Job, StoredObject, SyncBlock
+from kelpie_worker.job import CheckpointStatus, Job, StoredObject, SyncBlock
 from kelpie_worker.lease import Lease
-from kelpie_worker.storage import RemoteFile, SharedClient, Storage
+from kelpie_worker.storage import RemoteFile, SharedClient, Storage, StorageUnreachable, Target
 from local_stack.s3 import S3Server
 from tests.worker.faulty import FaultyProxy
 
@@ -68,3 +69,64 @@ def test_without_a_manifest_it_is_the_younger_and_else_the_compressed_one(
     job = Job("claim", "job", compression=True)
     found = one_for_each_path(landings[::-1] if turned else landings, job, SyncBlock("b", "ck/", "/ck"))
     assert [landing.remote.key for landing in found] == [chosen[0]], why
+
+
+# --- storage that lies ----------------------------------------------------------------------------------
+
+
+def test_half_an_object_that_passes_for_a_whole_one_is_brought_again(
+    stored: Storage, s3: S3Server, bucket: str, tmp_path: Path, faulty: FaultyProxy
+) -> None:
+    s3.put(bucket, "ck/state", b"0123456789")
+    faulty.break_in_turn(["halve"], "GET", "ck/state")
+    job = job_from(bucket, tmp_path, reported(s3, bucket, "ck/state"))
+    assert download(job, stored, lambda paths: None).checkpoint.status is CheckpointStatus.CLEAN
+    assert (tmp_path / "state").read_bytes() == b"0123456789"
+    faulty.break_in_turn(["halve"] * 2, "GET", "ck/state")
+    with pytest.raises(StorageUnreachable, match="5 bytes came of 10"):
+        download(job, stored, lambda paths: None)
+
+
+def test_other_bytes_than_those_of_the_etag_are_no_object_where_etags_are_known_to_be_sums(
+    stored: Storage, s3: S3Server, bucket: str, tmp_path: Path, faulty: FaultyProxy
+) -> None:
+    stored.put(Target(bucket, "mine", "text/plain"), b"it answers with an MD5")
+    s3.put(bucket, "ck/state", b"0123456789")
+    faulty.break_in_turn(["spoil"], "GET", "ck/state")
+    download(job_from(bucket, tmp_path), stored, lambda paths: None)
+    assert (tmp_path / "state").read_bytes() == b"0123456789"
+
+
+def test_an_etag_that_is_no_sum_of_the_content_stops_nothing(
+    stored: Storage, s3: S3Server, bucket: str, tmp_path: Path, faulty: FaultyProxy
+) -> None:
+    s3.put(bucket, "ck/state", b"0123456789")
+    faulty.fault = lambda method, path: "spoil" if "ck/state" in path else None
+    download(job_from(bucket, tmp_path), stored, lambda paths: None)
+    assert (tmp_path / "state").read_bytes() == b"9876543210"
+
+
+@pytest.mark.parametrize("in_pieces", [False, True])
+def test_an_object_replaced_after_it_was_listed_is_brought_and_the_checkpoint_is_torn(
+    stored: Storage,
+    s3: S3Server,
+    bucket: str,
+    tmp_path: Path,
+    faulty: FaultyProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    in_pieces: bool,
+) -> None:
+    if in_pieces:
+        monkeypatch.setattr(storage, "LARGE", 1)
+    s3.put(bucket, "ck/state", b"old")
+    job = job_from(bucket, tmp_path, reported(s3, bucket, "ck/state"))
+
+    def replace_it(method: str, path: str) -> None:
+        if "ck/state" in path and s3.get(bucket, "ck/state") == b"old":
+            s3.put(bucket, "ck/state", b"younger")
+
+    faulty.fault = replace_it
+    brought = download(job, stored, lambda paths: None)
+    assert (tmp_path / "state").read_bytes() == b"younger"
+    assert brought.checkpoint.status is CheckpointStatus.TORN and "ck/state" in brought.checkpoint.detail
+    assert list(brought.objects.values()) == [reported(s3, bucket, "ck/state")]
