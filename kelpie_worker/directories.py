@@ -20,6 +20,10 @@ _BLOCK = 512  # bytes, of which the system says how many a file takes
 _ROOM_LEFT = 16 * 1024 * 1024
 
 
+class OutputReplaced(Exception):
+    """An output directory is none any more: nothing of it can be sent, and that must not pass for success."""
+
+
 def own_files(state_file: str) -> frozenset[str]:
     """Kelpie's files that may lie in a job's directory: neither sent nor deleted."""
     return frozenset((state_file, f"{state_file}.lock", f"{state_file}.tmp"))
@@ -95,21 +99,27 @@ def why_not_to_wipe(directory: str, state_file: str) -> str | None:
 def set_aside(job: Job, state_file: str, places: Places | None = None) -> Aside:
     """Move the contents of the output directories away, so that the next job finds them empty. OSError.
 
-    May be repeated: what was moved already stays moved. What is no longer a directory of the job counts as empty.
+    May be repeated: what was moved already stays moved. A directory that is gone counts as empty; if something
+    else is in its place, OutputReplaced is raised before anything is moved.
     """
     places = places or Places()
+    _demand_directories(job, places)
     pairs = places_aside(job, state_file, places)
     for directory, aside in pairs:
         Path(aside).mkdir(parents=True, exist_ok=True)
-        if places.leads_away(directory):
-            logs.warn("directory_replaced", job, directory=directory, leads_to=os.path.realpath(directory))
-        elif os.path.lexists(directory) and not Path(directory).is_dir():
-            logs.warn("output_is_no_directory", job, path=directory)
-        elif why_not_to_wipe(directory, state_file) or not places.may_be_emptied(directory):
+        if why_not_to_wipe(directory, state_file) or not places.may_be_emptied(directory):
             _copy_contents(directory, aside, own_files(state_file))
         else:
             _move_contents(directory, aside)
     return pairs
+
+
+def _demand_directories(job: Job, places: Places) -> None:
+    for directory in _outermost(block.local_path for block in job.after):
+        if places.leads_away(directory):
+            raise OutputReplaced(f"the command replaced {directory} by a link to {os.path.realpath(directory)}")
+        if os.path.lexists(directory) and not Path(directory).is_dir():
+            raise OutputReplaced(f"the command replaced the directory {directory} by something else")
 
 
 def places_aside(job: Job, state_file: str, places: Places | None = None) -> Aside:

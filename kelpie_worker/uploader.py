@@ -353,7 +353,7 @@ def answer_to(error: Exception, command: Work) -> Refused | Troubled:
     reason = "download" if isinstance(command, Download) else "upload"
     detail = f"{type(error).__name__}: {error}"
     match error:
-        case StorageRefused():
+        case StorageRefused() | directories.OutputReplaced():
             return Refused(claim_id, reason, str(error))
         case StorageUnreachable():
             return Troubled(claim_id, "storage", str(error))

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from kelpie_worker import places
-from kelpie_worker.directories import bring_back, make, places_aside, remove_aside, set_aside, wipe
+from kelpie_worker.directories import OutputReplaced, bring_back, make, places_aside, remove_aside, set_aside, wipe
 from kelpie_worker.job import Job, SyncBlock
 from kelpie_worker.messages import Download, Refused, Stage, Troubled, Upload, Watch
 from kelpie_worker.places import Places
@@ -78,11 +78,23 @@ def test_a_link_above_the_directory_is_not_followed_either(disk: Disk) -> None:
     assert disk.foreign_is_there and not disk.directory.parent.is_symlink()
 
 
-def test_nothing_behind_such_a_link_is_moved_aside(disk: Disk) -> None:
+@pytest.mark.parametrize("by", ["a link", "a file", "nothing"])
+def test_outputs_whose_directory_was_replaced_are_not_taken_for_none(disk: Disk, by: str) -> None:
     known = disk.make()
-    disk.replace_by_link(disk.shared)
-    ((_, aside),) = set_aside(disk.job, disk.state_file, known)
-    assert disk.foreign_is_there and names_in(Path(aside)) == []
+    if by == "a link":
+        disk.replace_by_link(disk.shared)
+    else:
+        disk.directory.rmdir()
+    if by == "a file":
+        disk.directory.touch()
+    if by == "nothing":
+        ((_, aside),) = set_aside(disk.job, disk.state_file, known)
+        assert names_in(Path(aside)) == []
+        return
+    with pytest.raises(OutputReplaced, match=f"replaced .*{disk.directory}"):
+        set_aside(disk.job, disk.state_file, known)
+    assert disk.foreign_is_there
+    assert answer_to(OutputReplaced("words"), Stage(disk.job)) == Refused("claim", "upload", "words")
 
 
 def test_an_operators_link_is_followed_and_stays(disk: Disk) -> None:
