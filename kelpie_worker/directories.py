@@ -278,10 +278,15 @@ def _fits(directory: Path, place: Path) -> bool:
     """Whether its contents can be moved there, and leave room for others, such as the state file."""
     if directory.stat().st_dev == place.stat().st_dev:
         return True
-    needed = sum(
-        Path(folder, name).lstat().st_blocks * _BLOCK for folder, _, names in os.walk(directory) for name in names
-    )
+    needed = sum(_taken(Path(folder, name)) for folder, _, names in os.walk(directory) for name in names)
     return needed + _ROOM_LEFT < shutil.disk_usage(place).free
+
+
+def _taken(file: Path) -> int:
+    try:
+        return file.lstat().st_blocks * _BLOCK
+    except OSError:
+        return 0  # it is gone since
 
 
 def _move_contents(source: str, target: str) -> None:
