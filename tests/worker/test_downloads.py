@@ -106,6 +106,22 @@ def test_an_etag_that_is_no_sum_of_the_content_stops_nothing(
     assert (tmp_path / "state").read_bytes() == b"9876543210"
 
 
+@pytest.mark.parametrize(
+    ("etag", "headers", "comparable"),
+    [
+        ("0" * 32, {}, True),
+        ("0" * 32, {"x-amz-server-side-encryption": "AES256"}, True),
+        ("0" * 32, {"x-amz-server-side-encryption": "aws:kms"}, False),
+        ("0" * 32, {"x-amz-server-side-encryption": "aws:kms:dsse"}, False),
+        ("0" * 32, {"x-amz-server-side-encryption-customer-algorithm": "AES256"}, False),
+        ("0" * 32 + "-2", {}, False),
+        ("", {}, False),
+    ],
+)
+def test_only_what_may_be_a_sum_is_compared_with_one(etag: str, headers: dict[str, str], comparable: bool) -> None:
+    assert storage.may_be_md5(etag, headers) is comparable
+
+
 @pytest.mark.parametrize("in_pieces", [False, True])
 def test_an_object_replaced_after_it_was_listed_is_brought_and_the_checkpoint_is_torn(
     stored: Storage,
