@@ -16,6 +16,12 @@ from kelpie_worker.places import Places
 from kelpie_worker.scan import is_inside, is_own_name, own_name
 
 _ASIDE = "aside"
+_BLOCK = 512  # bytes, of which the system says how many a file takes
+_ROOM_LEFT = 16 * 1024 * 1024
+
+
+class OutputReplaced(Exception):
+    """An output directory is none any more: nothing of it can be sent, and that must not pass for success."""
 
 
 def own_files(state_file: str) -> frozenset[str]:
@@ -62,10 +68,18 @@ def _wipe_one(directory: str, job: Job, state_file: str, places: Places) -> None
     elif danger := why_not_to_wipe(directory, state_file):
         logs.warn("wipe_refused", job, directory=directory, because=danger)
     elif stat.S_ISDIR(Path(directory).stat().st_mode):
-        for entry in _entries(directory):
-            _delete(entry.path, job, within=directory)
+        _wipe_contents(directory, job)
     elif places.is_known(directory):  # it was a directory when it was remembered
         _delete(directory, job)
+
+
+def _wipe_contents(directory: str, job: Job) -> None:
+    """All but outputs that were set aside somewhere in it, and are on their way still."""
+    for entry in _entries(directory):
+        if _holds_aside(entry):
+            _wipe_contents(entry.path, job)
+        else:
+            _delete(entry.path, job, within=directory)
 
 
 def why_not_to_wipe(directory: str, state_file: str) -> str | None:
@@ -85,31 +99,47 @@ def why_not_to_wipe(directory: str, state_file: str) -> str | None:
 def set_aside(job: Job, state_file: str, places: Places | None = None) -> Aside:
     """Move the contents of the output directories away, so that the next job finds them empty. OSError.
 
-    May be repeated: what was moved already stays moved. What is no longer a directory of the job counts as empty.
+    May be repeated: what was moved already stays moved. A directory that is gone counts as empty; if something
+    else is in its place, OutputReplaced is raised before anything is moved.
     """
     places = places or Places()
-    pairs = places_aside(job, state_file)
+    _demand_directories(job, places)
+    pairs = places_aside(job, state_file, places)
     for directory, aside in pairs:
         Path(aside).mkdir(parents=True, exist_ok=True)
-        if places.leads_away(directory):
-            logs.warn("directory_replaced", job, directory=directory, leads_to=os.path.realpath(directory))
-        elif os.path.lexists(directory) and not Path(directory).is_dir():
-            logs.warn("output_is_no_directory", job, path=directory)
-        elif why_not_to_wipe(directory, state_file) or not places.may_be_emptied(directory):
+        if why_not_to_wipe(directory, state_file) or not places.may_be_emptied(directory):
             _copy_contents(directory, aside, own_files(state_file))
         else:
             _move_contents(directory, aside)
     return pairs
 
 
-def places_aside(job: Job, state_file: str) -> Aside:
+def _demand_directories(job: Job, places: Places) -> None:
+    for directory in _outermost(block.local_path for block in job.after):
+        if places.leads_away(directory):
+            raise OutputReplaced(f"the command replaced {directory} by a link to {os.path.realpath(directory)}")
+        if os.path.lexists(directory) and not Path(directory).is_dir():
+            raise OutputReplaced(f"the command replaced the directory {directory} by something else")
+
+
+def places_aside(job: Job, state_file: str, places: Places | None = None) -> Aside:
     """The output directories and where each is, or would be, moved to."""
+    places = places or Places()
     name = own_name(_ASIDE, job.claim_id)
     outputs = _outermost(block.local_path for block in job.after)
     return tuple(
-        (directory, str(_place_beside(directory, state_file) / name / str(number)))
+        (directory, str(_place_for(directory, Path(name, str(number)), state_file, places)))
         for number, directory in enumerate(outputs)
     )
+
+
+def bring_back(aside: Aside, job: Job, state_file: str, places: Places) -> None:
+    """As it was before `set_aside`, which found no room; copies are deleted instead. OSError."""
+    for directory, target in aside:
+        if why_not_to_wipe(directory, state_file) or not places.may_be_emptied(directory):
+            remove_aside(((directory, target),), job)
+        elif Path(target).is_dir():
+            _move_contents(target, directory)
 
 
 def moved_path(directory: str, aside: Aside) -> str:
@@ -216,7 +246,7 @@ def _entries(directory: str) -> list[os.DirEntry[str]]:
 
 def _listed(directory: str) -> list[os.DirEntry[str]]:
     with os.scandir(directory) as opened:
-        return [entry for entry in opened if not (is_own_name(entry.name) and entry.name.endswith(_ASIDE))]
+        return [entry for entry in opened if not _is_aside(entry.name)]
 
 
 def _outermost(directories: Iterable[str]) -> list[str]:
@@ -228,20 +258,59 @@ def _outermost(directories: Iterable[str]) -> list[str]:
     return outer
 
 
-def _place_beside(directory: str, state_file: str) -> Path:
-    """Next to it, so that moving is renaming; where that may not be written, next to the state file."""
-    parent = Path(directory).parent
-    return parent if os.access(parent, os.W_OK) else Path(state_file).parent
+def _place_for(directory: str, name: Path, state_file: str, places: Places) -> Path:
+    """Beside it, so that moving is renaming; where that may not be written, beside the state file.
+
+    A mount point has no place of its own device beside it: if a copy does not fit there, within it. Once there is
+    one of the two, it stays that one.
+    """
+    real = Path(places.real_path(directory))
+    beside = real.parent if os.access(real.parent, os.W_OK) else Path(state_file).parent
+    within = real / name
+    if os.path.exists(within):  # noqa: PTH110 - false where the command closed the directory
+        return within
+    if (beside / name).exists() or not real.is_dir() or why_not_to_wipe(directory, state_file):
+        return beside / name
+    return beside / name if _fits(real, beside) or not os.access(real, os.W_OK) else within
+
+
+def _fits(directory: Path, place: Path) -> bool:
+    """Whether its contents can be moved there, and leave room for others, such as the state file."""
+    if directory.stat().st_dev == place.stat().st_dev:
+        return True
+    needed = sum(_taken(Path(folder, name)) for folder, _, names in os.walk(directory) for name in names)
+    return needed + _ROOM_LEFT < shutil.disk_usage(place).free
+
+
+def _taken(file: Path) -> int:
+    try:
+        return file.lstat().st_blocks * _BLOCK
+    except OSError:
+        return 0  # it is gone since
 
 
 def _move_contents(source: str, target: str) -> None:
     """Entry by entry: the directory itself stays, be it a mount point or a layer of a container's image."""
     for entry in _entries(source):
         destination = Path(target, entry.name)
+        if _holds_aside(entry):  # of another job: that is found where it is
+            _move_across(entry, destination)
+            continue
         try:
             _rename(Path(entry.path), destination)
         except OSError:
             _move_across(entry, destination)
+
+
+def _holds_aside(entry: os.DirEntry[str]) -> bool:
+    """Whether outputs were set aside anywhere in it."""
+    return entry.is_dir(follow_symlinks=False) and any(
+        _is_aside(name) for _, names, _ in os.walk(entry.path) for name in names
+    )
+
+
+def _is_aside(name: str) -> bool:
+    return is_own_name(name) and name.endswith(_ASIDE)
 
 
 def _rename(source: Path, destination: Path) -> None:
@@ -258,12 +327,21 @@ def _move_across(entry: os.DirEntry[str], destination: Path) -> None:
     if entry.is_dir(follow_symlinks=False):
         destination.mkdir(parents=True, exist_ok=True)
         _move_contents(entry.path, str(destination))
-        Path(entry.path).rmdir()
+        _remove_moved(Path(entry.path))
     elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
         _copy_whole(entry.path, destination)
         Path(entry.path).unlink()
     else:
         Path(entry.path).unlink()  # a pipe or a socket holds nothing to keep
+
+
+def _remove_moved(directory: Path) -> None:
+    """A directory whose contents were moved; a mount point stays, and one that holds another job's outputs."""
+    try:
+        directory.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
+            raise
 
 
 def _copy_contents(source: str, target: str, leave: frozenset[str]) -> None:
@@ -279,5 +357,9 @@ def _copy_contents(source: str, target: str, leave: frozenset[str]) -> None:
 def _copy_whole(source: str, destination: Path) -> None:
     unfinished = destination.with_name(own_name("copy", "copy"))
     unfinished.unlink(missing_ok=True)  # of a crash; a link there would be followed
-    shutil.copy2(source, unfinished, follow_symlinks=False)
+    try:
+        shutil.copy2(source, unfinished, follow_symlinks=False)
+    except OSError:
+        unfinished.unlink(missing_ok=True)  # half a file takes room that others need
+        raise
     unfinished.replace(destination)

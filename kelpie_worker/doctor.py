@@ -206,11 +206,12 @@ def _delete(client: "S3Client", bucket: str, key: str) -> str:
 
 
 def _file_watching() -> str:
+    """Scans decide what is sent; inotify only makes them come sooner."""
     if not _INOTIFY.exists():
-        return "directories are scanned; there is no inotify"
+        return "there is no inotify; directories are scanned"
     watches = int(_INOTIFY.read_text())
-    advice = "" if watches >= _FEWEST_WATCHES else "; commands that watch files may want more (fs.inotify)"
-    return f"directories are scanned, without inotify, which would allow {watches} watches{advice}"
+    advice = "; where they run out, changes are seen by scans only" if watches < _FEWEST_WATCHES else ""
+    return f"directories are scanned, and inotify says when: {watches} watches{advice}"
 
 
 def _directories(settings: Config) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from kelpie_worker import logs
 from kelpie_worker.job import Job, StoredObject, SyncBlock
 from kelpie_worker.pattern import matcher
-from kelpie_worker.resume import Comparison, compare, recovered, with_versions
+from kelpie_worker.resume import Comparison, compare, recovered, unless_replaced, with_versions
 from kelpie_worker.scan import Signature, is_inside, own_name, signature_of
 from kelpie_worker.storage import RemoteFile, Storage
 from kelpie_worker.transfer import gunzipped
@@ -37,34 +37,34 @@ def download(job: Job, storage: Storage, busy: Callable[[Iterable[str]], None]) 
     Collision."""
     versions: dict[str, Signature] = {}
     objects: dict[str, StoredObject] = {}
-    received = 0
+    received, replaced = 0, list[StoredObject]()
     listings = [(block, list(storage.files(block.bucket, block.prefix))) for block in job.before]
     checkpoint = recovered(job, compare(job, listings), storage)
     with ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="download") as pool:
         try:
             # Block after block: where two bring the same file, the later one is what the job means.
             for block, listing in listings:
-                wanted = list(_wanted(job, block, with_versions((block, listing), checkpoint.instead)))
+                landings = _wanted(job, block, with_versions((block, listing), checkpoint.instead))
+                wanted = one_for_each_path(landings, job, block)
                 busy(landing.path for landing in wanted)
-                for path, version, size in pool.map(partial(_bring, bucket=block.bucket, storage=storage), wanted):
-                    versions[path] = version
-                    received += size
-                objects |= {landing.path: _object(block.bucket, landing.remote) for landing in wanted}
-                # The bucket shows something else than these: to the watch they are new, and it sends them again.
-                for landing in wanted:
-                    if landing.remote.version_id:
-                        versions.pop(landing.path, None)
-                        objects.pop(landing.path, None)
+                arrivals = list(pool.map(partial(_bring, bucket=block.bucket, storage=storage), wanted))
+                received += sum(arrival.remote.size for arrival in arrivals)
+                replaced += [arrival.object for arrival in arrivals if arrival.was_replaced]
+                for arrival in arrivals:
+                    # The bucket shows something else than an older version: to the watch that is new, and it
+                    # sends it again.
+                    if arrival.remote.version_id:
+                        versions.pop(arrival.path, None)
+                        objects.pop(arrival.path, None)
+                    else:
+                        versions[arrival.path] = arrival.version
+                        objects[arrival.path] = arrival.object
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
         finally:
             busy(())
-    return Brought(versions, received, objects, checkpoint)
-
-
-def _object(bucket: str, remote: RemoteFile) -> StoredObject:
-    return StoredObject(bucket, remote.key, remote.size, remote.etag)
+    return Brought(versions, received, objects, unless_replaced(checkpoint, job, replaced))
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,17 @@ class Landing:
     remote: RemoteFile
     path: str
     packed: bool
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """What was really brought: an object may be replaced after it was listed."""
+
+    path: str
+    version: Signature
+    remote: RemoteFile
+    object: StoredObject
+    was_replaced: bool
 
 
 def landing_path(local_path: str, relative_key: str) -> str | None:
@@ -101,12 +112,30 @@ def _wanted(job: Job, block: SyncBlock, listing: Iterable[RemoteFile]) -> Iterat
         yield Landing(remote, path, packed)
 
 
+def one_for_each_path(landings: Iterable[Landing], job: Job, block: SyncBlock) -> list[Landing]:
+    """Of the keys that mean one file, such as `a.gz` and `a`, or `a/b` and `a//b`, the one that is the job's."""
+    manifest = {(stored.bucket, stored.key) for stored in job.checkpoint}
+
+    def rank(landing: Landing) -> tuple[bool, float, bool, str]:
+        remote = landing.remote
+        return (block.bucket, remote.key) in manifest, remote.modified, landing.packed, remote.key
+
+    chosen: dict[str, Landing] = {}
+    for landing in landings:
+        best, other = landing, chosen.get(landing.path)
+        if other:
+            best, other = (landing, other) if rank(landing) > rank(other) else (other, landing)
+            logs.warn("key_skipped", job, key=other.remote.key, because=f"{best.remote.key} is the same file here")
+        chosen[landing.path] = best
+    return list(chosen.values())
+
+
 def _stays_inside(path: str, local_path: str) -> bool:
     """Also where a link that lies in the directory already leads."""
     return is_inside(os.path.realpath(Path(path).parent), os.path.realpath(local_path))
 
 
-def _bring(landing: Landing, bucket: str, storage: Storage) -> tuple[str, Signature, int]:
+def _bring(landing: Landing, bucket: str, storage: Storage) -> Arrival:
     """Download under a temporary name, then rename: nobody ever sees half a file."""
     final = Path(landing.path)
     try:
@@ -117,8 +146,7 @@ def _bring(landing: Landing, bucket: str, storage: Storage) -> tuple[str, Signat
         ) from error
     temporary = final.with_name(own_name("part"))
     try:
-        remote = landing.remote
-        size = storage.fetch(bucket, remote.key, temporary, remote.version_id, remote.size)
+        remote = storage.fetch(bucket, landing.remote.key, temporary, landing.remote)
         if landing.packed:
             temporary = gunzipped(temporary)
         temporary.replace(final)
@@ -127,4 +155,6 @@ def _bring(landing: Landing, bucket: str, storage: Storage) -> tuple[str, Signat
         if isinstance(error, IsADirectoryError):
             raise Collision(f"{landing.remote.key} would lie where there is a directory: {final}") from error
         raise
-    return landing.path, signature_of(final.stat()), size
+    stored = StoredObject(bucket, remote.key, remote.size, remote.etag)
+    replaced = (remote.size, remote.etag) != (landing.remote.size, landing.remote.etag or remote.etag)
+    return Arrival(landing.path, signature_of(final.stat()), remote, stored, replaced)

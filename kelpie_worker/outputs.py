@@ -20,6 +20,7 @@ from kelpie_worker.storage import StorageRefused, StorageUnreachable, Target
 from kelpie_worker.transfer import Spoiled, Transfer
 
 _FILES_AT_ONCE = 8
+_SKIPPED_NAMED = 10
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 
 
@@ -40,15 +41,20 @@ class Outputs:
         lease: Lease,
         sent: Mapping[tuple[str, str], Signature],
         places: Places,
+        own_files: frozenset[str] = frozenset(),
     ) -> None:
         self._job = job
         self._transfer = transfer
         self._lease = lease
         self._sent = sent
         self._places = places
+        self._own_files = own_files
 
     def upload(self, aside: Aside, busy: Callable[[Iterable[str]], None]) -> tuple[int, int]:
-        """Send every output; number of files and bytes. StorageRefused, OSError, Cancelled."""
+        """Send every output from aside, or from where it lies; number of files and bytes.
+
+        StorageRefused, OSError, Cancelled.
+        """
         outputs = self._outputs(aside)
         missing = [output for output in outputs if not self._is_sent(output)]
         busy(output.path for output in missing)
@@ -72,17 +78,23 @@ class Outputs:
         for _, target in aside:
             if not Path(target).is_dir():  # it was made, so it is not empty but lost
                 raise FileNotFoundError(errno.ENOENT, "the outputs set aside are gone", target)
-        return [output for block in self._job.after for output in self._outputs_of(block, aside)]
+        skipped: dict[str, None] = {}  # an ordered set: two blocks may share a directory
+        found = [output for block in self._job.after for output in self._outputs_of(block, aside, skipped)]
+        if skipped:
+            names = list(skipped)[:_SKIPPED_NAMED]
+            logs.warn("outputs_skipped", self._job, count=len(skipped), first=names)
+        return found
 
-    def _outputs_of(self, block: SyncBlock, aside: Aside) -> list[Output]:
+    def _outputs_of(self, block: SyncBlock, aside: Aside, skipped: dict[str, None]) -> list[Output]:
         moved = Moved(tuple((self._places.real_path(source), target) for source, target in aside))
         real_root = self._places.real_path(block.local_path)
-        scanner = Scanner(block.local_path, matcher(block.pattern), frozenset(), real_root, moved)
+        scanner = Scanner(block.local_path, matcher(block.pattern), self._own_files, real_root, moved)
         try:
             found = scanner.scan()
         except PermissionError:
             open_up(moved_path(block.local_path, aside))
             found = scanner.scan()
+        skipped.update(dict.fromkeys(str(Path(block.local_path, name)) for name in scanner.skipped))
         return [
             Output(scanner.locations[path], version, self._transfer.target(block.bucket, block.prefix + path))
             for path, version in found.items()

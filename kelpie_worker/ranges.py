@@ -53,8 +53,8 @@ class Ranges:
         self._whole: _Whole | None = None
         self._given_up = threading.Event()
 
-    def fetch(self) -> int:
-        """The object's size. NotTheRange; what `repeated` and `check` raise; OSError."""
+    def fetch(self) -> tuple[int, str]:
+        """The object's size and ETag. NotTheRange; what `repeated` and `check` raise; OSError."""
         self._fetch_piece(0)
         assert self._whole
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="ranges") as pool:
@@ -65,7 +65,7 @@ class Ranges:
                 self._given_up.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        return self._whole.size
+        return self._whole.size, self._whole.etag
 
     def _fetch_piece(self, start: int) -> None:
         position = start

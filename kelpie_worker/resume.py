@@ -58,6 +58,21 @@ def recovered(job: Job, found: Comparison, storage: Storage) -> Comparison:
     )
 
 
+def unless_replaced(found: Comparison, job: Job, replaced: Sequence[StoredObject]) -> Comparison:
+    """The same, after the download: what came of an object may be younger than what was compared."""
+    reported = {(stored.bucket, stored.key) for stored in job.checkpoint}
+    keys = [stored.key for stored in replaced if (stored.bucket, stored.key) in reported]
+    for stored in replaced:
+        logs.warn("object_replaced", job, key=stored.key, etag=stored.etag)
+    if not keys:
+        return found
+    detail = f"{', '.join(keys[:_NAMED])} changed while it was downloaded"
+    logs.warn("checkpoint_torn", job, detail=detail)
+    return replace(
+        found, status=CheckpointStatus.TORN, detail=f"{detail}; {found.detail}".removesuffix("; ")[:1000]
+    )
+
+
 def with_versions(listing: Listing, instead: Manifest) -> list[RemoteFile]:
     """What is to be downloaded of a block: what is listed, or the versions instead of it."""
     block, files = listing

@@ -127,6 +127,7 @@ class Scanner:
         self._follow = moved or Moved()
         self._warned: set[tuple[str, str]] = set()
         self.led_away = False  # in the last scan: something else is in the directory's place
+        self.skipped: list[str] = []  # paths, as they can be shown, of what can never be uploaded
         self.locations: dict[str, str] = {}  # of the files of the last scan: paths that can be opened
 
     def scan(self) -> Snapshot:
@@ -196,6 +197,8 @@ class Scanner:
         if (relative, event) not in self._warned:
             self._warned.add((relative, event))
             shown = relative.encode(errors="backslashreplace").decode()
+            if relative:
+                self.skipped.append(shown)
             logs.warn(event, path=str(Path(self._root) / shown), problem=problem)
 
 

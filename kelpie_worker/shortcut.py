@@ -67,11 +67,14 @@ class Shortcut:
         answer = self._ask("PUT", "PutObject", (bucket, key), headers, body)
         return {"ETag": answer.headers.get("ETag"), "VersionId": answer.headers.get("x-amz-version-id")}
 
-    def get(self, bucket: str, key: str) -> Any:
-        """An object's body to read. It raises if it ends too early, or is not what the storage's checksum says."""
+    def get(self, bucket: str, key: str) -> tuple[Any, Mapping[str, str]]:
+        """An object's body to read, and the headers of the answer.
+
+        Reading raises if the body ends too early, or is not what the storage's checksum says.
+        """
         headers = {"x-amz-checksum-mode": "ENABLED"} if self._checksums else {}
         answer = self._ask("GET", "GetObject", (bucket, key), headers, None)
-        return _checked_body(answer)
+        return _checked_body(answer), answer.headers
 
     def _ask(
         self, method: str, operation: str, place: tuple[str, str], headers: dict[str, str], body: bytes | None

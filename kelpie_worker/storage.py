@@ -7,9 +7,10 @@ cannot be reached now, and storage that refuses.
 import base64
 import hashlib
 import os
+import re
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.3, 10.0
 _BLOCK = 1024 * 1024
 _SMALL_TRIAL = 64 * 1024  # bytes that may be sent twice to find something out
 _NOBODYS_ETAG = "0" * 32
+_MD5 = re.compile("[0-9a-f]{32}")
 _CONFLICTS = {"PreconditionFailed", "ConditionalRequestConflict"}
 _PASSING_CODES = {
     "RequestTimeout",
@@ -55,6 +57,10 @@ class StorageUnreachable(Exception):
 
 class StorageRefused(Exception):
     """Storage answered no: no such bucket, no permission, no credentials. Asking again changes nothing."""
+
+
+class NotTheListed(StorageUnreachable):
+    """What came bears the name of what was listed, and has another size."""
 
 
 class NotThere(StorageRefused):
@@ -152,6 +158,7 @@ class SharedClient:
         self._shortcut: Shortcut | None = None
         self.etags_hold: bool | None = None  # whether a listing shows what a completion answered; None: unknown
         self.honours_ranges = True  # until it is seen not to
+        self.gives_md5: set[str] = set()  # buckets of which an ETag was seen to be the content's MD5
         self.heeds_conditions: dict[str, bool] = {}  # by bucket, once it is known
 
     def get(self) -> "S3Client":
@@ -185,24 +192,30 @@ class Storage:
             )
             for item in page.get("Contents", []):
                 modified = item["LastModified"].timestamp()
-                yield RemoteFile(item["Key"], item["Size"], item.get("ETag", "").strip('"'), modified)
+                yield RemoteFile(item["Key"], item["Size"], _bare(item.get("ETag", "")), modified)
             if not page.get("IsTruncated"):
                 return
             where["ContinuationToken"] = page["NextContinuationToken"]
 
-    def fetch(self, bucket: str, key: str, path: Path, version_id: str | None = None, size: int = 0) -> int:
-        """Write an object to a new file; its size in bytes. A truncated body counts as no answer. OSError.
+    def fetch(self, bucket: str, key: str, path: Path, listed: RemoteFile | None = None) -> RemoteFile:
+        """Write an object to a new file; what was really brought. OSError.
 
-        `size` is the one listed: a large object comes in pieces at the same time, where the server can do that.
+        A truncated body counts as no answer, and so does one that is not the object that was `listed`, unless the
+        answer names another ETag: then the object was replaced since. A large object comes in pieces at the same
+        time, where the server can do that.
         """
-        which: dict[str, Any] = {"Bucket": bucket, "Key": key} | ({"VersionId": version_id} if version_id else {})
+        listed = listed or RemoteFile(key, -1)
+        version = {"VersionId": listed.version_id} if listed.version_id else {}
+        which: dict[str, Any] = {"Bucket": bucket, "Key": key} | version
         what = f"downloading {bucket}/{key}"
-        if size >= LARGE and self._shared.honours_ranges:
+        if listed.size >= LARGE and self._shared.honours_ranges:
             try:
-                return self._fetch_in_ranges(which, path, what)
+                return _identified(listed, *self._fetch_in_ranges(which, path, what))
             except NotTheRange as error:
                 self._shared.honours_ranges = not error.first
-        return self._repeated(what, lambda: self._fetch_once(which, path))
+            except NotTheListed as error:
+                logs.warn("download_repeated", key=key, detail=str(error))
+        return self._repeated(what, lambda: self._fetch_once(which, path, listed))
 
     def has(self, stored: StoredObject) -> bool:
         """Whether the bucket still has this version."""
@@ -225,6 +238,8 @@ class Storage:
             answer = self._repeated(what, lambda: self._put_once(target, body, md5, condition), "ETag")
             if answer["ETag"].strip('"') != digest.hexdigest():
                 self._verify(target, answer["ETag"], len(body))
+            else:
+                self._shared.gives_md5.add(target.bucket)
             return _stored(answer)
 
         content = digest.hexdigest(), len(body)
@@ -454,17 +469,18 @@ class Storage:
             raise StorageUnreachable(f"{target.bucket}/{target.key} is not what was uploaded")
         return _stored(stored)
 
-    def _open(self, which: dict[str, Any]) -> Any:
+    def _open(self, which: dict[str, Any]) -> tuple[Any, Mapping[str, str]]:
         try:
             if which.keys() != {"Bucket", "Key"}:
                 raise AskBoto
             return self._shared.shortcut.get(which["Bucket"], which["Key"])
         except AskBoto:
             answer = self._client.get_object(**which)
-            check_bounds(answer["ResponseMetadata"]["HTTPHeaders"])
-            return answer["Body"]
+            headers = answer["ResponseMetadata"]["HTTPHeaders"]
+            check_bounds(headers)
+            return answer["Body"], headers
 
-    def _fetch_in_ranges(self, which: dict[str, Any], path: Path, what: str) -> int:
+    def _fetch_in_ranges(self, which: dict[str, Any], path: Path, what: str) -> tuple[int, str]:
         def ask(first: int, last: int, etag: str | None) -> Any:
             same: dict[str, Any] = {"IfMatch": etag} if etag else {}
             return self._client.get_object(**which, **same, Range=f"bytes={first}-{last}")
@@ -475,15 +491,29 @@ class Storage:
             except Changed as error:
                 raise NotTheRange(first=False) from error
 
-    def _fetch_once(self, which: dict[str, Any], path: Path) -> int:
-        opened = self._open(which)
-        received = 0
+    def _fetch_once(self, which: dict[str, Any], path: Path, listed: RemoteFile) -> RemoteFile:
+        opened, headers = self._open(which)
+        facts = {name.lower(): value for name, value in headers.items()}
+        received, digest = 0, hashlib.md5(usedforsecurity=False)
+        comparable = may_be_md5(_bare(facts.get("etag", "")), facts)
         with path.open("wb") as file:
             while block := opened.read(_BLOCK):
                 self._lease.check()
                 file.write(block)
+                if comparable:
+                    digest.update(block)
                 received += len(block)
-        return received
+        brought = _identified(listed, received, facts.get("etag", ""))
+        if comparable:
+            self._compare(which["Bucket"], brought, digest.hexdigest())
+        return brought
+
+    def _compare(self, bucket: str, brought: RemoteFile, md5: str) -> None:
+        """By the ETag, where this bucket was seen to give MD5 sums as such: not all storage does."""
+        if brought.etag == md5:
+            self._shared.gives_md5.add(bucket)
+        elif bucket in self._shared.gives_md5:
+            raise StorageUnreachable(f"downloading {bucket}/{brought.key}: its content is not that of its ETag")
 
     def _repeated(self, what: str, operation: Callable[[], Result], *needed: str) -> Result:
         """Of the fields that are `needed` the answer must have one."""
@@ -552,6 +582,27 @@ def _refusal(response: Any, what: str) -> Exception:
         "404": NotThere,  # the answer to HEAD has no body, and so no code
     }
     return kinds.get(code, StorageRefused)(sentence)
+
+
+def _identified(listed: RemoteFile, size: int, etag: str) -> RemoteFile:
+    """What was brought. Raises NotTheListed if it claims to be that, and is not."""
+    etag = _bare(etag)
+    replaced = etag and listed.etag and etag != listed.etag and not listed.version_id
+    if listed.size not in (-1, size) and not replaced:
+        raise NotTheListed(f"downloading {listed.key}: {size} bytes came of {listed.size}")
+    return replace(listed, size=size, etag=etag or listed.etag)
+
+
+def _bare(etag: str) -> str:
+    """As some server in between may have weakened it, without its quotes."""
+    return etag.removeprefix("W/").strip('"')
+
+
+def may_be_md5(etag: str, headers: Mapping[str, str]) -> bool:
+    """With a key of KMS, or of the customer's, an ETag looks like an MD5 and is none."""
+    foreign_key = "x-amz-server-side-encryption-customer-algorithm" in headers
+    kms = headers.get("x-amz-server-side-encryption", "").startswith("aws:kms")
+    return bool(_MD5.fullmatch(etag)) and not foreign_key and not kms
 
 
 def _condition(over: str) -> dict[str, str]:

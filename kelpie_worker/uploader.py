@@ -20,6 +20,7 @@ from kelpie_worker.lease import Cancelled, Lease
 from kelpie_worker.linux import boottime, die_with
 from kelpie_worker.messages import (
     Abandon,
+    Aside,
     Committed,
     Doubted,
     Download,
@@ -236,16 +237,33 @@ class JobFiles:
         return Flushed(self._claim_id)
 
     def _stage(self, command: Stage) -> Message:
-        aside = directories.set_aside(command.job, self._config.state_file, self._places)
+        aside = self._set_aside(command.job)
         directories.wipe(command.job, self._config.state_file, self._places)
         return Staged(self._claim_id, aside)
 
+    def _set_aside(self, job: Job) -> Aside:
+        """Where the outputs are now. Where there is no room for that they are sent before the next job comes."""
+        state_file = self._config.state_file
+        try:
+            return directories.set_aside(job, state_file, self._places)
+        except OSError as error:
+            if error.errno not in _DISK_FULL:
+                raise
+            logs.warn("outputs_sent_in_place", job, detail=str(error))
+        moved = directories.places_aside(job, state_file, self._places)
+        directories.bring_back(moved, job, state_file, self._places)
+        self._outputs(job).upload((), self.moving.uploads)
+        directories.remove_aside(moved, job)
+        return ()
+
     def _upload(self, command: Upload) -> Message:
-        outputs = Outputs(
-            command.job, self._transfers(command.job), self.lease, self._sent_objects(), self._places
-        )
-        files, size = outputs.upload(command.aside, self.moving.uploads)
+        if not command.aside:  # they were sent from where they lay, and there the next job's are by now
+            return Uploaded(self._claim_id)
+        files, size = self._outputs(command.job).upload(command.aside, self.moving.uploads)
         return Uploaded(self._claim_id, files, size)
+
+    def _outputs(self, job: Job) -> Outputs:
+        return Outputs(job, self._transfers(job), self.lease, self._sent_objects(), self._places, self._own_files)
 
     def _wipe(self, command: Wipe) -> Message:
         """After those who write files have stopped; those who read them may find them gone."""
@@ -264,7 +282,8 @@ class JobFiles:
         if self._transfer:
             self._transfer.close()
         if command.aside is None:
-            directories.remove_aside(directories.places_aside(command.job, self._config.state_file), command.job)
+            meant = directories.places_aside(command.job, self._config.state_file, self._places)
+            directories.remove_aside(meant, command.job)
             directories.wipe(command.job, self._config.state_file, self._places)
         else:
             directories.remove_aside(command.aside, command.job)
@@ -334,7 +353,7 @@ def answer_to(error: Exception, command: Work) -> Refused | Troubled:
     reason = "download" if isinstance(command, Download) else "upload"
     detail = f"{type(error).__name__}: {error}"
     match error:
-        case StorageRefused():
+        case StorageRefused() | directories.OutputReplaced():
             return Refused(claim_id, reason, str(error))
         case StorageUnreachable():
             return Troubled(claim_id, "storage", str(error))

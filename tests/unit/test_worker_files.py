@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from kelpie_worker import places
-from kelpie_worker.directories import make, places_aside, remove_aside, set_aside, wipe
+from kelpie_worker.directories import OutputReplaced, bring_back, make, places_aside, remove_aside, set_aside, wipe
 from kelpie_worker.job import Job, SyncBlock
 from kelpie_worker.messages import Download, Refused, Stage, Troubled, Upload, Watch
 from kelpie_worker.places import Places
@@ -78,11 +78,23 @@ def test_a_link_above_the_directory_is_not_followed_either(disk: Disk) -> None:
     assert disk.foreign_is_there and not disk.directory.parent.is_symlink()
 
 
-def test_nothing_behind_such_a_link_is_moved_aside(disk: Disk) -> None:
+@pytest.mark.parametrize("by", ["a link", "a file", "nothing"])
+def test_outputs_whose_directory_was_replaced_are_not_taken_for_none(disk: Disk, by: str) -> None:
     known = disk.make()
-    disk.replace_by_link(disk.shared)
-    ((_, aside),) = set_aside(disk.job, disk.state_file, known)
-    assert disk.foreign_is_there and names_in(Path(aside)) == []
+    if by == "a link":
+        disk.replace_by_link(disk.shared)
+    else:
+        disk.directory.rmdir()
+    if by == "a file":
+        disk.directory.touch()
+    if by == "nothing":
+        ((_, aside),) = set_aside(disk.job, disk.state_file, known)
+        assert names_in(Path(aside)) == []
+        return
+    with pytest.raises(OutputReplaced, match=f"replaced .*{disk.directory}"):
+        set_aside(disk.job, disk.state_file, known)
+    assert disk.foreign_is_there
+    assert answer_to(OutputReplaced("words"), Stage(disk.job)) == Refused("claim", "upload", "words")
 
 
 def test_an_operators_link_is_followed_and_stays(disk: Disk) -> None:
@@ -340,6 +352,52 @@ def test_the_place_aside_is_found_again_and_bears_a_name_that_no_scan_takes(disk
     assert names_in(Path(aside[0][1])) == ["file"]
     remove_aside(aside, disk.job)
     assert names_in(disk.directory.parent) == []
+
+
+def test_outputs_aside_deep_in_another_jobs_directory_stay_until_they_are_sent(tmp_path: Path) -> None:
+    state_file, data = str(tmp_path / "state"), tmp_path / "data"
+    (data / "a/out").mkdir(parents=True)
+    (data / "a/out/result").touch()
+    (data / "a/other").touch()
+    aside = set_aside(Job("claim", "1", after=(SyncBlock("b", "", str(data / "a/out")),)), state_file)
+    outer = Job("next", "2", before=(SyncBlock("b", "", str(data)),), after=(SyncBlock("b", "", str(data)),))
+    set_aside(outer, state_file)
+    wipe(outer, state_file)
+    assert names_in(Path(aside[0][1])) == ["result"]
+    assert not (data / "a/other").exists()
+
+
+@pytest.mark.parametrize("full", ["while moving", "while copying"])
+def test_outputs_that_found_no_room_lie_where_they_lay(
+    disk: Disk, full: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = disk.make()
+    (disk.directory / "d/deep").mkdir(parents=True)
+    (disk.directory / "a").write_text("1")
+    (disk.directory / "d/deep/b").write_text("2")
+    (disk.directory / "z").write_text("3")
+    if full == "while copying":
+        monkeypatch.chdir(disk.directory)
+    ((_, aside),) = places_aside(disk.job, disk.state_file, known)
+    real_copy = shutil.copy2
+
+    def copy(source: str, target: Path, **more: bool) -> object:
+        if source.endswith("/z"):
+            raise OSError(errno.ENOSPC, "no room")
+        return real_copy(source, target, **more)
+
+    def rename(source: Path, target: Path) -> None:
+        raise OSError(errno.EXDEV, "another device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "copy2", copy)
+        patched.setattr("kelpie_worker.directories._rename", rename)
+        with pytest.raises(OSError, match="no room"):
+            set_aside(disk.job, disk.state_file, known)
+        bring_back(((str(disk.directory), aside),), disk.job, disk.state_file, known)
+    found = {str(path.relative_to(disk.directory)) for path in disk.directory.rglob("*") if path.is_file()}
+    assert found == {"a", "d/deep/b", "z"}
+    assert not [path for path in Path(aside).rglob("*") if path.is_file()]
 
 
 def test_a_file_rewritten_in_place_with_its_time_restored_is_another_version(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 
 # "503", "500", "html" (a page of somebody in between), "403", "400", "reset" and "stall" (no answer before the
 # proxy is closed) in place of being carried out, "lost" after it, "truncate" in its answer, "behead" in that's
-# headers; "swallow" is a yes to what is not carried out; "gone" is what S3 answers to the completion of an upload
-# that is complete already, and moto does not; "501" and "412" are what a server says that knows no conditions.
+# headers; "halve" answers with half a body that passes for a whole one, "spoil" with other bytes; "swallow" is a
+# yes to what is not carried out; "gone" is what S3 answers to the completion of an upload that is complete, and
+# moto does not; "501" and "412" are what a server says that knows no conditions.
 Fault = str
 PAGE = b"<html><body><h1>It works!</h1></body></html>"
 DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Not now.</Message></Error>"
@@ -117,6 +118,10 @@ class FaultyProxy:
                 # The most treacherous place: what came is a status, and passes for an answer without headers.
                 request.wfile.write(f"HTTP/1.1 {status} OK\r\nContent-Le".encode())
                 request.close_connection = True
+            elif fault == "halve":
+                _answer(request, status, headers, content[: len(content) // 2])
+            elif fault == "spoil":
+                _answer(request, status, headers, content[::-1])
             elif fault == "truncate":
                 _answer(request, status, headers, content, cut=len(content) // 2)
             else:

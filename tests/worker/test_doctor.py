@@ -71,6 +71,7 @@ def test_where_all_is_well_every_line_says_ok(ask: Ask, bucket: str, tmp_path: P
     assert f"disk at {tmp_path}" in said
     assert "attempt" in said["API"][1] and "claim-id" in said["API"][1]
     assert said[f"bucket {bucket}, conditional writes"][1].startswith("enforced")
+    assert "without inotify" not in said["file watching"][1]
 
 
 def test_the_bucket_may_be_named_as_an_option_and_left_out(ask: Ask, bucket: str) -> None:

@@ -28,7 +28,9 @@ def test_what_the_command_linked_to_is_neither_deleted_nor_uploaded(
     script = f"rm -rf ck; ln -s {shared} ck"
     job = coordinator.submit(**shell(script), sync={kind: [block(bucket, "ck")]})
     worker.start()
-    assert finished(coordinator, job)[0] == "completed"
+    report, body = finished(coordinator, job)
+    expected = ("failed", "upload") if kind == "after" else ("completed", None)
+    assert (report, body.get("reason")) == expected
     worker.wait_for("wiped", job_id=job)
     assert (shared / "foreign").read_text() == "somebody's"
     assert s3.keys(bucket, "ck/") == []
@@ -56,13 +58,15 @@ def test_whatever_is_in_a_directorys_place_the_next_job_has_an_empty_one(
     sync = {"during": [block(bucket, "ck")], "after": [block(bucket, "ck", prefix="out/")]}
     first = coordinator.submit(**shell(f"{script}; exit {code}"), sync=sync)
     worker.start()
-    assert finished(coordinator, first)[0] == ("failed" if code else "completed")
+    report, body = finished(coordinator, first)
+    assert (report, body["reason"]) == ("failed", "exit_code" if code else "upload")
     worker.wait_for("wiped", job_id=first)
     second = coordinator.submit(**shell("ls -A ck > listing; mv listing ck/listing"), sync=sync)
     assert finished(coordinator, second)[0] == "completed"
     assert s3.files(bucket, "out/") == {"listing": b""}
     if not code:
-        assert worker.seen("output_is_no_directory") or worker.seen("directory_replaced")
+        (refused,) = worker.seen("refused", job_id=first)
+        assert "the command replaced" in refused["detail"]
 
 
 def test_absolute_links_within_the_outputs_go_up_as_what_they_lead_to(
@@ -215,5 +219,8 @@ deep.mkdir(parents=True)
     assert s3.files(bucket, "ck/") == {"plain": b"1", "Grüße, 世界 +&%.txt": b"2"}
     named = sorted(Path(event["path"]).name[:9] for event in worker.seen("file_skipped"))
     assert named == ["etc", "f" * 9, "not-utf-8", "pipe", "socket"]
+    if kind == "after":
+        (skipped,) = worker.seen("outputs_skipped", job_id=job)
+        assert skipped["count"] == 5 and f"{worker.folder}/ck/etc" in skipped["first"]
     worker.wait_for("wiped", job_id=job)
     assert list((worker.folder / "ck").iterdir()) == []

@@ -191,6 +191,55 @@ def test_outputs_on_another_device_are_moved_by_copying(
     assert list(other_device.iterdir()) == []
 
 
+def small_disk_with_a_volume(folder: Path, size: str) -> list[str]:
+    """What starts a worker with a disk of 40 MiB as its folder `small`, and a volume at `small/out`."""
+    (folder / "small").mkdir()
+    mounts = (
+        f'cd "{folder}" && mount -t tmpfs -o size=40m none small && mkdir small/out && '
+        f'mount -t tmpfs -o size={size} none small/out && exec "$@"'
+    )
+    return ["unshare", "--mount", "sh", "-c", mounts, "sh"]
+
+
+def test_a_volume_that_fits_nowhere_else_is_set_aside_within_itself_and_the_next_job_runs(
+    coordinator: FakeCoordinator, worker: Worker, s3: S3Server, bucket: str
+) -> None:
+    start = small_disk_with_a_volume(worker.folder, "200m")
+    first = coordinator.submit(
+        **shell("head -c 60000000 /dev/zero > small/out/large; ln -s large small/out/link"),
+        sync={"after": [block(bucket, "one", local_path="small/out")]},
+    )
+    second = coordinator.submit(
+        **shell('test -z "$(ls small/out)"; echo 2 > small/out/x'),
+        sync={"after": [block(bucket, "two", local_path="small/out")]},
+    )
+    worker.start(start, KELPIE_STATE_FILE=str(worker.folder / "small/state.json"))
+    assert finished(coordinator, first)[0] == finished(coordinator, second)[0] == "completed"
+    assert {name: len(content) for name, content in s3.files(bucket, "one/").items()} == {
+        "large": 60_000_000,
+        "link": 60_000_000,
+    }
+    assert s3.files(bucket, "two/") == {"x": b"2\n"}
+    worker.wait_for("wiped", count=2)
+    volume = Path(f"/proc/{worker.pid}/root{worker.folder}/small/out")
+    assert list(volume.iterdir()) == [] and not worker.seen("outputs_sent_in_place")
+
+
+def test_outputs_that_must_be_copied_and_fit_nowhere_are_sent_before_the_next_job_starts(
+    coordinator: FakeCoordinator, worker: Worker, s3: S3Server, bucket: str
+) -> None:
+    start = small_disk_with_a_volume(worker.folder, "200m")
+    sync = {"after": [block(bucket, "one", local_path="small/out", pattern="large")]}
+    first = coordinator.submit(**shell("head -c 60000000 /dev/zero > small/out/large"), sync=sync)
+    second = coordinator.submit(**shell("true"))
+    worker.start(start, KELPIE_STATE_FILE=str(worker.folder / "small/out/state.json"))
+    assert finished(coordinator, first)[0] == finished(coordinator, second)[0] == "completed"
+    assert {name: len(content) for name, content in s3.files(bucket, "one/").items()} == {"large": 60_000_000}
+    assert worker.seen("outputs_sent_in_place", job_id=first)
+    small = Path(f"/proc/{worker.pid}/root{worker.folder}/small")
+    assert [path.name for path in small.iterdir()] == ["out"]
+
+
 def test_outputs_of_the_older_generation_go_up_as_they_appear(
     coordinator: FakeCoordinator, worker: Worker, s3: S3Server, bucket: str
 ) -> None:

@@ -10,7 +10,15 @@ import pytest
 
 from kelpie_worker import ranges, storage
 from kelpie_worker.lease import Lease
-from kelpie_worker.storage import NotThere, SharedClient, Storage, StorageRefused, StorageUnreachable, Target
+from kelpie_worker.storage import (
+    NotThere,
+    RemoteFile,
+    SharedClient,
+    Storage,
+    StorageRefused,
+    StorageUnreachable,
+    Target,
+)
 from local_stack.s3 import S3Server
 from tests.worker.faulty import FaultyProxy
 
@@ -60,7 +68,7 @@ def test_an_empty_object_goes_the_short_way_too(
 ) -> None:
     for key in ("first", "second"):
         put(stored, bucket, key, b"")
-        assert stored.fetch(bucket, key, tmp_path / key) == 0
+        assert stored.fetch(bucket, key, tmp_path / key).size == 0
     assert s3.files(bucket, "") == {"first": b"", "second": b""}
 
 
@@ -144,7 +152,9 @@ def large(stored: Storage, bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_pat
     put(stored, bucket, "large", CONTENT)
 
     def bring() -> bytes:
-        assert stored.fetch(bucket, "large", tmp_path / "file", size=len(CONTENT)) == len(CONTENT)
+        assert stored.fetch(bucket, "large", tmp_path / "file", RemoteFile("large", len(CONTENT))).size == len(
+            CONTENT
+        )
         return (tmp_path / "file").read_bytes()
 
     return bring
