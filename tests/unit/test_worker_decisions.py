@@ -27,7 +27,7 @@ from kelpie_worker.pipeline import JobState, Phase
 from kelpie_worker.runner import command_environment
 from kelpie_worker.scan import Scanner, Signature
 from kelpie_worker.state_file import StateFile, StateFileInUse
-from kelpie_worker.storage import StorageRefused, StorageUnreachable
+from kelpie_worker.storage import Misconfigured, StorageRefused, StorageUnreachable
 from kelpie_worker.transfer import PART_SIZE, gzipped, part_size
 from kelpie_worker.uploader import answer_to
 
@@ -346,6 +346,7 @@ def test_a_state_file_has_one_worker(saved_state: Path) -> None:
         (StorageUnreachable("x"), Download, Troubled("c", "storage", "x")),
         (StorageRefused("x"), Download, Refused("c", "download", "x")),
         (StorageRefused("x"), Flush, Refused("c", "upload", "x")),
+        (Misconfigured("x"), Download, Troubled("c", "configuration", "x")),
         (OSError(errno.ENOSPC, "full"), Download, Troubled("c", "disk_full", "[Errno 28] full")),
         (PermissionError(13, "no"), Download, Troubled("c", "disk", "PermissionError: [Errno 13] no")),
         (ValueError("x"), Watch, Refused("c", "pattern", "x")),

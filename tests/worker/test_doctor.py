@@ -97,7 +97,7 @@ def test_a_token_authorizes_where_there_is_no_key(ask: Ask) -> None:
         ({"SALAD_IMDS_URL": "http://127.0.0.1:9"}, "metadata service", "SALAD_IMDS_URL"),
         ({"KELPIE_DOCTOR_BUCKET": "nobodys"}, "bucket nobodys, writing", "bucket's name"),
         ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "bucket {bucket}, writing", "127.0.0.1:9"),
-        ({"AWS_ENDPOINT_URL": "nonsense"}, "bucket", "nonsense"),
+        ({"AWS_ENDPOINT_URL": "nonsense"}, "settings", "AWS_ENDPOINT_URL"),
         ({"KELPIE_STATE_FILE": "/proc/kelpie/state.json"}, "disk at /proc", "written"),
     ],
 )
