@@ -42,6 +42,7 @@ from kelpie_worker.residence import Residence
 from kelpie_worker.state_file import StateStore, WorkerState
 
 _FIRST_TROUBLE_PAUSE, _LONGEST_TROUBLE_PAUSE = 10.0, 300.0
+_FIRST_STAY_PAUSE, _LONGEST_STAY_PAUSE = 2.0, 300.0  # on a machine that fails jobs and cannot be left
 _FIRST_REFUSAL_PAUSE, _LONGEST_REFUSAL_PAUSE = 1.0, 30.0
 _SHORTEST_RELEASE_TIME, _LONGEST_RELEASE_TIME = 1.0, 5.0
 
@@ -75,6 +76,7 @@ class Supervisor:
         self._pause = 0.0
         self._troubles = 0
         self._refusals = 0
+        self._stays = 0
         self._stopping = False
         self._grace_ended = False
 
@@ -122,7 +124,7 @@ class Supervisor:
             case GraceEnded():
                 self._grace_ended = True
             case Departed():
-                pass  # the residence sees to it
+                self._stay_on(message)
             case _:
                 self._hear(message.claim_id, message)
         self._residence.see(message, self._state.jobs)
@@ -223,6 +225,8 @@ class Supervisor:
             self._pause = backoff(self._troubles, _FIRST_TROUBLE_PAUSE, _LONGEST_TROUBLE_PAUSE)
         elif isinstance(message, Reported) and job.verdict in (Verdict.COMPLETED, Verdict.FAILED):
             self._troubles = 0
+        if isinstance(message, Reported) and job.verdict is Verdict.COMPLETED:
+            self._stays = 0
 
     # --- leases -------------------------------------------------------------------------------------
 
@@ -260,6 +264,12 @@ class Supervisor:
         self._resume(job)
 
     # --- the worker itself --------------------------------------------------------------------------
+
+    def _stay_on(self, departed: Departed) -> None:
+        """Whether the worker goes, the residence says. If not, it must not fail the whole queue at full speed."""
+        if not departed.gone:
+            self._stays += 1
+            self._pause = backoff(self._stays, _FIRST_STAY_PAUSE, _LONGEST_STAY_PAUSE)
 
     def _tell_checkpoint(self, committed: Committed) -> None:
         """Also while it is ended: whoever resumes the job needs the last one most."""

@@ -14,6 +14,7 @@ from kelpie_worker.messages import (
     Claim,
     Claimed,
     Command,
+    Departed,
     Download,
     Downloaded,
     DropLease,
@@ -340,6 +341,18 @@ def test_after_trouble_the_pause_before_the_next_claim_doubles() -> None:
         assert isinstance(claim, Claim)
         pauses.append(claim.after)
     assert 5 <= pauses[0] <= 10 <= pauses[1] <= 20 <= pauses[2] <= 40
+
+
+def test_on_a_machine_that_cannot_be_left_the_pause_before_the_next_claim_doubles() -> None:
+    scene = Scene()
+    scene.supervisor.start()
+    pauses = []
+    ended = (LeaseLost("claim-1", "canceled"), Wiped("claim-1"))
+    for _ in range(3):
+        (*_, claim) = scene.hear(Claimed("claim-1", JOB), Departed(gone=False), *ended)
+        assert isinstance(claim, Claim)
+        pauses.append(claim.after)
+    assert 1 <= pauses[0] <= 2 <= pauses[1] <= 4 <= pauses[2] <= 8
 
 
 def test_a_dead_child_is_replaced_and_hears_everything_again() -> None:
