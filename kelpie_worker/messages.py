@@ -33,6 +33,7 @@ class Outcome:
     reason: str | None = None
     exit_code: int | None = None
     output: str | None = field(default=None, repr=False)  # may hold what nobody masked: never saved
+    detail: str | None = field(default=None, repr=False)  # what happened, in a sentence; nor this
 
 
 # --- commands ---------------------------------------------------------------------------------------

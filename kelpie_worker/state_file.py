@@ -224,8 +224,8 @@ def _parse_state(saved: Mapping[str, Any]) -> JobState:
 
 
 def _saved_outcome(outcome: Outcome) -> dict[str, Any]:
-    """Without the command's output, that nobody can be sure of: a report after a crash lacks it."""
-    return {name: value for name, value in asdict(outcome).items() if name != "output"}
+    """Without free text, that nobody can be sure of: a report after a crash lacks it."""
+    return {name: value for name, value in asdict(outcome).items() if name not in ("output", "detail")}
 
 
 def _parse_outcome(saved: Mapping[str, Any]) -> Outcome:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kelpie_worker import config, logs
+from kelpie_worker.api import _presentable
 from kelpie_worker.backoff import backoff
 from kelpie_worker.checkpoints import Ledger, commit_order, commit_steps
 from kelpie_worker.config import LegacyDirectories
@@ -60,6 +61,11 @@ def test_no_log_line_holds_a_secret(capfd: pytest.CaptureFixture[str]) -> None:
     logs.info("something", detail="the key is canary")
     line = json.loads(capfd.readouterr().err)
     assert line["detail"] == "the key is ***"
+
+
+def test_a_sentence_for_the_server_is_short_and_readable_and_holds_no_secret() -> None:
+    logs.configure(config.load(SETTINGS | {"KELPIE_API_KEY": "canary"}))
+    assert _presentable("canary: 'a\udcff\0'" + "x" * 2000) == ("***: 'a?\ufffd'" + "x" * 2000)[:1000]
 
 
 # --- jobs on the wire -----------------------------------------------------------------------------------

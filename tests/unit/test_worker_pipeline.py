@@ -75,6 +75,10 @@ def c(kind: type, *values: object) -> Message:
     return kind("claim-1", *values)  # type: ignore[no-any-return]
 
 
+def told(verdict: Verdict, reason: str, detail: str) -> Outcome:
+    return Outcome(verdict, reason, detail=detail)
+
+
 @pytest.mark.parametrize(
     ("phase", "outcome", "message", "next_phase", "next_outcome"),
     [
@@ -90,7 +94,13 @@ def c(kind: type, *values: object) -> Message:
         # the command fails: the last checkpoint still goes up, outputs do not
         (P.RUNNING, None, c(Exited, 3), P.FLUSHING, FAILED),
         (P.RUNNING, None, c(Exited, None, 9), P.FLUSHING, Outcome(Verdict.FAILED, "signal", 137)),
-        (P.RUNNING, None, c(Exited, None, None, "no such file"), P.FLUSHING, Outcome(Verdict.FAILED, "not_found")),
+        (
+            P.RUNNING,
+            None,
+            c(Exited, None, None, "no file"),
+            P.FLUSHING,
+            told(Verdict.FAILED, "not_found", "no file"),
+        ),
         (P.RUNNING, None, c(Exited, None, 9, None, False, True), P.FLUSHING, Outcome(Verdict.FAILED, "oom", 137)),
         (P.RUNNING, None, c(Exited, 1, None, None, False, True), P.FLUSHING, Outcome(Verdict.FAILED, "oom", 1)),
         (P.STOPPING, RELEASED, c(Exited, None, 9, None, True, True), P.FLUSHING, RELEASED),
@@ -100,8 +110,14 @@ def c(kind: type, *values: object) -> Message:
         (P.RUNNING, None, c(Exited, 3, None, None, False, False, "no"), P.FLUSHING, replace(FAILED, output="no")),
         (P.UPLOADING, SPOKEN, c(Refused, "upload"), P.REPORTING, Outcome(Verdict.FAILED, "upload", None, "done")),
         # storage refuses: failed. Storage or disk in trouble: released
-        (P.DOWNLOADING, None, c(Refused, "download"), P.REPORTING, Outcome(Verdict.FAILED, "download")),
-        (P.DOWNLOADING, None, c(Troubled, "storage"), P.REPORTING, Outcome(Verdict.RELEASED, "storage")),
+        (P.DOWNLOADING, None, c(Refused, "download", "why"), P.REPORTING, told(Verdict.FAILED, "download", "why")),
+        (
+            P.DOWNLOADING,
+            None,
+            c(Troubled, "storage", "why"),
+            P.REPORTING,
+            told(Verdict.RELEASED, "storage", "why"),
+        ),
         (P.FLUSHING, COMPLETED, c(Refused, "upload"), P.REPORTING, Outcome(Verdict.FAILED, "upload")),
         (P.FLUSHING, FAILED, c(Refused, "upload"), P.REPORTING, FAILED),
         (P.STAGING, COMPLETED, c(Troubled, "disk_full"), P.REPORTING, Outcome(Verdict.RELEASED, "disk_full")),
