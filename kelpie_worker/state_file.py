@@ -243,9 +243,28 @@ def _parse_move(source: Any, target: Any) -> tuple[str, str]:
     return source, target
 
 
+def is_free(path: Path) -> bool:
+    """Whether no worker has this state file open; nothing is made or changed. OSError."""
+    try:
+        descriptor = os.open(_lock_of(path), os.O_RDONLY)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _lock_of(path: Path) -> Path:
+    """A file of its own: the state file itself is another inode after every save."""
+    return path.with_name(path.name + ".lock")
+
+
 def _locked(path: Path) -> int:
-    # A file of its own: the state file itself is another inode after every save.
-    descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(_lock_of(path), os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
