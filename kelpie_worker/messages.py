@@ -253,6 +253,13 @@ class Reported:
 
 
 @dataclass(frozen=True)
+class Begun:
+    """The command is being started. It may end the runner before that can say more."""
+
+    claim_id: str
+
+
+@dataclass(frozen=True)
 class Started:
     claim_id: str
     pid: int
@@ -404,7 +411,7 @@ class ChildDied:
 
 
 JobMessage = (
-    Claimed | Recalled | Reported | Started | Exited | LeaseRenewed | LeaseLost | Downloaded | Watching
+    Claimed | Recalled | Reported | Begun | Started | Exited | LeaseRenewed | LeaseLost | Downloaded | Watching
     | Committed | Lagging | Doubted | Flushed | Staged | Uploaded | Wiped | Refused | Troubled | Transferring
 )  # fmt: skip
 WorkerMessage = ShutdownRequested | TimeRanOut | GraceEnded | Departed | ChildDied
