@@ -95,11 +95,24 @@ def _ours(pyinstallers: Path, environment: Mapping[str, str]) -> list[Unpacked]:
 
 
 def _may_run(pid: int, program: str) -> bool:
-    """Whether a process runs a program, as far as can be seen; the parent of an orphan runs another."""
+    """Whether a process runs a program, as far as can be seen; the parent of an orphan runs another.
+
+    Which program somebody else's process runs cannot be seen, and none of ours is somebody else's: a first process
+    of root adopts the orphans of a user. What is ours and cannot be seen (a program file that was replaced) may.
+    """
     try:
         return Path(f"/proc/{pid}/exe").samefile(program)
     except OSError:
-        return True
+        return _owner(pid) == os.geteuid()
+
+
+def _owner(pid: int) -> int | None:
+    """By what everybody may read; the folder's owner is another for a process that must not be looked into."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
+    except OSError:
+        return None
+    return next((int(line.split()[2]) for line in status.splitlines() if line.startswith("Uid:")), None)
 
 
 # --- the end of a keeper --------------------------------------------------------------------------------

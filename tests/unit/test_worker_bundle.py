@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from kelpie_worker.bundle import Unpacked, is_alive, remove_abandoned, without_bundle
+from kelpie_worker.bundle import Unpacked, _may_run, is_alive, remove_abandoned, without_bundle
 from kelpie_worker.directories import why_not_to_wipe
 
 PACKED = {
@@ -152,3 +152,25 @@ def test_folders_of_other_programs_and_links_stay(ours: Unpacked, tmp_path: Path
     remove_abandoned([ours], quiet=0)
     assert theirs.exists()
     assert (elsewhere / "kelpie").exists()
+
+
+NOBODY = 65534
+
+
+def test_an_orphans_new_parent_that_is_somebody_elses_is_not_taken_for_the_keeper() -> None:
+    child = os.fork()
+    if child == 0:
+        try:
+            if os.geteuid() == 0:  # root may look into the first process too
+                os.setgroups([])
+                os.setresgid(NOBODY, NOBODY, NOBODY)
+                os.setresuid(NOBODY, NOBODY, NOBODY)
+            os._exit(int(_may_run(1, "/usr/local/bin/kelpie")))
+        finally:
+            os._exit(9)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_keeper_of_ours_whose_program_was_replaced_is_still_one() -> None:
+    assert _may_run(os.getpid(), sys.executable)
+    assert _may_run(os.getpid(), "/usr/local/bin/that-is-gone")
