@@ -154,6 +154,29 @@ def test_folders_of_other_programs_and_links_stay(ours: Unpacked, tmp_path: Path
     assert (elsewhere / "kelpie").exists()
 
 
+@pytest.mark.parametrize(
+    ("names", "age", "goes"),
+    [
+        (["libc.so.6"], 3600, True),
+        ([], 3600, True),
+        (["libc.so.6"], 60, False),  # somebody may be about it
+        (["libc.so.6", "another-program"], 3600, False),
+    ],
+)
+def test_what_was_cut_short_while_it_was_unpacked_goes_after_a_while(
+    tmp_path: Path, names: list[str], age: float, goes: bool
+) -> None:
+    own = unpacked(tmp_path / "staticx-aaaaaa")
+    (own / "libc.so.6").touch()
+    folder = tmp_path / "staticx-bbbbbb"
+    folder.mkdir()
+    for name in names:
+        (folder / name).touch()
+    os.utime(folder, (time.time() - age,) * 2)
+    remove_abandoned([Unpacked(own, keeper=os.getpid())], quiet=0)
+    assert folder.exists() is not goes and own.exists()
+
+
 NOBODY = 65534
 
 
