@@ -74,8 +74,9 @@ class Outcome(StrEnum):
 class Report:
     """What a worker says about a job: who it is, and how the command ended.
 
-    `attempt` is the fence; it is None from the original's worker, then the machine alone is compared. `output` is
-    the last of what the command printed, from a worker that was asked for it. `checkpoint_lag` is of a heartbeat.
+    `attempt` is the fence; it is None from the original's worker, then the machine alone is compared. `reason` is
+    one of a few classes, `detail` the worker's own sentence. `output` is the last of what the command printed,
+    from a worker that was asked for it. `checkpoint_lag` is of a heartbeat.
     """
 
     machine_id: str
@@ -83,6 +84,7 @@ class Report:
     attempt: int | None = None
     exit_code: int | None = None
     reason: str | None = None
+    detail: str | None = None
     output: str | None = None
     checkpoint_lag: int | None = None  # seconds
 
@@ -250,6 +252,7 @@ def _report(
         attempt=report.attempt,
         exit_code=report.exit_code,
         reason=report.reason,
+        detail=report.detail,
         output=report.output,
         actor=f"machine:{report.machine_id}",
         sealed_key=caller.sealed_key,

@@ -413,7 +413,13 @@ class HeartbeatReport(WorkerReport):
     checkpoint_lag = WholeNumber(load_default=None, allow_none=True, validate=validate.Range(0, 2**31 - 1))
 
 
-class EndReport(WorkerReport):
+class ReleaseReport(WorkerReport):
+    """`reason` is a class of ends, `detail` the sentence that tells of this one."""
+
+    detail = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=1000))
+
+
+class EndReport(ReleaseReport):
     """How a command ended, by itself: with its last output, if its worker was asked to report it."""
 
     output = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=LARGEST_OUTPUT))
@@ -473,6 +479,7 @@ class Attempt(Answer):
     outcome = fields.String(allow_none=True)
     exit_code = fields.Integer(allow_none=True)
     reason = fields.String(allow_none=True)
+    detail = fields.String(allow_none=True)
     output = fields.String(allow_none=True)
 
 

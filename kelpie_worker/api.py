@@ -16,6 +16,7 @@ from kelpie_worker.config import Config
 from kelpie_worker.imds import Identity, NoToken
 from kelpie_worker.job import Job, Manifest, from_wire
 from kelpie_worker.linux import boottime
+from kelpie_worker.logs import without_secrets
 from kelpie_worker.messages import Claimed, Outcome, Verdict
 
 WAIT_FOR_WORK = 20  # seconds; where the server can hold the answer back until there is work
@@ -23,6 +24,7 @@ _CONNECT_TIMEOUT = 5.0
 _READ_TIMEOUT = 15.0
 _SHORT_READ_TIMEOUT = 3.0  # seconds, where the answer is wanted by some time
 _SHORTEST_WAIT = 3  # seconds
+_LONGEST_DETAIL = 1000  # characters; the coordinator keeps no more
 _SHORTEST_POLL = 0.1  # whatever HEARTBEAT_INTERVAL_S says: 0 would be all that worker and server do
 _UNWAITED_PAUSE = 1.0  # seconds before the next claim, where an empty answer came without the wait that was asked
 _CREDENTIALS = {
@@ -142,6 +144,8 @@ class Api:
         if outcome.verdict is Verdict.RELEASED and "release" not in self._known_extensions():
             return True  # nobody to tell: the heartbeats end, and the lease lapses
         details: dict[str, Any] = {"exit_code": outcome.exit_code, "reason": outcome.reason}
+        if job.attempt is not None and outcome.detail:
+            details["detail"] = _presentable(outcome.detail)
         if job.attempt is not None and outcome.verdict is not Verdict.RELEASED:
             details["output"] = outcome.output  # for a server that keeps it with the attempt
         body = self._holder(job) | {name: value for name, value in details.items() if value is not None}
@@ -278,6 +282,12 @@ class Api:
 def _patience(until: float | None, now: float) -> float:
     """Seconds for an answer: few only where nobody wants it later, for a job may be lost with it."""
     return _READ_TIMEOUT if until is None else max(_SHORT_READ_TIMEOUT, min(_READ_TIMEOUT, until - now))
+
+
+def _presentable(detail: str) -> str:
+    """As a server takes and keeps it: one that refused a sentence would have refused the whole report."""
+    readable = without_secrets(detail).encode(errors="replace").decode().replace("\0", "\ufffd")
+    return readable[:_LONGEST_DETAIL]
 
 
 def _words(text: str) -> frozenset[str]:

@@ -26,6 +26,7 @@ from kelpie_worker.linux import boottime
 _MARK = "kelpie"  # is in each of our folders; other programs are packed the same way
 _PYINSTALLERS, _STATICX = "_MEI", "staticx-"
 _QUIET = 5.0  # seconds; who unpacks into a folder has no lock on it yet
+_UNPACKED_BY_THEN = 600.0  # seconds; what is not whole after so long was cut short
 _CLOCKS_DIFFER = 1.0  # seconds, at most, between what a file and a process say of the same moment
 _LOOK_AGAIN = 1.0  # seconds, where a container forbids to wait for the end of a process
 _OURS = ("LD_LIBRARY_PATH", "LD_LIBRARY_PATH_ORIG", "STATICX_BUNDLE_DIR", "STATICX_PROG_PATH")
@@ -95,11 +96,24 @@ def _ours(pyinstallers: Path, environment: Mapping[str, str]) -> list[Unpacked]:
 
 
 def _may_run(pid: int, program: str) -> bool:
-    """Whether a process runs a program, as far as can be seen; the parent of an orphan runs another."""
+    """Whether a process runs a program, as far as can be seen; the parent of an orphan runs another.
+
+    Which program somebody else's process runs cannot be seen, and none of ours is somebody else's: a first process
+    of root adopts the orphans of a user. What is ours and cannot be seen (a program file that was replaced) may.
+    """
     try:
         return Path(f"/proc/{pid}/exe").samefile(program)
     except OSError:
-        return True
+        return _owner(pid) == os.geteuid()
+
+
+def _owner(pid: int) -> int | None:
+    """By what everybody may read; the folder's owner is another for a process that must not be looked into."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
+    except OSError:
+        return None
+    return next((int(line.split()[2]) for line in status.splitlines() if line.startswith("Uid:")), None)
 
 
 # --- the end of a keeper --------------------------------------------------------------------------------
@@ -138,20 +152,36 @@ def remove_abandoned(ours: Collection[Unpacked], quiet: float = _QUIET) -> None:
     """Remove the folders beside ours that a worker unpacked and nobody uses any more."""
     own = {unpacked.folder for unpacked in ours}
     keepers = {unpacked.keeper for unpacked in ours}
+    names = {entry.name for folder in own if folder.name.startswith(_STATICX) for entry in folder.glob("*")}
     for place in {folder.parent for folder in own}:
         for folder in {*place.glob(f"{_PYINSTALLERS}*"), *place.glob(f"{_STATICX}*")} - own:
-            if _is_a_workers(folder, quiet) and not _is_unpacked_now(folder, keepers):
+            workers = _is_a_workers(folder, quiet) or _is_cut_short(folder, names)
+            if workers and not _is_unpacked_now(folder, keepers):
                 _remove_if_free(folder)
 
 
 def _is_a_workers(folder: Path, quiet: float) -> bool:
     """Whether it was unpacked for a worker of this user, and not just now."""
+    return _is_mine(folder, quiet) and (folder / _MARK).is_file()
+
+
+def _is_cut_short(folder: Path, names: Collection[str]) -> bool:
+    """Whether its unpacking was ended long ago: the worker itself, which marks it, comes behind its libraries.
+
+    A whole folder of another program has that program in it, which is none of our `names`.
+    """
+    if not folder.name.startswith(_STATICX) or not _is_mine(folder, _UNPACKED_BY_THEN):
+        return False
+    return {entry.name for entry in folder.glob("*")} < set(names)
+
+
+def _is_mine(folder: Path, quiet: float) -> bool:
     try:
         about = folder.lstat()
     except OSError:  # its worker has removed it meanwhile
         return False
     mine = stat.S_ISDIR(about.st_mode) and about.st_uid == os.geteuid()
-    return mine and time.time() - about.st_mtime >= quiet and (folder / _MARK).is_file()
+    return mine and time.time() - about.st_mtime >= quiet
 
 
 def _is_unpacked_now(folder: Path, keepers: Collection[int | None]) -> bool:

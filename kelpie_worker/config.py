@@ -155,6 +155,7 @@ class Config:
 def load(environment: Mapping[str, str] = os.environ) -> Config:
     """Read and check the settings. Raises ConfigError with one sentence that names the variable."""
     read = _Reader(environment)
+    _check_endpoints(environment)
     imds_url = _imds_url(read, environment)
     auth = authorization(environment, on_salad=imds_url is not None)
     return Config(
@@ -312,6 +313,16 @@ def _credential(environment: Mapping[str, str], name: str) -> str:
 def _imds_url(read: _Reader, environment: Mapping[str, str]) -> str | None:
     url = _web_address("SALAD_IMDS_URL", read.text("SALAD_IMDS_URL"), "http")
     return url if environment.get("SALAD_IMDS_URL") or environment.get("SALAD_MACHINE_ID") else None
+
+
+def _check_endpoints(environment: Mapping[str, str]) -> None:
+    """Of storage, which boto3 reads itself and needs with a scheme."""
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        value = environment.get(name)
+        if value and not value.lower().startswith(("http://", "https://")):
+            raise ConfigError(f"{name} must begin with http:// or https://.")
+        if value:
+            _web_address(name, value, "https")
 
 
 def _web_address(name: str, value: str, scheme: str) -> str:

@@ -16,6 +16,7 @@ from kelpie_worker import config, storage
 from kelpie_worker.api import Api, Greeting, Unreachable
 from kelpie_worker.config import Config, ConfigError, TokenUse
 from kelpie_worker.imds import Imds, ImdsUnavailable, whereabouts_of
+from kelpie_worker.state_file import is_free
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _FEWEST_WATCHES = 8_192
 _LEAST_SPACE = 1024**3  # bytes
 _LARGEST_CLOCK_DIFFERENCE = 60.0  # seconds; S3 refuses signatures that are 15 minutes off
+_KEY_IS_WRONG = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
 _INOTIFY = Path("/proc/sys/fs/inotify/max_user_watches")
 
 
@@ -58,6 +60,7 @@ def _findings(bucket: str | None) -> Iterator[Finding]:
     yield Finding(
         "settings", True, f"the queue is {settings.container_group_id or 'the one that the token names'}"
     )
+    yield _finding("state file", lambda: _state_file(settings))
     yield _finding("metadata service", lambda: _metadata_service(settings))
     yield from _api(settings)
     yield from _bucket(settings, bucket)
@@ -150,9 +153,13 @@ def _clock(greeting: Greeting) -> str:
 
 def _bucket(settings: Config, place: str | None) -> Iterator[Finding]:
     if not place:
+        yield _finding("storage", lambda: _storage(settings))
         yield Finding("bucket", True, "not tried: name one with --bucket or KELPIE_DOCTOR_BUCKET")
         return
-    bucket, _, prefix = place.partition("/")
+    bucket, _, prefix = place.removeprefix("s3://").partition("/")
+    if not bucket or ":" in bucket:
+        yield Finding("bucket", False, f"{place} names no bucket: write NAME, NAME/PREFIX or s3://NAME/PREFIX")
+        return
     key = f"{prefix.rstrip('/')}/".lstrip("/") + f".kelpie-doctor-{uuid.uuid4().hex}"
     try:
         client = storage.connect(settings.aws_region)
@@ -166,6 +173,23 @@ def _bucket(settings: Config, place: str | None) -> Iterator[Finding]:
     yield _finding(f"bucket {bucket}, reading", lambda: _read(client, bucket, key))
     yield _finding(f"bucket {bucket}, conditional writes", lambda: _conditional(client, bucket, key))
     yield _finding(f"bucket {bucket}, deleting", lambda: _delete(client, bucket, key))
+
+
+def _storage(settings: Config) -> str:
+    """Whether somebody answers there who knows the key, as far as that can be seen without a bucket."""
+    if not any(name.startswith("AWS_") for name in os.environ):
+        return "not tried: no AWS_* variable is set; jobs that move files need a key"
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        client = storage.connect(settings.aws_region)
+        client.list_buckets()
+    except ClientError as error:
+        if error.response.get("Error", {}).get("Code") in _KEY_IS_WRONG:
+            raise Ailment(f"{error}; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
+    except (BotoCoreError, ValueError) as error:
+        raise Ailment(f"the AWS_* variables are not usable: {error}") from error
+    return f"{client.meta.endpoint_url} answers"
 
 
 def _write(client: "S3Client", bucket: str, key: str) -> str:
@@ -203,6 +227,16 @@ def _delete(client: "S3Client", bucket: str, key: str) -> str:
 
 
 # --- this machine ---------------------------------------------------------------------------------------
+
+
+def _state_file(settings: Config) -> str:
+    """Not opened as a worker opens it: that would set a damaged one aside."""
+    try:
+        if not is_free(Path(settings.state_file)):
+            raise Ailment(f"a worker runs with {settings.state_file}: another one needs its own KELPIE_STATE_FILE")
+    except OSError as error:
+        raise Ailment(f"{settings.state_file} cannot be used: {error.strerror} (KELPIE_STATE_FILE)") from error
+    return f"no worker uses {settings.state_file}"
 
 
 def _file_watching() -> str:

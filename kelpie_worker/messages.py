@@ -33,6 +33,7 @@ class Outcome:
     reason: str | None = None
     exit_code: int | None = None
     output: str | None = field(default=None, repr=False)  # may hold what nobody masked: never saved
+    detail: str | None = field(default=None, repr=False)  # what happened, in a sentence; nor this
 
 
 # --- commands ---------------------------------------------------------------------------------------
@@ -252,6 +253,13 @@ class Reported:
 
 
 @dataclass(frozen=True)
+class Begun:
+    """The command is being started. It may end the runner before that can say more."""
+
+    claim_id: str
+
+
+@dataclass(frozen=True)
 class Started:
     claim_id: str
     pid: int
@@ -410,7 +418,7 @@ class ChildDied:
 
 
 JobMessage = (
-    Claimed | Recalled | Reported | Started | Exited | LeaseRenewed | LeaseUnanswered | LeaseLost
+    Claimed | Recalled | Reported | Begun | Started | Exited | LeaseRenewed | LeaseUnanswered | LeaseLost
     | Downloaded | Watching | Committed | Lagging | Doubted | Flushed | Staged | Uploaded | Wiped | Refused
     | Troubled | Transferring
 )  # fmt: skip

@@ -212,9 +212,10 @@ def judged(state: JobState, message: Message) -> Outcome | None:
         case Exited():
             return Outcome(Verdict.RELEASED, "shutdown")
         case Refused():
-            return Outcome(Verdict.FAILED, message.reason, output=state.outcome.output if state.outcome else None)
+            output = state.outcome.output if state.outcome else None
+            return Outcome(Verdict.FAILED, message.reason, output=output, detail=message.detail or None)
         case Troubled():
-            return Outcome(Verdict.RELEASED, message.reason)
+            return Outcome(Verdict.RELEASED, message.reason, detail=message.detail or None)
         case ShutdownRequested() | TimeRanOut():
             return Outcome(Verdict.RELEASED, "shutdown")
         case _:
@@ -224,7 +225,7 @@ def judged(state: JobState, message: Message) -> Outcome | None:
 def exit_outcome(exited: Exited) -> Outcome:
     """What the end of a command that Kelpie had not signalled means (contract section 7, invariant I7)."""
     if exited.error is not None:
-        return Outcome(Verdict.FAILED, "not_found")
+        return Outcome(Verdict.FAILED, "not_found", detail=exited.error)
     code = exited.exit_code if exited.signal is None else 128 + exited.signal
     if exited.oom:
         return Outcome(Verdict.FAILED, "oom", code, exited.output)

@@ -99,9 +99,9 @@ class Residence:
     def _departed(self, departed: Departed) -> None:
         if departed.gone or self._leave is None or self._leave.exits:
             self.left = True
-        else:  # it has to do with this machine
+        else:  # it has to do with this machine, and asks again after the next failure
             self._leave, self._asked = None, False
-            self._failed.clear()
+            self._failed.pop()
 
     def _tell_cost(self, jobs: Jobs) -> None:
         telling = SetDeletionCost(deletion_cost(jobs, self._heartbeats), holds_job=bool(jobs))

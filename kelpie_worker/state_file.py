@@ -272,8 +272,8 @@ def _parse_state(saved: Mapping[str, Any]) -> JobState:
 
 
 def _saved_outcome(outcome: Outcome) -> dict[str, Any]:
-    """Without the command's output, that nobody can be sure of: a report after a crash lacks it."""
-    return {name: value for name, value in asdict(outcome).items() if name != "output"}
+    """Without free text, that nobody can be sure of: a report after a crash lacks it."""
+    return {name: value for name, value in asdict(outcome).items() if name not in ("output", "detail")}
 
 
 def _parse_outcome(saved: Mapping[str, Any]) -> Outcome:
@@ -289,6 +289,21 @@ def _parse_move(source: Any, target: Any) -> tuple[str, str]:
     if not all(is_text(path) and Path(path).is_absolute() for path in (source, target)):
         raise ValueError("outputs were set aside at no absolute path")
     return source, target
+
+
+def is_free(path: Path) -> bool:
+    """Whether no worker has this state file open; nothing is made or changed. OSError."""
+    try:
+        descriptor = os.open(_lock_of(path), os.O_RDONLY)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def _lock_of(path: Path) -> Path:

@@ -1,7 +1,7 @@
 """The bucket; with its shortcut the only importer of boto3, and only once it is needed.
 
 Every operation is repeated `max_retries` times with backoff. What remains is one of two errors: storage that
-cannot be reached now, and storage that refuses.
+cannot be reached now, and storage that refuses; among the refusals are those of this worker's own settings.
 """
 
 import base64
@@ -75,6 +75,10 @@ class NoBucket(StorageRefused):
     """There is no such bucket, nor can there be one of that name: only another job definition helps."""
 
 
+class Misconfigured(StorageRefused):
+    """No request left this worker: its AWS settings cannot be used. Another worker may have better ones."""
+
+
 class Changed(Exception):
     """Nothing was stored: something else is there than was to be replaced. `found` is its ETag.
 
@@ -123,16 +127,19 @@ class Part:
 
 
 def connect(region: str | None) -> "S3Client":
-    """A client as the AWS_* variables describe it. It may be shared by threads."""
+    """A client as the AWS_* variables describe it. It may be shared by threads. BotoCoreError, ValueError."""
     import boto3
     import botocore.session
     from botocore.config import Config as ClientConfig
+    from botocore.exceptions import NoCredentialsError
 
     # Some other providers refuse the checksums that boto3 adds; Content-MD5 goes with every upload anyway.
     foreign = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     checksums: Any = "when_required" if foreign else "when_supported"
     session = botocore.session.get_session()
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_moment)
+    if session.get_credentials() is None:  # boto3 itself says so only when it has something to sign
+        raise NoCredentialsError
     return boto3.session.Session(botocore_session=session).client(
         "s3",
         region_name=region,
@@ -164,7 +171,7 @@ class SharedClient:
     def get(self) -> "S3Client":
         with self._lock:
             if self._client is None:
-                self._client = _translated(lambda: connect(self._region), "connecting")
+                self._client = _connected(self._region)
                 self._shortcut = Shortcut(self._client)
             return self._client
 
@@ -182,6 +189,10 @@ class Storage:
         self._shared = client
         self._lease = lease
         self._max_retries = max_retries
+
+    def check_settings(self) -> None:
+        """Raises Misconfigured; asks nobody."""
+        self._shared.get()
 
     def files(self, bucket: str, prefix: str) -> Iterator[RemoteFile]:
         """Everything under a prefix, page by page."""
@@ -375,7 +386,7 @@ class Storage:
             return store({})
         try:
             return store(_condition(over))
-        except (NoUpload, NoBucket):
+        except (NoUpload, NoBucket, Misconfigured):
             raise
         except (Changed, NotThere) as error:
             return self._perhaps_ours(target, content, error)
@@ -533,14 +544,33 @@ class Storage:
             self._lease.pause(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE))
 
 
+def _connected(region: str | None) -> "S3Client":
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        return connect(region)
+    except (BotoCoreError, ValueError) as error:
+        raise Misconfigured(f"the AWS_* variables cannot be used: {error}") from error
+
+
 def _translated(operation: Callable[[], Result], what: str) -> Result:
     """The operation's result, its errors turned into ours."""
     from botocore.exceptions import (
         BotoCoreError,
         ClientError,
+        ConfigNotFound,
+        ConfigParseError,
+        CredentialRetrievalError,
         HTTPClientError,
         IncompleteReadError,
+        InvalidProxiesConfigError,
+        InvalidRegionError,
+        NoCredentialsError,
+        NoRegionError,
+        PartialCredentialsError,
+        ProfileNotFound,
         ResponseStreamingError,
+        TokenRetrievalError,
     )
     from botocore.exceptions import ConnectionError as NoConnection
     from urllib3.exceptions import HTTPError
@@ -553,9 +583,24 @@ def _translated(operation: Callable[[], Result], what: str) -> Result:
         HTTPError,
         ConnectionError,
     )
+    # Credentials are looked for, and renewed, when a request is signed.
+    of_the_worker = (
+        ConfigNotFound,
+        ConfigParseError,
+        CredentialRetrievalError,
+        InvalidProxiesConfigError,
+        InvalidRegionError,
+        NoCredentialsError,
+        NoRegionError,
+        PartialCredentialsError,
+        ProfileNotFound,
+        TokenRetrievalError,
+    )
 
     try:
         return operation()
+    except of_the_worker as error:
+        raise Misconfigured(f"{what}: {error}") from error
     except ClientError as error:
         raise _refusal(error.response, what) from error
     except broken as error:

@@ -1,6 +1,7 @@
 """The centre of the star: hears every message, decides by the pipeline, saves, then sends the next commands."""
 
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ from kelpie_worker import logs, story
 from kelpie_worker.backoff import backoff
 from kelpie_worker.lease import safe_until
 from kelpie_worker.messages import (
+    Begun,
     CeaseClaiming,
     ChildDied,
     Claim,
@@ -42,7 +44,9 @@ from kelpie_worker.residence import Residence
 from kelpie_worker.state_file import StateStore, WorkerState
 
 _FIRST_TROUBLE_PAUSE, _LONGEST_TROUBLE_PAUSE = 10.0, 300.0
+_FIRST_STAY_PAUSE, _LONGEST_STAY_PAUSE = 2.0, 300.0  # on a machine that fails jobs and cannot be left
 _FIRST_REFUSAL_PAUSE, _LONGEST_REFUSAL_PAUSE = 1.0, 30.0
+_MOST_BROKEN_RUNNERS = 3  # by one attempt's command, before the blame is its own
 _SHORTEST_RELEASE_TIME, _LONGEST_RELEASE_TIME = 1.0, 5.0
 
 
@@ -71,10 +75,13 @@ class Supervisor:
         self._resuming: set[str] = set()  # jobs of an earlier life whose lease is not proven yet
         self._renewals: dict[str, float] = {}
         self._lags: dict[str, TellLag] = {}
+        self._running: set[str] = set()  # jobs whose command the runner of today has begun
+        self._broken: Counter[str] = Counter()  # how many runners died while a job's command ran
         self._claiming = False
         self._pause = 0.0
         self._troubles = 0
         self._refusals = 0
+        self._stays = 0
         self._stopping = False
         self._grace_ended = False
 
@@ -122,7 +129,7 @@ class Supervisor:
             case GraceEnded():
                 self._grace_ended = True
             case Departed():
-                pass  # the residence sees to it
+                self._stay_on(message)
             case _:
                 self._hear(message.claim_id, message)
         self._residence.see(message, self._state.jobs)
@@ -132,7 +139,7 @@ class Supervisor:
         """What remains to be told of the jobs in hand when the worker itself fails, its children ended already."""
         reports = []
         for claim_id, job in self._state.jobs.items():
-            outcome = outcome_of_abandoned(job, reason)
+            outcome = outcome_of_abandoned(job, reason, self._broken[claim_id])
             # A lease that is not proven yet is spoken of only where the server compares attempts.
             proven = claim_id not in self._resuming or job.job.attempt is not None
             if outcome is not None and proven:
@@ -188,6 +195,8 @@ class Supervisor:
         before = self._state.jobs.get(claim_id)
         if before is None:
             return
+        if isinstance(message, Begun):
+            self._running.add(claim_id)
         after, commands = advance(before, message)
         story.tell(message, before.job, after.outcome)
         self._learn_from(message, after)
@@ -209,6 +218,8 @@ class Supervisor:
         if job.phase is Phase.DONE:
             self._renewals.pop(job.job.claim_id, None)
             self._lags.pop(job.job.claim_id, None)
+            self._running.discard(job.job.claim_id)
+            self._broken.pop(job.job.claim_id, None)
         self._store.save()
 
     def _issue(self, commands: list[Command]) -> None:
@@ -223,6 +234,8 @@ class Supervisor:
             self._pause = backoff(self._troubles, _FIRST_TROUBLE_PAUSE, _LONGEST_TROUBLE_PAUSE)
         elif isinstance(message, Reported) and job.verdict in (Verdict.COMPLETED, Verdict.FAILED):
             self._troubles = 0
+        if isinstance(message, Reported) and job.verdict is Verdict.COMPLETED:
+            self._stays = 0
 
     # --- leases -------------------------------------------------------------------------------------
 
@@ -261,6 +274,12 @@ class Supervisor:
 
     # --- the worker itself --------------------------------------------------------------------------
 
+    def _stay_on(self, departed: Departed) -> None:
+        """Whether the worker goes, the residence says. If not, it must not fail the whole queue at full speed."""
+        if not departed.gone:
+            self._stays += 1
+            self._pause = backoff(self._stays, _FIRST_STAY_PAUSE, _LONGEST_STAY_PAUSE)
+
     def _tell_checkpoint(self, committed: Committed) -> None:
         """Also while it is ended: whoever resumes the job needs the last one most."""
         job = self._state.jobs.get(committed.claim_id)
@@ -283,6 +302,9 @@ class Supervisor:
             logs.debug("child_renewed", child=death.name)  # it had nothing to do, and gives its memory back
         else:
             logs.error("child_restarted", child=death.name, exit_code=death.exit_code)
+        if death.name == "runner":
+            self._broken.update(self._running)
+            self._running.clear()
         self._restart(death.name)
         for claim_id, job in self._state.jobs.items():
             if claim_id in self._renewals:
@@ -315,13 +337,18 @@ class Supervisor:
                 self._hear(claim_id, TimeRanOut())
 
 
-def outcome_of_abandoned(job: JobState, reason: str) -> Outcome | None:
+def outcome_of_abandoned(job: JobState, reason: str, broken: int = 0) -> Outcome | None:
     """How an attempt ends that its worker cannot go on with; None if nobody wants to hear of it.
 
-    What is decided stays. Success is decided once everything is uploaded, which is where the report begins.
+    What is decided stays. Success is decided once everything is uploaded, which is where the report begins. A
+    command under which so many runners were `broken` breaks those of the next worker too: released, it would go
+    round for ever.
     """
     if job.phase in (Phase.WIPING, Phase.DONE) or job.verdict is Verdict.DROPPED:
         return None
+    if job.phase is Phase.RUNNING and broken >= _MOST_BROKEN_RUNNERS:
+        detail = f"the process that runs the command died {broken} times while it ran: does it kill its parent?"
+        return Outcome(Verdict.FAILED, "worker_broken", detail=detail)
     if job.outcome is None or (job.verdict is Verdict.COMPLETED and job.phase is not Phase.REPORTING):
         return Outcome(Verdict.RELEASED, reason)
     return job.outcome

@@ -45,7 +45,7 @@ from kelpie_worker.messages import (
 from kelpie_worker.outputs import Outputs
 from kelpie_worker.pattern import PatternTooSlow, matcher
 from kelpie_worker.scan import Signature, is_inside
-from kelpie_worker.storage import SharedClient, Storage, StorageRefused, StorageUnreachable
+from kelpie_worker.storage import Misconfigured, SharedClient, Storage, StorageRefused, StorageUnreachable
 from kelpie_worker.transfer import Transfer
 from kelpie_worker.unfinished import Unfinished, journal_of
 
@@ -207,6 +207,8 @@ class JobFiles:
 
     def _download(self, command: Download) -> Message:
         job = command.job
+        if job.directories:
+            self._storage.check_settings()  # also where the first file to move is an output, hours from now
         for block in (*job.before, *job.during, *job.after):
             matcher(block.pattern)  # one that does not compile is found before hours of work, not after
         self._places = directories.make(job, self._config.state_file)
@@ -336,6 +338,9 @@ class JobFiles:
         )
 
     def _tell_refusal(self, refusal: StorageRefused | PatternTooSlow) -> None:
+        if isinstance(refusal, Misconfigured):
+            self._tell(Troubled(self._claim_id, "configuration", str(refusal)))
+            return
         reason = "pattern" if isinstance(refusal, PatternTooSlow) else "upload"
         self._tell(Refused(self._claim_id, reason, str(refusal)))
 
@@ -353,6 +358,8 @@ def answer_to(error: Exception, command: Work) -> Refused | Troubled:
     reason = "download" if isinstance(command, Download) else "upload"
     detail = f"{type(error).__name__}: {error}"
     match error:
+        case Misconfigured():
+            return Troubled(claim_id, "configuration", str(error))
         case StorageRefused() | directories.OutputReplaced():
             return Refused(claim_id, reason, str(error))
         case StorageUnreachable():
@@ -371,14 +378,14 @@ def answer_to(error: Exception, command: Work) -> Refused | Troubled:
 
 def may_pass(trouble: Troubled, command: Work, waited: float) -> bool:
     """Whether the files of a command that has ended are worth more waiting: outputs aside are in nobody's way."""
-    if isinstance(command, Upload) and trouble.reason != "internal":
+    if isinstance(command, Upload) and trouble.reason not in ("internal", "configuration"):
         return True
     return isinstance(command, Flush | Stage | Upload) and waited < patience.LONGEST
 
 
 def last_answer(answer: Refused | Troubled, command: Work) -> Refused | Troubled:
     """Outputs that a defect keeps back would be computed again for ever, if that counted as no failure."""
-    if isinstance(command, Upload) and isinstance(answer, Troubled):
+    if isinstance(command, Upload) and isinstance(answer, Troubled) and answer.reason == "internal":
         return Refused(answer.claim_id, "upload", answer.detail)
     return answer
 

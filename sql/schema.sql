@@ -29,9 +29,11 @@ create table attempts (
   exit_code integer,
   reason text,
   output text,
+  detail text,
   constraint attempts_job_id_fkey FOREIGN KEY (job_id) REFERENCES jobs(id) ON DELETE CASCADE,
   constraint attempts_number_check CHECK (number > 0),
   constraint attempts_pkey PRIMARY KEY (job_id, number),
+  constraint detail_is_short CHECK (length(detail) <= 1000) NOT VALID,
   constraint ended_has_an_outcome CHECK ((ended IS NULL) = (outcome IS NULL)),
   constraint output_is_short CHECK (length(output) <= 65536) NOT VALID
 ) with (fillfactor=80);

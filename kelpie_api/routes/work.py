@@ -26,8 +26,8 @@ from kelpie_api.schemas import (
     HeartbeatReport,
     Job,
     Message,
+    ReleaseReport,
     ResumeReport,
-    WorkerReport,
     WorkQuery,
 )
 from kelpie_api.waiting import NoRoom, Waiter
@@ -133,7 +133,7 @@ def failed(fields: dict[str, Any], job_id: str) -> Row:
 
 
 @blueprint.post("/jobs/<job_id>/released")
-@blueprint.arguments(WorkerReport)
+@blueprint.arguments(ReleaseReport)
 @blueprint.response(200, Message)
 @blueprint.alt_response(400, schema=Failure)
 @blueprint.alt_response(404, schema=Failure)

@@ -124,14 +124,15 @@ job as (
 ),
 ended as (
   insert into attempts (job_id, number, machine_id, container_group, last_heartbeat, ended, outcome, exit_code, reason,
-                        output)
+                        output, detail)
   select job_id, attempt, machine_id, holder_group, heartbeat, now(), 'completed', %(exit_code)s, %(reason)s,
-         %(output)s
+         %(output)s, %(detail)s
     from held
    where machine_id is not null
       on conflict (job_id, number) do update
      set ended = excluded.ended, outcome = excluded.outcome, last_heartbeat = excluded.last_heartbeat,
-         exit_code = excluded.exit_code, reason = excluded.reason, output = excluded.output
+         exit_code = excluded.exit_code, reason = excluded.reason, output = excluded.output,
+         detail = excluded.detail
 ),
 told as (
   insert into events (job_id, kind, actor, attempt, detail)
@@ -209,14 +210,15 @@ waiting as (
 ),
 ended as (
   insert into attempts (job_id, number, machine_id, container_group, last_heartbeat, ended, outcome, exit_code, reason,
-                        output)
+                        output, detail)
   select job_id, attempt, machine_id, holder_group, heartbeat, now(), 'failed', %(exit_code)s, %(reason)s,
-         %(output)s
+         %(output)s, %(detail)s
     from held
    where machine_id is not null
       on conflict (job_id, number) do update
      set ended = excluded.ended, outcome = excluded.outcome, last_heartbeat = excluded.last_heartbeat,
-         exit_code = excluded.exit_code, reason = excluded.reason, output = excluded.output
+         exit_code = excluded.exit_code, reason = excluded.reason, output = excluded.output,
+         detail = excluded.detail
 ),
 told as (
   insert into events (job_id, kind, actor, attempt, detail)
@@ -261,13 +263,15 @@ waiting as (
    where q.job_id = h.job_id
 ),
 ended as (
-  insert into attempts (job_id, number, machine_id, container_group, last_heartbeat, ended, outcome, exit_code, reason)
-  select job_id, attempt, machine_id, holder_group, heartbeat, now(), 'released', %(exit_code)s, %(reason)s
+  insert into attempts (job_id, number, machine_id, container_group, last_heartbeat, ended, outcome, exit_code, reason,
+                        detail)
+  select job_id, attempt, machine_id, holder_group, heartbeat, now(), 'released', %(exit_code)s, %(reason)s,
+         %(detail)s
     from held
    where machine_id is not null
       on conflict (job_id, number) do update
      set ended = excluded.ended, outcome = excluded.outcome, last_heartbeat = excluded.last_heartbeat,
-         exit_code = excluded.exit_code, reason = excluded.reason
+         exit_code = excluded.exit_code, reason = excluded.reason, detail = excluded.detail
 ),
 told as (
   insert into events (job_id, kind, actor, attempt, detail)
@@ -474,7 +478,7 @@ offset %(skipped)s;
 -- Every handout of a job, first to last; the last heartbeat of a live attempt stands in the queue.
 select a.number, a.machine_id, a.container_group as container_group_id, a.claimed,
        coalesce(a.last_heartbeat, q.heartbeat) as last_heartbeat,
-       a.ended, a.outcome, a.exit_code, a.reason, a.output
+       a.ended, a.outcome, a.exit_code, a.reason, a.detail, a.output
   from attempts a
   left join queue q on q.job_id = a.job_id and q.attempt = a.number
  where a.job_id = %(job_id)s

@@ -311,6 +311,26 @@ def test_an_attempt_shows_the_output_that_its_last_report_carried(api: Client) -
     assert "done" not in api.get(f"/jobs/{job['id']}/events").text
 
 
+def test_an_attempt_tells_in_a_sentence_why_it_ended(api: Client) -> None:
+    job = api.submit(max_failures=3)
+    for number, report in enumerate(("failed", "released", "completed"), start=1):
+        api.claim(f"m{number}")
+        detail = None if report == "completed" else f"{report}: no such bucket {number}" + "\u20ac" * 900
+        assert api.report(job, report, f"m{number}", attempt=number, reason="why", detail=detail).status_code < 300
+    attempts = (api.get(f"/jobs/{job['id']}/attempts").json or {})["attempts"]
+    told = [attempt["detail"] and attempt["detail"].rstrip("\u20ac") for attempt in attempts]
+    assert told == ["failed: no such bucket 1", "released: no such bucket 2", None]
+
+
+@pytest.mark.parametrize("report", ["failed", "released"])
+@pytest.mark.parametrize("detail", ["x" * 1001, 5, "\0", "\ud800"])
+def test_a_sentence_that_cannot_be_kept_is_refused_by_name(api: Client, report: str, detail: object) -> None:
+    job = api.submit()
+    api.claim("m1")
+    answer = api.report(job, report, "m1", attempt=1, detail=detail)
+    assert "detail" in refused(answer, 400)["errors"]
+
+
 @pytest.mark.parametrize("output", ["x" * 65_537, 5, ["a"], "\0", "\ud800"])
 def test_output_that_cannot_be_kept_is_refused_by_name(api: Client, output: object) -> None:
     job = api.submit()

@@ -110,6 +110,7 @@ class TestWriting:
                 attempt=1,
                 exit_code=0,
                 reason=None,
+                detail=None,
                 output=None,
                 actor="machine:m1",
                 sealed_key=None,

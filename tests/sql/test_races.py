@@ -40,6 +40,7 @@ def report_in(tx: Transaction, tenant: Tenant, statement: str, job_id: UUID, sai
         attempt=said.attempt,
         exit_code=None,
         reason=None,
+        detail=None,
         output=None,
         actor="machine:m1",
         sealed_key=None,

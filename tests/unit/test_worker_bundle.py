@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from kelpie_worker.bundle import Unpacked, is_alive, remove_abandoned, without_bundle
+from kelpie_worker.bundle import Unpacked, _may_run, is_alive, remove_abandoned, without_bundle
 from kelpie_worker.directories import why_not_to_wipe
 
 PACKED = {
@@ -152,3 +152,48 @@ def test_folders_of_other_programs_and_links_stay(ours: Unpacked, tmp_path: Path
     remove_abandoned([ours], quiet=0)
     assert theirs.exists()
     assert (elsewhere / "kelpie").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "age", "goes"),
+    [
+        (["libc.so.6"], 3600, True),
+        ([], 3600, True),
+        (["libc.so.6"], 60, False),  # somebody may be about it
+        (["libc.so.6", "another-program"], 3600, False),
+    ],
+)
+def test_what_was_cut_short_while_it_was_unpacked_goes_after_a_while(
+    tmp_path: Path, names: list[str], age: float, goes: bool
+) -> None:
+    own = unpacked(tmp_path / "staticx-aaaaaa")
+    (own / "libc.so.6").touch()
+    folder = tmp_path / "staticx-bbbbbb"
+    folder.mkdir()
+    for name in names:
+        (folder / name).touch()
+    os.utime(folder, (time.time() - age,) * 2)
+    remove_abandoned([Unpacked(own, keeper=os.getpid())], quiet=0)
+    assert folder.exists() is not goes and own.exists()
+
+
+NOBODY = 65534
+
+
+def test_an_orphans_new_parent_that_is_somebody_elses_is_not_taken_for_the_keeper() -> None:
+    child = os.fork()
+    if child == 0:
+        try:
+            if os.geteuid() == 0:  # root may look into the first process too
+                os.setgroups([])
+                os.setresgid(NOBODY, NOBODY, NOBODY)
+                os.setresuid(NOBODY, NOBODY, NOBODY)
+            os._exit(int(_may_run(1, "/usr/local/bin/kelpie")))
+        finally:
+            os._exit(9)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_keeper_of_ours_whose_program_was_replaced_is_still_one() -> None:
+    assert _may_run(os.getpid(), sys.executable)
+    assert _may_run(os.getpid(), "/usr/local/bin/that-is-gone")

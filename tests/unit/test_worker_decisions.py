@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kelpie_worker import config, logs
+from kelpie_worker.api import _presentable
 from kelpie_worker.backoff import backoff
 from kelpie_worker.checkpoints import Ledger, commit_order, commit_steps
 from kelpie_worker.config import LegacyDirectories
@@ -27,7 +28,7 @@ from kelpie_worker.pipeline import JobState, Phase
 from kelpie_worker.runner import command_environment
 from kelpie_worker.scan import Scanner, Signature
 from kelpie_worker.state_file import StateFile, StateFileInUse
-from kelpie_worker.storage import StorageRefused, StorageUnreachable
+from kelpie_worker.storage import Misconfigured, StorageRefused, StorageUnreachable
 from kelpie_worker.transfer import PART_SIZE, gzipped, part_size
 from kelpie_worker.uploader import answer_to
 
@@ -60,6 +61,11 @@ def test_no_log_line_holds_a_secret(capfd: pytest.CaptureFixture[str]) -> None:
     logs.info("something", detail="the key is canary")
     line = json.loads(capfd.readouterr().err)
     assert line["detail"] == "the key is ***"
+
+
+def test_a_sentence_for_the_server_is_short_and_readable_and_holds_no_secret() -> None:
+    logs.configure(config.load(SETTINGS | {"KELPIE_API_KEY": "canary"}))
+    assert _presentable("canary: 'a\udcff\0'" + "x" * 2000) == ("***: 'a?\ufffd'" + "x" * 2000)[:1000]
 
 
 # --- jobs on the wire -----------------------------------------------------------------------------------
@@ -346,6 +352,7 @@ def test_a_state_file_has_one_worker(saved_state: Path) -> None:
         (StorageUnreachable("x"), Download, Troubled("c", "storage", "x")),
         (StorageRefused("x"), Download, Refused("c", "download", "x")),
         (StorageRefused("x"), Flush, Refused("c", "upload", "x")),
+        (Misconfigured("x"), Download, Troubled("c", "configuration", "x")),
         (OSError(errno.ENOSPC, "full"), Download, Troubled("c", "disk_full", "[Errno 28] full")),
         (PermissionError(13, "no"), Download, Troubled("c", "disk", "PermissionError: [Errno 13] no")),
         (ValueError("x"), Watch, Refused("c", "pattern", "x")),

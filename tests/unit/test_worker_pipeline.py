@@ -14,6 +14,7 @@ from kelpie_worker.messages import (
     Claim,
     Claimed,
     Command,
+    Departed,
     Download,
     Downloaded,
     DropLease,
@@ -74,6 +75,10 @@ def c(kind: type, *values: object) -> Message:
     return kind("claim-1", *values)  # type: ignore[no-any-return]
 
 
+def told(verdict: Verdict, reason: str, detail: str) -> Outcome:
+    return Outcome(verdict, reason, detail=detail)
+
+
 @pytest.mark.parametrize(
     ("phase", "outcome", "message", "next_phase", "next_outcome"),
     [
@@ -89,7 +94,13 @@ def c(kind: type, *values: object) -> Message:
         # the command fails: the last checkpoint still goes up, outputs do not
         (P.RUNNING, None, c(Exited, 3), P.FLUSHING, FAILED),
         (P.RUNNING, None, c(Exited, None, 9), P.FLUSHING, Outcome(Verdict.FAILED, "signal", 137)),
-        (P.RUNNING, None, c(Exited, None, None, "no such file"), P.FLUSHING, Outcome(Verdict.FAILED, "not_found")),
+        (
+            P.RUNNING,
+            None,
+            c(Exited, None, None, "no file"),
+            P.FLUSHING,
+            told(Verdict.FAILED, "not_found", "no file"),
+        ),
         (P.RUNNING, None, c(Exited, None, 9, None, False, True), P.FLUSHING, Outcome(Verdict.FAILED, "oom", 137)),
         (P.RUNNING, None, c(Exited, 1, None, None, False, True), P.FLUSHING, Outcome(Verdict.FAILED, "oom", 1)),
         (P.STOPPING, RELEASED, c(Exited, None, 9, None, True, True), P.FLUSHING, RELEASED),
@@ -99,8 +110,14 @@ def c(kind: type, *values: object) -> Message:
         (P.RUNNING, None, c(Exited, 3, None, None, False, False, "no"), P.FLUSHING, replace(FAILED, output="no")),
         (P.UPLOADING, SPOKEN, c(Refused, "upload"), P.REPORTING, Outcome(Verdict.FAILED, "upload", None, "done")),
         # storage refuses: failed. Storage or disk in trouble: released
-        (P.DOWNLOADING, None, c(Refused, "download"), P.REPORTING, Outcome(Verdict.FAILED, "download")),
-        (P.DOWNLOADING, None, c(Troubled, "storage"), P.REPORTING, Outcome(Verdict.RELEASED, "storage")),
+        (P.DOWNLOADING, None, c(Refused, "download", "why"), P.REPORTING, told(Verdict.FAILED, "download", "why")),
+        (
+            P.DOWNLOADING,
+            None,
+            c(Troubled, "storage", "why"),
+            P.REPORTING,
+            told(Verdict.RELEASED, "storage", "why"),
+        ),
         (P.FLUSHING, COMPLETED, c(Refused, "upload"), P.REPORTING, Outcome(Verdict.FAILED, "upload")),
         (P.FLUSHING, FAILED, c(Refused, "upload"), P.REPORTING, FAILED),
         (P.STAGING, COMPLETED, c(Troubled, "disk_full"), P.REPORTING, Outcome(Verdict.RELEASED, "disk_full")),
@@ -340,6 +357,18 @@ def test_after_trouble_the_pause_before_the_next_claim_doubles() -> None:
         assert isinstance(claim, Claim)
         pauses.append(claim.after)
     assert 5 <= pauses[0] <= 10 <= pauses[1] <= 20 <= pauses[2] <= 40
+
+
+def test_on_a_machine_that_cannot_be_left_the_pause_before_the_next_claim_doubles() -> None:
+    scene = Scene()
+    scene.supervisor.start()
+    pauses = []
+    ended = (LeaseLost("claim-1", "canceled"), Wiped("claim-1"))
+    for _ in range(3):
+        (*_, claim) = scene.hear(Claimed("claim-1", JOB), Departed(gone=False), *ended)
+        assert isinstance(claim, Claim)
+        pauses.append(claim.after)
+    assert 1 <= pauses[0] <= 2 <= pauses[1] <= 4 <= pauses[2] <= 8
 
 
 def test_a_dead_child_is_replaced_and_hears_everything_again() -> None:

@@ -166,6 +166,16 @@ def test_where_a_failing_machine_cannot_be_left_the_worker_goes_on(gone: bool) -
     assert scene.see(Departed(gone)) is gone and scene.residence.left is gone
 
 
+def test_a_failing_machine_that_could_not_be_left_is_asked_for_again_after_the_very_next_failure() -> None:
+    scene = Scene(Stay(max_failures=3))
+    for number in ("1", "2", "3"):
+        scene.see(Reported(number), replace(FAILED, job=Job(number, "job")))
+    assert scene.see(NEXT)
+    assert not scene.see(Departed(gone=False))
+    scene.see(Reported("4"), replace(FAILED, job=Job("4", "job")))
+    assert scene.see(NEXT) and len(scene.leaves) == 2
+
+
 def test_one_job_for_each_container() -> None:
     scene = Scene(Stay(one_job=True))
     assert not scene.see(NEXT)

@@ -77,6 +77,9 @@ def test_without_a_whole_way_to_authenticate_the_worker_refuses(
         ({"KELPIE_API_URL": "http://host/a path"}, "KELPIE_API_URL"),
         ({"KELPIE_API_URL": "http://host?key=canary"}, "KELPIE_API_URL"),
         ({"SALAD_IMDS_URL": "file:///etc"}, "SALAD_IMDS_URL"),
+        ({"AWS_ENDPOINT_URL": "127.0.0.1:9000"}, "AWS_ENDPOINT_URL"),
+        ({"AWS_ENDPOINT_URL": "http://"}, "AWS_ENDPOINT_URL"),
+        ({"AWS_ENDPOINT_URL_S3": "s3.example.com"}, "AWS_ENDPOINT_URL_S3"),
         ({"KELPIE_LOG_LEVEL": "INFO"}, "KELPIE_LOG_LEVEL"),
         ({"KELPIE_RECREATE_BETWEEN_JOBS": "yes"}, "KELPIE_RECREATE_BETWEEN_JOBS"),
         ({"MAX_RETRIES": "2.5"}, "MAX_RETRIES"),
@@ -153,7 +156,12 @@ def test_the_document_names_every_variable_with_its_default() -> None:
 
 def test_every_variable_that_is_read_is_in_the_help() -> None:
     read = set(re.findall(r'"((?:KELPIE|SALAD|AWS|MAX|FILE)_[A-Z_]+|[A-Z]+_DIR)"', inspect.getsource(config)))
-    elsewhere = {"AWS_DEFAULT_REGION", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}  # named in a meaning
+    elsewhere = {
+        "AWS_DEFAULT_REGION",
+        "AWS_ENDPOINT_URL",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+    }  # named in a meaning
     assert read - elsewhere <= VARIABLES.keys()
 
 

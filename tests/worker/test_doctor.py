@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kelpie_worker.state_file import StateFile
 from local_stack.s3 import S3Server
 from tests.doubles.double import page
 from tests.doubles.tokens import TokenDouble
@@ -59,6 +60,7 @@ def test_where_all_is_well_every_line_says_ok(ask: Ask, bucket: str, tmp_path: P
     assert all(well for well, _ in said.values())
     assert [subject for subject in said if not subject.startswith("disk")] == [
         "settings",
+        "state file",
         "metadata service",
         "API",
         "clock",
@@ -78,6 +80,30 @@ def test_the_bucket_may_be_named_as_an_option_and_left_out(ask: Ask, bucket: str
     assert ask("--bucket", bucket, KELPIE_DOCTOR_BUCKET="other")[1][f"bucket {bucket}, writing"][0]
     code, said = ask(KELPIE_DOCTOR_BUCKET="")
     assert code == 0 and "--bucket" in said["bucket"][1]
+    assert said["storage"][1].endswith("answers")
+
+
+def test_a_bucket_may_be_named_as_other_tools_do_and_nothing_else_passes_for_one(ask: Ask, bucket: str) -> None:
+    assert ask("--bucket", f"s3://{bucket}/some/prefix")[1][f"bucket {bucket}, deleting"][0]
+    for nonsense in ("s3://", "https://s3.example.com/bucket", "/prefix"):
+        code, said = ask("--bucket", nonsense)
+        assert code == 1 and "names no bucket" in said["bucket"][1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, {"AWS_SECRET_ACCESS_KEY": ""}, {"AWS_PROFILE": "nosuch"}],
+)
+def test_storage_is_looked_at_without_a_bucket_too(ask: Ask, change: dict[str, str]) -> None:
+    code, said = ask(KELPIE_DOCTOR_BUCKET="", **change)
+    assert code == 1 and not said["storage"][0] and "AWS_*" in said["storage"][1]
+
+
+def test_a_state_file_that_a_worker_uses_is_named(ask: Ask, tmp_path: Path) -> None:
+    store = StateFile(str(tmp_path / "used.json"))
+    code, said = ask(KELPIE_STATE_FILE=str(tmp_path / "used.json"))
+    store.close()
+    assert code == 1 and not said["state file"][0] and "KELPIE_STATE_FILE" in said["state file"][1]
 
 
 def test_elsewhere_than_on_salad_the_metadata_service_is_not_asked(ask: Ask, tokens: TokenDouble) -> None:
@@ -98,7 +124,7 @@ def test_a_token_authorizes_where_there_is_no_key(ask: Ask) -> None:
         ({"SALAD_IMDS_URL": "http://127.0.0.1:9"}, "metadata service", "SALAD_IMDS_URL"),
         ({"KELPIE_DOCTOR_BUCKET": "nobodys"}, "bucket nobodys, writing", "bucket's name"),
         ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "bucket {bucket}, writing", "127.0.0.1:9"),
-        ({"AWS_ENDPOINT_URL": "nonsense"}, "bucket", "nonsense"),
+        ({"AWS_ENDPOINT_URL": "nonsense"}, "settings", "AWS_ENDPOINT_URL"),
         ({"KELPIE_STATE_FILE": "/proc/kelpie/state.json"}, "disk at /proc", "written"),
     ],
 )

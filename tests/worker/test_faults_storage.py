@@ -113,3 +113,26 @@ def test_cut_off_from_the_bucket_and_from_the_coordinator_a_job_goes_on_and_both
     assert finished(coordinator, job)[0] == "completed"
     assert s3.files(bucket, "") == {"checkpoint/a": b"1\n", "checkpoint/b": b"2\n", "out/c": b"3\n"}
     assert coordinator.attempts(job) == 1 and len(worker.seen("command_started")) == 1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""},
+        {"AWS_SECRET_ACCESS_KEY": ""},
+        {"AWS_PROFILE": "nosuch"},
+        {"AWS_CONFIG_FILE": "no-config"},
+    ],
+    ids=["no credentials", "half of them", "no such profile", "rubbish for a configuration"],
+)
+def test_a_misconfigured_worker_gives_its_job_back_and_does_not_take_the_next_at_once(
+    coordinator: FakeCoordinator, make_worker: Callable[..., Worker], sync: Sync, settings: dict[str, str]
+) -> None:
+    jobs = [coordinator.submit(**shell("exit 0"), sync={"after": sync["after"]}) for _ in range(2)]
+    worker = make_worker(AWS_EC2_METADATA_DISABLED="true", **settings)
+    (worker.folder / "no-config").write_text("= rubbish")
+    worker.start()
+    worker.wait_for("released", reason="configuration")
+    worker.wait_for("wiped")
+    assert [coordinator.status(job) for job in jobs] == ["released", "pending"]
+    assert not worker.seen("command_started")

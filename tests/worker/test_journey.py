@@ -99,6 +99,7 @@ def test_a_failure_is_reported_with_its_reason(
     worker.start()
     report, body = finished(coordinator, job)
     assert (report, body["reason"], body.get("exit_code")) == ("failed", reason, exit_code)
+    assert (command["command"] in body.get("detail", "")) == (reason == "not_found")
 
 
 def test_a_failed_command_leaves_its_last_checkpoint_and_no_outputs(

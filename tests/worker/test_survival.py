@@ -159,6 +159,16 @@ def test_a_worker_whose_children_cannot_live_gives_up_and_gives_the_job_back(
     assert [(name, body["reason"]) for name, body in coordinator.reports(job)] == [("released", "internal")]
 
 
+def test_a_job_whose_command_kills_the_worker_again_and_again_fails_rather_than_go_round_for_ever(
+    coordinator: FakeCoordinator, worker: Worker
+) -> None:
+    job = coordinator.submit(**shell("kill -9 $PPID; sleep 100"), sync={})
+    worker.start()
+    name, body = finished(coordinator, job)
+    assert (name, body["reason"]) == ("failed", "worker_broken")
+    assert worker.wait(timeout=60) == 1
+
+
 def test_a_command_line_that_the_system_does_not_take_fails_by_that_reason(
     coordinator: FakeCoordinator, worker: Worker
 ) -> None:
