@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from kelpie_worker import logs
@@ -25,6 +26,7 @@ from kelpie_worker.linux import boottime
 from kelpie_worker.patience import Patience
 from kelpie_worker.pattern import PatternTooSlow, matcher
 from kelpie_worker.scan import Scanner, Signature, Snapshot, own_name, signature_of
+from kelpie_worker.siblings import Siblings
 from kelpie_worker.storage import NotThere, StorageRefused, StorageUnreachable, Stored, Target
 from kelpie_worker.transfer import Prepared, Spoiled, Transfer
 
@@ -101,11 +103,13 @@ class Checkpoints:
         objects: Mapping[str, StoredObject] | None = None,
         committed: Callable[[], None] = lambda: None,
         fence: Fence | None = None,
+        siblings: Siblings | None = None,
     ) -> None:
         """`refused` is told once if storage keeps refusing before anything was sent, or a match never ends.
 
         `real_path` is that of `local_path`. `objects` are those of the files that the download brought.
-        `committed` is called once a generation is whole; `whole` says then what it is. `fence` is the attempt's.
+        `committed` is called once a generation is whole; `whole` says then what it is. `fence` is the attempt's,
+        and so are `siblings`: the watches of one job share them.
         """
         matches = matcher(block.pattern)
         brought = {path: version for path, version in brought.items() if matches(path)}
@@ -125,6 +129,7 @@ class Checkpoints:
         self._committed = committed
         self._fence = fence or Fence(job, transfer.storage, lease)
         self._fence.know(self._objects.values())
+        self._siblings = siblings or Siblings(job)
         self.whole: Manifest = tuple(self._objects.values())  # what the bucket has of the last whole generation
         self._number = 0
         self._looked = self._had_all = boottime()  # at the directory; when the bucket had all that was seen there
@@ -141,12 +146,16 @@ class Checkpoints:
         self._hint.listen(self.block.local_path)
         self._thread.start()
 
-    def finish(self) -> None:
-        """Send the last state, however long it takes. Raises StorageRefused, OSError, Cancelled."""
+    def stop(self) -> None:
+        """Look no more, and wait until nothing is under way; `finish` sends what is left."""
         self._finishing.set()
         self._hint.set()
         if self._thread.ident is not None:
             self._thread.join()
+
+    def finish(self) -> None:
+        """Send the last state, however long it takes. Raises StorageRefused, OSError, Cancelled."""
+        self.stop()
         if self._error:
             raise self._error
         failures, patience = 0, Patience()
@@ -170,9 +179,12 @@ class Checkpoints:
         return bool(self._uploaded)
 
     def sent_objects(self) -> dict[tuple[str, str], Signature]:
-        """The versions that this watch has put into the bucket, by bucket and key."""
-        targets = ((self._target(path), version) for path, version in self._uploaded.items())
-        return {(target.bucket, target.key): version for target, version in targets}
+        """The versions that this watch has put into the bucket, and that are still there, by bucket and key."""
+        return {
+            (stored.bucket, stored.key): version
+            for path, version in self._uploaded.items()
+            if not self._is_overwritten(path) and (stored := self._objects[path])
+        }
 
     # --- while the command runs ---------------------------------------------------------------------
 
@@ -244,7 +256,7 @@ class Checkpoints:
             # Before anything is deleted: a reported generation must not lack what it names.
             self.whole = tuple(self._objects[path] for path in sorted(self._objects.keys() - set(due)))
             self._committed()
-        self._delete(due)
+        self._delete(due, final)
         self.ledger.previous = set(now)
         self._note_lag(now)
         return True
@@ -252,7 +264,9 @@ class Checkpoints:
     def _scan(self) -> Snapshot:
         """Look, and leave a pause that keeps looking at a large tree from being all that is done."""
         self._looked, began = boottime(), time.monotonic()
-        found = self._scanner.scan()
+        found = self._siblings.left_to(self.block, self._scanner.scan())
+        for path in [path for path in found if path in self.ledger.sent and self._is_overwritten(path)]:
+            del self.ledger.sent[path]  # by another directory of this job
         took = time.monotonic() - began
         self._scan_pause = min(max(_SHORTEST_SCAN_PAUSE, _SCAN_PAUSE_FACTOR * took), _LONGEST_PAUSE)
         self._note_lag(found)
@@ -349,19 +363,24 @@ class Checkpoints:
         self.ledger.sent[path] = self._uploaded[path] = version
         self._objects[path] = StoredObject(target.bucket, target.key, sent, stored.etag, stored.version_id)
 
-    def _delete(self, due: list[str]) -> None:
+    def _delete(self, due: list[str], final: bool) -> None:
+        deleted = 0
         for path in due:
             target = self._target(path)
             try:
-                self._fence.delete(target)
+                deleted += self._fence.delete(target, partial(self._siblings.have, self.block, path, final))
                 self._objects.pop(path, None)
             except StorageRefused as error:  # a bucket may allow writing only; nothing is lost by what stays
                 logs.warn("delete_refused", self._job, key=target.key, detail=str(error))
             self.ledger.had.discard(path)
             self.ledger.sent.pop(path, None)
             self._uploaded.pop(path, None)
-        if due:
-            logs.info("checkpoint_deleted", self._job, files=len(due))
+        if deleted:
+            logs.info("checkpoint_deleted", self._job, files=deleted)
+
+    def _is_overwritten(self, path: str) -> bool:
+        target, stored = self._target(path), self._objects.get(path)
+        return self._fence.is_overwritten((target.bucket, target.key), stored.etag if stored else None)
 
     def _own_objects(self, objects: Mapping[str, StoredObject], brought: Snapshot) -> dict[str, StoredObject]:
         """Those of the objects that lie where their files would be sent."""

@@ -64,7 +64,10 @@ class Outputs:
         return len(outputs), sum(output.version.size for output in outputs)
 
     def _is_sent(self, output: Output) -> bool:
-        """In the last checkpoint already, taken after the command's end; setting aside only renamed it."""
+        """In the last checkpoint already, taken after the command's end; setting aside only renamed it.
+
+        `sent` lacks what another directory of the job has overwritten or deleted since.
+        """
         sent = self._sent.get(_place(output.target))
         return sent is not None and output.version.is_but_renamed(sent)
 
@@ -72,7 +75,18 @@ class Outputs:
         for _, target in aside:
             if not Path(target).is_dir():  # it was made, so it is not empty but lost
                 raise FileNotFoundError(errno.ENOENT, "the outputs set aside are gone", target)
-        return [output for block in self._job.after for output in self._outputs_of(block, aside)]
+        return self._newest(output for block in self._job.after for output in self._outputs_of(block, aside))
+
+    def _newest(self, outputs: Iterable[Output]) -> list[Output]:
+        """Of several files for one object the newest, or the last in the job's order."""
+        chosen: dict[tuple[str, str], Output] = {}
+        for output in outputs:
+            other = chosen.setdefault(_place(output.target), output)
+            if other.path != output.path:
+                logs.warn("outputs_collide", self._job, key=output.target.key)
+                if output.version.mtime_ns >= other.version.mtime_ns:
+                    chosen[_place(output.target)] = output
+        return list(chosen.values())
 
     def _outputs_of(self, block: SyncBlock, aside: Aside) -> list[Output]:
         moved = Moved(tuple((self._places.real_path(source), target) for source, target in aside))
