@@ -32,10 +32,16 @@ class Fence:
         self._doubt = doubt
         self._known: dict[Place, str | None] = {}  # ETags; None: whatever is there may be replaced
         self._learning = threading.Lock()
+        self._written: dict[Place, str | None] = {}  # ETags of what this attempt has put there; None: deleted
+        self._turns: dict[Place, threading.Lock] = {}
 
     def know(self, objects: Iterable[StoredObject]) -> None:
         """These were there when the attempt began."""
         self._known |= {(stored.bucket, stored.key): stored.etag for stored in objects if stored.etag}
+
+    def is_overwritten(self, place: Place, etag: str | None) -> bool:
+        """Whether this attempt has put something else there since that object, or deleted it."""
+        return self._written.get(place, etag) != etag
 
     def hold(self) -> None:
         """Change nothing in the bucket that may be another attempt's by now. Raises Cancelled."""
@@ -49,6 +55,12 @@ class Fence:
 
         `others` are to be written soon: where one object is another than known, those may be too.
         """
+        with self._turn(target):
+            stored = self._write(target, store, others)
+            self._written[_place(target)] = stored.etag
+            return stored
+
+    def _write(self, target: Target, store: Callable[[str | None], Stored], others: Iterable[Target]) -> Stored:
         misled = 0
         for _ in range(_MOST_TRIES):
             self.hold()
@@ -74,14 +86,25 @@ class Fence:
             return stored
         raise StorageUnreachable(f"{target.bucket}/{target.key} is being changed by somebody else all the time")
 
-    def delete(self, target: Target) -> None:
-        """Delete what is known to be there; somebody else's object stays. The storage's errors, Cancelled."""
-        self.hold()
-        try:
-            self._storage.delete(target.bucket, target.key, self._known.get(_place(target)))
-        except Changed as changed:
-            logs.warn("delete_met_another_version", self._job, key=target.key, detail=str(changed))
-        self._known.pop(_place(target), None)
+    def delete(self, target: Target, is_needed: Callable[[], bool] = lambda: False) -> bool:
+        """Delete what is known to be there; somebody else's object stays. The storage's errors, Cancelled.
+
+        `is_needed` is asked when nobody else of this attempt can write there; if so, False, and the object stays.
+        """
+        with self._turn(target):
+            self.hold()
+            if is_needed():
+                return False
+            self._written[_place(target)] = None
+            try:
+                self._storage.delete(target.bucket, target.key, self._known.get(_place(target)))
+            except Changed as changed:
+                logs.warn("delete_met_another_version", self._job, key=target.key, detail=str(changed))
+            self._known.pop(_place(target), None)
+            return True
+
+    def _turn(self, target: Target) -> threading.Lock:
+        return self._turns.setdefault(_place(target), threading.Lock())
 
     def _learn(self, target: Target, over: str | None, found: str | None, others: Iterable[Target]) -> None:
         """What is there now is ours to replace, if a heartbeat is accepted that was sent after the look."""

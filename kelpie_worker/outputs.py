@@ -70,7 +70,10 @@ class Outputs:
         return len(outputs), sum(output.version.size for output in outputs)
 
     def _is_sent(self, output: Output) -> bool:
-        """In the last checkpoint already, taken after the command's end; setting aside only renamed it."""
+        """In the last checkpoint already, taken after the command's end; setting aside only renamed it.
+
+        `sent` lacks what another directory of the job has overwritten or deleted since.
+        """
         sent = self._sent.get(_place(output.target))
         return sent is not None and output.version.is_but_renamed(sent)
 
@@ -83,7 +86,18 @@ class Outputs:
         if skipped:
             names = list(skipped)[:_SKIPPED_NAMED]
             logs.warn("outputs_skipped", self._job, count=len(skipped), first=names)
-        return found
+        return self._newest(found)
+
+    def _newest(self, outputs: Iterable[Output]) -> list[Output]:
+        """Of several files for one object the newest, or the last in the job's order."""
+        chosen: dict[tuple[str, str], Output] = {}
+        for output in outputs:
+            other = chosen.setdefault(_place(output.target), output)
+            if other.path != output.path:
+                logs.warn("outputs_collide", self._job, key=output.target.key)
+                if output.version.mtime_ns >= other.version.mtime_ns:
+                    chosen[_place(output.target)] = output
+        return list(chosen.values())
 
     def _outputs_of(self, block: SyncBlock, aside: Aside, skipped: dict[str, None]) -> list[Output]:
         moved = Moved(tuple((self._places.real_path(source), target) for source, target in aside))

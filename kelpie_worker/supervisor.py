@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from kelpie_worker import logs, story
 from kelpie_worker.backoff import backoff
+from kelpie_worker.job import CheckpointStatus
 from kelpie_worker.lease import safe_until
 from kelpie_worker.messages import (
     Begun,
@@ -257,6 +258,9 @@ class Supervisor:
             self._send(Recall(job.job))
             return
         self._resuming.discard(job.job.claim_id)
+        if job.phase is Phase.RUNNING:  # from files that nobody compared: some may be half written
+            job = replace(job, job=replace(job.job, checkpoint_status=CheckpointStatus.NONE))
+            self._state.jobs[job.job.claim_id] = job
         logs.info("resumed", job.job, phase=job.phase)
         again = [
             replace(command, again=True) if isinstance(command, Report) else command for command in entering(job)

@@ -15,7 +15,7 @@ from kelpie_worker.child import Duty, Tell, live
 from kelpie_worker.config import Config
 from kelpie_worker.downloads import Collision, download
 from kelpie_worker.fence import Fence
-from kelpie_worker.job import Job, StoredObject, SyncBlock
+from kelpie_worker.job import Job, Manifest, StoredObject, SyncBlock
 from kelpie_worker.lease import Cancelled, Lease
 from kelpie_worker.linux import boottime, die_with
 from kelpie_worker.messages import (
@@ -45,6 +45,7 @@ from kelpie_worker.messages import (
 from kelpie_worker.outputs import Outputs
 from kelpie_worker.pattern import PatternTooSlow, matcher
 from kelpie_worker.scan import Signature, is_inside
+from kelpie_worker.siblings import Siblings
 from kelpie_worker.storage import Misconfigured, SharedClient, Storage, StorageRefused, StorageUnreachable
 from kelpie_worker.transfer import Transfer
 from kelpie_worker.unfinished import Unfinished, journal_of
@@ -234,6 +235,8 @@ class JobFiles:
             self._threads[Watch].join()
         if self._watches is None:  # those of an earlier uploader died with it
             self._watches = self._all_watches(command.job)
+        for watch in self._watches:  # all of them first: of what one leaves to another, that one sends the last
+            watch.stop()
         for watch in self._watches:
             watch.finish()
         return Flushed(self._claim_id)
@@ -305,11 +308,12 @@ class JobFiles:
         return self._fence
 
     def _all_watches(self, job: Job) -> list[Checkpoints]:
-        self._manifests = ManifestOfAll(self._claim_id, self._tell)
-        self._manifests.watches = [self._checkpoints(job, block) for block in job.during]
+        self._manifests = ManifestOfAll(self._claim_id, self._tell, self._fenced(job))
+        siblings = Siblings(job)
+        self._manifests.watches = [self._checkpoints(job, block, siblings) for block in job.during]
         return self._manifests.watches
 
-    def _checkpoints(self, job: Job, block: SyncBlock) -> Checkpoints:
+    def _checkpoints(self, job: Job, block: SyncBlock, siblings: Siblings) -> Checkpoints:
         assert self._manifests
         brought = {
             os.path.relpath(path, block.local_path): version
@@ -335,6 +339,7 @@ class JobFiles:
             },
             self._manifests.tell,
             self._fenced(job),
+            siblings,
         )
 
     def _tell_refusal(self, refusal: StorageRefused | PatternTooSlow) -> None:
@@ -398,20 +403,33 @@ def _is_the_machines(error: OSError) -> bool:
 class ManifestOfAll:
     """Tells what is whole in the bucket of all watches of a job together, each time one of them has finished."""
 
-    def __init__(self, claim_id: str, tell: Tell) -> None:
+    def __init__(self, claim_id: str, tell: Tell, fence: Fence) -> None:
         self.watches: list[Checkpoints] = []
         self._claim_id = claim_id
         self._tell = tell
+        self._fence = fence
         self._generation = 0
         self._lock = threading.Lock()
 
     def tell(self) -> None:
         with self._lock:
             self._generation += 1
-            manifest = tuple(stored for watch in self.watches for stored in watch.whole)
+            manifest = self._manifest()
             if len(manifest) > _LARGEST_MANIFEST:
                 manifest = ()  # better nothing is known than something old
             self._tell(Committed(self._claim_id, self._generation, manifest))
+
+    def _manifest(self) -> Manifest:
+        """Each object once: where several watches have put it there, as the one that is there now.
+
+        If none of theirs is, the next generation has begun, and whoever compares is to find another version.
+        """
+        objects: dict[tuple[str, str], StoredObject] = {}
+        for stored in (stored for watch in self.watches for stored in watch.whole):
+            place = stored.bucket, stored.key
+            if place not in objects or not self._fence.is_overwritten(place, stored.etag):
+                objects[place] = stored
+        return tuple(objects.values())
 
 
 class Moving:

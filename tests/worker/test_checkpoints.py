@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import re
+import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -307,25 +310,82 @@ def test_a_file_that_is_rewritten_in_place_while_it_is_sent_never_becomes_visibl
 def test_a_file_that_is_always_being_rewritten_does_not_keep_the_others_back(
     watched: Watched, s3: S3Server, bucket: str
 ) -> None:
+    with scribbling(watched.folder / "restless"):
+        watched.checkpoints.start()
+        watched.write("weights", b"w")
+        wait_for(lambda: "weights" in keys_of(s3, bucket), "the quiet file")
+    watched.checkpoints.finish()
+    assert keys_of(s3, bucket)["restless"] == (watched.folder / "restless").read_bytes()
+
+
+def test_half_of_a_file_never_takes_the_place_of_a_whole_one(watched: Watched, s3: S3Server, bucket: str) -> None:
+    watched.checkpoints.start()
+    watched.write("weights", b"o" * 1000)
+    wait_for(lambda: keys_of(s3, bucket) == {"weights": b"o" * 1000}, "the whole file")
+    seen = set()
+    with (watched.folder / "weights").open("wb", buffering=0) as file:
+        for _ in range(20):  # for longer than the longest wait for quiet, with pauses that look like quiet
+            file.write(b"n" * 100)
+            seen.add(keys_of(s3, bucket)["weights"])
+            time.sleep(0.1)
+    wait_for(lambda: keys_of(s3, bucket) == {"weights": b"n" * 2000}, "the new file")
+    assert seen == {b"o" * 1000}
+
+
+def test_beside_a_file_that_never_rests_the_others_go_up_but_are_not_reported_whole(
+    watched: Watched, s3: S3Server, bucket: str
+) -> None:
+    watched.checkpoints.start()
+    watched.write("weights", b"1")
+    watched.write("restless", b"1" * 2000)
+    wait_for(lambda: len(watched.checkpoints.whole) == 2, "the first generation")
+    whole = watched.checkpoints.whole
+    with scribbling(watched.folder / "restless"):
+        watched.write("weights", b"2")
+        wait_for(lambda: keys_of(s3, bucket)["weights"] == b"2", "the quiet file")
+        assert keys_of(s3, bucket)["restless"] == b"1" * 2000
+        assert watched.checkpoints.whole == whole
+    watched.checkpoints.finish()
+    assert watched.checkpoints.whole != whole
+
+
+def test_what_was_spoiled_is_copied_and_what_was_not_needs_no_room(
+    watched: Watched, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = []
+
+    def no_room(source: Path, copy: Path) -> None:
+        copied.append(source.name)
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(shutil, "copyfile", no_room)
+    watched.write("weights", b"1")
+    watched.write("spoiled", b"1")
+    watched.checkpoints._spoiled["spoiled"] = 2
+    watched.checkpoints.start()
+    watched.checkpoints.finish()
+    assert keys_of(s3, bucket) == {"weights": b"1", "spoiled": b"1"}
+    assert copied == ["spoiled"]
+
+
+@contextmanager
+def scribbling(path: Path) -> Iterator[None]:
+    """Have a file rewritten in place all the time."""
     done = threading.Event()
 
     def scribble() -> None:
         number = 0
         while not done.wait(0.001):
             number += 1
-            (watched.folder / "restless").write_bytes(b"%d" % number * 2000)
+            path.write_bytes(b"%d" % number * 2000)
 
     writer = threading.Thread(target=scribble)
     writer.start()
     try:
-        watched.checkpoints.start()
-        watched.write("weights", b"w")
-        wait_for(lambda: "weights" in keys_of(s3, bucket), "the quiet file")
+        yield
     finally:
         done.set()
         writer.join()
-    watched.checkpoints.finish()
-    assert keys_of(s3, bucket)["restless"] == (watched.folder / "restless").read_bytes()
 
 
 @contextmanager

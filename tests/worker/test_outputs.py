@@ -163,6 +163,61 @@ def test_several_blocks_may_share_a_directory_and_lie_in_one_another(
     }
 
 
+LINGER = "until [ -e go ]; do sleep 0.05; done"
+
+
+@pytest.mark.parametrize("watched", [["a", "b"], ["b", "a"]], ids=["from the first", "from the second"])
+@pytest.mark.parametrize("after", [[], ["b"]], ids=["checkpoint", "output too"])
+def test_a_file_that_moves_to_another_directory_of_the_same_prefix_stays_in_the_bucket(
+    coordinator: FakeCoordinator, worker: Worker, s3: S3Server, bucket: str, watched: list[str], after: list[str]
+) -> None:
+    def blocks(names: list[str]) -> list[dict[str, str]]:
+        return [{"bucket": bucket, "prefix": "all/", "local_path": name} for name in names]
+
+    job = coordinator.submit(
+        **shell(f"echo keep > a/keep; echo moved > a/f; {LINGER}; mv a/f b/f"),
+        sync={"during": blocks(watched), "after": blocks(after)},
+    )
+    worker.start()
+    wait_for(lambda: s3.keys(bucket) == ["all/f", "all/keep"], "the checkpoint")
+    (worker.folder / "go").touch()
+    assert finished(coordinator, job)[0] == "completed"
+    assert s3.files(bucket, "all/") == {"f": b"moved\n", "keep": b"keep\n"}
+
+
+def test_an_output_that_another_directory_has_overwritten_in_the_bucket_goes_up_again(
+    coordinator: FakeCoordinator, worker: Worker, s3: S3Server, bucket: str
+) -> None:
+    def blocks(*names: str) -> list[dict[str, str]]:
+        return [{"bucket": bucket, "prefix": "all/", "local_path": name} for name in names]
+
+    job = coordinator.submit(
+        **shell(f"echo output > b/f; {LINGER}; echo checkpoint > a/f; rm go; {LINGER}"),
+        sync={"during": blocks("a", "b"), "after": blocks("b")},
+    )
+    worker.start()
+    for content in (b"output\n", b"checkpoint\n"):
+        wait_for(lambda content=content: s3.files(bucket, "all/") == {"f": content}, f"{content!r} in the bucket")
+        (worker.folder / "go").touch()
+    assert finished(coordinator, job)[0] == "completed"
+    assert s3.files(bucket, "all/") == {"f": b"output\n"}
+
+
+def test_outputs_of_the_older_generation_may_share_a_prefix_with_the_checkpoint(
+    coordinator: FakeCoordinator, worker: Worker, s3: S3Server, bucket: str
+) -> None:
+    legacy = {f"{kind}_bucket": bucket for kind in ("input", "checkpoint", "output")} | {
+        f"{kind}_prefix": "all/" for kind in ("input", "checkpoint", "output")
+    }
+    script = f'echo 1 > "$CHECKPOINT_DIR/final"; {LINGER}; mv "$CHECKPOINT_DIR/final" "$OUTPUT_DIR/final"'
+    job = coordinator.submit(**shell(script), sync=None, **legacy)
+    worker.start()
+    wait_for(lambda: s3.files(bucket, "all/") == {"final": b"1\n"}, "the checkpoint")
+    (worker.folder / "go").touch()
+    assert finished(coordinator, job)[0] == "completed"
+    assert s3.files(bucket, "all/") == {"final": b"1\n"}
+
+
 @pytest.fixture
 def other_device(worker: Worker) -> Iterator[Path]:
     """The job's output directory as a disk of its own; only root can mount one."""

@@ -134,6 +134,27 @@ def test_versions_are_gone_back_to_however_many_attempts_died_before_they_sent_a
     assert found.read_text().splitlines() == ["none 1", "clean 1", "clean 1", "clean 1"]
 
 
+def test_a_command_that_runs_again_on_the_same_disk_is_not_told_that_its_files_are_clean(
+    coordinator: FakeCoordinator, make_worker: Callable[..., Worker], sync: Sync, tmp_path: Path
+) -> None:
+    found = tmp_path / "found"
+
+    def statuses() -> list[str]:
+        return found.read_text().splitlines() if found.exists() else []
+
+    script = f'echo "$KELPIE_CHECKPOINT_STATUS" >> {found}; echo 1 > checkpoint/first; sleep 1000'
+    job = coordinator.submit(**shell(script), sync=sync)
+    first = make_worker("one").start()
+    wait_for(lambda: coordinator.manifests(job), "the manifest")
+    kill_everything(first)
+    coordinator.hand_out_again(job)
+    second = make_worker("two").start()
+    wait_for(lambda: statuses() == ["none", "clean"], "the second attempt")
+    kill_everything(second)
+    second.start()
+    wait_for(lambda: statuses() == ["none", "clean", "none"], "the command again")
+
+
 def test_a_resumed_attempt_reports_also_what_it_was_given_and_did_not_change(
     coordinator: FakeCoordinator, make_worker: Callable[..., Worker], s3: S3Server, bucket: str, sync: Sync
 ) -> None:
