@@ -144,6 +144,13 @@ class Unavailable(KelpieError):
         return {"Retry-After": str(self.retry_after)}
 
 
+class TooOften(Unavailable):
+    """One caller asks for more than its share; nothing is wrong with us."""
+
+    status = 429
+    title = "Too Many Requests"
+
+
 class RolledBack(Unavailable):
     """Postgres undid the statement, for it and another one waited for each other."""
 

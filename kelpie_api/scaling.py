@@ -15,7 +15,7 @@ from kelpie_api.allowance import PERSON, Allowance
 from kelpie_api.asking import Budget
 from kelpie_api.auth import Caller
 from kelpie_api.db import SQL, Database, Row
-from kelpie_api.errors import InvalidRequest, NoAnswer, RuleExists, RuleNotFound, Unavailable
+from kelpie_api.errors import InvalidRequest, NoAnswer, RuleExists, RuleNotFound, TooOften, Unavailable
 from kelpie_api.salad import Salad, SaladRefused, is_name
 
 PRUNE_BATCH = 5000
@@ -132,14 +132,16 @@ class Lookups:
         self.budgets: dict[int, Budget] = {}
 
     def groups(self, caller: Caller) -> list[dict[str, Any]]:
-        """The container groups of the caller's project. Raises SaladRefused, NoAnswer, Unavailable."""
+        """The container groups of the caller's project. Raises SaladRefused, NoAnswer, TooOften, Unavailable."""
         key = self.own_key
         if key is None:
             raise Unavailable(
                 "Scaling needs the coordinator's own key at Salad; its operator must set SALAD_API_KEY."
             )
         if not self._budget(caller.tenant_id).spare():
-            raise NoAnswer("you asked for many groups in a short time", LOOKUP_PAUSE)
+            raise TooOften(
+                "You asked for many groups in a short time; send the request again in a moment.", LOOKUP_PAUSE
+            )
         return self.allowance.ask(lambda: self.salad.container_groups(key, caller.organization, caller.project))
 
     def _budget(self, tenant_id: int) -> Budget:

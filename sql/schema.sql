@@ -914,20 +914,20 @@ begin
     with due as materialized (
       select w.id
         from webhooks w
-       where w.user_id = the_user
-         and w.lane = the_lane
-         and w.next_try <= now()
+       where (w.user_id, w.lane, w.next_try) >= (the_user, the_lane, '-infinity'::timestamptz)
+         and (w.user_id, w.lane, w.next_try) <= (the_user, the_lane, now())
+         and w.next_try is not null
          -- In the order of the job's life, unless its owner asked for this one, or the one before is a minute old
          -- or was finished once.
          and (w.due_since > w.created
               or not exists (
                  select from webhooks p
-                  where p.job_id = w.job_id
-                    and p.seq < w.seq
+                  where (p.job_id, p.seq) >= (w.job_id, '-9223372036854775808'::bigint)
+                    and (p.job_id, p.seq) < (w.job_id, w.seq)
                     and p.next_try is not null
                     and p.tries_before = 0
                     and p.created > now() - interval '60 seconds'))
-       order by w.next_try
+       order by w.user_id, w.lane, w.next_try
        limit lane_room
          for update skip locked
     )

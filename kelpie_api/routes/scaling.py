@@ -50,6 +50,7 @@ def warnings(schema: Schema) -> dict[str, list[str]]:
 @blueprint.response(201, Rule)
 @blueprint.alt_response(400, schema=Failure)
 @blueprint.alt_response(409, schema=Failure)
+@blueprint.alt_response(429, schema=Failure)
 @blueprint.alt_response(503, schema=Failure)
 def create_rule(new: dict[str, Any]) -> Row:
     """Let a container group follow its queue."""

@@ -186,7 +186,7 @@ class TestCost:
         )
         return {row["name"]: row["read"] for row in rows}
 
-    @pytest.mark.parametrize("planned_on", ["an empty outbox", "a long outbox"])
+    @pytest.mark.parametrize("planned_on", ["an empty outbox", "a long outbox", "an analyzed outbox"])
     def test_a_look_at_a_hundred_thousand_of_one_lane_reads_a_few(
         self, one_session: Database, tenant: Tenant, planned_on: str
     ) -> None:
@@ -194,6 +194,8 @@ class TestCost:
             assert take(one_session) == []
         make_webhooks(one_session, tenant, 100_000, DEAD)
         make_webhooks(one_session, make_tenant(one_session, "rival", "default"), 1, "http://b/")
+        if planned_on == "an analyzed outbox":
+            one_session.execute("analyze webhooks")
         with one_session.transaction() as tx:
             before = self.reads(tx)  # of statements whose counts were not handed in yet
             taken = tx.all(SQL.take_webhooks, hold=HOLD, **Lanes().room())
