@@ -103,6 +103,7 @@ def pytest_report_header() -> str:
     return f"database: {database_kind()}{', through PgBouncer' if pgbouncer.asked_for else ''}"
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For pytest-xdist: files stay whole; what shares one stack of containers stays together, and begins first."""
     containers = Path(__file__).parent / "containers"
