@@ -103,16 +103,6 @@ def pytest_report_header() -> str:
     return f"database: {database_kind()}{', through PgBouncer' if pgbouncer.asked_for else ''}"
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For pytest-xdist: files stay whole; what shares one stack of containers stays together, and begins first."""
-    containers = Path(__file__).parent / "containers"
-    items.sort(key=lambda item: containers not in item.path.parents)
-    for item in items:
-        together = containers if containers in item.path.parents else item.path
-        item.add_marker(pytest.mark.xdist_group(str(together)))
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Charts that tests left with `record_property`."""
     for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
