@@ -251,6 +251,8 @@ class Api:
 
     def _answer(self, response: requests.Response, path: str) -> _Answer:
         status = response.status_code
+        if not response.headers:  # cut off: what server it is cannot be told from that
+            raise Unreachable(f"{path} was answered without headers")
         if not 200 <= status < 300 and (status in (401, 403, 429) or not 400 <= status < 500):
             raise Unreachable(f"{path} was answered with {status}{self._advice(status)}")
         try:
