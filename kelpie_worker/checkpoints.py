@@ -27,11 +27,12 @@ from kelpie_worker.fence import Fence
 from kelpie_worker.job import Job, Manifest, StoredObject, SyncBlock
 from kelpie_worker.lease import Cancelled, Lease
 from kelpie_worker.linux import boottime
+from kelpie_worker.objects import Stored, Target
 from kelpie_worker.patience import Patience
 from kelpie_worker.pattern import PatternTooSlow, matcher
 from kelpie_worker.scan import Scanner, Signature, Snapshot, own_name, signature_of
 from kelpie_worker.siblings import Siblings
-from kelpie_worker.storage import NotThere, StorageRefused, StorageUnreachable, Stored, Target
+from kelpie_worker.storage_errors import NotThere, StorageRefused, StorageUnreachable
 from kelpie_worker.transfer import Prepared, Spoiled, Transfer
 
 MOST_FILES = 1000  # of one generation; what is beyond it follows in the next

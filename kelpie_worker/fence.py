@@ -14,7 +14,9 @@ from kelpie_worker import logs
 from kelpie_worker.job import Job, StoredObject
 from kelpie_worker.lease import Lease
 from kelpie_worker.linux import boottime
-from kelpie_worker.storage import NOTHING, Changed, Storage, StorageRefused, StorageUnreachable, Stored, Target
+from kelpie_worker.objects import NOTHING, Stored, Target
+from kelpie_worker.storage import Storage
+from kelpie_worker.storage_errors import Changed, StorageRefused, StorageUnreachable
 
 _LOOKS_AT_ONCE = 8
 _MOST_TRIES = 5

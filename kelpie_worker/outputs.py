@@ -12,11 +12,12 @@ from kelpie_worker.directories import moved_path, open_up
 from kelpie_worker.job import Job, SyncBlock
 from kelpie_worker.lease import Lease
 from kelpie_worker.messages import Aside
+from kelpie_worker.objects import Target
 from kelpie_worker.patience import Patience
 from kelpie_worker.pattern import matcher
 from kelpie_worker.places import Places
 from kelpie_worker.scan import Moved, Scanner, Signature, signature_of
-from kelpie_worker.storage import StorageRefused, StorageUnreachable, Target
+from kelpie_worker.storage_errors import StorageRefused, StorageUnreachable
 from kelpie_worker.transfer import Spoiled, Transfer
 
 _FILES_AT_ONCE = 8

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 
 from kelpie_worker import logs
 from kelpie_worker.job import CheckpointStatus, Job, Manifest, StoredObject, SyncBlock
+from kelpie_worker.objects import RemoteFile
 from kelpie_worker.pattern import matcher
-from kelpie_worker.storage import RemoteFile, Storage
+from kelpie_worker.storage import Storage
 
 Listing = tuple[SyncBlock, list[RemoteFile]]
 _NAMED = 3  # keys, in the sentence that says what is wrong

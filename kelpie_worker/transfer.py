@@ -18,9 +18,10 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Protocol
 
+from kelpie_worker.objects import Part, Stored, Target
 from kelpie_worker.scan import Signature, signature_of
 from kelpie_worker.shelf import Kept, Shelf
-from kelpie_worker.storage import Part, Storage, Stored, Target
+from kelpie_worker.storage import Storage
 
 PART_SIZE = 8 * 1024 * 1024
 _MOST_PARTS = 9000  # S3 allows 10,000

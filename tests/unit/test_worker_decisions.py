@@ -28,7 +28,7 @@ from kelpie_worker.pipeline import JobState, Phase
 from kelpie_worker.runner import command_environment
 from kelpie_worker.scan import Scanner, Signature
 from kelpie_worker.state_file import StateFile, StateFileInUse
-from kelpie_worker.storage import Misconfigured, StorageRefused, StorageUnreachable
+from kelpie_worker.storage_errors import Misconfigured, StorageRefused, StorageUnreachable
 from kelpie_worker.transfer import PART_SIZE, gzipped, part_size
 from kelpie_worker.uploader import answer_to
 

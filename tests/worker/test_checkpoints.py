@@ -22,8 +22,9 @@ from kelpie_worker.config import WatchTimes
 from kelpie_worker.job import Job, StoredObject, SyncBlock
 from kelpie_worker.lease import Lease
 from kelpie_worker.linux import boottime
+from kelpie_worker.s3_client import SharedClient
 from kelpie_worker.scan import Scanner, Snapshot, own_name
-from kelpie_worker.storage import SharedClient, Storage
+from kelpie_worker.storage import Storage
 from kelpie_worker.transfer import WHOLE_SIZE, PinnedFile, Spoiled, Transfer
 from local_stack.processes import wait_for
 from local_stack.s3 import S3Server
