@@ -362,7 +362,7 @@ def test_what_was_spoiled_is_copied_and_what_was_not_needs_no_room(
     monkeypatch.setattr(shutil, "copyfile", no_room)
     watched.write("weights", b"1")
     watched.write("spoiled", b"1")
-    watched.checkpoints._spoiled["spoiled"] = 2
+    watched.checkpoints._generations._spoiled["spoiled"] = 2
     watched.checkpoints.start()
     watched.checkpoints.finish()
     assert keys_of(s3, bucket) == {"weights": b"1", "spoiled": b"1"}

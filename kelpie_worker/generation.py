@@ -1,0 +1,153 @@
+"""One generation of a watched directory on its way: all of it prepared unseen, then committed in order."""
+
+import errno
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+from kelpie_worker import logs
+from kelpie_worker.fence import Fence
+from kelpie_worker.job import Job, StoredObject, SyncBlock
+from kelpie_worker.lease import Lease
+from kelpie_worker.ledger import commit_order, commit_steps
+from kelpie_worker.objects import Target
+from kelpie_worker.scan import Signature, Snapshot, own_name, signature_of
+from kelpie_worker.transfer import Prepared, Spoiled, Transfer
+
+_COMMITS_AT_ONCE = 8
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_SPOILED_BEFORE_COPY = 2
+
+
+class Generations:
+    """Those of one block, one at a time. `took` is told each file that has become visible, by several threads."""
+
+    def __init__(
+        self,
+        job: Job,
+        block: SyncBlock,
+        transfer: Transfer,
+        lease: Lease,
+        fence: Fence,
+        took: Callable[[str, Signature, StoredObject], None],
+    ) -> None:
+        self._job = job
+        self._block = block
+        self._transfer = transfer
+        self._lease = lease
+        self._fence = fence
+        self._took = took
+        self._number = 0
+        self._spoiled: Counter[str] = Counter()  # how often, by path
+
+    def target(self, path: str) -> Target:
+        return self._transfer.target(self._block.bucket, self._block.prefix + path)
+
+    def forget_all_but(self, paths: Collection[str]) -> None:
+        for path in [path for path in self._spoiled if path not in paths]:
+            del self._spoiled[path]
+
+    def send(self, files: Snapshot) -> set[str]:
+        """Prepare all, then commit all but those that move even while they are copied, which are the answer.
+
+        Raises Spoiled before anything is visible, and the storage's errors.
+        """
+        self._number += 1
+        prepared: dict[str, Prepared] = {}
+        try:
+            self._prepare(files, prepared)
+            for upload in prepared.values():
+                upload.ready()
+            self._tell("checkpoint_prepared", prepared.values())
+            self._commit(prepared, files)
+        finally:
+            for upload in prepared.values():
+                upload.abort()
+        return files.keys() - prepared.keys()
+
+    def _prepare(self, files: Snapshot, prepared: dict[str, Prepared]) -> None:
+        for path in commit_order(files):
+            self._lease.check()
+            if self._spoiled[path] >= _SPOILED_BEFORE_COPY:
+                self._prepare_copy(path, files[path], prepared)
+                continue
+            try:
+                prepared[path] = self._transfer.prepare(
+                    f"{self._block.local_path}/{path}", files[path], self.target(path)
+                )
+            except Spoiled:
+                self._spoiled[path] += 1
+                raise
+
+    def _prepare_copy(self, path: str, version: Signature, prepared: dict[str, Prepared]) -> None:
+        """From a copy made at the speed of the disk: a file that is rewritten all the time must not starve.
+
+        One that is rewritten even while it is copied is left to the next generation.
+        """
+        with tempfile.TemporaryDirectory(
+            prefix=own_name("copies-"), dir=Path(self._block.local_path).parent
+        ) as copies:
+            copy = Path(copies, "copy")
+            try:
+                copied = _quiet_copy(Path(self._block.local_path, path), version, copy)
+            except OSError as error:
+                if error.errno not in _DISK_FULL:
+                    raise
+                logs.warn("no_room_to_copy", self._job, path=path, detail=str(error))
+                self._prepare_moving(path, version, prepared)
+                return
+            if copied:
+                prepared[path] = self._transfer.prepare(str(copy), copied, self.target(path))
+
+    def _prepare_moving(self, path: str, version: Signature, prepared: dict[str, Prepared]) -> None:
+        """Without a copy, if it happens to rest: the others do not wait for it any more."""
+        with suppress(Spoiled):
+            source = f"{self._block.local_path}/{path}"
+            prepared[path] = self._transfer.prepare(source, version, self.target(path))
+
+    def _commit(self, prepared: dict[str, Prepared], files: Snapshot) -> None:
+        """The fewer moments it takes, the less likely is a node to vanish in one of them."""
+        targets = {path: self.target(path) for path in prepared}
+
+        def commit(path: str) -> None:
+            target, sent = targets[path], prepared[path].sent
+            stored = self._fence.write(target, prepared[path].commit, targets.values())
+            self._took(
+                path,
+                files[path],
+                StoredObject(target.bucket, target.key, sent, stored.etag, stored.version_id),
+            )
+
+        together, alone = commit_steps({path: files[path] for path in prepared})
+        with ThreadPoolExecutor(_COMMITS_AT_ONCE, thread_name_prefix="commit") as pool:
+            for _ in pool.map(commit, together):  # the first error keeps those from starting that have not yet
+                pass
+        for path in alone:
+            commit(path)
+        self._tell("checkpoint_committed", prepared.values())
+
+    def _tell(self, event: str, uploads: Iterable[Prepared]) -> None:
+        sizes = [upload.size for upload in uploads]
+        logs.info(
+            event,
+            self._job,
+            generation=self._number,
+            files=len(sizes),
+            bytes=sum(sizes),
+            prefix=self._block.prefix,
+        )
+
+
+def _quiet_copy(source: Path, version: Signature, copy: Path) -> Signature | None:
+    """Copy a file if it stays as it is meanwhile; the copy's signature."""
+    try:
+        shutil.copyfile(source, copy)
+        if signature_of(source.stat()) != version:
+            return None
+    except FileNotFoundError:
+        return None
+    return signature_of(copy.stat())
