@@ -14,7 +14,7 @@ from functools import partial
 from kelpie_worker import logs
 from kelpie_worker.backoff import backoff
 from kelpie_worker.config import WatchTimes
-from kelpie_worker.fence import Fence
+from kelpie_worker.fence import Fence, Place
 from kelpie_worker.generation import Generations
 from kelpie_worker.hint import Hint
 from kelpie_worker.job import Job, Manifest, StoredObject, SyncBlock
@@ -72,7 +72,8 @@ class Checkpoints:
         self._busy = busy
         self._refused = refused
         self._told = False  # that storage refuses
-        self._scanner = Scanner(block.local_path, matches, own_files, real_path)
+        self._key_of = partial(transfer.key_in, block.prefix)
+        self._scanner = Scanner(block.local_path, matches, own_files, real_path, key_of=self._key_of)
         self._hint = Hint()
         self._motion = Motion(times.max_wait)
         self._uploaded: Snapshot = {}
@@ -291,14 +292,16 @@ class Checkpoints:
             logs.info("checkpoint_deleted", self._job, files=deleted)
 
     def _is_overwritten(self, path: str) -> bool:
-        target, stored = self._generations.target(path), self._objects.get(path)
-        return self._fence.is_overwritten((target.bucket, target.key), stored.etag if stored else None)
+        stored = self._objects.get(path)
+        return self._fence.is_overwritten(self._place(path), stored.etag if stored else None)
+
+    def _place(self, path: str) -> Place:
+        return self.block.bucket, self._key_of(path)
 
     def _own_objects(self, objects: Mapping[str, StoredObject], brought: Snapshot) -> dict[str, StoredObject]:
         """Those of the objects that lie where their files would be sent."""
-        own = {}
-        for path in objects.keys() & brought.keys():
-            target = self._generations.target(path)
-            if (target.bucket, target.key) == (objects[path].bucket, objects[path].key):
-                own[path] = objects[path]
-        return own
+        return {
+            path: objects[path]
+            for path in objects.keys() & brought.keys()
+            if self._place(path) == (objects[path].bucket, objects[path].key)
+        }

@@ -45,7 +45,7 @@ class Generations:
         self._spoiled: Counter[str] = Counter()  # how often, by path
 
     def target(self, path: str) -> Target:
-        return self._transfer.target(self._block.bucket, self._block.prefix + path)
+        return self._transfer.target(self._block.bucket, self._block.prefix, path)
 
     def forget_all_but(self, paths: Collection[str]) -> None:
         for path in [path for path in self._spoiled if path not in paths]:

@@ -4,6 +4,7 @@ import errno
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from kelpie_worker import logs
@@ -103,7 +104,8 @@ class Outputs:
     def _outputs_of(self, block: SyncBlock, aside: Aside, skipped: dict[str, None]) -> list[Output]:
         moved = Moved(tuple((self._places.real_path(source), target) for source, target in aside))
         real_root = self._places.real_path(block.local_path)
-        scanner = Scanner(block.local_path, matcher(block.pattern), self._own_files, real_root, moved)
+        key_of = partial(self._transfer.key_in, block.prefix)
+        scanner = Scanner(block.local_path, matcher(block.pattern), self._own_files, real_root, moved, key_of)
         try:
             found = scanner.scan()
         except PermissionError:
@@ -111,7 +113,7 @@ class Outputs:
             found = scanner.scan()
         skipped.update(dict.fromkeys(str(Path(block.local_path, name)) for name in scanner.skipped))
         return [
-            Output(scanner.locations[path], version, self._transfer.target(block.bucket, block.prefix + path))
+            Output(scanner.locations[path], version, self._transfer.target(block.bucket, block.prefix, path))
             for path, version in found.items()
         ]
 

@@ -58,8 +58,12 @@ class Transfer:
         self._open: weakref.WeakSet[_InParts] = weakref.WeakSet()
         self._shelf = Shelf()
 
-    def target(self, bucket: str, key: str) -> Target:
-        key = key + ".gz" if self.compression else key
+    def key_in(self, prefix: str, path: str) -> str:
+        """Of the object that a file with this path becomes."""
+        return f"{prefix}{path}.gz" if self.compression else prefix + path
+
+    def target(self, bucket: str, prefix: str, path: str) -> Target:
+        key = self.key_in(prefix, path)
         guessed, encoding = mimetypes.guess_type(key)
         kind = "application/gzip" if encoding == "gzip" else guessed
         return Target(bucket, key, kind or "application/octet-stream")

@@ -261,7 +261,7 @@ def test_a_file_that_is_replaced_while_it_is_sent_goes_up_whole(
     old, new = os.urandom(20_000_000), os.urandom(20_000_000)
     watched.write("weights", old)
     version = Scanner(str(watched.folder), lambda name: True, frozenset()).scan()["weights"]
-    target = watched.transfer.target(bucket, "c/weights")
+    target = watched.transfer.target(bucket, "c/", "weights")
     with after_first_block(lambda: watched.write("weights", new)):
         upload = watched.transfer.prepare(str(watched.folder / "weights"), version, target)
     upload.ready()
@@ -282,7 +282,7 @@ def test_what_is_appended_while_a_file_is_sent_is_left_to_the_next_time(
 
     with after_first_block(append):
         upload = watched.transfer.prepare(
-            str(watched.folder / "log"), version, watched.transfer.target(bucket, "c/log")
+            str(watched.folder / "log"), version, watched.transfer.target(bucket, "c/", "log")
         )
     upload.ready()
     upload.commit()
@@ -302,7 +302,7 @@ def test_a_file_that_is_rewritten_in_place_while_it_is_sent_never_becomes_visibl
 
     with after_first_block(rewrite), pytest.raises(Spoiled):
         watched.transfer.prepare(
-            str(watched.folder / "weights"), version, watched.transfer.target(bucket, "c/weights")
+            str(watched.folder / "weights"), version, watched.transfer.target(bucket, "c/", "weights")
         )
     assert keys_of(s3, bucket) == {}
     assert s3.unfinished_uploads(bucket) == []

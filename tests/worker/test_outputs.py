@@ -72,8 +72,11 @@ class Refusing:
         self.error = error
         self.tries = 0
 
-    def target(self, bucket: str, key: str) -> Target:
-        return Target(bucket, key, "text/plain")
+    def key_in(self, prefix: str, path: str) -> str:
+        return prefix + path
+
+    def target(self, bucket: str, prefix: str, path: str) -> Target:
+        return Target(bucket, prefix + path, "text/plain")
 
     def prepare(self, *_: Any) -> Any:
         self.tries += 1
