@@ -1,13 +1,9 @@
 """One generation of a watched directory on its way: all of it prepared unseen, then committed in order."""
 
-import errno
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 
 from kelpie_worker import logs
 from kelpie_worker.fence import Fence
@@ -15,11 +11,10 @@ from kelpie_worker.job import Job, StoredObject, SyncBlock
 from kelpie_worker.lease import Lease
 from kelpie_worker.ledger import commit_order, commit_steps
 from kelpie_worker.objects import Target
-from kelpie_worker.scan import Signature, Snapshot, own_name, signature_of
-from kelpie_worker.transfer import Prepared, Spoiled, Transfer
+from kelpie_worker.scan import Signature, Snapshot
+from kelpie_worker.transfer import NoCopy, Prepared, Spoiled, Transfer
 
 _COMMITS_AT_ONCE = 8
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _SPOILED_BEFORE_COPY = 2
 
 
@@ -72,42 +67,31 @@ class Generations:
     def _prepare(self, files: Snapshot, prepared: dict[str, Prepared]) -> None:
         for path in commit_order(files):
             self._lease.check()
-            if self._spoiled[path] >= _SPOILED_BEFORE_COPY:
-                self._prepare_copy(path, files[path], prepared)
-                continue
-            try:
-                prepared[path] = self._transfer.prepare(
-                    f"{self._block.local_path}/{path}", files[path], self.target(path)
-                )
-            except Spoiled:
-                self._spoiled[path] += 1
-                raise
+            prepare = self._prepare_copy if self._spoiled[path] >= _SPOILED_BEFORE_COPY else self._prepare_one
+            prepare(path, files[path], prepared)
+
+    def _prepare_one(self, path: str, version: Signature, prepared: dict[str, Prepared]) -> None:
+        try:
+            prepared[path] = self._transfer.prepare(self._source(path), version, self.target(path))
+        except Spoiled:
+            self._spoiled[path] += 1
+            raise
 
     def _prepare_copy(self, path: str, version: Signature, prepared: dict[str, Prepared]) -> None:
-        """From a copy made at the speed of the disk: a file that is rewritten all the time must not starve.
+        """A file that is rewritten all the time must not starve.
 
-        One that is rewritten even while it is copied is left to the next generation.
+        One that is rewritten even while it is copied is left to the next generation, and so is one that cannot be
+        copied unless it happens to rest: the others do not wait for it any more.
         """
-        with tempfile.TemporaryDirectory(
-            prefix=own_name("copies-"), dir=Path(self._block.local_path).parent
-        ) as copies:
-            copy = Path(copies, "copy")
-            try:
-                copied = _quiet_copy(Path(self._block.local_path, path), version, copy)
-            except OSError as error:
-                if error.errno not in _DISK_FULL:
-                    raise
-                logs.warn("no_room_to_copy", self._job, path=path, detail=str(error))
-                self._prepare_moving(path, version, prepared)
-                return
-            if copied:
-                prepared[path] = self._transfer.prepare(str(copy), copied, self.target(path))
-
-    def _prepare_moving(self, path: str, version: Signature, prepared: dict[str, Prepared]) -> None:
-        """Without a copy, if it happens to rest: the others do not wait for it any more."""
         with suppress(Spoiled):
-            source = f"{self._block.local_path}/{path}"
-            prepared[path] = self._transfer.prepare(source, version, self.target(path))
+            try:
+                prepared[path] = self._transfer.prepare_copy(self._source(path), version, self.target(path))
+            except NoCopy as error:
+                logs.warn("no_room_to_copy", self._job, path=path, detail=str(error))
+                prepared[path] = self._transfer.prepare(self._source(path), version, self.target(path))
+
+    def _source(self, path: str) -> str:
+        return f"{self._block.local_path}/{path}"
 
     def _commit(self, prepared: dict[str, Prepared], files: Snapshot) -> None:
         """The fewer moments it takes, the less likely is a node to vanish in one of them."""
@@ -140,14 +124,3 @@ class Generations:
             bytes=sum(sizes),
             prefix=self._block.prefix,
         )
-
-
-def _quiet_copy(source: Path, version: Signature, copy: Path) -> Signature | None:
-    """Copy a file if it stays as it is meanwhile; the copy's signature."""
-    try:
-        shutil.copyfile(source, copy)
-        if signature_of(source.stat()) != version:
-            return None
-    except FileNotFoundError:
-        return None
-    return signature_of(copy.stat())

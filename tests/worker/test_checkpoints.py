@@ -6,13 +6,12 @@ import errno
 import itertools
 import os
 import re
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -350,23 +349,39 @@ def test_beside_a_file_that_never_rests_the_others_go_up_but_are_not_reported_wh
     assert watched.checkpoints.whole != whole
 
 
-def test_what_was_spoiled_is_copied_and_what_was_not_needs_no_room(
+def test_what_was_spoiled_goes_up_from_a_copy_that_bears_no_name(
     watched: Watched, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copied = []
+    """So nothing of it can be left behind, whoever is killed, and nobody sends it."""
+    seen: list[list[str]] = []
+    copy_to = PinnedFile.copy_to
 
-    def no_room(source: Path, copy: Path) -> None:
-        copied.append(source.name)
-        raise OSError(errno.ENOSPC, "full")
+    def copy_and_look(file: PinnedFile, copy: IO[bytes]) -> None:
+        copy_to(file, copy)
+        seen.append(sorted(found.name for found in watched.folder.parent.rglob("*")))
+        (watched.folder / "spoiled").write_bytes(b"rewritten")
 
-    monkeypatch.setattr(shutil, "copyfile", no_room)
+    monkeypatch.setattr(PinnedFile, "copy_to", copy_and_look)
     watched.write("weights", b"1")
     watched.write("spoiled", b"1")
     watched.checkpoints._generations._spoiled["spoiled"] = 2
-    watched.checkpoints.start()
+    watched.checkpoints.cycle(final=True)
+    assert keys_of(s3, bucket) == {"weights": b"1", "spoiled": b"1"}
+    assert seen == [["checkpoint", "spoiled", "weights"]]
+
+
+def test_without_room_for_a_copy_what_was_spoiled_goes_up_once_it_rests(
+    watched: Watched, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(file: PinnedFile, copy: IO[bytes]) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(PinnedFile, "copy_to", no_room)
+    watched.write("weights", b"1")
+    watched.write("spoiled", b"1")
+    watched.checkpoints._generations._spoiled["spoiled"] = 2
     watched.checkpoints.finish()
     assert keys_of(s3, bucket) == {"weights": b"1", "spoiled": b"1"}
-    assert copied == ["spoiled"]
 
 
 @contextmanager
