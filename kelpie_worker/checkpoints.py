@@ -24,6 +24,7 @@ from kelpie_worker.linux import boottime
 from kelpie_worker.motion import Motion
 from kelpie_worker.patience import Patience
 from kelpie_worker.pattern import PatternTooSlow, matcher
+from kelpie_worker.refusals import Refusals
 from kelpie_worker.scan import Scanner, Signature, Snapshot
 from kelpie_worker.siblings import Siblings
 from kelpie_worker.storage_errors import NotThere, StorageRefused, StorageUnreachable
@@ -76,6 +77,7 @@ class Checkpoints:
         self._scanner = Scanner(block.local_path, matches, own_files, real_path, key_of=self._key_of)
         self._hint = Hint()
         self._motion = Motion(times.max_wait)
+        self._refusals = Refusals(job)
         self._uploaded: Snapshot = {}
         self._committed = committed
         self._fence = fence or Fence(job, transfer.storage, lease)
@@ -184,10 +186,11 @@ class Checkpoints:
             self._refused(error)
 
     def cycle(self, final: bool) -> bool:
-        """Send what has changed, if anything. True if nothing is left of what was seen."""
+        """Send what has changed, if anything. True if nothing is left of what was seen, or it may wait."""
         now = self._scan() if final else self._quiet()
         self.ledger.had |= set(now)
         changed = self.ledger.changed(now)
+        self._refusals.forget_all_but(changed)
         # A link in the directory's place removed nothing from the bucket: the checkpoint there stays.
         mirrored = self.block.mirrors_deletes and not self._scanner.led_away
         due = self.ledger.due_for_deletion(now, final) if mirrored else []
@@ -197,15 +200,18 @@ class Checkpoints:
         if restless and not self._motion.waited_enough():
             self._finishing.wait(min(self._motion.rest, _LOOK_AGAIN))
             return False
-        due_now = {path: changed[path] for path in changed if path not in restless or self._motion.is_log(path)}
-        taken = {path: changed[path] for path in commit_order(due_now)[:MOST_FILES]}
+        due_now = self._without_refused(
+            {path: changed[path] for path in changed if path not in restless or self._motion.is_log(path)}, final
+        )
+        taken = {path: due_now[path] for path in commit_order(due_now)[:MOST_FILES]}
         try:
-            left_out = restless | self._send_generation(taken)
+            self._send_generation(taken)
         except Spoiled as error:
             logs.debug("checkpoint_spoiled", self._job, path=str(error))
             return False
         if len(taken) < len(due_now):
             return False
+        left_out = restless | self.ledger.changed(now).keys()
         if left_out - self.ledger.sent.keys():
             due = []  # what takes the place of the old files may be among them
         if (taken or due) and not left_out:
@@ -215,7 +221,12 @@ class Checkpoints:
         self._delete(due, final)
         self.ledger.previous = set(now)
         self._note_lag(now)
-        return final or not left_out
+        return not left_out & self._refusals.known if final else left_out <= self._refusals.resting
+
+    def _without_refused(self, files: Snapshot, final: bool) -> Snapshot:
+        """In the end what was refused is tried again too, after all the others are safe."""
+        left = files.keys() - (self._refusals.known if final else self._refusals.resting)
+        return files if final and not left else {path: files[path] for path in left}
 
     def _scan(self) -> Snapshot:
         """Look, and leave a pause that keeps looking at a large tree from being all that is done."""
@@ -261,13 +272,16 @@ class Checkpoints:
 
     # --- one generation -----------------------------------------------------------------------------
 
-    def _send_generation(self, files: Snapshot) -> set[str]:
+    def _send_generation(self, files: Snapshot) -> None:
         """As `Generations.send`, told to whoever shows what is on its way."""
         if not files:
-            return set()
+            return
         self._busy(files)
         try:
-            return self._generations.send(files)
+            self._refusals.note(self._generations.send(files))
+        except StorageRefused:
+            self._refusals.note_again(files)
+            raise
         finally:
             self._busy(())
 

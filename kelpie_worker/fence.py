@@ -72,8 +72,9 @@ class Fence:
             except Changed as changed:
                 logs.warn("commit_met_another_version", self._job, key=target.key, detail=str(changed))
                 misled += changed.found == over
-                self._learn(target, over, changed.found if misled < 2 else None, others)
-
+                # A storage that does not say what is there, or refuses the write alone, tells nothing of others.
+                looked_at = others if changed.found is not None else ()
+                self._learn(target, over, changed.found if misled < 2 else None, looked_at)
                 continue
             except StorageRefused:
                 if over is None:  # so it was not for the condition

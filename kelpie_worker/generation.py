@@ -12,9 +12,12 @@ from kelpie_worker.lease import Lease
 from kelpie_worker.ledger import commit_order, commit_steps
 from kelpie_worker.objects import Target
 from kelpie_worker.scan import Signature, Snapshot
+from kelpie_worker.storage_errors import Misconfigured, NoBucket, NotBegun, StorageRefused
 from kelpie_worker.transfer import NoCopy, Prepared, Spoiled, Transfer
 
 _COMMITS_AT_ONCE = 8
+_MOST_REFUSALS = 16  # without anything being taken: then it is not for the keys
+_MOST_PROBES = 3
 _SPOILED_BEFORE_COPY = 2
 
 
@@ -46,29 +49,41 @@ class Generations:
         for path in [path for path in self._spoiled if path not in paths]:
             del self._spoiled[path]
 
-    def send(self, files: Snapshot) -> set[str]:
-        """Prepare all, then commit all but those that move even while they are copied, which are the answer.
+    def send(self, files: Snapshot) -> dict[str, StorageRefused]:
+        """Prepare all, then commit all but those that move even while they are copied.
 
-        Raises Spoiled before anything is visible, and the storage's errors.
+        The answer are those that the bucket refuses while it takes others. Raises Spoiled before anything is
+        visible, and the storage's errors, a refusal only of all that was tried.
         """
         self._number += 1
         prepared: dict[str, Prepared] = {}
         try:
-            self._prepare(files, prepared)
+            refused = self._prepare(files, prepared)
             for upload in prepared.values():
                 upload.ready()
             self._tell("checkpoint_prepared", prepared.values())
-            self._commit(prepared, files)
+            refused |= self._commit(prepared, files)
         finally:
             for upload in prepared.values():
                 upload.abort()
-        return files.keys() - prepared.keys()
+        return refused
 
-    def _prepare(self, files: Snapshot, prepared: dict[str, Prepared]) -> None:
+    def _prepare(self, files: Snapshot, prepared: dict[str, Prepared]) -> dict[str, StorageRefused]:
+        refused: dict[str, StorageRefused] = {}
         for path in commit_order(files):
             self._lease.check()
             prepare = self._prepare_copy if self._spoiled[path] >= _SPOILED_BEFORE_COPY else self._prepare_one
-            prepare(path, files[path], prepared)
+            try:
+                prepare(path, files[path], prepared)
+            except NotBegun as refusal:
+                if not refused and not self._takes_another(files.keys() - {path}):
+                    raise
+                refused[path] = refusal
+        return refused
+
+    def _takes_another(self, paths: Collection[str]) -> bool:
+        """Asked of the bucket, for what it takes not at all must not tear what it has by the rest."""
+        return any(self._transfer.may_begin(self.target(path)) for path in sorted(paths)[:_MOST_PROBES])
 
     def _prepare_one(self, path: str, version: Signature, prepared: dict[str, Prepared]) -> None:
         try:
@@ -93,18 +108,26 @@ class Generations:
     def _source(self, path: str) -> str:
         return f"{self._block.local_path}/{path}"
 
-    def _commit(self, prepared: dict[str, Prepared], files: Snapshot) -> None:
+    def _commit(self, prepared: dict[str, Prepared], files: Snapshot) -> dict[str, StorageRefused]:
         """The fewer moments it takes, the less likely is a node to vanish in one of them."""
         targets = {path: self.target(path) for path in prepared}
+        taken: list[str] = []
+        refused: dict[str, StorageRefused] = {}
 
         def commit(path: str) -> None:
-            target, sent = targets[path], prepared[path].sent
-            stored = self._fence.write(target, prepared[path].commit, targets.values())
-            self._took(
-                path,
-                files[path],
-                StoredObject(target.bucket, target.key, sent, stored.etag, stored.version_id),
-            )
+            target = targets[path]
+            try:
+                stored = self._fence.write(target, prepared[path].commit, targets.values())
+            except (NoBucket, Misconfigured):
+                raise
+            except StorageRefused as refusal:
+                refused[path] = refusal
+                if not taken and len(refused) >= _MOST_REFUSALS:
+                    raise
+                return
+            taken.append(path)
+            place = StoredObject(target.bucket, target.key, prepared[path].sent, stored.etag, stored.version_id)
+            self._took(path, files[path], place)
 
         together, alone = commit_steps({path: files[path] for path in prepared})
         with ThreadPoolExecutor(_COMMITS_AT_ONCE, thread_name_prefix="commit") as pool:
@@ -112,7 +135,10 @@ class Generations:
                 pass
         for path in alone:
             commit(path)
-        self._tell("checkpoint_committed", prepared.values())
+        if refused and not taken:
+            raise next(iter(refused.values()))
+        self._tell("checkpoint_committed", [prepared[path] for path in taken])
+        return refused
 
     def _tell(self, event: str, uploads: Iterable[Prepared]) -> None:
         sizes = [upload.size for upload in uploads]

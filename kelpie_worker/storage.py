@@ -21,7 +21,9 @@ from kelpie_worker.objects import NOTHING, Part, RemoteFile, Stored, Target, bar
 from kelpie_worker.s3_client import SharedClient
 from kelpie_worker.shortcut import AskBoto
 from kelpie_worker.storage_errors import (
+    Misconfigured,
     NoBucket,
+    NotBegun,
     NotThere,
     NoUpload,
     StorageRefused,
@@ -96,14 +98,19 @@ class Storage:
         )
 
     def begin(self, target: Target) -> str:
-        """Start a multipart upload, of which nothing is visible until `complete`; its id."""
-        answer = self._calls.repeated(
-            f"beginning {target.bucket}/{target.key}",
-            lambda: self._client.create_multipart_upload(
-                Bucket=target.bucket, Key=target.key, ContentType=target.content_type
-            ),
-            "UploadId",
-        )
+        """Start a multipart upload, of which nothing is visible until `complete`; its id. Raises NotBegun."""
+        try:
+            answer = self._calls.repeated(
+                f"beginning {target.bucket}/{target.key}",
+                lambda: self._client.create_multipart_upload(
+                    Bucket=target.bucket, Key=target.key, ContentType=target.content_type
+                ),
+                "UploadId",
+            )
+        except (NoBucket, Misconfigured):
+            raise
+        except StorageRefused as refusal:
+            raise NotBegun(str(refusal)) from refusal
         self._shared.unfinished.begun((answer["UploadId"], target.bucket, target.key))
         return answer["UploadId"]
 

@@ -35,6 +35,10 @@ class NoUpload(NotThere):
     """There is no such multipart upload (any more)."""
 
 
+class NotBegun(StorageRefused):
+    """An upload was refused before any byte of it was sent: it may be for its key alone."""
+
+
 class NoBucket(StorageRefused):
     """There is no such bucket, nor can there be one of that name: only another job definition helps."""
 

@@ -24,6 +24,7 @@ from kelpie_worker.objects import Part, Stored, Target
 from kelpie_worker.scan import Signature, own_name, signature_of
 from kelpie_worker.shelf import Kept, Shelf
 from kelpie_worker.storage import Storage
+from kelpie_worker.storage_errors import NotBegun
 
 PART_SIZE = 8 * 1024 * 1024
 _MOST_PARTS = 9000  # S3 allows 10,000
@@ -92,6 +93,14 @@ class Transfer:
                 raise NoCopy(str(error)) from error
             with PinnedFile(os.dup(copy.fileno()), path) as copied:
                 return self._prepared(copied, folder, target)
+
+    def may_begin(self, target: Target) -> bool:
+        """Whether the bucket would take an upload there; nothing of it stays. The storage's errors, Cancelled."""
+        try:
+            self.storage.abort(target, self.storage.begin(target))
+        except NotBegun:
+            return False
+        return True
 
     def _prepared(self, file: "PinnedFile", folder: str, target: Target) -> Prepared:
         if file.size <= WHOLE_SIZE and (upload := self._whole(file, folder, target)):

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import pytest
 
-from kelpie_worker import shelf
+from kelpie_worker import patience, shelf
 from kelpie_worker.checkpoints import Checkpoints
 from kelpie_worker.config import WatchTimes
 from kelpie_worker.job import Job, StoredObject, SyncBlock
@@ -24,10 +24,11 @@ from kelpie_worker.linux import boottime
 from kelpie_worker.s3_client import SharedClient
 from kelpie_worker.scan import Scanner, Snapshot, own_name
 from kelpie_worker.storage import Storage
+from kelpie_worker.storage_errors import StorageRefused
 from kelpie_worker.transfer import WHOLE_SIZE, PinnedFile, Spoiled, Transfer
 from local_stack.processes import wait_for
 from local_stack.s3 import S3Server
-from tests.worker.faulty import FaultyProxy
+from tests.worker.faulty import Fault, FaultyProxy
 
 TIMES = WatchTimes(debounce=0, stability=0.02, max_wait=0.5)
 LARGE = WHOLE_SIZE + 1
@@ -382,6 +383,66 @@ def test_without_room_for_a_copy_what_was_spoiled_goes_up_once_it_rests(
     watched.checkpoints._generations._spoiled["spoiled"] = 2
     watched.checkpoints.finish()
     assert keys_of(s3, bucket) == {"weights": b"1", "spoiled": b"1"}
+
+
+# --- what the bucket refuses -----------------------------------------------------------------------------
+
+
+def refuse(name: str, fault: Fault) -> Callable[[str, str], Fault | None]:
+    return lambda method, path: fault if f"/c/{name}" in path and method in ("PUT", "POST") else None
+
+
+@pytest.mark.parametrize(("fault", "size"), [("400", 1), ("403", 1), ("403", LARGE)])
+def test_a_file_that_the_bucket_refuses_keeps_no_other_back_and_without_it_nothing_is_whole(
+    watched: Watched,
+    s3: S3Server,
+    bucket: str,
+    faulty: FaultyProxy,
+    capfd: pytest.CaptureFixture[str],
+    fault: Fault,
+    size: int,
+) -> None:
+    faulty.fault = refuse("refused", fault)
+    watched.write("refused", b"r" * size)
+    watched.write("weights", b"1")
+    watched.checkpoints.start()
+    for version in (b"1", b"2"):
+        watched.write("weights", version)
+        wait_for(lambda: keys_of(s3, bucket) == {"weights": version}, "the other file")  # noqa: B023 - at once
+    assert watched.checkpoints.whole == () and watched.checkpoints.behind_since is not None
+    faulty.fault = lambda method, path: None
+    watched.checkpoints.finish()
+    assert keys_of(s3, bucket) == {"refused": b"r" * size, "weights": b"2"}
+    assert len(watched.checkpoints.whole) == 2
+    assert capfd.readouterr().err.count("checkpoint_file_refused") == 1
+
+
+def test_in_the_end_a_refused_file_is_a_refusal_once_all_others_are_safe(
+    watched: Watched, s3: S3Server, bucket: str, faulty: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "LONGEST", 0)
+    faulty.fault = refuse("refused", "403")
+    watched.write("old", b"0")
+    assert watched.checkpoints.cycle(final=False)
+    (watched.folder / "old").unlink()
+    watched.write("refused", b"r")
+    watched.write("a", b"1")
+    assert watched.checkpoints.cycle(final=False)
+    watched.write("b", b"2")
+    with pytest.raises(StorageRefused, match="refused"):
+        watched.checkpoints.finish()
+    assert keys_of(s3, bucket) == {"old": b"0", "a": b"1", "b": b"2"}
+
+
+def test_what_no_upload_in_parts_can_bring_is_not_torn_by_the_rest(
+    watched: Watched, s3: S3Server, bucket: str, faulty: FaultyProxy
+) -> None:
+    faulty.fault = lambda method, path: "403" if "uploads" in path else None
+    watched.write("config", b"c")
+    watched.write("weights", b"w" * LARGE)
+    with pytest.raises(StorageRefused, match="weights"):
+        watched.checkpoints.cycle(final=True)
+    assert keys_of(s3, bucket) == {}
 
 
 @contextmanager
