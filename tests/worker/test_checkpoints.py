@@ -333,6 +333,19 @@ def test_half_of_a_file_never_takes_the_place_of_a_whole_one(watched: Watched, s
     assert seen == {b"o" * 1000}
 
 
+def test_half_of_a_new_file_is_not_sent_for_as_long_as_its_writer_has_it_open(
+    watched: Watched, s3: S3Server, bucket: str
+) -> None:
+    watched.checkpoints.start()
+    with (watched.folder / "weights").open("wb", buffering=0) as file:
+        file.write(b"n" * 100)
+        watched.write("latest", b"weights")
+        wait_for(lambda: watched.checkpoints._motion.waits, "the watch to wait for the writer")
+        assert keys_of(s3, bucket) == {}
+        file.write(b"n" * 100)
+    wait_for(lambda: keys_of(s3, bucket) == {"weights": b"n" * 200, "latest": b"weights"}, "the whole file")
+
+
 def test_beside_a_file_that_never_rests_the_others_go_up_but_are_not_reported_whole(
     watched: Watched, s3: S3Server, bucket: str
 ) -> None:
