@@ -191,42 +191,47 @@ class Checkpoints:
         self.ledger.had |= set(now)
         changed = self.ledger.changed(now)
         self._refusals.forget_all_but(changed)
-        # A link in the directory's place removed nothing from the bucket: the checkpoint there stays.
-        mirrored = self.block.mirrors_deletes and not self._scanner.led_away
-        due = self.ledger.due_for_deletion(now, final) if mirrored else []
+        due = self._due_for_deletion(now, final)
         if self.ledger.is_settled(now) and not due:
             return True
         restless = set() if final else self._motion.restless(changed, self.ledger.sent, not self._in_motion)
         if restless and not self._motion.waited_enough():
             self._finishing.wait(min(self._motion.rest, _LOOK_AGAIN))
             return False
-        due_now = self._without_refused(
-            {path: changed[path] for path in changed if path not in restless or self._motion.is_log(path)}, final
-        )
-        taken = {path: due_now[path] for path in commit_order(due_now)[:MOST_FILES]}
+        ready = self._ready(changed, restless, final)
+        taken = commit_order(ready)[:MOST_FILES]
         try:
-            self._send_generation(taken)
+            self._send_generation({path: ready[path] for path in taken})
         except Spoiled as error:
             logs.debug("checkpoint_spoiled", self._job, path=str(error))
             return False
-        if len(taken) < len(due_now):
+        if len(taken) < len(ready):
             return False
         left_out = restless | self.ledger.changed(now).keys()
         if left_out - self.ledger.sent.keys():
             due = []  # what takes the place of the old files may be among them
         if (taken or due) and not left_out:
-            # Before anything is deleted: a reported generation must not lack what it names.
-            self.whole = tuple(self._objects[path] for path in sorted(self._objects.keys() - set(due)))
-            self._committed()
+            self._tell_whole(due)
         self._delete(due, final)
         self.ledger.previous = set(now)
         self._note_lag(now)
         return not left_out & self._refusals.known if final else left_out <= self._refusals.resting
 
-    def _without_refused(self, files: Snapshot, final: bool) -> Snapshot:
-        """In the end what was refused is tried again too, after all the others are safe."""
-        left = files.keys() - (self._refusals.known if final else self._refusals.resting)
-        return files if final and not left else {path: files[path] for path in left}
+    def _due_for_deletion(self, now: Snapshot, final: bool) -> list[str]:
+        """A link in the directory's place removed nothing from the bucket: the checkpoint there stays."""
+        mirrored = self.block.mirrors_deletes and not self._scanner.led_away
+        return self.ledger.due_for_deletion(now, final) if mirrored else []
+
+    def _ready(self, changed: Snapshot, restless: set[str], final: bool) -> Snapshot:
+        """What goes up now. In the end also what was refused, but after all the others are safe."""
+        ready = {path for path in changed if path not in restless or self._motion.is_log(path)}
+        others = ready - (self._refusals.known if final else self._refusals.resting)
+        return {path: changed[path] for path in (ready if final and not others else others)}
+
+    def _tell_whole(self, due: list[str]) -> None:
+        """Before anything is deleted: a reported generation must not lack what it names."""
+        self.whole = tuple(self._objects[path] for path in sorted(self._objects.keys() - set(due)))
+        self._committed()
 
     def _scan(self) -> Snapshot:
         """Look, and leave a pause that keeps looking at a large tree from being all that is done."""
