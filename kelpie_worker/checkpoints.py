@@ -24,11 +24,12 @@ from kelpie_worker.linux import boottime
 from kelpie_worker.motion import Motion
 from kelpie_worker.patience import Patience
 from kelpie_worker.pattern import PatternTooSlow, matcher
+from kelpie_worker.pinned import Spoiled
 from kelpie_worker.refusals import Refusals
 from kelpie_worker.scan import Scanner, Signature, Snapshot
 from kelpie_worker.siblings import Siblings
 from kelpie_worker.storage_errors import NotThere, StorageRefused, StorageUnreachable
-from kelpie_worker.transfer import Spoiled, Transfer
+from kelpie_worker.transfer import Transfer
 
 MOST_FILES = 1000  # of one generation; what is beyond it follows in the next
 _LOOK_AGAIN = 0.25

@@ -10,11 +10,11 @@ from pathlib import Path
 from kelpie_worker import logs
 from kelpie_worker.job import Job, StoredObject, SyncBlock
 from kelpie_worker.objects import RemoteFile
+from kelpie_worker.packing import gunzipped
 from kelpie_worker.pattern import matcher
 from kelpie_worker.resume import Comparison, compare, recovered, unless_replaced, with_versions
 from kelpie_worker.scan import Signature, is_inside, own_name, signature_of
 from kelpie_worker.storage import Storage
-from kelpie_worker.transfer import gunzipped
 
 _FILES_AT_ONCE = 8
 

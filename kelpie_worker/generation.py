@@ -11,9 +11,10 @@ from kelpie_worker.job import Job, StoredObject, SyncBlock
 from kelpie_worker.lease import Lease
 from kelpie_worker.ledger import commit_order, commit_steps
 from kelpie_worker.objects import Target
+from kelpie_worker.pinned import NoCopy, Spoiled
 from kelpie_worker.scan import Signature, Snapshot
 from kelpie_worker.storage_errors import Misconfigured, NoBucket, NotBegun, StorageRefused
-from kelpie_worker.transfer import NoCopy, Prepared, Spoiled, Transfer
+from kelpie_worker.transfer import Prepared, Transfer
 
 _COMMITS_AT_ONCE = 8
 _MOST_REFUSALS = 16  # without anything being taken: then it is not for the keys

@@ -16,10 +16,11 @@ from kelpie_worker.messages import Aside
 from kelpie_worker.objects import Target
 from kelpie_worker.patience import Patience
 from kelpie_worker.pattern import matcher
+from kelpie_worker.pinned import Spoiled
 from kelpie_worker.places import Places
 from kelpie_worker.scan import Moved, Scanner, Signature, signature_of
 from kelpie_worker.storage_errors import StorageRefused, StorageUnreachable
-from kelpie_worker.transfer import Spoiled, Transfer
+from kelpie_worker.transfer import Transfer
 
 _FILES_AT_ONCE = 8
 _SKIPPED_NAMED = 10

@@ -21,11 +21,12 @@ from kelpie_worker.config import WatchTimes
 from kelpie_worker.job import Job, StoredObject, SyncBlock
 from kelpie_worker.lease import Lease
 from kelpie_worker.linux import boottime
+from kelpie_worker.pinned import PinnedFile, Spoiled
 from kelpie_worker.s3_client import SharedClient
 from kelpie_worker.scan import Scanner, Snapshot, own_name
 from kelpie_worker.storage import Storage
 from kelpie_worker.storage_errors import StorageRefused
-from kelpie_worker.transfer import WHOLE_SIZE, PinnedFile, Spoiled, Transfer
+from kelpie_worker.transfer import WHOLE_SIZE, Transfer
 from local_stack.processes import wait_for
 from local_stack.s3 import S3Server
 from tests.worker.faulty import Fault, FaultyProxy
