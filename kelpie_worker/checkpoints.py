@@ -14,10 +14,10 @@ from functools import partial
 from kelpie_worker import logs
 from kelpie_worker.backoff import backoff
 from kelpie_worker.config import WatchTimes
-from kelpie_worker.fence import Fence, Place
+from kelpie_worker.fence import Fence
 from kelpie_worker.generation import Generations
 from kelpie_worker.hint import Hint
-from kelpie_worker.job import Job, Manifest, StoredObject, SyncBlock
+from kelpie_worker.job import Job, Manifest, Place, StoredObject, SyncBlock
 from kelpie_worker.lease import Cancelled, Lease
 from kelpie_worker.ledger import Ledger, commit_order
 from kelpie_worker.linux import boottime
@@ -136,7 +136,7 @@ class Checkpoints:
     def sent_objects(self) -> dict[tuple[str, str], Signature]:
         """The versions that this watch has put into the bucket, and that are still there, by bucket and key."""
         return {
-            (stored.bucket, stored.key): version
+            stored.place: version
             for path, version in self._uploaded.items()
             if not self._is_overwritten(path) and (stored := self._objects[path])
         }
@@ -323,5 +323,5 @@ class Checkpoints:
         return {
             path: objects[path]
             for path in objects.keys() & brought.keys()
-            if self._place(path) == (objects[path].bucket, objects[path].key)
+            if self._place(path) == objects[path].place
         }

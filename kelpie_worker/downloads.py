@@ -115,7 +115,7 @@ def _wanted(job: Job, block: SyncBlock, listing: Iterable[RemoteFile]) -> Iterat
 
 def one_for_each_path(landings: Iterable[Landing], job: Job, block: SyncBlock) -> list[Landing]:
     """Of the keys that mean one file, such as `a.gz` and `a`, or `a/b` and `a//b`, the one that is the job's."""
-    manifest = {(stored.bucket, stored.key) for stored in job.checkpoint}
+    manifest = {stored.place for stored in job.checkpoint}
 
     def rank(landing: Landing) -> tuple[bool, float, bool, str]:
         remote = landing.remote

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from kelpie_worker.job import Place
+
 NOTHING = ""  # the ETag of no object
 
 
@@ -30,6 +32,10 @@ class Target:
     bucket: str
     key: str
     content_type: str
+
+    @property
+    def place(self) -> Place:
+        return self.bucket, self.key
 
 
 @dataclass(frozen=True)

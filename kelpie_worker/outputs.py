@@ -77,7 +77,7 @@ class Outputs:
 
         `sent` lacks what another directory of the job has overwritten or deleted since.
         """
-        sent = self._sent.get(_place(output.target))
+        sent = self._sent.get(output.target.place)
         return sent is not None and output.version.is_but_renamed(sent)
 
     def _outputs(self, aside: Aside) -> list[Output]:
@@ -95,11 +95,11 @@ class Outputs:
         """Of several files for one object the newest, or the last in the job's order."""
         chosen: dict[tuple[str, str], Output] = {}
         for output in outputs:
-            other = chosen.setdefault(_place(output.target), output)
+            other = chosen.setdefault(output.target.place, output)
             if other.path != output.path:
                 logs.warn("outputs_collide", self._job, key=output.target.key)
                 if output.version.mtime_ns >= other.version.mtime_ns:
-                    chosen[_place(output.target)] = output
+                    chosen[output.target.place] = output
         return list(chosen.values())
 
     def _outputs_of(self, block: SyncBlock, aside: Aside, skipped: dict[str, None]) -> list[Output]:
@@ -150,7 +150,3 @@ class Outputs:
             upload.commit()
         finally:
             upload.abort()
-
-
-def _place(target: Target) -> tuple[str, str]:
-    return target.bucket, target.key

@@ -428,9 +428,8 @@ class ManifestOfAll:
         """
         objects: dict[tuple[str, str], StoredObject] = {}
         for stored in (stored for watch in self.watches for stored in watch.whole):
-            place = stored.bucket, stored.key
-            if place not in objects or not self._fence.is_overwritten(place, stored.etag):
-                objects[place] = stored
+            if stored.place not in objects or not self._fence.is_overwritten(stored.place, stored.etag):
+                objects[stored.place] = stored
         return tuple(objects.values())
 
 

@@ -6,6 +6,7 @@ import errno
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from kelpie_worker.directories import OutputReplaced, bring_back, make, places_a
 from kelpie_worker.job import Job, SyncBlock
 from kelpie_worker.lease import Lease
 from kelpie_worker.messages import Download, Refused, Stage, Troubled, Upload, Watch
+from kelpie_worker.pinned import PinnedFile, nameless
 from kelpie_worker.places import Places
 from kelpie_worker.s3_client import SharedClient
 from kelpie_worker.scan import Moved, Scanner, Signature, is_own_name, own_name, signature_of
@@ -289,6 +291,25 @@ def test_what_the_command_closed_is_opened_to_be_moved_aside_and_removed(
         return (*moved, names_in(root))
 
     assert as_nobody(nobodys_disk, steps) == ([], ["deep"], ["ck"])
+
+
+# --- copies ---------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_left_of_a_copy_whose_maker_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_bytes(b"1" * 1000)
+
+    def child() -> None:
+        version = signature_of((tmp_path / "weights").stat())
+        with PinnedFile.of(str(tmp_path / "weights"), version) as file, nameless(str(tmp_path)) as copy:
+            file.copy_to(copy)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    process = FORKED.Process(target=child)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert names_in(tmp_path) == ["weights"]
 
 
 # --- links within the outputs ---------------------------------------------------------------------------
