@@ -335,6 +335,7 @@ def test_an_unexpected_error_leaves_no_claim_and_no_report_unanswered(capfd: pyt
 def response(status: int, content: bytes, extensions: str | None = None) -> requests.Response:
     made = requests.Response()
     made.status_code, made._content = status, content
+    made.headers["Content-Type"] = "text/html" if content.startswith(b"<") else "application/json"
     if extensions is not None:
         made.headers["Kelpie-Extensions"] = extensions
     return made
