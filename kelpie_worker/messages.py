@@ -253,13 +253,6 @@ class Reported:
 
 
 @dataclass(frozen=True)
-class Begun:
-    """The command is being started. It may end the runner before that can say more."""
-
-    claim_id: str
-
-
-@dataclass(frozen=True)
 class Started:
     claim_id: str
     pid: int
@@ -418,7 +411,7 @@ class ChildDied:
 
 
 JobMessage = (
-    Claimed | Recalled | Reported | Begun | Started | Exited | LeaseRenewed | LeaseUnanswered | LeaseLost
+    Claimed | Recalled | Reported | Started | Exited | LeaseRenewed | LeaseUnanswered | LeaseLost
     | Downloaded | Watching | Committed | Lagging | Doubted | Flushed | Staged | Uploaded | Wiped | Refused
     | Troubled | Transferring
 )  # fmt: skip

@@ -14,6 +14,7 @@ from kelpie_worker.messages import (
     Claim,
     Claimed,
     Command,
+    Committed,
     Departed,
     Download,
     Downloaded,
@@ -290,6 +291,78 @@ def test_a_saved_job_is_entered_only_after_an_accepted_heartbeat(steps: int) -> 
         assert not {Download, Watch, Run, Flush, Stage, Upload, Report} & set(second.kinds())
         second.hear(LeaseLost("claim-1", "canceled"))
         assert Wipe in second.kinds() or Stop in second.kinds()
+
+
+BEGINNING: list[Message] = [Claimed("claim-1", JOB), Downloaded("claim-1", 3, 100), Watching("claim-1")]
+RESUMING: list[Message] = [LeaseRenewed("claim-1", 20.0), Recalled("claim-1", JOB), Watching("claim-1")]
+
+
+def killed(scene: Scene, rebooted: bool = False) -> Scene:
+    """The next life of a worker that ended together with the command, or with the whole machine."""
+    if rebooted:
+        scene.store.saved["boot"] = "an earlier one"
+    following = Scene(scene.store.reopened())
+    following.supervisor.start()
+    return following
+
+
+def begun_by_three_lives() -> Scene:
+    scene = Scene()
+    scene.supervisor.start()
+    scene.hear(*BEGINNING)
+    for _ in range(2):
+        scene = killed(scene)
+        assert scene.kinds(scene.hear(*RESUMING))[-1] is Run
+    return scene
+
+
+def broken(scene: Scene) -> bool:
+    """Whether the job fails without its command being run."""
+    scene.hear(Exited("claim-1", signalled=True), Flushed("claim-1"))
+    reasons = [command.outcome.reason for command in scene.sent if isinstance(command, Report)]
+    return reasons == ["worker_broken"]
+
+
+def test_a_command_that_takes_the_worker_along_each_time_fails_rather_than_be_begun_for_ever() -> None:
+    scene = killed(begun_by_three_lives())
+    scene.hear(*RESUMING)
+    assert Run not in scene.kinds() and broken(scene)
+
+
+def test_a_command_that_takes_its_runner_along_each_time_fails_too_and_other_children_do_not_count() -> None:
+    scene = Scene()
+    scene.supervisor.start()
+    scene.hear(*BEGINNING)
+    for _ in range(2):
+        scene.hear(ChildDied("uploader", -9), Watching("claim-1"), ChildDied("heartbeat", -9), Watching("claim-1"))
+        assert scene.hear(ChildDied("runner", -9), Watching("claim-1"))[-1] == Run(JOB)
+    assert Run not in scene.kinds(scene.hear(ChildDied("runner", -9), Watching("claim-1"))) and broken(scene)
+
+
+def test_a_command_is_counted_before_it_is_begun() -> None:
+    scene = Scene()
+    scene.supervisor.start()
+    saved: list[int] = []
+    scene.supervisor._send = lambda command: saved.append(scene.store.saved["jobs"][0]["kelpie"]["begun"])
+    scene.hear(*BEGINNING)
+    assert saved[-1] == 1
+
+
+def test_a_node_that_reboots_again_and_again_is_not_the_commands_fault() -> None:
+    scene = begun_by_three_lives()
+    for _ in range(5):
+        scene = killed(scene, rebooted=True)
+        assert scene.kinds(scene.hear(*RESUMING))[-1] is Run
+
+
+@pytest.mark.parametrize(("generation", "fails"), [(1, True), (2, False)])
+def test_a_command_that_got_somewhere_may_be_begun_again(generation: int, fails: bool) -> None:
+    """Its first generation may only be what an earlier life left unsent."""
+    scene = begun_by_three_lives()
+    scene.hear(Committed("claim-1", generation, ()))
+    scene = killed(scene)
+    scene.hear(*RESUMING)
+    assert broken(scene) is fails
 
 
 def test_what_may_be_secret_is_not_saved_but_recalled() -> None:

@@ -115,6 +115,7 @@ def test_what_a_command_printed_is_not_saved(tmp_path: Path) -> None:
         ((*IN_HAND, "aside"), ["ab"]),
         ((*IN_HAND, "aside"), [["/out", "aside"]]),
         ((*IN_HAND, "aside"), [["/out", 3]]),
+        ((*IN_HAND, "begun"), -1),
         ((*SAVED_JOB, "claim_id"), None),
         ((*SAVED_JOB, "claim_id"), "../../etc"),
         ((*SAVED_JOB, "id"), ""),
