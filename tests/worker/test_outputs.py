@@ -34,6 +34,15 @@ from tests.worker.worker import Worker
 __all__ = ["aws"]
 
 
+def older_generation(bucket: str, **prefixes: str) -> dict[str, str]:
+    """The fields of a job that name its places without `sync`."""
+    return {
+        f"{kind}_{field}": value
+        for kind, prefix in prefixes.items()
+        for field, value in (("bucket", bucket), ("prefix", prefix))
+    }
+
+
 def puts(fault: Fault) -> Callable[[str, str], Fault | None]:
     return lambda method, path: fault if method == "PUT" else None
 
@@ -206,9 +215,7 @@ def test_an_output_that_another_directory_has_overwritten_in_the_bucket_goes_up_
 def test_outputs_of_the_older_generation_may_share_a_prefix_with_the_checkpoint(
     coordinator: FakeCoordinator, worker: Worker, s3: S3Server, bucket: str
 ) -> None:
-    legacy = {f"{kind}_bucket": bucket for kind in ("input", "checkpoint", "output")} | {
-        f"{kind}_prefix": "all/" for kind in ("input", "checkpoint", "output")
-    }
+    legacy = older_generation(bucket, input="all/", checkpoint="all/", output="all/")
     script = f'echo 1 > "$CHECKPOINT_DIR/final"; {LINGER}; mv "$CHECKPOINT_DIR/final" "$OUTPUT_DIR/final"'
     job = coordinator.submit(**shell(script), sync=None, **legacy)
     worker.start()
@@ -298,10 +305,7 @@ def test_outputs_that_must_be_copied_and_fit_nowhere_are_sent_before_the_next_jo
 def test_outputs_of_the_older_generation_go_up_as_they_appear(
     coordinator: FakeCoordinator, worker: Worker, s3: S3Server, bucket: str
 ) -> None:
-    places = {"input": "i", "checkpoint": "c", "output": "o"}
-    legacy = {f"{kind}_bucket": bucket for kind in places} | {
-        f"{kind}_prefix": f"{place}/" for kind, place in places.items()
-    }
+    legacy = older_generation(bucket, input="i/", checkpoint="c/", output="o/")
     script = 'echo 1 > "$OUTPUT_DIR/early"; until [ -e go ]; do sleep 0.05; done; echo 2 > "$OUTPUT_DIR/late"'
     job = coordinator.submit(**shell(script), sync=None, **legacy)
     worker.start()
