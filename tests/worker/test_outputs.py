@@ -13,10 +13,10 @@ from typing import Any, cast
 import pytest
 
 import kelpie_worker.patience
-from kelpie_worker import config, uploader
+from kelpie_worker import config, directories, uploader
 from kelpie_worker.job import Job, SyncBlock
 from kelpie_worker.lease import Lease
-from kelpie_worker.messages import Download, Flushed, Message, Refused, Stage, Troubled, Upload
+from kelpie_worker.messages import Download, Flushed, Message, Refused, Stage, Staged, Troubled, Upload
 from kelpie_worker.outputs import Outputs
 from kelpie_worker.places import Places
 from kelpie_worker.storage import NoBucket, SharedClient, StorageRefused, Target
@@ -392,6 +392,12 @@ def test_a_refused_checkpoint_is_believed_in_after_a_while(
     assert len(told) == int(started)
 
 
+def files_in(folder: Path) -> JobFiles:
+    settings = {"SALAD_CONTAINER_GROUP_ID": "g", "KELPIE_API_KEY": "k", "KELPIE_API_URL": "x"}
+    settings["KELPIE_STATE_FILE"] = str(folder / "state.json")
+    return JobFiles("claim", config.load(settings), SharedClient(None), lambda message: None)
+
+
 class Full:
     """Work that fails for lack of space as often as it is told to."""
 
@@ -430,8 +436,24 @@ def test_once_the_command_has_ended_trouble_is_waited_out(
 ) -> None:
     monkeypatch.setattr(kelpie_worker.patience, "LONGEST", patience)
     monkeypatch.setattr(uploader, "_FIRST_PAUSE", 0.01)
-    for name, value in {"SALAD_CONTAINER_GROUP_ID": "g", "KELPIE_API_KEY": "k", "KELPIE_API_URL": "x"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("KELPIE_STATE_FILE", str(tmp_path / "state.json"))
-    files = JobFiles("claim", config.load(), SharedClient(None), lambda message: None)
-    assert type(files._answer(command, Full(2, error))) is answer
+    assert type(files_in(tmp_path)._answer(command, Full(2, error))) is answer
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.ENAMETOOLONG])
+def test_outputs_that_cannot_be_moved_are_sent_from_where_they_lie(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(number, "it cannot be moved")
+
+    sent: list[tuple[Any, list[Path]]] = []
+    out = tmp_path / "job" / "out"
+    job = Job("claim", "1", after=(SyncBlock("b", "p/", str(out)),))
+    files = files_in(tmp_path)
+    files._places = directories.make(job, str(tmp_path / "state.json"))
+    (out / "x").touch()
+    for move in ("_rename", "_move_across"):
+        monkeypatch.setattr(directories, move, fail)
+    monkeypatch.setattr(Outputs, "upload", lambda _, aside, busy: sent.append((aside, sorted(out.iterdir()))))
+    assert files._stage(Stage(job)) == Staged("claim", ())
+    assert sent == [((), [out / "x"])] and list(out.parent.iterdir()) == [out] and list(out.iterdir()) == []
