@@ -105,10 +105,10 @@ class Stop:
 
 @dataclass(frozen=True)
 class HoldLease:
-    """Send heartbeats for this attempt until told otherwise; the first at once, unless it is freshly claimed."""
+    """Send heartbeats for this attempt until told otherwise; the first is due at that time (CLOCK_BOOTTIME)."""
 
     job: Job
-    at_once: bool = True
+    due: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -204,6 +204,13 @@ class LeaveInstance:
     departure: Departure
     reason: str
     exits: bool = True
+
+
+@dataclass(frozen=True)
+class Respond:
+    """Say that you are there: every child hears this, and nobody's work delays its answer."""
+
+    name: str
 
 
 Aside = tuple[tuple[str, str], ...]  # (directory of the job, where its contents were moved to), ...
@@ -405,6 +412,18 @@ class Departed:
 
 
 @dataclass(frozen=True)
+class ChildStarted:
+    name: str
+
+
+@dataclass(frozen=True)
+class Responded:
+    """A child has read Respond."""
+
+    name: str
+
+
+@dataclass(frozen=True)
 class ChildDied:
     name: str
     exit_code: int | None
@@ -415,5 +434,5 @@ JobMessage = (
     | Downloaded | Watching | Committed | Lagging | Doubted | Flushed | Staged | Uploaded | Wiped | Refused
     | Troubled | Transferring
 )  # fmt: skip
-WorkerMessage = ShutdownRequested | TimeRanOut | GraceEnded | Departed | ChildDied
+WorkerMessage = ShutdownRequested | TimeRanOut | GraceEnded | Departed | ChildStarted | Responded | ChildDied
 Message = JobMessage | WorkerMessage

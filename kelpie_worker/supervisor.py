@@ -11,6 +11,7 @@ from kelpie_worker.lease import safe_until
 from kelpie_worker.messages import (
     CeaseClaiming,
     ChildDied,
+    ChildStarted,
     Claim,
     Claimed,
     Command,
@@ -31,6 +32,7 @@ from kelpie_worker.messages import (
     Report,
     ReportCheckpoint,
     Reported,
+    Responded,
     ShutdownRequested,
     TellLag,
     TimeRanOut,
@@ -77,6 +79,7 @@ class Supervisor:
         self._lags: dict[str, TellLag] = {}
         self._running: set[str] = set()  # jobs whose command the runner of today was told to run
         self._claiming = False
+        self._heartbeat_lives = False  # without it a job that is claimed would be held by nobody
         self._pause = 0.0
         self._troubles = 0
         self._refusals = 0
@@ -119,8 +122,12 @@ class Supervisor:
                 self._send(ProveLease(message.claim_id))
             case Transferring():
                 self._note_transfers(message)
+            case ChildStarted():
+                self._heartbeat_lives = self._heartbeat_lives or message.name == "heartbeat"
             case ChildDied():
                 self._replace_child(message)
+            case Responded():
+                pass  # which is for the vigil to know
             case ShutdownRequested():
                 self._shut_down(message)
             case TimeRanOut():
@@ -153,8 +160,7 @@ class Supervisor:
 
     def _claim_if_free(self) -> None:
         """Ask for the next job once nothing occupies the directories. The id is saved before the call."""
-        occupied = any(job.occupies_directories for job in self._state.jobs.values())
-        if self._claiming or self._stopping or occupied or self._residence.ends(self._state.jobs):
+        if not self._is_free() or self._residence.ends(self._state.jobs):
             return
         if self._state.claim_id is None:
             self._state.claim_id = str(uuid.uuid4())
@@ -162,6 +168,10 @@ class Supervisor:
         self._claiming = True
         self._send(Claim(self._state.claim_id, after=self._pause, until=self._residence.wants_work_until()))
         self._pause = 0.0
+
+    def _is_free(self) -> bool:
+        occupied = any(job.occupies_directories for job in self._state.jobs.values())
+        return self._heartbeat_lives and not (self._claiming or self._stopping or occupied)
 
     def _forget_claim(self) -> None:
         """The server wants no claim of this id: the next one gets another, after a pause."""
@@ -183,7 +193,7 @@ class Supervisor:
         story.tell(claimed, claimed.job)
         until = safe_until(claimed.sent_at, claimed.job.heartbeat_interval)
         self._keep(job)
-        self._send(HoldLease(claimed.job, at_once=False))
+        self._send(HoldLease(claimed.job, due=claimed.sent_at + claimed.job.heartbeat_interval))
         self._forward_renewal(claimed.claim_id, until)
         self._issue(entering(job))
 
@@ -325,6 +335,8 @@ class Supervisor:
             logs.error("child_restarted", child=death.name, exit_code=death.exit_code)
         if death.name == "runner":
             self._running.clear()
+        if death.name == "heartbeat":
+            self._heartbeat_lives = False
         self._restart(death.name)
         for claim_id, job in self._state.jobs.items():
             if claim_id in self._renewals:

@@ -21,6 +21,7 @@ from kelpie_worker.coordinator import Coordinator
 from kelpie_worker.job import Job, SyncBlock
 from kelpie_worker.messages import (
     CeaseClaiming,
+    ChildStarted,
     Claim,
     Claimed,
     Exited,
@@ -248,6 +249,7 @@ def test_a_refused_claim_is_followed_by_another_id_each_after_a_longer_pause() -
     store, sent = Memory(), []
     supervisor = Supervisor(store, sent.append, lambda name: None, lambda seconds, message: None)
     supervisor.start()
+    supervisor.on(ChildStarted("heartbeat"))
     for _ in range(7):
         supervisor.on(Refused(sent[-1].claim_id, "claim"))
     assert all(isinstance(command, Claim) for command in sent)
