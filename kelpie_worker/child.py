@@ -8,7 +8,7 @@ from typing import Any
 
 from kelpie_worker import logs, signals
 from kelpie_worker.config import Config
-from kelpie_worker.messages import Message
+from kelpie_worker.messages import Message, Respond, Responded
 
 Tell = Callable[[Message], None]
 
@@ -40,12 +40,17 @@ def live(commands: Connection, messages: Connection, config: Config, begin: Call
     """Obey commands until the supervisor is gone, or the duty is spent."""
     signals.leave_to_supervisor()
     logs.configure(config)
-    duty = begin(_Teller(messages))
+    tell = _Teller(messages)
+    duty = begin(tell)
     try:
         while not duty.is_spent():
             pause = duty.tick()
             if commands in wait([commands, *duty.descriptors()], pause):
-                duty.obey(commands.recv())
+                command = commands.recv()
+                if isinstance(command, Respond):
+                    tell(Responded(command.name))
+                else:
+                    duty.obey(command)
     except (EOFError, ConnectionError):
         return
     finally:

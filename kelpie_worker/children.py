@@ -12,7 +12,7 @@ from queue import SimpleQueue
 from kelpie_worker import heartbeat, logs, runner, uploader
 from kelpie_worker.config import Config
 from kelpie_worker.linux import boottime, children_of_all, descendants
-from kelpie_worker.messages import ChildDied, Command, Message
+from kelpie_worker.messages import ChildDied, ChildStarted, Command, Message, Respond
 from kelpie_worker.nursery import Main, Nursery, Stillborn
 
 MAINS: dict[str, Main] = {
@@ -64,7 +64,7 @@ class Children:
             with suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
 
-    def send(self, name: str, command: Command) -> None:
+    def send(self, name: str, command: Command | Respond) -> None:
         self._children[name].commands.put(command)
 
     def kill(self, name: str) -> None:
@@ -117,7 +117,7 @@ class _Child:
     def __init__(self, name: str, nursery: Nursery, config: Config, tell: Callable[[Message], None]) -> None:
         self.name = name
         self.pid = 0  # as long as there is none
-        self.commands: SimpleQueue[Command | None] = SimpleQueue()
+        self.commands: SimpleQueue[Command | Respond | None] = SimpleQueue()
         self._tell = tell
         self._ended = threading.Event()
         try:
@@ -129,6 +129,7 @@ class _Child:
             return
         self.pid, self._command_end, self._message_end = born.pid, born.commands, born.messages
         logs.info("child_started", child=name, pid=self.pid)
+        tell(ChildStarted(name))
         threading.Thread(target=self._write, daemon=True).start()
         threading.Thread(target=self._read, daemon=True).start()
 

@@ -107,11 +107,15 @@ def set_aside(job: Job, state_file: str, places: Places | None = None) -> Aside:
     pairs = places_aside(job, state_file, places)
     for directory, aside in pairs:
         Path(aside).mkdir(parents=True, exist_ok=True)
-        if why_not_to_wipe(directory, state_file) or not places.may_be_emptied(directory):
+        if _must_stay(directory, state_file, places):
             _copy_contents(directory, aside, own_files(state_file))
         else:
             _move_contents(directory, aside)
     return pairs
+
+
+def _must_stay(directory: str, state_file: str, places: Places) -> bool:
+    return bool(why_not_to_wipe(directory, state_file)) or not places.may_be_emptied(directory)
 
 
 def _demand_directories(job: Job, places: Places) -> None:
@@ -134,9 +138,9 @@ def places_aside(job: Job, state_file: str, places: Places | None = None) -> Asi
 
 
 def bring_back(aside: Aside, job: Job, state_file: str, places: Places) -> None:
-    """As it was before `set_aside`, which found no room; copies are deleted instead. OSError."""
+    """As it was before `set_aside`, which failed half-way; copies are deleted instead. OSError."""
     for directory, target in aside:
-        if why_not_to_wipe(directory, state_file) or not places.may_be_emptied(directory):
+        if _must_stay(directory, state_file, places):
             remove_aside(((directory, target),), job)
         elif Path(target).is_dir():
             _move_contents(target, directory)

@@ -52,7 +52,7 @@ class Heartbeat(Duty):
                 claim_id = command.job.claim_id
                 if claim_id not in self._held:
                     self._held[claim_id] = HeldLease(command.job, Api(self._config, self._identity), self._tell)
-                    self._held[claim_id].start(command.at_once)
+                    self._held[claim_id].start(command.due)
             case TellLag():
                 if held := self._held.get(command.claim_id):
                     held.lag = command
@@ -77,10 +77,10 @@ class HeldLease:
         self._failures = 0
         self._until: float | None = None  # when the lease ceases to be safe, as far as it is known here
 
-    def start(self, at_once: bool) -> None:
-        first = 0.0 if at_once else self.job.heartbeat_interval
-        self._until = None if at_once else safe_until(boottime(), self.job.heartbeat_interval)
-        threading.Thread(target=self._hold, args=(first,), daemon=True).start()
+    def start(self, due: float) -> None:
+        interval = self.job.heartbeat_interval
+        self._until = safe_until(due - interval, interval) if due else None
+        threading.Thread(target=self._hold, args=(max(0.0, due - boottime()),), daemon=True).start()
 
     def _hold(self, pause: float) -> None:
         self._woken.wait(pause)

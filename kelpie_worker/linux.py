@@ -22,6 +22,13 @@ def boottime() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+def boot_id() -> str:
+    """The same for as long as the machine runs, in every container on it; empty where it is not known."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""
+
+
 def die_with(parent: int) -> None:
     """Have the kernel kill this process when the thread that spawned it ends, or the process that adopted it."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -105,10 +105,10 @@ class Stop:
 
 @dataclass(frozen=True)
 class HoldLease:
-    """Send heartbeats for this attempt until told otherwise; the first at once, unless it is freshly claimed."""
+    """Send heartbeats for this attempt until told otherwise; the first is due at that time (CLOCK_BOOTTIME)."""
 
     job: Job
-    at_once: bool = True
+    due: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -206,6 +206,13 @@ class LeaveInstance:
     exits: bool = True
 
 
+@dataclass(frozen=True)
+class Respond:
+    """Say that you are there: every child hears this, and nobody's work delays its answer."""
+
+    name: str
+
+
 Aside = tuple[tuple[str, str], ...]  # (directory of the job, where its contents were moved to), ...
 
 Command = (
@@ -250,13 +257,6 @@ class Reported:
 
     claim_id: str
     accepted: bool = True
-
-
-@dataclass(frozen=True)
-class Begun:
-    """The command is being started. It may end the runner before that can say more."""
-
-    claim_id: str
 
 
 @dataclass(frozen=True)
@@ -412,15 +412,27 @@ class Departed:
 
 
 @dataclass(frozen=True)
+class ChildStarted:
+    name: str
+
+
+@dataclass(frozen=True)
+class Responded:
+    """A child has read Respond."""
+
+    name: str
+
+
+@dataclass(frozen=True)
 class ChildDied:
     name: str
     exit_code: int | None
 
 
 JobMessage = (
-    Claimed | Recalled | Reported | Begun | Started | Exited | LeaseRenewed | LeaseUnanswered | LeaseLost
+    Claimed | Recalled | Reported | Started | Exited | LeaseRenewed | LeaseUnanswered | LeaseLost
     | Downloaded | Watching | Committed | Lagging | Doubted | Flushed | Staged | Uploaded | Wiped | Refused
     | Troubled | Transferring
 )  # fmt: skip
-WorkerMessage = ShutdownRequested | TimeRanOut | GraceEnded | Departed | ChildDied
+WorkerMessage = ShutdownRequested | TimeRanOut | GraceEnded | Departed | ChildStarted | Responded | ChildDied
 Message = JobMessage | WorkerMessage

@@ -63,12 +63,17 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class JobState:
-    """A job in hand. `aside` is set once its directories belong to the next job."""
+    """A job in hand.
+
+    `aside` is set once its directories belong to the next job. `begun` is how often its command was begun since it
+    last got anywhere, and nobody saw its end.
+    """
 
     job: Job
     phase: Phase = Phase.DOWNLOADING
     outcome: Outcome | None = None
     aside: Aside | None = None
+    begun: int = 0
 
     @property
     def verdict(self) -> Verdict | None:

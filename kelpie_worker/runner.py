@@ -26,7 +26,7 @@ from kelpie_worker.linux import (
     process_ids,
     wake_on_child_ends,
 )
-from kelpie_worker.messages import Begun, Exited, Refused, Run, Started, Stop, Troubled
+from kelpie_worker.messages import Exited, Refused, Run, Started, Stop, Troubled
 from kelpie_worker.tail import Tail, secrets_of
 
 CANCEL_GRACE = 5.0  # seconds between SIGINT, SIGTERM and SIGKILL
@@ -105,7 +105,6 @@ class Runner(Duty):
             if self._config.report_output:
                 secrets = secrets_of(environment, self._config.secrets)
                 self._tail = Tail(self._config.report_output, secrets, after=self._tail)
-            self._tell(Begun(job.claim_id))
             self._command = RunningCommand(job, environment, self._tail)
         except (OSError, ValueError) as error:
             logs.warn("command_not_started", job, detail=str(error))

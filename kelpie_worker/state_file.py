@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from kelpie_worker import logs
 from kelpie_worker.job import from_saved, is_text, is_whole, to_saved
+from kelpie_worker.linux import boot_id
 from kelpie_worker.messages import Outcome, Transferring, Verdict
 from kelpie_worker.pipeline import JobState, Phase
 
@@ -52,6 +53,7 @@ class WorkerState:
     times: dict[str, Times] = field(default_factory=dict)
     transfers: dict[str, Transferring] = field(default_factory=dict)
     finished: list[dict[str, Any]] = field(default_factory=list)
+    boot: str = field(default_factory=boot_id)
 
     def put(self, job: JobState) -> None:
         """Keep a job in hand as it is now; one that is done moves to the list of the finished."""
@@ -76,6 +78,7 @@ class WorkerState:
             "start": self.start,
             "machine_id": self.machine_id,
             "claim_id": self.claim_id,
+            "boot": self.boot,
             "jobs": [*self.finished, *in_hand],
         }
 
@@ -205,9 +208,10 @@ def parse(saved: Mapping[str, Any]) -> WorkerState:
     if claim_id is not None and not _is_uuid(claim_id):
         raise ValueError("claim_id is no UUID")
     state = WorkerState(start=logs.now(), machine_id=machine_id, claim_id=claim_id)
+    rebooted = not state.boot or saved.get("boot") != state.boot
     for entry in saved["jobs"]:
         if "kelpie" in entry:
-            job = _parse_state(entry["kelpie"])
+            job = _parse_state(entry["kelpie"], rebooted)
             if job.job.claim_id in state.jobs:
                 raise ValueError("a job is listed twice")
             state.jobs[job.job.claim_id] = job
@@ -252,17 +256,24 @@ def _saved_state(state: JobState) -> dict[str, Any]:
         "phase": state.phase,
         "outcome": _saved_outcome(state.outcome) if state.outcome else None,
         "aside": state.aside,
+        "begun": state.begun,
     }
 
 
-def _parse_state(saved: Mapping[str, Any]) -> JobState:
-    """A job in hand; ValueError for one that no way through the pipeline leads to."""
-    outcome, aside = saved["outcome"], saved["aside"]
+def _parse_state(saved: Mapping[str, Any], rebooted: bool) -> JobState:
+    """A job in hand; ValueError for one that no way through the pipeline leads to.
+
+    A command that ended with the machine is not to blame for that.
+    """
+    outcome, aside, begun = saved["outcome"], saved["aside"], saved.get("begun", 0)
+    if not is_whole(begun):
+        raise ValueError("how often a command was begun is no number")
     state = JobState(
         job=from_saved(saved["job"]),
         phase=Phase(saved["phase"]),
         outcome=None if outcome is None else _parse_outcome(outcome),
         aside=None if aside is None else tuple(_parse_move(*move) for move in aside),
+        begun=max(0, begun - rebooted),
     )
     if state.phase is Phase.DONE or (state.phase in _KNOWS_ITS_END and state.outcome is None):
         raise ValueError(f"a job in hand is {state.phase} without an outcome")

@@ -1,7 +1,6 @@
 """The centre of the star: hears every message, decides by the pipeline, saves, then sends the next commands."""
 
 import uuid
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,9 +9,9 @@ from kelpie_worker.backoff import backoff
 from kelpie_worker.job import CheckpointStatus
 from kelpie_worker.lease import safe_until
 from kelpie_worker.messages import (
-    Begun,
     CeaseClaiming,
     ChildDied,
+    ChildStarted,
     Claim,
     Claimed,
     Command,
@@ -33,12 +32,14 @@ from kelpie_worker.messages import (
     Report,
     ReportCheckpoint,
     Reported,
+    Responded,
     ShutdownRequested,
     TellLag,
     TimeRanOut,
     Transferring,
     Troubled,
     Verdict,
+    Watching,
 )
 from kelpie_worker.pipeline import JobState, Phase, advance, entering
 from kelpie_worker.residence import Residence
@@ -47,7 +48,7 @@ from kelpie_worker.state_file import StateStore, WorkerState
 _FIRST_TROUBLE_PAUSE, _LONGEST_TROUBLE_PAUSE = 10.0, 300.0
 _FIRST_STAY_PAUSE, _LONGEST_STAY_PAUSE = 2.0, 300.0  # on a machine that fails jobs and cannot be left
 _FIRST_REFUSAL_PAUSE, _LONGEST_REFUSAL_PAUSE = 1.0, 30.0
-_MOST_BROKEN_RUNNERS = 3  # by one attempt's command, before the blame is its own
+_MOST_BEGUN = 3  # times that a command takes the worker, or its runner, along: the blame is its own then
 _SHORTEST_RELEASE_TIME, _LONGEST_RELEASE_TIME = 1.0, 5.0
 
 
@@ -76,9 +77,9 @@ class Supervisor:
         self._resuming: set[str] = set()  # jobs of an earlier life whose lease is not proven yet
         self._renewals: dict[str, float] = {}
         self._lags: dict[str, TellLag] = {}
-        self._running: set[str] = set()  # jobs whose command the runner of today has begun
-        self._broken: Counter[str] = Counter()  # how many runners died while a job's command ran
+        self._running: set[str] = set()  # jobs whose command the runner of today was told to run
         self._claiming = False
+        self._heartbeat_lives = False  # without it a job that is claimed would be held by nobody
         self._pause = 0.0
         self._troubles = 0
         self._refusals = 0
@@ -121,8 +122,12 @@ class Supervisor:
                 self._send(ProveLease(message.claim_id))
             case Transferring():
                 self._note_transfers(message)
+            case ChildStarted():
+                self._heartbeat_lives = self._heartbeat_lives or message.name == "heartbeat"
             case ChildDied():
                 self._replace_child(message)
+            case Responded():
+                pass  # which is for the vigil to know
             case ShutdownRequested():
                 self._shut_down(message)
             case TimeRanOut():
@@ -140,7 +145,7 @@ class Supervisor:
         """What remains to be told of the jobs in hand when the worker itself fails, its children ended already."""
         reports = []
         for claim_id, job in self._state.jobs.items():
-            outcome = outcome_of_abandoned(job, reason, self._broken[claim_id])
+            outcome = outcome_of_abandoned(job, reason)
             # A lease that is not proven yet is spoken of only where the server compares attempts.
             proven = claim_id not in self._resuming or job.job.attempt is not None
             if outcome is not None and proven:
@@ -155,8 +160,7 @@ class Supervisor:
 
     def _claim_if_free(self) -> None:
         """Ask for the next job once nothing occupies the directories. The id is saved before the call."""
-        occupied = any(job.occupies_directories for job in self._state.jobs.values())
-        if self._claiming or self._stopping or occupied or self._residence.ends(self._state.jobs):
+        if not self._is_free() or self._residence.ends(self._state.jobs):
             return
         if self._state.claim_id is None:
             self._state.claim_id = str(uuid.uuid4())
@@ -164,6 +168,10 @@ class Supervisor:
         self._claiming = True
         self._send(Claim(self._state.claim_id, after=self._pause, until=self._residence.wants_work_until()))
         self._pause = 0.0
+
+    def _is_free(self) -> bool:
+        occupied = any(job.occupies_directories for job in self._state.jobs.values())
+        return self._heartbeat_lives and not (self._claiming or self._stopping or occupied)
 
     def _forget_claim(self) -> None:
         """The server wants no claim of this id: the next one gets another, after a pause."""
@@ -185,7 +193,7 @@ class Supervisor:
         story.tell(claimed, claimed.job)
         until = safe_until(claimed.sent_at, claimed.job.heartbeat_interval)
         self._keep(job)
-        self._send(HoldLease(claimed.job, at_once=False))
+        self._send(HoldLease(claimed.job, due=claimed.sent_at + claimed.job.heartbeat_interval))
         self._forward_renewal(claimed.claim_id, until)
         self._issue(entering(job))
 
@@ -196,15 +204,29 @@ class Supervisor:
         before = self._state.jobs.get(claim_id)
         if before is None:
             return
-        if isinstance(message, Begun):
-            self._running.add(claim_id)
-        after, commands = advance(before, message)
+        counted, message = self._count_begin(before, message)
+        after, commands = advance(counted, message)
         story.tell(message, before.job, after.outcome)
         self._learn_from(message, after)
         if after != before:
             self._resuming.discard(claim_id)
             self._keep(after)
         self._issue(commands)
+
+    def _count_begin(self, job: JobState, message: Message) -> tuple[JobState, Message]:
+        """Count before the command is begun, for it may end the worker in no time; too often, and it is refused.
+
+        Where it takes everybody along, the next life of the worker begins it again, and none of them sees its end:
+        released, or begun once more, it would go round for ever.
+        """
+        claim_id = job.job.claim_id
+        if not isinstance(message, Watching) or job.phase is not Phase.RUNNING or claim_id in self._running:
+            return job, message
+        self._running.add(claim_id)
+        if job.begun < _MOST_BEGUN:
+            return replace(job, begun=job.begun + 1), message
+        detail = f"{job.begun} times the worker, or the process of it that runs the command, died with the command"
+        return job, Refused(claim_id, "worker_broken", f"{detail}: does it kill its parents, or all memory?")
 
     def _advance_all(self, message: Message) -> None:
         for claim_id in list(self._state.jobs):
@@ -220,7 +242,6 @@ class Supervisor:
             self._renewals.pop(job.job.claim_id, None)
             self._lags.pop(job.job.claim_id, None)
             self._running.discard(job.job.claim_id)
-            self._broken.pop(job.job.claim_id, None)
         self._store.save()
 
     def _issue(self, commands: list[Command]) -> None:
@@ -289,6 +310,12 @@ class Supervisor:
         job = self._state.jobs.get(committed.claim_id)
         if job is not None and job.phase not in (Phase.REPORTING, Phase.WIPING):
             self._send(ReportCheckpoint(job.job, committed.generation, committed.manifest))
+            self._note_progress(job, committed.generation)
+
+    def _note_progress(self, job: JobState, generation: int) -> None:
+        """The first generation of each directory may be what an earlier life left there."""
+        if job.begun and generation > len(job.job.during):
+            self._keep(replace(job, begun=0))
 
     def _tell_lag(self, lagging: Lagging) -> None:
         if lagging.claim_id in self._state.jobs:
@@ -307,8 +334,9 @@ class Supervisor:
         else:
             logs.error("child_restarted", child=death.name, exit_code=death.exit_code)
         if death.name == "runner":
-            self._broken.update(self._running)
             self._running.clear()
+        if death.name == "heartbeat":
+            self._heartbeat_lives = False
         self._restart(death.name)
         for claim_id, job in self._state.jobs.items():
             if claim_id in self._renewals:
@@ -341,18 +369,13 @@ class Supervisor:
                 self._hear(claim_id, TimeRanOut())
 
 
-def outcome_of_abandoned(job: JobState, reason: str, broken: int = 0) -> Outcome | None:
+def outcome_of_abandoned(job: JobState, reason: str) -> Outcome | None:
     """How an attempt ends that its worker cannot go on with; None if nobody wants to hear of it.
 
-    What is decided stays. Success is decided once everything is uploaded, which is where the report begins. A
-    command under which so many runners were `broken` breaks those of the next worker too: released, it would go
-    round for ever.
+    What is decided stays. Success is decided once everything is uploaded, which is where the report begins.
     """
     if job.phase in (Phase.WIPING, Phase.DONE) or job.verdict is Verdict.DROPPED:
         return None
-    if job.phase is Phase.RUNNING and broken >= _MOST_BROKEN_RUNNERS:
-        detail = f"the process that runs the command died {broken} times while it ran: does it kill its parent?"
-        return Outcome(Verdict.FAILED, "worker_broken", detail=detail)
     if job.outcome is None or (job.verdict is Verdict.COMPLETED and job.phase is not Phase.REPORTING):
         return Outcome(Verdict.RELEASED, reason)
     return job.outcome

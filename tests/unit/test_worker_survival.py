@@ -21,6 +21,7 @@ from kelpie_worker.coordinator import Coordinator
 from kelpie_worker.job import Job, SyncBlock
 from kelpie_worker.messages import (
     CeaseClaiming,
+    ChildStarted,
     Claim,
     Claimed,
     Exited,
@@ -115,6 +116,7 @@ def test_what_a_command_printed_is_not_saved(tmp_path: Path) -> None:
         ((*IN_HAND, "aside"), ["ab"]),
         ((*IN_HAND, "aside"), [["/out", "aside"]]),
         ((*IN_HAND, "aside"), [["/out", 3]]),
+        ((*IN_HAND, "begun"), -1),
         ((*SAVED_JOB, "claim_id"), None),
         ((*SAVED_JOB, "claim_id"), "../../etc"),
         ((*SAVED_JOB, "id"), ""),
@@ -247,6 +249,7 @@ def test_a_refused_claim_is_followed_by_another_id_each_after_a_longer_pause() -
     store, sent = Memory(), []
     supervisor = Supervisor(store, sent.append, lambda name: None, lambda seconds, message: None)
     supervisor.start()
+    supervisor.on(ChildStarted("heartbeat"))
     for _ in range(7):
         supervisor.on(Refused(sent[-1].claim_id, "claim"))
     assert all(isinstance(command, Claim) for command in sent)
@@ -335,6 +338,7 @@ def test_an_unexpected_error_leaves_no_claim_and_no_report_unanswered(capfd: pyt
 def response(status: int, content: bytes, extensions: str | None = None) -> requests.Response:
     made = requests.Response()
     made.status_code, made._content = status, content
+    made.headers["Content-Type"] = "text/html" if content.startswith(b"<") else "application/json"
     if extensions is not None:
         made.headers["Kelpie-Extensions"] = extensions
     return made

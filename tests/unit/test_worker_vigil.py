@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from kelpie_worker.job import Job
-from kelpie_worker.messages import LeaseRenewed, LeaseUnanswered, Message, Outcome, Verdict
+from kelpie_worker.messages import (
+    ChildStarted,
+    LeaseRenewed,
+    LeaseUnanswered,
+    Message,
+    Outcome,
+    Responded,
+    Verdict,
+)
 from kelpie_worker.pipeline import JobState, Phase
 from kelpie_worker.vigil import Vigil
 
@@ -22,12 +30,12 @@ class Clock:
 def broken_at(job: JobState, news: Message | None = None, pause: float = 1.0) -> float | None:
     """After how many seconds; `news` come every 25 seconds."""
     clock = Clock()
-    vigil = Vigil(clock)
+    vigil = Vigil(lambda name: None, clock)
     while clock.now < 200:
         clock.now += pause
         if news and clock.now % 25 == 0:
             vigil.hear(news)
-        if vigil.is_broken({"claim": job}):
+        if "heartbeat" in vigil.broken({"claim": job}):
             return clock.now
     return None
 
@@ -55,3 +63,50 @@ def test_of_a_lease_that_is_not_held_nothing_is_expected(job: JobState) -> None:
 
 def test_a_worker_that_slept_itself_blames_nobody() -> None:
     assert broken_at(HELD, pause=150) is None
+
+
+class Children:
+    """They respond to what they were asked, but for the `stopped`."""
+
+    def __init__(self, *stopped: str) -> None:
+        self.stopped = stopped
+        self.clock = Clock()
+        self.asked: list[str] = []
+        self.vigil = Vigil(self.asked.append, self.clock)
+
+    def broken_in(self, seconds: float, jobs: dict[str, JobState], pause: float = 1.0) -> list[tuple[str, float]]:
+        found = []
+        for _ in range(round(seconds / pause)):
+            self.clock.now += pause
+            found += [(name, self.clock.now) for name in self.vigil.broken(jobs) if name != "heartbeat"]
+            while self.asked:
+                if (name := self.asked.pop()) not in self.stopped:
+                    self.vigil.hear(Responded(name))
+        return found
+
+
+@pytest.mark.parametrize("stopped", ["runner", "uploader"])
+def test_a_child_that_does_not_respond_is_noticed_again_and_again_and_the_other_is_left_alone(
+    stopped: str,
+) -> None:
+    children = Children(stopped)
+    (first, at), (second, then) = children.broken_in(750, {"claim": HELD})
+    assert first == second == stopped
+    assert 300 < at < 340 and 300 < then - at < 340
+
+
+def test_children_that_respond_are_left_alone_for_however_long_they_work() -> None:
+    assert Children().broken_in(100_000, {"claim": HELD}) == []
+
+
+def test_a_child_that_was_replaced_meanwhile_owes_no_answer() -> None:
+    children = Children("runner")
+    assert children.broken_in(200, {"claim": HELD}) == []
+    children.vigil.hear(ChildStarted("runner"))
+    children.stopped = ()
+    assert children.broken_in(500, {"claim": HELD}) == []
+
+
+def test_an_idle_worker_asks_nobody_and_one_that_was_suspended_waits_on() -> None:
+    assert Children("runner").broken_in(1000, {}) == []
+    assert Children("runner").broken_in(2000, {"claim": HELD}, pause=100) == []

@@ -13,10 +13,10 @@ from typing import Any, cast
 import pytest
 
 import kelpie_worker.patience
-from kelpie_worker import config, uploader
+from kelpie_worker import config, directories, uploader
 from kelpie_worker.job import Job, SyncBlock
 from kelpie_worker.lease import Lease
-from kelpie_worker.messages import Download, Flushed, Message, Refused, Stage, Troubled, Upload
+from kelpie_worker.messages import Download, Flushed, Message, Refused, Stage, Staged, Troubled, Upload
 from kelpie_worker.objects import Target
 from kelpie_worker.outputs import Outputs
 from kelpie_worker.places import Places
@@ -34,6 +34,15 @@ from tests.worker.test_journey import finished, shell
 from tests.worker.worker import Worker
 
 __all__ = ["aws"]
+
+
+def older_generation(bucket: str, **prefixes: str) -> dict[str, str]:
+    """The fields of a job that name its places without `sync`."""
+    return {
+        f"{kind}_{field}": value
+        for kind, prefix in prefixes.items()
+        for field, value in (("bucket", bucket), ("prefix", prefix))
+    }
 
 
 def puts(fault: Fault) -> Callable[[str, str], Fault | None]:
@@ -211,9 +220,7 @@ def test_an_output_that_another_directory_has_overwritten_in_the_bucket_goes_up_
 def test_outputs_of_the_older_generation_may_share_a_prefix_with_the_checkpoint(
     coordinator: FakeCoordinator, worker: Worker, s3: S3Server, bucket: str
 ) -> None:
-    legacy = {f"{kind}_bucket": bucket for kind in ("input", "checkpoint", "output")} | {
-        f"{kind}_prefix": "all/" for kind in ("input", "checkpoint", "output")
-    }
+    legacy = older_generation(bucket, input="all/", checkpoint="all/", output="all/")
     script = f'echo 1 > "$CHECKPOINT_DIR/final"; {LINGER}; mv "$CHECKPOINT_DIR/final" "$OUTPUT_DIR/final"'
     job = coordinator.submit(**shell(script), sync=None, **legacy)
     worker.start()
@@ -303,10 +310,7 @@ def test_outputs_that_must_be_copied_and_fit_nowhere_are_sent_before_the_next_jo
 def test_outputs_of_the_older_generation_go_up_as_they_appear(
     coordinator: FakeCoordinator, worker: Worker, s3: S3Server, bucket: str
 ) -> None:
-    places = {"input": "i", "checkpoint": "c", "output": "o"}
-    legacy = {f"{kind}_bucket": bucket for kind in places} | {
-        f"{kind}_prefix": f"{place}/" for kind, place in places.items()
-    }
+    legacy = older_generation(bucket, input="i/", checkpoint="c/", output="o/")
     script = 'echo 1 > "$OUTPUT_DIR/early"; until [ -e go ]; do sleep 0.05; done; echo 2 > "$OUTPUT_DIR/late"'
     job = coordinator.submit(**shell(script), sync=None, **legacy)
     worker.start()
@@ -393,6 +397,12 @@ def test_a_refused_checkpoint_is_believed_in_after_a_while(
     assert len(told) == int(started)
 
 
+def files_in(folder: Path) -> JobFiles:
+    settings = {"SALAD_CONTAINER_GROUP_ID": "g", "KELPIE_API_KEY": "k", "KELPIE_API_URL": "x"}
+    settings["KELPIE_STATE_FILE"] = str(folder / "state.json")
+    return JobFiles("claim", config.load(settings), SharedClient(None), lambda message: None)
+
+
 class Full:
     """Work that fails for lack of space as often as it is told to."""
 
@@ -431,8 +441,24 @@ def test_once_the_command_has_ended_trouble_is_waited_out(
 ) -> None:
     monkeypatch.setattr(kelpie_worker.patience, "LONGEST", patience)
     monkeypatch.setattr(uploader, "_FIRST_PAUSE", 0.01)
-    for name, value in {"SALAD_CONTAINER_GROUP_ID": "g", "KELPIE_API_KEY": "k", "KELPIE_API_URL": "x"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("KELPIE_STATE_FILE", str(tmp_path / "state.json"))
-    files = JobFiles("claim", config.load(), SharedClient(None), lambda message: None)
-    assert type(files._answer(command, Full(2, error))) is answer
+    assert type(files_in(tmp_path)._answer(command, Full(2, error))) is answer
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.ENAMETOOLONG])
+def test_outputs_that_cannot_be_moved_are_sent_from_where_they_lie(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(number, "it cannot be moved")
+
+    sent: list[tuple[Any, list[Path]]] = []
+    out = tmp_path / "job" / "out"
+    job = Job("claim", "1", after=(SyncBlock("b", "p/", str(out)),))
+    files = files_in(tmp_path)
+    files._places = directories.make(job, str(tmp_path / "state.json"))
+    (out / "x").touch()
+    for move in ("_rename", "_move_across"):
+        monkeypatch.setattr(directories, move, fail)
+    monkeypatch.setattr(Outputs, "upload", lambda _, aside, busy: sent.append((aside, sorted(out.iterdir()))))
+    assert files._stage(Stage(job)) == Staged("claim", ())
+    assert sent == [((), [out / "x"])] and list(out.parent.iterdir()) == [out] and list(out.iterdir()) == []

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from local_stack.processes import wait_for
 from tests.worker.coordinator import Call, FakeCoordinator
 from tests.worker.test_interruptions import group_of, is_alive
-from tests.worker.test_journey import finished, shell
+from tests.worker.test_journey import Sync, finished, shell
 from tests.worker.worker import CHECKOUT, Worker
 
 CHILDREN = ("runner", "heartbeat", "uploader")
@@ -159,14 +160,41 @@ def test_a_worker_whose_children_cannot_live_gives_up_and_gives_the_job_back(
     assert [(name, body["reason"]) for name, body in coordinator.reports(job)] == [("released", "internal")]
 
 
-def test_a_job_whose_command_kills_the_worker_again_and_again_fails_rather_than_go_round_for_ever(
+def test_a_job_whose_command_kills_its_runner_again_and_again_fails_and_the_next_one_runs(
     coordinator: FakeCoordinator, worker: Worker
 ) -> None:
     job = coordinator.submit(**shell("kill -9 $PPID; sleep 100"), sync={})
     worker.start()
     name, body = finished(coordinator, job)
     assert (name, body["reason"]) == ("failed", "worker_broken")
-    assert worker.wait(timeout=60) == 1
+    after = coordinator.submit(**shell("exit 0"), sync={})
+    assert finished(coordinator, after)[0] == "completed"
+
+
+def test_a_job_whose_command_kills_everybody_in_its_container_each_time_fails(
+    coordinator: FakeCoordinator, worker: Worker, in_namespace: Sequence[str], sync: Sync
+) -> None:
+    job = coordinator.submit(**shell("echo 1 > checkpoint/state; kill -KILL -1"), sync=sync)
+    for _ in range(3):
+        worker.start(in_namespace)
+        assert worker.wait() == 128 + signal.SIGKILL
+        assert not coordinator.reports(job)
+    worker.start(in_namespace)
+    name, body = finished(coordinator, job)
+    assert (name, body["reason"]) == ("failed", "worker_broken") and "died with the command" in body["detail"]
+    assert coordinator.attempts(job) == 1
+    after = coordinator.submit(**shell("exit 0"), sync={})
+    assert finished(coordinator, after)[0] == "completed"
+
+
+@pytest.fixture
+def in_namespace(worker: Worker) -> Iterator[Sequence[str]]:
+    """What starts the worker as the only child of a container's first process; only root can make one."""
+    alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no namespace can be made here")
+    yield [*alone, "sh", "-c", '"$@"; exit $?', "sh"]
+    worker.close()
 
 
 def test_a_command_line_that_the_system_does_not_take_fails_by_that_reason(
