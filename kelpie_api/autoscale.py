@@ -23,9 +23,9 @@ from kelpie_api.salad import GroupName, SaladRefused
 from kelpie_api.scaling import Action, Decision, Demand, Limits, Observed, State, decide
 
 RULES_AT_ONCE = 5
-# In a row; then the rule of a group that Salad does not know is removed, if the first was so long ago: two pauses
-# between runs of five minutes each, less what runs take.
-MISSING_RUNS, MISSING_FOR = 3, timedelta(minutes=8)
+# In a row; then the rule of a group that Salad does not know is removed. Where Salad knows no such project either,
+# the first of them must be a day ago: time for the operator to see that a setting is wrong.
+MISSING_RUNS, MISSING_WITH_PROJECT_FOR = 3, timedelta(days=1)
 # How long a turn lasts after its owner's last word; the longest silence between two is a wait for the allowance.
 TURN = timedelta(minutes=2)
 # How long a group that is being stopped is handed no job: longer than the call that stops it takes.
@@ -34,6 +34,7 @@ STOPPING = timedelta(seconds=15)
 LIMITING = ("container_group_id", "tenant_id", "min_replicas", "max_replicas")
 
 Group = dict[str, Any]
+Project = dict[str, Group]  # by their ids
 
 
 class AnotherRun(Exception):
@@ -46,40 +47,36 @@ class AnotherRun(Exception):
 class Vanished(Exception):
     """Salad does not know the group any more, or another group has its name now."""
 
-    def __init__(self) -> None:
-        super().__init__("Salad does not know this container group (404)")
-
-
-class AllMissing(Exception):
-    def __init__(self) -> None:
+    def __init__(self, with_project: bool = False) -> None:
         super().__init__(
-            "Salad answers 404 for every group that has a rule; no rule will be removed for that. Look at"
-            " SALAD_API_URL and SALAD_API_KEY; if the groups are really gone, remove their rules."
+            "Salad does not know this container group and its project (404); check SALAD_API_URL and SALAD_API_KEY"
+            if with_project
+            else "Salad does not know this container group (404)"
         )
+        self.with_project = with_project
 
 
-class NeededAgain(Exception):
-    """Between the decision to stop a group and the call it got something to do."""
+class CalledOff(Exception):
+    """What was decided is not right any more."""
 
 
-class RuleMoved(Exception):
-    """The rule was removed or changed after this run had read it."""
+class NeededAgain(CalledOff):
+    def __init__(self) -> None:
+        super().__init__("the group got something to do")
 
 
-CALLED_OFF: dict[type[Exception], str] = {
-    NeededAgain: "the group got something to do",
-    RuleMoved: "the rule was changed or removed",
-}
+class RuleMoved(CalledOff):
+    def __init__(self) -> None:
+        super().__init__("the rule was changed or removed")
 
 
 class StopUnheard(Exception):
     """The stop was called off or refused, but Salad may have carried out an earlier try of it."""
 
-    def __init__(self, ending: Exception) -> None:
-        came = CALLED_OFF.get(type(ending)) or reason(ending)
+    def __init__(self, ending: CalledOff | SaladRefused) -> None:
         super().__init__(
             "an earlier try to stop the group had no answer, so nobody knows whether it was carried out;"
-            f" then {came}"
+            f" then {reason(ending)}"
         )
         self.ending = ending
 
@@ -100,7 +97,7 @@ class Verdict:
     observed: Observed | None = None
     decision: Decision | None = None
     error: str | None = None
-    vanished: bool = False
+    vanished: Vanished | None = None
     rule_moved: bool = False  # so nothing, or nothing more, was done
 
     @property
@@ -156,11 +153,8 @@ class Autoscaler:
         """Apply all rules, or one. Raises AnotherRun. Rules that were not begun when `stopped` was set are missing
         in the answer."""
         with Turn(self.db) as turn:
-            verdicts = self._each_rule(
-                only, Look(self.fleet, turn.keep), lambda rule, look: self._apply(rule, look, turn)
-            )
-            counts = not self._all_missing(verdicts)
-            return [self._record(verdict, counts) if verdict.vanished else verdict for verdict in verdicts]
+            look = Look(self.fleet, turn.keep)
+            return self._each_rule(only, look, lambda rule, look: self._apply(rule, look, turn))
 
     def rehearse(self, only: UUID | None = None) -> list[Verdict]:
         """What a run would decide; nothing is changed, here or at Salad."""
@@ -205,15 +199,7 @@ class Autoscaler:
         verdict = self._weigh(rule, look)
         if not verdict.error:
             verdict = self._carry_out(verdict, turn)
-        return verdict if verdict.vanished else self._record(verdict)  # what vanished is judged all together
-
-    def _all_missing(self, verdicts: Sequence[Verdict]) -> bool:
-        """Every group that was looked at, and more than one: that is a mistake, and no rule pays for it."""
-        seen = [verdict for verdict in verdicts if verdict.vanished or verdict.observed]
-        if len(seen) < 2 or not all(verdict.vanished for verdict in seen):
-            return False
-        logs.error("all_groups_missing", AllMissing(), groups=len(seen))
-        return True
+        return self._record(verdict)
 
     def _carry_out(self, verdict: Verdict, turn: Turn) -> Verdict:
         assert verdict.decision and verdict.observed
@@ -238,8 +224,7 @@ class Autoscaler:
         except RuleMoved:  # the next run applies what it says then
             return replace(verdict, decision=Decision(Action.NONE, verdict.observed.present), rule_moved=True)
         except StopUnheard as unheard:
-            called_off = isinstance(unheard.ending, NeededAgain | RuleMoved)
-            decision = hold(verdict) if called_off else verdict.decision
+            decision = hold(verdict) if isinstance(unheard.ending, CalledOff) else verdict.decision
             return replace(verdict, decision=decision, error=str(unheard))
         except TROUBLE as error:
             return failed(verdict, error)
@@ -269,8 +254,9 @@ class Autoscaler:
 
         try:
             self.fleet.stop(name_of(rule), before=about_to_ask)
-        except (NeededAgain, RuleMoved, SaladRefused) as ending:
-            if tries > isinstance(ending, SaladRefused):  # a refusal is the answer to the last try
+        except (CalledOff, SaladRefused) as ending:
+            answered = 1 if isinstance(ending, SaladRefused) else 0  # a refusal is the answer to the last try
+            if tries > answered:
                 raise StopUnheard(ending) from ending
             self._unmark(rule)
             raise
@@ -294,22 +280,23 @@ class Autoscaler:
         if demand.leases or (demand.active and rule["max_replicas"] > 0):
             raise NeededAgain
 
-    def _record(self, verdict: Verdict, counts: bool = True) -> Verdict:
-        """Write a verdict down and log it. `counts`: a group that is missing may lose its rule."""
+    def _record(self, verdict: Verdict) -> Verdict:
+        """Write a verdict down and log it."""
         try:
             with self.db.transaction() as tx:
-                verdict = self._noted(tx, verdict, counts)
+                verdict = self._noted(tx, verdict)
                 tx.execute(SQL.record_decision, tenant_id=verdict.rule["tenant_id"], **verdict.as_row())
         except KelpieError as error:
             verdict = failed(verdict, error)
         tell(verdict)
         return verdict
 
-    def _noted(self, tx: Transaction, verdict: Verdict, counts: bool) -> Verdict:
+    def _noted(self, tx: Transaction, verdict: Verdict) -> Verdict:
         """Keep the rule's count of runs without its group, and remove the rule when it is full."""
         group_id = verdict.rule["container_group_id"]
-        if verdict.vanished and counts:
-            missing = tx.one_or_none(SQL.note_group_missing, container_group_id=group_id, long=MISSING_FOR)
+        if verdict.vanished:
+            long = MISSING_WITH_PROJECT_FOR if verdict.vanished.with_project else timedelta()
+            missing = tx.one_or_none(SQL.note_group_missing, container_group_id=group_id, long=long)
             verdict = after_missing(verdict, missing)
         elif verdict.observed:
             tx.execute(SQL.note_group_found, container_group_id=group_id)
@@ -325,49 +312,52 @@ class Look:
         self.fleet = fleet
         self.before = before
         self.lock = threading.Lock()
-        self.projects: dict[tuple[str, str], Future[dict[str, Group]]] = {}
+        self.projects: dict[tuple[str, str], Future[Project | None]] = {}
 
     def at(self, rule: Row) -> Observed:
         """Raises Vanished, Stranger, SaladRefused, NoAnswer, Ended. Only Salad's own 404 for the very group counts
         as vanished: a list may be cut, or empty by mistake."""
         group_id = str(rule["container_group_id"])
-        group = self._listed(rule["org_name"], rule["project_name"]).get(group_id)
-        return observed(group or self._by_name(rule, group_id))
+        project = self._listed(rule["org_name"], rule["project_name"])
+        vanished = Vanished(with_project=project is None)
+        return observed((project or {}).get(group_id) or self._by_name(rule, group_id, vanished))
 
-    def _by_name(self, rule: Row, group_id: str) -> Group:
+    def _by_name(self, rule: Row, group_id: str, vanished: Vanished) -> Group:
         try:
             group = self.fleet.group(name_of(rule), self.before)
         except SaladRefused as refusal:
             if refusal.status == 404:
-                raise Vanished from refusal
+                raise vanished from refusal
             raise
         if str(group.get("id")).lower() != group_id:
-            raise Vanished
+            raise vanished
         return group
 
-    def _listed(self, organization: str, project: str) -> dict[str, Group]:
+    def _listed(self, organization: str, project: str) -> Project | None:
+        """None where Salad does not know the project."""
         with self.lock:
             known = self.projects.get((organization, project))
             answer = known or self.projects.setdefault((organization, project), Future())
         if known is None:
-            self._ask(answer, organization, project)
+            self._answer(answer, organization, project)
         return answer.result()
 
-    def _ask(self, answer: Future[dict[str, Group]], organization: str, project: str) -> None:
-        """The first rule of a project asks, the others wait for the same answer, also if it is none."""
+    def _answer(self, answer: Future[Project | None], organization: str, project: str) -> None:
+        """The first rule of a project asks; the others wait for the same answer, also if it is none."""
+        try:
+            answer.set_result(self._ask(organization, project))
+        except Exception as error:
+            answer.set_exception(error)
+            raise
+
+    def _ask(self, organization: str, project: str) -> Project | None:
         try:
             groups = self.fleet.groups(organization, project, self.before)
-            answer.set_result({str(group.get("id")).lower(): group for group in groups})
         except SaladRefused as refusal:
             if refusal.status == 404:
-                answer.set_result({})
-            else:
-                answer.set_exception(refusal)
-        except (NoAnswer, KelpieError, Ended, AnotherRun) as error:
-            answer.set_exception(error)
-        finally:
-            if not answer.done():  # after a defect; the others must not wait for ever
-                answer.set_exception(NoAnswer("the groups of the project could not be read"))
+                return None
+            raise
+        return {str(group.get("id")).lower(): group for group in groups}
 
 
 def name_of(rule: Row) -> GroupName:
@@ -401,7 +391,7 @@ def hold(verdict: Verdict) -> Decision:
 def failed(verdict: Verdict, error: Exception) -> Verdict:
     if isinstance(error, SaladRefused) and error.status == 404:
         error = Vanished()
-    return replace(verdict, error=reason(error), vanished=isinstance(error, Vanished))
+    return replace(verdict, error=reason(error), vanished=error if isinstance(error, Vanished) else None)
 
 
 def reason(error: Exception) -> str:
@@ -414,8 +404,7 @@ def reason(error: Exception) -> str:
 
 
 def after_missing(verdict: Verdict, row: Row | None) -> Verdict:
-    """The third run in a row in which Salad does not know the group ends its rule, unless runs follow each other
-    so fast that all of them may have seen the same mistake."""
+    """The third run in a row in which Salad does not know the group ends its rule, if the first is `long_ago`."""
     if row is None or row["missing_runs"] < MISSING_RUNS or not row["long_ago"]:
         return verdict
     return replace(verdict, decision=Decision(Action.REMOVE_RULE, 0), error=None)
