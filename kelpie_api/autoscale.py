@@ -12,15 +12,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
 from uuid import UUID, uuid4
 
 from kelpie_api import logs, scaling
 from kelpie_api.db import SQL, Database, Row, Transaction
 from kelpie_api.errors import KelpieError, NoAnswer
-from kelpie_api.fleet import Ended, Fleet
-from kelpie_api.salad import GroupName, SaladRefused
-from kelpie_api.scaling import Action, Decision, Demand, Limits, Observed, State, decide
+from kelpie_api.fleet import Ended, Fleet, Look, Stranger, Vanished, name_of
+from kelpie_api.replicas import Action, Decision, Demand, Limits, Observed, decide
+from kelpie_api.salad import SaladRefused
 
 RULES_AT_ONCE = 5
 # In a row; then the rule of a group that Salad does not know is removed. Where Salad knows no such project either,
@@ -33,27 +32,12 @@ STOPPING = timedelta(seconds=15)
 
 LIMITING = ("container_group_id", "tenant_id", "min_replicas", "max_replicas")
 
-Group = dict[str, Any]
-Project = dict[str, Group]  # by their ids
-
 
 class AnotherRun(Exception):
     """The autoscaler runs somewhere else, or took the turn over because this one was silent too long."""
 
     def __init__(self) -> None:
         super().__init__("Another run of the autoscaler is under way; this one leaves the rules to it.")
-
-
-class Vanished(Exception):
-    """Salad does not know the group any more, or another group has its name now."""
-
-    def __init__(self, with_project: bool = False) -> None:
-        super().__init__(
-            "Salad does not know this container group and its project (404); check SALAD_API_URL and SALAD_API_KEY"
-            if with_project
-            else "Salad does not know this container group (404)"
-        )
-        self.with_project = with_project
 
 
 class CalledOff(Exception):
@@ -79,10 +63,6 @@ class StopUnheard(Exception):
             f" then {reason(ending)}"
         )
         self.ending = ending
-
-
-class Stranger(Exception):
-    """Salad says something of a group that this release does not understand."""
 
 
 TROUBLE = (NoAnswer, SaladRefused, Vanished, Stranger, KelpieError, Ended)
@@ -303,84 +283,6 @@ class Autoscaler:
         if verdict.decision and verdict.decision.action == Action.REMOVE_RULE:
             tx.execute(SQL.delete_rule, scope=None, groups=None, container_group_id=group_id)
         return verdict
-
-
-class Look:
-    """What Salad says of groups, asked once a project and run: a thousand rules must fit into the budget."""
-
-    def __init__(self, fleet: Fleet, before: Callable[[], None]) -> None:
-        self.fleet = fleet
-        self.before = before
-        self.lock = threading.Lock()
-        self.projects: dict[tuple[str, str], Future[Project | None]] = {}
-
-    def at(self, rule: Row) -> Observed:
-        """Raises Vanished, Stranger, SaladRefused, NoAnswer, Ended. Only Salad's own 404 for the very group counts
-        as vanished: a list may be cut, or empty by mistake."""
-        group_id = str(rule["container_group_id"])
-        project = self._listed(rule["org_name"], rule["project_name"])
-        vanished = Vanished(with_project=project is None)
-        return observed((project or {}).get(group_id) or self._by_name(rule, group_id, vanished))
-
-    def _by_name(self, rule: Row, group_id: str, vanished: Vanished) -> Group:
-        try:
-            group = self.fleet.group(name_of(rule), self.before)
-        except SaladRefused as refusal:
-            if refusal.status == 404:
-                raise vanished from refusal
-            raise
-        if str(group.get("id")).lower() != group_id:
-            raise vanished
-        return group
-
-    def _listed(self, organization: str, project: str) -> Project | None:
-        """None where Salad does not know the project."""
-        with self.lock:
-            known = self.projects.get((organization, project))
-            answer = known or self.projects.setdefault((organization, project), Future())
-        if known is None:
-            self._answer(answer, organization, project)
-        return answer.result()
-
-    def _answer(self, answer: Future[Project | None], organization: str, project: str) -> None:
-        """The first rule of a project asks; the others wait for the same answer, also if it is none."""
-        try:
-            answer.set_result(self._ask(organization, project))
-        except Exception as error:
-            answer.set_exception(error)
-            raise
-
-    def _ask(self, organization: str, project: str) -> Project | None:
-        try:
-            groups = self.fleet.groups(organization, project, self.before)
-        except SaladRefused as refusal:
-            if refusal.status == 404:
-                return None
-            raise
-        return {str(group.get("id")).lower(): group for group in groups}
-
-
-def name_of(rule: Row) -> GroupName:
-    return GroupName(rule["org_name"], rule["project_name"], rule["container_group_name"])
-
-
-def observed(group: Group) -> Observed:
-    """Raises Stranger where Salad says what its specification does not know."""
-    state = group.get("current_state")
-    status = state.get("status") if isinstance(state, dict) else None
-    replicas = group.get("replicas")
-    if not is_state(status) or not is_count(replicas):
-        raise Stranger(f"Salad says of this group: status {str(status)[:50]!r}, replicas {str(replicas)[:50]!r}")
-    return Observed(State(str(status)), int(str(replicas)))
-
-
-def is_state(status: object) -> bool:
-    return isinstance(status, str) and status in set(State)
-
-
-def is_count(replicas: object) -> bool:
-    """Can this be a number of replicas? More than the database can write down were never asked for."""
-    return type(replicas) is int and 0 <= replicas < 2**31
 
 
 def hold(verdict: Verdict) -> Decision:

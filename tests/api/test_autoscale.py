@@ -23,8 +23,8 @@ from kelpie_api.allowance import AUTOSCALER, Allowance
 from kelpie_api.autoscale import AnotherRun, Autoscaler, Turn, all_applied, repeat
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.fleet import Fleet
+from kelpie_api.replicas import Demand
 from kelpie_api.salad import GroupName, Salad
-from kelpie_api.scaling import Demand
 from local_stack.processes import wait_for
 from tests.conftest import SECRET_KEY
 from tests.doubles.double import page
