@@ -18,20 +18,9 @@ from kelpie_api.db import Row
 from kelpie_api.errors import InvalidRequest
 from kelpie_api.jobs import OnlyOnce, Place
 from kelpie_api.routes import MOST_NAMED, TEXT, BodyParser, administrator, caller, db, identifier, request_json
-from kelpie_api.schemas import (
-    AttemptList,
-    Count,
-    EventList,
-    Failure,
-    Job,
-    JobDefinition,
-    JobPage,
-    JobQuery,
-    Message,
-    SubmissionHeaders,
-    as_cursor,
-    unknown_fields,
-)
+from kelpie_api.schemas import Failure, Message, unknown_fields
+from kelpie_api.schemas.jobs import AttemptList, Count, EventList, Job, JobPage, JobQuery, as_cursor
+from kelpie_api.schemas.submission import JobDefinition, SubmissionHeaders
 
 blueprint = Blueprint("jobs", __name__, description="Jobs, as users see them.")
 blueprint.ARGUMENTS_PARSER = BodyParser()

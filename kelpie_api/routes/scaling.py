@@ -19,17 +19,8 @@ from kelpie_api.routes import (
     request_json,
 )
 from kelpie_api.routes.jobs import group_name
-from kelpie_api.schemas import (
-    DecisionPage,
-    DecisionQuery,
-    Failure,
-    GroupMetrics,
-    NewRule,
-    Rule,
-    RuleChanges,
-    RuleList,
-    unknown_fields,
-)
+from kelpie_api.schemas import Failure, PageQuery, unknown_fields
+from kelpie_api.schemas.scaling import DecisionPage, GroupMetrics, NewRule, Rule, RuleChanges, RuleList
 
 blueprint = Blueprint("scaling", __name__, description="Container groups that follow their queues.")
 blueprint.ARGUMENTS_PARSER = BodyParser()
@@ -103,7 +94,7 @@ def delete_rule(container_group_id: str) -> None:
 
 
 @blueprint.get(f"{RULE}/decisions")
-@blueprint.arguments(DecisionQuery, location="query")
+@blueprint.arguments(PageQuery, location="query")
 @blueprint.response(200, DecisionPage)
 @blueprint.alt_response(400, schema=Failure)
 @blueprint.alt_response(404, schema=Failure)

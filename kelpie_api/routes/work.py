@@ -17,15 +17,14 @@ from kelpie_api.db import Database, Row, next_byte
 from kelpie_api.errors import NotTheHolder
 from kelpie_api.jobs import Report, Status
 from kelpie_api.routes import TEXT, BodyParser, caller, coordinator, db, identifier
-from kelpie_api.schemas import (
+from kelpie_api.schemas import Failure, Message
+from kelpie_api.schemas.jobs import Job
+from kelpie_api.schemas.work import (
     CheckpointKept,
     CheckpointReport,
     EndReport,
-    Failure,
     HeartbeatAnswer,
     HeartbeatReport,
-    Job,
-    Message,
     ReleaseReport,
     ResumeReport,
     WorkQuery,

@@ -1,0 +1,31 @@
+"""Users and their keys (contract section 5)."""
+
+from __future__ import annotations
+
+from marshmallow import fields, validate
+
+from kelpie_api.schemas import NAME, Answer, Instant, Wire
+
+# A name that people read in lists and logs forges no line there.
+ONE_LINE = validate.Regexp(
+    r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$(?!\n)", error="A name has no line ends or control characters."
+)
+
+
+class NewUser(Wire):
+    username = fields.String(required=True, validate=[NAME, ONE_LINE])
+
+
+class User(Answer):
+    id = fields.UUID()
+    username = fields.String()
+    created = Instant()
+
+
+class NewToken(Wire):
+    org_name = fields.String(required=True, validate=[NAME, ONE_LINE])
+    project_name = fields.String(required=True, validate=[NAME, ONE_LINE])
+
+
+class Token(Answer):
+    token = fields.String()
