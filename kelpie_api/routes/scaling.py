@@ -16,10 +16,11 @@ from kelpie_api.routes import (
     coordinator,
     db,
     identifier,
+    ignored,
     request_json,
 )
 from kelpie_api.routes.jobs import group_name
-from kelpie_api.schemas import Failure, PageQuery, unknown_fields
+from kelpie_api.schemas import Failure, PageQuery
 from kelpie_api.schemas.scaling import DecisionPage, GroupMetrics, NewRule, Rule, RuleChanges, RuleList
 
 blueprint = Blueprint("scaling", __name__, description="Container groups that follow their queues.")
@@ -29,11 +30,7 @@ WHAT = "container group with a scaling rule"
 
 
 def warnings(schema: Schema) -> dict[str, list[str]]:
-    ignored = [
-        f"{name} is not a field that can be set here; it was ignored."
-        for name in unknown_fields(schema, request_json())
-    ]
-    return {"warnings": ignored} if ignored else {}
+    return ignored(schema, request_json(), "a field that can be set here")
 
 
 @blueprint.post("/scaling-rules")
