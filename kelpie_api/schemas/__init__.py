@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, pre_load, validate
 
-from kelpie_api.wire import UNSTORABLE
+from kelpie_api.wire import LONGEST_NAME, UNSTORABLE
 
-NAME = validate.Length(min=1, max=255)
+NAME = validate.Length(min=1, max=LONGEST_NAME)
 
 
 class Instant(fields.Field[datetime]):

@@ -5,11 +5,9 @@ from __future__ import annotations
 from marshmallow import fields, validate
 
 from kelpie_api.schemas import NAME, Answer, Instant, Wire
+from kelpie_api.wire import NAME_TEXT
 
-# A name that people read in lists and logs forges no line there.
-ONE_LINE = validate.Regexp(
-    r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$(?!\n)", error="A name has no line ends or control characters."
-)
+ONE_LINE = validate.Regexp(NAME_TEXT, error="A name has no line ends or control characters.")
 
 
 class NewUser(Wire):
