@@ -19,7 +19,7 @@ from kelpie_api.db import SQL, Database, Row, Transaction
 from kelpie_api.errors import KelpieError, NoAnswer
 from kelpie_api.fleet import Ended, Fleet, Look, Stranger, Vanished, name_of
 from kelpie_api.replicas import Action, Decision, Demand, Limits, Observed, decide
-from kelpie_api.salad import SaladRefused
+from kelpie_api.salad import SaladRefused, what_to_do
 
 RULES_AT_ONCE = 5
 # In a row; then the rule of a group that Salad does not know is removed. Where Salad knows no such project either,
@@ -297,12 +297,7 @@ def failed(verdict: Verdict, error: Exception) -> Verdict:
 
 
 def reason(error: Exception) -> str:
-    said = f" (Salad: {error.said})" if isinstance(error, SaladRefused) and error.said else ""
-    if isinstance(error, SaladRefused) and error.status == 401:
-        return f"Salad does not know SALAD_API_KEY (401); renew it{said}"
-    if isinstance(error, SaladRefused) and error.status == 403:
-        return f"Salad lets SALAD_API_KEY not do this (403); add its user to the organization at Salad{said}"
-    return str(error)
+    return what_to_do(error) if isinstance(error, SaladRefused) else str(error)
 
 
 def after_missing(verdict: Verdict, row: Row | None) -> Verdict:

@@ -13,7 +13,7 @@ from kelpie_api.allowance import Allowance
 from kelpie_api.db import Row
 from kelpie_api.errors import NoAnswer
 from kelpie_api.replicas import Observed, State
-from kelpie_api.salad import GroupName, Salad, SaladRefused
+from kelpie_api.salad import GroupName, Salad, SaladRefused, id_of
 
 LONGEST_PAUSE = 60.0  # who is asked to wait longer leaves it to the next run
 PAUSES = (1.0, 4.0, 10.0)  # seconds before the second, third and last try
@@ -127,7 +127,7 @@ class Look:
             if refusal.status == 404:
                 raise vanished from refusal
             raise
-        if str(group.get("id")).lower() != group_id:
+        if id_of(group) != group_id:
             raise vanished
         return group
 
@@ -155,7 +155,7 @@ class Look:
             if refusal.status == 404:
                 return None
             raise
-        return {str(group.get("id")).lower(): group for group in groups}
+        return {id_of(group): group for group in groups}
 
 
 def name_of(rule: Row) -> GroupName:

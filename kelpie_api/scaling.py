@@ -16,7 +16,7 @@ from kelpie_api.auth import Caller
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.errors import InvalidRequest, NoAnswer, RuleExists, RuleNotFound, TooOften, Unavailable
 from kelpie_api.replicas import Demand, Limits
-from kelpie_api.salad import Salad, SaladRefused, is_name
+from kelpie_api.salad import Salad, SaladRefused, is_name, name_of_group
 
 PRUNE_BATCH = 5000
 # Groups that a tenant may have looked up: so many at once, then one in so many seconds, in each process. Who asks
@@ -92,12 +92,12 @@ def group_name(lookups: Lookups, caller: Caller, group_id: UUID) -> str:
         raise Unavailable(
             f"Salad's API cannot be asked now: {silence}; send the request again in a moment.", silence.retry_after
         ) from silence
-    for group in groups:
-        if str(group.get("id")).lower() == str(group_id) and is_name(str(group.get("name"))):
-            return str(group["name"])
-    raise unknown_group(
-        f"Salad has no container group {group_id} in the project {caller.project} of {caller.organization}."
-    )
+    name = name_of_group(groups, group_id)
+    if name is None:
+        raise unknown_group(
+            f"Salad has no container group {group_id} in the project {caller.project} of {caller.organization}."
+        )
+    return name
 
 
 def refused_lookup(refusal: SaladRefused, caller: Caller) -> InvalidRequest | Unavailable:
