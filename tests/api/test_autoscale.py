@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -24,7 +24,7 @@ from kelpie_api.autoscale import AnotherRun, Autoscaler, Turn, all_applied, repe
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.fleet import Fleet
 from kelpie_api.replicas import Demand
-from kelpie_api.salad import GroupName, Salad
+from kelpie_api.salad import LIMIT, GroupName, Salad
 from local_stack.processes import wait_for
 from tests.conftest import SECRET_KEY
 from tests.doubles.double import page
@@ -43,14 +43,8 @@ from tests.helpers import (
     while_open,
 )
 
+PAUSES = (0.01,) * 3  # seconds
 SCRIPT = Path(__file__).parents[2] / "scripts" / "autoscale"
-
-
-@pytest.fixture
-def fleet() -> Iterator[FleetDouble]:
-    double = FleetDouble()
-    yield double
-    double.end()
 
 
 @pytest.fixture
@@ -59,11 +53,12 @@ def autoscaler(db: Database, fleet: FleetDouble) -> Autoscaler:
 
 
 def make_autoscaler(
-    db: Database, fleet: FleetDouble, stopped: threading.Event | None = None, pauses: Sequence[float] = (0.01,) * 3
+    db: Database, fleet: FleetDouble, stopped: threading.Event | None = None, limit: float = LIMIT
 ) -> Autoscaler:
+    """One that hardly pauses between tries, and may ask as often as it likes."""
     stopped = stopped or threading.Event()
     allowance = Allowance(db, replace(AUTOSCALER, at_once=100_000), a_second=10_000)
-    return Autoscaler(db, Fleet(Salad(fleet.api_url), KEY, stopped, allowance, pauses), stopped)
+    return Autoscaler(db, Fleet(Salad(fleet.api_url, limit), KEY, stopped, allowance, PAUSES), stopped)
 
 
 def decisions(db: Database, group: str) -> list[Row]:
@@ -429,14 +424,9 @@ def test_who_is_asked_to_wait_for_long_leaves_it_to_the_next_run(
 
 @pytest.mark.parametrize("call", ["GET", "/start", "PATCH"])
 def test_an_answer_that_does_not_come_in_time_is_asked_for_again(
-    db: Database,
-    tenant: Tenant,
-    fleet: FleetDouble,
-    autoscaler: Autoscaler,
-    monkeypatch: pytest.MonkeyPatch,
-    call: str,
+    db: Database, tenant: Tenant, fleet: FleetDouble, call: str
 ) -> None:
-    monkeypatch.setattr("kelpie_api.salad.LIMIT", 0.5)
+    autoscaler = make_autoscaler(db, fleet, limit=0.5)
     group = fleet.make_group("stopped", 0)
     make_rule(db, tenant, group)
     jobs(db, tenant, group)

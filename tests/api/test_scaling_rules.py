@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -33,13 +32,6 @@ FIELDS = {
     "created",
     "updated",
 }
-
-
-@pytest.fixture
-def fleet() -> Iterator[FleetDouble]:
-    double = FleetDouble()
-    yield double
-    double.end()
 
 
 @pytest.fixture
