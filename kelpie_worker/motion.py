@@ -6,6 +6,7 @@ Only what is written in place can be half; what is renamed into place is whole.
 import math
 import time
 from collections.abc import Callable
+from functools import cache
 
 from kelpie_worker.linux import files_being_written
 from kelpie_worker.scan import Signature, Snapshot
@@ -13,6 +14,7 @@ from kelpie_worker.scan import Signature, Snapshot
 _LARGEST_LOG = 8 * 1024 * 1024
 _LONGEST_REST = 2.5  # seconds without a change, until one that was being rewritten in place counts as whole
 _WAITS_FOR_RESTLESS = 12  # times the longest wait for quiet
+_WAITS_FOR_OPEN = 5 * _WAITS_FOR_RESTLESS
 
 
 class Motion:
@@ -25,11 +27,14 @@ class Motion:
         longest = max_wait or 2 * _LONGEST_REST
         self.rest = min(_LONGEST_REST, longest / 2)
         self._longest_wait = _WAITS_FOR_RESTLESS * longest
+        self._longest_open = _WAITS_FOR_OPEN * longest
         self._being_written = being_written
         self._waits_since: float | None = None
         self._seen: Snapshot = {}  # in the last scan
         self._appeared: dict[str, float] = {}  # when a file was seen first, by the monotonic clock
         self._moved_at: dict[str, float] = {}  # when it was seen to have changed
+        self._moves_since: dict[str, float] = {}  # without a rest
+        self._open_since: dict[str, float] = {}  # those of them that are seen open each time
         self._rewritten: set[str] = set()  # in place, since they were sent
         self._unfinished: set[str] = set()  # when it was asked last
 
@@ -38,9 +43,10 @@ class Motion:
         for path, version in found.items():
             before = self._seen.get(path)
             if before == version:
+                self._note_stillness(path, now)
                 continue
             if before and before.inode == version.inode:
-                self._moved_at[path] = now
+                self._note_move(path, now)
                 if _is_rewritten(before, version):
                     self._rewritten.add(path)
             else:
@@ -50,9 +56,18 @@ class Motion:
             self._forget(path)
         self._seen = found
 
+    def _note_move(self, path: str, now: float) -> None:
+        self._moved_at[path] = now
+        self._moves_since.setdefault(path, now)
+
+    def _note_stillness(self, path: str, now: float) -> None:
+        if path in self._moves_since and now - self._moved_at[path] >= self.rest:
+            del self._moves_since[path]
+            self._open_since.pop(path, None)
+
     def _forget(self, path: str) -> None:
-        self._appeared.pop(path, None)
-        self._moved_at.pop(path, None)
+        for known in (self._appeared, self._moved_at, self._moves_since, self._open_since):
+            known.pop(path, None)
         self._rewritten.discard(path)
 
     def sent(self, path: str) -> None:
@@ -67,18 +82,36 @@ class Motion:
         writers of new files.
         """
         now = time.monotonic()
+        open_files = cache(self._being_written)
         moving = {path for path in changed if now - self._moved_at.get(path, -math.inf) < self.rest}
-        found = {
-            path
-            for path in moving
-            if path in self._rewritten or not (came_to_rest or self._grows(path, sent.get(path)))
-        }
-        self._unfinished = self._made_just_now(changed, sent)
+        found = set()
+        for path in moving:
+            if path in self._rewritten:
+                whole = self._never_rests(path, changed[path].inode, open_files, came_to_rest)
+            else:
+                whole = came_to_rest or self._grows(path, sent.get(path))
+            if not whole:
+                found.add(path)
+        self._unfinished = self._made_just_now(changed, sent, open_files)
         found |= self._unfinished
         self._waits_since = (self._waits_since or now) if found else None
         return found
 
-    def _made_just_now(self, changed: Snapshot, sent: Snapshot) -> set[str]:
+    def _never_rests(self, path: str, inode: int, open_files: Callable[[], set[int]], came_to_rest: bool) -> bool:
+        """Whether a file is rewritten so often that waiting for its rest would be for ever.
+
+        Then a quiet moment in which nobody has it open must do, and in the end any moment.
+        """
+        now = time.monotonic()
+        moves_for = now - self._moves_since.get(path, now)
+        if moves_for < self._longest_wait:
+            return False
+        if inode in open_files():
+            return now - self._open_since.setdefault(path, now) >= self._longest_open
+        self._open_since.pop(path, None)
+        return came_to_rest or moves_for >= self._longest_open
+
+    def _made_just_now(self, changed: Snapshot, sent: Snapshot, open_files: Callable[[], set[int]]) -> set[str]:
         """New files that somebody has open for writing; not for ever, for logs and databases are always open."""
         now = time.monotonic()
         new = {
@@ -87,7 +120,7 @@ class Motion:
             if now - self._appeared.get(path, -math.inf) < self._longest_wait
             and not (path in sent and sent[path].inode == version.inode)
         }
-        written = self._being_written() if new else set()
+        written = open_files() if new else set()
         return {path for path in new if changed[path].inode in written}
 
     @property

@@ -364,6 +364,22 @@ def test_beside_a_file_that_never_rests_the_others_go_up_but_are_not_reported_wh
     assert watched.checkpoints.whole != whole
 
 
+def test_a_file_that_is_rewritten_again_and_again_goes_up_all_the_same(
+    watched: Watched, s3: S3Server, bucket: str
+) -> None:
+    """Whose writer never pauses for as long as a file rests that is being written."""
+    watched.checkpoints.start()
+    with scribbling(watched.folder / "state", pause=watched.checkpoints._motion.rest * 0.7):
+        wait_for(lambda: "state" in keys_of(s3, bucket), "the first state")
+        first = keys_of(s3, bucket)["state"]
+        wait_for(lambda: keys_of(s3, bucket)["state"] != first, "a second state")
+        wait_for(lambda: len(watched.checkpoints.whole) == 1, "it to be told")
+        second = keys_of(s3, bucket)["state"]
+        wait_for(lambda: keys_of(s3, bucket)["state"] != second, "a third state", timeout=3)
+    watched.checkpoints.finish()
+    assert keys_of(s3, bucket)["state"] == (watched.folder / "state").read_bytes()
+
+
 def test_what_was_spoiled_goes_up_from_a_copy_that_bears_no_name(
     watched: Watched, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -460,13 +476,13 @@ def test_what_no_upload_in_parts_can_bring_is_not_torn_by_the_rest(
 
 
 @contextmanager
-def scribbling(path: Path) -> Iterator[None]:
+def scribbling(path: Path, pause: float = 0.001) -> Iterator[None]:
     """Have a file rewritten in place all the time."""
     done = threading.Event()
 
     def scribble() -> None:
         number = 0
-        while not done.wait(0.001):
+        while not done.wait(pause):
             number += 1
             path.write_bytes(b"%d" % number * 2000)
 
