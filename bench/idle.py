@@ -26,10 +26,14 @@ CPU = 0.5  # per cent of one core
 BEGINNING = 8.0  # seconds that belong to the start
 LOOK_EVERY = 0.2  # seconds
 TICKS = os.sysconf("SC_CLK_TCK")
-# A checkpoint of 64 MB every second, so that one is always under way.
-COMMAND = (
-    "while :; do head -c 64000000 /dev/urandom > checkpoint/new; mv checkpoint/new checkpoint/state; sleep 1; done"
-)
+# A checkpoint of a large file and four hundred small ones every second, so that one is always under way.
+COMMAND = """
+while :; do
+    head -c 128000000 /dev/urandom > checkpoint/.large; mv checkpoint/.large checkpoint/large
+    head -c 25600000 /dev/urandom | split -b 64000 -a 3 - checkpoint/small-
+    sleep 1
+done
+"""
 
 
 @click.command(help=__doc__)
@@ -58,7 +62,7 @@ def main(binary: Path | None, seconds: float, small: bool) -> None:
             submit(port, key, 1, {"during": during}, COMMAND)
             wait_for(lambda: "checkpoint_committed" in waiting.log.read_text(), "a checkpoint", timeout=60)
             most = at_most(waiting, seconds)
-            goals.figure(f"at work: {most:.0f} MiB at most, checkpoints of 64 MB going up", most < AT_WORK)
+            goals.figure(f"at work: {most:.0f} MiB at most, checkpoints of 128 MB and 400 small files going up", most < AT_WORK)
     sys.exit(goals.verdict())
 
 
