@@ -11,6 +11,7 @@ from kelpie_worker.linux import files_being_written
 from kelpie_worker.scan import Signature, Snapshot
 
 _LARGEST_LOG = 8 * 1024 * 1024
+_LOOK_AGAIN, _PAUSE_FACTOR = 0.25, 10
 _LONGEST_REST = 2.5  # seconds without a change, until one that was being rewritten in place counts as whole
 _WAITS_FOR_RESTLESS = 12  # times the longest wait for quiet
 
@@ -23,9 +24,10 @@ class Motion:
     ) -> None:
         """`being_written` names the inodes of files that somebody has open for writing."""
         longest = max_wait or 2 * _LONGEST_REST
-        self.rest = min(_LONGEST_REST, longest / 2)
+        self._rest = min(_LONGEST_REST, longest / 2)
         self._longest_wait = _WAITS_FOR_RESTLESS * longest
         self._being_written = being_written
+        self._look_took = 0.0  # for all open files
         self._waits_since: float | None = None
         self._seen: Snapshot = {}  # in the last scan
         self._appeared: dict[str, float] = {}  # when a file was seen first, by the monotonic clock
@@ -67,7 +69,7 @@ class Motion:
         writers of new files.
         """
         now = time.monotonic()
-        moving = {path for path in changed if now - self._moved_at.get(path, -math.inf) < self.rest}
+        moving = {path for path in changed if now - self._moved_at.get(path, -math.inf) < self._rest}
         found = {
             path
             for path in moving
@@ -87,8 +89,16 @@ class Motion:
             if now - self._appeared.get(path, -math.inf) < self._longest_wait
             and not (path in sent and sent[path].inode == version.inode)
         }
-        written = self._being_written() if new else set()
+        if not new:
+            return set()
+        written = self._being_written()
+        self._look_took = time.monotonic() - now
         return {path for path in new if changed[path].inode in written}
+
+    @property
+    def pause(self) -> float:
+        """Seconds until it is worth asking again: where thousands of files are open the answer takes a while."""
+        return max(min(self._rest, _LOOK_AGAIN), _PAUSE_FACTOR * self._look_took)
 
     @property
     def waits(self) -> bool:

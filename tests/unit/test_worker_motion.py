@@ -51,6 +51,18 @@ def test_a_log_that_stays_open_is_waited_for_once_and_not_for_ever(clock: Simple
     assert watched.restless(grown, log, came_to_rest=True) == set()
 
 
+def test_where_looking_takes_long_it_is_done_the_less_often(clock: SimpleNamespace) -> None:
+    def look_long() -> set[int]:
+        clock.now += 0.5
+        return {1}
+
+    watched, new = Motion(5, look_long), {"new": Signature(1, 10, 1)}
+    watched.see(new)
+    before = watched.pause
+    watched.restless(new, {}, came_to_rest=True)
+    assert (before, watched.pause) == (0.25, 5)
+
+
 def test_what_is_known_is_not_waited_for_because_it_is_open(clock: SimpleNamespace) -> None:
     def nobody_looks() -> set[int]:
         raise AssertionError
