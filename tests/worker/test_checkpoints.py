@@ -312,6 +312,7 @@ def test_a_file_that_is_rewritten_in_place_while_it_is_sent_never_becomes_visibl
 def test_a_file_that_is_always_being_rewritten_does_not_keep_the_others_back(
     watched: Watched, s3: S3Server, bucket: str
 ) -> None:
+    watched.checkpoints._motion._longest_wait = 1
     with scribbling(watched.folder / "restless"):
         watched.checkpoints.start()
         watched.write("weights", b"w")
@@ -350,6 +351,7 @@ def test_half_of_a_new_file_is_not_sent_for_as_long_as_its_writer_has_it_open(
 def test_beside_a_file_that_never_rests_the_others_go_up_but_are_not_reported_whole(
     watched: Watched, s3: S3Server, bucket: str
 ) -> None:
+    watched.checkpoints._motion._longest_wait = 1
     watched.checkpoints.start()
     watched.write("weights", b"1")
     watched.write("restless", b"1" * 2000)
