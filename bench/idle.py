@@ -62,7 +62,10 @@ def main(binary: Path | None, seconds: float, small: bool) -> None:
             submit(port, key, 1, {"during": during}, COMMAND)
             wait_for(lambda: "checkpoint_committed" in waiting.log.read_text(), "a checkpoint", timeout=60)
             most = at_most(waiting, seconds)
-            goals.figure(f"at work: {most:.0f} MiB at most, checkpoints of 128 MB and 400 small files going up", most < AT_WORK)
+            goals.figure(
+                f"at work: {most:.0f} MiB at most, checkpoints of 128 MB and 400 small files going up",
+                most < AT_WORK,
+            )
     sys.exit(goals.verdict())
 
 

@@ -32,7 +32,6 @@ from kelpie_worker.storage_errors import NotThere, StorageRefused, StorageUnreac
 from kelpie_worker.transfer import Transfer
 
 MOST_FILES = 1000  # of one generation; what is beyond it follows in the next
-_LOOK_AGAIN = 0.25
 _SHORTEST_SCAN_PAUSE, _SCAN_PAUSE_FACTOR = 2.0, 20
 _SHORTEST_STABILITY = 0.01  # below it a second write could bear the first one's time
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
@@ -197,7 +196,7 @@ class Checkpoints:
             return True
         restless = set() if final else self._motion.restless(changed, self.ledger.sent, not self._in_motion)
         if restless and not self._motion.waited_enough():
-            self._finishing.wait(min(self._motion.rest, _LOOK_AGAIN))
+            self._finishing.wait(self._motion.pause)
             return False
         ready = self._ready(changed, restless, final)
         taken = commit_order(ready)[:MOST_FILES]

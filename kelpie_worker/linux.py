@@ -111,7 +111,9 @@ def files_being_written() -> set[int]:
                 with suppress(OSError):  # closed since
                     # The bits of the link itself say what the descriptor may be used for.
                     if descriptor.stat(follow_symlinks=False).st_mode & stat.S_IWUSR:
-                        found.add(descriptor.stat().st_ino)
+                        opened = descriptor.stat()
+                        if stat.S_ISREG(opened.st_mode):  # sockets and pipes have numbers of their own
+                            found.add(opened.st_ino)
     return found
 
 

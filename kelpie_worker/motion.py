@@ -12,6 +12,7 @@ from kelpie_worker.linux import files_being_written
 from kelpie_worker.scan import Signature, Snapshot
 
 _LARGEST_LOG = 8 * 1024 * 1024
+_LOOK_AGAIN, _PAUSE_FACTOR = 0.25, 10
 _LONGEST_REST = 2.5  # seconds without a change, until one that was being rewritten in place counts as whole
 _WAITS_FOR_RESTLESS = 12  # times the longest wait for quiet
 _WAITS_FOR_OPEN = 5 * _WAITS_FOR_RESTLESS
@@ -25,10 +26,11 @@ class Motion:
     ) -> None:
         """`being_written` names the inodes of files that somebody has open for writing."""
         longest = max_wait or 2 * _LONGEST_REST
-        self.rest = min(_LONGEST_REST, longest / 2)
+        self._rest = min(_LONGEST_REST, longest / 2)
         self._longest_wait = _WAITS_FOR_RESTLESS * longest
         self._longest_open = _WAITS_FOR_OPEN * longest
         self._being_written = being_written
+        self._look_took = 0.0  # for all open files
         self._waits_since: float | None = None
         self._seen: Snapshot = {}  # in the last scan
         self._appeared: dict[str, float] = {}  # when a file was seen first, by the monotonic clock
@@ -61,7 +63,7 @@ class Motion:
         self._moves_since.setdefault(path, now)
 
     def _note_stillness(self, path: str, now: float) -> None:
-        if path in self._moves_since and now - self._moved_at[path] >= self.rest:
+        if path in self._moves_since and now - self._moved_at[path] >= self._rest:
             del self._moves_since[path]
             self._open_since.pop(path, None)
 
@@ -82,8 +84,8 @@ class Motion:
         writers of new files.
         """
         now = time.monotonic()
-        open_files = cache(self._being_written)
-        moving = {path for path in changed if now - self._moved_at.get(path, -math.inf) < self.rest}
+        open_files = cache(self._look_at_open_files)
+        moving = {path for path in changed if now - self._moved_at.get(path, -math.inf) < self._rest}
         found = set()
         for path in moving:
             if path in self._rewritten:
@@ -122,6 +124,17 @@ class Motion:
         }
         written = open_files() if new else set()
         return {path for path in new if changed[path].inode in written}
+
+    def _look_at_open_files(self) -> set[int]:
+        began = time.monotonic()
+        found = self._being_written()
+        self._look_took = time.monotonic() - began
+        return found
+
+    @property
+    def pause(self) -> float:
+        """Seconds until it is worth asking again: where thousands of files are open the answer takes a while."""
+        return max(min(self._rest, _LOOK_AGAIN), _PAUSE_FACTOR * self._look_took)
 
     @property
     def waits(self) -> bool:

@@ -1,21 +1,20 @@
 """The child that moves files: one thread for each command, so that a stuck upload delays no other job."""
 
-import errno
 import os
 import threading
-import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, TypeVar
 
-from kelpie_worker import directories, logs, patience, places
+from kelpie_worker import directories, logs, places
+from kelpie_worker.answers import Work, answer_to, last_answer, may_pass
 from kelpie_worker.backoff import backoff
 from kelpie_worker.checkpoints import Checkpoints
 from kelpie_worker.child import Duty, Tell, live
 from kelpie_worker.config import Config
-from kelpie_worker.downloads import Collision, download
+from kelpie_worker.downloads import download
 from kelpie_worker.fence import Fence
-from kelpie_worker.job import Job, Manifest, StoredObject, SyncBlock
+from kelpie_worker.job import Job, Manifest, Place, StoredObject, SyncBlock
 from kelpie_worker.lease import Cancelled, Lease
 from kelpie_worker.linux import boottime, die_with
 from kelpie_worker.messages import (
@@ -48,7 +47,7 @@ from kelpie_worker.s3_client import SharedClient
 from kelpie_worker.scan import Signature, is_inside
 from kelpie_worker.siblings import Siblings
 from kelpie_worker.storage import Storage
-from kelpie_worker.storage_errors import Misconfigured, StorageRefused, StorageUnreachable
+from kelpie_worker.storage_errors import Misconfigured, StorageRefused
 from kelpie_worker.transfer import Transfer
 from kelpie_worker.unfinished import Unfinished, journal_of
 
@@ -56,9 +55,7 @@ _TELL_TRANSFERS_EVERY = 1.0
 _REST = 60.0  # seconds without a job until what boto3 takes, half of the worker's memory, is given back
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 _LARGEST_MANIFEST = 20_000  # files; the coordinator takes no more
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-_JOBS_FAULT = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)  # a key that is no name for a file
-Work = Download | Watch | Flush | Stage | Upload | Wipe
+Known = TypeVar("Known")
 
 
 def main(commands: Connection, messages: Connection, config: Config) -> None:
@@ -315,11 +312,6 @@ class JobFiles:
 
     def _checkpoints(self, job: Job, block: SyncBlock, siblings: Siblings) -> Checkpoints:
         assert self._manifests
-        brought = {
-            os.path.relpath(path, block.local_path): version
-            for path, version in self._places.brought.items()
-            if is_inside(path, block.local_path)
-        }
         return Checkpoints(
             job,
             block,
@@ -327,16 +319,12 @@ class JobFiles:
             self.lease,
             self._config.watch,
             self._own_files,
-            brought,
+            _below(block.local_path, self._places.brought),
             lambda paths: self.moving.uploads(f"{block.local_path}/{path}" for path in paths),
             # What an earlier uploader sent counts: then a refusal alone stops nothing.
             None if block.local_path in self._places.taken else self._tell_refusal,
             self._places.real_path(block.local_path),
-            {
-                os.path.relpath(path, block.local_path): stored
-                for path, stored in self._brought_objects.items()
-                if is_inside(path, block.local_path)
-            },
+            _below(block.local_path, self._brought_objects),
             self._manifests.tell,
             self._fenced(job),
             siblings,
@@ -349,55 +337,17 @@ class JobFiles:
         reason = "pattern" if isinstance(refusal, PatternTooSlow) else "upload"
         self._tell(Refused(self._claim_id, reason, str(refusal)))
 
-    def _sent_objects(self) -> dict[tuple[str, str], Signature]:
+    def _sent_objects(self) -> dict[Place, Signature]:
         """What is in the bucket already, by bucket and key."""
-        objects: dict[tuple[str, str], Signature] = {}
+        objects: dict[Place, Signature] = {}
         for watch in self._watches or ():
             objects |= watch.sent_objects()
         return objects
 
 
-def answer_to(error: Exception, command: Work) -> Refused | Troubled:
-    """What an error means for the attempt: it fails if the job's definition is at fault, else it is given back."""
-    claim_id = command.job.claim_id
-    reason = "download" if isinstance(command, Download) else "upload"
-    detail = f"{type(error).__name__}: {error}"
-    match error:
-        case Misconfigured():
-            return Troubled(claim_id, "configuration", str(error))
-        case StorageRefused() | directories.OutputReplaced():
-            return Refused(claim_id, reason, str(error))
-        case StorageUnreachable():
-            return Troubled(claim_id, "storage", str(error))
-        case OSError() if error.errno in _DISK_FULL:
-            return Troubled(claim_id, "disk_full", str(error))
-        case OSError() if isinstance(command, Download | Watch) and _is_the_machines(error):
-            return Troubled(claim_id, "disk", detail)
-        case OSError() | EOFError() | zlib.error() | Collision():
-            return Refused(claim_id, reason, detail)
-        case ValueError():
-            return Refused(claim_id, "pattern", str(error))
-    logs.error("uploader_failed", command.job, command=type(command).__name__, detail=detail)
-    return Troubled(claim_id, "internal", detail)
-
-
-def may_pass(trouble: Troubled, command: Work, waited: float) -> bool:
-    """Whether the files of a command that has ended are worth more waiting: outputs aside are in nobody's way."""
-    if isinstance(command, Upload) and trouble.reason not in ("internal", "configuration"):
-        return True
-    return isinstance(command, Flush | Stage | Upload) and waited < patience.LONGEST
-
-
-def last_answer(answer: Refused | Troubled, command: Work) -> Refused | Troubled:
-    """Outputs that a defect keeps back would be computed again for ever, if that counted as no failure."""
-    if isinstance(command, Upload) and isinstance(answer, Troubled) and answer.reason == "internal":
-        return Refused(answer.claim_id, "upload", answer.detail)
-    return answer
-
-
-def _is_the_machines(error: OSError) -> bool:
-    """Whether another machine may do better; one without a number is a file that cannot be unpacked."""
-    return error.errno is not None and error.errno not in _JOBS_FAULT
+def _below(directory: str, known: Mapping[str, Known]) -> dict[str, Known]:
+    """What is known of files in a directory, by relative paths instead of absolute ones."""
+    return {os.path.relpath(path, directory): fact for path, fact in known.items() if is_inside(path, directory)}
 
 
 class ManifestOfAll:
@@ -424,7 +374,7 @@ class ManifestOfAll:
 
         If none of theirs is, the next generation has begun, and whoever compares is to find another version.
         """
-        objects: dict[tuple[str, str], StoredObject] = {}
+        objects: dict[Place, StoredObject] = {}
         for stored in (stored for watch in self.watches for stored in watch.whole):
             if stored.place not in objects or not self._fence.is_overwritten(stored.place, stored.etag):
                 objects[stored.place] = stored

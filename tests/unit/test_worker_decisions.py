@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kelpie_worker import config, logs
+from kelpie_worker.answers import answer_to
 from kelpie_worker.api import _presentable
 from kelpie_worker.backoff import backoff
 from kelpie_worker.config import LegacyDirectories
@@ -31,7 +32,6 @@ from kelpie_worker.scan import Scanner, Signature
 from kelpie_worker.state_file import StateFile, StateFileInUse
 from kelpie_worker.storage_errors import Misconfigured, StorageRefused, StorageUnreachable
 from kelpie_worker.transfer import PART_SIZE, part_size
-from kelpie_worker.uploader import answer_to
 
 DIRECTORIES = LegacyDirectories("/input", "/checkpoint", "/output")
 NEXT_CLAIM = "5ab3a9b4-6fd1-4ef5-9a3e-0d6d3a0e9c11"

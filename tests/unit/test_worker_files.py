@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from kelpie_worker import places
+from kelpie_worker.answers import answer_to
 from kelpie_worker.directories import OutputReplaced, bring_back, make, places_aside, remove_aside, set_aside, wipe
 from kelpie_worker.job import Job, SyncBlock
 from kelpie_worker.lease import Lease
@@ -26,7 +27,6 @@ from kelpie_worker.s3_client import SharedClient
 from kelpie_worker.scan import Moved, Scanner, Signature, is_own_name, own_name, signature_of
 from kelpie_worker.storage import Storage
 from kelpie_worker.transfer import Transfer
-from kelpie_worker.uploader import answer_to
 
 FORKED = multiprocessing.get_context("fork")
 

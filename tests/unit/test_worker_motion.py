@@ -51,6 +51,18 @@ def test_a_log_that_stays_open_is_waited_for_once_and_not_for_ever(clock: Simple
     assert watched.restless(grown, log, came_to_rest=True) == set()
 
 
+def test_where_looking_takes_long_it_is_done_the_less_often(clock: SimpleNamespace) -> None:
+    def look_long() -> set[int]:
+        clock.now += 0.5
+        return {1}
+
+    watched, new = Motion(5, look_long), {"new": Signature(1, 10, 1)}
+    watched.see(new)
+    before = watched.pause
+    watched.restless(new, {}, came_to_rest=True)
+    assert (before, watched.pause) == (0.25, 5)
+
+
 def test_what_is_known_is_not_waited_for_because_it_is_open(clock: SimpleNamespace) -> None:
     def nobody_looks() -> set[int]:
         raise AssertionError
@@ -68,3 +80,49 @@ def test_a_file_that_takes_the_place_of_a_known_one_is_new(clock: SimpleNamespac
     made_anew = {"weights": Signature(2, 5, 2)}
     watched.see(made_anew)
     assert watched.restless(made_anew, known, came_to_rest=True) == {"weights"}
+
+
+def rewrite(watched: Motion, clock: SimpleNamespace, seconds: float) -> dict[str, Signature]:
+    """Have a file rewritten for so long since it was sent, without a rest that counts. As it is then."""
+    watched.sent("state")
+    state: dict[str, Signature] = {}
+    end = clock.now + seconds
+    while clock.now < end:
+        clock.now += 0.2
+        state = {"state": Signature(1, 10, int(clock.now * 1e9))}
+        watched.see(state)
+    return state
+
+
+def test_a_file_that_is_rewritten_without_a_rest_counts_as_whole_once_nobody_has_it_open(
+    clock: SimpleNamespace,
+) -> None:
+    written: set[int] = set()
+    watched = Motion(1, lambda: written)
+    rewrite(watched, clock, 11)
+    state = rewrite(watched, clock, 0.5)
+    assert watched.restless(state, {}, came_to_rest=True) == {"state"}
+    state = rewrite(watched, clock, 1)
+    assert watched.restless(state, {}, came_to_rest=False) == {"state"}
+    written.add(1)
+    assert watched.restless(state, {}, came_to_rest=True) == {"state"}
+    written.clear()
+    assert watched.restless(state, {}, came_to_rest=True) == set()
+
+
+@pytest.mark.parametrize("written", [set(), {1}], ids=["closed", "open"])
+def test_a_file_that_never_rests_goes_up_in_the_end(clock: SimpleNamespace, written: set[int]) -> None:
+    watched = Motion(1, lambda: written)
+    state = rewrite(watched, clock, 13)
+    assert watched.restless(state, {}, came_to_rest=False) == {"state"}
+    state = rewrite(watched, clock, 61)
+    assert watched.restless(state, {}, came_to_rest=False) == set()
+
+
+def test_a_file_that_has_rested_has_to_rest_again(clock: SimpleNamespace) -> None:
+    watched = Motion(1, set)
+    state = rewrite(watched, clock, 61)
+    clock.now += 1
+    watched.see(state)
+    state = rewrite(watched, clock, 1)
+    assert watched.restless(state, {}, came_to_rest=True) == {"state"}
