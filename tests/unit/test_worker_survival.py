@@ -18,7 +18,9 @@ import requests
 from kelpie_worker import config
 from kelpie_worker.api import Api, ClaimRefused, Unreachable
 from kelpie_worker.coordinator import Coordinator
+from kelpie_worker.heartbeat import HeldLease
 from kelpie_worker.job import Job, SyncBlock
+from kelpie_worker.linux import boottime
 from kelpie_worker.messages import (
     CeaseClaiming,
     ChildStarted,
@@ -330,6 +332,30 @@ def test_an_unexpected_error_leaves_no_claim_and_no_report_unanswered(capfd: pyt
         ("coordinator_failed", "ZeroDivisionError: claim"),
         ("coordinator_failed", "ZeroDivisionError: report"),
     ]
+
+
+# --- leases ---------------------------------------------------------------------------------------------
+
+
+class Renewing:
+    """An API that tells of every heartbeat."""
+
+    def __init__(self) -> None:
+        self.heard = SimpleQueue[Job]()
+
+    def heartbeat(self, job: Job, timeout: float, checkpoint_lag: int | None) -> str:
+        self.heard.put(job)
+        return "canceled"
+
+
+def test_the_first_heartbeat_is_due_an_interval_after_the_claim_however_late_its_child_hears_of_it() -> None:
+    api, job = Renewing(), replace(JOB, heartbeat_interval=600.0)
+    late, fresh = (HeldLease(job, cast(Api, api), lambda message: None) for _ in range(2))
+    fresh.start(due=boottime() + 600)
+    late.start(due=boottime() - 1)
+    assert api.heard.get(timeout=30) == job and late.dropped.wait(30)
+    assert api.heard.empty() and not fresh.dropped.is_set()
+    fresh.drop()
 
 
 # --- the API's answers ----------------------------------------------------------------------------------
