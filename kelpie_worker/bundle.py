@@ -44,6 +44,20 @@ def is_frozen() -> bool:
     return bool(getattr(sys, "frozen", False))
 
 
+def missing() -> Path | None:
+    """The folder that was unpacked for this process, if somebody removed it. Its first file stands for all."""
+    if not is_frozen():
+        return None
+    folder = Path(sys._MEIPASS)  # type: ignore[attr-defined]
+    try:
+        (folder / _MARK).stat()
+    except FileNotFoundError:
+        return folder
+    except OSError:  # of the disk, say, which may pass
+        return None
+    return None
+
+
 def program_files() -> list[str]:
     """What the program needs to be on the disk, now and for its next start."""
     unpacked = [getattr(sys, "_MEIPASS", None), os.environ.get("STATICX_PROG_PATH")] if is_frozen() else []

@@ -38,7 +38,7 @@ from kelpie_worker.messages import (
 from kelpie_worker.pipeline import JobState, Phase
 from kelpie_worker.runner import why_not_started
 from kelpie_worker.state_file import StateFile, WorkerState, fresh_state
-from kelpie_worker.supervisor import Supervisor, outcome_of_abandoned
+from kelpie_worker.supervisor import BROKEN, Supervisor, outcome_of_abandoned
 from kelpie_worker.worker import ChildKeepsDying, Restarts
 
 CLAIM = "5ab3a9b4-6fd1-4ef5-9a3e-0d6d3a0e9c11"
@@ -199,6 +199,12 @@ def test_what_is_told_of_a_job_that_its_worker_cannot_go_on_with(
     phase: Phase, outcome: Outcome | None, told: Outcome | None
 ) -> None:
     assert outcome_of_abandoned(JobState(JOB, phase, outcome), "disk_full") == told
+
+
+@pytest.mark.parametrize(("phase", "verdict"), [(P.RUNNING, Verdict.FAILED), (P.DOWNLOADING, Verdict.RELEASED)])
+def test_who_breaks_the_worker_is_the_command_that_runs(phase: Phase, verdict: Verdict) -> None:
+    told = outcome_of_abandoned(JobState(JOB, phase), BROKEN, "it removed everything")
+    assert told == Outcome(verdict, BROKEN, detail="it removed everything")
 
 
 def test_a_child_that_keeps_dying_is_given_up_and_another_ones_deaths_do_not_count() -> None:
