@@ -85,7 +85,7 @@ class WorkerState:
     def _listed(self, claim_id: str) -> dict[str, Any]:
         job, times = self.jobs[claim_id], self.times[claim_id]
         transfers = self.transfers.get(claim_id, Transferring(claim_id))
-        done = {Verdict.COMPLETED: "completed"}.get(job.verdict or Verdict.DROPPED, "failed")
+        done = "completed" if job.verdict is Verdict.COMPLETED else "failed"
         return {
             "id": job.job.id,
             "status": done if job.phase is Phase.DONE else "running",

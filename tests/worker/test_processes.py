@@ -22,7 +22,7 @@ from local_stack.s3 import S3Server
 from tests.worker.coordinator import FakeCoordinator
 from tests.worker.test_interruptions import is_alive
 from tests.worker.test_journey import finished, python, shell
-from tests.worker.test_survival import ESCAPES, sleeping_under
+from tests.worker.test_survival import ESCAPES, own_namespace, sleeping_under
 from tests.worker.worker import CHECKOUT, Worker
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -338,9 +338,7 @@ def private_memory(pid: int) -> int:
 @pytest.fixture
 def first_process(worker: Worker) -> Iterator[Callable[[], Worker]]:
     """Starts a worker as process 1 of a namespace of its own; only root can make one."""
-    alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("no namespace can be made here")
+    alone = own_namespace()
     yield lambda: worker.start(through=alone)
     worker.close()
 

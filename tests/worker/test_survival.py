@@ -187,13 +187,18 @@ def test_a_job_whose_command_kills_everybody_in_its_container_each_time_fails(
     assert finished(coordinator, after)[0] == "completed"
 
 
-@pytest.fixture
-def in_namespace(worker: Worker) -> Iterator[Sequence[str]]:
-    """What starts the worker as the only child of a container's first process; only root can make one."""
+def own_namespace() -> list[str]:
+    """What starts a program as process 1 of a namespace."""
     alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
         pytest.skip("no namespace can be made here")
-    yield [*alone, "sh", "-c", '"$@"; exit $?', "sh"]
+    return alone
+
+
+@pytest.fixture
+def in_namespace(worker: Worker) -> Iterator[Sequence[str]]:
+    """What starts the worker as the only child of a container's first process; only root can make one."""
+    yield [*own_namespace(), "sh", "-c", '"$@"; exit $?', "sh"]
     worker.close()
 
 
