@@ -20,7 +20,7 @@ from kelpie_api.autoscale import Autoscaler, all_applied
 from kelpie_api.db import SQL, Database
 from kelpie_api.fleet import Fleet
 from kelpie_api.salad import Salad
-from kelpie_api.schemas import JobDefinition
+from kelpie_api.schemas.submission import JobDefinition
 from tests.doubles.fleet import KEY, FleetDouble
 
 PROJECTS, GROUPS, BUSY = 10, 100, 40  # of each project 100 groups; so many groups of all have jobs

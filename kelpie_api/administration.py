@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from uuid import UUID
 
 from kelpie_api import auth
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.errors import InvalidRequest, NotFound
-
-LONGEST_NAME = 255
+from kelpie_api.wire import LONGEST_NAME, NAME_TEXT, UNSTORABLE
 
 
 def storable(name: str, what: str) -> str:
     """The rule that the API has for names. Raises InvalidRequest."""
     if not 1 <= len(name) <= LONGEST_NAME:
         raise InvalidRequest(f"The {what} must have 1 to {LONGEST_NAME} characters.")
-    if not name.isprintable():
+    if not re.match(NAME_TEXT, name) or UNSTORABLE.search(name):
         raise InvalidRequest(f"The {what} has line ends, control characters, or is not UTF-8 text.")
     return name
 

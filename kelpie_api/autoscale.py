@@ -12,28 +12,25 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
 from uuid import UUID, uuid4
 
 from kelpie_api import logs, scaling
 from kelpie_api.db import SQL, Database, Row, Transaction
 from kelpie_api.errors import KelpieError, NoAnswer
-from kelpie_api.fleet import Ended, Fleet
-from kelpie_api.salad import GroupName, SaladRefused
-from kelpie_api.scaling import Action, Decision, Demand, Limits, Observed, State, decide
+from kelpie_api.fleet import Ended, Fleet, Look, Stranger, Vanished, name_of
+from kelpie_api.replicas import Action, Decision, Demand, Limits, Observed, decide
+from kelpie_api.salad import SaladRefused, what_to_do
 
 RULES_AT_ONCE = 5
-# In a row; then the rule of a group that Salad does not know is removed, if the first was so long ago: two pauses
-# between runs of five minutes each, less what runs take.
-MISSING_RUNS, MISSING_FOR = 3, timedelta(minutes=8)
+# In a row; then the rule of a group that Salad does not know is removed. Where Salad knows no such project either,
+# the first of them must be a day ago: time for the operator to see that a setting is wrong.
+MISSING_RUNS, MISSING_WITH_PROJECT_FOR = 3, timedelta(days=1)
 # How long a turn lasts after its owner's last word; the longest silence between two is a wait for the allowance.
 TURN = timedelta(minutes=2)
 # How long a group that is being stopped is handed no job: longer than the call that stops it takes.
 STOPPING = timedelta(seconds=15)
 
 LIMITING = ("container_group_id", "tenant_id", "min_replicas", "max_replicas")
-
-Group = dict[str, Any]
 
 
 class AnotherRun(Exception):
@@ -43,49 +40,29 @@ class AnotherRun(Exception):
         super().__init__("Another run of the autoscaler is under way; this one leaves the rules to it.")
 
 
-class Vanished(Exception):
-    """Salad does not know the group any more, or another group has its name now."""
+class CalledOff(Exception):
+    """What was decided is not right any more."""
 
+
+class NeededAgain(CalledOff):
     def __init__(self) -> None:
-        super().__init__("Salad does not know this container group (404)")
+        super().__init__("the group got something to do")
 
 
-class AllMissing(Exception):
+class RuleMoved(CalledOff):
     def __init__(self) -> None:
-        super().__init__(
-            "Salad answers 404 for every group that has a rule; no rule will be removed for that. Look at"
-            " SALAD_API_URL and SALAD_API_KEY; if the groups are really gone, remove their rules."
-        )
-
-
-class NeededAgain(Exception):
-    """Between the decision to stop a group and the call it got something to do."""
-
-
-class RuleMoved(Exception):
-    """The rule was removed or changed after this run had read it."""
-
-
-CALLED_OFF: dict[type[Exception], str] = {
-    NeededAgain: "the group got something to do",
-    RuleMoved: "the rule was changed or removed",
-}
+        super().__init__("the rule was changed or removed")
 
 
 class StopUnheard(Exception):
     """The stop was called off or refused, but Salad may have carried out an earlier try of it."""
 
-    def __init__(self, ending: Exception) -> None:
-        came = CALLED_OFF.get(type(ending)) or reason(ending)
+    def __init__(self, ending: CalledOff | SaladRefused) -> None:
         super().__init__(
             "an earlier try to stop the group had no answer, so nobody knows whether it was carried out;"
-            f" then {came}"
+            f" then {reason(ending)}"
         )
         self.ending = ending
-
-
-class Stranger(Exception):
-    """Salad says something of a group that this release does not understand."""
 
 
 TROUBLE = (NoAnswer, SaladRefused, Vanished, Stranger, KelpieError, Ended)
@@ -100,7 +77,7 @@ class Verdict:
     observed: Observed | None = None
     decision: Decision | None = None
     error: str | None = None
-    vanished: bool = False
+    vanished: Vanished | None = None
     rule_moved: bool = False  # so nothing, or nothing more, was done
 
     @property
@@ -156,11 +133,8 @@ class Autoscaler:
         """Apply all rules, or one. Raises AnotherRun. Rules that were not begun when `stopped` was set are missing
         in the answer."""
         with Turn(self.db) as turn:
-            verdicts = self._each_rule(
-                only, Look(self.fleet, turn.keep), lambda rule, look: self._apply(rule, look, turn)
-            )
-            counts = not self._all_missing(verdicts)
-            return [self._record(verdict, counts) if verdict.vanished else verdict for verdict in verdicts]
+            look = Look(self.fleet, turn.keep)
+            return self._each_rule(only, look, lambda rule, look: self._apply(rule, look, turn))
 
     def rehearse(self, only: UUID | None = None) -> list[Verdict]:
         """What a run would decide; nothing is changed, here or at Salad."""
@@ -205,15 +179,7 @@ class Autoscaler:
         verdict = self._weigh(rule, look)
         if not verdict.error:
             verdict = self._carry_out(verdict, turn)
-        return verdict if verdict.vanished else self._record(verdict)  # what vanished is judged all together
-
-    def _all_missing(self, verdicts: Sequence[Verdict]) -> bool:
-        """Every group that was looked at, and more than one: that is a mistake, and no rule pays for it."""
-        seen = [verdict for verdict in verdicts if verdict.vanished or verdict.observed]
-        if len(seen) < 2 or not all(verdict.vanished for verdict in seen):
-            return False
-        logs.error("all_groups_missing", AllMissing(), groups=len(seen))
-        return True
+        return self._record(verdict)
 
     def _carry_out(self, verdict: Verdict, turn: Turn) -> Verdict:
         assert verdict.decision and verdict.observed
@@ -238,8 +204,7 @@ class Autoscaler:
         except RuleMoved:  # the next run applies what it says then
             return replace(verdict, decision=Decision(Action.NONE, verdict.observed.present), rule_moved=True)
         except StopUnheard as unheard:
-            called_off = isinstance(unheard.ending, NeededAgain | RuleMoved)
-            decision = hold(verdict) if called_off else verdict.decision
+            decision = hold(verdict) if isinstance(unheard.ending, CalledOff) else verdict.decision
             return replace(verdict, decision=decision, error=str(unheard))
         except TROUBLE as error:
             return failed(verdict, error)
@@ -269,8 +234,9 @@ class Autoscaler:
 
         try:
             self.fleet.stop(name_of(rule), before=about_to_ask)
-        except (NeededAgain, RuleMoved, SaladRefused) as ending:
-            if tries > isinstance(ending, SaladRefused):  # a refusal is the answer to the last try
+        except (CalledOff, SaladRefused) as ending:
+            answered = 1 if isinstance(ending, SaladRefused) else 0  # a refusal is the answer to the last try
+            if tries > answered:
                 raise StopUnheard(ending) from ending
             self._unmark(rule)
             raise
@@ -294,103 +260,29 @@ class Autoscaler:
         if demand.leases or (demand.active and rule["max_replicas"] > 0):
             raise NeededAgain
 
-    def _record(self, verdict: Verdict, counts: bool = True) -> Verdict:
-        """Write a verdict down and log it. `counts`: a group that is missing may lose its rule."""
+    def _record(self, verdict: Verdict) -> Verdict:
+        """Write a verdict down and log it."""
         try:
             with self.db.transaction() as tx:
-                verdict = self._noted(tx, verdict, counts)
+                verdict = self._noted(tx, verdict)
                 tx.execute(SQL.record_decision, tenant_id=verdict.rule["tenant_id"], **verdict.as_row())
         except KelpieError as error:
             verdict = failed(verdict, error)
         tell(verdict)
         return verdict
 
-    def _noted(self, tx: Transaction, verdict: Verdict, counts: bool) -> Verdict:
+    def _noted(self, tx: Transaction, verdict: Verdict) -> Verdict:
         """Keep the rule's count of runs without its group, and remove the rule when it is full."""
         group_id = verdict.rule["container_group_id"]
-        if verdict.vanished and counts:
-            missing = tx.one_or_none(SQL.note_group_missing, container_group_id=group_id, long=MISSING_FOR)
+        if verdict.vanished:
+            long = MISSING_WITH_PROJECT_FOR if verdict.vanished.with_project else timedelta()
+            missing = tx.one_or_none(SQL.note_group_missing, container_group_id=group_id, long=long)
             verdict = after_missing(verdict, missing)
         elif verdict.observed:
             tx.execute(SQL.note_group_found, container_group_id=group_id)
         if verdict.decision and verdict.decision.action == Action.REMOVE_RULE:
             tx.execute(SQL.delete_rule, scope=None, groups=None, container_group_id=group_id)
         return verdict
-
-
-class Look:
-    """What Salad says of groups, asked once a project and run: a thousand rules must fit into the budget."""
-
-    def __init__(self, fleet: Fleet, before: Callable[[], None]) -> None:
-        self.fleet = fleet
-        self.before = before
-        self.lock = threading.Lock()
-        self.projects: dict[tuple[str, str], Future[dict[str, Group]]] = {}
-
-    def at(self, rule: Row) -> Observed:
-        """Raises Vanished, Stranger, SaladRefused, NoAnswer, Ended. Only Salad's own 404 for the very group counts
-        as vanished: a list may be cut, or empty by mistake."""
-        group_id = str(rule["container_group_id"])
-        group = self._listed(rule["org_name"], rule["project_name"]).get(group_id)
-        return observed(group or self._by_name(rule, group_id))
-
-    def _by_name(self, rule: Row, group_id: str) -> Group:
-        try:
-            group = self.fleet.group(name_of(rule), self.before)
-        except SaladRefused as refusal:
-            if refusal.status == 404:
-                raise Vanished from refusal
-            raise
-        if str(group.get("id")).lower() != group_id:
-            raise Vanished
-        return group
-
-    def _listed(self, organization: str, project: str) -> dict[str, Group]:
-        with self.lock:
-            known = self.projects.get((organization, project))
-            answer = known or self.projects.setdefault((organization, project), Future())
-        if known is None:
-            self._ask(answer, organization, project)
-        return answer.result()
-
-    def _ask(self, answer: Future[dict[str, Group]], organization: str, project: str) -> None:
-        """The first rule of a project asks, the others wait for the same answer, also if it is none."""
-        try:
-            groups = self.fleet.groups(organization, project, self.before)
-            answer.set_result({str(group.get("id")).lower(): group for group in groups})
-        except SaladRefused as refusal:
-            if refusal.status == 404:
-                answer.set_result({})
-            else:
-                answer.set_exception(refusal)
-        except (NoAnswer, KelpieError, Ended, AnotherRun) as error:
-            answer.set_exception(error)
-        finally:
-            if not answer.done():  # after a defect; the others must not wait for ever
-                answer.set_exception(NoAnswer("the groups of the project could not be read"))
-
-
-def name_of(rule: Row) -> GroupName:
-    return GroupName(rule["org_name"], rule["project_name"], rule["container_group_name"])
-
-
-def observed(group: Group) -> Observed:
-    """Raises Stranger where Salad says what its specification does not know."""
-    state = group.get("current_state")
-    status = state.get("status") if isinstance(state, dict) else None
-    replicas = group.get("replicas")
-    if not is_state(status) or not is_count(replicas):
-        raise Stranger(f"Salad says of this group: status {str(status)[:50]!r}, replicas {str(replicas)[:50]!r}")
-    return Observed(State(str(status)), int(str(replicas)))
-
-
-def is_state(status: object) -> bool:
-    return isinstance(status, str) and status in set(State)
-
-
-def is_count(replicas: object) -> bool:
-    """Can this be a number of replicas? More than the database can write down were never asked for."""
-    return type(replicas) is int and 0 <= replicas < 2**31
 
 
 def hold(verdict: Verdict) -> Decision:
@@ -401,21 +293,15 @@ def hold(verdict: Verdict) -> Decision:
 def failed(verdict: Verdict, error: Exception) -> Verdict:
     if isinstance(error, SaladRefused) and error.status == 404:
         error = Vanished()
-    return replace(verdict, error=reason(error), vanished=isinstance(error, Vanished))
+    return replace(verdict, error=reason(error), vanished=error if isinstance(error, Vanished) else None)
 
 
 def reason(error: Exception) -> str:
-    said = f" (Salad: {error.said})" if isinstance(error, SaladRefused) and error.said else ""
-    if isinstance(error, SaladRefused) and error.status == 401:
-        return f"Salad does not know SALAD_API_KEY (401); renew it{said}"
-    if isinstance(error, SaladRefused) and error.status == 403:
-        return f"Salad lets SALAD_API_KEY not do this (403); add its user to the organization at Salad{said}"
-    return str(error)
+    return what_to_do(error) if isinstance(error, SaladRefused) else str(error)
 
 
 def after_missing(verdict: Verdict, row: Row | None) -> Verdict:
-    """The third run in a row in which Salad does not know the group ends its rule, unless runs follow each other
-    so fast that all of them may have seen the same mistake."""
+    """The third run in a row in which Salad does not know the group ends its rule, if the first is `long_ago`."""
     if row is None or row["missing_runs"] < MISSING_RUNS or not row["long_ago"]:
         return verdict
     return replace(verdict, decision=Decision(Action.REMOVE_RULE, 0), error=None)

@@ -1,21 +1,26 @@
-"""Salad's container groups as the autoscaler works on them: with the coordinator's own key, patiently, and within
-a budget of requests."""
+"""Salad's container groups as the autoscaler sees and changes them: with the coordinator's own key, patiently, and
+within a budget of requests."""
 
 from __future__ import annotations
 
 import random
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from kelpie_api.allowance import Allowance
+from kelpie_api.db import Row
 from kelpie_api.errors import NoAnswer
-from kelpie_api.salad import GroupName, Salad
+from kelpie_api.replicas import Observed, State
+from kelpie_api.salad import GroupName, Salad, SaladRefused, id_of
 
 LONGEST_PAUSE = 60.0  # who is asked to wait longer leaves it to the next run
 PAUSES = (1.0, 4.0, 10.0)  # seconds before the second, third and last try
 
 Answer = TypeVar("Answer")
+Group = dict[str, Any]
+Project = dict[str, Group]  # by their ids
 
 
 class Ended(Exception):
@@ -23,6 +28,22 @@ class Ended(Exception):
 
     def __init__(self) -> None:
         super().__init__("the autoscaler was stopped before this could be done")
+
+
+class Vanished(Exception):
+    """Salad does not know the group any more, or another group has its name now."""
+
+    def __init__(self, with_project: bool = False) -> None:
+        super().__init__(
+            "Salad does not know this container group and its project (404); check SALAD_API_URL and SALAD_API_KEY"
+            if with_project
+            else "Salad does not know this container group (404)"
+        )
+        self.with_project = with_project
+
+
+class Stranger(Exception):
+    """Salad says something of a group that this release does not understand."""
 
 
 class Fleet:
@@ -80,3 +101,81 @@ class Fleet:
         """What can be sent at once is sent, also while the program ends: a rule that was begun is finished."""
         if seconds > 0 and self.stopped.wait(seconds):
             raise Ended
+
+
+class Look:
+    """What Salad says of groups, asked once a project and run: a thousand rules must fit into the budget."""
+
+    def __init__(self, fleet: Fleet, before: Callable[[], None]) -> None:
+        self.fleet = fleet
+        self.before = before
+        self.lock = threading.Lock()
+        self.projects: dict[tuple[str, str], Future[Project | None]] = {}
+
+    def at(self, rule: Row) -> Observed:
+        """Raises Vanished, Stranger, SaladRefused, NoAnswer, Ended. Only Salad's own 404 for the very group counts
+        as vanished: a list may be cut, or empty by mistake."""
+        group_id = str(rule["container_group_id"])
+        project = self._listed(rule["org_name"], rule["project_name"])
+        vanished = Vanished(with_project=project is None)
+        return observed((project or {}).get(group_id) or self._by_name(rule, group_id, vanished))
+
+    def _by_name(self, rule: Row, group_id: str, vanished: Vanished) -> Group:
+        try:
+            group = self.fleet.group(name_of(rule), self.before)
+        except SaladRefused as refusal:
+            if refusal.status == 404:
+                raise vanished from refusal
+            raise
+        if id_of(group) != group_id:
+            raise vanished
+        return group
+
+    def _listed(self, organization: str, project: str) -> Project | None:
+        """None where Salad does not know the project."""
+        with self.lock:
+            known = self.projects.get((organization, project))
+            answer = known or self.projects.setdefault((organization, project), Future())
+        if known is None:
+            self._answer(answer, organization, project)
+        return answer.result()
+
+    def _answer(self, answer: Future[Project | None], organization: str, project: str) -> None:
+        """The first rule of a project asks; the others wait for the same answer, also if it is none."""
+        try:
+            answer.set_result(self._ask(organization, project))
+        except Exception as error:
+            answer.set_exception(error)
+            raise
+
+    def _ask(self, organization: str, project: str) -> Project | None:
+        try:
+            groups = self.fleet.groups(organization, project, self.before)
+        except SaladRefused as refusal:
+            if refusal.status == 404:
+                return None
+            raise
+        return {id_of(group): group for group in groups}
+
+
+def name_of(rule: Row) -> GroupName:
+    return GroupName(rule["org_name"], rule["project_name"], rule["container_group_name"])
+
+
+def observed(group: Group) -> Observed:
+    """Raises Stranger where Salad says what its specification does not know."""
+    state = group.get("current_state")
+    status = state.get("status") if isinstance(state, dict) else None
+    replicas = group.get("replicas")
+    if not is_state(status) or not is_count(replicas):
+        raise Stranger(f"Salad says of this group: status {str(status)[:50]!r}, replicas {str(replicas)[:50]!r}")
+    return Observed(State(str(status)), int(str(replicas)))
+
+
+def is_state(status: object) -> bool:
+    return isinstance(status, str) and status in set(State)
+
+
+def is_count(replicas: object) -> bool:
+    """Can this be a number of replicas? More than the database can write down were never asked for."""
+    return type(replicas) is int and 0 <= replicas < 2**31

@@ -18,6 +18,7 @@ from uuid import UUID
 import psycopg
 
 from kelpie_api.auth import Caller
+from kelpie_api.config import Config
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.errors import (
     ClaimIdTaken,
@@ -44,7 +45,6 @@ LARGEST_PAGE = 64 * 2**20
 # Failures that say something of the job and nothing of the machine: five misspelt buckets must not send a healthy
 # fleet away (contract section 3).
 JOBS_OWN_FAULTS = {"not_found", "not_started", "download", "pattern", "worker_broken"}
-MAX_BANS = 5
 
 # So many jobs end in a fraction of a second, and no claim has to step over more rows that are locked.
 PURGED_AT_ONCE = 2000
@@ -216,7 +216,7 @@ def complete(db: Database, caller: Caller, job_id: UUID, report: Report) -> None
     _report(db, caller, job_id, report, SQL.complete_job, Outcome.COMPLETED)
 
 
-def fail(db: Database, caller: Caller, job_id: UUID, report: Report, max_bans: int = MAX_BANS) -> None:
+def fail(db: Database, caller: Caller, job_id: UUID, report: Report, max_bans: int = Config.max_bans) -> None:
     """Count one failure and ban the machine from the job; the job fails for good at `max_failures`.
 
     The ban that makes `max_bans` of the machine in its group, by its own fault, has it reallocated (0: never).

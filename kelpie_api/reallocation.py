@@ -21,7 +21,7 @@ from kelpie_api import logs
 from kelpie_api.allowance import REALLOCATION, Allowance
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.errors import KelpieError, NoAnswer
-from kelpie_api.salad import GroupName, Salad, SaladRefused, is_name
+from kelpie_api.salad import GroupName, Salad, SaladRefused, is_name, name_of_group, what_to_do
 
 IDLE = 2.0  # seconds between two looks at an empty outbox
 AT_WORK = 5.0  # and between two reallocations, of three requests each: the autoscaler needs the key as well
@@ -99,9 +99,8 @@ class Reallocator:
         try:
             end = self.carry_out(taken, self.key)
         except NoAnswer as silence:
-            asked_for = min(silence.retry_after, LONGEST_SILENCE)
             self._postpone(taken, str(silence), timedelta(seconds=silence.retry_after))
-            return max(asked_for, AT_WORK)
+            return max(AT_WORK, min(silence.retry_after, LONGEST_SILENCE))
         except SaladRefused as refusal:
             self._postpone(taken, what_to_do(refusal), timedelta())
             return AT_WORK
@@ -126,10 +125,10 @@ class Reallocator:
         return End(Outcome.REALLOCATED)
 
     def _group_name(self, key: str, organization: str, project: str, group_id: UUID) -> GroupName:
-        for group in self._ask(lambda: self.salad.container_groups(key, organization, project)):
-            if str(group.get("id")).lower() == str(group_id) and is_name(str(group.get("name"))):
-                return GroupName(organization, project, str(group["name"]))
-        raise NoAnswer("Salad lists no such container group in the project")
+        name = name_of_group(self._ask(lambda: self.salad.container_groups(key, organization, project)), group_id)
+        if name is None:
+            raise NoAnswer("Salad lists no such container group in the project")
+        return GroupName(organization, project, name)
 
     def _instances(self, key: str, name: GroupName, machine_id: str) -> list[str]:
         """The instances on a machine; Salad wants to hear the instance's id, and workers know the machine's."""
@@ -176,17 +175,6 @@ class Reallocator:
             )
         self.db.execute(SQL.give_up_reallocations, age=GIVE_UP_AFTER, error="SALAD_API_KEY was not set")
         return KEYLESS_PAUSE
-
-
-def what_to_do(refusal: SaladRefused) -> str:
-    match refusal.status:
-        case 401:
-            return "Salad does not know SALAD_API_KEY (401); renew it"
-        case 403:
-            return "Salad lets SALAD_API_KEY not do this (403); add its user to the organization at Salad"
-        case 404:
-            return "Salad knows no such project, group or instance (404)"
-    return str(refusal)
 
 
 def facts(taken: Row) -> dict[str, Any]:

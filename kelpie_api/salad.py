@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple
 from urllib.parse import quote
+from uuid import UUID
 
 from kelpie_api.asking import Reply, send
 from kelpie_api.errors import NoAnswer
@@ -25,6 +27,20 @@ class SaladRefused(Exception):
         super().__init__(f"Salad answered {status}" + (f" ({said})" if said else ""))
         self.status = status
         self.said = said
+
+
+def what_to_do(refusal: SaladRefused) -> str:
+    """A refusal of the coordinator's own key, as its operator reads it."""
+    match refusal.status:
+        case 401:
+            sentence = "Salad does not know SALAD_API_KEY (401); renew it"
+        case 403:
+            sentence = "Salad lets SALAD_API_KEY not do this (403); add its user to the organization at Salad"
+        case 404:
+            sentence = "Salad knows no such project, group or instance (404)"
+        case _:
+            return str(refusal)
+    return sentence + (f" (Salad: {refusal.said})" if refusal.said else "")
 
 
 def is_name(text: str) -> bool:
@@ -48,8 +64,9 @@ class GroupName(NamedTuple):
 class Salad:
     """Calls with the key that each call brings, for the callers' keys are asked about as well as our own."""
 
-    def __init__(self, base_url: str) -> None:
+    def __init__(self, base_url: str, limit: float = LIMIT) -> None:
         self.base_url = base_url.rstrip("/")
+        self.limit = limit
 
     def container_groups(self, key: str, organization: str, project: str) -> list[dict[str, Any]]:
         """The project's container groups. Raises SaladRefused, NoAnswer."""
@@ -85,7 +102,7 @@ class Salad:
         headers = {"Salad-Api-Key": key, "Accept": "application/json"}
         if change is not None:
             headers |= {"Content-Type": MERGE_PATCH, "Accept": f"{MERGE_PATCH}, application/json"}
-        return without(key, send(method, self.base_url + path, headers, LIMIT, change))
+        return without(key, send(method, self.base_url + path, headers, self.limit, change))
 
 
 def without(key: str, reply: Reply) -> Reply:
@@ -138,12 +155,30 @@ def one_group(reply: Reply) -> dict[str, Any]:
 
 
 def answered(reply: Reply) -> Any:
-    """The JSON of a good answer. Raises SaladRefused, NoAnswer; Salad's errors may be HTML."""
+    """The JSON of a good answer. Raises SaladRefused, NoAnswer; Salad's errors may be HTML. It decides on
+    callers' keys too, so nothing counts as a refusal but what is said of a key or a project."""
     if reply.status in {401, 403, 404}:
         raise refusal(reply)
     if reply.status != 200:
         raise NoAnswer(f"Salad answered {reply.status}", reply.retry_after)
     return reply.json
+
+
+def id_of(group: dict[str, Any]) -> str:
+    """Ids mean the same in capitals."""
+    return str(group.get("id")).lower()
+
+
+def group_with(groups: Iterable[dict[str, Any]], group_id: str) -> dict[str, Any] | None:
+    """The container group of this id among those that Salad lists."""
+    return next((group for group in groups if id_of(group) == group_id.lower()), None)
+
+
+def name_of_group(groups: Iterable[dict[str, Any]], group_id: UUID) -> str | None:
+    """What Salad calls the container group of this id; None if it lists none, or under a name that can be none."""
+    group = group_with(groups, str(group_id))
+    name = str(group.get("name")) if group else ""
+    return name if is_name(name) else None
 
 
 def groups_in(document: Any) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from kelpie_api.asking import Budget, Flights
 from kelpie_api.config import Config
 from kelpie_api.db import SQL, Database
 from kelpie_api.errors import NoAnswer, Unavailable
-from kelpie_api.salad import Salad, SaladRefused, is_name
+from kelpie_api.salad import Salad, SaladRefused, group_with, is_name
 
 KEPT_FOR = 24 * 3600.0  # seconds that a yes counts while Salad gives no answer
 REMEMBERED = 10_000
@@ -193,7 +193,7 @@ class Vouching:
             if refusal.status == 401:  # it is our key that is wrong, which says nothing about the group
                 raise NoAnswer("Salad does not know the coordinator's SALAD_API_KEY") from refusal
             return False
-        return any(str(group.get("id")).lower() == workload_id.lower() for group in groups)
+        return group_with(groups, workload_id) is not None
 
 
 def after_silence(known: Standing, silence: NoAnswer) -> Standing:

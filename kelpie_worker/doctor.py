@@ -12,10 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kelpie_worker import config, storage
+from kelpie_worker import config
 from kelpie_worker.api import Api, Greeting, Unreachable
 from kelpie_worker.config import Config, ConfigError, TokenUse
 from kelpie_worker.imds import Imds, ImdsUnavailable, whereabouts_of
+from kelpie_worker.s3_client import connect
 from kelpie_worker.state_file import is_free
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def _bucket(settings: Config, place: str | None) -> Iterator[Finding]:
         return
     key = f"{prefix.rstrip('/')}/".lstrip("/") + f".kelpie-doctor-{uuid.uuid4().hex}"
     try:
-        client = storage.connect(settings.aws_region)
+        client = connect(settings.aws_region)
     except Exception as error:  # noqa: BLE001 - boto3 has many ways to say that a variable is wrong
         yield Finding("bucket", False, f"the AWS_* variables are not usable: {error}")
         return
@@ -182,7 +183,7 @@ def _storage(settings: Config) -> str:
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        client = storage.connect(settings.aws_region)
+        client = connect(settings.aws_region)
         client.list_buckets()
     except ClientError as error:
         if error.response.get("Error", {}).get("Code") in _KEY_IS_WRONG:

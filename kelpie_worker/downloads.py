@@ -9,11 +9,12 @@ from pathlib import Path
 
 from kelpie_worker import logs
 from kelpie_worker.job import Job, StoredObject, SyncBlock
+from kelpie_worker.objects import RemoteFile
+from kelpie_worker.packing import gunzipped
 from kelpie_worker.pattern import matcher
 from kelpie_worker.resume import Comparison, compare, recovered, unless_replaced, with_versions
 from kelpie_worker.scan import Signature, is_inside, own_name, signature_of
-from kelpie_worker.storage import RemoteFile, Storage
-from kelpie_worker.transfer import gunzipped
+from kelpie_worker.storage import Storage
 
 _FILES_AT_ONCE = 8
 
@@ -114,7 +115,7 @@ def _wanted(job: Job, block: SyncBlock, listing: Iterable[RemoteFile]) -> Iterat
 
 def one_for_each_path(landings: Iterable[Landing], job: Job, block: SyncBlock) -> list[Landing]:
     """Of the keys that mean one file, such as `a.gz` and `a`, or `a/b` and `a//b`, the one that is the job's."""
-    manifest = {(stored.bucket, stored.key) for stored in job.checkpoint}
+    manifest = {stored.place for stored in job.checkpoint}
 
     def rank(landing: Landing) -> tuple[bool, float, bool, str]:
         remote = landing.remote

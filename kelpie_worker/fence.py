@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from kelpie_worker import logs
-from kelpie_worker.job import Job, StoredObject
+from kelpie_worker.job import Job, Place, StoredObject
 from kelpie_worker.lease import Lease
 from kelpie_worker.linux import boottime
-from kelpie_worker.storage import NOTHING, Changed, Storage, StorageRefused, StorageUnreachable, Stored, Target
+from kelpie_worker.objects import NOTHING, Stored, Target
+from kelpie_worker.storage import Storage
+from kelpie_worker.storage_errors import Changed, StorageRefused, StorageUnreachable
 
 _LOOKS_AT_ONCE = 8
 _MOST_TRIES = 5
-Place = tuple[str, str]  # bucket and key
 
 
 class Fence:
@@ -37,7 +38,7 @@ class Fence:
 
     def know(self, objects: Iterable[StoredObject]) -> None:
         """These were there when the attempt began."""
-        self._known |= {(stored.bucket, stored.key): stored.etag for stored in objects if stored.etag}
+        self._known |= {stored.place: stored.etag for stored in objects if stored.etag}
 
     def is_overwritten(self, place: Place, etag: str | None) -> bool:
         """Whether this attempt has put something else there since that object, or deleted it."""
@@ -57,32 +58,33 @@ class Fence:
         """
         with self._turn(target):
             stored = self._write(target, store, others)
-            self._written[_place(target)] = stored.etag
+            self._written[target.place] = stored.etag
             return stored
 
     def _write(self, target: Target, store: Callable[[str | None], Stored], others: Iterable[Target]) -> Stored:
         misled = 0
         for _ in range(_MOST_TRIES):
             self.hold()
-            over = self._known.get(_place(target), NOTHING)
+            over = self._known.get(target.place, NOTHING)
             try:
                 stored = store(over)
             except Changed as changed:
                 logs.warn("commit_met_another_version", self._job, key=target.key, detail=str(changed))
                 misled += changed.found == over
-                self._learn(target, over, changed.found if misled < 2 else None, others)
-
+                # A storage that does not say what is there, or refuses the write alone, tells nothing of others.
+                looked_at = others if changed.found is not None else ()
+                self._learn(target, over, changed.found if misled < 2 else None, looked_at)
                 continue
             except StorageRefused:
                 if over is None:  # so it was not for the condition
-                    del self._known[_place(target)]
+                    del self._known[target.place]
                 raise
             if over is None:
                 self._storage.go_without_conditions(
                     target.bucket, "it refuses conditions, or to say what is there"
                 )
             else:
-                self._known[_place(target)] = stored.etag
+                self._known[target.place] = stored.etag
             return stored
         raise StorageUnreachable(f"{target.bucket}/{target.key} is being changed by somebody else all the time")
 
@@ -95,23 +97,23 @@ class Fence:
             self.hold()
             if is_needed():
                 return False
-            self._written[_place(target)] = None
+            self._written[target.place] = None
             try:
-                self._storage.delete(target.bucket, target.key, self._known.get(_place(target)))
+                self._storage.delete(target.bucket, target.key, self._known.get(target.place))
             except Changed as changed:
                 logs.warn("delete_met_another_version", self._job, key=target.key, detail=str(changed))
-            self._known.pop(_place(target), None)
+            self._known.pop(target.place, None)
             return True
 
     def _turn(self, target: Target) -> threading.Lock:
-        return self._turns.setdefault(_place(target), threading.Lock())
+        return self._turns.setdefault(target.place, threading.Lock())
 
     def _learn(self, target: Target, over: str | None, found: str | None, others: Iterable[Target]) -> None:
         """What is there now is ours to replace, if a heartbeat is accepted that was sent after the look."""
         with self._learning:
-            if self._known.get(_place(target), NOTHING) != over:
+            if self._known.get(target.place, NOTHING) != over:
                 return  # learned by another thread, as one of its others
-            before = {place: self._known.get(place) for place in map(_place, others)}
+            before = {other.place: self._known.get(other.place) for other in others}
             with ThreadPoolExecutor(_LOOKS_AT_ONCE, thread_name_prefix="look") as pool:
                 etags = list(pool.map(lambda place: self._storage.etag(*place), before))
             seen_at = boottime()
@@ -120,8 +122,4 @@ class Fence:
             for (place, known), etag in zip(before.items(), etags, strict=True):
                 if etag is not None and self._known.get(place) == known:  # else it was written meanwhile
                     self._known[place] = etag
-            self._known[_place(target)] = found
-
-
-def _place(target: Target) -> Place:
-    return target.bucket, target.key
+            self._known[target.place] = found

@@ -25,6 +25,9 @@ class SyncBlock:
     mirrors_deletes: bool = True  # a file that the command removes is removed from the bucket too
 
 
+Place = tuple[str, str]  # bucket and key
+
+
 @dataclass(frozen=True)
 class StoredObject:
     """One version of an object in a bucket, as the answer that made it, or a listing, describes it."""
@@ -34,6 +37,10 @@ class StoredObject:
     size: int
     etag: str
     version_id: str | None = None
+
+    @property
+    def place(self) -> Place:
+        return self.bucket, self.key
 
 
 Manifest = tuple[StoredObject, ...]  # all of one generation of the checkpoints

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -98,6 +99,19 @@ def descendants(ancestor: int, but: frozenset[int] = frozenset()) -> set[int]:
     found, new = set[int](), {ancestor}
     while new := {child for parent in new for child in children.get(parent, ())} - found - but:
         found |= new
+    return found
+
+
+def files_being_written() -> set[int]:
+    """The inodes of the files that a process has open for writing, as far as this one may look."""
+    found: set[int] = set()
+    for pid in process_ids():
+        with suppress(OSError), os.scandir(f"/proc/{pid}/fd") as descriptors:
+            for descriptor in descriptors:
+                with suppress(OSError):  # closed since
+                    # The bits of the link itself say what the descriptor may be used for.
+                    if descriptor.stat(follow_symlinks=False).st_mode & stat.S_IWUSR:
+                        found.add(descriptor.stat().st_ino)
     return found
 
 

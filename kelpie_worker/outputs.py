@@ -4,6 +4,7 @@ import errno
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from kelpie_worker import logs
@@ -12,12 +13,14 @@ from kelpie_worker.directories import moved_path, open_up
 from kelpie_worker.job import Job, SyncBlock
 from kelpie_worker.lease import Lease
 from kelpie_worker.messages import Aside
+from kelpie_worker.objects import Target
 from kelpie_worker.patience import Patience
 from kelpie_worker.pattern import matcher
+from kelpie_worker.pinned import Spoiled
 from kelpie_worker.places import Places
 from kelpie_worker.scan import Moved, Scanner, Signature, signature_of
-from kelpie_worker.storage import StorageRefused, StorageUnreachable, Target
-from kelpie_worker.transfer import Spoiled, Transfer
+from kelpie_worker.storage_errors import StorageRefused, StorageUnreachable
+from kelpie_worker.transfer import Transfer
 
 _FILES_AT_ONCE = 8
 _SKIPPED_NAMED = 10
@@ -74,7 +77,7 @@ class Outputs:
 
         `sent` lacks what another directory of the job has overwritten or deleted since.
         """
-        sent = self._sent.get(_place(output.target))
+        sent = self._sent.get(output.target.place)
         return sent is not None and output.version.is_but_renamed(sent)
 
     def _outputs(self, aside: Aside) -> list[Output]:
@@ -92,17 +95,18 @@ class Outputs:
         """Of several files for one object the newest, or the last in the job's order."""
         chosen: dict[tuple[str, str], Output] = {}
         for output in outputs:
-            other = chosen.setdefault(_place(output.target), output)
+            other = chosen.setdefault(output.target.place, output)
             if other.path != output.path:
                 logs.warn("outputs_collide", self._job, key=output.target.key)
                 if output.version.mtime_ns >= other.version.mtime_ns:
-                    chosen[_place(output.target)] = output
+                    chosen[output.target.place] = output
         return list(chosen.values())
 
     def _outputs_of(self, block: SyncBlock, aside: Aside, skipped: dict[str, None]) -> list[Output]:
         moved = Moved(tuple((self._places.real_path(source), target) for source, target in aside))
         real_root = self._places.real_path(block.local_path)
-        scanner = Scanner(block.local_path, matcher(block.pattern), self._own_files, real_root, moved)
+        key_of = partial(self._transfer.key_in, block.prefix)
+        scanner = Scanner(block.local_path, matcher(block.pattern), self._own_files, real_root, moved, key_of)
         try:
             found = scanner.scan()
         except PermissionError:
@@ -110,7 +114,7 @@ class Outputs:
             found = scanner.scan()
         skipped.update(dict.fromkeys(str(Path(block.local_path, name)) for name in scanner.skipped))
         return [
-            Output(scanner.locations[path], version, self._transfer.target(block.bucket, block.prefix + path))
+            Output(scanner.locations[path], version, self._transfer.target(block.bucket, block.prefix, path))
             for path, version in found.items()
         ]
 
@@ -146,7 +150,3 @@ class Outputs:
             upload.commit()
         finally:
             upload.abort()
-
-
-def _place(target: Target) -> tuple[str, str]:
-    return target.bucket, target.key

@@ -1,7 +1,7 @@
 """How long trouble is not believed to last: a key that expired, a quota, a clock, a full disk may be mended."""
 
 from kelpie_worker.linux import boottime
-from kelpie_worker.storage import NoBucket, StorageRefused
+from kelpie_worker.storage_errors import NoBucket, StorageRefused
 
 LONGEST = 600.0  # seconds
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 
 from kelpie_worker import logs
 from kelpie_worker.job import CheckpointStatus, Job, Manifest, StoredObject, SyncBlock
+from kelpie_worker.objects import RemoteFile
 from kelpie_worker.pattern import matcher
-from kelpie_worker.storage import RemoteFile, Storage
+from kelpie_worker.storage import Storage
 
 Listing = tuple[SyncBlock, list[RemoteFile]]
 _NAMED = 3  # keys, in the sentence that says what is wrong
@@ -42,9 +43,7 @@ def compare(job: Job, listings: Sequence[Listing]) -> Comparison:
     logs.warn("checkpoint_torn", job, detail=detail)
     # What nobody reported stays where it is, so beside it older versions would be no whole either. And what is
     # missing somebody removed: a user, perhaps, who wants the job to begin anew.
-    known = not unreported and all(
-        stored.version_id and (stored.bucket, stored.key) in listed for stored in differing
-    )
+    known = not unreported and all(stored.version_id and stored.place in listed for stored in differing)
     return Comparison(CheckpointStatus.TORN, detail, tuple(differing) if known else ())
 
 
@@ -60,8 +59,8 @@ def recovered(job: Job, found: Comparison, storage: Storage) -> Comparison:
 
 def unless_replaced(found: Comparison, job: Job, replaced: Sequence[StoredObject]) -> Comparison:
     """The same, after the download: what came of an object may be younger than what was compared."""
-    reported = {(stored.bucket, stored.key) for stored in job.checkpoint}
-    keys = [stored.key for stored in replaced if (stored.bucket, stored.key) in reported]
+    reported = {stored.place for stored in job.checkpoint}
+    keys = [stored.key for stored in replaced if stored.place in reported]
     for stored in replaced:
         logs.warn("object_replaced", job, key=stored.key, etag=stored.etag)
     if not keys:
@@ -89,7 +88,7 @@ def _covers(block: SyncBlock, stored: StoredObject) -> bool:
 
 
 def _difference(stored: StoredObject, listed: dict[tuple[str, str], RemoteFile]) -> str | None:
-    remote = listed.get((stored.bucket, stored.key))
+    remote = listed.get(stored.place)
     if remote is None:
         return f"{stored.key} is missing"
     if remote.size != stored.size or (stored.etag and remote.etag and remote.etag != stored.etag):
@@ -104,7 +103,7 @@ def _unreported(
 
     Not older, for listings know whole seconds only.
     """
-    reported = {(stored.bucket, stored.key) for stored in manifest}
+    reported = {stored.place for stored in manifest}
     newest = max((listed[place].modified for place in reported if place in listed), default=0.0)
     blocks = [(block, matcher(block.pattern)) for block in job.during if block.mirrors_deletes]
     for (bucket, key), remote in listed.items():

@@ -13,7 +13,7 @@ from pathlib import Path
 from kelpie_worker import logs
 
 _OWN_NAME = re.compile(r"\.kelpie-[0-9a-f]{16}~[a-z0-9_.-]*")
-_LONGEST_KEY = 1024
+_LONGEST_KEY = 1024  # bytes; S3 counts the whole of it
 _MOST_LINKS = 40  # followed for one path, as the kernel does
 
 
@@ -108,7 +108,8 @@ class _Folder:
 class Scanner:
     """Looks at one directory, again and again; warns of each file that can never be uploaded once.
 
-    `root` is where the directory was when its links were made; `real_root` where that really is.
+    `root` is where the directory was when its links were made; `real_root` where that really is. `key_of` says
+    which key a file would be sent under.
     """
 
     def __init__(
@@ -118,12 +119,14 @@ class Scanner:
         own_files: frozenset[str],
         real_root: str | None = None,
         moved: Moved | None = None,
+        key_of: Callable[[str], str] = str,
     ) -> None:
         self._root = root
         self._real_root = real_root or os.path.realpath(root)
         self._matches = matches
         self._own_files = own_files | {os.path.realpath(path) for path in own_files}
         self._moved = moved
+        self._key_of = key_of
         self._follow = moved or Moved()
         self._warned: set[tuple[str, str]] = set()
         self.led_away = False  # in the last scan: something else is in the directory's place
@@ -184,11 +187,11 @@ class Scanner:
         if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
             return "is no regular file"
         try:
-            name = relative.encode()
+            key = self._key_of(relative).encode()
         except UnicodeEncodeError:
             return "has a name that is not UTF-8"
-        if len(name) > _LONGEST_KEY:
-            return "has a name longer than a key may be"
+        if len(key) > _LONGEST_KEY:
+            return f"would have a key of more than {_LONGEST_KEY} bytes"
         if entry.is_symlink() and not is_inside(real, self._real_root):
             return "is a link that leads out of the directory"
         return None

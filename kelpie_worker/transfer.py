@@ -1,35 +1,29 @@
 """One file's way up in two steps: `prepare` sends its bytes unseen, `commit` makes them the object.
 
-A file is read through one descriptor. Replaced by rename meanwhile, it goes up whole from its old inode; grown
-meanwhile, its first bytes go up as they were; rewritten in place, it is Spoiled and nothing of it becomes
-visible.
+What was Spoiled while it was read, nothing of it becomes visible.
 """
 
-import gzip
-import hashlib
 import mimetypes
 import os
-import shutil
 import threading
 import weakref
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Protocol
 
-from kelpie_worker.scan import Signature, signature_of
+from kelpie_worker.objects import Part, Stored, Target
+from kelpie_worker.packing import gzipped
+from kelpie_worker.pinned import NoCopy, PinnedFile, nameless
+from kelpie_worker.scan import Signature
 from kelpie_worker.shelf import Kept, Shelf
-from kelpie_worker.storage import Part, Storage, Stored, Target
+from kelpie_worker.storage import Storage
+from kelpie_worker.storage_errors import NotBegun
 
 PART_SIZE = 8 * 1024 * 1024
 _MOST_PARTS = 9000  # S3 allows 10,000
 _PARTS_AT_ONCE = 4
 WHOLE_SIZE = 5 * 1024 * 1024  # up to this a file is sent whole, when it is committed
-
-
-class Spoiled(Exception):
-    """The file was removed or rewritten while it was read; there is a newer version to send."""
 
 
 class Prepared(Protocol):
@@ -57,31 +51,60 @@ class Transfer:
         self._open: weakref.WeakSet[_InParts] = weakref.WeakSet()
         self._shelf = Shelf()
 
-    def target(self, bucket: str, key: str) -> Target:
-        key = key + ".gz" if self.compression else key
+    def key_in(self, prefix: str, path: str) -> str:
+        """Of the object that a file with this path becomes."""
+        return f"{prefix}{path}.gz" if self.compression else prefix + path
+
+    def target(self, bucket: str, prefix: str, path: str) -> Target:
+        key = self.key_in(prefix, path)
         guessed, encoding = mimetypes.guess_type(key)
         kind = "application/gzip" if encoding == "gzip" else guessed
         return Target(bucket, key, kind or "application/octet-stream")
 
     def prepare(self, path: str, version: Signature, target: Target) -> Prepared:
         """Read that version of a file and send what need not wait for the commit. Raises Spoiled, OSError."""
-        with PinnedFile(path, version) as file:
-            if version.size <= WHOLE_SIZE and (upload := self._whole(file, version.size, path, target)):
-                return upload
-            return self._in_parts(file, version.size, target)
+        with PinnedFile.of(path, version) as file:
+            return self._prepared(file, str(Path(path).parent), target)
 
-    def _whole(self, file: "PinnedFile", size: int, path: str, target: Target) -> Prepared | None:
+    def prepare_copy(self, path: str, version: Signature, target: Target) -> Prepared:
+        """The same from a copy, which is made at the speed of the disk. Raises Spoiled, NoCopy, OSError.
+
+        It lies beside the file and has no name: nobody sees it, and nothing of it outlives the process.
+        """
+        folder = str(Path(path).parent)
+        with PinnedFile.of(path, version) as file, nameless(folder) as copy:
+            try:
+                file.copy_to(copy)
+            except OSError as error:
+                raise NoCopy(str(error)) from error
+            with PinnedFile(os.dup(copy.fileno()), path) as copied:
+                return self._prepared(copied, folder, target)
+
+    def may_begin(self, target: Target) -> bool:
+        """Whether the bucket would take an upload there; nothing of it stays. The storage's errors, Cancelled."""
+        try:
+            self.storage.abort(target, self.storage.begin(target))
+        except NotBegun:
+            return False
+        return True
+
+    def _prepared(self, file: PinnedFile, folder: str, target: Target) -> Prepared:
+        if file.size <= WHOLE_SIZE and (upload := self._whole(file, folder, target)):
+            return upload
+        return self._in_parts(file, target)
+
+    def _whole(self, file: PinnedFile, folder: str, target: Target) -> Prepared | None:
         """None if there is no room to keep it."""
-        body = b"".join(self._stream(file, max(1, size)))
+        body = b"".join(self._stream(file, max(1, file.size)))
         file.verify()
-        kept = self._shelf.keep(body, str(Path(path).parent))
+        kept = self._shelf.keep(body, folder)
         return _Whole(self.storage, target, len(body), kept) if kept else None
 
-    def _in_parts(self, file: "PinnedFile", size: int, target: Target) -> Prepared:
-        upload = _InParts(self.storage, target, size)
+    def _in_parts(self, file: PinnedFile, target: Target) -> Prepared:
+        upload = _InParts(self.storage, target, file.size)
         self._open.add(upload)
         try:
-            for number, body in enumerate(self._stream(file, part_size(size)), start=1):
+            for number, body in enumerate(self._stream(file, part_size(file.size)), start=1):
                 upload.send(number, body, self._pool, self._room)
             file.verify()
         except BaseException:
@@ -89,7 +112,7 @@ class Transfer:
             raise
         return upload
 
-    def _stream(self, file: "PinnedFile", block: int) -> Iterator[bytes]:
+    def _stream(self, file: PinnedFile, block: int) -> Iterator[bytes]:
         blocks = file.blocks(block)
         return gzipped(blocks, block) if self.compression else blocks
 
@@ -98,68 +121,6 @@ class Transfer:
         self._pool.shutdown(wait=False, cancel_futures=True)
         for upload in list(self._open):
             upload.abort()
-
-
-class PinnedFile:
-    """One version of a file, held by its descriptor. Raises Spoiled, OSError."""
-
-    def __init__(self, path: str, version: Signature) -> None:
-        self._version = version
-        try:
-            # Not blocking: what was a file a moment ago may be a pipe now.
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except FileNotFoundError as error:
-            raise Spoiled(path) from error
-        if signature_of(os.fstat(self._descriptor)) != version:
-            os.close(self._descriptor)
-            raise Spoiled(path)
-        self._path = path
-        self._digest = hashlib.blake2b()
-
-    def __enter__(self) -> "PinnedFile":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._descriptor)
-
-    def blocks(self, size: int) -> Iterator[bytes]:
-        """The content in blocks of equal size, the last one shorter; an empty file is one empty block."""
-        self._digest = hashlib.blake2b()
-        yield from self._read(size) if self._version.size else iter([b""])
-
-    def verify(self) -> None:
-        """After `blocks`: that what was read is what the file held. Raises Spoiled."""
-        now = signature_of(os.fstat(self._descriptor))
-        if now == self._version:
-            return
-        rewritten = now.size == self._version.size and now.mtime_ns != self._version.mtime_ns
-        if now.size < self._version.size or rewritten:
-            raise Spoiled(self._path)
-        # Grown, renamed, or written with its time restored: nothing but a second reading tells them apart.
-        first, self._digest = self._digest.digest(), hashlib.blake2b()
-        for _ in self._read(PART_SIZE):
-            pass
-        if self._digest.digest() != first:
-            raise Spoiled(self._path)
-
-    def _read(self, size: int) -> Iterator[bytes]:
-        offset = 0
-        while offset < self._version.size:
-            block = self._read_at(offset, min(size, self._version.size - offset))
-            self._digest.update(block)
-            offset += len(block)
-            yield block
-
-    def _read_at(self, offset: int, length: int) -> bytes:
-        pieces = []
-        while length:
-            piece = os.pread(self._descriptor, length, offset)
-            if not piece:
-                raise Spoiled(self._path)  # truncated
-            pieces.append(piece)
-            offset += len(piece)
-            length -= len(piece)
-        return b"".join(pieces)
 
 
 class _Whole:
@@ -247,27 +208,3 @@ def part_size(size: int) -> int:
     """Equal parts of whole MiB, so that any file fits into the parts that S3 allows."""
     mib = 1024 * 1024
     return max(PART_SIZE, -(-size // _MOST_PARTS // mib) * mib)
-
-
-def gzipped(blocks: Iterator[bytes], size: int) -> Iterator[bytes]:
-    """The blocks compressed, in blocks of `size` again; the same content gives the same bytes."""
-    packer = zlib.compressobj(wbits=31)
-    waiting = b""
-    for block in blocks:
-        waiting += packer.compress(block)
-        while len(waiting) >= size:
-            yield waiting[:size]
-            waiting = waiting[size:]
-    waiting += packer.flush()
-    while waiting:
-        yield waiting[:size]
-        waiting = waiting[size:]
-
-
-def gunzipped(packed: Path) -> Path:
-    """Unpack a file into one beside it, which is left alone. OSError, EOFError, zlib.error if it is not whole."""
-    unpacked = packed.with_name(packed.name + ".out")
-    with gzip.open(packed) as source, unpacked.open("wb") as target:
-        shutil.copyfileobj(source, target, 1024 * 1024)
-    packed.unlink()
-    return unpacked

@@ -44,9 +44,11 @@ from kelpie_worker.messages import (
 )
 from kelpie_worker.outputs import Outputs
 from kelpie_worker.pattern import PatternTooSlow, matcher
+from kelpie_worker.s3_client import SharedClient
 from kelpie_worker.scan import Signature, is_inside
 from kelpie_worker.siblings import Siblings
-from kelpie_worker.storage import Misconfigured, SharedClient, Storage, StorageRefused, StorageUnreachable
+from kelpie_worker.storage import Storage
+from kelpie_worker.storage_errors import Misconfigured, StorageRefused, StorageUnreachable
 from kelpie_worker.transfer import Transfer
 from kelpie_worker.unfinished import Unfinished, journal_of
 
@@ -424,9 +426,8 @@ class ManifestOfAll:
         """
         objects: dict[tuple[str, str], StoredObject] = {}
         for stored in (stored for watch in self.watches for stored in watch.whole):
-            place = stored.bucket, stored.key
-            if place not in objects or not self._fence.is_overwritten(place, stored.etag):
-                objects[place] = stored
+            if stored.place not in objects or not self._fence.is_overwritten(stored.place, stored.etag):
+                objects[stored.place] = stored
         return tuple(objects.values())
 
 

@@ -32,6 +32,7 @@ from kelpie_api.db import Database
 from kelpie_api.migrations import migrate
 from local_stack.postgres import EmbeddedPostgres
 from tests import pgbouncer
+from tests.doubles.fleet import FleetDouble
 from tests.doubles.salad import SaladDouble
 from tests.doubles.tokens import TokenDouble
 from tests.helpers import Client, Tenant, empty_tables, make_tenant
@@ -181,6 +182,14 @@ def app(config: Config) -> Iterator[Flask]:
 def salad() -> Iterator[SaladDouble]:
     """Salad's public API."""
     double = SaladDouble()
+    yield double
+    double.end()
+
+
+@pytest.fixture
+def fleet() -> Iterator[FleetDouble]:
+    """Salad's public API with container groups that can be changed."""
+    double = FleetDouble()
     yield double
     double.end()
 

@@ -99,7 +99,7 @@ def definition(**fields: Any) -> Job:
 
 def as_row(**fields: Any) -> Job:
     """A job as `jobs.submit` takes it."""
-    from kelpie_api.schemas import JobDefinition
+    from kelpie_api.schemas.submission import JobDefinition
 
     return dict(JobDefinition().load(definition(**fields)))
 

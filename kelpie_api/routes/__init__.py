@@ -25,12 +25,13 @@ from kelpie_api.db import Database
 from kelpie_api.errors import Forbidden, InvalidRequest, KelpieError, NotFound, OwnerVanished
 from kelpie_api.metrics import request_answered
 from kelpie_api.routes import cors
+from kelpie_api.schemas import Instant, unknown_fields
 from kelpie_api.wire import json_in_pieces, parse_json, parse_uuid
 
 EXTENSIONS = "attempt, checkpoint, claim-id, release, wait"
 LARGEST_BODY = 16 * 1024 * 1024
 LONGEST_LOGGED_PATH = 500
-MOST_NAMED = 100  # fields in one refusal, or in the warnings about one job
+MOST_NAMED = 100  # fields in one refusal, or in the warnings about one job or rule
 TEXT = {"schema": {"type": "string"}}  # what the document says of a header
 PUBLIC = {
     "health.healthz",
@@ -173,6 +174,15 @@ def flatten(messages: Any, path: str = "") -> Iterator[tuple[str, list[str]]]:
         yield path, [str(message) for message in messages]
 
 
+def ignored(schema: Schema, body: Any, what: str) -> dict[str, list[str]]:
+    """Warnings that name the fields of a body which are not `what`; nothing where there are none."""
+    names = unknown_fields(schema, body)
+    warnings = [f"{name} is not {what}; it was ignored." for name in itertools.islice(names, MOST_NAMED)]
+    if next(names, None):
+        warnings.append(f"More fields were ignored than these {MOST_NAMED}.")
+    return {"warnings": warnings} if warnings else {}
+
+
 def coordinator() -> Coordinator:
     found: Coordinator = current_app.extensions["kelpie"]
     return found
@@ -206,7 +216,6 @@ def register(app: Flask, parts: Coordinator) -> None:
     from kelpie_api.routes import docs, health, jobs, machines, metrics, scaling, users, webhooks, work
     from kelpie_api.routes.callers import CallersInSpec
     from kelpie_api.routes.document import Document
-    from kelpie_api.schemas import Instant
 
     app.extensions["kelpie"] = parts
     app.json = Json(app)

@@ -27,6 +27,12 @@ SOURCES = {
     "create_user": ("201", "$response.body#/id"),
     "create_rule": ("201", "$response.body#/container_group_id"),
 }
+# The queue in which a submitted job waits, as a claim must say.
+QUEUE = {
+    "submit_job": "$request.body#/container_group_id",
+    "submit_job_by_old_path": "$request.body#/container_group_id",
+    "submit_batch": "$request.body#/0/container_group_id",
+}
 # Who has a claimed job, as its reports must say.
 HOLDER = {
     "machine_id": "$request.query.machine_id",
@@ -88,6 +94,8 @@ class Document(BasePlugin):
 
 def link(source: str, rule: Rule) -> dict[str, Any]:
     """From an answer to an operation; nothing, if that does not ask for what the answer brings."""
+    if source in QUEUE and name_of(rule) == "get_work":
+        return {"get_work": {"operationId": "get_work", "parameters": {"container_group_id": QUEUE[source]}}}
     parameter = PARAMETER.get(source, "job_id")
     if parameter not in rule.arguments:
         return {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
 import json
 from collections.abc import Callable
 from typing import Any, ParamSpec
@@ -17,21 +16,10 @@ from kelpie_api import jobs, machines
 from kelpie_api.db import Row
 from kelpie_api.errors import InvalidRequest
 from kelpie_api.jobs import OnlyOnce, Place
-from kelpie_api.routes import MOST_NAMED, TEXT, BodyParser, administrator, caller, db, identifier, request_json
-from kelpie_api.schemas import (
-    AttemptList,
-    Count,
-    EventList,
-    Failure,
-    Job,
-    JobDefinition,
-    JobPage,
-    JobQuery,
-    Message,
-    SubmissionHeaders,
-    as_cursor,
-    unknown_fields,
-)
+from kelpie_api.routes import TEXT, BodyParser, administrator, caller, db, identifier, ignored, request_json
+from kelpie_api.schemas import Failure, Message
+from kelpie_api.schemas.jobs import AttemptList, Count, EventList, Job, JobPage, JobQuery, as_cursor
+from kelpie_api.schemas.submission import JobDefinition, SubmissionHeaders
 
 blueprint = Blueprint("jobs", __name__, description="Jobs, as users see them.")
 blueprint.ARGUMENTS_PARSER = BodyParser()
@@ -44,12 +32,7 @@ Answer = tuple[Row | list[Row], int, dict[str, str]]
 
 
 def warnings(definition: Any) -> dict[str, list[str]]:
-    """The sentences that name what of a definition was ignored; nothing where nothing was."""
-    names = unknown_fields(JobDefinition(), definition)
-    ignored = [f"{name} is not a field of a job; it was ignored." for name in itertools.islice(names, MOST_NAMED)]
-    if next(names, None):
-        ignored.append(f"More fields were ignored than these {MOST_NAMED}.")
-    return {"warnings": ignored} if ignored else {}
+    return ignored(JobDefinition(), definition, "a field of a job")
 
 
 def accept(definitions: list[dict[str, Any]], key: str | None) -> tuple[list[Row], dict[str, str]]:

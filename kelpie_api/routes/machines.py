@@ -9,7 +9,8 @@ from flask_smorest import Blueprint
 from kelpie_api import machines
 from kelpie_api.db import Row
 from kelpie_api.routes import BodyParser, caller, db
-from kelpie_api.schemas import Failure, MachineList, MachineQuery
+from kelpie_api.schemas import Failure
+from kelpie_api.schemas.machines import MachineList, MachineQuery
 
 blueprint = Blueprint("machines", __name__, description="Machines, as their requests made them known.")
 blueprint.ARGUMENTS_PARSER = BodyParser()

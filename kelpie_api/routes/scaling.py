@@ -16,20 +16,12 @@ from kelpie_api.routes import (
     coordinator,
     db,
     identifier,
+    ignored,
     request_json,
 )
 from kelpie_api.routes.jobs import group_name
-from kelpie_api.schemas import (
-    DecisionPage,
-    DecisionQuery,
-    Failure,
-    GroupMetrics,
-    NewRule,
-    Rule,
-    RuleChanges,
-    RuleList,
-    unknown_fields,
-)
+from kelpie_api.schemas import Failure, PageQuery
+from kelpie_api.schemas.scaling import DecisionPage, GroupMetrics, NewRule, Rule, RuleChanges, RuleList
 
 blueprint = Blueprint("scaling", __name__, description="Container groups that follow their queues.")
 blueprint.ARGUMENTS_PARSER = BodyParser()
@@ -38,11 +30,7 @@ WHAT = "container group with a scaling rule"
 
 
 def warnings(schema: Schema) -> dict[str, list[str]]:
-    ignored = [
-        f"{name} is not a field that can be set here; it was ignored."
-        for name in unknown_fields(schema, request_json())
-    ]
-    return {"warnings": ignored} if ignored else {}
+    return ignored(schema, request_json(), "a field that can be set here")
 
 
 @blueprint.post("/scaling-rules")
@@ -103,7 +91,7 @@ def delete_rule(container_group_id: str) -> None:
 
 
 @blueprint.get(f"{RULE}/decisions")
-@blueprint.arguments(DecisionQuery, location="query")
+@blueprint.arguments(PageQuery, location="query")
 @blueprint.response(200, DecisionPage)
 @blueprint.alt_response(400, schema=Failure)
 @blueprint.alt_response(404, schema=Failure)

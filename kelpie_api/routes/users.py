@@ -8,7 +8,8 @@ from flask_smorest import Blueprint
 
 from kelpie_api import auth
 from kelpie_api.routes import BodyParser, administrator, caller, coordinator, db, identifier
-from kelpie_api.schemas import Failure, NewToken, NewUser, Token, User
+from kelpie_api.schemas import Failure
+from kelpie_api.schemas.users import NewToken, NewUser, Token, User
 
 blueprint = Blueprint("users", __name__, description="Users and their keys.")
 blueprint.ARGUMENTS_PARSER = BodyParser()

@@ -9,7 +9,8 @@ from flask_smorest import Blueprint
 from kelpie_api import jobs, signing, webhooks
 from kelpie_api.db import Row
 from kelpie_api.routes import caller, coordinator, db, identifier
-from kelpie_api.schemas import Failure, Message, SigningSecret, WebhookList
+from kelpie_api.schemas import Failure, Message
+from kelpie_api.schemas.webhooks import SigningSecret, WebhookList
 
 blueprint = Blueprint(
     "webhooks", __name__, description="What was told to receivers, and how they know it is true."

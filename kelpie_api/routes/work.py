@@ -17,15 +17,14 @@ from kelpie_api.db import Database, Row, next_byte
 from kelpie_api.errors import NotTheHolder
 from kelpie_api.jobs import Report, Status
 from kelpie_api.routes import TEXT, BodyParser, caller, coordinator, db, identifier
-from kelpie_api.schemas import (
+from kelpie_api.schemas import Failure, Message
+from kelpie_api.schemas.jobs import Job
+from kelpie_api.schemas.work import (
     CheckpointKept,
     CheckpointReport,
     EndReport,
-    Failure,
     HeartbeatAnswer,
     HeartbeatReport,
-    Job,
-    Message,
     ReleaseReport,
     ResumeReport,
     WorkQuery,
@@ -79,7 +78,8 @@ def claim(query: dict[str, Any]) -> Row | None:
 
 
 def has_hung_up(line: socket.socket) -> bool:
-    """Whether the client closed its connection; what it sent ahead does not count."""
+    """Whether the client closed its connection; what it sent ahead does not count. Who closes only the half it
+    sends on looks the same until it is sent something, and then a job would be claimed already."""
     return line.fileno() < 0 or next_byte(line.fileno()) == b""
 
 
@@ -170,7 +170,7 @@ def resumed(fields: dict[str, Any], job_id: str) -> Row:
 
 
 def fenced(tell: Callable[..., Result], job_id: str, report: Report, *told: Any) -> Result:
-    """Carry out what only a worker with an attempt can say."""
+    """Carry out what only the holder can say. Raises NotTheHolder, and counts it."""
     try:
         return tell(db(), caller(), identifier(job_id, "job"), report, *told)
     except NotTheHolder:
@@ -184,9 +184,8 @@ def carry_out(
     """Carry a report out. The original's worker exits on a 409, and its next job with it, so a refused report
     without an attempt is answered as if it had been accepted (contract section 3, Fence)."""
     try:
-        transition(db(), caller(), identifier(job_id, "job"), report)
+        fenced(transition, job_id, report)
     except NotTheHolder as refusal:
-        metrics.report_refused(str(request.endpoint).rpartition(".")[2])
         if report.attempt is not None:
             raise
         return {"message": f"Ignored: {refusal.message}"}

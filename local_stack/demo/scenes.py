@@ -1,5 +1,6 @@
 """What goes wrong in the demo, in the order of the show. Every kill is `kill -9` of real processes."""
 
+from local_stack.client import ApiUnavailableError, Job
 from local_stack.demo import jobs
 from local_stack.demo.story import FollowedJob, Story
 from local_stack.postgres import EmbeddedPostgres
@@ -95,7 +96,7 @@ class Show:
 
     def holder(self, job: FollowedJob) -> Worker:
         """The machine that has the job now, looked up afresh."""
-        machine_id = self.stack.client.job(job.id)["machine_id"]
+        machine_id = self.shown(job)["machine_id"]
         return next(worker for worker in self.stack.workers if worker.machine_id == machine_id)
 
     def wait_for_new_holders(self) -> None:
@@ -123,7 +124,18 @@ class Show:
         return long_jobs and (batch is None or batch.completed == len(batch.ids))
 
     def attempts(self) -> dict[str, int]:
-        return {job.id: self.stack.client.job(job.id)["attempt"] for job in self.story.jobs.values()}
+        return {job.id: self.shown(job)["attempt"] for job in self.story.jobs.values()}
+
+    def shown(self, job: FollowedJob) -> Job:
+        """As the API shows it, asked again for as long as it says that its database is away."""
+
+        def answer() -> Job | None:
+            try:
+                return self.stack.client.job(job.id)
+            except ApiUnavailableError:
+                return None
+
+        return self.story.until(answer, "the API to answer", LONG)
 
     def half_uploaded(self) -> str | None:
         """The newest checkpoint in the bucket, if it has no index yet."""

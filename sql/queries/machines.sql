@@ -117,9 +117,9 @@ select b.job_id, 'blocked', 'coordinator', b.attempt,
   from became b;
 
 -- name: take_reallocation
--- The one that is due longest, where its machine may be found, and whether it holds a live lease. Its next try moves into the future, so that no
--- other process takes it and it is not lost if this one dies. Only a rule of the same tenant may name the organization:
--- ids of groups are what callers say.
+-- The one that is due longest, where its machine may be found, and whether it holds a live lease. Its next try moves
+-- into the future, so that no other process takes it and it is not lost if this one dies. Only a rule of the same
+-- tenant may name the organization: ids of groups are what callers say.
 with due as materialized (
   select id
     from reallocations

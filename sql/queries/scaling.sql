@@ -170,8 +170,8 @@ select id, at, container_group_id, active, warm, observed_state, observed_replic
 offset %(skipped)s;
 
 -- name: replica_hours
--- From each decision to the next, and from the last until now if its rule is still there, a group has the replicas that the decision left it
--- with; where nothing was seen, those of the decision before. No row: nothing was decided.
+-- From each decision to the next, and from the last until now if its rule is still there, a group has the replicas
+-- that the decision left it with; where nothing was seen, those of the decision before. No row: nothing was decided.
 with left_behind as (
   select id, at, tenant_id,
          case when outcome = 'ok' and action <> 'remove_rule' then desired_replicas

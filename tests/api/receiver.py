@@ -99,6 +99,10 @@ def send_round(sender: Sender) -> int:
         return sender.round(pool)
 
 
+def make_due(db: Database) -> None:
+    db.execute("update webhooks set next_try = now() where next_try is not null")
+
+
 def outbox(db: Database) -> list[Row]:
     return db.all("select *, next_try - now() as pause from webhooks order by seq")
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -23,8 +23,8 @@ from kelpie_api.allowance import AUTOSCALER, Allowance
 from kelpie_api.autoscale import AnotherRun, Autoscaler, Turn, all_applied, repeat
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.fleet import Fleet
-from kelpie_api.salad import GroupName, Salad
-from kelpie_api.scaling import Demand
+from kelpie_api.replicas import Demand
+from kelpie_api.salad import LIMIT, GroupName, Salad
 from local_stack.processes import wait_for
 from tests.conftest import SECRET_KEY
 from tests.doubles.double import page
@@ -43,14 +43,8 @@ from tests.helpers import (
     while_open,
 )
 
+PAUSES = (0.01,) * 3  # seconds
 SCRIPT = Path(__file__).parents[2] / "scripts" / "autoscale"
-
-
-@pytest.fixture
-def fleet() -> Iterator[FleetDouble]:
-    double = FleetDouble()
-    yield double
-    double.end()
 
 
 @pytest.fixture
@@ -59,11 +53,12 @@ def autoscaler(db: Database, fleet: FleetDouble) -> Autoscaler:
 
 
 def make_autoscaler(
-    db: Database, fleet: FleetDouble, stopped: threading.Event | None = None, pauses: Sequence[float] = (0.01,) * 3
+    db: Database, fleet: FleetDouble, stopped: threading.Event | None = None, limit: float = LIMIT
 ) -> Autoscaler:
+    """One that hardly pauses between tries, and may ask as often as it likes."""
     stopped = stopped or threading.Event()
     allowance = Allowance(db, replace(AUTOSCALER, at_once=100_000), a_second=10_000)
-    return Autoscaler(db, Fleet(Salad(fleet.api_url), KEY, stopped, allowance, pauses), stopped)
+    return Autoscaler(db, Fleet(Salad(fleet.api_url, limit), KEY, stopped, allowance, PAUSES), stopped)
 
 
 def decisions(db: Database, group: str) -> list[Row]:
@@ -429,14 +424,9 @@ def test_who_is_asked_to_wait_for_long_leaves_it_to_the_next_run(
 
 @pytest.mark.parametrize("call", ["GET", "/start", "PATCH"])
 def test_an_answer_that_does_not_come_in_time_is_asked_for_again(
-    db: Database,
-    tenant: Tenant,
-    fleet: FleetDouble,
-    autoscaler: Autoscaler,
-    monkeypatch: pytest.MonkeyPatch,
-    call: str,
+    db: Database, tenant: Tenant, fleet: FleetDouble, call: str
 ) -> None:
-    monkeypatch.setattr("kelpie_api.salad.LIMIT", 0.5)
+    autoscaler = make_autoscaler(db, fleet, limit=0.5)
     group = fleet.make_group("stopped", 0)
     make_rule(db, tenant, group)
     jobs(db, tenant, group)
@@ -550,7 +540,7 @@ def test_a_state_that_salad_never_spoke_of_is_trouble_of_this_rule(
     assert fleet.changes == []
 
 
-def test_a_group_that_vanished_loses_its_rule_after_three_runs_and_some_minutes(
+def test_a_group_that_vanished_loses_its_rule_after_three_runs_in_a_row(
     db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
 ) -> None:
     group = fleet.make_group("running", 1)
@@ -562,10 +552,9 @@ def test_a_group_that_vanished_loses_its_rule_after_three_runs_and_some_minutes(
     fleet.groups["acme", "default"].append(known)  # it was a hiccup: the count begins anew
     assert all_applied(autoscaler.run())
     fleet.vanish(group)
-    for _ in range(4):  # so fast that all of them may have seen the same mistake
-        autoscaler.run()
+    for _ in range(2):
+        assert not all_applied(autoscaler.run())
     assert rule_of(db, group)
-    db.execute("update scaling_rules set missing_since = missing_since - interval '10 minutes'")
     assert all_applied(autoscaler.run())
     assert rule_of(db, group) is None
     last = decisions(db, group)[-1]
@@ -600,28 +589,37 @@ def test_a_404_that_is_not_salads_own_costs_no_rule(
     assert "somebody else than Salad" in decisions(db, group)[-1]["error"]
 
 
-def test_when_all_groups_are_missing_at_once_no_rule_goes(
-    db: Database,
-    tenant: Tenant,
-    fleet: FleetDouble,
-    autoscaler: Autoscaler,
-    caplog: pytest.LogCaptureFixture,
+def test_groups_that_vanish_together_lose_their_rules_each_after_its_own_three_runs(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
 ) -> None:
+    first, second = (fleet.make_group("running", 1) for _ in range(2))
+    for group in (first, second):
+        make_rule(db, tenant, group, 1, 1)
+    fleet.vanish(first)
+    autoscaler.run()
+    fleet.vanish(second)
+    for _ in range(2):
+        autoscaler.run()
+    assert (rule_of(db, first), bool(rule_of(db, second))) == (None, True)
+    autoscaler.run()
+    assert rule_of(db, second) is None
+
+
+def test_where_salad_does_not_know_the_project_either_the_rules_stay_for_a_day(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
+) -> None:
+    """A setting that is wrong looks like this, and must not cost all rules."""
     groups = [fleet.make_group("running", 1) for _ in range(2)]
     for group in groups:
         make_rule(db, tenant, group, 1, 1)
-    known = fleet.group(groups[1])
-    for group in groups:
-        fleet.vanish(group)
-    for _ in range(4):
+    fleet.instead = trouble(404, "Not Found")
+    for _ in range(2):
         autoscaler.run()
-    assert [rule["missing_runs"] for rule in db.all("select missing_runs from scaling_rules")] == [0, 0]
-    assert "404" in decisions(db, groups[0])[-1]["error"]
-    assert "all_groups_missing" in caplog.text
-    fleet.groups["acme", "default"].append(known)  # one is back, so the other's absence counts
-    autoscaler.run()
-    rule = rule_of(db, groups[0])
-    assert rule and rule["missing_runs"] == 1
+    for ago, left in (("23 hours", 2), ("2 hours", 0)):
+        db.execute("update scaling_rules set missing_since = missing_since - %(ago)s::interval", ago=ago)
+        autoscaler.run()
+        assert len(db.all("select from scaling_rules")) == left
+    assert "SALAD_API_URL" in decisions(db, groups[0])[-2]["error"]
 
 
 def test_another_group_of_the_same_name_is_not_the_group(

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any, LiteralString
@@ -44,13 +43,6 @@ from tests.helpers import (
 
 COUNTING = [None, "exit_code", "signal", "oom", "upload"]
 JOBS_OWN_FAULTS = ["not_found", "not_started", "download", "pattern", "worker_broken"]
-
-
-@pytest.fixture
-def fleet() -> Iterator[FleetDouble]:
-    double = FleetDouble()
-    yield double
-    double.end()
 
 
 @pytest.fixture
@@ -245,37 +237,6 @@ class TestCarryingOut:
         assert fleet.changes == []
         assert [row["outcome"] for row in reallocations(db)] == ["gone"]
 
-    @pytest.mark.parametrize(
-        ("word", "answer"),
-        [
-            ("/containers", trouble(404, "Not Found")),
-            ("/instances", trouble(404, "Not Found")),
-            ("/reallocate", trouble(404, "Not Found")),
-            ("/containers", page(404)),
-            ("/instances", page(404)),
-        ],
-    )
-    def test_a_404_does_not_say_that_the_machine_is_gone_so_it_is_tried_again(
-        self,
-        db: Database,
-        tenant: Tenant,
-        fleet: FleetDouble,
-        group: str,
-        bad: str,
-        reallocator: Reallocator,
-        word: str,
-        answer: Any,
-    ) -> None:
-        fail_jobs(db, tenant, bad, group, 5)
-        instance = instance_of(fleet, group, 0)
-        fleet.trouble = [(word, answer)]
-        reallocator.round()
-        (waiting,) = reallocations(db)
-        assert waiting["outcome"] is None and "404" in waiting["last_error"]
-        make_due(db)
-        reallocator.round()
-        assert [change[2] for change in fleet.changes] == [instance]
-
     def test_a_group_that_salad_does_not_list_is_given_up_with_a_sentence(
         self, db: Database, tenant: Tenant, fleet: FleetDouble, group: str, bad: str, reallocator: Reallocator
     ) -> None:
@@ -283,8 +244,7 @@ class TestCarryingOut:
         fleet.vanish(group)
         reallocator.round()
         assert [row["outcome"] for row in reallocations(db)] == [None]
-        db.execute("update reallocations set created = now() - interval '24 hours'")
-        make_due(db)
+        make_due(db, age=timedelta(hours=24))
         reallocator.round()
         (ended,) = reallocations(db)
         assert ended["outcome"] == "given_up" and "lists no such container group" in ended["last_error"]
@@ -331,20 +291,26 @@ class TestCarryingOut:
         assert ended["outcome"] == "given_up" and "none of Salad's" in ended["last_error"]
 
     @pytest.mark.parametrize(
-        ("word", "answer"),
+        ("word", "answer", "said"),
         [
-            ("/reallocate", trouble(500, "Internal Server Error")),
-            ("/reallocate", trouble(429, "Too Many Requests")),
-            ("/reallocate", page(503)),
-            ("/reallocate", page(200)),
-            ("/instances", page(200)),
-            ("/instances", trouble(502, "Bad Gateway")),
-            ("GET", page(520)),
-            ("GET", trouble(401, "Unauthorized")),
-            ("GET", trouble(403, "Forbidden")),
+            ("/reallocate", trouble(500, "Internal Server Error"), "500"),
+            ("/reallocate", trouble(429, "Too Many Requests"), "429"),
+            ("/reallocate", page(503), "503"),
+            ("/reallocate", page(200), "200"),
+            ("/instances", page(200), "something else than a list"),
+            ("/instances", trouble(502, "Bad Gateway"), "502"),
+            ("GET", page(520), "520"),
+            ("GET", trouble(401, "Unauthorized"), "renew it"),
+            ("GET", trouble(403, "Forbidden"), "add its user"),
+            # none of these says that the machine is gone
+            ("/containers", trouble(404, "Not Found"), "404"),
+            ("/instances", trouble(404, "Not Found"), "404"),
+            ("/reallocate", trouble(404, "Not Found"), "404"),
+            ("/containers", page(404), "404"),
+            ("/instances", page(404), "404"),
         ],
     )
-    def test_trouble_is_tried_again_later(
+    def test_trouble_is_written_down_and_tried_again_later(
         self,
         db: Database,
         tenant: Tenant,
@@ -354,17 +320,20 @@ class TestCarryingOut:
         reallocator: Reallocator,
         word: str,
         answer: Any,
+        said: str,
     ) -> None:
         fail_jobs(db, tenant, bad, group, 5)
+        instance = instance_of(fleet, group, 0)
         fleet.trouble = [(word, answer)]
         reallocator.round()
         (waiting,) = reallocations(db)
         assert (waiting["outcome"], waiting["tries"]) == (None, 1)
-        assert waiting["last_error"]
+        assert said in waiting["last_error"]
         assert reallocator.round() == IDLE  # it is not due yet
         make_due(db)
         reallocator.round()
         assert [row["outcome"] for row in reallocations(db)] == ["reallocated"]
+        assert [change[2] for change in fleet.changes] == [instance]
 
     def test_retry_after_is_obeyed_by_this_and_by_all_others(
         self, db: Database, tenant: Tenant, fleet: FleetDouble, group: str, bad: str, reallocator: Reallocator

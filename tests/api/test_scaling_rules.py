@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -33,13 +32,6 @@ FIELDS = {
     "created",
     "updated",
 }
-
-
-@pytest.fixture
-def fleet() -> Iterator[FleetDouble]:
-    double = FleetDouble()
-    yield double
-    double.end()
 
 
 @pytest.fixture
@@ -121,6 +113,8 @@ def test_unknown_fields_are_ignored_and_named(api: Client, group: str) -> None:
     assert changed["max_replicas"] == 7
     assert any("container_group_id" in sentence for sentence in changed["warnings"])
     assert "warnings" not in (api.get(f"/scaling-rules/{group}").json or {})
+    many = api.patch(f"/scaling-rules/{group}", {f"field {number}": number for number in range(300)}).json or {}
+    assert len(many["warnings"]) == 101 and "100" in many["warnings"][-1]
 
 
 def test_a_group_has_one_rule_also_when_two_ask_at_once(api: Client, app: Flask, group: str) -> None:

@@ -12,7 +12,7 @@ from flask import Flask
 from kelpie_api import create_app, jobs, waiting
 from kelpie_api.config import Config
 from kelpie_api.db import SQL, Database
-from kelpie_api.schemas import WorkQuery
+from kelpie_api.schemas.work import WorkQuery
 from kelpie_api.waiting import Waiter, WaitingRoom
 from local_stack.processes import wait_for
 from tests import pgbouncer

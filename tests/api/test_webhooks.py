@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from uuid import UUID
@@ -13,29 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kelpie_api.db import SQL, Database
-from kelpie_api.egress import Egress
 from kelpie_api.lanes import Lanes
 from kelpie_api.sealing import Seal
 from kelpie_api.webhooks import GIVE_UP_AFTER, HOLD, Sender, backoff
 from local_stack.processes import wait_for
-from tests.api.receiver import Receiver, outbox, receiving, run_job, send_round
-from tests.conftest import SECRET_KEY
+from tests.api.receiver import Receiver, make_due, outbox, run_job, send_round
 from tests.helpers import Client, Tenant, make_job
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as receiver:
-        yield receiver
-
-
-@pytest.fixture
-def sender(db: Database) -> Sender:
-    return Sender(db, Seal(SECRET_KEY), Egress(allow_private=True))
-
-
-def make_due(db: Database) -> None:
-    db.execute("update webhooks set next_try = now() where next_try is not null")
 
 
 def make_old(db: Database, age: timedelta) -> None:

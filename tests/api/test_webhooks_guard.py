@@ -7,7 +7,6 @@ import ipaddress
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from kelpie_api.errors import NoAnswer
 from kelpie_api.sealing import Seal
 from kelpie_api.webhooks import Sender
 from kelpie_worker import __version__
-from tests.api.receiver import Receiver, listening, outbox, receiving, send_round
+from tests.api.receiver import Receiver, listening, outbox, send_round
 from tests.conftest import SECRET_KEY
 from tests.helpers import Client
 
@@ -110,12 +109,6 @@ class Resolver:
         self.asked.append(host)
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         return [(socket.AF_INET6, (a, port, 0, 0)) if ":" in a else v4(a, port) for a in answer]
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as receiver:
-        yield receiver
 
 
 @pytest.fixture

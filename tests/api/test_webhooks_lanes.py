@@ -22,25 +22,12 @@ from kelpie_api.db import SQL, Database, Row, Transaction
 from kelpie_api.egress import Egress
 from kelpie_api.lanes import Lanes
 from kelpie_api.migrations import known, migrate
-from kelpie_api.sealing import Seal
 from kelpie_api.webhooks import GIVE_UP_AFTER, HOLD, Sender
 from local_stack.processes import wait_for
-from tests.api.receiver import Receiver, listening, outbox, receiving, run_job, send_round
-from tests.conftest import SECRET_KEY
+from tests.api.receiver import Receiver, listening, outbox, run_job, send_round
 from tests.helpers import Client, Tenant, make_job, make_tenant
 
 DEAD = "http://127.0.0.1:1/"
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as receiver:
-        yield receiver
-
-
-@pytest.fixture
-def sender(db: Database) -> Sender:
-    return Sender(db, Seal(SECRET_KEY), Egress(allow_private=True))
 
 
 def make_webhooks(db: Database, tenant: Tenant, count: int, url: str) -> UUID:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -13,25 +12,11 @@ import pytest
 from flask import Flask
 
 from kelpie_api.db import SQL, Database
-from kelpie_api.egress import Egress
 from kelpie_api.lanes import Lanes
-from kelpie_api.sealing import Seal
 from kelpie_api.webhooks import GIVE_UP_AFTER, HOLD, Sender
 from local_stack.processes import wait_for
-from tests.api.receiver import Receiver, outbox, receiving, run_job, send_round
-from tests.conftest import SECRET_KEY
+from tests.api.receiver import Receiver, make_due, outbox, run_job, send_round
 from tests.helpers import Client, Tenant, make_tenant, refused, rows_of_jobs
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as receiver:
-        yield receiver
-
-
-@pytest.fixture
-def sender(db: Database) -> Sender:
-    return Sender(db, Seal(SECRET_KEY), Egress(allow_private=True))
 
 
 def log(api: Client, job_id: str) -> list[dict[str, Any]]:
@@ -45,10 +30,6 @@ def log(api: Client, job_id: str) -> list[dict[str, Any]]:
 def redeliver(api: Client, job_id: str, webhook_id: object) -> None:
     answer = api.post(f"/jobs/{job_id}/webhooks/{webhook_id}/redeliver")
     assert answer.status_code == 202 and (answer.json or {})["message"]
-
-
-def make_due(db: Database) -> None:
-    db.execute("update webhooks set next_try = now() where next_try is not null")
 
 
 class TestLog:

@@ -6,7 +6,6 @@ import base64
 import json
 import re
 import time
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,24 +21,13 @@ from kelpie_api.egress import Egress
 from kelpie_api.sealing import Seal
 from kelpie_api.signing import new_secret, rotate_signing_secret, sign, signing_secret, valid_secrets
 from kelpie_api.webhooks import Sender
-from tests.api.receiver import Receiver, outbox, receiving, run_job, send_round
+from tests.api.receiver import Receiver, outbox, run_job, send_round
 from tests.conftest import SECRET_KEY
 from tests.helpers import Client, Tenant, at_once, while_open
 
 SEAL = Seal(SECRET_KEY)
 OTHER = Seal("another secret of more than thirty-two characters")
 PATH = "/users/me/signing-secret"
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as receiver:
-        yield receiver
-
-
-@pytest.fixture
-def sender(db: Database) -> Sender:
-    return Sender(db, SEAL, Egress(allow_private=True))
 
 
 def verify(secret: str, got: dict[str, Any]) -> Any:

@@ -22,22 +22,11 @@ from kelpie_api.sealing import Seal
 from kelpie_api.signing import rotate_signing_secret, signing_secret
 from kelpie_api.webhooks import Sender
 from local_stack.processes import CHECKOUT, wait_for
-from tests.api.receiver import Receiver, outbox, receiving, run_job, send_round
+from tests.api.receiver import Receiver, outbox, run_job, send_round
 from tests.conftest import ADMIN_KEY, SECRET_KEY
 from tests.helpers import Client, Tenant, refused
 
 ANOTHER = "another secret of more than thirty-two characters"
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as receiver:
-        yield receiver
-
-
-@pytest.fixture
-def sender(db: Database) -> Sender:
-    return Sender(db, Seal(SECRET_KEY), Egress(allow_private=True))
 
 
 @pytest.fixture

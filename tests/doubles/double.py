@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
@@ -42,7 +43,7 @@ class Quiet(WSGIRequestHandler):
         pass
 
 
-class Double:
+class Double(ABC):
     """Answers while it is up. `instead` is answered instead of what the service would say: a stranger's page, an
     error; while it is held, requests wait. What breaks the specification, of either side, is raised by `end`."""
 
@@ -88,8 +89,9 @@ class Double:
         if self.drift:
             raise AssertionError(f"{type(self).__name__} left its specification: {self.drift!r}")
 
+    @abstractmethod
     def respond(self, request: Request) -> Response:
-        raise NotImplementedError
+        """What the service answers."""
 
     def serve(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         request = Request(environ)

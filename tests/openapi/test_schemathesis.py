@@ -33,6 +33,8 @@ SEED = os.environ.get("KELPIE_OPENAPI_SEED", "1")
 ADMINISTRATIVE = {"purge_jobs", "delete_users", "create_user", "create_token", "delete_rules"}
 # It needs the id of a webhook, which only a claimed job with a receiver has; test_webhooks_log.py does it.
 OUT_OF_REACH = {"redeliver_webhook"}
+# What only the holder of a job may say; chance does not make one.
+HOLDERS = {"keep_checkpoint", "resumed"}
 GROUP = "97f504e8-6de6-4322-b5d5-1777a59a7ad3"  # the example of the document
 
 
@@ -45,6 +47,17 @@ class Site:
     def document(self) -> dict[str, Any]:
         found: dict[str, Any] = requests.get(f"{self.stack.api_url}/openapi.json", timeout=10).json()
         return found
+
+    def holder(self) -> dict[str, str | int]:
+        """Who has a job that was just claimed, as the parts of a request are named in the settings."""
+        who = {"machine_id": "holder", "container_group_id": "held"}
+        session = requests.Session()
+        session.headers["X-Kelpie-Key"] = self.stack.user_key
+        job = {"command": "sleep", "container_group_id": who["container_group_id"], "heartbeat_interval": 600}
+        session.post(f"{self.stack.api_url}/jobs", json=job, timeout=10).raise_for_status()
+        [claimed] = session.get(f"{self.stack.api_url}/work", params=who, timeout=10).json()
+        body = {f"body.{name}": value for name, value in {**who, "attempt": claimed["attempt"]}.items()}
+        return {"path.job_id": claimed["id"], **body}
 
     def operations(self) -> dict[str, str]:
         """The id of each operation and how the report calls it."""
@@ -83,11 +96,13 @@ class Run:
         return sum(phase["accepted"] for phase in rates.values())
 
 
-def schemathesis(site: Site, document: str, key: str, *options: str, examples: int = EXAMPLES) -> Run:
+def schemathesis(
+    site: Site, document: str, key: str, *options: str, examples: int = EXAMPLES, settings: Path = SETTINGS
+) -> Run:
     report = site.folder / "report.json"
     ran = subprocess.run(
         [
-            *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(SETTINGS), "run", document),
+            *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(settings), "run", document),
             *("--url", site.stack.api_url, "--header", f"X-Kelpie-Key: {key}"),
             # A Salad key or a token that is made up must be refused as such, not for want of these.
             *("--header", "Salad-Organization: local-organization", "--header", "Salad-Project: local-project"),
@@ -113,8 +128,25 @@ def test_the_server_does_what_its_document_says(site: Site) -> None:
     assert run.exit_code == 0, run.text
     operations = site.operations()
     assert run.report["operations"]["tested"] == len(operations)
-    for name in operations.keys() - ADMINISTRATIVE - OUT_OF_REACH:
+    for name in operations.keys() - ADMINISTRATIVE - OUT_OF_REACH - HOLDERS:
         assert run.accepted(operations[name]), f"{operations[name]} never succeeded, so little of it was tried"
+
+
+def test_what_only_the_holder_of_a_job_may_say_is_as_documented(site: Site) -> None:
+    settings = site.folder / "holder.toml"
+    settings.write_text(SETTINGS.read_text() + as_said_by(site.holder(), HOLDERS))
+    document = f"{site.stack.api_url}/openapi.json"
+    options = [*chosen(HOLDERS), "--phases", "coverage,fuzzing"]  # nothing follows from them
+    run = schemathesis(site, document, site.stack.user_key, *options, settings=settings)
+    assert run.exit_code == 0, run.text
+    for name in HOLDERS:
+        assert run.accepted(site.operations()[name]), f"{name} never succeeded, so little of it was tried"
+
+
+def as_said_by(holder: dict[str, str | int], names: set[str]) -> str:
+    """Settings that make each of these requests one of the holder's."""
+    values = ", ".join(f'"{name}" = {json.dumps(value)}' for name, value in holder.items())
+    return f"\n[[operations]]\ninclude-operation-id = {json.dumps(sorted(names))}\nparameters = {{ {values} }}\n"
 
 
 def wrong_shape(document: dict[str, Any]) -> None:

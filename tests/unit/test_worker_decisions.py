@@ -16,21 +16,22 @@ from hypothesis import strategies as st
 from kelpie_worker import config, logs
 from kelpie_worker.api import _presentable
 from kelpie_worker.backoff import backoff
-from kelpie_worker.checkpoints import Ledger, commit_order, commit_steps
 from kelpie_worker.config import LegacyDirectories
 from kelpie_worker.directories import moved_path, set_aside, why_not_to_wipe, wipe
 from kelpie_worker.downloads import landing_path
 from kelpie_worker.job import Job, SyncBlock, from_saved, from_wire, to_saved
 from kelpie_worker.lease import safe_until
+from kelpie_worker.ledger import Ledger, commit_order, commit_steps
 from kelpie_worker.messages import Download, Flush, Refused, Troubled, Watch
+from kelpie_worker.packing import gzipped
 from kelpie_worker.pattern import matcher
 from kelpie_worker.pipeline import JobState, Phase
 from kelpie_worker.places import Places
 from kelpie_worker.runner import command_environment
 from kelpie_worker.scan import Scanner, Signature
 from kelpie_worker.state_file import StateFile, StateFileInUse
-from kelpie_worker.storage import Misconfigured, StorageRefused, StorageUnreachable
-from kelpie_worker.transfer import PART_SIZE, gzipped, part_size
+from kelpie_worker.storage_errors import Misconfigured, StorageRefused, StorageUnreachable
+from kelpie_worker.transfer import PART_SIZE, part_size
 from kelpie_worker.uploader import answer_to
 
 DIRECTORIES = LegacyDirectories("/input", "/checkpoint", "/output")

@@ -6,9 +6,11 @@ import errno
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,9 +18,14 @@ import pytest
 from kelpie_worker import places
 from kelpie_worker.directories import OutputReplaced, bring_back, make, places_aside, remove_aside, set_aside, wipe
 from kelpie_worker.job import Job, SyncBlock
+from kelpie_worker.lease import Lease
 from kelpie_worker.messages import Download, Refused, Stage, Troubled, Upload, Watch
+from kelpie_worker.pinned import PinnedFile, nameless
 from kelpie_worker.places import Places
+from kelpie_worker.s3_client import SharedClient
 from kelpie_worker.scan import Moved, Scanner, Signature, is_own_name, own_name, signature_of
+from kelpie_worker.storage import Storage
+from kelpie_worker.transfer import Transfer
 from kelpie_worker.uploader import answer_to
 
 FORKED = multiprocessing.get_context("fork")
@@ -286,6 +293,25 @@ def test_what_the_command_closed_is_opened_to_be_moved_aside_and_removed(
     assert as_nobody(nobodys_disk, steps) == ([], ["deep"], ["ck"])
 
 
+# --- copies ---------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_left_of_a_copy_whose_maker_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_bytes(b"1" * 1000)
+
+    def child() -> None:
+        version = signature_of((tmp_path / "weights").stat())
+        with PinnedFile.of(str(tmp_path / "weights"), version) as file, nameless(str(tmp_path)) as copy:
+            file.copy_to(copy)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    process = FORKED.Process(target=child)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert names_in(tmp_path) == ["weights"]
+
+
 # --- links within the outputs ---------------------------------------------------------------------------
 
 
@@ -342,6 +368,19 @@ def test_a_file_of_the_users_may_be_called_nearly_like_kelpies_own(tmp_path: Pat
     (tmp_path / name).touch()
     (tmp_path / own_name("part")).touch()
     assert list(Scanner(str(tmp_path), lambda found: True, frozenset()).scan()) == [name]
+
+
+def test_a_key_is_measured_in_bytes_with_all_that_belongs_to_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    transfer = Transfer(Storage(SharedClient(None), Lease(), max_retries=0), compression=True)
+    for name in ("12345", "ä345", "123456", "ää45"):
+        (tmp_path / name).touch()
+    key_of = partial(transfer.key_in, "p" * 1015 + "/")
+    scanner = Scanner(str(tmp_path), lambda name: True, frozenset(), key_of=key_of)
+    assert sorted(scanner.scan()) == ["12345", "ä345"]
+    assert sorted(scanner.skipped) == ["123456", "ää45"]
+    assert "more than 1024 bytes" in capfd.readouterr().err
 
 
 def test_the_place_aside_is_found_again_and_bears_a_name_that_no_scan_takes(disk: Disk) -> None:

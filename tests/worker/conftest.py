@@ -17,10 +17,10 @@ from tests.worker.worker import CHECKOUT, Worker
 
 # Run by every Python of the worker before its first line.
 IMPATIENCE = """
-from kelpie_worker import api, storage
+from kelpie_worker import api, s3_client
 
-assert storage._READ_TIMEOUT and api._READ_TIMEOUT
-storage._READ_TIMEOUT = api._READ_TIMEOUT = 2
+assert s3_client._READ_TIMEOUT and api._READ_TIMEOUT
+s3_client._READ_TIMEOUT = api._READ_TIMEOUT = 2
 for call in (api.Api._call, api.Api._known_extensions):
     call.__defaults__ = (*call.__defaults__[:-1], 2)
 """

@@ -6,28 +6,30 @@ import errno
 import itertools
 import os
 import re
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
-from kelpie_worker import shelf
+from kelpie_worker import patience, shelf
 from kelpie_worker.checkpoints import Checkpoints
 from kelpie_worker.config import WatchTimes
 from kelpie_worker.job import Job, StoredObject, SyncBlock
 from kelpie_worker.lease import Lease
 from kelpie_worker.linux import boottime
+from kelpie_worker.pinned import PinnedFile, Spoiled
+from kelpie_worker.s3_client import SharedClient
 from kelpie_worker.scan import Scanner, Snapshot, own_name
-from kelpie_worker.storage import SharedClient, Storage
-from kelpie_worker.transfer import WHOLE_SIZE, PinnedFile, Spoiled, Transfer
+from kelpie_worker.storage import Storage
+from kelpie_worker.storage_errors import StorageRefused
+from kelpie_worker.transfer import WHOLE_SIZE, Transfer
 from local_stack.processes import wait_for
 from local_stack.s3 import S3Server
-from tests.worker.faulty import FaultyProxy
+from tests.worker.faulty import Fault, FaultyProxy
 
 TIMES = WatchTimes(debounce=0, stability=0.02, max_wait=0.5)
 LARGE = WHOLE_SIZE + 1
@@ -260,7 +262,7 @@ def test_a_file_that_is_replaced_while_it_is_sent_goes_up_whole(
     old, new = os.urandom(20_000_000), os.urandom(20_000_000)
     watched.write("weights", old)
     version = Scanner(str(watched.folder), lambda name: True, frozenset()).scan()["weights"]
-    target = watched.transfer.target(bucket, "c/weights")
+    target = watched.transfer.target(bucket, "c/", "weights")
     with after_first_block(lambda: watched.write("weights", new)):
         upload = watched.transfer.prepare(str(watched.folder / "weights"), version, target)
     upload.ready()
@@ -281,7 +283,7 @@ def test_what_is_appended_while_a_file_is_sent_is_left_to_the_next_time(
 
     with after_first_block(append):
         upload = watched.transfer.prepare(
-            str(watched.folder / "log"), version, watched.transfer.target(bucket, "c/log")
+            str(watched.folder / "log"), version, watched.transfer.target(bucket, "c/", "log")
         )
     upload.ready()
     upload.commit()
@@ -301,7 +303,7 @@ def test_a_file_that_is_rewritten_in_place_while_it_is_sent_never_becomes_visibl
 
     with after_first_block(rewrite), pytest.raises(Spoiled):
         watched.transfer.prepare(
-            str(watched.folder / "weights"), version, watched.transfer.target(bucket, "c/weights")
+            str(watched.folder / "weights"), version, watched.transfer.target(bucket, "c/", "weights")
         )
     assert keys_of(s3, bucket) == {}
     assert s3.unfinished_uploads(bucket) == []
@@ -332,6 +334,19 @@ def test_half_of_a_file_never_takes_the_place_of_a_whole_one(watched: Watched, s
     assert seen == {b"o" * 1000}
 
 
+def test_half_of_a_new_file_is_not_sent_for_as_long_as_its_writer_has_it_open(
+    watched: Watched, s3: S3Server, bucket: str
+) -> None:
+    watched.checkpoints.start()
+    with (watched.folder / "weights").open("wb", buffering=0) as file:
+        file.write(b"n" * 100)
+        watched.write("latest", b"weights")
+        wait_for(lambda: watched.checkpoints._motion.waits, "the watch to wait for the writer")
+        assert keys_of(s3, bucket) == {}
+        file.write(b"n" * 100)
+    wait_for(lambda: keys_of(s3, bucket) == {"weights": b"n" * 200, "latest": b"weights"}, "the whole file")
+
+
 def test_beside_a_file_that_never_rests_the_others_go_up_but_are_not_reported_whole(
     watched: Watched, s3: S3Server, bucket: str
 ) -> None:
@@ -349,33 +364,125 @@ def test_beside_a_file_that_never_rests_the_others_go_up_but_are_not_reported_wh
     assert watched.checkpoints.whole != whole
 
 
-def test_what_was_spoiled_is_copied_and_what_was_not_needs_no_room(
+def test_a_file_that_is_rewritten_again_and_again_goes_up_all_the_same(
+    watched: Watched, s3: S3Server, bucket: str
+) -> None:
+    """Whose writer never pauses for as long as a file rests that is being written."""
+    watched.checkpoints.start()
+    with scribbling(watched.folder / "state", pause=watched.checkpoints._motion.rest * 0.7):
+        wait_for(lambda: "state" in keys_of(s3, bucket), "the first state")
+        first = keys_of(s3, bucket)["state"]
+        wait_for(lambda: keys_of(s3, bucket)["state"] != first, "a second state")
+        wait_for(lambda: len(watched.checkpoints.whole) == 1, "it to be told")
+        second = keys_of(s3, bucket)["state"]
+        wait_for(lambda: keys_of(s3, bucket)["state"] != second, "a third state", timeout=3)
+    watched.checkpoints.finish()
+    assert keys_of(s3, bucket)["state"] == (watched.folder / "state").read_bytes()
+
+
+def test_what_was_spoiled_goes_up_from_a_copy_that_bears_no_name(
     watched: Watched, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copied = []
+    """So nothing of it can be left behind, whoever is killed, and nobody sends it."""
+    seen: list[list[str]] = []
+    copy_to = PinnedFile.copy_to
 
-    def no_room(source: Path, copy: Path) -> None:
-        copied.append(source.name)
-        raise OSError(errno.ENOSPC, "full")
+    def copy_and_look(file: PinnedFile, copy: IO[bytes]) -> None:
+        copy_to(file, copy)
+        seen.append(sorted(found.name for found in watched.folder.parent.rglob("*")))
+        (watched.folder / "spoiled").write_bytes(b"rewritten")
 
-    monkeypatch.setattr(shutil, "copyfile", no_room)
+    monkeypatch.setattr(PinnedFile, "copy_to", copy_and_look)
     watched.write("weights", b"1")
     watched.write("spoiled", b"1")
-    watched.checkpoints._spoiled["spoiled"] = 2
-    watched.checkpoints.start()
+    watched.checkpoints._generations._spoiled["spoiled"] = 2
+    watched.checkpoints.cycle(final=True)
+    assert keys_of(s3, bucket) == {"weights": b"1", "spoiled": b"1"}
+    assert seen == [["checkpoint", "spoiled", "weights"]]
+
+
+def test_without_room_for_a_copy_what_was_spoiled_goes_up_once_it_rests(
+    watched: Watched, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(file: PinnedFile, copy: IO[bytes]) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(PinnedFile, "copy_to", no_room)
+    watched.write("weights", b"1")
+    watched.write("spoiled", b"1")
+    watched.checkpoints._generations._spoiled["spoiled"] = 2
     watched.checkpoints.finish()
     assert keys_of(s3, bucket) == {"weights": b"1", "spoiled": b"1"}
-    assert copied == ["spoiled"]
+
+
+# --- what the bucket refuses -----------------------------------------------------------------------------
+
+
+def refuse(name: str, fault: Fault) -> Callable[[str, str], Fault | None]:
+    return lambda method, path: fault if f"/c/{name}" in path and method in ("PUT", "POST") else None
+
+
+@pytest.mark.parametrize(("fault", "size"), [("400", 1), ("403", 1), ("403", LARGE)])
+def test_a_file_that_the_bucket_refuses_keeps_no_other_back_and_without_it_nothing_is_whole(
+    watched: Watched,
+    s3: S3Server,
+    bucket: str,
+    faulty: FaultyProxy,
+    capfd: pytest.CaptureFixture[str],
+    fault: Fault,
+    size: int,
+) -> None:
+    faulty.fault = refuse("refused", fault)
+    watched.write("refused", b"r" * size)
+    watched.write("weights", b"1")
+    watched.checkpoints.start()
+    for version in (b"1", b"2"):
+        watched.write("weights", version)
+        wait_for(lambda: keys_of(s3, bucket) == {"weights": version}, "the other file")  # noqa: B023 - at once
+    assert watched.checkpoints.whole == () and watched.checkpoints.behind_since is not None
+    faulty.fault = lambda method, path: None
+    watched.checkpoints.finish()
+    assert keys_of(s3, bucket) == {"refused": b"r" * size, "weights": b"2"}
+    assert len(watched.checkpoints.whole) == 2
+    assert capfd.readouterr().err.count("checkpoint_file_refused") == 1
+
+
+def test_in_the_end_a_refused_file_is_a_refusal_once_all_others_are_safe(
+    watched: Watched, s3: S3Server, bucket: str, faulty: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "LONGEST", 0)
+    faulty.fault = refuse("refused", "403")
+    watched.write("old", b"0")
+    assert watched.checkpoints.cycle(final=False)
+    (watched.folder / "old").unlink()
+    watched.write("refused", b"r")
+    watched.write("a", b"1")
+    assert watched.checkpoints.cycle(final=False)
+    watched.write("b", b"2")
+    with pytest.raises(StorageRefused, match="refused"):
+        watched.checkpoints.finish()
+    assert keys_of(s3, bucket) == {"old": b"0", "a": b"1", "b": b"2"}
+
+
+def test_what_no_upload_in_parts_can_bring_is_not_torn_by_the_rest(
+    watched: Watched, s3: S3Server, bucket: str, faulty: FaultyProxy
+) -> None:
+    faulty.fault = lambda method, path: "403" if "uploads" in path else None
+    watched.write("config", b"c")
+    watched.write("weights", b"w" * LARGE)
+    with pytest.raises(StorageRefused, match="weights"):
+        watched.checkpoints.cycle(final=True)
+    assert keys_of(s3, bucket) == {}
 
 
 @contextmanager
-def scribbling(path: Path) -> Iterator[None]:
+def scribbling(path: Path, pause: float = 0.001) -> Iterator[None]:
     """Have a file rewritten in place all the time."""
     done = threading.Event()
 
     def scribble() -> None:
         number = 0
-        while not done.wait(0.001):
+        while not done.wait(pause):
             number += 1
             path.write_bytes(b"%d" % number * 2000)
 

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from kelpie_worker import storage
+from kelpie_worker import fetching
 from kelpie_worker.downloads import Landing, download, one_for_each_path
 from kelpie_worker.job import CheckpointStatus, Job, StoredObject, SyncBlock
 from kelpie_worker.lease import Lease
-from kelpie_worker.storage import RemoteFile, SharedClient, Storage, StorageUnreachable, Target
+from kelpie_worker.objects import RemoteFile, Target
+from kelpie_worker.s3_client import SharedClient
+from kelpie_worker.storage import Storage
+from kelpie_worker.storage_errors import StorageUnreachable
 from local_stack.s3 import S3Server
 from tests.worker.faulty import FaultyProxy
 
@@ -119,7 +122,7 @@ def test_an_etag_that_is_no_sum_of_the_content_stops_nothing(
     ],
 )
 def test_only_what_may_be_a_sum_is_compared_with_one(etag: str, headers: dict[str, str], comparable: bool) -> None:
-    assert storage.may_be_md5(etag, headers) is comparable
+    assert fetching.may_be_md5(etag, headers) is comparable
 
 
 @pytest.mark.parametrize("in_pieces", [False, True])
@@ -133,7 +136,7 @@ def test_an_object_replaced_after_it_was_listed_is_brought_and_the_checkpoint_is
     in_pieces: bool,
 ) -> None:
     if in_pieces:
-        monkeypatch.setattr(storage, "LARGE", 1)
+        monkeypatch.setattr(fetching, "LARGE", 1)
     s3.put(bucket, "ck/state", b"old")
     job = job_from(bucket, tmp_path, reported(s3, bucket, "ck/state"))
 

@@ -209,14 +209,17 @@ open(b"not-utf-8-\\xff", "wb").close()
 os.mkfifo("pipe")
 socket.socket(socket.AF_UNIX).bind("socket")
 os.symlink("/etc", "etc")
-deep = pathlib.Path(*["d" * 250] * 4)
+deep = pathlib.Path(*["d" * 250] * 2)
 deep.mkdir(parents=True)
-(deep / ("f" * 100)).write_bytes(b"3")
+(deep / ("e" * 100)).write_bytes(b"3")
+(deep / ("f" * 101)).write_bytes(b"4")
 """
-    job = coordinator.submit(**python(script), sync={kind: [block(bucket, "ck")]})
+    prefix = "p" * 421 + "/"  # with it, a file's key is as long as S3 takes, and another's longer by one
+    job = coordinator.submit(**python(script), sync={kind: [block(bucket, "ck", prefix=prefix)]})
     worker.start()
     assert finished(coordinator, job)[0] == "completed"
-    assert s3.files(bucket, "ck/") == {"plain": b"1", "Grüße, 世界 +&%.txt": b"2"}
+    longest = "/".join(["d" * 250, "d" * 250, "e" * 100])
+    assert s3.files(bucket, prefix) == {"plain": b"1", "Grüße, 世界 +&%.txt": b"2", longest: b"3"}
     named = sorted(Path(event["path"]).name[:9] for event in worker.seen("file_skipped"))
     assert named == ["etc", "f" * 9, "not-utf-8", "pipe", "socket"]
     if kind == "after":

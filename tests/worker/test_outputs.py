@@ -17,9 +17,11 @@ from kelpie_worker import config, directories, uploader
 from kelpie_worker.job import Job, SyncBlock
 from kelpie_worker.lease import Lease
 from kelpie_worker.messages import Download, Flushed, Message, Refused, Stage, Staged, Troubled, Upload
+from kelpie_worker.objects import Target
 from kelpie_worker.outputs import Outputs
 from kelpie_worker.places import Places
-from kelpie_worker.storage import NoBucket, SharedClient, StorageRefused, Target
+from kelpie_worker.s3_client import SharedClient
+from kelpie_worker.storage_errors import NoBucket, StorageRefused
 from kelpie_worker.transfer import Transfer
 from kelpie_worker.uploader import JobFiles
 from local_stack.processes import wait_for
@@ -79,8 +81,11 @@ class Refusing:
         self.error = error
         self.tries = 0
 
-    def target(self, bucket: str, key: str) -> Target:
-        return Target(bucket, key, "text/plain")
+    def key_in(self, prefix: str, path: str) -> str:
+        return prefix + path
+
+    def target(self, bucket: str, prefix: str, path: str) -> Target:
+        return Target(bucket, prefix + path, "text/plain")
 
     def prepare(self, *_: Any) -> Any:
         self.tries += 1

@@ -8,17 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from kelpie_worker import ranges, storage
+from kelpie_worker import fetching, ranges
 from kelpie_worker.lease import Lease
-from kelpie_worker.storage import (
-    NotThere,
-    RemoteFile,
-    SharedClient,
-    Storage,
-    StorageRefused,
-    StorageUnreachable,
-    Target,
-)
+from kelpie_worker.objects import RemoteFile, Target
+from kelpie_worker.s3_client import SharedClient
+from kelpie_worker.storage import Storage
+from kelpie_worker.storage_errors import NotThere, StorageRefused, StorageUnreachable
 from local_stack.s3 import S3Server
 from tests.worker.faulty import FaultyProxy
 
@@ -148,7 +143,7 @@ def test_credentials_and_region_are_those_of_boto(
 def large(stored: Storage, bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Bring:
     """Brings an object of four pieces."""
     monkeypatch.setattr(ranges, "_PIECE", PIECE)
-    monkeypatch.setattr(storage, "LARGE", PIECE)
+    monkeypatch.setattr(fetching, "LARGE", PIECE)
     put(stored, bucket, "large", CONTENT)
 
     def bring() -> bytes:

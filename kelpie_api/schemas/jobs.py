@@ -1,0 +1,165 @@
+"""Jobs and their history as they are asked for and answered (contract sections 2 and 3)."""
+
+from __future__ import annotations
+
+import base64
+import re
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+from marshmallow import ValidationError, fields, post_dump, validate
+
+from kelpie_api.jobs import LEGACY_FIELDS, Place, Status
+from kelpie_api.schemas import Answer, Instant, PageQuery, QueryText
+from kelpie_api.wire import give_way
+
+
+class Cursor(fields.String):
+    """A place in a list, between one job and the next. Callers hand it back as they got it."""
+
+    # Exactly what `as_cursor` writes: a mark, and eight bytes that are no negative number.
+    PATTERN = "P[A-Hg-n][A-Za-z0-9_-]{10}"
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
+        if not re.fullmatch(self.PATTERN, value):
+            raise ValidationError("This is no cursor; take it from the Link header of the page before.")
+        mark, seq = struct.unpack(">cq", base64.urlsafe_b64decode(value))
+        return Place(seq, mark == b">")
+
+
+def as_cursor(place: Place) -> str:
+    return base64.urlsafe_b64encode(struct.pack(">cq", b">" if place.oldest_first else b"<", place.seq)).decode()
+
+
+class JobQuery(PageQuery):
+    status = QueryText(
+        validate=validate.OneOf([*Status, ""], error=f"Must be one of: {', '.join(Status)}; or empty, for all.")
+    )
+    container_group_id = QueryText(validate=validate.Length(max=255))
+    cursor = Cursor(
+        load_default=None,
+        metadata={
+            "description": "From the Link header of the page before; it wins over page and asc.",
+            "pattern": f"^({Cursor.PATTERN})?$",
+        },
+    )
+    asc = fields.Boolean(load_default=False)
+
+
+class CheckpointFile(Answer):
+    """An object as the answer to its commit described it."""
+
+    bucket = fields.String(allow_none=True)
+    key = fields.String()
+    size = fields.Integer()
+    etag = fields.String(allow_none=True)
+    version_id = fields.String(allow_none=True)
+
+
+class Checkpoint(Answer):
+    """The manifest of a generation that was whole in the bucket."""
+
+    attempt = fields.Integer()
+    generation = fields.Integer()
+    reported = Instant()
+    files = fields.List(fields.Nested(CheckpointFile))
+
+
+class Job(Answer):
+    """A job as it is answered: with `sync`, or with the legacy fields of the user who submitted those."""
+
+    sometimes = (*LEGACY_FIELDS, "sync", "warnings", "checkpoint", "checkpoint_lag", "blocked_on_machines")
+
+    id = fields.UUID()
+    user_id = fields.UUID()
+    status = fields.String(validate=validate.OneOf(list(Status)))
+    created = Instant()
+    started = Instant(allow_none=True)
+    completed = Instant(allow_none=True)
+    canceled = Instant(allow_none=True)
+    failed = Instant(allow_none=True)
+    command = fields.String()
+    arguments = fields.List(fields.String())
+    environment = fields.Dict(keys=fields.String(), values=fields.String())
+    sync = fields.Raw(metadata={"type": "object"})
+    input_bucket = fields.String()
+    input_prefix = fields.String()
+    checkpoint_bucket = fields.String()
+    checkpoint_prefix = fields.String()
+    output_bucket = fields.String()
+    output_prefix = fields.String()
+    compression = fields.Boolean()
+    max_failures = fields.Integer()
+    heartbeat_interval = fields.Integer()
+    webhook = fields.String(allow_none=True)
+    heartbeat = Instant(allow_none=True)
+    num_failures = fields.Integer()
+    num_heartbeats = fields.Integer()
+    container_group_id = fields.String(allow_none=True)
+    machine_id = fields.String(allow_none=True)
+    attempt = fields.Integer()
+    checkpoint_lag = fields.Integer(
+        metadata={
+            "description": "Only of a single job, and where its worker tells it, as of the last heartbeat: seconds"
+            " since the oldest change in the directories of `sync.during` that is not whole in the bucket."
+        },
+    )
+    blocked_on_machines = fields.List(
+        fields.String(),
+        metadata={"description": "Only where a job waits for machines that are all banned from it: these."},
+    )
+    warnings = fields.List(fields.String())
+    checkpoint = fields.Nested(
+        Checkpoint,
+        metadata={"description": "In the answer to a claim: the newest manifest of the job, if there is one."},
+    )
+
+    @post_dump
+    def one_generation(self, job: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        give_way()  # a page may have ten thousand of them
+        for name in LEGACY_FIELDS if job["sync"] is not None else ("sync",):
+            job.pop(name)
+        return job
+
+
+class JobPage(Answer):
+    _count = fields.Integer()
+    jobs = fields.List(fields.Nested(Job))
+
+
+class Count(Answer):
+    count = fields.Integer()
+
+
+class Attempt(Answer):
+    number = fields.Integer()
+    machine_id = fields.String()
+    container_group_id = fields.String()
+    claimed = Instant()
+    last_heartbeat = Instant(allow_none=True)
+    ended = Instant(allow_none=True)
+    outcome = fields.String(allow_none=True)
+    exit_code = fields.Integer(allow_none=True)
+    reason = fields.String(allow_none=True)
+    detail = fields.String(allow_none=True)
+    output = fields.String(allow_none=True)
+
+
+class AttemptList(Answer):
+    _count = fields.Integer()
+    attempts = fields.List(fields.Nested(Attempt))
+
+
+class Event(Answer):
+    id = fields.Integer()
+    at = Instant()
+    kind = fields.String()
+    actor = fields.String()
+    attempt = fields.Integer()
+    detail = fields.Raw(metadata={"type": "object"})
+
+
+class EventList(Answer):
+    _count = fields.Integer()
+    events = fields.List(fields.Nested(Event))

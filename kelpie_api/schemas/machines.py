@@ -1,0 +1,40 @@
+"""Machines and their reallocations (contract section 3, Bad machines)."""
+
+from __future__ import annotations
+
+from marshmallow import fields, validate
+
+from kelpie_api.schemas import Answer, Instant, PageQuery, QueryText
+
+
+class MachineQuery(PageQuery):
+    container_group_id = QueryText(validate=validate.Length(max=255))
+
+
+class Reallocation(Answer):
+    """`gone`: when Salad was asked, the machine worked for the group no more."""
+
+    id = fields.Integer()
+    created = Instant()
+    state = fields.String(validate=validate.OneOf(["pending", "reallocated", "gone", "given_up"]))
+    tries = fields.Integer()
+    next_try = Instant(allow_none=True)
+    ended = Instant(allow_none=True)
+    error = fields.String(allow_none=True)
+
+
+class Machine(Answer):
+    """`bans` counts the jobs that it failed, `counted_bans` those that speak for its next reallocation."""
+
+    container_group_id = fields.String()
+    machine_id = fields.String()
+    last_seen = Instant()
+    job_ids = fields.List(fields.UUID())
+    bans = fields.Integer()
+    counted_bans = fields.Integer()
+    reallocations = fields.List(fields.Nested(Reallocation))
+
+
+class MachineList(Answer):
+    _count = fields.Integer()
+    machines = fields.List(fields.Nested(Machine))

@@ -1,0 +1,79 @@
+"""Scaling rules, decisions, and the numbers of a group (contract section 6)."""
+
+from __future__ import annotations
+
+from marshmallow import fields, validate
+
+from kelpie_api.schemas import Answer, Instant, WholeNumber, Wire
+
+REPLICAS = validate.Range(0, 500)
+IDLE_SECONDS = validate.Range(0, 3600)
+
+
+class RuleChanges(Wire):
+    """What can be changed of a scaling rule."""
+
+    min_replicas = WholeNumber(validate=REPLICAS)
+    max_replicas = WholeNumber(validate=REPLICAS)
+    idle_threshold_seconds = WholeNumber(validate=IDLE_SECONDS)
+
+
+class NewRule(Wire):
+    container_group_id = fields.UUID(required=True, metadata={"example": "97f504e8-6de6-4322-b5d5-1777a59a7ad3"})
+    min_replicas = WholeNumber(required=True, validate=REPLICAS)
+    max_replicas = WholeNumber(required=True, validate=REPLICAS)
+    idle_threshold_seconds = WholeNumber(load_default=0, validate=IDLE_SECONDS)
+
+
+class Rule(Answer):
+    sometimes = ("warnings",)
+
+    container_group_id = fields.UUID()
+    user_id = fields.UUID()
+    org_name = fields.String()
+    project_name = fields.String()
+    container_group_name = fields.String()
+    min_replicas = fields.Integer()
+    max_replicas = fields.Integer()
+    idle_threshold_seconds = fields.Integer()
+    created = Instant()
+    updated = Instant()
+    warnings = fields.List(fields.String())
+
+
+class RuleList(Answer):
+    _count = fields.Integer()
+    rules = fields.List(fields.Nested(Rule))
+
+
+class ScalingDecision(Answer):
+    """What one run of the autoscaler saw, wanted and did; null where it did not come so far."""
+
+    id = fields.Integer()
+    at = Instant()
+    container_group_id = fields.UUID()
+    active = fields.Integer(allow_none=True)
+    warm = fields.Integer(allow_none=True)
+    observed_state = fields.String(allow_none=True)
+    observed_replicas = fields.Integer(allow_none=True)
+    desired_replicas = fields.Integer(allow_none=True)
+    action = fields.String(allow_none=True)
+    outcome = fields.String(validate=validate.OneOf(["ok", "failed"]))
+    error = fields.String(allow_none=True)
+
+
+class DecisionPage(Answer):
+    """`replica_hours` are those since `since`, the time of the oldest decision that is kept."""
+
+    _count = fields.Integer()
+    decisions = fields.List(fields.Nested(ScalingDecision))
+    replica_hours = fields.Float()
+    since = Instant(allow_none=True)
+
+
+class GroupMetrics(Answer):
+    pending = fields.Integer()
+    running = fields.Integer()
+    active = fields.Integer()
+    desired_replicas = fields.Integer()
+    oldest_pending_seconds = fields.Float()

@@ -1,0 +1,29 @@
+"""Users and their keys (contract section 5)."""
+
+from __future__ import annotations
+
+from marshmallow import fields, validate
+
+from kelpie_api.schemas import NAME, Answer, Instant, Wire
+from kelpie_api.wire import NAME_TEXT
+
+ONE_LINE = validate.Regexp(NAME_TEXT, error="A name has no line ends or control characters.")
+
+
+class NewUser(Wire):
+    username = fields.String(required=True, validate=[NAME, ONE_LINE])
+
+
+class User(Answer):
+    id = fields.UUID()
+    username = fields.String()
+    created = Instant()
+
+
+class NewToken(Wire):
+    org_name = fields.String(required=True, validate=[NAME, ONE_LINE])
+    project_name = fields.String(required=True, validate=[NAME, ONE_LINE])
+
+
+class Token(Answer):
+    token = fields.String()

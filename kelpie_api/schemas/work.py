@@ -1,0 +1,113 @@
+"""What workers ask for and report (contract section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from marshmallow import ValidationError, fields, validate
+
+from kelpie_api.jobs import Status
+from kelpie_api.schemas import NAME, Answer, QueryText, WholeNumber, Wire
+from kelpie_api.waiting import LONGEST
+from kelpie_api.wire import parse_uuid
+
+NAME_OF_OBJECT = validate.Length(min=1, max=1024)
+LARGEST_OUTPUT = 65_536  # characters
+MOST_CHECKPOINT_FILES = 20_000
+
+
+class QueryId(fields.UUID):
+    """An id from a query string."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> UUID:
+        try:
+            return parse_uuid(value)
+        except ValueError:
+            raise self.make_error("invalid_uuid") from None
+
+
+class Seconds(QueryText):
+    """Whole seconds from a query string, cut at a longest time."""
+
+    def __init__(self, longest: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.longest = longest
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
+        text = super()._deserialize(value, attr, data, **kwargs)
+        if not (text.isascii() and text.isdigit()):
+            raise ValidationError("A whole number of seconds, 0 or more.")
+        return self.longest if len(text) > 9 else min(int(text), self.longest)
+
+
+class WorkQuery(Wire):
+    machine_id = QueryText(required=True, validate=NAME)
+    container_group_id = QueryText(required=True, validate=NAME)
+    claim_id = QueryId(load_default=None)
+    wait = Seconds(LONGEST, load_default=0, metadata={"pattern": "^[0-9]+$", "example": "20"})
+
+
+class WorkerReport(Wire):
+    """Required of every worker; `attempt`, `exit_code` and `reason` are not sent by the original's."""
+
+    machine_id = fields.String(required=True, validate=NAME)
+    container_group_id = fields.String(required=True, validate=NAME)
+    attempt = WholeNumber(load_default=None, allow_none=True, validate=validate.Range(1, 2**31 - 1))
+    exit_code = WholeNumber(load_default=None, allow_none=True, validate=validate.Range(-(2**31), 2**31 - 1))
+    reason = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=1000))
+
+
+class HeartbeatReport(WorkerReport):
+    """With the seconds since the oldest change that is not whole in the bucket, from a worker that knows them."""
+
+    checkpoint_lag = WholeNumber(load_default=None, allow_none=True, validate=validate.Range(0, 2**31 - 1))
+
+
+class ReleaseReport(WorkerReport):
+    """`reason` is a class of ends, `detail` the sentence that tells of this one."""
+
+    detail = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=1000))
+
+
+class EndReport(ReleaseReport):
+    """How a command ended, by itself: with its last output, if its worker was asked to report it."""
+
+    output = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=LARGEST_OUTPUT))
+
+
+class FencedReport(Wire):
+    """What only a worker that knows its attempt can say."""
+
+    machine_id = fields.String(required=True, validate=NAME)
+    container_group_id = fields.String(required=True, validate=NAME)
+    attempt = WholeNumber(required=True, validate=validate.Range(1, 2**31 - 1))
+
+
+class ReportedFile(Wire):
+    bucket = fields.String(load_default=None, allow_none=True, validate=NAME)
+    key = fields.String(required=True, validate=NAME_OF_OBJECT)
+    size = WholeNumber(required=True, validate=validate.Range(0, 2**63 - 1))
+    etag = fields.String(load_default=None, allow_none=True, validate=NAME_OF_OBJECT)
+    version_id = fields.String(load_default=None, allow_none=True, validate=NAME_OF_OBJECT)
+
+
+class CheckpointReport(FencedReport):
+    generation = WholeNumber(required=True, validate=validate.Range(1, 2**63 - 1))
+    files = fields.List(
+        fields.Nested(ReportedFile), required=True, validate=validate.Length(max=MOST_CHECKPOINT_FILES)
+    )
+
+
+class ResumeReport(FencedReport):
+    checkpoint = fields.String(required=True, validate=validate.OneOf(["clean", "torn"]))
+    detail = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=1000))
+
+
+class HeartbeatAnswer(Answer):
+    status = fields.String(validate=validate.OneOf(list(Status)))
+
+
+class CheckpointKept(Answer):
+    generation = fields.Integer()

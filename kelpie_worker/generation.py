@@ -1,0 +1,153 @@
+"""One generation of a watched directory on its way: all of it prepared unseen, then committed in order."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+from kelpie_worker import logs
+from kelpie_worker.fence import Fence
+from kelpie_worker.job import Job, StoredObject, SyncBlock
+from kelpie_worker.lease import Lease
+from kelpie_worker.ledger import commit_order, commit_steps
+from kelpie_worker.objects import Target
+from kelpie_worker.pinned import NoCopy, Spoiled
+from kelpie_worker.scan import Signature, Snapshot
+from kelpie_worker.storage_errors import Misconfigured, NoBucket, NotBegun, StorageRefused
+from kelpie_worker.transfer import Prepared, Transfer
+
+_COMMITS_AT_ONCE = 8
+_MOST_REFUSALS = 16  # without anything being taken: then it is not for the keys
+_MOST_PROBES = 3
+_SPOILED_BEFORE_COPY = 2
+
+
+class Generations:
+    """Those of one block, one at a time. `took` is told each file that has become visible, by several threads."""
+
+    def __init__(
+        self,
+        job: Job,
+        block: SyncBlock,
+        transfer: Transfer,
+        lease: Lease,
+        fence: Fence,
+        took: Callable[[str, Signature, StoredObject], None],
+    ) -> None:
+        self._job = job
+        self._block = block
+        self._transfer = transfer
+        self._lease = lease
+        self._fence = fence
+        self._took = took
+        self._number = 0
+        self._spoiled: Counter[str] = Counter()  # how often, by path
+
+    def target(self, path: str) -> Target:
+        return self._transfer.target(self._block.bucket, self._block.prefix, path)
+
+    def forget_all_but(self, paths: Collection[str]) -> None:
+        for path in [path for path in self._spoiled if path not in paths]:
+            del self._spoiled[path]
+
+    def send(self, files: Snapshot) -> dict[str, StorageRefused]:
+        """Prepare all, then commit all but those that move even while they are copied.
+
+        The answer are those that the bucket refuses while it takes others. Raises Spoiled before anything is
+        visible, and the storage's errors, a refusal only of all that was tried.
+        """
+        self._number += 1
+        prepared: dict[str, Prepared] = {}
+        try:
+            refused = self._prepare(files, prepared)
+            for upload in prepared.values():
+                upload.ready()
+            self._tell("checkpoint_prepared", prepared.values())
+            refused |= self._commit(prepared, files)
+        finally:
+            for upload in prepared.values():
+                upload.abort()
+        return refused
+
+    def _prepare(self, files: Snapshot, prepared: dict[str, Prepared]) -> dict[str, StorageRefused]:
+        refused: dict[str, StorageRefused] = {}
+        for path in commit_order(files):
+            self._lease.check()
+            prepare = self._prepare_copy if self._spoiled[path] >= _SPOILED_BEFORE_COPY else self._prepare_one
+            try:
+                prepare(path, files[path], prepared)
+            except NotBegun as refusal:
+                if not refused and not self._takes_another(files.keys() - {path}):
+                    raise
+                refused[path] = refusal
+        return refused
+
+    def _takes_another(self, paths: Collection[str]) -> bool:
+        """Asked of the bucket, for what it takes not at all must not tear what it has by the rest."""
+        return any(self._transfer.may_begin(self.target(path)) for path in sorted(paths)[:_MOST_PROBES])
+
+    def _prepare_one(self, path: str, version: Signature, prepared: dict[str, Prepared]) -> None:
+        try:
+            prepared[path] = self._transfer.prepare(self._source(path), version, self.target(path))
+        except Spoiled:
+            self._spoiled[path] += 1
+            raise
+
+    def _prepare_copy(self, path: str, version: Signature, prepared: dict[str, Prepared]) -> None:
+        """A file that is rewritten all the time must not starve.
+
+        One that is rewritten even while it is copied is left to the next generation, and so is one that cannot be
+        copied unless it happens to rest: the others do not wait for it any more.
+        """
+        with suppress(Spoiled):
+            try:
+                prepared[path] = self._transfer.prepare_copy(self._source(path), version, self.target(path))
+            except NoCopy as error:
+                logs.warn("no_room_to_copy", self._job, path=path, detail=str(error))
+                prepared[path] = self._transfer.prepare(self._source(path), version, self.target(path))
+
+    def _source(self, path: str) -> str:
+        return f"{self._block.local_path}/{path}"
+
+    def _commit(self, prepared: dict[str, Prepared], files: Snapshot) -> dict[str, StorageRefused]:
+        """The fewer moments it takes, the less likely is a node to vanish in one of them."""
+        targets = {path: self.target(path) for path in prepared}
+        taken: list[str] = []
+        refused: dict[str, StorageRefused] = {}
+
+        def commit(path: str) -> None:
+            target = targets[path]
+            try:
+                stored = self._fence.write(target, prepared[path].commit, targets.values())
+            except (NoBucket, Misconfigured):
+                raise
+            except StorageRefused as refusal:
+                refused[path] = refusal
+                if not taken and len(refused) >= _MOST_REFUSALS:
+                    raise
+                return
+            taken.append(path)
+            place = StoredObject(target.bucket, target.key, prepared[path].sent, stored.etag, stored.version_id)
+            self._took(path, files[path], place)
+
+        together, alone = commit_steps({path: files[path] for path in prepared})
+        with ThreadPoolExecutor(_COMMITS_AT_ONCE, thread_name_prefix="commit") as pool:
+            for _ in pool.map(commit, together):  # the first error keeps those from starting that have not yet
+                pass
+        for path in alone:
+            commit(path)
+        if refused and not taken:
+            raise next(iter(refused.values()))
+        self._tell("checkpoint_committed", [prepared[path] for path in taken])
+        return refused
+
+    def _tell(self, event: str, uploads: Iterable[Prepared]) -> None:
+        sizes = [upload.size for upload in uploads]
+        logs.info(
+            event,
+            self._job,
+            generation=self._number,
+            files=len(sizes),
+            bytes=sum(sizes),
+            prefix=self._block.prefix,
+        )
