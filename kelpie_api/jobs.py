@@ -44,7 +44,7 @@ LARGEST_PAGE = 64 * 2**20
 
 # Failures that say something of the job and nothing of the machine: five misspelt buckets must not send a healthy
 # fleet away (contract section 3).
-JOBS_OWN_FAULTS = {"not_found", "not_started", "download", "pattern"}
+JOBS_OWN_FAULTS = {"not_found", "not_started", "download", "pattern", "worker_broken"}
 
 # So many jobs end in a fraction of a second, and no claim has to step over more rows that are locked.
 PURGED_AT_ONCE = 2000

@@ -10,8 +10,9 @@ from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
 import requests
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
-from kelpie_worker import __version__
+from kelpie_worker import __version__, bundle
 from kelpie_worker.config import Config
 from kelpie_worker.imds import Identity, NoToken
 from kelpie_worker.job import Job, Manifest, from_wire
@@ -79,6 +80,8 @@ class Api:
         self.extensions: frozenset[str] | None = None
         self._session = requests.Session()
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        # Even a worker whose files were removed has to say so, and may have to say it by TLS.
+        self._session.verify = bundle.kept(DEFAULT_CA_BUNDLE_PATH)
         self._session.auth = _as_it_is  # a .netrc must not put its password in the place of a token
         self._session.headers["User-Agent"] = f"kelpie/{__version__}"
 

@@ -18,6 +18,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from kelpie_worker import logs
@@ -42,6 +43,31 @@ class Unpacked:
 
 def is_frozen() -> bool:
     return bool(getattr(sys, "frozen", False))
+
+
+def missing() -> Path | None:
+    """The folder that was unpacked for this process, if somebody removed it. Its first file stands for all."""
+    if not is_frozen():
+        return None
+    folder = Path(sys._MEIPASS)  # type: ignore[attr-defined]
+    try:
+        (folder / _MARK).stat()
+    except FileNotFoundError:
+        return folder
+    except OSError:  # of the disk, say, which may pass
+        return None
+    return None
+
+
+@cache
+def kept(path: str) -> str:
+    """Where to read a file of ours. Of a frozen program's it is a copy in memory, which nobody can remove."""
+    if not is_frozen():
+        return path
+    copy = os.memfd_create(Path(path).name)
+    with open(copy, "wb", closefd=False) as file:
+        file.write(Path(path).read_bytes())
+    return f"/proc/self/fd/{copy}"
 
 
 def program_files() -> list[str]:

@@ -47,9 +47,8 @@ def make_missing(job: Job) -> None:
             Path(directory).mkdir(parents=True, exist_ok=True)
 
 
-def wipe(job: Job, state_file: str, places: Places | None = None) -> None:
+def wipe(job: Job, state_file: str, places: Places) -> None:
     """Empty the job's directories. What cannot or must not be deleted stays, and is told (contract section 7)."""
-    places = places or Places()
     for directory in job.directories:
         try:
             _wipe_one(directory, job, state_file, places)
@@ -96,13 +95,12 @@ def why_not_to_wipe(directory: str, state_file: str) -> str | None:
     return None
 
 
-def set_aside(job: Job, state_file: str, places: Places | None = None) -> Aside:
+def set_aside(job: Job, state_file: str, places: Places) -> Aside:
     """Move the contents of the output directories away, so that the next job finds them empty. OSError.
 
     May be repeated: what was moved already stays moved. A directory that is gone counts as empty; if something
     else is in its place, OutputReplaced is raised before anything is moved.
     """
-    places = places or Places()
     _demand_directories(job, places)
     pairs = places_aside(job, state_file, places)
     for directory, aside in pairs:
@@ -126,9 +124,8 @@ def _demand_directories(job: Job, places: Places) -> None:
             raise OutputReplaced(f"the command replaced the directory {directory} by something else")
 
 
-def places_aside(job: Job, state_file: str, places: Places | None = None) -> Aside:
+def places_aside(job: Job, state_file: str, places: Places) -> Aside:
     """The output directories and where each is, or would be, moved to."""
-    places = places or Places()
     name = own_name(_ASIDE, job.claim_id)
     outputs = _outermost(block.local_path for block in job.after)
     return tuple(

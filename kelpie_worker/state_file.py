@@ -85,7 +85,7 @@ class WorkerState:
     def _listed(self, claim_id: str) -> dict[str, Any]:
         job, times = self.jobs[claim_id], self.times[claim_id]
         transfers = self.transfers.get(claim_id, Transferring(claim_id))
-        done = {Verdict.COMPLETED: "completed"}.get(job.verdict or Verdict.DROPPED, "failed")
+        done = "completed" if job.verdict is Verdict.COMPLETED else "failed"
         return {
             "id": job.job.id,
             "status": done if job.phase is Phase.DONE else "running",
@@ -117,7 +117,6 @@ class StateFile:
 
     def __init__(self, path: str) -> None:
         self._path = Path(path)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(self._path)
         self._troubled = False
         self.state = self._load()
@@ -125,20 +124,21 @@ class StateFile:
     def keep_lock(self) -> None:
         """Lock the file anew if somebody has removed the lock, which then keeps no other worker away.
 
-        Raises StateFileInUse if one was faster.
+        The file may be gone with it, and the folder: so it is saved too. Raises StateFileInUse if another worker
+        was faster.
         """
         try:
             if _is_at(_lock_of(self._path), self._lock):
                 self._troubled = False
                 return
             removed, self._lock = self._lock, _locked(self._path)
+            os.close(removed)
+            logs.warn("state_file_locked_again", detail=f"somebody removed {_lock_of(self._path)}")
+            self.save()
         except OSError as error:  # of the disk; the job goes on, and what must be saved fails by itself
             if not self._troubled:
                 logs.warn("state_file_not_locked", detail=str(error))
             self._troubled = True
-        else:
-            os.close(removed)
-            logs.warn("state_file_locked_again", detail=f"somebody removed {_lock_of(self._path)}")
 
     def save(self) -> None:
         """Replace the file. After a crash at any moment it is the old one or the new one, whole.
@@ -156,6 +156,7 @@ class StateFile:
             ) from error
 
     def _replace(self, temporary: Path) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("w") as file:
             json.dump({**self.state.to_json(), "place": self._place()}, file, indent=1)
             file.flush()
@@ -324,6 +325,7 @@ def _lock_of(path: Path) -> Path:
 
 def _locked(path: Path) -> int:
     lock = _lock_of(path)
+    lock.parent.mkdir(parents=True, exist_ok=True)
     while True:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
         try:

@@ -48,6 +48,7 @@ from kelpie_worker.state_file import StateStore, WorkerState
 _FIRST_TROUBLE_PAUSE, _LONGEST_TROUBLE_PAUSE = 10.0, 300.0
 _FIRST_STAY_PAUSE, _LONGEST_STAY_PAUSE = 2.0, 300.0  # on a machine that fails jobs and cannot be left
 _FIRST_REFUSAL_PAUSE, _LONGEST_REFUSAL_PAUSE = 1.0, 30.0
+BROKEN = "worker_broken"  # the reason, where a command does not let its worker be
 _MOST_BEGUN = 3  # times that a command takes the worker, or its runner, along: the blame is its own then
 _SHORTEST_RELEASE_TIME, _LONGEST_RELEASE_TIME = 1.0, 5.0
 
@@ -141,11 +142,11 @@ class Supervisor:
         self._residence.see(message, self._state.jobs)
         self._claim_if_free()
 
-    def last_reports(self, reason: str) -> list[Report]:
+    def last_reports(self, reason: str, detail: str) -> list[Report]:
         """What remains to be told of the jobs in hand when the worker itself fails, its children ended already."""
         reports = []
         for claim_id, job in self._state.jobs.items():
-            outcome = outcome_of_abandoned(job, reason)
+            outcome = outcome_of_abandoned(job, reason, detail)
             # A lease that is not proven yet is spoken of only where the server compares attempts.
             proven = claim_id not in self._resuming or job.job.attempt is not None
             if outcome is not None and proven:
@@ -226,7 +227,7 @@ class Supervisor:
         if job.begun < _MOST_BEGUN:
             return replace(job, begun=job.begun + 1), message
         detail = f"{job.begun} times the worker, or the process of it that runs the command, died with the command"
-        return job, Refused(claim_id, "worker_broken", f"{detail}: does it kill its parents, or all memory?")
+        return job, Refused(claim_id, BROKEN, f"{detail}: does it kill its parents, or all memory?")
 
     def _advance_all(self, message: Message) -> None:
         for claim_id in list(self._state.jobs):
@@ -369,13 +370,16 @@ class Supervisor:
                 self._hear(claim_id, TimeRanOut())
 
 
-def outcome_of_abandoned(job: JobState, reason: str) -> Outcome | None:
+def outcome_of_abandoned(job: JobState, reason: str, detail: str | None = None) -> Outcome | None:
     """How an attempt ends that its worker cannot go on with; None if nobody wants to hear of it.
 
-    What is decided stays. Success is decided once everything is uploaded, which is where the report begins.
+    What is decided stays. Success is decided once everything is uploaded, which is where the report begins. A
+    worker is broken by the command that runs, which would break the next one if it were released.
     """
     if job.phase in (Phase.WIPING, Phase.DONE) or job.verdict is Verdict.DROPPED:
         return None
+    if job.phase is Phase.RUNNING and reason == BROKEN:
+        return Outcome(Verdict.FAILED, BROKEN, detail=detail)
     if job.outcome is None or (job.verdict is Verdict.COMPLETED and job.phase is not Phase.REPORTING):
-        return Outcome(Verdict.RELEASED, reason)
+        return Outcome(Verdict.RELEASED, reason, detail=detail)
     return job.outcome

@@ -9,9 +9,10 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from kelpie_worker import __version__, logs, signals, story
+from kelpie_worker import __version__, bundle, logs, signals, story
 from kelpie_worker.api import Api
 from kelpie_worker.backoff import backoff
 from kelpie_worker.children import Children
@@ -36,7 +37,7 @@ from kelpie_worker.messages import (
 from kelpie_worker.nursery import Nursery
 from kelpie_worker.residence import Residence
 from kelpie_worker.state_file import StateFile, StateFileInUse
-from kelpie_worker.supervisor import Supervisor
+from kelpie_worker.supervisor import BROKEN, Supervisor
 from kelpie_worker.vigil import Vigil
 
 _QUICK_DEATH = 30.0  # seconds; a child that lives shorter is restarted with a pause
@@ -49,6 +50,10 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 class ChildKeepsDying(Exception):
     """Restarting it does not help."""
+
+
+class Evicted(Exception):
+    """Somebody removed what this process and its children stand on; what is made in its place is another."""
 
 
 def work(config: Config, nursery: Nursery) -> int:
@@ -134,7 +139,9 @@ def _work(config: Config, nursery: Nursery, store: StateFile) -> int:
         raise  # the jobs in hand are the other worker's now
     except Exception as error:  # noqa: BLE001 - told, and answered with exit code 1
         reason = _tell_failure(error)
-        _give_back(supervisor.last_reports(reason), reason, coordinator, inbox, config.shutdown_grace)
+        _give_back(
+            supervisor.last_reports(reason, _in_words(error)), reason, coordinator, inbox, config.shutdown_grace
+        )
         return 1
 
 
@@ -143,12 +150,23 @@ def _hear(supervisor: Supervisor, inbox: SimpleQueue[Message], store: StateFile,
     while not supervisor.finished:
         message = _next(inbox)
         store.keep_lock()
+        _demand_a_place()
         if message is not None:
             vigil.hear(message)
             supervisor.on(message)
         for name in vigil.broken(store.state.jobs):
             logs.error("child_silent", child=name, detail="it lives and does nothing: it is replaced")
             children.kill(name)
+
+
+def _demand_a_place() -> None:
+    """Raises Evicted."""
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise Evicted("the worker's working directory was removed") from error
+    if folder := bundle.missing():
+        raise Evicted(f"the worker's own files were removed from {folder.parent}: let TMPDIR name another folder")
 
 
 def _next(inbox: SimpleQueue[Message]) -> Message | None:
@@ -211,7 +229,7 @@ def _listen_to_signals(inbox: SimpleQueue[Message], bury: Callable[[], None], gr
 def _tell_failure(error: Exception) -> str:
     """Say in one line why the worker cannot go on; the reason with which it gives its jobs back."""
     number = error.errno if isinstance(error, OSError) else None
-    reason = "disk_full" if number in _DISK_FULL else "internal"
+    reason = BROKEN if isinstance(error, Evicted) else "disk_full" if number in _DISK_FULL else "internal"
     where = traceback.extract_tb(error.__traceback__)[-1]
     logs.error(
         "worker_failed",
@@ -225,7 +243,7 @@ def _tell_failure(error: Exception) -> str:
 def _in_words(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
-    return str(error) if isinstance(error, ChildKeepsDying) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, ChildKeepsDying | Evicted) else f"{type(error).__name__}: {error}"
 
 
 def _give_back(

@@ -42,7 +42,7 @@ from tests.helpers import (
 )
 
 COUNTING = [None, "exit_code", "signal", "oom", "upload"]
-JOBS_OWN_FAULTS = ["not_found", "not_started", "download", "pattern"]
+JOBS_OWN_FAULTS = ["not_found", "not_started", "download", "pattern", "worker_broken"]
 
 
 @pytest.fixture

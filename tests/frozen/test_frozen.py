@@ -114,6 +114,16 @@ def test_so_much_room_is_enough(make_machine: MakeMachine, old_image: str) -> No
     assert machine.wait() == 0, machine.complaints()
 
 
+def test_a_command_that_empties_the_folder_which_the_worker_runs_from_fails_and_ends_it(
+    make_machine: MakeMachine, old_image: str, coordinator: FakeCoordinator
+) -> None:
+    job = coordinator.submit(command="sh", arguments=["-c", "rm -rf /tmp/*; sleep 1000"], sync={})
+    machine = make_machine(old_image, command=("kelpie",))
+    assert machine.wait() == 1
+    [(report, body)] = coordinator.reports(job)
+    assert (report, body["reason"]) == ("failed", "worker_broken") and "TMPDIR" in body["detail"]
+
+
 @pytest.mark.parametrize("killed", Layers._fields)
 def test_whichever_process_is_killed_the_others_end_and_tmp_is_clean(
     make_machine: MakeMachine, old_image: str, coordinator: FakeCoordinator, killed: str

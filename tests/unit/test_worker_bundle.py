@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import time
@@ -12,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
-from kelpie_worker.bundle import Unpacked, _may_run, is_alive, remove_abandoned, without_bundle
+from kelpie_worker.bundle import Unpacked, _may_run, is_alive, kept, remove_abandoned, without_bundle
 from kelpie_worker.directories import why_not_to_wipe
 
 PACKED = {
@@ -36,6 +38,21 @@ def test_the_command_sees_no_trace_of_the_bundle(
     environment: dict[str, str], frozen: bool, seen: dict[str, str]
 ) -> None:
     assert without_bundle(environment, frozen) == seen
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_authorities_that_a_frozen_program_trusts_outlive_their_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frozen: bool
+) -> None:
+    monkeypatch.setattr(sys, "frozen", frozen, raising=False)
+    file = tmp_path / "cacert.pem"
+    shutil.copy(DEFAULT_CA_BUNDLE_PATH, file)
+    path = kept(str(file))
+    assert ssl.create_default_context(cafile=path).get_ca_certs()
+    file.unlink()
+    assert Path(path).exists() is frozen
+    if frozen:
+        assert ssl.create_default_context(cafile=path).get_ca_certs()
 
 
 def test_neither_the_file_that_was_started_nor_what_is_unpacked_is_ever_wiped(

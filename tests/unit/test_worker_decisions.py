@@ -27,6 +27,7 @@ from kelpie_worker.messages import Download, Flush, Refused, Troubled, Watch
 from kelpie_worker.packing import gzipped
 from kelpie_worker.pattern import matcher
 from kelpie_worker.pipeline import JobState, Phase
+from kelpie_worker.places import Places
 from kelpie_worker.runner import command_environment
 from kelpie_worker.scan import Scanner, Signature
 from kelpie_worker.state_file import StateFile, StateFileInUse
@@ -159,7 +160,7 @@ def test_what_is_precious_is_never_wiped(
     (tmp_path / "link").symlink_to(directory)
     spelled = spelling.format(directory, link=tmp_path / "link")
     assert why_not_to_wipe(spelled, str(state_file))
-    wipe(Job("c", "1", before=(SyncBlock("b", "", spelled),)), str(state_file))
+    wipe(Job("c", "1", before=(SyncBlock("b", "", spelled),)), str(state_file), Places())
     assert sentinel.exists()
 
 
@@ -171,7 +172,7 @@ def test_wiping_empties_the_directory_and_follows_no_link(tmp_path: Path, monkey
     (directory / "deep").mkdir(parents=True)
     (directory / "deep/file").touch()
     (directory / "link").symlink_to(outside)
-    wipe(Job("c", "1", before=(SyncBlock("b", "", str(directory)),)), str(tmp_path / "state"))
+    wipe(Job("c", "1", before=(SyncBlock("b", "", str(directory)),)), str(tmp_path / "state"), Places())
     assert list(directory.iterdir()) == [] and (outside / "kept").exists()
 
 
@@ -184,8 +185,8 @@ def test_outputs_are_set_aside_once_however_many_blocks_name_them(
     (out / "deep/file").write_text("1")
     blocks = tuple(SyncBlock("b", "", str(path)) for path in (out, out, out / "deep", tmp_path / "missing"))
     job = Job("c", "1", after=blocks)
-    aside = set_aside(job, str(tmp_path / "state"))
-    assert set_aside(job, str(tmp_path / "state")) == aside  # repeated after a crash
+    aside = set_aside(job, str(tmp_path / "state"), Places())
+    assert set_aside(job, str(tmp_path / "state"), Places()) == aside  # repeated after a crash
     assert list(out.iterdir()) == []
     assert Path(moved_path(str(out / "deep"), aside), "file").read_text() == "1"
 

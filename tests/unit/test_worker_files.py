@@ -50,7 +50,7 @@ class Disk:
     def make(self) -> Places:
         return make(self.job, self.state_file)
 
-    def wipe(self, known: Places | None = None) -> None:
+    def wipe(self, known: Places) -> None:
         wipe(self.job, self.state_file, known)
 
     def replace_by_link(self, target: Path | str) -> None:
@@ -122,8 +122,8 @@ def test_an_operators_link_survives_that_the_worker_restarts(disk: Disk) -> None
 
 def test_with_nothing_remembered_no_link_is_wiped_through_but_its_outputs_are_copied(disk: Disk) -> None:
     disk.directory.symlink_to(disk.shared)
-    disk.wipe()
-    ((_, aside),) = set_aside(disk.job, disk.state_file)
+    disk.wipe(Places())
+    ((_, aside),) = set_aside(disk.job, disk.state_file, Places())
     assert disk.foreign_is_there and names_in(Path(aside)) == ["ck", "foreign"]
 
 
@@ -189,7 +189,7 @@ def test_whatever_a_job_leaves_in_a_directorys_place_the_next_job_finds_it_empty
 
 def test_a_file_that_may_be_somebodys_is_kept_beside_the_directory(disk: Disk) -> None:
     disk.directory.write_text("somebody's")
-    disk.wipe()
+    disk.wipe(Places())
     disk.make()
     (kept,) = (path for path in disk.directory.parent.iterdir() if path != disk.directory)
     assert kept.read_text() == "somebody's"
@@ -200,7 +200,7 @@ def test_the_state_file_never_makes_room_for_a_directory(disk: Disk) -> None:
     job = Job("c", "1", before=(SyncBlock("b", "", disk.state_file),))
     with pytest.raises(NotADirectoryError):
         make(job, disk.state_file)
-    wipe(job, disk.state_file)
+    wipe(job, disk.state_file, Places())
     assert Path(disk.state_file).read_text() == "{}"
 
 
@@ -342,7 +342,9 @@ def test_links_mean_what_they_meant_before_the_outputs_were_moved(
     (out / "first").symlink_to(out / "a")
     (out / "folder").symlink_to(out / "d")
     (out / link).symlink_to(target.format(out=out))
-    aside = set_aside(Job("claim", "job", after=(SyncBlock("b", "", str(out)),)), str(tmp_path / "state"))
+    aside = set_aside(
+        Job("claim", "job", after=(SyncBlock("b", "", str(out)),)), str(tmp_path / "state"), Places()
+    )
     scanner = Scanner(str(out), lambda name: True, frozenset(), str(out), Moved(aside))
 
     scanner.scan()
@@ -384,10 +386,10 @@ def test_a_key_is_measured_in_bytes_with_all_that_belongs_to_it(
 def test_the_place_aside_is_found_again_and_bears_a_name_that_no_scan_takes(disk: Disk) -> None:
     disk.make()
     (disk.directory / "file").touch()
-    aside = set_aside(disk.job, disk.state_file)
-    assert aside == places_aside(disk.job, disk.state_file)
+    aside = set_aside(disk.job, disk.state_file, Places())
+    assert aside == places_aside(disk.job, disk.state_file, Places())
     assert Scanner(str(disk.directory.parent), lambda name: True, frozenset()).scan() == {}
-    wipe(Job("next", "2", before=(SyncBlock("b", "", str(disk.directory.parent)),)), disk.state_file)
+    wipe(Job("next", "2", before=(SyncBlock("b", "", str(disk.directory.parent)),)), disk.state_file, Places())
     assert names_in(Path(aside[0][1])) == ["file"]
     remove_aside(aside, disk.job)
     assert names_in(disk.directory.parent) == []
@@ -398,10 +400,10 @@ def test_outputs_aside_deep_in_another_jobs_directory_stay_until_they_are_sent(t
     (data / "a/out").mkdir(parents=True)
     (data / "a/out/result").touch()
     (data / "a/other").touch()
-    aside = set_aside(Job("claim", "1", after=(SyncBlock("b", "", str(data / "a/out")),)), state_file)
+    aside = set_aside(Job("claim", "1", after=(SyncBlock("b", "", str(data / "a/out")),)), state_file, Places())
     outer = Job("next", "2", before=(SyncBlock("b", "", str(data)),), after=(SyncBlock("b", "", str(data)),))
-    set_aside(outer, state_file)
-    wipe(outer, state_file)
+    set_aside(outer, state_file, Places())
+    wipe(outer, state_file, Places())
     assert names_in(Path(aside[0][1])) == ["result"]
     assert not (data / "a/other").exists()
 

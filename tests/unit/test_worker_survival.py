@@ -18,7 +18,9 @@ import requests
 from kelpie_worker import config
 from kelpie_worker.api import Api, ClaimRefused, Unreachable
 from kelpie_worker.coordinator import Coordinator
+from kelpie_worker.heartbeat import HeldLease
 from kelpie_worker.job import Job, SyncBlock
+from kelpie_worker.linux import boottime
 from kelpie_worker.messages import (
     CeaseClaiming,
     ChildStarted,
@@ -36,7 +38,7 @@ from kelpie_worker.messages import (
 from kelpie_worker.pipeline import JobState, Phase
 from kelpie_worker.runner import why_not_started
 from kelpie_worker.state_file import StateFile, WorkerState, fresh_state
-from kelpie_worker.supervisor import Supervisor, outcome_of_abandoned
+from kelpie_worker.supervisor import BROKEN, Supervisor, outcome_of_abandoned
 from kelpie_worker.worker import ChildKeepsDying, Restarts
 
 CLAIM = "5ab3a9b4-6fd1-4ef5-9a3e-0d6d3a0e9c11"
@@ -199,6 +201,12 @@ def test_what_is_told_of_a_job_that_its_worker_cannot_go_on_with(
     assert outcome_of_abandoned(JobState(JOB, phase, outcome), "disk_full") == told
 
 
+@pytest.mark.parametrize(("phase", "verdict"), [(P.RUNNING, Verdict.FAILED), (P.DOWNLOADING, Verdict.RELEASED)])
+def test_who_breaks_the_worker_is_the_command_that_runs(phase: Phase, verdict: Verdict) -> None:
+    told = outcome_of_abandoned(JobState(JOB, phase), BROKEN, "it removed everything")
+    assert told == Outcome(verdict, BROKEN, detail="it removed everything")
+
+
 def test_a_child_that_keeps_dying_is_given_up_and_another_ones_deaths_do_not_count() -> None:
     started: list[str] = []
     pauses: list[float] = []
@@ -330,6 +338,30 @@ def test_an_unexpected_error_leaves_no_claim_and_no_report_unanswered(capfd: pyt
         ("coordinator_failed", "ZeroDivisionError: claim"),
         ("coordinator_failed", "ZeroDivisionError: report"),
     ]
+
+
+# --- leases ---------------------------------------------------------------------------------------------
+
+
+class Renewing:
+    """An API that tells of every heartbeat."""
+
+    def __init__(self) -> None:
+        self.heard = SimpleQueue[Job]()
+
+    def heartbeat(self, job: Job, timeout: float, checkpoint_lag: int | None) -> str:
+        self.heard.put(job)
+        return "canceled"
+
+
+def test_the_first_heartbeat_is_due_an_interval_after_the_claim_however_late_its_child_hears_of_it() -> None:
+    api, job = Renewing(), replace(JOB, heartbeat_interval=600.0)
+    late, fresh = (HeldLease(job, cast(Api, api), lambda message: None) for _ in range(2))
+    fresh.start(due=boottime() + 600)
+    late.start(due=boottime() - 1)
+    assert api.heard.get(timeout=30) == job and late.dropped.wait(30)
+    assert api.heard.empty() and not fresh.dropped.is_set()
+    fresh.drop()
 
 
 # --- the API's answers ----------------------------------------------------------------------------------

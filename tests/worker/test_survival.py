@@ -187,14 +187,44 @@ def test_a_job_whose_command_kills_everybody_in_its_container_each_time_fails(
     assert finished(coordinator, after)[0] == "completed"
 
 
-@pytest.fixture
-def in_namespace(worker: Worker) -> Iterator[Sequence[str]]:
-    """What starts the worker as the only child of a container's first process; only root can make one."""
+def own_namespace() -> list[str]:
+    """What starts a program as process 1 of a namespace."""
     alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
         pytest.skip("no namespace can be made here")
-    yield [*alone, "sh", "-c", '"$@"; exit $?', "sh"]
+    return alone
+
+
+@pytest.fixture
+def in_namespace(worker: Worker) -> Iterator[Sequence[str]]:
+    """What starts the worker as the only child of a container's first process; only root can make one."""
+    yield [*own_namespace(), "sh", "-c", '"$@"; exit $?', "sh"]
     worker.close()
+
+
+def test_a_removed_folder_of_the_state_file_is_made_anew_and_the_job_can_be_resumed_from_it(
+    coordinator: FakeCoordinator, make_worker: Callable[..., Worker]
+) -> None:
+    worker = make_worker(KELPIE_STATE_FILE="kept/state.json")
+    job = coordinator.submit(**shell(f"test -e begun || rm -r kept; touch begun; {UNTIL_TOLD}"), sync={})
+    worker.start()
+    worker.wait_for("state_file_locked_again")
+    wait_for((worker.folder / "kept/state.json").exists, "the state file")
+    worker.kill()
+    worker.start()
+    assert worker.wait_for("resumed")["phase"] == "running"
+    (worker.folder / "go").touch()
+    assert finished(coordinator, job)[0] == "completed" and coordinator.attempts(job) == 1
+
+
+def test_a_job_whose_command_removes_the_workers_working_directory_fails(
+    coordinator: FakeCoordinator, worker: Worker
+) -> None:
+    job = coordinator.submit(**shell('rm -r "$PWD"; sleep 1000'), sync={})
+    worker.start()
+    assert worker.wait() == 1
+    assert [(name, body["reason"]) for name, body in coordinator.reports(job)] == [("failed", "worker_broken")]
+    assert "working directory was removed" in coordinator.reports(job)[0][1]["detail"]
 
 
 def test_a_command_line_that_the_system_does_not_take_fails_by_that_reason(
