@@ -251,6 +251,8 @@ class Api:
             raise Unreachable(f"{method} {path}: {error}") from error
         except (requests.RequestException, ValueError) as error:
             raise Unreachable(f"{method} {path}: {type(error).__name__}") from error
+        except OSError as error:  # what REQUESTS_CA_BUNDLE names is not there
+            raise Unreachable(f"{method} {path}: {error}") from error
 
     def _answer(self, response: requests.Response, path: str) -> _Answer:
         status = response.status_code

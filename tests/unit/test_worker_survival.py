@@ -388,6 +388,13 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Api]:
     return make
 
 
+def test_certificates_that_are_not_there_are_no_reason_to_give_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/not/there.pem")
+    settings = {"KELPIE_API_URL": "https://localhost:1", "KELPIE_API_KEY": "k", "SALAD_CONTAINER_GROUP_ID": "g"}
+    with pytest.raises(Unreachable, match=r"/not/there\.pem"):
+        Api(config.load(settings)).claim(CLAIM)
+
+
 NAMED = "attempt, claim-id, release"
 LEARNED = frozenset({"attempt", "claim-id", "release"})
 PAGE = b"<html>Not Found</html>"
