@@ -60,57 +60,40 @@ class Changed(Exception):
 
 def translated(operation: Callable[[], Result], what: str) -> Result:
     """The operation's result, its errors turned into ours."""
-    from botocore.exceptions import (
-        BotoCoreError,
-        ClientError,
-        ConfigNotFound,
-        ConfigParseError,
-        CredentialRetrievalError,
-        HTTPClientError,
-        IncompleteReadError,
-        InvalidProxiesConfigError,
-        InvalidRegionError,
-        NoCredentialsError,
-        NoRegionError,
-        PartialCredentialsError,
-        ProfileNotFound,
-        ResponseStreamingError,
-        TokenRetrievalError,
-    )
-    from botocore.exceptions import ConnectionError as NoConnection
+    from botocore import exceptions as aws
     from urllib3.exceptions import HTTPError
 
     broken = (
-        NoConnection,
-        HTTPClientError,
-        IncompleteReadError,
-        ResponseStreamingError,
+        aws.ConnectionError,
+        aws.HTTPClientError,
+        aws.IncompleteReadError,
+        aws.ResponseStreamingError,
         HTTPError,
         ConnectionError,
     )
     # Credentials are looked for, and renewed, when a request is signed.
     of_the_worker = (
-        ConfigNotFound,
-        ConfigParseError,
-        CredentialRetrievalError,
-        InvalidProxiesConfigError,
-        InvalidRegionError,
-        NoCredentialsError,
-        NoRegionError,
-        PartialCredentialsError,
-        ProfileNotFound,
-        TokenRetrievalError,
+        aws.ConfigNotFound,
+        aws.ConfigParseError,
+        aws.CredentialRetrievalError,
+        aws.InvalidProxiesConfigError,
+        aws.InvalidRegionError,
+        aws.NoCredentialsError,
+        aws.NoRegionError,
+        aws.PartialCredentialsError,
+        aws.ProfileNotFound,
+        aws.TokenRetrievalError,
     )
 
     try:
         return operation()
     except of_the_worker as error:
         raise Misconfigured(f"{what}: {error}") from error
-    except ClientError as error:
+    except aws.ClientError as error:
         raise _refusal(error.response, what) from error
     except broken as error:
         raise StorageUnreachable(f"{what}: {type(error).__name__}") from error
-    except (BotoCoreError, ValueError) as error:
+    except (aws.BotoCoreError, ValueError) as error:
         raise StorageRefused(f"{what}: {error}") from error
 
 
