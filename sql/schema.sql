@@ -924,7 +924,7 @@ begin
                  select from webhooks p
                   where (p.job_id, p.seq) >= (w.job_id, '-9223372036854775808'::bigint)
                     and (p.job_id, p.seq) < (w.job_id, w.seq)
-                    and p.next_try is not null
+                    and num_nonnulls(p.next_try) = 1  -- is not null, but no partial index has these words
                     and p.tries_before = 0
                     and p.created > now() - interval '60 seconds'))
        order by w.user_id, w.lane, w.next_try

@@ -2,7 +2,9 @@
 --
 -- With statistics of a long outbox of one lane the planner took the index of all that is due for the lane's own, and
 -- that of all sequence numbers for the job's: some 100,000 entries each, for each other lane. Rows are compared as
--- wholes now, which only the right indexes can answer.
+-- wholes now, which only the right indexes can answer. With statistics of a short outbox that has grown since, it read
+-- the index by age from end to end, once for each webhook taken; the look for earlier webhooks of a job cannot use
+-- that any more.
 --
 -- Locks: none on any table. The running release can live beside it.
 
@@ -74,7 +76,7 @@ begin
                  select from webhooks p
                   where (p.job_id, p.seq) >= (w.job_id, '-9223372036854775808'::bigint)
                     and (p.job_id, p.seq) < (w.job_id, w.seq)
-                    and p.next_try is not null
+                    and num_nonnulls(p.next_try) = 1  -- is not null, but no partial index has these words
                     and p.tries_before = 0
                     and p.created > now() - interval '60 seconds'))
        order by w.user_id, w.lane, w.next_try
