@@ -65,7 +65,10 @@ class Storm:
         """Until every job is final."""
 
         def all_is_done() -> bool:
-            return not any(self.fleet.jobs(status) for status in UNFINISHED)
+            try:
+                return not any(self.fleet.jobs(status) for status in UNFINISHED)
+            except ApiUnavailableError:  # it is not back yet
+                return False
 
         wait_for(all_is_done, "all jobs to be done", timeout=300, pause=1)
         for node in self.fleet.nodes.values():
