@@ -251,13 +251,17 @@ def _file_watching() -> str:
 
 def _directories(settings: Config) -> list[str]:
     """Where a job writes, as far as it is known before there is a job; each disk once."""
-    state = next(str(above) for above in Path(settings.state_file).parents if above.is_dir())
+    state = next(str(above) for above in Path(settings.state_file).parents if _is_directory(str(above)))
     wanted = [state, str(Path.cwd()), *vars(settings.directories).values(), tempfile.gettempdir()]
     disks: dict[int, str] = {}
     for path in wanted:
-        if Path(path).is_dir():
+        if _is_directory(path):
             disks.setdefault(Path(path).stat().st_dev, path)
     return list(disks.values())
+
+
+def _is_directory(path: str) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112 - false where we may not look
 
 
 def _disk(directory: str) -> str:
