@@ -58,6 +58,8 @@ def test_where_all_is_well_every_line_says_ok(ask: Ask, bucket: str, tmp_path: P
     code, said = ask()
     assert code == 0, said
     assert all(well for well, _ in said.values())
+    code, said = ask(AWS_PROFILE="", AWS_CA_BUNDLE="", AWS_RETRY_MODE="", AWS_METADATA_SERVICE_TIMEOUT="")
+    assert code == 0, said  # empty counts as absent
     assert [subject for subject in said if not subject.startswith("disk")] == [
         "settings",
         "state file",
