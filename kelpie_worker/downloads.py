@@ -35,7 +35,7 @@ class Brought:
 
 def download(job: Job, storage: Storage, busy: Callable[[Iterable[str]], None]) -> Brought:
     """Bring every file of the job. Any that does not arrive stops the attempt: storage's errors, OSError,
-    Collision."""
+    NotPacked, Collision."""
     versions: dict[str, Signature] = {}
     objects: dict[str, StoredObject] = {}
     received, replaced = 0, list[StoredObject]()
@@ -188,7 +188,7 @@ def _bring(landing: Landing, bucket: str, storage: Storage) -> Arrival:
     try:
         remote = storage.fetch(bucket, landing.remote.key, temporary, landing.remote)
         if landing.packed:
-            temporary = gunzipped(temporary)
+            temporary = gunzipped(temporary, landing.remote.key)
         temporary.replace(final)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
