@@ -29,6 +29,17 @@ def main(arguments: Sequence[str]) -> int:
     return _work()
 
 
+def _have_standard_streams() -> None:
+    """Whoever starts us may have closed them; a file that is opened later would pass for one of them."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest that is free
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115 - as long as the process lives
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+
+
 def _work() -> int:
     from kelpie_worker import bundle, children, config, worker
     from kelpie_worker.nursery import Nursery
@@ -45,5 +56,6 @@ def _work() -> int:
 
 
 if __name__ == "__main__":
+    _have_standard_streams()
     multiprocessing.freeze_support()  # a frozen process that is spawned ends in here
     sys.exit(main(sys.argv[1:]))

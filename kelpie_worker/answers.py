@@ -1,12 +1,12 @@
 """What an error about a job's files means for its attempt, and how long it is worth waiting. Decisions only."""
 
 import errno
-import zlib
 
 from kelpie_worker import logs, patience
 from kelpie_worker.directories import OutputReplaced
 from kelpie_worker.downloads import Collision
 from kelpie_worker.messages import Download, Flush, Refused, Stage, Troubled, Upload, Watch, Wipe
+from kelpie_worker.packing import NotPacked
 from kelpie_worker.storage_errors import Misconfigured, StorageRefused, StorageUnreachable
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -22,7 +22,7 @@ def answer_to(error: Exception, command: Work) -> Refused | Troubled:
     match error:
         case Misconfigured():
             return Troubled(claim_id, "configuration", str(error))
-        case StorageRefused() | OutputReplaced():
+        case StorageRefused() | OutputReplaced() | NotPacked() | Collision():
             return Refused(claim_id, reason, str(error))
         case StorageUnreachable():
             return Troubled(claim_id, "storage", str(error))
@@ -30,7 +30,7 @@ def answer_to(error: Exception, command: Work) -> Refused | Troubled:
             return Troubled(claim_id, "disk_full", str(error))
         case OSError() if isinstance(command, Download | Watch) and _is_the_machines(error):
             return Troubled(claim_id, "disk", detail)
-        case OSError() | EOFError() | zlib.error() | Collision():
+        case OSError():
             return Refused(claim_id, reason, detail)
         case ValueError():
             return Refused(claim_id, "pattern", str(error))
@@ -53,5 +53,5 @@ def last_answer(answer: Refused | Troubled, command: Work) -> Refused | Troubled
 
 
 def _is_the_machines(error: OSError) -> bool:
-    """Whether another machine may do better; one without a number is a file that cannot be unpacked."""
-    return error.errno is not None and error.errno not in _JOBS_FAULT
+    """Whether another machine may do better; one without a number is ours, of a process that somebody ended."""
+    return error.errno not in _JOBS_FAULT

@@ -123,6 +123,8 @@ class Api:
             )
         except (NoToken, requests.RequestException, ValueError) as error:
             raise Unreachable(str(error) if isinstance(error, NoToken) else type(error).__name__) from error
+        except OSError as error:  # what REQUESTS_CA_BUNDLE names is not there
+            raise Unreachable(str(error)) from error
         named = _words(response.headers.get("Kelpie-Extensions", ""))
         return Greeting(response.status_code, named, response.headers.get("Date", ""))
 

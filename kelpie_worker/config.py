@@ -233,6 +233,8 @@ class _Reader:
         value = self._environment.get(name) or VARIABLES[name].default
         if any(ord(character) < 32 for character in value):
             raise ConfigError(f"{name} must not contain control characters.")
+        if not _is_utf8(value):
+            raise ConfigError(f"{name} must be UTF-8.")
         return value
 
     def identity(self, name: str) -> str:
@@ -278,10 +280,16 @@ class _Reader:
 
 
 def _file(read: _Reader, name: str) -> str:
+    """What is there already is one, for a damaged state file is renamed: never a device, such as /dev/null."""
     path = read.path(name)
-    if Path(path).is_dir():
-        raise ConfigError(f"{name} must name a file, and {path} is a directory.")
+    if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113 - false where we may not look
+        raise ConfigError(f"{name} must name a file, and {path} is a directory or a device.")
     return path
+
+
+def _is_utf8(value: str) -> bool:
+    """Python keeps other bytes of the environment as half surrogate pairs, which no request can carry."""
+    return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _at_most(limit: int, value: int, name: str) -> int:

@@ -33,7 +33,7 @@ Answer = TypeVar("Answer")
 
 
 class Coordinator:
-    """Obeys Claim, Report, Recall and CeaseClaiming; `tell` takes the messages, from any thread."""
+    """Obeys what `OBEYED_BY` leads to it; `tell` takes the messages, from any thread."""
 
     def __init__(self, api: Api, tell: Callable[[Message], None]) -> None:
         self._api = api

@@ -194,15 +194,22 @@ def _storage(settings: Config) -> str:
 
 
 def _write(client: "S3Client", bucket: str, key: str) -> str:
+    from botocore.exceptions import BotoCoreError
+
     try:
         client.put_object(Bucket=bucket, Key=key, Body=key.encode())
     except client.exceptions.ClientError as error:
         raise Ailment(f"{error}; check the bucket's name, AWS_ENDPOINT_URL and what the AWS key may do") from error
+    except BotoCoreError as error:
+        raise Ailment(f"{error}; check AWS_ENDPOINT_URL, AWS_REGION and the network") from error
     return f"{key} was stored"
 
 
 def _read(client: "S3Client", bucket: str, key: str) -> str:
-    body = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+    try:
+        body = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+    except client.exceptions.ClientError as error:
+        raise Ailment(f"{error}; let the AWS key read there, or no job starts from its checkpoint") from error
     if body != key.encode():
         raise Ailment("what was stored came back changed: do not trust this storage with checkpoints")
     return "what was stored came back"
@@ -220,7 +227,10 @@ def _conditional(client: "S3Client", bucket: str, key: str) -> str:
 
 
 def _delete(client: "S3Client", bucket: str, key: str) -> str:
-    client.delete_object(Bucket=bucket, Key=key)
+    try:
+        client.delete_object(Bucket=bucket, Key=key)
+    except client.exceptions.ClientError as error:
+        raise Ailment(f"{error}; delete {key} by hand, and let the AWS key delete") from error
     left = client.list_objects_v2(Bucket=bucket, Prefix=key).get("Contents", [])
     if left:
         raise Ailment(f"{key} is still there: delete it by hand, and let the AWS key delete")
@@ -251,13 +261,17 @@ def _file_watching() -> str:
 
 def _directories(settings: Config) -> list[str]:
     """Where a job writes, as far as it is known before there is a job; each disk once."""
-    state = next(str(above) for above in Path(settings.state_file).parents if above.is_dir())
+    state = next(str(above) for above in Path(settings.state_file).parents if _is_directory(str(above)))
     wanted = [state, str(Path.cwd()), *vars(settings.directories).values(), tempfile.gettempdir()]
     disks: dict[int, str] = {}
     for path in wanted:
-        if Path(path).is_dir():
+        if _is_directory(path):
             disks.setdefault(Path(path).stat().st_dev, path)
     return list(disks.values())
+
+
+def _is_directory(path: str) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112 - false where we may not look
 
 
 def _disk(directory: str) -> str:

@@ -1,7 +1,7 @@
 """Everything in `sync.before`, onto the disk, before the command starts."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +35,7 @@ class Brought:
 
 def download(job: Job, storage: Storage, busy: Callable[[Iterable[str]], None]) -> Brought:
     """Bring every file of the job. Any that does not arrive stops the attempt: storage's errors, OSError,
-    Collision."""
+    NotPacked, Collision."""
     versions: dict[str, Signature] = {}
     objects: dict[str, StoredObject] = {}
     received, replaced = 0, list[StoredObject]()
@@ -46,7 +46,7 @@ def download(job: Job, storage: Storage, busy: Callable[[Iterable[str]], None]) 
             # Block after block: where two bring the same file, the later one is what the job means.
             for block, listing in listings:
                 landings = _wanted(job, block, with_versions((block, listing), checkpoint.instead))
-                wanted = one_for_each_path(landings, job, block)
+                wanted = without_old_shapes(one_for_each_path(landings, job, block), job, block)
                 busy(landing.path for landing in wanted)
                 arrivals = list(pool.map(partial(_bring, bucket=block.bucket, storage=storage), wanted))
                 received += sum(arrival.remote.size for arrival in arrivals)
@@ -115,12 +115,7 @@ def _wanted(job: Job, block: SyncBlock, listing: Iterable[RemoteFile]) -> Iterat
 
 def one_for_each_path(landings: Iterable[Landing], job: Job, block: SyncBlock) -> list[Landing]:
     """Of the keys that mean one file, such as `a.gz` and `a`, or `a/b` and `a//b`, the one that is the job's."""
-    manifest = {stored.place for stored in job.checkpoint}
-
-    def rank(landing: Landing) -> tuple[bool, float, bool, str]:
-        remote = landing.remote
-        return (block.bucket, remote.key) in manifest, remote.modified, landing.packed, remote.key
-
+    rank = _ranking(job, block)
     chosen: dict[str, Landing] = {}
     for landing in landings:
         best, other = landing, chosen.get(landing.path)
@@ -129,6 +124,50 @@ def one_for_each_path(landings: Iterable[Landing], job: Job, block: SyncBlock) -
             logs.warn("key_skipped", job, key=other.remote.key, because=f"{best.remote.key} is the same file here")
         chosen[landing.path] = best
     return list(chosen.values())
+
+
+def without_old_shapes(landings: Iterable[Landing], job: Job, block: SyncBlock) -> list[Landing]:
+    """Without a file that the command replaced by a directory, or the other way round, before its key was deleted.
+
+    Only where the last holder reported one of the two: of a job's inputs none is left out, and what cannot be on
+    one disk is a Collision.
+    """
+    rank = _ranking(job, block)
+    kept = {landing.path: landing for landing in landings}
+    for path, within in sorted(_both_file_and_directory(kept, block.local_path).items()):
+        file, inner = kept.get(path), [landing for landing in within if landing.path in kept]
+        if file is None or not inner:
+            continue
+        best = max(file, *inner, key=rank)
+        if best.remote.key not in {stored.key for stored in job.checkpoint if stored.bucket == block.bucket}:
+            continue
+        for old in inner if best is file else [file]:
+            logs.warn("key_skipped", job, key=old.remote.key, because=f"{best.remote.key} took its place")
+            del kept[old.path]
+    return list(kept.values())
+
+
+def _both_file_and_directory(landings: Mapping[str, Landing], local_path: str) -> dict[str, list[Landing]]:
+    """The paths of files below which there are others, and those."""
+    found: dict[str, list[Landing]] = {}
+    for landing in landings.values():
+        above = landing.path.rpartition("/")[0]
+        while len(above) > len(local_path):
+            if above in landings:
+                found.setdefault(above, []).append(landing)
+            above = above.rpartition("/")[0]
+    return found
+
+
+def _ranking(job: Job, block: SyncBlock) -> Callable[[Landing], tuple[bool, float, bool, str]]:
+    """Highest is what the last holder reported, then what is younger, then what this job would send."""
+    manifest = {stored.place for stored in job.checkpoint}
+
+    def rank(landing: Landing) -> tuple[bool, float, bool, str]:
+        remote = landing.remote
+        return (block.bucket, remote.key) in manifest, remote.modified, landing.packed, remote.key
+
+    return rank
 
 
 def _stays_inside(path: str, local_path: str) -> bool:
@@ -149,7 +188,7 @@ def _bring(landing: Landing, bucket: str, storage: Storage) -> Arrival:
     try:
         remote = storage.fetch(bucket, landing.remote.key, temporary, landing.remote)
         if landing.packed:
-            temporary = gunzipped(temporary)
+            temporary = gunzipped(temporary, landing.remote.key)
         temporary.replace(final)
     except BaseException as error:
         temporary.unlink(missing_ok=True)

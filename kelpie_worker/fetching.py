@@ -43,7 +43,7 @@ class Fetching:
             except NotTheRange as error:
                 self._shared.honours_ranges = not error.first
             except NotTheListed as error:
-                logs.warn("download_calls.repeated", key=key, detail=str(error))
+                logs.warn("download_repeated", key=key, detail=str(error))
         return self._calls.repeated(what, lambda: self._fetch_once(which, path, listed))
 
     def _fetch_in_ranges(self, which: dict[str, Any], path: Path, what: str) -> tuple[int, str]:

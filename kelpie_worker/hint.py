@@ -1,10 +1,16 @@
 """That something may have changed in a directory. Only a hint: events get lost, so a scan decides."""
 
+import logging
 import threading
 import time
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 from kelpie_worker import logs
+
+_MOST_LOST = 100_000  # directories
 
 
 class Hint:
@@ -22,6 +28,7 @@ class Hint:
         )
         from watchdog.observers import Observer
 
+        _be_quiet()
         reading = (EVENT_TYPE_OPENED, EVENT_TYPE_CLOSED_NO_WRITE)  # as the scans and uploads themselves do
         hint = self
 
@@ -37,7 +44,7 @@ class Hint:
         except OSError as error:  # no watches left: the periodic scan finds everything too
             logs.warn("watching_by_scans_only", directory=directory, detail=str(error))
             return
-        self._stop = observer.stop
+        self._stop = lambda: _stop(observer)
 
     def set(self) -> None:
         self._last = time.monotonic()
@@ -52,3 +59,27 @@ class Hint:
 
     def stop(self) -> None:
         self._stop()
+
+
+def _be_quiet() -> None:
+    """What watchdog says of its own confusion helps nobody, and is no line of our log."""
+    logging.getLogger("watchdog").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"watchdog\.")
+
+
+def _stop(observer: Any) -> None:
+    """End its threads, and give its descriptors back.
+
+    watchdog loses track of directories that are renamed while it looks, and gives up at the first one that it
+    cannot find any more. Each call leaves it one of them less.
+    """
+    for emitter in observer.emitters:
+        group: Any = getattr(emitter, "_inotify", None)
+        for _ in range(_MOST_LOST if group else 0):
+            with suppress(KeyError):
+                group.deactivate()
+                break
+    try:
+        observer.stop()
+    except Exception as error:  # noqa: BLE001 - what it keeps is missed by nobody yet; a checkpoint would be
+        logs.warn("watching_not_ended", detail=f"{type(error).__name__}: {error}")

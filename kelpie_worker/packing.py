@@ -7,6 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
+class NotPacked(Exception):
+    """It is no gzip file, or not a whole one."""
+
+
 def gzipped(blocks: Iterator[bytes], size: int) -> Iterator[bytes]:
     """The blocks compressed, in blocks of `size` again; the same content gives the same bytes."""
     packer = zlib.compressobj(wbits=31)
@@ -22,10 +26,16 @@ def gzipped(blocks: Iterator[bytes], size: int) -> Iterator[bytes]:
         waiting = waiting[size:]
 
 
-def gunzipped(packed: Path) -> Path:
-    """Unpack a file into one beside it, which is left alone. OSError, EOFError, zlib.error if it is not whole."""
+def gunzipped(packed: Path, key: str) -> Path:
+    """Unpack a file into one beside it, which alone is left. `key` is for errors: NotPacked, OSError."""
     unpacked = packed.with_name(packed.name + ".out")
-    with gzip.open(packed) as source, unpacked.open("wb") as target:
-        shutil.copyfileobj(source, target, 1024 * 1024)
+    try:
+        with gzip.open(packed) as source, unpacked.open("wb") as target:
+            shutil.copyfileobj(source, target, 1024 * 1024)
+    except BaseException as error:
+        unpacked.unlink(missing_ok=True)
+        if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile):
+            raise NotPacked(f"{key} cannot be unpacked: {error}") from error
+        raise
     packed.unlink()
     return unpacked

@@ -23,6 +23,7 @@ def connect(region: str | None) -> "S3Client":
     from botocore.config import Config as ClientConfig
     from botocore.exceptions import NoCredentialsError
 
+    _forget_empty_settings()
     # Some other providers refuse the checksums that boto3 adds; Content-MD5 goes with every upload anyway.
     foreign = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     checksums: Any = "when_required" if foreign else "when_supported"
@@ -42,6 +43,15 @@ def connect(region: str | None) -> "S3Client":
             response_checksum_validation=checksums,
         ),
     )
+
+
+def _forget_empty_settings() -> None:
+    """An empty variable counts as absent; boto3 would look for a profile without a name, say.
+
+    The command does not hear of it: it descends from another process.
+    """
+    for name in [name for name, value in os.environ.items() if name.startswith("AWS_") and not value]:
+        del os.environ[name]
 
 
 class SharedClient:

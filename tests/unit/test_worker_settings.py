@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from pathlib import Path
 
 import pytest
 
-from kelpie_worker import __version__, config, usage
+from kelpie_worker import __version__, config, doctor, usage
 from kelpie_worker.config import VARIABLES, Authorization, ConfigError, LegacyDirectories, Stay, TokenUse
 
 ROOT = Path(__file__).parents[2]
@@ -93,6 +94,9 @@ def test_without_a_whole_way_to_authenticate_the_worker_refuses(
         ({"KELPIE_REPORT_OUTPUT": "65537"}, "KELPIE_REPORT_OUTPUT"),
         ({"KELPIE_STATE_FILE": "a\nb"}, "KELPIE_STATE_FILE"),
         ({"KELPIE_STATE_FILE": "/"}, "KELPIE_STATE_FILE"),
+        ({"KELPIE_STATE_FILE": "/dev/null"}, "KELPIE_STATE_FILE"),
+        ({"KELPIE_STATE_FILE": "a\udcff"}, "KELPIE_STATE_FILE"),
+        ({"SALAD_CONTAINER_GROUP_ID": "\udcff"}, "SALAD_CONTAINER_GROUP_ID"),
         ({"KELPIE_RUNTIME_DIR": "a\0b"}, "KELPIE_RUNTIME_DIR"),
     ],
 )
@@ -100,6 +104,21 @@ def test_a_bad_setting_is_refused_by_name_in_one_sentence(change: dict[str, str]
     with pytest.raises(ConfigError, match=named) as refusal:
         config.load(SETTINGS | change)
     assert "\n" not in str(refusal.value) and "canary" not in str(refusal.value)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can become somebody else for a while")
+def test_a_folder_that_may_not_be_looked_into_is_for_whoever_opens_the_file_to_refuse(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    settings = SETTINGS | {"KELPIE_STATE_FILE": f"{closed}/state/file.json", "INPUT_DIR": f"{closed}/in/data"}
+    os.seteuid(65534)
+    try:
+        loaded = config.load(settings)
+        places = doctor._directories(loaded)
+    finally:
+        os.seteuid(0)
+    assert loaded.state_file == f"{closed}/state/file.json"
+    assert places and not any(place.startswith(str(closed)) for place in places)
 
 
 def test_settings_have_the_defaults_of_the_original() -> None:

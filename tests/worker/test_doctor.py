@@ -58,6 +58,8 @@ def test_where_all_is_well_every_line_says_ok(ask: Ask, bucket: str, tmp_path: P
     code, said = ask()
     assert code == 0, said
     assert all(well for well, _ in said.values())
+    code, said = ask(AWS_PROFILE="", AWS_CA_BUNDLE="", AWS_RETRY_MODE="", AWS_METADATA_SERVICE_TIMEOUT="")
+    assert code == 0, said  # empty counts as absent
     assert [subject for subject in said if not subject.startswith("disk")] == [
         "settings",
         "state file",
@@ -123,7 +125,12 @@ def test_a_token_authorizes_where_there_is_no_key(ask: Ask) -> None:
         ({"KELPIE_API_URL": "http://127.0.0.1:9"}, "API", "KELPIE_API_URL"),
         ({"SALAD_IMDS_URL": "http://127.0.0.1:9"}, "metadata service", "SALAD_IMDS_URL"),
         ({"KELPIE_DOCTOR_BUCKET": "nobodys"}, "bucket nobodys, writing", "bucket's name"),
-        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "bucket {bucket}, writing", "127.0.0.1:9"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "bucket {bucket}, writing", "check AWS_ENDPOINT_URL"),
+        (
+            {"KELPIE_API_URL": "https://127.0.0.1:9", "REQUESTS_CA_BUNDLE": "/nowhere"},
+            "API",
+            "/nowhere",
+        ),
         ({"AWS_ENDPOINT_URL": "nonsense"}, "settings", "AWS_ENDPOINT_URL"),
         ({"KELPIE_STATE_FILE": "/proc/kelpie/state.json"}, "disk at /proc", "written"),
     ],
@@ -152,6 +159,21 @@ def test_a_metadata_service_that_is_somebody_elses_is_named(ask: Ask, tokens: To
     tokens.instead = page(200)
     code, said = ask()
     assert (code, said["metadata service"][0]) == (1, False)
+
+
+@pytest.mark.parametrize(
+    ("method", "doing", "advice"),
+    [("GET", "reading", "let the AWS key read"), ("DELETE", "deleting", "let the AWS key delete")],
+)
+def test_what_the_key_may_not_do_is_named(
+    ask: Ask, s3: S3Server, bucket: str, faulty: FaultyProxy, method: str, doing: str, advice: str
+) -> None:
+    faulty.break_in_turn(["403"], method, bucket)
+    code, said = ask(AWS_ENDPOINT_URL=faulty.url)
+    well, words = said[f"bucket {bucket}, {doing}"]
+    assert (code, well) == (1, False) and advice in words
+    for key in s3.keys(bucket):
+        s3.delete(bucket, key)
 
 
 def test_a_bucket_that_loses_objects_is_named(ask: Ask, bucket: str, faulty: FaultyProxy) -> None:

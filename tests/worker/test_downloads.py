@@ -8,15 +8,20 @@ from pathlib import Path
 import pytest
 
 from kelpie_worker import fetching
-from kelpie_worker.downloads import Landing, download, one_for_each_path
+from kelpie_worker.answers import answer_to
+from kelpie_worker.downloads import Collision, Landing, download, one_for_each_path
 from kelpie_worker.job import CheckpointStatus, Job, StoredObject, SyncBlock
 from kelpie_worker.lease import Lease
+from kelpie_worker.messages import Download, Refused
 from kelpie_worker.objects import RemoteFile, Target
+from kelpie_worker.packing import NotPacked
 from kelpie_worker.s3_client import SharedClient
 from kelpie_worker.storage import Storage
 from kelpie_worker.storage_errors import StorageUnreachable
 from local_stack.s3 import S3Server
 from tests.worker.faulty import FaultyProxy
+
+WHOLE = gzip.compress(b"x" * 1000)
 
 
 @pytest.fixture
@@ -72,6 +77,51 @@ def test_without_a_manifest_it_is_the_younger_and_else_the_compressed_one(
     job = Job("claim", "job", compression=True)
     found = one_for_each_path(landings[::-1] if turned else landings, job, SyncBlock("b", "ck/", "/ck"))
     assert [landing.remote.key for landing in found] == [chosen[0]], why
+
+
+# --- a file and a directory of one name -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("named", "brought"),
+    [
+        (("ck/state",), ["state"]),  # the holder died before it could report what came in its place
+        (("ck/state/a", "ck/state/b"), ["state/a", "state/b"]),  # or before it deleted the old one
+    ],
+)
+def test_what_a_command_replaced_by_a_directory_stops_no_resume(
+    stored: Storage, s3: S3Server, bucket: str, tmp_path: Path, named: tuple[str, ...], brought: list[str]
+) -> None:
+    for key in ("ck/state", "ck/state/a", "ck/state/b", "ck/other"):
+        s3.put(bucket, key, key.encode())
+    job = job_from(bucket, tmp_path, *(reported(s3, bucket, key) for key in (*named, "ck/other")))
+    download(job, stored, lambda paths: None)
+    files = [path for path in sorted(tmp_path.rglob("*")) if path.is_file()]
+    assert [str(path.relative_to(tmp_path)) for path in files] == ["other", *brought]
+
+
+def test_inputs_that_cannot_be_on_one_disk_stop_the_attempt(
+    stored: Storage, s3: S3Server, bucket: str, tmp_path: Path
+) -> None:
+    for key in ("ck/state", "ck/state/a"):
+        s3.put(bucket, key, key.encode())
+    with pytest.raises(Collision, match="ck/state"):
+        download(job_from(bucket, tmp_path), stored, lambda paths: None)
+
+
+# --- what cannot be unpacked ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", [b"no gzip", WHOLE[:-9], WHOLE[:12] + b"junk"], ids=["none", "cut", "spoiled"])
+def test_a_key_that_cannot_be_unpacked_is_named_and_leaves_nothing(
+    stored: Storage, s3: S3Server, bucket: str, tmp_path: Path, content: bytes
+) -> None:
+    s3.put(bucket, "ck/data.gz", content)
+    job = job_from(bucket, tmp_path, compression=True)
+    with pytest.raises(NotPacked, match=r"ck/data\.gz") as error:
+        download(job, stored, lambda paths: None)
+    answer = answer_to(error.value, Download(job))
+    assert isinstance(answer, Refused) and (answer.reason, list(tmp_path.iterdir())) == ("download", [])
 
 
 # --- storage that lies ----------------------------------------------------------------------------------

@@ -36,6 +36,12 @@ def test_a_full_disk_under_the_log_costs_no_job(coordinator: FakeCoordinator, wo
     assert finished(coordinator, job)[0] == "completed"
 
 
+def test_closed_standard_streams_cost_no_job(coordinator: FakeCoordinator, worker: Worker) -> None:
+    job = coordinator.submit(**shell("echo heard; echo heard >&2"), sync={})
+    worker.start(through=["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"])
+    assert finished(coordinator, job)[0] == "completed"
+
+
 def test_a_log_that_nobody_reads_keeps_no_job_and_no_heartbeat_waiting(
     coordinator: FakeCoordinator, worker: Worker, tmp_path: Path
 ) -> None:
