@@ -66,7 +66,8 @@ class Checkpoints:
         matches = matcher(block.pattern)
         brought = {path: version for path, version in brought.items() if matches(path)}
         self.block = block
-        self.ledger = Ledger(sent=dict(brought), had=set(brought))
+        # What was brought and is not here any more, nobody saw the command remove.
+        self.ledger = Ledger(sent=dict(brought))
         self._job = job
         self._lease = lease
         self._times = times

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kelpie_worker import logs
-from kelpie_worker.scan import Signature, Snapshot, own_name
+from kelpie_worker.scan import Signature, Snapshot, is_inside, own_name
 
 
 @dataclass
@@ -41,6 +41,15 @@ class Places:
         """Whether the path is known to lead elsewhere than before the command."""
         real = os.path.realpath(directory)
         return real != self.real_path(directory) or Path(real).is_symlink()  # a link still: it leads in a circle
+
+    def lost(self, directories: Iterable[str]) -> str | None:
+        """A directory that is empty though the bucket has files of it: on another disk, or in a new container."""
+        for directory in directories:
+            had = directory in self.taken or any(is_inside(path, directory) for path in self.brought)
+            place = Path(directory)
+            if had and (not os.path.lexists(place) or (place.is_dir() and not any(place.iterdir()))):
+                return directory
+        return None
 
     def may_be_emptied(self, directory: str) -> bool:
         """Whether its contents are the job's: after a crash that left nothing remembered, no link is trusted."""

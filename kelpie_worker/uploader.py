@@ -1,5 +1,6 @@
 """The child that moves files: one thread for each command, so that a stuck upload delays no other job."""
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -222,12 +223,19 @@ class JobFiles:
 
     def _watch(self, command: Watch) -> Message:
         if self._watches is None:
+            if command.again:
+                self._demand_what_was_left(command.job)
             directories.make_missing(command.job)
             watches = self._all_watches(command.job)
             for watch in watches:
                 watch.start()
             self._watches = watches
         return Watching(self._claim_id)
+
+    def _demand_what_was_left(self, job: Job) -> None:
+        """A command that goes on from local files must not begin from none: the bucket has them still. OSError."""
+        if lost := self._places.lost(job.directories):
+            raise FileNotFoundError(errno.ENOENT, "the files of the worker's earlier life are gone", lost)
 
     def _flush(self, command: Flush) -> Message:
         if Watch in self._threads:  # after a restart both commands come at once
