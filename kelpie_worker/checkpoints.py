@@ -206,6 +206,8 @@ class Checkpoints:
         except Spoiled as error:
             logs.debug("checkpoint_spoiled", self._job, path=str(error))
             return False
+        if taken:
+            now = {path: version for path, version in now.items() if path not in self._generations.removed}
         if len(taken) < len(ready):
             return False
         left_out = restless | self.ledger.changed(now).keys()

@@ -6,6 +6,7 @@ import errno
 import itertools
 import os
 import re
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -507,3 +508,43 @@ def committed(faulty: FaultyProxy) -> list[str]:
         if name and (whole or (method == "POST" and "uploadId" in path)):
             names.append(name[1])
     return names
+
+
+def test_old_checkpoints_that_are_removed_while_newer_ones_go_up_spoil_nothing(
+    watched: Watched, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (1, 2, 3):
+        for name in ("a/config", "weights", "optimizer"):
+            watched.write(f"step{step}/{name}", b"%d" % step * (LARGE if name != "a/config" else 10))
+    prepare = watched.transfer.prepare
+
+    def rotate(path: str, *version: Any) -> Any:
+        if path.endswith("step2/weights"):
+            for step in (1, 2):
+                shutil.rmtree(watched.folder / f"step{step}", ignore_errors=True)
+        return prepare(path, *version)
+
+    monkeypatch.setattr(watched.transfer, "prepare", rotate)
+    assert watched.checkpoints.cycle(final=False)
+    assert set(keys_of(s3, bucket)) == {"step3/a/config", "step3/weights", "step3/optimizer"}
+    assert {stored.key for stored in watched.checkpoints.whole} == {f"c/{key}" for key in keys_of(s3, bucket)}
+    assert s3.unfinished_uploads(bucket) == []
+
+
+def test_files_that_come_and_go_all_the_time_keep_the_others_back_only_for_a_while(
+    watched: Watched, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched.write("weights", b"w")
+    watched.write("journal-0", b"j")
+    number, prepare = itertools.count(1), watched.transfer.prepare
+
+    def come_and_go(path: str, *version: Any) -> Any:
+        if "journal" in path:
+            Path(path).unlink()
+            watched.write(f"journal-{next(number)}", b"j")
+        return prepare(path, *version)
+
+    monkeypatch.setattr(watched.transfer, "prepare", come_and_go)
+    assert [watched.checkpoints.cycle(final=False) for _ in range(3)] == [False] * 3
+    assert keys_of(s3, bucket) == {"weights": b"w"}
+    assert watched.checkpoints.whole == ()
