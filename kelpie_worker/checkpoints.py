@@ -97,7 +97,11 @@ class Checkpoints:
 
     def start(self) -> None:
         """Ready when it returns: whatever changes from now on is noticed."""
-        self.ledger.had |= set(self._scan())
+        found = self._scan()
+        self.ledger.had |= set(found)
+        self._generations.know(
+            {path: version for path, version in found.items() if self.ledger.sent.get(path) == version}
+        )
         self._hint.listen(self.block.local_path)
         self._thread.start()
 
@@ -195,6 +199,7 @@ class Checkpoints:
         due = self._due_for_deletion(now, final)
         if self.ledger.is_settled(now) and not due:
             return True
+        self._tell_rewritten(changed)
         restless = set() if final else self._motion.restless(changed, self.ledger.sent, not self._in_motion)
         if restless and not self._motion.waited_enough():
             self._finishing.wait(self._motion.pause)
@@ -219,6 +224,14 @@ class Checkpoints:
         self.ledger.previous = set(now)
         self._note_lag(now)
         return not left_out & self._refusals.known if final else left_out <= self._refusals.resting
+
+    def _tell_rewritten(self, changed: Snapshot) -> None:
+        """A file that was longer again before anybody looked passes for a log, and half of it for a whole one."""
+        for path, version in changed.items():
+            sent = self.ledger.sent.get(path)
+            has_grown = sent and sent.inode == version.inode and sent.size < version.size
+            if sent and has_grown and not self._generations.begins_as_sent(path, sent):
+                self._motion.rewritten(path)
 
     def _due_for_deletion(self, now: Snapshot, final: bool) -> list[str]:
         """A link in the directory's place removed nothing from the bucket: the checkpoint there stays."""

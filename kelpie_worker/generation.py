@@ -12,7 +12,7 @@ from kelpie_worker.job import Job, StoredObject, SyncBlock
 from kelpie_worker.lease import Lease
 from kelpie_worker.ledger import commit_steps, prepare_order
 from kelpie_worker.objects import Target
-from kelpie_worker.pinned import NoCopy, Spoiled
+from kelpie_worker.pinned import NoCopy, Spoiled, tail_of
 from kelpie_worker.scan import Signature, Snapshot
 from kelpie_worker.storage_errors import Misconfigured, NoBucket, NotBegun, StorageRefused
 from kelpie_worker.transfer import WHOLE_SIZE, Prepared, Transfer
@@ -44,6 +44,7 @@ class Generations:
         self._number = 0
         self._spoiled: Counter[str] = Counter()  # how often, by path
         self._spoiled_in_a_row = 0  # generations
+        self._tails: dict[str, bytes] = {}  # of the files as they were sent
         self.removed: set[str] = set()  # files of the last one that went away with their directories, unsent
 
     def target(self, path: str) -> Target:
@@ -52,6 +53,16 @@ class Generations:
     def forget_all_but(self, paths: Collection[str]) -> None:
         for path in [path for path in self._spoiled if path not in paths]:
             del self._spoiled[path]
+        for path in [path for path in self._tails if path not in paths]:
+            del self._tails[path]
+
+    def know(self, files: Snapshot) -> None:
+        """These are in the bucket as they are here."""
+        self._tails |= {path: tail_of(self._source(path), version.size) for path, version in files.items()}
+
+    def begins_as_sent(self, path: str, sent: Signature) -> bool:
+        """Whether a file that became longer was only appended to, as far as its last bytes then can tell."""
+        return path not in self._tails or tail_of(self._source(path), sent.size) == self._tails[path]
 
     def send(self, files: Snapshot) -> dict[str, StorageRefused]:
         """Prepare all, then commit all but those that move even while they are copied.
@@ -161,6 +172,7 @@ class Generations:
                     raise
                 return
             taken.append(path)
+            self._tails[path] = prepared[path].tail
             place = StoredObject(target.bucket, target.key, prepared[path].sent, stored.etag, stored.version_id)
             self._took(path, files[path], place)
 

@@ -24,7 +24,7 @@ from kelpie_worker.lease import Lease
 from kelpie_worker.linux import boottime
 from kelpie_worker.pinned import PinnedFile, Spoiled
 from kelpie_worker.s3_client import SharedClient
-from kelpie_worker.scan import Scanner, Snapshot, own_name
+from kelpie_worker.scan import Scanner, Snapshot, own_name, signature_of
 from kelpie_worker.storage import Storage
 from kelpie_worker.storage_errors import StorageRefused
 from kelpie_worker.transfer import WHOLE_SIZE, Transfer
@@ -548,3 +548,38 @@ def test_files_that_come_and_go_all_the_time_keep_the_others_back_only_for_a_whi
     assert [watched.checkpoints.cycle(final=False) for _ in range(3)] == [False] * 3
     assert keys_of(s3, bucket) == {"weights": b"w"}
     assert watched.checkpoints.whole == ()
+
+
+@pytest.mark.parametrize("brought", [False, True])
+def test_a_file_that_is_longer_again_before_anybody_looks_is_no_log(
+    aws: None, tmp_path: Path, s3: S3Server, bucket: str, brought: bool
+) -> None:
+    place = tmp_path / "checkpoint"
+    place.mkdir()
+    (place / "weights").write_bytes(b"1" * 10)
+    (place / "log").write_bytes(b"1")
+    known = {name: signature_of((place / name).stat()) for name in ("weights", "log")} if brought else None
+    watched = Watched(place, bucket, brought=known)
+    if brought:
+        watched.checkpoints.start()
+        watched.checkpoints.stop()
+        watched.checkpoints._finishing.clear()
+    else:
+        assert watched.checkpoints.cycle(final=False)
+
+    with (place / "weights").open("wb") as file:  # the same file, empty for a moment
+        file.write(b"2" * 20)
+        file.flush()
+        assert not watched.checkpoints.cycle(final=False)
+        assert keys_of(s3, bucket).get("weights") == (None if brought else b"1" * 10)
+        file.write(b"2" * 20)
+    wait_for(lambda: watched.checkpoints.cycle(final=False), "a rest")
+    assert keys_of(s3, bucket)["weights"] == b"2" * 40
+
+    with (place / "log").open("ab") as file:
+        file.write(b"2" * 20)
+        file.flush()
+        assert watched.checkpoints.cycle(final=False)
+    assert keys_of(s3, bucket)["log"] == b"1" + b"2" * 20
+    watched.lease.cancel()
+    watched.transfer.close()
