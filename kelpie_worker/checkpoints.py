@@ -22,7 +22,7 @@ from kelpie_worker.lease import Cancelled, Lease
 from kelpie_worker.ledger import Ledger, commit_order
 from kelpie_worker.linux import boottime
 from kelpie_worker.motion import Motion
-from kelpie_worker.patience import Patience
+from kelpie_worker.patience import LONGEST, Patience
 from kelpie_worker.pattern import PatternTooSlow, matcher
 from kelpie_worker.pinned import Spoiled
 from kelpie_worker.refusals import Refusals
@@ -35,6 +35,7 @@ MOST_FILES = 1000  # of one generation; what is beyond it follows in the next
 _SHORTEST_SCAN_PAUSE, _SCAN_PAUSE_FACTOR = 2.0, 20
 _SHORTEST_STABILITY = 0.01  # below it a second write could bear the first one's time
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+_PAUSE_IF_SPOILED = 1.0
 
 
 class Checkpoints:
@@ -89,6 +90,7 @@ class Checkpoints:
         self.whole: Manifest = tuple(self._objects.values())  # what the bucket has of the last whole generation
         self._looked = self._had_all = boottime()  # at the directory; when the bucket had all that was seen there
         self.behind_since: float | None = None  # CLOCK_BOOTTIME; None while the bucket has all
+        self._spoiled: set[str] = set()  # left out of the last generation, as somebody writes to them all the time
         self._in_motion = False  # the directory, when the last wait for quiet ended
         self._scan_pause = _SHORTEST_SCAN_PAUSE
         self._finishing = threading.Event()
@@ -118,10 +120,17 @@ class Checkpoints:
         if self._error:
             raise self._error
         failures, patience = 0, Patience()
+        spoiled_since: float | None = None
         while True:
             try:
+                self._spoiled = set()
                 if self.cycle(final=True):
                     return
+                spoiled_since = (spoiled_since or boottime()) if self._spoiled else None
+                if spoiled_since and boottime() - spoiled_since >= LONGEST:
+                    logs.warn("checkpoint_without_restless", self._job, files=sorted(self._spoiled))
+                    return
+                self._lease.pause(_PAUSE_IF_SPOILED if self._spoiled else 0)
                 continue
             except (StorageUnreachable, StorageRefused) as error:
                 failures += 1
@@ -223,7 +232,8 @@ class Checkpoints:
         self._delete(due, final)
         self.ledger.previous = set(now)
         self._note_lag(now)
-        return not left_out & self._refusals.known if final else left_out <= self._refusals.resting
+        self._spoiled = left_out - self._refusals.known
+        return not left_out if final else left_out <= self._refusals.resting
 
     def _tell_rewritten(self, changed: Snapshot) -> None:
         """A file that was longer again before anybody looked passes for a log, and half of it for a whole one."""

@@ -583,3 +583,20 @@ def test_a_file_that_is_longer_again_before_anybody_looks_is_no_log(
     assert keys_of(s3, bucket)["log"] == b"1" + b"2" * 20
     watched.lease.cancel()
     watched.transfer.close()
+
+
+def test_the_last_version_is_sent_also_where_generations_before_were_spoiled(
+    watched: Watched, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched.write("weights", b"last")
+    prepare, spoiled = watched.transfer.prepare, iter([True])
+
+    def spoil_once(path: str, *version: Any) -> Any:
+        if next(spoiled, False):
+            raise Spoiled(path)
+        return prepare(path, *version)
+
+    monkeypatch.setattr(watched.transfer, "prepare", spoil_once)
+    watched.checkpoints._generations._spoiled_in_a_row = 2
+    watched.checkpoints.finish()
+    assert keys_of(s3, bucket) == {"weights": b"last"}
