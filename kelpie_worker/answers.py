@@ -3,7 +3,7 @@
 import errno
 
 from kelpie_worker import logs, patience
-from kelpie_worker.directories import OutputReplaced
+from kelpie_worker.directories import FilesLost, OutputReplaced
 from kelpie_worker.downloads import Collision
 from kelpie_worker.messages import Download, Flush, Refused, Stage, Troubled, Upload, Watch, Wipe
 from kelpie_worker.packing import NotPacked
@@ -24,6 +24,8 @@ def answer_to(error: Exception, command: Work) -> Refused | Troubled:
             return Troubled(claim_id, "configuration", str(error))
         case StorageRefused() | OutputReplaced() | NotPacked() | Collision():
             return Refused(claim_id, reason, str(error))
+        case FilesLost():
+            return Troubled(claim_id, "disk", str(error))
         case StorageUnreachable():
             return Troubled(claim_id, "storage", str(error))
         case OSError() if error.errno in _DISK_FULL:
@@ -42,7 +44,8 @@ def may_pass(trouble: Troubled, command: Work, waited: float) -> bool:
     """Whether the files of a command that has ended are worth more waiting: outputs aside are in nobody's way."""
     if isinstance(command, Upload) and trouble.reason not in ("internal", "configuration"):
         return True
-    return isinstance(command, Flush | Stage | Upload) and waited < patience.LONGEST
+    is_lost = trouble.reason == "disk"  # what is gone does not come back
+    return isinstance(command, Flush | Stage | Upload) and not is_lost and waited < patience.LONGEST
 
 
 def last_answer(answer: Refused | Troubled, command: Work) -> Refused | Troubled:

@@ -22,7 +22,7 @@ from kelpie_worker.lease import Cancelled, Lease
 from kelpie_worker.ledger import Ledger, commit_order
 from kelpie_worker.linux import boottime
 from kelpie_worker.motion import Motion
-from kelpie_worker.patience import Patience
+from kelpie_worker.patience import LONGEST, Patience
 from kelpie_worker.pattern import PatternTooSlow, matcher
 from kelpie_worker.pinned import Spoiled
 from kelpie_worker.refusals import Refusals
@@ -35,6 +35,7 @@ MOST_FILES = 1000  # of one generation; what is beyond it follows in the next
 _SHORTEST_SCAN_PAUSE, _SCAN_PAUSE_FACTOR = 2.0, 20
 _SHORTEST_STABILITY = 0.01  # below it a second write could bear the first one's time
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+_PAUSE_IF_SPOILED = 1.0
 
 
 class Checkpoints:
@@ -66,7 +67,8 @@ class Checkpoints:
         matches = matcher(block.pattern)
         brought = {path: version for path, version in brought.items() if matches(path)}
         self.block = block
-        self.ledger = Ledger(sent=dict(brought), had=set(brought))
+        # What was brought and is not here any more, nobody saw the command remove.
+        self.ledger = Ledger(sent=dict(brought))
         self._job = job
         self._lease = lease
         self._times = times
@@ -88,6 +90,7 @@ class Checkpoints:
         self.whole: Manifest = tuple(self._objects.values())  # what the bucket has of the last whole generation
         self._looked = self._had_all = boottime()  # at the directory; when the bucket had all that was seen there
         self.behind_since: float | None = None  # CLOCK_BOOTTIME; None while the bucket has all
+        self._spoiled: set[str] = set()  # left out of the last generation, as somebody writes to them all the time
         self._in_motion = False  # the directory, when the last wait for quiet ended
         self._scan_pause = _SHORTEST_SCAN_PAUSE
         self._finishing = threading.Event()
@@ -96,7 +99,11 @@ class Checkpoints:
 
     def start(self) -> None:
         """Ready when it returns: whatever changes from now on is noticed."""
-        self.ledger.had |= set(self._scan())
+        found = self._scan()
+        self.ledger.had |= set(found)
+        self._generations.know(
+            {path: version for path, version in found.items() if self.ledger.sent.get(path) == version}
+        )
         self._hint.listen(self.block.local_path)
         self._thread.start()
 
@@ -113,10 +120,17 @@ class Checkpoints:
         if self._error:
             raise self._error
         failures, patience = 0, Patience()
+        spoiled_since: float | None = None
         while True:
             try:
+                self._spoiled = set()
                 if self.cycle(final=True):
                     return
+                spoiled_since = (spoiled_since or boottime()) if self._spoiled else None
+                if spoiled_since and boottime() - spoiled_since >= LONGEST:
+                    logs.warn("checkpoint_without_restless", self._job, files=sorted(self._spoiled))
+                    return
+                self._lease.pause(_PAUSE_IF_SPOILED if self._spoiled else 0)
                 continue
             except (StorageUnreachable, StorageRefused) as error:
                 failures += 1
@@ -194,6 +208,7 @@ class Checkpoints:
         due = self._due_for_deletion(now, final)
         if self.ledger.is_settled(now) and not due:
             return True
+        self._tell_rewritten(changed)
         restless = set() if final else self._motion.restless(changed, self.ledger.sent, not self._in_motion)
         if restless and not self._motion.waited_enough():
             self._finishing.wait(self._motion.pause)
@@ -205,6 +220,8 @@ class Checkpoints:
         except Spoiled as error:
             logs.debug("checkpoint_spoiled", self._job, path=str(error))
             return False
+        if taken:
+            now = {path: version for path, version in now.items() if path not in self._generations.removed}
         if len(taken) < len(ready):
             return False
         left_out = restless | self.ledger.changed(now).keys()
@@ -215,7 +232,16 @@ class Checkpoints:
         self._delete(due, final)
         self.ledger.previous = set(now)
         self._note_lag(now)
-        return not left_out & self._refusals.known if final else left_out <= self._refusals.resting
+        self._spoiled = left_out - self._refusals.known
+        return not left_out if final else left_out <= self._refusals.resting
+
+    def _tell_rewritten(self, changed: Snapshot) -> None:
+        """A file that was longer again before anybody looked passes for a log, and half of it for a whole one."""
+        for path, version in changed.items():
+            sent = self.ledger.sent.get(path)
+            has_grown = sent and sent.inode == version.inode and sent.size < version.size
+            if sent and has_grown and not self._generations.begins_as_sent(path, sent):
+                self._motion.rewritten(path)
 
     def _due_for_deletion(self, now: Snapshot, final: bool) -> list[str]:
         """A link in the directory's place removed nothing from the bucket: the checkpoint there stays."""

@@ -24,6 +24,10 @@ class OutputReplaced(Exception):
     """An output directory is none any more: nothing of it can be sent, and that must not pass for success."""
 
 
+class FilesLost(Exception):
+    """What the command left is gone, though nobody of this worker took it away."""
+
+
 def own_files(state_file: str) -> frozenset[str]:
     """Kelpie's files that may lie in a job's directory: neither sent nor deleted."""
     return frozenset((state_file, f"{state_file}.lock", f"{state_file}.tmp"))

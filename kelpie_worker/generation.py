@@ -4,17 +4,18 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path, PurePosixPath
 
 from kelpie_worker import logs
 from kelpie_worker.fence import Fence
 from kelpie_worker.job import Job, StoredObject, SyncBlock
 from kelpie_worker.lease import Lease
-from kelpie_worker.ledger import commit_order, commit_steps
+from kelpie_worker.ledger import commit_steps, prepare_order
 from kelpie_worker.objects import Target
-from kelpie_worker.pinned import NoCopy, Spoiled
+from kelpie_worker.pinned import NoCopy, Spoiled, tail_of
 from kelpie_worker.scan import Signature, Snapshot
 from kelpie_worker.storage_errors import Misconfigured, NoBucket, NotBegun, StorageRefused
-from kelpie_worker.transfer import Prepared, Transfer
+from kelpie_worker.transfer import WHOLE_SIZE, Prepared, Transfer
 
 _COMMITS_AT_ONCE = 8
 _MOST_REFUSALS = 16  # without anything being taken: then it is not for the keys
@@ -42,6 +43,9 @@ class Generations:
         self._took = took
         self._number = 0
         self._spoiled: Counter[str] = Counter()  # how often, by path
+        self._spoiled_in_a_row = 0  # generations
+        self._tails: dict[str, bytes] = {}  # of the files as they were sent
+        self.removed: set[str] = set()  # files of the last one that went away with their directories, unsent
 
     def target(self, path: str) -> Target:
         return self._transfer.target(self._block.bucket, self._block.prefix, path)
@@ -49,6 +53,16 @@ class Generations:
     def forget_all_but(self, paths: Collection[str]) -> None:
         for path in [path for path in self._spoiled if path not in paths]:
             del self._spoiled[path]
+        for path in [path for path in self._tails if path not in paths]:
+            del self._tails[path]
+
+    def know(self, files: Snapshot) -> None:
+        """These are in the bucket as they are here."""
+        self._tails |= {path: tail_of(self._source(path), version.size) for path, version in files.items()}
+
+    def begins_as_sent(self, path: str, sent: Signature) -> bool:
+        """Whether a file that became longer was only appended to, as far as its last bytes then can tell."""
+        return path not in self._tails or tail_of(self._source(path), sent.size) == self._tails[path]
 
     def send(self, files: Snapshot) -> dict[str, StorageRefused]:
         """Prepare all, then commit all but those that move even while they are copied.
@@ -57,9 +71,12 @@ class Generations:
         visible, and the storage's errors, a refusal only of all that was tried.
         """
         self._number += 1
+        self.removed = set()
         prepared: dict[str, Prepared] = {}
         try:
             refused = self._prepare(files, prepared)
+            if not prepared and not refused:
+                return {}
             for upload in prepared.values():
                 upload.ready()
             self._tell("checkpoint_prepared", prepared.values())
@@ -71,7 +88,8 @@ class Generations:
 
     def _prepare(self, files: Snapshot, prepared: dict[str, Prepared]) -> dict[str, StorageRefused]:
         refused: dict[str, StorageRefused] = {}
-        for path in commit_order(files):
+        spoiled = False
+        for path in prepare_order(files, WHOLE_SIZE):
             self._lease.check()
             prepare = self._prepare_copy if self._spoiled[path] >= _SPOILED_BEFORE_COPY else self._prepare_one
             try:
@@ -80,7 +98,34 @@ class Generations:
                 if not refused and not self._takes_another(files.keys() - {path}):
                     raise
                 refused[path] = refusal
+            except Spoiled:
+                if self._is_removed(path):
+                    self.removed.add(path)
+                elif self._spoiled_in_a_row < _SPOILED_BEFORE_COPY:
+                    self._spoiled_in_a_row += 1
+                    raise
+                else:  # where files come and go all the time, the others do not wait for a moment without
+                    spoiled = True
+        if not spoiled:
+            self._spoiled_in_a_row = 0
+        self._drop_halves(prepared)
         return refused
+
+    def _is_removed(self, path: str) -> bool:
+        """With its whole directory, as old checkpoints are; of one that was renamed there is a newer version."""
+        return self._removed_directory(path) is not None
+
+    def _removed_directory(self, path: str) -> PurePosixPath | None:
+        """The outermost of those that it lay in and that are gone; all of them are below the watched one."""
+        gone = [parent for parent in PurePosixPath(path).parents if not Path(self._source(str(parent))).exists()]
+        return gone[-1] if gone and gone[-1].name else None
+
+    def _drop_halves(self, prepared: dict[str, Prepared]) -> None:
+        """What was read of a directory before the rest of it was removed is of use to nobody."""
+        halves = {self._removed_directory(path) for path in self.removed}
+        for path in [path for path in prepared if halves.intersection(PurePosixPath(path).parents)]:
+            prepared.pop(path).abort()
+            self.removed.add(path)
 
     def _takes_another(self, paths: Collection[str]) -> bool:
         """Asked of the bucket, for what it takes not at all must not tear what it has by the rest."""
@@ -127,6 +172,7 @@ class Generations:
                     raise
                 return
             taken.append(path)
+            self._tails[path] = prepared[path].tail
             place = StoredObject(target.bucket, target.key, prepared[path].sent, stored.etag, stored.version_id)
             self._took(path, files[path], place)
 

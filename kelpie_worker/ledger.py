@@ -37,6 +37,11 @@ def commit_order(files: Snapshot) -> list[str]:
     return sorted(files, key=lambda path: (is_marker(path, files[path].size), files[path].mtime_ns, path))
 
 
+def prepare_order(files: Snapshot, small: int) -> list[str]:
+    """What may go away before its turn comes: small files wait for no line, and the oldest are removed first."""
+    return sorted(files, key=lambda path: (files[path].size > small, -files[path].mtime_ns, path))
+
+
 def commit_steps(files: Snapshot) -> tuple[list[str], list[str]]:
     """Those that may be committed several at a time, begun in order, and those that come after them one by one.
 

@@ -139,7 +139,10 @@ class Download:
 
 @dataclass(frozen=True)
 class Watch:
+    """`again`: as an earlier life of the worker did, from the files that it left."""
+
     job: Job
+    again: bool = False
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,10 @@ class Motion:
             known.pop(path, None)
         self._rewritten.discard(path)
 
+    def rewritten(self, path: str) -> None:
+        """It was, in place, whatever the scans show."""
+        self._rewritten.add(path)
+
     def sent(self, path: str) -> None:
         """The bucket has taken it as it is."""
         self._rewritten.discard(path)

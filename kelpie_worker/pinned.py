@@ -14,6 +14,7 @@ from typing import IO
 from kelpie_worker.scan import Signature, own_name, signature_of
 
 _BLOCK = 8 * 1024 * 1024
+_TAIL = 4096
 
 
 class Spoiled(Exception):
@@ -33,6 +34,7 @@ class PinnedFile:
         self._path = path
         self._version = signature_of(os.fstat(descriptor))
         self._digest = hashlib.blake2b()
+        self.tail = b""  # of what was read
 
     @classmethod
     def of(cls, path: str, version: Signature) -> "PinnedFile":
@@ -91,6 +93,7 @@ class PinnedFile:
             block = self._read_at(offset, min(size, self._version.size - offset))
             self._digest.update(block)
             offset += len(block)
+            self.tail = (self.tail + block[-_TAIL:])[-_TAIL:]
             yield block
 
     def _read_at(self, offset: int, length: int) -> bytes:
@@ -103,6 +106,21 @@ class PinnedFile:
             offset += len(piece)
             length -= len(piece)
         return b"".join(pieces)
+
+
+def tail_of(path: str, size: int) -> bytes:
+    """The last bytes of the first `size` of a file as it is now; none if it cannot be read."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        start = max(0, size - _TAIL)
+        return os.pread(descriptor, size - start, start)
+    except OSError:
+        return b""
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kelpie_worker import logs
-from kelpie_worker.scan import Signature, Snapshot, own_name
+from kelpie_worker.scan import Signature, Snapshot, is_inside, own_name
 
 
 @dataclass
@@ -23,6 +23,9 @@ class Places:
     real: dict[str, str] = field(default_factory=dict)
     brought: Snapshot = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)  # the directories of which the bucket took a checkpoint
+    filled: set[str] | None = (
+        None  # the directories that held anything when the command had ended; None: it has not
+    )
 
     def remember(self, directories: Iterable[str]) -> None:
         """Before the command runs: links that are there now are the operator's, and are followed."""
@@ -41,6 +44,14 @@ class Places:
         """Whether the path is known to lead elsewhere than before the command."""
         real = os.path.realpath(directory)
         return real != self.real_path(directory) or Path(real).is_symlink()  # a link still: it leads in a circle
+
+    def lost(self, directories: Iterable[str]) -> str | None:
+        """A directory that is empty though the bucket has files of it: on another disk, or in a new container."""
+        for directory in directories:
+            had = directory in self.taken or any(is_inside(path, directory) for path in self.brought)
+            if had and is_empty(directory):
+                return directory
+        return None
 
     def may_be_emptied(self, directory: str) -> bool:
         """Whether its contents are the job's: after a crash that left nothing remembered, no link is trusted."""
@@ -64,6 +75,12 @@ class Places:
         return self.real[part] != str(Path(self.real.get(str(path.parent), "/"), path.name))
 
 
+def is_empty(directory: str) -> bool:
+    """Also where it is missing; what is in its place is not nothing. OSError."""
+    place = Path(directory)
+    return not os.path.lexists(place) or (place.is_dir() and not any(place.iterdir()))
+
+
 def file_of(state_file: str, claim_id: str) -> Path:
     """Beside the state file, one for each attempt."""
     return Path(state_file).parent / own_name("places", claim_id)
@@ -74,7 +91,9 @@ def save(places: Places, path: Path) -> None:
     brought = {name: list(vars(version).values()) for name, version in places.brought.items()}
     draft = path.with_name(path.name + ".new")
     try:
-        draft.write_text(json.dumps({"real": places.real, "brought": brought, "taken": sorted(places.taken)}))
+        filled = None if places.filled is None else sorted(places.filled)
+        taken = sorted(places.taken)
+        draft.write_text(json.dumps({"real": places.real, "brought": brought, "taken": taken, "filled": filled}))
         draft.replace(path)
     except OSError as error:
         logs.warn("places_not_saved", detail=str(error))
@@ -86,7 +105,13 @@ def load(path: Path) -> Places | None:
         saved = json.loads(path.read_text())
         brought = {str(name): Signature(*map(int, version)) for name, version in saved["brought"].items()}
         taken = {str(directory) for directory in saved.get("taken", ())}
-        return Places({str(part): str(real) for part, real in saved["real"].items()}, brought, taken)
+        filled = saved.get("filled")
+        return Places(
+            real={str(part): str(real) for part, real in saved["real"].items()},
+            brought=brought,
+            taken=taken,
+            filled=None if filled is None else {str(directory) for directory in filled},
+        )
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -39,6 +39,7 @@ from kelpie_worker.messages import (
     Transferring,
     Troubled,
     Verdict,
+    Watch,
     Watching,
 )
 from kelpie_worker.pipeline import JobState, Phase, advance, entering
@@ -285,7 +286,8 @@ class Supervisor:
             self._state.jobs[job.job.claim_id] = job
         logs.info("resumed", job.job, phase=job.phase)
         again = [
-            replace(command, again=True) if isinstance(command, Report) else command for command in entering(job)
+            replace(command, again=True) if isinstance(command, Report | Watch) else command
+            for command in entering(job)
         ]
         self._issue(again)
 

@@ -29,6 +29,7 @@ WHOLE_SIZE = 5 * 1024 * 1024  # up to this a file is sent whole, when it is comm
 class Prepared(Protocol):
     size: int
     sent: int  # bytes of the object: fewer than the file's where it is compressed
+    tail: bytes  # the last bytes of the file
 
     def ready(self) -> None:
         """Wait until every byte has arrived. The storage's errors, Cancelled."""
@@ -89,9 +90,10 @@ class Transfer:
         return True
 
     def _prepared(self, file: PinnedFile, folder: str, target: Target) -> Prepared:
-        if file.size <= WHOLE_SIZE and (upload := self._whole(file, folder, target)):
-            return upload
-        return self._in_parts(file, target)
+        small = self._whole(file, folder, target) if file.size <= WHOLE_SIZE else None
+        upload = small or self._in_parts(file, target)
+        upload.tail = file.tail
+        return upload
 
     def _whole(self, file: PinnedFile, folder: str, target: Target) -> Prepared | None:
         """None if there is no room to keep it."""
@@ -126,6 +128,8 @@ class Transfer:
 class _Whole:
     """A small file, kept until its commit."""
 
+    tail = b""
+
     def __init__(self, storage: Storage, target: Target, size: int, kept: Kept) -> None:
         self.size = self.sent = size
         self._storage = storage
@@ -149,6 +153,8 @@ class _Whole:
 
 class _InParts:
     """A multipart upload: its parts are sent in the background, unseen until the commit."""
+
+    tail = b""
 
     def __init__(self, storage: Storage, target: Target, size: int) -> None:
         self.size = size

@@ -1,9 +1,11 @@
 """The child that moves files: one thread for each command, so that a stuck upload delays no other job."""
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, TypeVar
 
 from kelpie_worker import directories, logs, places
@@ -222,6 +224,8 @@ class JobFiles:
 
     def _watch(self, command: Watch) -> Message:
         if self._watches is None:
+            if command.again:
+                self._demand_what_was_left(command.job)
             directories.make_missing(command.job)
             watches = self._all_watches(command.job)
             for watch in watches:
@@ -229,9 +233,30 @@ class JobFiles:
             self._watches = watches
         return Watching(self._claim_id)
 
+    def _demand_what_was_left(self, job: Job) -> None:
+        """A command that goes on from local files must not begin from none: the bucket has them still. OSError."""
+        if lost := self._places.lost(job.directories):
+            raise FileNotFoundError(errno.ENOENT, "the files of the worker's earlier life are gone", lost)
+
+    def _demand_what_it_left(self, job: Job, directories_of: Iterable[str], aside: Aside = ()) -> None:
+        """Once the command has ended: a later life must not take what was lost for nothing. FilesLost, OSError."""
+        if self._places.filled is None:
+            left = {block.local_path for block in (*job.during, *job.after)}
+            self._remember_filled({directory for directory in left if not places.is_empty(directory)})
+            return
+        for directory in self._places.filled.intersection(directories_of):
+            moved = directories.moved_path(directory, aside)
+            if places.is_empty(directory) and (moved == directory or not Path(moved).is_dir()):
+                raise directories.FilesLost(f"what the command left in {directory} is gone")
+
+    def _remember_filled(self, filled: set[str]) -> None:
+        self._places.filled = filled
+        places.save(self._places, self._places_file)
+
     def _flush(self, command: Flush) -> Message:
         if Watch in self._threads:  # after a restart both commands come at once
             self._threads[Watch].join()
+        self._demand_what_it_left(command.job, [block.local_path for block in command.job.during])
         if self._watches is None:  # those of an earlier uploader died with it
             self._watches = self._all_watches(command.job)
         for watch in self._watches:  # all of them first: of what one leaves to another, that one sends the last
@@ -249,12 +274,15 @@ class JobFiles:
         """Where the outputs are now. What cannot be moved, as there is no room, is sent before the next job."""
         state_file = self._config.state_file
         try:
+            meant = directories.places_aside(job, state_file, self._places)
+            self._demand_what_it_left(job, [block.local_path for block in job.after], meant)
             return directories.set_aside(job, state_file, self._places)
         except OSError as error:
             logs.warn("outputs_sent_in_place", job, detail=str(error))
         moved = directories.places_aside(job, state_file, self._places)
         directories.bring_back(moved, job, state_file, self._places)
         self._outputs(job).upload((), self.moving.uploads)
+        self._remember_filled(set())
         directories.remove_aside(moved, job)
         return ()
 

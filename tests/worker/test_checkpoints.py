@@ -6,6 +6,7 @@ import errno
 import itertools
 import os
 import re
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +24,7 @@ from kelpie_worker.lease import Lease
 from kelpie_worker.linux import boottime
 from kelpie_worker.pinned import PinnedFile, Spoiled
 from kelpie_worker.s3_client import SharedClient
-from kelpie_worker.scan import Scanner, Snapshot, own_name
+from kelpie_worker.scan import Scanner, Snapshot, own_name, signature_of
 from kelpie_worker.storage import Storage
 from kelpie_worker.storage_errors import StorageRefused
 from kelpie_worker.transfer import WHOLE_SIZE, Transfer
@@ -507,3 +508,95 @@ def committed(faulty: FaultyProxy) -> list[str]:
         if name and (whole or (method == "POST" and "uploadId" in path)):
             names.append(name[1])
     return names
+
+
+def test_old_checkpoints_that_are_removed_while_newer_ones_go_up_spoil_nothing(
+    watched: Watched, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (1, 2, 3):
+        for name in ("a/config", "weights", "optimizer"):
+            watched.write(f"step{step}/{name}", b"%d" % step * (LARGE if name != "a/config" else 10))
+    prepare = watched.transfer.prepare
+
+    def rotate(path: str, *version: Any) -> Any:
+        if path.endswith("step2/weights"):
+            for step in (1, 2):
+                shutil.rmtree(watched.folder / f"step{step}", ignore_errors=True)
+        return prepare(path, *version)
+
+    monkeypatch.setattr(watched.transfer, "prepare", rotate)
+    assert watched.checkpoints.cycle(final=False)
+    assert set(keys_of(s3, bucket)) == {"step3/a/config", "step3/weights", "step3/optimizer"}
+    assert {stored.key for stored in watched.checkpoints.whole} == {f"c/{key}" for key in keys_of(s3, bucket)}
+    assert s3.unfinished_uploads(bucket) == []
+
+
+def test_files_that_come_and_go_all_the_time_keep_the_others_back_only_for_a_while(
+    watched: Watched, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched.write("weights", b"w")
+    watched.write("journal-0", b"j")
+    number, prepare = itertools.count(1), watched.transfer.prepare
+
+    def come_and_go(path: str, *version: Any) -> Any:
+        if "journal" in path:
+            Path(path).unlink()
+            watched.write(f"journal-{next(number)}", b"j")
+        return prepare(path, *version)
+
+    monkeypatch.setattr(watched.transfer, "prepare", come_and_go)
+    assert [watched.checkpoints.cycle(final=False) for _ in range(3)] == [False] * 3
+    assert keys_of(s3, bucket) == {"weights": b"w"}
+    assert watched.checkpoints.whole == ()
+
+
+@pytest.mark.parametrize("brought", [False, True])
+def test_a_file_that_is_longer_again_before_anybody_looks_is_no_log(
+    aws: None, tmp_path: Path, s3: S3Server, bucket: str, brought: bool
+) -> None:
+    place = tmp_path / "checkpoint"
+    place.mkdir()
+    (place / "weights").write_bytes(b"1" * 10)
+    (place / "log").write_bytes(b"1")
+    known = {name: signature_of((place / name).stat()) for name in ("weights", "log")} if brought else None
+    watched = Watched(place, bucket, brought=known)
+    if brought:
+        watched.checkpoints.start()
+        watched.checkpoints.stop()
+        watched.checkpoints._finishing.clear()
+    else:
+        assert watched.checkpoints.cycle(final=False)
+
+    with (place / "weights").open("wb") as file:  # the same file, empty for a moment
+        file.write(b"2" * 20)
+        file.flush()
+        assert not watched.checkpoints.cycle(final=False)
+        assert keys_of(s3, bucket).get("weights") == (None if brought else b"1" * 10)
+        file.write(b"2" * 20)
+    wait_for(lambda: watched.checkpoints.cycle(final=False), "a rest")
+    assert keys_of(s3, bucket)["weights"] == b"2" * 40
+
+    with (place / "log").open("ab") as file:
+        file.write(b"2" * 20)
+        file.flush()
+        assert watched.checkpoints.cycle(final=False)
+    assert keys_of(s3, bucket)["log"] == b"1" + b"2" * 20
+    watched.lease.cancel()
+    watched.transfer.close()
+
+
+def test_the_last_version_is_sent_also_where_generations_before_were_spoiled(
+    watched: Watched, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched.write("weights", b"last")
+    prepare, spoiled = watched.transfer.prepare, iter([True])
+
+    def spoil_once(path: str, *version: Any) -> Any:
+        if next(spoiled, False):
+            raise Spoiled(path)
+        return prepare(path, *version)
+
+    monkeypatch.setattr(watched.transfer, "prepare", spoil_once)
+    watched.checkpoints._generations._spoiled_in_a_row = 2
+    watched.checkpoints.finish()
+    assert keys_of(s3, bucket) == {"weights": b"last"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from local_stack.processes import wait_for
 from local_stack.s3 import S3Server
 from tests.worker.coordinator import FakeCoordinator
+from tests.worker.faulty import FaultyProxy
 from tests.worker.test_journey import finished, shell
 from tests.worker.test_kills import kill_everything
 from tests.worker.worker import Worker
@@ -176,3 +178,46 @@ def test_a_server_that_does_not_name_the_extension_hears_nothing_of_checkpoints(
     assert finished(coordinator, job)[0] == "completed"
     assert s3.get(bucket, "out/status") == b"none\n"
     assert not [call for call in coordinator.calls if call.path.endswith(("/checkpoint", "/resumed"))]
+
+
+@pytest.mark.parametrize("what", ["the directory", "its contents"])
+def test_a_restarted_worker_whose_local_files_are_gone_gives_the_job_back_and_deletes_nothing(
+    coordinator: FakeCoordinator, worker: Worker, s3: S3Server, bucket: str, sync: Sync, what: str
+) -> None:
+    s3.put(bucket, "checkpoint/state", b"of many hours")
+    job = coordinator.submit(**shell('echo "$(cat checkpoint/state)" >> begun; sleep 1000'), sync=sync)
+    worker.start()
+    wait_for((worker.folder / "begun").exists, "the command")
+    kill_everything(worker)
+    shutil.rmtree(worker.folder / "checkpoint")  # as with a new container over the same volume
+    if what == "its contents":
+        (worker.folder / "checkpoint").mkdir()
+
+    worker.start()
+
+    wait_for(lambda: coordinator.reports(job), "the report")
+    assert [(name, body["reason"]) for name, body in coordinator.reports(job)] == [("released", "disk")]
+    assert s3.files(bucket, "checkpoint/") == {"state": b"of many hours"}
+    assert (worker.folder / "begun").read_text() == "of many hours\n"
+    coordinator.hand_out_again(job)
+    wait_for(lambda: (worker.folder / "begun").read_text() == 2 * "of many hours\n", "the next attempt")
+
+
+@pytest.mark.parametrize("lost", ["checkpoint", "out"])
+def test_a_job_whose_files_did_not_survive_the_workers_restart_is_not_completed_without_them(
+    coordinator: FakeCoordinator, make_worker: Callable[..., Worker], faulty: FaultyProxy, sync: Sync, lost: str
+) -> None:
+    faulty.fault = lambda method, path: "503" if method == "PUT" else None
+    job = coordinator.submit(**shell("echo of weeks > out/result; echo last > checkpoint/last"), sync=sync)
+    worker = make_worker(AWS_ENDPOINT_URL=faulty.url).start()
+    worker.wait_for("checkpoint_delayed")
+    worker.wait_for("command_exited")
+    assert worker.state()["jobs"][0]["kelpie"]["phase"] == "flushing"
+    kill_everything(worker)
+    shutil.rmtree(worker.folder / lost)
+    faulty.fault = lambda method, path: None
+
+    worker.start()
+
+    name, body = finished(coordinator, job)
+    assert (name, body["reason"]) == ("released", "disk") and lost in body["detail"]
