@@ -38,6 +38,8 @@ class Motion:
         self._moves_since: dict[str, float] = {}  # without a rest
         self._open_since: dict[str, float] = {}  # those of them that are seen open each time
         self._rewritten: set[str] = set()  # in place, since they were sent
+        self._held_since: dict[str, float] = {}  # since when one of them has been open, as far as it was looked
+        self._always_open: set[str] = set()  # those of them that were waited for in vain
         self._unfinished: set[str] = set()  # when it was asked last
 
     def see(self, found: Snapshot) -> None:
@@ -68,9 +70,10 @@ class Motion:
             self._open_since.pop(path, None)
 
     def _forget(self, path: str) -> None:
-        for known in (self._appeared, self._moved_at, self._moves_since, self._open_since):
-            known.pop(path, None)
-        self._rewritten.discard(path)
+        for times in (self._appeared, self._moved_at, self._moves_since, self._open_since, self._held_since):
+            times.pop(path, None)
+        for known in (self._rewritten, self._always_open):
+            known.discard(path)
 
     def rewritten(self, path: str) -> None:
         """It was, in place, whatever the scans show."""
@@ -79,6 +82,7 @@ class Motion:
     def sent(self, path: str) -> None:
         """The bucket has taken it as it is."""
         self._rewritten.discard(path)
+        self._held_since.pop(path, None)
 
     def restless(self, changed: Snapshot, sent: Snapshot, came_to_rest: bool) -> set[str]:
         """Those of the `changed` files that are being written. `sent` is what the bucket has.
@@ -99,7 +103,7 @@ class Motion:
             if not whole:
                 found.add(path)
         self._unfinished = self._made_just_now(changed, sent, open_files)
-        found |= self._unfinished
+        found |= self._unfinished | self._held_open(changed, open_files)
         self._waits_since = (self._waits_since or now) if found else None
         return found
 
@@ -128,6 +132,20 @@ class Motion:
         }
         written = open_files() if new else set()
         return {path for path in new if changed[path].inode in written}
+
+    def _held_open(self, changed: Snapshot, open_files: Callable[[], set[int]]) -> set[str]:
+        """Rewritten files that somebody still has open, however long they rest; of each in vain but once."""
+        now, found = time.monotonic(), set()
+        for path in self._rewritten & changed.keys():
+            if changed[path].inode not in open_files():
+                self._held_since.pop(path, None)
+                self._always_open.discard(path)
+            elif path not in self._always_open:
+                if now - self._held_since.setdefault(path, now) < self._longest_wait:
+                    found.add(path)
+                else:
+                    self._always_open.add(path)
+        return found
 
     def _look_at_open_files(self) -> set[int]:
         began = time.monotonic()

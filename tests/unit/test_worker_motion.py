@@ -83,8 +83,7 @@ def test_a_file_that_takes_the_place_of_a_known_one_is_new(clock: SimpleNamespac
 
 
 def rewrite(watched: Motion, clock: SimpleNamespace, seconds: float) -> dict[str, Signature]:
-    """Have a file rewritten for so long since it was sent, without a rest that counts. As it is then."""
-    watched.sent("state")
+    """Have a file rewritten for so long, without a rest that counts. As it is then."""
     state: dict[str, Signature] = {}
     end = clock.now + seconds
     while clock.now < end:
@@ -100,6 +99,7 @@ def test_a_file_that_is_rewritten_without_a_rest_counts_as_whole_once_nobody_has
     written: set[int] = set()
     watched = Motion(1, lambda: written)
     rewrite(watched, clock, 11)
+    watched.sent("state")
     state = rewrite(watched, clock, 0.5)
     assert watched.restless(state, {}, came_to_rest=True) == {"state"}
     state = rewrite(watched, clock, 1)
@@ -126,3 +126,26 @@ def test_a_file_that_has_rested_has_to_rest_again(clock: SimpleNamespace) -> Non
     watched.see(state)
     state = rewrite(watched, clock, 1)
     assert watched.restless(state, {}, came_to_rest=True) == {"state"}
+
+
+def test_a_rewritten_file_is_not_whole_while_its_writer_takes_breath(clock: SimpleNamespace) -> None:
+    written = {1}
+    watched = Motion(1, lambda: written)
+    state = rewrite(watched, clock, 0.5)
+    clock.now += 5
+    watched.see(state)
+    assert watched.restless(state, {}, came_to_rest=True) == {"state"}
+    written.clear()
+    assert watched.restless(state, {}, came_to_rest=True) == set()
+
+
+def test_a_rewritten_file_that_is_always_open_is_waited_for_once(clock: SimpleNamespace) -> None:
+    watched = Motion(1, lambda: {1})
+    for waits in (True, False, False):
+        state = rewrite(watched, clock, 0.5)
+        clock.now += 1
+        watched.see(state)
+        assert watched.restless(state, {}, came_to_rest=True) == ({"state"} if waits else set())
+        clock.now += 12
+        assert watched.restless(state, {}, came_to_rest=True) == set()
+        watched.sent("state")
