@@ -5,6 +5,7 @@ What was Spoiled while it was read, nothing of it becomes visible.
 
 import mimetypes
 import os
+import shutil
 import threading
 import weakref
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from kelpie_worker.storage_errors import NotBegun
 PART_SIZE = 8 * 1024 * 1024
 _MOST_PARTS = 9000  # S3 allows 10,000
 _PARTS_AT_ONCE = 4
+_ROOM_LEFT = 16 * 1024 * 1024
 WHOLE_SIZE = 5 * 1024 * 1024  # up to this a file is sent whole, when it is committed
 
 
@@ -74,6 +76,8 @@ class Transfer:
         """
         folder = str(Path(path).parent)
         with PinnedFile.of(path, version) as file, nameless(folder) as copy:
+            if shutil.disk_usage(folder).free < 2 * file.size + _ROOM_LEFT:
+                raise NoCopy("its disk is left to the command, which may write as much again meanwhile")
             try:
                 file.copy_to(copy)
             except OSError as error:

@@ -402,6 +402,21 @@ def test_without_room_for_a_copy_what_was_spoiled_goes_up_once_it_rests(
     assert keys_of(s3, bucket) == {"weights": b"1", "spoiled": b"1"}
 
 
+def test_a_copy_leaves_the_command_the_room_for_its_next_version(
+    watched: Watched, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied: list[int] = []
+    monkeypatch.setattr(PinnedFile, "copy_to", lambda file, copy: copied.append(copy.write(b"c" * file.size)))
+    usage = shutil.disk_usage(watched.folder)
+    for free, copies in ((16 * 1024 * 1024 + 2 * LARGE - 1, 0), (16 * 1024 * 1024 + 2 * LARGE, 1)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: usage._replace(free=free))
+        watched.write("spoiled", b"s" * LARGE)
+        watched.checkpoints._generations._spoiled["spoiled"] = 2
+        watched.checkpoints.cycle(final=True)
+        assert len(copied) == copies
+        assert set(keys_of(s3, bucket)["spoiled"]) == set(b"c" if copies else b"s")
+
+
 # --- what the bucket refuses -----------------------------------------------------------------------------
 
 
