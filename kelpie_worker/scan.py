@@ -14,6 +14,7 @@ from kelpie_worker import logs
 
 _OWN_NAME = re.compile(r"\.kelpie-[0-9a-f]{16}~[a-z0-9_.-]*")
 _LONGEST_KEY = 1024  # bytes; S3 counts the whole of it
+_LOST_AND_FOUND = "lost+found"  # root's, and closed to all others
 _MOST_LINKS = 40  # followed for one path, as the kernel does
 
 
@@ -161,7 +162,8 @@ class Scanner:
         except (FileNotFoundError, NotADirectoryError):
             return  # it went away since its parent was read
         for entry in entries:
-            if not is_own_name(entry.name) and entry.path not in self._own_files:
+            of_the_disk = entry.name == _LOST_AND_FOUND and not folder.relative  # where the directory is a volume
+            if not (of_the_disk or is_own_name(entry.name) or entry.path in self._own_files):
                 self._visit(entry, folder, found)
 
     def _visit(self, entry: os.DirEntry[str], folder: _Folder, found: Snapshot) -> None:

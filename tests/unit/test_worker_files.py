@@ -70,6 +70,14 @@ def disk(tmp_path: Path) -> Disk:
 # --- links in a directory's place -----------------------------------------------------------------------
 
 
+def test_of_a_volume_only_what_the_command_wrote_is_seen(tmp_path: Path) -> None:
+    for folder in (tmp_path / "lost+found", tmp_path / "step" / "lost+found"):
+        folder.mkdir(parents=True)
+        (folder / "file").touch()
+    found = Scanner(str(tmp_path), lambda name: True, frozenset()).scan()
+    assert list(found) == ["step/lost+found/file"]
+
+
 def test_a_link_that_the_command_put_in_a_directorys_place_goes_and_what_is_behind_it_stays(disk: Disk) -> None:
     known = disk.make()
     disk.replace_by_link(disk.shared)
