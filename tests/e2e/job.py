@@ -1,7 +1,8 @@
 """A job whose output depends on its input and on every step in order, and which can be stopped at any step.
 
-Usage: job.py STEPS [FILES]. `in/data` is the input, `checkpoint/state` the checkpoint, `out/result` the output.
-FILES empty files are made beside the input, so that wiping takes a while.
+Usage: job.py STEPS PAUSE FILES. PAUSE is the seconds of each step. `in/data` is the input, `checkpoint/state` the
+checkpoint, `out/result` the output.
+FILES empty files are made beside the input, so that wiping takes a while, and can be seen before that.
 """
 
 import hashlib
@@ -9,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-steps, files = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0
+steps, pause, files = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
 checkpoint = Path("checkpoint")
 checkpoint.mkdir(exist_ok=True)
 state = checkpoint / "state"
@@ -29,8 +30,9 @@ for step in range(first, steps):
     draft = checkpoint / "state.tmp"
     draft.write_text(f"{step + 1} {digest}")
     draft.rename(state)
-    time.sleep(0.2)
+    time.sleep(pause)
 for number in range(files):
     Path(f"in/{number}").touch()
+time.sleep(2 if files else 0)
 Path("out").mkdir(exist_ok=True)
 Path("out/result").write_text(digest)

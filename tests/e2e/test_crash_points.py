@@ -37,7 +37,7 @@ class Scene:
     job_id: str = ""
     worker: Worker = field(init=False)
 
-    def submit(self, files: int = 0) -> None:
+    def submit(self, files: int = 0, pause: float = 0.2) -> None:
         def block(kind: str, path: str, direction: str) -> dict[str, str]:
             return {
                 "bucket": BUCKET,
@@ -49,7 +49,7 @@ class Scene:
         self.stack.s3.put(BUCKET, f"{self.name}/in/data", INPUT)
         job = {
             "command": sys.executable,
-            "arguments": [str(JOB), str(STEPS), str(files)],
+            "arguments": [str(JOB), str(STEPS), str(pause), str(files)],
             "container_group_id": self.name,
             "heartbeat_interval": 1,
             "sync": {
@@ -157,7 +157,9 @@ def expected_result() -> bytes:
 @pytest.mark.parametrize("comes_back", [True, False], ids=["same_machine", "another_machine"])
 @pytest.mark.parametrize("point", POINTS, ids=lambda point: point.__name__)
 def test_a_worker_killed(point: Callable[[Scene], None], comes_back: bool, scene: Scene) -> None:
-    scene.submit(FILES_TO_WIPE if point is while_wiping else 0)
+    # On a busy machine a quick job is over after one checkpoint.
+    pause = 0.6 if point is while_uploading_a_checkpoint else 0.2
+    scene.submit(FILES_TO_WIPE if point is while_wiping else 0, pause)
     scene.start_worker("first")
     point(scene)
     if comes_back:
