@@ -933,8 +933,7 @@ begin
     )
     update webhooks w
        set next_try = now() + hold, tries = w.tries + 1, under_way = true
-      from due
-     where w.id = due.id
+     where w.id = any (array(select id from due))  -- a join could be begun from all webhooks
     returning w.*;
     get diagnostics taken = row_count;
     user_room := user_room - taken;

@@ -174,13 +174,18 @@ class TestCost:
         return {row["name"]: row["read"] for row in rows}
 
     @pytest.mark.parametrize(
-        "planned_on", ["an empty outbox", "a short outbox", "a long outbox", "an analyzed outbox"]
+        "planned_on",
+        ["an empty outbox", "an emptied outbox", "a short outbox", "a long outbox", "an analyzed outbox"],
     )
     def test_a_look_at_a_hundred_thousand_of_one_lane_reads_a_few(
         self, one_session: Database, tenant: Tenant, planned_on: str
     ) -> None:
         if planned_on == "an empty outbox":
             assert take(one_session) == []
+        if planned_on == "an emptied outbox":
+            make_webhooks(one_session, tenant, 1000, DEAD)
+            one_session.execute("delete from webhooks")
+            one_session.execute("analyze webhooks")
         if planned_on == "a short outbox":  # and so it is in the statistics, until somebody looks again
             make_webhooks(one_session, tenant, 3, DEAD)
             one_session.execute("analyze webhooks")
