@@ -172,7 +172,8 @@ def test_where_neither_memory_nor_disk_has_room_small_files_wait_in_the_bucket(
     for name, content in written.items():
         watched.write(name, content)
     watched.checkpoints.finish()
-    assert keys_of(s3, bucket) == written and s3.unfinished_uploads(bucket) == []
+    assert keys_of(s3, bucket) == written
+    wait_for(lambda: s3.unfinished_uploads(bucket) == [], "nothing to be left of the uploads")
 
 
 def test_nothing_of_a_generation_is_visible_before_all_of_it_is_there(
@@ -187,7 +188,7 @@ def test_nothing_of_a_generation_is_visible_before_all_of_it_is_there(
     faulty.fault = lambda method, path: None
     watched.checkpoints.finish()
     assert sorted(keys_of(s3, bucket)) == ["a-small", "large"]
-    assert s3.unfinished_uploads(bucket) == []
+    wait_for(lambda: s3.unfinished_uploads(bucket) == [], "nothing to be left of the uploads")
 
 
 def test_past_the_lease_bytes_go_up_but_nothing_is_committed_nor_deleted(
@@ -544,7 +545,7 @@ def test_old_checkpoints_that_are_removed_while_newer_ones_go_up_spoil_nothing(
     assert watched.checkpoints.cycle(final=False)
     assert set(keys_of(s3, bucket)) == {"step3/a/config", "step3/weights", "step3/optimizer"}
     assert {stored.key for stored in watched.checkpoints.whole} == {f"c/{key}" for key in keys_of(s3, bucket)}
-    assert s3.unfinished_uploads(bucket) == []
+    wait_for(lambda: s3.unfinished_uploads(bucket) == [], "nothing to be left of the uploads")
 
 
 def test_files_that_come_and_go_all_the_time_keep_the_others_back_only_for_a_while(

@@ -116,4 +116,4 @@ def test_whatever_is_written_during_its_upload_no_mixture_is_ever_visible_and_th
     assert coordinator.status(job) == "completed"
     assert s3.files(bucket, "ck/") == {"weights": (worker.folder / "last").read_bytes()}
     assert looker.mixtures == []
-    assert s3.unfinished_uploads(bucket) == []
+    wait_for(lambda: s3.unfinished_uploads(bucket) == [], "nothing to be left of the uploads")
