@@ -164,8 +164,10 @@ class Vouching:
             logs.warning("salad_silent", reason=str(silence))
             return self._remember(question, after_silence(known, silence))
         if not vouched:
+            # Remembered first: who finds the proof gone asks as a stranger does, and finds the refusal then.
+            refusal = self._remember(question, Standing(None, True, time.monotonic() + self.refused_for))
             self.db.execute(SQL.drop_proof, digest=question)
-            return self._remember(question, Standing(None, True, time.monotonic() + self.refused_for))
+            return refusal
         self.db.execute(SQL.keep_proof, digest=question)
         self.db.execute(SQL.forget_proofs)
         now = time.monotonic()

@@ -13,7 +13,7 @@ from flask import Flask
 
 from kelpie_api import create_app
 from kelpie_api.config import Config
-from kelpie_api.db import Database
+from kelpie_api.db import SQL, Database
 from kelpie_api.vouching import Vouching
 from local_stack.processes import wait_for
 from tests.doubles.double import Answer, page
@@ -314,6 +314,33 @@ class TestWhileSaladIsSlow:
         assert len(salad.asked) == 2
         salad.let_go()
         wait_for(lambda: status(client) == 403, "the refusal to count", pause=0.05)
+        assert len(salad.asked) == 2
+
+    def test_who_asks_while_a_refusal_is_written_down_does_not_ask_salad_again(
+        self,
+        app: Flask,
+        salad: SaladDouble,
+        client: Client,
+        later: Callable[[float], None],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """The proof is gone from the database then: the key looks like one that nobody ever asked about."""
+        db = app.extensions["kelpie"].gatekeeper.vouching.db
+        execute, answered = db.execute, []
+
+        def slowly(statement: str, **values: Any) -> Any:
+            done = execute(statement, **values)
+            if statement == SQL.drop_proof:
+                monkeypatch.undo()
+                answered.append(status(client))
+            return done
+
+        assert status(client) == 200
+        later(6 * MINUTES)
+        salad.revoke(KEY)
+        monkeypatch.setattr(db, "execute", slowly)
+        assert status(client) == 403
+        assert answered == [403]
         assert len(salad.asked) == 2
 
     def test_other_callers_do_not_wait(self, app: Flask, salad: SaladDouble, api: Client) -> None:
