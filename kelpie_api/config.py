@@ -49,7 +49,7 @@ class Config:
             log_level=log_level(env),
             salad_api_url=web_address(env, "SALAD_API_URL", cls.salad_api_url),
             salad_api_key=salad_api_key(env),
-            salad_jwks_url=env.get("SALAD_JWKS_URL", cls.salad_jwks_url),
+            salad_jwks_url=web_address(env, "SALAD_JWKS_URL", cls.salad_jwks_url),
             jwt_issuer=env.get("KELPIE_JWT_ISSUER", cls.jwt_issuer),
             jwt_algorithms=jwt_algorithms(env, cls.jwt_algorithms),
             jwt_strict=true_or_false(env, "KELPIE_JWT_STRICT", cls.jwt_strict),

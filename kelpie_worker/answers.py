@@ -5,11 +5,11 @@ import errno
 from kelpie_worker import logs, patience
 from kelpie_worker.directories import FilesLost, OutputReplaced
 from kelpie_worker.downloads import Collision
+from kelpie_worker.linux import is_disk_full
 from kelpie_worker.messages import Download, Flush, Refused, Stage, Troubled, Upload, Watch, Wipe
 from kelpie_worker.packing import NotPacked
 from kelpie_worker.storage_errors import Misconfigured, StorageRefused, StorageUnreachable
 
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _JOBS_FAULT = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)  # a key that is no name for a file
 Work = Download | Watch | Flush | Stage | Upload | Wipe
 
@@ -28,7 +28,7 @@ def answer_to(error: Exception, command: Work) -> Refused | Troubled:
             return Troubled(claim_id, "disk", str(error))
         case StorageUnreachable():
             return Troubled(claim_id, "storage", str(error))
-        case OSError() if error.errno in _DISK_FULL:
+        case OSError() if is_disk_full(error):
             return Troubled(claim_id, "disk_full", str(error))
         case OSError() if isinstance(command, Download | Watch) and _is_the_machines(error):
             return Troubled(claim_id, "disk", detail)

@@ -244,8 +244,8 @@ class Checkpoints:
                 self._motion.rewritten(path)
 
     def _due_for_deletion(self, now: Snapshot, final: bool) -> list[str]:
-        """A link in the directory's place removed nothing from the bucket: the checkpoint there stays."""
-        mirrored = self.block.mirrors_deletes and not self._scanner.led_away
+        """What cannot be seen is not removed: behind a link in the directory's place, or in a closed folder."""
+        mirrored = self.block.mirrors_deletes and not (self._scanner.led_away or self._scanner.shut_out)
         return self.ledger.due_for_deletion(now, final) if mirrored else []
 
     def _ready(self, changed: Snapshot, restless: set[str], final: bool) -> Snapshot:
@@ -309,7 +309,10 @@ class Checkpoints:
             return
         self._busy(files)
         try:
-            self._refusals.note(self._generations.send(files))
+            refused = self._generations.send(files)
+            self._refusals.note(refused)
+            if self._finishing.is_set() and refused.keys() == files.keys():  # closed ones, and only they are left
+                raise next(iter(refused.values()))
         except StorageRefused:
             self._refusals.note_again(files)
             raise

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import glob
 import os
 import pwd
 import shutil
@@ -30,7 +31,9 @@ class FilesLost(Exception):
 
 def own_files(state_file: str) -> frozenset[str]:
     """Kelpie's files that may lie in a job's directory: neither sent nor deleted."""
-    return frozenset((state_file, f"{state_file}.lock", f"{state_file}.tmp"))
+    file = Path(state_file)
+    set_aside = file.parent.glob(f"{glob.escape(file.name)}.*-[0-9]*")  # damaged or copied, when the worker began
+    return frozenset((state_file, f"{state_file}.lock", f"{state_file}.tmp", *map(str, set_aside)))
 
 
 def make(job: Job, state_file: str) -> Places:

@@ -22,11 +22,11 @@ from kelpie_worker.state_file import is_free
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_FEWEST_WATCHES = 8_192
+_FEWEST_WATCHES, _FEWEST_INSTANCES = 8_192, 16
 _LEAST_SPACE = 1024**3  # bytes
 _LARGEST_CLOCK_DIFFERENCE = 60.0  # seconds; S3 refuses signatures that are 15 minutes off
 _KEY_IS_WRONG = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
-_INOTIFY = Path("/proc/sys/fs/inotify/max_user_watches")
+_INOTIFY = Path("/proc/sys/fs/inotify")
 
 
 class Ailment(Exception):
@@ -43,11 +43,11 @@ class Finding:
         return f"{'ok ' if self.well else 'BAD'}  {self.subject}: {self.words}"
 
 
-def examine(bucket: str | None, tell: Callable[[str], None] = print) -> int:
+def examine(bucket: str | None) -> int:
     """Look at everything, one line each. 0 if all is well, 1 if not."""
     well = True
     for finding in _findings(bucket or os.environ.get("KELPIE_DOCTOR_BUCKET")):
-        tell(str(finding))
+        print(finding)
         well = well and finding.well
     return 0 if well else 1
 
@@ -254,9 +254,10 @@ def _file_watching() -> str:
     """Scans decide what is sent; inotify only makes them come sooner."""
     if not _INOTIFY.exists():
         return "there is no inotify; directories are scanned"
-    watches = int(_INOTIFY.read_text())
-    advice = "; where they run out, changes are seen by scans only" if watches < _FEWEST_WATCHES else ""
-    return f"directories are scanned, and inotify says when: {watches} watches{advice}"
+    watches, instances = (int((_INOTIFY / f"max_user_{what}").read_text()) for what in ("watches", "instances"))
+    few = watches < _FEWEST_WATCHES or instances < _FEWEST_INSTANCES
+    advice = "; where they run out, changes are seen by scans only" if few else ""
+    return f"directories are scanned, and inotify says when: {watches} watches, {instances} instances{advice}"
 
 
 def _directories(settings: Config) -> list[str]:

@@ -23,6 +23,10 @@ _MOST_PROBES = 3
 _SPOILED_BEFORE_COPY = 2
 
 
+class Unreadable(StorageRefused):
+    """A file is closed to this worker: storage is not even asked."""
+
+
 class Generations:
     """Those of one block, one at a time. `took` is told each file that has become visible, by several threads."""
 
@@ -67,16 +71,16 @@ class Generations:
     def send(self, files: Snapshot) -> dict[str, StorageRefused]:
         """Prepare all, then commit all but those that move even while they are copied.
 
-        The answer are those that the bucket refuses while it takes others. Raises Spoiled before anything is
-        visible, and the storage's errors, a refusal only of all that was tried.
+        The answer are those that the bucket refuses while it takes others, and those that are Unreadable. Raises
+        Spoiled before anything is visible, and the storage's errors, a refusal only of all that was tried.
         """
         self._number += 1
         self.removed = set()
         prepared: dict[str, Prepared] = {}
         try:
             refused = self._prepare(files, prepared)
-            if not prepared and not refused:
-                return {}
+            if not prepared:
+                return refused
             for upload in prepared.values():
                 upload.ready()
             self._tell("checkpoint_prepared", prepared.values())
@@ -98,6 +102,8 @@ class Generations:
                 if not refused and not self._takes_another(files.keys() - {path}):
                     raise
                 refused[path] = refusal
+            except PermissionError as error:
+                refused[path] = Unreadable(f"{self._source(path)} cannot be read: {error.strerror}")
             except Spoiled:
                 if self._is_removed(path):
                     self.removed.add(path)

@@ -1,6 +1,7 @@
 """The few calls of Linux that Python has no name for."""
 
 import ctypes
+import errno
 import os
 import signal
 import stat
@@ -51,6 +52,11 @@ def give_memory_back() -> None:
     with suppress(AttributeError):  # another C library than GNU's
         _libc.mallopt(_M_MMAP_THRESHOLD, 1024 * 1024)
         _libc.mallopt(_M_ARENA_MAX, 2)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether there was no room, or no more of a user's quota."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def wake_on_child_ends() -> int:

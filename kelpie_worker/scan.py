@@ -131,6 +131,7 @@ class Scanner:
         self._follow = moved or Moved()
         self._warned: set[tuple[str, str]] = set()
         self.led_away = False  # in the last scan: something else is in the directory's place
+        self.shut_out = False  # in the last scan: a folder below may not be looked into
         self.skipped: list[str] = []  # paths, as they can be shown, of what can never be uploaded
         self.locations: dict[str, str] = {}  # of the files of the last scan: paths that can be opened
 
@@ -140,7 +141,7 @@ class Scanner:
         So is one that was replaced by a link: what is behind it is somebody else's. OSError.
         """
         found: Snapshot = {}
-        self.locations = {}
+        self.locations, self.shut_out = {}, False
         self.led_away = self._moved is None and self._is_replaced()
         if not self.led_away:
             self._walk(_Folder(self._real_root, "", (self._real_root,)), found)
@@ -161,6 +162,9 @@ class Scanner:
                 entries = sorted(opened, key=lambda entry: entry.name)
         except (FileNotFoundError, NotADirectoryError):
             return  # it went away since its parent was read
+        except PermissionError as error:
+            self._leave_out(folder, error)
+            return
         for entry in entries:
             of_the_disk = entry.name == _LOST_AND_FOUND and not folder.relative  # where the directory is a volume
             if not (of_the_disk or is_own_name(entry.name) or entry.path in self._own_files):
@@ -172,9 +176,11 @@ class Scanner:
             if entry.is_symlink():
                 real = self._follow.real(real)
             status = Path(self._follow.now(real)).lstat()
-        except OSError:
+        except OSError as error:
             if entry.is_symlink():
                 self._warn(relative, "is a link to nothing")
+            elif isinstance(error, PermissionError):
+                self._leave_out(folder, error)
             return  # else it is gone
         if problem := self._problem(entry, relative, real, status):
             self._warn(relative, problem)
@@ -184,6 +190,13 @@ class Scanner:
         elif self._matches(relative):
             found[relative] = signature_of(status)
             self.locations[relative] = self._follow.now(real)
+
+    def _leave_out(self, folder: _Folder, error: PermissionError) -> None:
+        """A folder that is closed to us keeps nothing else of a checkpoint back. Outputs must be whole, though."""
+        if self._moved is not None or not folder.relative:
+            raise error
+        self.shut_out = True
+        self._warn(folder.relative.rstrip("/"), "may not be looked into")
 
     def _problem(self, entry: os.DirEntry[str], relative: str, real: str, status: os.stat_result) -> str | None:
         if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):

@@ -1,6 +1,5 @@
 """The composition root: one inbox, the supervisor that reads it, and those who obey it."""
 
-import errno
 import os
 import signal
 import sys
@@ -20,7 +19,7 @@ from kelpie_worker.config import Config, ConfigError, TokenUse
 from kelpie_worker.coordinator import Coordinator
 from kelpie_worker.imds import Imds, ImdsUnavailable, Whereabouts, whereabouts
 from kelpie_worker.instance import Instance
-from kelpie_worker.linux import boottime
+from kelpie_worker.linux import boottime, is_disk_full
 from kelpie_worker.messages import (
     OBEYED_BY,
     CeaseClaiming,
@@ -45,7 +44,6 @@ _MOST_QUICK_DEATHS = 5  # of one child in a row
 _SHORTEST_GRACE = 1.0  # seconds; a release is sent even without any grace
 _OVERTIME = 2.0  # seconds after the grace for the children to end
 _LOOK_AGAIN = 1.0  # seconds; at what nobody tells: the lock of the state file, a child that does nothing
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class ChildKeepsDying(Exception):
@@ -66,7 +64,7 @@ def work(config: Config, nursery: Nursery) -> int:
     try:
         store = StateFile(config.state_file)
     except OSError as error:
-        if error.errno in _DISK_FULL:
+        if is_disk_full(error):
             _tell_failure(error)
             return 1
         raise ConfigError(f"KELPIE_STATE_FILE {config.state_file} cannot be used: {error.strerror}.") from error
@@ -228,8 +226,7 @@ def _listen_to_signals(inbox: SimpleQueue[Message], bury: Callable[[], None], gr
 
 def _tell_failure(error: Exception) -> str:
     """Say in one line why the worker cannot go on; the reason with which it gives its jobs back."""
-    number = error.errno if isinstance(error, OSError) else None
-    reason = BROKEN if isinstance(error, Evicted) else "disk_full" if number in _DISK_FULL else "internal"
+    reason = BROKEN if isinstance(error, Evicted) else "disk_full" if is_disk_full(error) else "internal"
     where = traceback.extract_tb(error.__traceback__)[-1]
     logs.error(
         "worker_failed",

@@ -30,9 +30,10 @@ def test_a_key_that_no_header_can_hold_is_refused_without_showing_it(written: st
 @pytest.mark.parametrize(
     "written", ["api.salad.com", "ftp://api.salad.com", "https://", "http://[", "http://a:b", "http://a b"]
 )
-def test_an_address_of_salads_that_is_none_is_refused(written: str) -> None:
-    with pytest.raises(ConfigError, match="SALAD_API_URL"):
-        Config.from_env(USUAL | {"SALAD_API_URL": written})
+@pytest.mark.parametrize("name", ["SALAD_API_URL", "SALAD_JWKS_URL"])
+def test_an_address_of_salads_that_is_none_is_refused(name: str, written: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        Config.from_env(USUAL | {name: written})
 
 
 def test_an_address_of_salads_needs_no_slash_at_its_end() -> None:

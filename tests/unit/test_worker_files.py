@@ -287,6 +287,37 @@ def test_what_the_command_closed_is_opened_to_be_wiped(nobodys_disk: Path, close
     assert as_nobody(nobodys_disk, steps) == []
 
 
+@pytest.mark.parametrize("mode", [0, 0o400])
+def test_what_a_checkpoint_has_in_a_closed_folder_is_left_out_and_does_not_count_as_removed(
+    nobodys_disk: Path, mode: int
+) -> None:
+    def steps(root: Path) -> object:
+        (root / "closed").mkdir()
+        for name in ("closed/file", "open"):
+            (root / name).touch()
+        (root / "closed").chmod(mode)
+        scanner = Scanner(str(root), lambda name: True, frozenset())
+        seen = list(scanner.scan()), scanner.shut_out, scanner.skipped
+        (root / "closed").chmod(0o700)
+        return *seen, sorted(scanner.scan()), scanner.shut_out
+
+    assert as_nobody(nobodys_disk, steps) == (["open"], True, ["closed"], ["closed/file", "open"], False)
+
+
+@pytest.mark.parametrize("mode", [0, 0o400])
+def test_what_outputs_have_in_a_closed_folder_is_not_left_out(nobodys_disk: Path, mode: int) -> None:
+    def steps(root: Path) -> object:
+        (root / "closed").mkdir()
+        (root / "closed/file").touch()
+        (root / "closed").chmod(mode)
+        try:
+            return list(Scanner(str(root), lambda name: True, frozenset(), moved=Moved()).scan())
+        except PermissionError:
+            return "refused"
+
+    assert as_nobody(nobodys_disk, steps) == "refused"
+
+
 @pytest.mark.parametrize("closed", [("ck",), ("ck/deep",), ("ck/deep/er", "ck/deep", "ck")])
 def test_what_the_command_closed_is_opened_to_be_moved_aside_and_removed(
     nobodys_disk: Path, closed: tuple[str, ...]

@@ -7,6 +7,7 @@ import itertools
 import os
 import re
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -466,6 +467,52 @@ def test_in_the_end_a_refused_file_is_a_refusal_once_all_others_are_safe(
     with pytest.raises(StorageRefused, match="refused"):
         watched.checkpoints.finish()
     assert keys_of(s3, bucket) == {"old": b"0", "a": b"1", "b": b"2"}
+
+
+@contextmanager
+def as_somebody_else() -> Iterator[None]:
+    """Somebody whom mode bits stop; all threads become the same."""
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def public(aws: None, bucket: str) -> Iterator[Watched]:
+    """A directory that anybody may look into."""
+    with tempfile.TemporaryDirectory() as root:
+        Path(root).chmod(0o755)
+        directory = Watched(Path(root, "checkpoint"), bucket)
+        directory.folder.chmod(0o777)
+        yield directory
+        directory.lease.cancel()
+        directory.transfer.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can become somebody else for a while")
+def test_a_file_that_is_closed_to_the_worker_keeps_no_other_back_and_is_no_reason_to_end_a_job_early(
+    public: Watched, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(patience, "LONGEST", 0)
+    public.write("closed", b"0")
+    assert public.checkpoints.cycle(final=False)
+    (public.folder / "closed").chmod(0)
+    with as_somebody_else():
+        assert public.checkpoints.cycle(final=False)
+        public.write("weights", b"1")
+        assert public.checkpoints.cycle(final=False)
+        assert keys_of(s3, bucket) == {"closed": b"0", "weights": b"1"}
+        public.write("weights", b"2")
+        with pytest.raises(StorageRefused, match="closed cannot be read: Permission denied"):
+            public.checkpoints.finish()
+    assert keys_of(s3, bucket) == {"closed": b"0", "weights": b"2"}
+    assert capfd.readouterr().err.count("checkpoint_file_refused") == 1
+    (public.folder / "closed").chmod(0o644)
+    with as_somebody_else():
+        public.checkpoints.finish()
+    assert len(public.checkpoints.whole) == 2
 
 
 def test_what_no_upload_in_parts_can_bring_is_not_torn_by_the_rest(
