@@ -9,6 +9,7 @@ deleted after that. So whoever resumes finds one whole generation, but for the m
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 
 from kelpie_worker import logs
@@ -38,55 +39,69 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 _PAUSE_IF_SPOILED = 1.0
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """What the watches of one attempt share."""
+
+    job: Job
+    transfer: Transfer
+    lease: Lease
+    fence: Fence
+    siblings: Siblings
+    times: WatchTimes
+    own_files: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Brought:
+    """What the download left in a directory, by relative path: the files, and the objects that they were."""
+
+    files: Snapshot = field(default_factory=dict)
+    objects: Mapping[str, StoredObject] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who is told what a watch does.
+
+    `busy`: of the paths that are on their way. `committed`: once a generation is whole; `whole` says then what it
+    is. `refused`: once, if storage keeps refusing before anything was sent, or a match never ends.
+    """
+
+    busy: Callable[[Iterable[str]], None]
+    committed: Callable[[], None]
+    refused: Callable[[StorageRefused | PatternTooSlow], None] | None
+
+
 class Checkpoints:
     """Watches one block of `sync.during` in a thread of its own, from `start` to `finish`."""
 
     def __init__(
-        self,
-        job: Job,
-        block: SyncBlock,
-        transfer: Transfer,
-        lease: Lease,
-        times: WatchTimes,
-        own_files: frozenset[str],
-        brought: Snapshot,
-        busy: Callable[[Iterable[str]], None],
-        refused: Callable[[StorageRefused | PatternTooSlow], None] | None = None,
-        real_path: str | None = None,
-        objects: Mapping[str, StoredObject] | None = None,
-        committed: Callable[[], None] = lambda: None,
-        fence: Fence | None = None,
-        siblings: Siblings | None = None,
+        self, attempt: Attempt, block: SyncBlock, real_path: str, brought: Brought, listener: Listener
     ) -> None:
-        """`refused` is told once if storage keeps refusing before anything was sent, or a match never ends.
-
-        `real_path` is that of `local_path`. `objects` are those of the files that the download brought.
-        `committed` is called once a generation is whole; `whole` says then what it is. `fence` is the attempt's,
-        and so are `siblings`: the watches of one job share them.
-        """
+        """`real_path` is that of the block's `local_path`."""
+        job, lease, transfer = attempt.job, attempt.lease, attempt.transfer
         matches = matcher(block.pattern)
-        brought = {path: version for path, version in brought.items() if matches(path)}
+        files = {path: version for path, version in brought.files.items() if matches(path)}
         self.block = block
         # What was brought and is not here any more, nobody saw the command remove.
-        self.ledger = Ledger(sent=dict(brought))
+        self.ledger = Ledger(sent=dict(files))
         self._job = job
         self._lease = lease
-        self._times = times
-        self._busy = busy
-        self._refused = refused
+        self._times = attempt.times
+        self._listener = listener
         self._told = False  # that storage refuses
         self._key_of = partial(transfer.key_in, block.prefix)
-        self._scanner = Scanner(block.local_path, matches, own_files, real_path, key_of=self._key_of)
+        self._scanner = Scanner(block.local_path, matches, attempt.own_files, real_path, key_of=self._key_of)
         self._hint = Hint()
-        self._motion = Motion(times.max_wait)
+        self._motion = Motion(attempt.times.max_wait)
         self._refusals = Refusals(job)
         self._uploaded: Snapshot = {}
-        self._committed = committed
-        self._fence = fence or Fence(job, transfer.storage, lease)
+        self._fence = attempt.fence
         self._generations = Generations(job, block, transfer, lease, self._fence, self._took)
-        self._objects = self._own_objects(objects or {}, brought)
+        self._objects = self._own_objects(brought.objects, files)
         self._fence.know(self._objects.values())
-        self._siblings = siblings or Siblings(job)
+        self._siblings = attempt.siblings
         self.whole: Manifest = tuple(self._objects.values())  # what the bucket has of the last whole generation
         self._looked = self._had_all = boottime()  # at the directory; when the bucket had all that was seen there
         self.behind_since: float | None = None  # CLOCK_BOOTTIME; None while the bucket has all
@@ -161,8 +176,8 @@ class Checkpoints:
             self._send_changes()
         except BaseException as error:  # noqa: BLE001 - `finish` raises it where it can be answered
             self._error = error
-            if isinstance(error, PatternTooSlow) and self._refused:
-                self._refused(error)
+            if isinstance(error, PatternTooSlow) and self._listener.refused:
+                self._listener.refused(error)
         finally:
             self._hint.stop()
 
@@ -195,9 +210,9 @@ class Checkpoints:
         nothing_to_tell = self._told or self._uploaded or isinstance(error, NotThere)
         if not isinstance(error, StorageRefused):
             patience.renew()
-        elif not nothing_to_tell and self._refused and patience.has_ended(error):
+        elif not nothing_to_tell and self._listener.refused and patience.has_ended(error):
             self._told = True
-            self._refused(error)
+            self._listener.refused(error)
 
     def cycle(self, final: bool) -> bool:
         """Send what has changed, if anything. True if nothing is left of what was seen, or it may wait."""
@@ -257,7 +272,7 @@ class Checkpoints:
     def _tell_whole(self, due: list[str]) -> None:
         """Before anything is deleted: a reported generation must not lack what it names."""
         self.whole = tuple(self._objects[path] for path in sorted(self._objects.keys() - set(due)))
-        self._committed()
+        self._listener.committed()
 
     def _scan(self) -> Snapshot:
         """Look, and leave a pause that keeps looking at a large tree from being all that is done."""
@@ -307,7 +322,7 @@ class Checkpoints:
         """As `Generations.send`, told to whoever shows what is on its way."""
         if not files:
             return
-        self._busy(files)
+        self._listener.busy(files)
         try:
             refused = self._generations.send(files)
             self._refusals.note(refused)
@@ -317,7 +332,7 @@ class Checkpoints:
             self._refusals.note_again(files)
             raise
         finally:
-            self._busy(())
+            self._listener.busy(())
 
     def _took(self, path: str, version: Signature, stored: StoredObject) -> None:
         self.ledger.sent[path] = self._uploaded[path] = version

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from kelpie_worker import directories, logs, places
 from kelpie_worker.answers import Work, answer_to, last_answer, may_pass
 from kelpie_worker.backoff import backoff
-from kelpie_worker.checkpoints import Checkpoints
+from kelpie_worker.checkpoints import Attempt, Brought, Checkpoints, Listener
 from kelpie_worker.child import Duty, Tell, live
 from kelpie_worker.config import Config
 from kelpie_worker.downloads import download
@@ -128,14 +128,12 @@ class JobFiles:
         self._tell = tell
         self._storage = Storage(client, self.lease, config.max_retries)
         self._transfer: Transfer | None = None
-        self._fence: Fence | None = None
         self._own_files = directories.own_files(config.state_file)
         self._places_file = places.file_of(config.state_file, claim_id)
         known = places.load(self._places_file)
         self._places = known or places.Places()
         self._brought_objects: dict[str, StoredObject] = {}
         self._watches: list[Checkpoints] | None = None
-        self._manifests: ManifestOfAll | None = None
         self._lag: Lagging | None = None  # as it was told last
         self._threads: dict[type[Work], threading.Thread] = {}
 
@@ -326,37 +324,26 @@ class JobFiles:
             self._transfer = Transfer(self._storage, job.compression)
         return self._transfer
 
-    def _fenced(self, job: Job) -> Fence:
-        """One for all directories: two blocks may send to one key."""
-        if self._fence is None:
-            self._fence = Fence(job, self._storage, self.lease, lambda: self._tell(Doubted(self._claim_id)))
-        return self._fence
-
     def _all_watches(self, job: Job) -> list[Checkpoints]:
-        self._manifests = ManifestOfAll(self._claim_id, self._tell, self._fenced(job))
-        siblings = Siblings(job)
-        self._manifests.watches = [self._checkpoints(job, block, siblings) for block in job.during]
-        return self._manifests.watches
-
-    def _checkpoints(self, job: Job, block: SyncBlock, siblings: Siblings) -> Checkpoints:
-        assert self._manifests
-        return Checkpoints(
-            job,
-            block,
-            self._transfers(job),
-            self.lease,
-            self._config.watch,
-            self._own_files,
-            _below(block.local_path, self._places.brought),
-            lambda paths: self.moving.uploads(f"{block.local_path}/{path}" for path in paths),
-            # What an earlier uploader sent counts: then a refusal alone stops nothing.
-            None if block.local_path in self._places.taken else self._tell_refusal,
-            self._places.real_path(block.local_path),
-            _below(block.local_path, self._brought_objects),
-            self._manifests.tell,
-            self._fenced(job),
-            siblings,
+        # One fence for all directories: two blocks may send to one key.
+        fence = Fence(job, self._storage, self.lease, lambda: self._tell(Doubted(self._claim_id)))
+        attempt = Attempt(
+            job, self._transfers(job), self.lease, fence, Siblings(job), self._config.watch, self._own_files
         )
+        manifests = ManifestOfAll(self._claim_id, self._tell, fence)
+        manifests.watches = [self._checkpoints(attempt, block, manifests.tell) for block in job.during]
+        return manifests.watches
+
+    def _checkpoints(self, attempt: Attempt, block: SyncBlock, committed: Callable[[], None]) -> Checkpoints:
+        directory = block.local_path
+        brought = Brought(_below(directory, self._places.brought), _below(directory, self._brought_objects))
+        listener = Listener(
+            busy=lambda paths: self.moving.uploads(f"{directory}/{path}" for path in paths),
+            committed=committed,
+            # What an earlier uploader sent counts: then a refusal alone stops nothing.
+            refused=None if directory in self._places.taken else self._tell_refusal,
+        )
+        return Checkpoints(attempt, block, self._places.real_path(directory), brought, listener)
 
     def _tell_refusal(self, refusal: StorageRefused | PatternTooSlow) -> None:
         if isinstance(refusal, Misconfigured):

@@ -18,14 +18,16 @@ from typing import IO, Any
 import pytest
 
 from kelpie_worker import patience, shelf
-from kelpie_worker.checkpoints import Checkpoints
+from kelpie_worker.checkpoints import Attempt, Brought, Checkpoints, Listener
 from kelpie_worker.config import WatchTimes
+from kelpie_worker.fence import Fence
 from kelpie_worker.job import Job, StoredObject, SyncBlock
 from kelpie_worker.lease import Lease
 from kelpie_worker.linux import boottime
 from kelpie_worker.pinned import PinnedFile, Spoiled
 from kelpie_worker.s3_client import SharedClient
 from kelpie_worker.scan import Scanner, Snapshot, own_name, signature_of
+from kelpie_worker.siblings import Siblings
 from kelpie_worker.storage import Storage
 from kelpie_worker.storage_errors import StorageRefused
 from kelpie_worker.transfer import WHOLE_SIZE, Transfer
@@ -56,18 +58,14 @@ class Watched:
         self.lease.renew(boottime() + safe_for)
         job = Job("claim", "job")
         self.transfer = Transfer(Storage(SharedClient(None), self.lease, max_retries=2), compression=False)
-        sync = SyncBlock(bucket, "c/", str(folder), **block)
+        fence = Fence(job, self.transfer.storage, self.lease)
+        attempt = Attempt(job, self.transfer, self.lease, fence, Siblings(job), TIMES, frozenset())
         self.checkpoints = Checkpoints(
-            job,
-            sync,
-            self.transfer,
-            self.lease,
-            TIMES,
-            frozenset(),
-            brought or {},
-            lambda paths: None,
-            refused=refused,
-            objects=objects,
+            attempt,
+            SyncBlock(bucket, "c/", str(folder), **block),
+            os.path.realpath(folder),
+            Brought(brought or {}, objects or {}),
+            Listener(busy=lambda paths: None, committed=lambda: None, refused=refused),
         )
 
     def write(self, name: str, content: bytes) -> None:
