@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, LiteralString
@@ -19,7 +19,7 @@ import psycopg
 
 from kelpie_api.auth import Caller
 from kelpie_api.config import Config
-from kelpie_api.db import SQL, Database, Row
+from kelpie_api.db import SQL, Database, Row, Transaction
 from kelpie_api.errors import (
     ClaimIdTaken,
     Conflict,
@@ -167,9 +167,17 @@ def new_job_id() -> UUID:
 
 
 def claim(
-    db: Database, caller: Caller, machine_id: str, container_group_id: str, claim_id: UUID | None
+    db: Database,
+    caller: Caller,
+    machine_id: str,
+    container_group_id: str,
+    claim_id: UUID | None,
+    gone: Callable[[], bool] = lambda: False,
 ) -> Row | None:
-    """The next job for this machine, or None. Repeating it with the same claim_id gives the same answer."""
+    """The next job for this machine, or None. Repeating it with the same claim_id gives the same answer.
+
+    `gone` tells whether the client hung up: nothing is claimed for nobody.
+    """
     values = {
         "tenant_id": caller.tenant_id,
         "machine_id": machine_id,
@@ -179,18 +187,23 @@ def claim(
         "sealed_key": caller.sealed_key,
         "lines": caller.lines(container_group_id),
     }
+
+    def take(tx: Transaction) -> Row | None:
+        # Only now: it may have stood in line, for a thread and for a connection, until its client gave up.
+        return None if gone() else tx.one_or_none(SQL.claim_job, **values)
+
     if claim_id is None:
-        return db.unrepeatable(lambda tx: tx.one_or_none(SQL.claim_job, **values))
+        return db.unrepeatable(take)
     try:
-        return db.one_or_none(SQL.claim_job, **values)
+        return db.repeatable(take)
     except psycopg.errors.UniqueViolation:
         # The same request raced with itself. The winner's row is there now and answers both.
-        return _claim_again(db, values)
+        return _claim_again(db, take)
 
 
-def _claim_again(db: Database, values: dict[str, Any]) -> Row | None:
+def _claim_again(db: Database, take: Callable[[Transaction], Row | None]) -> Row | None:
     try:
-        return db.one_or_none(SQL.claim_job, **values)
+        return db.repeatable(take)
     except psycopg.errors.UniqueViolation:
         raise ClaimIdTaken from None
 

@@ -68,8 +68,7 @@ def claim(query: dict[str, Any]) -> Row | None:
         return line is not None and has_hung_up(line)
 
     def take() -> Row | None:
-        # Also at first: a request may have stood in the server's line until its client gave up.
-        return None if gone() else jobs.claim(db(), who, machine, group, claim_id)
+        return jobs.claim(db(), who, machine, group, claim_id, gone)
 
     if not query["wait"]:
         return take()

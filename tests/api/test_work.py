@@ -6,6 +6,7 @@ import uuid
 
 import pytest
 
+from kelpie_api import jobs
 from kelpie_api.db import Database
 from tests.helpers import Client, Tenant, make_job, new_claim_id, refused, rows_of_jobs
 
@@ -28,6 +29,15 @@ def test_the_answer_is_a_list_of_the_whole_job_and_no_cache_may_keep_it(api: Cli
     }
     assert (job["status"], job["machine_id"], job["attempt"]) == ("running", "m1", 1)
     assert job["started"] == job["heartbeat"] is not None
+
+
+def test_nothing_is_claimed_for_who_hung_up_while_a_connection_was_waited_for(
+    db: Database, tenant: Tenant
+) -> None:
+    job_id = make_job(db, tenant)
+    assert jobs.claim(db, tenant.caller, "m1", "g1", None, gone=lambda: bool(db.due)) is None
+    claimed = jobs.claim(db, tenant.caller, "m2", "g1", None)
+    assert claimed and (claimed["id"], claimed["attempt"]) == (job_id, 1)
 
 
 def test_a_job_is_read_as_it_was_handed_out(api: Client) -> None:
