@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -27,6 +29,7 @@ CONNECT = 2.0  # seconds for one address of several
 LARGEST_ANSWER = 16 * 1024 * 1024
 AT_ONCE = 16  # questions of one kind that are under way at the same time
 MOST_QUESTIONS = 200  # that are, or wait to be; beyond it nobody is asked
+A_DAY = 24 * 3600.0
 GIVEN_UP = 30.0  # seconds after which a question counts no more, whatever became of it
 
 WHO = {"User-Agent": f"kelpie/{VERSION}", "Connection": "close"}
@@ -163,9 +166,17 @@ def parsed(body: bytes) -> Any:
 
 
 def retry_after(answer: http.client.HTTPResponse) -> float:
-    """The seconds that the service asks for; a date is as good as nothing."""
+    """The seconds that the service asks for, itself or by naming a date (RFC 9110, section 10.2.3)."""
     text = answer.headers.get("Retry-After", "")
-    return float(text) if text.isascii() and text.isdigit() and len(text) <= 5 else 0.0
+    if text.isascii() and text.isdigit():
+        return float(text) if len(text) <= 5 else 0.0
+    try:
+        until = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return 0.0
+    # Without a zone it is GMT, as all of HTTP's dates.
+    seconds = (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    return min(max(0.0, seconds), A_DAY)
 
 
 class Budget:

@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from itertools import groupby
 from uuid import UUID, uuid4
 
 from kelpie_api import logs, scaling
 from kelpie_api.db import SQL, Database, Row, Transaction
 from kelpie_api.errors import KelpieError, NoAnswer
-from kelpie_api.fleet import Ended, Fleet, Look, Stranger, Vanished, name_of
+from kelpie_api.fleet import Ended, Fleet, Look, Stranger, Vanished, name_of, project_of
 from kelpie_api.replicas import Action, Decision, Demand, Limits, Observed, decide
 from kelpie_api.salad import SaladRefused, what_to_do
 
@@ -30,7 +31,7 @@ TURN = timedelta(minutes=2)
 # How long a group that is being stopped is handed no job: longer than the call that stops it takes.
 STOPPING = timedelta(seconds=15)
 
-LIMITING = ("container_group_id", "tenant_id", "min_replicas", "max_replicas")
+LIMITING = ("container_group_id", "tenant_id", "min_replicas", "max_replicas", "idle_threshold_seconds")
 
 
 class AnotherRun(Exception):
@@ -144,9 +145,23 @@ class Autoscaler:
         return bool(self.db.all(SQL.list_rules_to_apply, only=group_id))
 
     def _each_rule(self, only: UUID | None, look: Look, judge: Callable[[Row, Look], Verdict]) -> list[Verdict]:
+        """A project is asked about before its rules are begun, so that none waits for it in another's place; not
+        long before, for what was seen must not be old."""
         rules = self.db.all(SQL.list_rules_to_apply, only=only)
+        projects: list[Future[list[tuple[Row, Future[Verdict | None]]]]] = []
+        ahead = threading.Semaphore(RULES_AT_ONCE)
         with ThreadPoolExecutor(RULES_AT_ONCE, thread_name_prefix="rule") as pool:
-            under_way = [(rule, pool.submit(self._unless_stopped, judge, rule, look)) for rule in rules]
+
+            def begin(rules: list[Row]) -> list[tuple[Row, Future[Verdict | None]]]:
+                if not self.stopped.is_set():
+                    look.ask_about(rules[0])
+                ahead.release()
+                return [(rule, pool.submit(self._unless_stopped, judge, rule, look)) for rule in rules]
+
+            for _, of_project in groupby(rules, project_of):
+                ahead.acquire()
+                projects.append(pool.submit(begin, list(of_project)))
+            under_way = [rule for project in projects for rule in project.result()]
         verdicts = [self._verdict(rule, future) for rule, future in under_way]
         return [verdict for verdict in verdicts if verdict]
 
@@ -184,6 +199,7 @@ class Autoscaler:
     def _carry_out(self, verdict: Verdict, turn: Turn) -> Verdict:
         assert verdict.decision and verdict.observed
         name, wanted = name_of(verdict.rule), verdict.decision.replicas
+        done = Decision(Action.NONE, verdict.observed.present)
 
         def before() -> None:
             self._require_rule(verdict.rule, turn)
@@ -198,11 +214,12 @@ class Autoscaler:
                     self.fleet.set_replicas(name, wanted, before)
                 case Action.START_AND_SCALE:
                     self._start(verdict.rule, before)
+                    done = Decision(Action.START, verdict.observed.replicas)
                     self.fleet.set_replicas(name, wanted, before)
         except NeededAgain:
             return replace(verdict, decision=hold(verdict))
         except RuleMoved:  # the next run applies what it says then
-            return replace(verdict, decision=Decision(Action.NONE, verdict.observed.present), rule_moved=True)
+            return replace(verdict, decision=done, rule_moved=True)
         except StopUnheard as unheard:
             decision = hold(verdict) if isinstance(unheard.ending, CalledOff) else verdict.decision
             return replace(verdict, decision=decision, error=str(unheard))
@@ -265,7 +282,13 @@ class Autoscaler:
         try:
             with self.db.transaction() as tx:
                 verdict = self._noted(tx, verdict)
-                tx.execute(SQL.record_decision, tenant_id=verdict.rule["tenant_id"], **verdict.as_row())
+                rule = verdict.rule
+                tx.execute(
+                    SQL.record_decision,
+                    tenant_id=rule["tenant_id"],
+                    rule_created=rule["created"],
+                    **verdict.as_row(),
+                )
         except KelpieError as error:
             verdict = failed(verdict, error)
         tell(verdict)

@@ -109,14 +109,22 @@ class Look:
     def __init__(self, fleet: Fleet, before: Callable[[], None]) -> None:
         self.fleet = fleet
         self.before = before
-        self.lock = threading.Lock()
         self.projects: dict[tuple[str, str], Future[Project | None]] = {}
+
+    def ask_about(self, rule: Row) -> None:
+        """About all groups of the rule's project, before the first look `at` one. Trouble is for each of its rules
+        to hear."""
+        answer = self.projects.setdefault(project_of(rule), Future())
+        try:
+            answer.set_result(self._ask(*project_of(rule)))
+        except Exception as error:  # noqa: BLE001 - raised again by `at`
+            answer.set_exception(error)
 
     def at(self, rule: Row) -> Observed:
         """Raises Vanished, Stranger, SaladRefused, NoAnswer, Ended. Only Salad's own 404 for the very group counts
         as vanished: a list may be cut, or empty by mistake."""
         group_id = str(rule["container_group_id"])
-        project = self._listed(rule["org_name"], rule["project_name"])
+        project = self.projects[project_of(rule)].result()
         vanished = Vanished(with_project=project is None)
         return observed((project or {}).get(group_id) or self._by_name(rule, group_id, vanished))
 
@@ -131,24 +139,8 @@ class Look:
             raise vanished
         return group
 
-    def _listed(self, organization: str, project: str) -> Project | None:
-        """None where Salad does not know the project."""
-        with self.lock:
-            known = self.projects.get((organization, project))
-            answer = known or self.projects.setdefault((organization, project), Future())
-        if known is None:
-            self._answer(answer, organization, project)
-        return answer.result()
-
-    def _answer(self, answer: Future[Project | None], organization: str, project: str) -> None:
-        """The first rule of a project asks; the others wait for the same answer, also if it is none."""
-        try:
-            answer.set_result(self._ask(organization, project))
-        except Exception as error:
-            answer.set_exception(error)
-            raise
-
     def _ask(self, organization: str, project: str) -> Project | None:
+        """None where Salad does not know the project."""
         try:
             groups = self.fleet.groups(organization, project, self.before)
         except SaladRefused as refusal:
@@ -156,6 +148,10 @@ class Look:
                 return None
             raise
         return {id_of(group): group for group in groups}
+
+
+def project_of(rule: Row) -> tuple[str, str]:
+    return rule["org_name"], rule["project_name"]
 
 
 def name_of(rule: Row) -> GroupName:

@@ -15,8 +15,6 @@ from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
-import psycopg
-
 from kelpie_api import logs
 from kelpie_api.allowance import REALLOCATION, Allowance
 from kelpie_api.db import SQL, Database, Row
@@ -81,7 +79,7 @@ class Reallocator:
             except KelpieError as error:
                 logs.warning("reallocations_wait", message=error.message)
                 pause = TROUBLE_PAUSE
-            except psycopg.Error as error:
+            except Exception as error:  # noqa: BLE001 - a defect at one must not end them all
                 logs.error("reallocations_failed", error)
                 pause = TROUBLE_PAUSE
             self.stopped.wait(pause)

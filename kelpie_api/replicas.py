@@ -23,7 +23,7 @@ class Action(StrEnum):
     SCALE = "scale"
     START_AND_SCALE = "start_and_scale"
     STOP = "stop"
-    HOLD = "hold"  # it would be stopped, but jobs are running in all of it
+    HOLD = "hold"  # it would be stopped, but jobs are running in all of it, or one came at the last moment
     REMOVE_RULE = "remove_rule"  # Salad does not know the group any more
 
 

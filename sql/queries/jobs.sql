@@ -151,7 +151,7 @@ select status from job;
 -- failed for good when it has no failures left. A pending job that nobody holds stays pending. No row: refused.
 --
 -- Where it `counts` (1, else 0), it counts against the machine in the group that it held the job for; the one that fills
--- the set of `max_bans` (0: never) has the machine reallocated, and the next one counts anew.
+-- the set of `max_bans` (0: never) has the machine reallocated, and sets the count to zero.
 with held as (
   select * from queue
    where job_id = %(job_id)s
@@ -169,21 +169,23 @@ banned as (
 ),
 counted as (
   insert into machines as m (tenant_id, container_group, machine_id, bans, counted_bans)
-  select h.tenant_id, h.holder_group, h.machine_id, 1, %(counts)s
+  select h.tenant_id, h.holder_group, h.machine_id, 1, case when %(max_bans)s = 1 then 0 else %(counts)s end
     from held h
     join banned using (job_id)
    where h.machine_id is not null
       on conflict (tenant_id, container_group, machine_id) do update
      set last_seen = now(),
          bans = m.bans + 1,
-         counted_bans = excluded.counted_bans + case when m.counted_bans < %(max_bans)s then m.counted_bans else 0 end
+         counted_bans = case when %(counts)s = 1 and %(max_bans)s between 1 and m.counted_bans + 1 then 0
+                             else m.counted_bans + %(counts)s
+                        end
   returning tenant_id, container_group, machine_id, counted_bans
 ),
 reallocated as (
   insert into reallocations (tenant_id, container_group, machine_id, org_name)
   select tenant_id, container_group, machine_id, %(organization)s
     from counted
-   where counted_bans = %(max_bans)s
+   where counted_bans = 0
      and %(counts)s = 1
 ),
 job as (

@@ -103,7 +103,7 @@ select (select count(*)
 -- name: list_rules_to_apply
 -- Rules of one project come together, for Salad is asked about a whole project at once.
 select container_group_id, tenant_id, org_name, project_name, container_group_name, min_replicas, max_replicas,
-       idle_threshold_seconds
+       idle_threshold_seconds, created
   from scaling_rules
  where %(only)s::uuid is null or container_group_id = %(only)s
  order by org_name, project_name, container_group_id;
@@ -115,7 +115,8 @@ select container_group_id
  where container_group_id = %(container_group_id)s
    and tenant_id = %(tenant_id)s
    and min_replicas = %(min_replicas)s
-   and max_replicas = %(max_replicas)s;
+   and max_replicas = %(max_replicas)s
+   and idle_threshold_seconds = %(idle_threshold_seconds)s;
 
 -- name: take_turn
 -- Whoever runs the autoscaler says so before each call that changes something; who falls silent loses its turn. No
@@ -150,9 +151,9 @@ returning missing_runs, missing_since <= now() - %(long)s::interval as long_ago;
 
 -- name: record_decision
 -- Nothing is written for a tenant that is gone meanwhile.
-insert into scaling_decisions (tenant_id, container_group_id, active, warm, observed_state, observed_replicas,
-                               desired_replicas, action, outcome, error)
-select id, %(container_group_id)s, %(active)s, %(warm)s, %(observed_state)s, %(observed_replicas)s,
+insert into scaling_decisions (tenant_id, container_group_id, rule_created, active, warm, observed_state,
+                               observed_replicas, desired_replicas, action, outcome, error)
+select id, %(container_group_id)s, %(rule_created)s, %(active)s, %(warm)s, %(observed_state)s, %(observed_replicas)s,
        %(desired_replicas)s, %(action)s, %(outcome)s, %(error)s
   from tenants
  where id = %(tenant_id)s;
@@ -170,10 +171,11 @@ select id, at, container_group_id, active, warm, observed_state, observed_replic
 offset %(skipped)s;
 
 -- name: replica_hours
--- From each decision to the next, and from the last until now if its rule is still there, a group has the replicas
--- that the decision left it with; where nothing was seen, those of the decision before. No row: nothing was decided.
+-- From each decision to the next of the same rule, and from the last until now if that rule is still there, a group has
+-- the replicas that the decision left it with; where nothing was seen, those of the decision before. No row: nothing was
+-- decided.
 with left_behind as (
-  select id, at, tenant_id,
+  select id, at, tenant_id, rule_created,
          case when outcome = 'ok' and action <> 'remove_rule' then desired_replicas
               when action = 'remove_rule' or observed_state in ('stopped', 'failed', 'succeeded') then 0
               else observed_replicas
@@ -185,11 +187,12 @@ with left_behind as (
 ),
 spans as (
   select at, replicas,
-         coalesce(lead(at) over (order by id),
+         coalesce(lead(at) over (partition by tenant_id, rule_created order by id),
                   case when exists (select
                                       from scaling_rules r
                                      where r.container_group_id = %(container_group_id)s
-                                       and r.tenant_id = left_behind.tenant_id) then now() end,
+                                       and r.tenant_id = left_behind.tenant_id
+                                       and r.created = left_behind.rule_created) then now() end,
                   at) as until
     from left_behind
    where replicas is not null

@@ -74,6 +74,16 @@ def jobs(db: Database, tenant: Tenant, group: str, state: str = "pending", count
         make_job(db, tenant, state, group=group)
 
 
+def held(until: threading.Event) -> Callable[[], Any]:
+    """An answer that is none, and does not come either."""
+
+    def answer() -> Any:
+        until.wait(60)
+        return page(503)()
+
+    return answer
+
+
 # Following the queue
 
 
@@ -351,7 +361,14 @@ def test_a_claim_under_another_spelling_is_waited_for_and_then_refused_while_the
 # The rule as it is
 
 
-@pytest.mark.parametrize("change", ["delete from scaling_rules", "update scaling_rules set max_replicas = 3"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "delete from scaling_rules",
+        "update scaling_rules set max_replicas = 3",
+        "update scaling_rules set idle_threshold_seconds = 600",
+    ],
+)
 @pytest.mark.parametrize("call", ["/stop", "/start", "PATCH"])
 def test_a_rule_that_is_removed_or_changed_during_a_run_is_applied_no_more(
     db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler, change: LiteralString, call: str
@@ -498,6 +515,44 @@ def test_a_key_without_permission_for_one_project_leaves_the_others_alone(
     assert "403" in decisions(db, hidden)[0]["error"]
     rule = rule_of(db, hidden)
     assert rule and rule["missing_runs"] == 0
+
+
+def test_what_was_carried_out_before_a_rule_was_changed_is_written_down(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
+) -> None:
+    group = fleet.make_group("stopped", 1)
+    make_rule(db, tenant, group)
+    jobs(db, tenant, group, count=3)
+    fleet.start_held = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(autoscaler.run)
+        wait_for(lambda: fleet.changes, "the group to be started")
+        db.execute("update scaling_rules set max_replicas = 2")
+        fleet.start_held.set()
+        [verdict] = run.result()
+    assert verdict.rule_moved and [change[0] for change in fleet.changes] == ["start"]
+    [decision] = decisions(db, group)
+    assert (decision["action"], decision["desired_replicas"], decision["outcome"]) == ("start", 1, "ok")
+
+
+def test_projects_that_give_no_answer_keep_no_other_waiting(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
+) -> None:
+    over = threading.Event()
+    for project in ("anaemic", "breathless"):
+        fleet.trouble += [(f"/projects/{project}/containers", held(over))] * 4
+        for _ in range(6):
+            make_rule(db, tenant, fleet.make_group("stopped", 0, ("acme", project)), project=project)
+    group = fleet.make_group("stopped", 1)
+    make_rule(db, tenant, group)
+    jobs(db, tenant, group)
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(autoscaler.run)
+        try:
+            wait_for(lambda: fleet.changes, "the healthy group to be started", timeout=LIMIT * 2)
+        finally:
+            over.set()
+        assert sum(verdict.error is not None for verdict in run.result()) == 12
 
 
 def test_a_salad_that_is_away_is_written_down_for_every_rule(

@@ -99,6 +99,16 @@ class TestCounting:
         fail_jobs(db, tenant, "m1", "g1", 1)
         assert reallocated(db) == ["m1", "m1"]
 
+    def test_a_set_begins_at_zero_whatever_the_setting_was_and_is(self, db: Database, tenant: Tenant) -> None:
+        fail_jobs(db, tenant, "m1", "g1", 5)
+        assert db.all("select bans, counted_bans from machines") == [{"bans": 5, "counted_bans": 0}]
+        fail_jobs(db, tenant, "m1", "g1", 5, max_bans=10)
+        assert reallocated(db) == ["m1"]
+        fail_jobs(db, tenant, "m1", "g1", 1, max_bans=3)
+        assert reallocated(db) == ["m1", "m1"]
+        fail_jobs(db, tenant, "m1", "g1", 2, max_bans=1)
+        assert reallocated(db) == ["m1"] * 4
+
     @pytest.mark.parametrize("reason", JOBS_OWN_FAULTS)
     def test_a_failure_that_is_the_jobs_own_fault_bans_but_does_not_count(
         self, db: Database, tenant: Tenant, reason: str

@@ -284,10 +284,11 @@ def decided(db: Database, tenant: Tenant, group: str, ago: float, **fields: Any)
         "error": None,
     } | fields
     db.execute(
-        "insert into scaling_decisions (at, tenant_id, container_group_id, active, warm, observed_state,"
-        "  observed_replicas, desired_replicas, action, outcome, error)"
-        " values (now() - %(ago)s * interval '1 hour', %(tenant)s, %(group)s, %(active)s, %(warm)s, %(state)s,"
-        "  %(observed)s, %(desired)s, %(action)s, %(outcome)s, %(error)s)",
+        "insert into scaling_decisions (at, tenant_id, container_group_id, rule_created, active, warm,"
+        "  observed_state, observed_replicas, desired_replicas, action, outcome, error)"
+        " values (now() - %(ago)s * interval '1 hour', %(tenant)s, %(group)s,"
+        "  (select created from scaling_rules where container_group_id = %(group)s),"
+        "  %(active)s, %(warm)s, %(state)s, %(observed)s, %(desired)s, %(action)s, %(outcome)s, %(error)s)",
         **row,
         ago=ago,
         tenant=tenant.caller.tenant_id,
@@ -341,6 +342,20 @@ def test_replica_hours_end_with_the_rule(api: Client, db: Database, tenant: Tena
     assert (api.get(f"{path}/decisions").json or {})["replica_hours"] == pytest.approx(4 * 3, abs=0.01)
     assert api.delete(path).status_code == 204
     assert (api.get(f"{path}/decisions").json or {})["replica_hours"] == pytest.approx(4 * 1, abs=0.01)
+
+
+def test_replica_hours_of_a_rule_that_was_made_anew_leave_out_the_time_without_it(
+    api: Client, db: Database, tenant: Tenant, group: str
+) -> None:
+    for ago in ((20, 18), (10, 9)):
+        make_rule(db, tenant, group)
+        for hours in ago:
+            decided(db, tenant, group, hours, desired=4)
+        assert api.delete(f"/scaling-rules/{group}").status_code == 204
+    make_rule(db, tenant, group)
+    decided(db, tenant, group, 1, desired=2)
+    answer = api.get(f"/scaling-rules/{group}/decisions").json or {}
+    assert answer["replica_hours"] == pytest.approx(4 * (2 + 1) + 2 * 1, abs=0.01)
 
 
 def test_old_decisions_are_pruned_and_young_ones_kept(db: Database, tenant: Tenant, group: str) -> None:

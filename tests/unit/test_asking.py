@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, suppress
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from werkzeug.wrappers import Response
@@ -44,6 +45,14 @@ class TestGet:
     def test_tells_how_long_to_wait(self, service: TokenDouble, said: str, seconds: float) -> None:
         service.instead = lambda: Response("{}", 429, {"Retry-After": said})
         assert get(service.jwks_url, {}, 5).retry_after == seconds
+
+    @pytest.mark.parametrize("zone", ["GMT", "-0000", ""])
+    def test_takes_a_date_for_as_many_seconds_as_there_are_until_then(
+        self, service: TokenDouble, zone: str
+    ) -> None:
+        date = f"{datetime.now(UTC) + timedelta(minutes=2):%a, %d %b %Y %H:%M:%S} {zone}"
+        service.instead = lambda: Response("{}", 429, {"Retry-After": date.strip()})
+        assert 60 < get(service.jwks_url, {}, 5).retry_after <= 120
 
     @pytest.mark.parametrize("body", ["<html>", "", "[" * 100_000, "9" * 5000, b"\xff"])
     def test_takes_what_is_no_json_for_none(self, service: TokenDouble, body: str | bytes) -> None:
