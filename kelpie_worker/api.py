@@ -90,8 +90,14 @@ class Api:
         """Whether a claim is held back by the server until there is work."""
         return "wait" in (self.extensions or ())
 
-    def claim(self, claim_id: str, until: float | None = None) -> Claimed:
-        """Take a job, if there is one. Repeated with the same id it yields the same attempt again.
+    @property
+    def knows_claims(self) -> bool:
+        """Whether a claim that is repeated with its id is answered as before."""
+        return "claim-id" in (self.extensions or ())
+
+    def claim(self, claim_id: str, until: float | None = None, at_once: bool = False) -> Claimed:
+        """Take a job, if there is one; where there is none, wait for one unless it has to be `at_once`. Repeated
+        with the same id it yields the same attempt again.
 
         `until` (CLOCK_BOOTTIME) is when the worker will want no work any more: the answer comes seconds after it
         at the latest. Raises ClaimRefused if another id is needed.
@@ -104,7 +110,7 @@ class Api:
         }
         if "claim-id" in extensions:
             query["claim_id"] = claim_id
-        wait = longest_wait(until, boottime()) if self.waits else 0
+        wait = longest_wait(until, boottime()) if self.waits and not at_once else 0
         if wait:
             query["wait"] = str(wait)
         sent_at = boottime()

@@ -53,11 +53,17 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Brought:
-    """What the download left in a directory, by relative path: the files, and the objects that they were."""
+class Past:
+    """What happened to a directory before its watch began, by relative path.
 
-    files: Snapshot = field(default_factory=dict)
+    `brought` are the files of the download, `objects` what they are still in the bucket, as far as that is known,
+    `origins` where all of them came from. `sent`: an earlier uploader of this attempt sent from the directory.
+    """
+
+    brought: Snapshot = field(default_factory=dict)
     objects: Mapping[str, StoredObject] = field(default_factory=dict)
+    origins: Mapping[str, Place] = field(default_factory=dict)
+    sent: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,22 +76,20 @@ class Listener:
 
     busy: Callable[[Iterable[str]], None]
     committed: Callable[[], None]
-    refused: Callable[[StorageRefused | PatternTooSlow], None] | None
+    refused: Callable[[StorageRefused | PatternTooSlow], None]
 
 
 class Checkpoints:
     """Watches one block of `sync.during` in a thread of its own, from `start` to `finish`."""
 
-    def __init__(
-        self, attempt: Attempt, block: SyncBlock, real_path: str, brought: Brought, listener: Listener
-    ) -> None:
+    def __init__(self, attempt: Attempt, block: SyncBlock, real_path: str, past: Past, listener: Listener) -> None:
         """`real_path` is that of the block's `local_path`."""
         job, lease, transfer = attempt.job, attempt.lease, attempt.transfer
         matches = matcher(block.pattern)
-        files = {path: version for path, version in brought.files.items() if matches(path)}
+        brought = {path: version for path, version in past.brought.items() if matches(path)}
         self.block = block
         # What was brought and is not here any more, nobody saw the command remove.
-        self.ledger = Ledger(sent=dict(files))
+        self.ledger = Ledger(sent=dict(brought))
         self._job = job
         self._lease = lease
         self._times = attempt.times
@@ -99,8 +103,9 @@ class Checkpoints:
         self._uploaded: Snapshot = {}
         self._fence = attempt.fence
         self._generations = Generations(job, block, transfer, lease, self._fence, self._took)
-        self._objects = self._own_objects(brought.objects, files)
-        self._fence.know(self._objects.values())
+        self._past = past
+        self._objects = self._own_objects(past.objects, brought)
+        self._fence.know(past.objects.values())
         self._siblings = attempt.siblings
         self.whole: Manifest = tuple(self._objects.values())  # what the bucket has of the last whole generation
         self._looked = self._had_all = boottime()  # at the directory; when the bucket had all that was seen there
@@ -176,7 +181,7 @@ class Checkpoints:
             self._send_changes()
         except BaseException as error:  # noqa: BLE001 - `finish` raises it where it can be answered
             self._error = error
-            if isinstance(error, PatternTooSlow) and self._listener.refused:
+            if isinstance(error, PatternTooSlow):
                 self._listener.refused(error)
         finally:
             self._hint.stop()
@@ -207,10 +212,10 @@ class Checkpoints:
 
     def _tell_refusal(self, error: Exception, patience: Patience) -> None:
         """A command must not run for a week beside a bucket that never took anything."""
-        nothing_to_tell = self._told or self._uploaded or isinstance(error, NotThere)
+        nothing_to_tell = self._told or self._uploaded or self._past.sent or isinstance(error, NotThere)
         if not isinstance(error, StorageRefused):
             patience.renew()
-        elif not nothing_to_tell and self._listener.refused and patience.has_ended(error):
+        elif not nothing_to_tell and patience.has_ended(error):
             self._told = True
             self._listener.refused(error)
 
@@ -342,17 +347,28 @@ class Checkpoints:
     def _delete(self, due: list[str], final: bool) -> None:
         deleted = 0
         for path in due:
-            target = self._generations.target(path)
-            try:
-                deleted += self._fence.delete(target, partial(self._siblings.have, self.block, path, final))
-                self._objects.pop(path, None)
-            except StorageRefused as error:  # a bucket may allow writing only; nothing is lost by what stays
-                logs.warn("delete_refused", self._job, key=target.key, detail=str(error))
+            for place in self._had_as(path):
+                try:
+                    deleted += self._fence.delete(place, partial(self._siblings.have, self.block, path, final))
+                    self._objects.pop(path, None)
+                except StorageRefused as error:  # a bucket may allow writing only; nothing is lost by what stays
+                    logs.warn("delete_refused", self._job, key=place[1], detail=str(error))
             self.ledger.had.discard(path)
             self.ledger.sent.pop(path, None)
             self._uploaded.pop(path, None)
         if deleted:
             logs.info("checkpoint_deleted", self._job, files=deleted)
+
+    def _had_as(self, path: str) -> set[Place]:
+        """The objects that this attempt brought the file from, or sent it to; all others are somebody else's.
+
+        A file `a` may come from `a`, where `a.gz` would be sent, and `x/y` from `x//y`. What an earlier uploader
+        sent is not known here: in a directory that it sent from, that is whatever nobody brought.
+        """
+        bucket, key = origin = self._past.origins.get(path, ("", ""))
+        brought = bucket == self.block.bucket and key.startswith(self.block.prefix)
+        sent = path in self._uploaded or (self._past.sent and path not in self._past.origins)
+        return ({origin} if brought else set()) | ({self._place(path)} if sent else set())
 
     def _is_overwritten(self, path: str) -> bool:
         stored = self._objects.get(path)

@@ -88,13 +88,22 @@ class Coordinator:
         server gives nothing to who has hung up.
         """
         for claim_id in self._claiming.copy() if self._api.waits else ():
-            timer = threading.Timer(_LAST_MOMENT, self._no_answer, args=(claim_id,))
+            timer = threading.Timer(_LAST_MOMENT, self._ask_again, args=(claim_id,))
             timer.daemon = True
             timer.start()
 
-    def _no_answer(self, claim_id: str) -> None:
+    def _ask_again(self, claim_id: str) -> None:
+        """A job that was given for the call under way, and is slow to arrive, else stands still for a lease."""
+        if claim_id not in self._claiming:
+            return
+        answer = Claimed(claim_id)
+        try:
+            if self._api.knows_claims:
+                answer = self._api.claim(claim_id, until=boottime(), at_once=True)
+        except (Unreachable, ClaimRefused) as error:
+            logs.warn("claim_given_up", claim_id=claim_id, detail=str(error))
         if claim_id in self._claiming:
-            self._tell(Claimed(claim_id))
+            self._tell(answer)
 
     def _recall(self, recall: Recall) -> None:
         job = _until_answered(lambda: self._api.recall(recall.job), _sleep)

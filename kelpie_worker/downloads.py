@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from kelpie_worker import logs
-from kelpie_worker.job import Job, StoredObject, SyncBlock
+from kelpie_worker.job import Job, Place, StoredObject, SyncBlock
 from kelpie_worker.objects import RemoteFile
 from kelpie_worker.packing import gunzipped
 from kelpie_worker.pattern import matcher
@@ -29,7 +29,8 @@ class Brought:
 
     versions: dict[str, Signature]
     bytes: int
-    objects: dict[str, StoredObject]  # by the absolute path they were brought to
+    objects: dict[str, StoredObject]  # that the files are still, by the absolute path they were brought to
+    origins: dict[str, Place]  # of all files
     checkpoint: Comparison
 
 
@@ -38,6 +39,7 @@ def download(job: Job, storage: Storage, busy: Callable[[Iterable[str]], None]) 
     NotPacked, Collision."""
     versions: dict[str, Signature] = {}
     objects: dict[str, StoredObject] = {}
+    origins: dict[str, Place] = {}
     received, replaced = 0, list[StoredObject]()
     listings = [(block, list(storage.files(block.bucket, block.prefix))) for block in job.before]
     checkpoint = recovered(job, compare(job, listings), storage)
@@ -52,6 +54,7 @@ def download(job: Job, storage: Storage, busy: Callable[[Iterable[str]], None]) 
                 received += sum(arrival.remote.size for arrival in arrivals)
                 replaced += [arrival.object for arrival in arrivals if arrival.was_replaced]
                 for arrival in arrivals:
+                    origins[arrival.path] = arrival.object.place
                     # The bucket shows something else than an older version: to the watch that is new, and it
                     # sends it again.
                     if arrival.remote.version_id:
@@ -65,7 +68,7 @@ def download(job: Job, storage: Storage, busy: Callable[[Iterable[str]], None]) 
             raise
         finally:
             busy(())
-    return Brought(versions, received, objects, unless_replaced(checkpoint, job, replaced))
+    return Brought(versions, received, objects, origins, unless_replaced(checkpoint, job, replaced))
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class Fence:
 
         `others` are to be written soon: where one object is another than known, those may be too.
         """
-        with self._turn(target):
+        with self._turn(target.place):
             stored = self._write(target, store, others)
             self._written[target.place] = stored.etag
             return stored
@@ -88,25 +88,25 @@ class Fence:
             return stored
         raise StorageUnreachable(f"{target.bucket}/{target.key} is being changed by somebody else all the time")
 
-    def delete(self, target: Target, is_needed: Callable[[], bool] = lambda: False) -> bool:
+    def delete(self, place: Place, is_needed: Callable[[], bool] = lambda: False) -> bool:
         """Delete what is known to be there; somebody else's object stays. The storage's errors, Cancelled.
 
         `is_needed` is asked when nobody else of this attempt can write there; if so, False, and the object stays.
         """
-        with self._turn(target):
+        with self._turn(place):
             self.hold()
             if is_needed():
                 return False
-            self._written[target.place] = None
+            self._written[place] = None
             try:
-                self._storage.delete(target.bucket, target.key, self._known.get(target.place))
+                self._storage.delete(*place, self._known.get(place))
             except Changed as changed:
-                logs.warn("delete_met_another_version", self._job, key=target.key, detail=str(changed))
-            self._known.pop(target.place, None)
+                logs.warn("delete_met_another_version", self._job, key=place[1], detail=str(changed))
+            self._known.pop(place, None)
             return True
 
-    def _turn(self, target: Target) -> threading.Lock:
-        return self._turns.setdefault(target.place, threading.Lock())
+    def _turn(self, place: Place) -> threading.Lock:
+        return self._turns.setdefault(place, threading.Lock())
 
     def _learn(self, target: Target, over: str | None, found: str | None, others: Iterable[Target]) -> None:
         """What is there now is ours to replace, if a heartbeat is accepted that was sent after the look."""

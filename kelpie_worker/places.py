@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kelpie_worker import logs
+from kelpie_worker.job import Place
 from kelpie_worker.scan import Signature, Snapshot, is_inside, own_name
 
 
@@ -22,6 +23,7 @@ class Places:
 
     real: dict[str, str] = field(default_factory=dict)
     brought: Snapshot = field(default_factory=dict)
+    origins: dict[str, Place] = field(default_factory=dict)  # of what was brought
     taken: set[str] = field(default_factory=set)  # the directories of which the bucket took a checkpoint
     filled: set[str] | None = (
         None  # the directories that held anything when the command had ended; None: it has not
@@ -88,12 +90,16 @@ def file_of(state_file: str, claim_id: str) -> Path:
 
 def save(places: Places, path: Path) -> None:
     """As well as it can be done: what is lost with it is convenience after a crash, never a file."""
-    brought = {name: list(vars(version).values()) for name, version in places.brought.items()}
+    saved = {
+        "real": places.real,
+        "brought": {name: list(vars(version).values()) for name, version in places.brought.items()},
+        "origins": places.origins,
+        "taken": sorted(places.taken),
+        "filled": None if places.filled is None else sorted(places.filled),
+    }
     draft = path.with_name(path.name + ".new")
     try:
-        filled = None if places.filled is None else sorted(places.filled)
-        taken = sorted(places.taken)
-        draft.write_text(json.dumps({"real": places.real, "brought": brought, "taken": taken, "filled": filled}))
+        draft.write_text(json.dumps(saved))
         draft.replace(path)
     except OSError as error:
         logs.warn("places_not_saved", detail=str(error))
@@ -104,11 +110,13 @@ def load(path: Path) -> Places | None:
     try:
         saved = json.loads(path.read_text())
         brought = {str(name): Signature(*map(int, version)) for name, version in saved["brought"].items()}
+        origins = {str(name): (str(bucket), str(key)) for name, (bucket, key) in saved.get("origins", {}).items()}
         taken = {str(directory) for directory in saved.get("taken", ())}
         filled = saved.get("filled")
         return Places(
             real={str(part): str(real) for part, real in saved["real"].items()},
             brought=brought,
+            origins=origins,
             taken=taken,
             filled=None if filled is None else {str(directory) for directory in filled},
         )

@@ -185,7 +185,7 @@ class Supervisor:
     def _take(self, claimed: Claimed) -> None:
         self._claiming = False
         self._refusals = 0
-        if claimed.job is None:
+        if claimed.job is None or claimed.claim_id in self._state.jobs:  # asked twice, it is told twice
             self._pause = claimed.pause
             return
         job = JobState(claimed.job)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from kelpie_worker import directories, logs, places
 from kelpie_worker.answers import Work, answer_to, last_answer, may_pass
 from kelpie_worker.backoff import backoff
-from kelpie_worker.checkpoints import Attempt, Brought, Checkpoints, Listener
+from kelpie_worker.checkpoints import Attempt, Checkpoints, Listener, Past
 from kelpie_worker.child import Duty, Tell, live
 from kelpie_worker.config import Config
 from kelpie_worker.downloads import download
@@ -132,6 +132,7 @@ class JobFiles:
         self._places_file = places.file_of(config.state_file, claim_id)
         known = places.load(self._places_file)
         self._places = known or places.Places()
+        self._remembering = threading.Lock()
         self._brought_objects: dict[str, StoredObject] = {}
         self._watches: list[Checkpoints] | None = None
         self._lag: Lagging | None = None  # as it was told last
@@ -164,10 +165,11 @@ class JobFiles:
 
     def remember_what_was_taken(self) -> None:
         """For an uploader that comes after this one."""
-        taken = {watch.block.local_path for watch in self._watches or () if watch.has_sent}
-        if taken - self._places.taken and not self.lease.cancelled:
-            self._places.taken |= taken
-            places.save(self._places, self._places_file)
+        with self._remembering:
+            taken = {watch.block.local_path for watch in self._watches or () if watch.has_sent}
+            if taken - self._places.taken and not self.lease.cancelled:
+                self._places.taken |= taken
+                places.save(self._places, self._places_file)
 
     def tell_lag(self) -> None:
         """Of the directory that is furthest behind, where that has changed; nothing of a job that watches none."""
@@ -214,7 +216,7 @@ class JobFiles:
         self._places = directories.make(job, self._config.state_file)
         places.save(self._places, self._places_file)
         brought = download(job, self._storage, self.moving.downloads)
-        self._places.brought = brought.versions
+        self._places.brought, self._places.origins = brought.versions, brought.origins
         places.save(self._places, self._places_file)  # before the command can run
         self._brought_objects = brought.objects
         found = brought.checkpoint
@@ -331,19 +333,28 @@ class JobFiles:
             job, self._transfers(job), self.lease, fence, Siblings(job), self._config.watch, self._own_files
         )
         manifests = ManifestOfAll(self._claim_id, self._tell, fence)
-        manifests.watches = [self._checkpoints(attempt, block, manifests.tell) for block in job.during]
+
+        def committed() -> None:
+            self.remember_what_was_taken()  # before anybody hears of it
+            manifests.tell()
+
+        manifests.watches = [self._checkpoints(attempt, block, committed) for block in job.during]
         return manifests.watches
 
     def _checkpoints(self, attempt: Attempt, block: SyncBlock, committed: Callable[[], None]) -> Checkpoints:
         directory = block.local_path
-        brought = Brought(_below(directory, self._places.brought), _below(directory, self._brought_objects))
+        past = Past(
+            _below(directory, self._places.brought),
+            _below(directory, self._brought_objects),
+            _below(directory, self._places.origins),
+            sent=directory in self._places.taken,
+        )
         listener = Listener(
             busy=lambda paths: self.moving.uploads(f"{directory}/{path}" for path in paths),
             committed=committed,
-            # What an earlier uploader sent counts: then a refusal alone stops nothing.
-            refused=None if directory in self._places.taken else self._tell_refusal,
+            refused=self._tell_refusal,
         )
-        return Checkpoints(attempt, block, self._places.real_path(directory), brought, listener)
+        return Checkpoints(attempt, block, self._places.real_path(directory), past, listener)
 
     def _tell_refusal(self, refusal: StorageRefused | PatternTooSlow) -> None:
         if isinstance(refusal, Misconfigured):

@@ -269,38 +269,43 @@ def test_a_refused_claim_is_followed_by_another_id_each_after_a_longer_pause() -
 
 
 class Held:
-    """An API whose claim is held back until the test answers it."""
+    """An API whose claim is held back until the test answers it; asked at once, it has what was `given`."""
 
-    def __init__(self, waits: bool) -> None:
-        self.waits = waits
+    waits = knows_claims = True
+
+    def __init__(self, given: Job | None = None) -> None:
+        self.given = given
         self.asked, self.answered = threading.Event(), threading.Event()
 
-    def claim(self, claim_id: str, until: float | None = None) -> Claimed:
+    def claim(self, claim_id: str, until: float | None = None, at_once: bool = False) -> Claimed:
         self.asked.set()
+        if at_once:
+            return Claimed(claim_id, self.given)
         assert self.answered.wait(30)
         return Claimed(claim_id, JOB)
 
 
-def test_a_claim_that_the_server_holds_back_does_not_delay_the_end_and_its_job_is_told() -> None:
-    api, told = Held(waits=True), SimpleQueue[Message]()
+@pytest.mark.parametrize("given", [None, JOB])
+def test_a_claim_that_the_server_holds_back_does_not_delay_the_end_and_its_job_is_told(given: Job | None) -> None:
+    api, told = Held(given), SimpleQueue[Message]()
     coordinator = Coordinator(cast(Api, api), told.put)
     coordinator.obey(Claim(CLAIM))
     assert api.asked.wait(30)
     coordinator.obey(CeaseClaiming())
-    assert told.get(timeout=30) == Claimed(CLAIM)
+    assert told.get(timeout=30) == Claimed(CLAIM, given)
     api.answered.set()
     assert told.get(timeout=30) == Claimed(CLAIM, JOB)
 
 
 def test_an_answer_that_comes_at_the_last_moment_is_the_only_one() -> None:
-    api, told = Held(waits=True), SimpleQueue[Message]()
+    api, told = Held(), SimpleQueue[Message]()
     coordinator = Coordinator(cast(Api, api), told.put)
     coordinator.obey(Claim(CLAIM))
     assert api.asked.wait(30)
     coordinator.obey(CeaseClaiming())
     api.answered.set()
     assert told.get(timeout=30) == Claimed(CLAIM, JOB)
-    coordinator._no_answer(CLAIM)
+    coordinator._ask_again(CLAIM)
     assert told.empty()
 
 

@@ -50,6 +50,9 @@ class FakeCoordinator:
         self.date: str | None = None  # of its answers, if not now
         self.redirects_to: str | None = None  # every request is sent on to the same path there
         self.held_back = False  # an empty answer to a claim takes as long as the claim may wait
+        self.late: threading.Event | None = (
+            None  # a claim that may wait is carried out, and answered once this is set
+        )
         self.calls: list[Call] = []
         self._silent: set[str] = set()
         self._handouts: dict[str, Handout] = {}
@@ -143,6 +146,8 @@ class FakeCoordinator:
             self.calls.append(call)
         if self.held_back and call.path == "/work" and answer == []:
             threading.Event().wait(float(call.query.get("wait", 0)))
+        if self.late and call.path == "/work" and "wait" in call.query:
+            self.late.wait(60)
         if call.path in self._silent:
             request.close_connection = True
             return

@@ -18,7 +18,7 @@ from typing import IO, Any
 import pytest
 
 from kelpie_worker import patience, shelf
-from kelpie_worker.checkpoints import Attempt, Brought, Checkpoints, Listener
+from kelpie_worker.checkpoints import Attempt, Checkpoints, Listener, Past
 from kelpie_worker.config import WatchTimes
 from kelpie_worker.fence import Fence
 from kelpie_worker.job import Job, StoredObject, SyncBlock
@@ -49,7 +49,9 @@ class Watched:
         brought: Snapshot | None = None,
         safe_for: float = 3600,
         objects: Mapping[str, StoredObject] | None = None,
-        refused: Callable[[Any], None] | None = None,
+        origins: Mapping[str, str] | None = None,
+        sent: bool = False,
+        refused: Callable[[Any], None] = lambda refusal: None,
         **block: Any,
     ) -> None:
         self.folder = folder
@@ -59,12 +61,13 @@ class Watched:
         job = Job("claim", "job")
         self.transfer = Transfer(Storage(SharedClient(None), self.lease, max_retries=2), compression=False)
         fence = Fence(job, self.transfer.storage, self.lease)
+        keys = origins or {path: f"c/{path}" for path in brought or ()}
         attempt = Attempt(job, self.transfer, self.lease, fence, Siblings(job), TIMES, frozenset())
         self.checkpoints = Checkpoints(
             attempt,
             SyncBlock(bucket, "c/", str(folder), **block),
             os.path.realpath(folder),
-            Brought(brought or {}, objects or {}),
+            Past(brought or {}, objects or {}, {path: (bucket, key) for path, key in keys.items()}, sent),
             Listener(busy=lambda paths: None, committed=lambda: None, refused=refused),
         )
 
@@ -236,6 +239,35 @@ def test_a_file_that_was_never_here_is_never_deleted(watched: Watched, s3: S3Ser
     watched.checkpoints.start()
     watched.checkpoints.finish()
     assert sorted(keys_of(s3, bucket)) == ["a", "of-an-earlier-attempt"]
+
+
+@pytest.mark.parametrize(
+    ("origin", "sent", "left"),
+    [
+        ("c/x/file", False, {"x//file", "x/file.gz"}),
+        ("c/x//file", False, {"x/file", "x/file.gz"}),
+        ("c/x/file.gz", False, {"x/file", "x//file"}),
+        ("elsewhere/file", True, {"x/file", "x//file", "x/file.gz"}),
+        (None, False, {"x/file", "x//file", "x/file.gz"}),
+        (None, True, {"x//file", "x/file.gz"}),
+    ],
+)
+def test_what_is_deleted_is_what_this_attempt_brought_or_sent_and_nobody_elses(
+    aws: None, tmp_path: Path, s3: S3Server, bucket: str, origin: str | None, sent: bool, left: set[str]
+) -> None:
+    for key in ("x/file", "x//file", "x/file.gz"):
+        s3.put(bucket, f"c/{key}", b"1")
+    file = tmp_path / "checkpoint" / "x" / "file"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"1")
+    brought = {"x/file": signature_of(file.stat())} if origin else {}
+    watched = Watched(
+        tmp_path / "checkpoint", bucket, brought, origins={"x/file": origin} if origin else None, sent=sent
+    )
+    watched.checkpoints.ledger.had.add("x/file")
+    file.unlink()
+    watched.checkpoints.finish()
+    assert keys_of(s3, bucket).keys() == left
 
 
 def test_a_pattern_limits_what_is_sent_and_what_is_deleted(

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,6 +107,21 @@ def test_sigterm_flushes_the_last_checkpoint_and_releases_the_job(
     assert [name for name, _ in coordinator.reports(job)] == ["released"]  # not completed, whatever the exit code
     assert s3.get(bucket, "checkpoint/state") == b"last\n"
     assert worker.seen("worker_stopped")
+
+
+def test_a_job_whose_handout_is_slow_to_arrive_is_released_by_sigterm(
+    coordinator: FakeCoordinator, worker: Worker
+) -> None:
+    coordinator.extensions += ", wait"
+    coordinator.late = threading.Event()
+    job = coordinator.submit(**shell("exit 0"), sync={})
+    worker.start()
+    wait_for(lambda: coordinator.status(job) == "running", "the job to be handed out")
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    coordinator.late.set()
+    assert [name for name, _ in coordinator.reports(job)] == ["released"]
+    assert (coordinator.attempts(job), worker.seen("command_started")) == (1, [])
 
 
 @pytest.mark.parametrize("grace", ["0", "2"])
