@@ -61,13 +61,15 @@ def settle(room: WaitingRoom) -> None:
 
 @pytest.fixture
 def claims(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The machines of all claims made, in order."""
+    """The machines of all claims made, in the order of their ends."""
     made: list[str] = []
     real = jobs.claim
 
     def counted(*args: object) -> object:
-        made.append(str(args[2]))
-        return real(*args)  # type: ignore[arg-type]
+        try:
+            return real(*args)  # type: ignore[arg-type]
+        finally:
+            made.append(str(args[2]))
 
     monkeypatch.setattr(jobs, "claim", counted)
     return made
@@ -162,6 +164,7 @@ def test_a_banned_machine_is_passed_over_for_one_that_is_not(
     ban(db, job_id, "m1")
     banned, welcome = crowd.wait("m1"), crowd.wait("m2")
     settle(crowd.room)
+    wait_for(lambda: len(claims) == 2, "the first claim of both")
     db.execute("update queue set machine_id = null, holder_group = null, heartbeat = null")
     job = welcome.result(SOON)
     assert job and job["id"] == str(job_id)
