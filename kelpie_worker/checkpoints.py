@@ -9,7 +9,7 @@ deleted after that. So whoever resumes finds one whole generation, but for the m
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from kelpie_worker import logs
@@ -60,10 +60,10 @@ class Past:
     `origins` where all of them came from. `sent`: an earlier uploader of this attempt sent from the directory.
     """
 
-    brought: Snapshot = field(default_factory=dict)
-    objects: Mapping[str, StoredObject] = field(default_factory=dict)
-    origins: Mapping[str, Place] = field(default_factory=dict)
-    sent: bool = False
+    brought: Snapshot
+    objects: Mapping[str, StoredObject]
+    origins: Mapping[str, Place]
+    sent: bool
 
 
 @dataclass(frozen=True)
@@ -347,12 +347,13 @@ class Checkpoints:
     def _delete(self, due: list[str], final: bool) -> None:
         deleted = 0
         for path in due:
-            for place in self._had_as(path):
+            is_needed = partial(self._siblings.have, self.block, path, final)
+            for bucket, key in self._had_as(path):
                 try:
-                    deleted += self._fence.delete(place, partial(self._siblings.have, self.block, path, final))
+                    deleted += self._fence.delete((bucket, key), is_needed)
                     self._objects.pop(path, None)
                 except StorageRefused as error:  # a bucket may allow writing only; nothing is lost by what stays
-                    logs.warn("delete_refused", self._job, key=place[1], detail=str(error))
+                    logs.warn("delete_refused", self._job, key=key, detail=str(error))
             self.ledger.had.discard(path)
             self.ledger.sent.pop(path, None)
             self._uploaded.pop(path, None)

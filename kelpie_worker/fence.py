@@ -25,7 +25,7 @@ _MOST_TRIES = 5
 class Fence:
     """What one attempt knows of the objects where its checkpoints lie."""
 
-    def __init__(self, job: Job, storage: Storage, lease: Lease, doubt: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, job: Job, storage: Storage, lease: Lease, doubt: Callable[[], None]) -> None:
         """`doubt` asks for a heartbeat at once; its answer reaches the lease."""
         self._job = job
         self._storage = storage
@@ -88,7 +88,7 @@ class Fence:
             return stored
         raise StorageUnreachable(f"{target.bucket}/{target.key} is being changed by somebody else all the time")
 
-    def delete(self, place: Place, is_needed: Callable[[], bool] = lambda: False) -> bool:
+    def delete(self, place: Place, is_needed: Callable[[], bool]) -> bool:
         """Delete what is known to be there; somebody else's object stays. The storage's errors, Cancelled.
 
         `is_needed` is asked when nobody else of this attempt can write there; if so, False, and the object stays.

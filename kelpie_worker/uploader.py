@@ -344,9 +344,9 @@ class JobFiles:
     def _checkpoints(self, attempt: Attempt, block: SyncBlock, committed: Callable[[], None]) -> Checkpoints:
         directory = block.local_path
         past = Past(
-            _below(directory, self._places.brought),
-            _below(directory, self._brought_objects),
-            _below(directory, self._places.origins),
+            brought=_below(directory, self._places.brought),
+            objects=_below(directory, self._brought_objects),
+            origins=_below(directory, self._places.origins),
             sent=directory in self._places.taken,
         )
         listener = Listener(

@@ -183,7 +183,7 @@ def test_many_changed_objects_cost_few_heartbeats(aws: None, tmp_path: Path, s3:
         doubts.append(boottime())
         watched.lease.renew(safe_until(boottime(), 30))
 
-    watched.checkpoints._fence._doubt = heartbeat
+    watched.doubt = heartbeat
     names = [f"{number:02}" for number in range(30)]
     for version in (b"1", b"2"):
         for name in names:
