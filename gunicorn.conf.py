@@ -8,13 +8,14 @@ from pathlib import Path
 import gunicorn.util
 from gunicorn.arbiter import Arbiter
 
-from kelpie_api import serving
+from kelpie_api.web import gunicorn_worker
 
 # Before anything imports prometheus_client, which looks for it only then. A reload keeps what there is.
 if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(serving.folder_for_counts())
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(gunicorn_worker.folder_for_counts())
 
-from kelpie_api import metrics, refuse_unfit_database
+from kelpie_api import metrics
+from kelpie_api.app import refuse_unfit_database
 from kelpie_api.config import Config, whole_number
 from kelpie_api.errors import ConfigError, SchemaError
 
@@ -22,7 +23,7 @@ bind = os.environ.get("KELPIE_BIND", "0.0.0.0:8080")
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
 # Threads, not greenlets: a request that computes for seconds (a thousand jobs with patterns) slows the others of
 # its process down but stops none, so no worker loses its lease because of it.
-worker_class = serving.Worker
+worker_class = gunicorn_worker.Worker
 try:
     max_waiters = whole_number(os.environ, "KELPIE_MAX_WAITERS", Config.max_waiters)
 except ConfigError as error:
@@ -44,7 +45,7 @@ forwarder_headers = ""  # no client says below which path the API lies
 errorlog = "-"
 
 
-gunicorn.util.write_error = serving.write_error
+gunicorn.util.write_error = gunicorn_worker.write_error
 
 
 def on_starting(server: Arbiter) -> None:
@@ -55,7 +56,7 @@ def on_starting(server: Arbiter) -> None:
         sys.exit(f"kelpie: {error}")
 
 
-def child_exit(server: Arbiter, worker: serving.Worker) -> None:
+def child_exit(server: Arbiter, worker: gunicorn_worker.Worker) -> None:
     """What a process counted stays counted after its end. No trouble with that may end the server."""
     folder = metrics.shared_folder()
     try:
@@ -67,5 +68,5 @@ def child_exit(server: Arbiter, worker: serving.Worker) -> None:
 
 def on_exit(server: Arbiter) -> None:
     folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
-    if folder.name.startswith(serving.COUNTS):
+    if folder.name.startswith(gunicorn_worker.COUNTS):
         shutil.rmtree(folder, ignore_errors=True)

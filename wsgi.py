@@ -2,7 +2,7 @@
 
 import os
 
-from kelpie_api import create_app
+from kelpie_api.app import create_app
 from kelpie_api.config import Config
 
 app = create_app(Config.from_env(os.environ))

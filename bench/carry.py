@@ -13,9 +13,9 @@ import click
 from kelpie_worker import logs
 from kelpie_worker.config import load
 from kelpie_worker.job import Job, SyncBlock
-from kelpie_worker.linux import boottime
 from kelpie_worker.messages import Download, Downloaded, Flush, Flushed, Message, Renew, Upload, Uploaded, Watch
-from kelpie_worker.uploader import Uploader
+from kelpie_worker.sync.uploader import Uploader
+from kelpie_worker.system.linux import boottime
 
 CLAIM = "bench"
 ENDS = {"outputs": Uploaded, "checkpoint": Flushed, "download": Downloaded}

@@ -22,7 +22,7 @@ from psycopg.rows import dict_row
 from bench.fill import FINISHED, PENDING, SMALL, fill
 from bench.stage import GROUP, Goals, make_tenant, opened, own_database, server
 from kelpie_api.db import SQL, Transaction
-from kelpie_api.housekeeping import Housekeeper
+from kelpie_api.queue.maintenance import Housekeeper
 
 SHORT = 1_000  # pending jobs of the short queue
 ROUNDS, CLAIMS_A_ROUND, WARM_UP = 9, 60, 20

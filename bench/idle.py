@@ -17,7 +17,7 @@ import click
 from bench.api import ROOT, serve
 from bench.stage import GROUP, Goals, make_tenant, opened, own_database, server
 from bench.turnaround import BUCKET, storage, submit
-from kelpie_worker.linux import descendants
+from kelpie_worker.system.linux import descendants
 from local_stack.processes import Child, scratch_folder, wait_for
 from local_stack.s3 import S3Server
 

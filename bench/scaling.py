@@ -14,12 +14,12 @@ from uuid import UUID
 import click
 
 from bench.stage import Goals, Tenant, make_tenant, opened, own_database, server
-from kelpie_api import jobs
-from kelpie_api.allowance import AUTOSCALER, Allowance
-from kelpie_api.autoscale import Autoscaler, all_applied
 from kelpie_api.db import SQL, Database
-from kelpie_api.fleet import Fleet
-from kelpie_api.salad import Salad
+from kelpie_api.queue import submissions
+from kelpie_api.salad.client import Salad
+from kelpie_api.salad.request_budget import AUTOSCALER, Allowance
+from kelpie_api.scaling.autoscaler import Autoscaler, all_applied
+from kelpie_api.scaling.groups import Fleet
 from kelpie_api.schemas.submission import JobDefinition
 from tests.doubles.fleet import KEY, FleetDouble
 
@@ -48,7 +48,7 @@ def fill(db: Database, tenant: Tenant, salad: FleetDouble, projects: int, busy: 
             idle_threshold_seconds=300,
         )
     wanted = [JobDefinition().load({"command": "true", "container_group_id": group}) for _, group in groups[:busy]]
-    jobs.submit(db, tenant.caller, wanted)
+    submissions.submit(db, tenant.caller, wanted)
 
 
 def busiest_minute(times: list[float]) -> int:

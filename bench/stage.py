@@ -13,8 +13,8 @@ import click
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from kelpie_api import auth
-from kelpie_api.auth import Caller
+from kelpie_api.auth import users
+from kelpie_api.auth.caller import Caller
 from kelpie_api.db import Database
 from kelpie_api.migrations import migrate
 from local_stack.postgres import EmbeddedPostgres
@@ -74,10 +74,10 @@ class Tenant:
 
 def make_tenant(db: Database) -> Tenant:
     """A user with an API key, as the administrator makes them."""
-    user = auth.create_user(db, "bench")
+    user = users.create_user(db, "bench")
     user_id = UUID(str(user["id"]))
-    key = auth.create_token(db, user_id, "bench", "default")
-    found = db.one_or_none("select tenant_id from api_keys where digest = %(digest)s", digest=auth.digest(key))
+    key = users.create_token(db, user_id, "bench", "default")
+    found = db.one_or_none("select tenant_id from api_keys where digest = %(digest)s", digest=users.digest(key))
     if found is None:
         raise RuntimeError("the key that was just made is not in the database")
     return Tenant(Caller(user_id, "bench", int(found["tenant_id"])), key)

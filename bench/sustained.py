@@ -20,7 +20,7 @@ import psycopg
 from bench import api, pgbench
 from bench.fill import fill
 from bench.stage import Goals, make_tenant, opened, own_database, server
-from kelpie_api.housekeeping import Housekeeper
+from kelpie_api.queue.maintenance import Housekeeper
 from local_stack.processes import scratch_folder
 
 CONNECTIONS = 4

@@ -32,7 +32,7 @@ from bench import torn_model
 from bench.api import ROOT, serve
 from bench.stage import Goals, make_tenant, opened, own_database, server
 from bench.uplink import Uplink
-from kelpie_worker.linux import descendants
+from kelpie_worker.system.linux import descendants
 from local_stack.processes import Child, scratch_folder, wait_for
 from local_stack.s3 import S3Server
 from local_stack.stack import NO_METADATA_SERVICE

@@ -2,7 +2,7 @@
 
 import os
 
-from kelpie_worker import signals
+from kelpie_worker.system import signals
 
 if __name__ == "__main__":
     # Before all that takes time: the first process of a container is not ended by a signal that it has not asked
@@ -17,14 +17,15 @@ from collections.abc import Sequence
 def main(arguments: Sequence[str]) -> int:
     """Exit code 0 after a shutdown, 1 if it cannot go on or the doctor found trouble, 2 if it refuses to start."""
     # Imported here, for a nursery that begins from nothing imports this module too.
-    from kelpie_worker import usage
+    from kelpie_worker import cli
 
-    asked = usage.parse(arguments)
+    asked = cli.parse(arguments)
     if asked.command == "doctor":
         signals.as_usual()
-        from kelpie_worker import bundle, doctor
+        from kelpie_worker import doctor
+        from kelpie_worker.system import frozen
 
-        with bundle.held():
+        with frozen.held():
             return doctor.examine(asked.bucket)
     return _work()
 
@@ -41,14 +42,15 @@ def _have_standard_streams() -> None:
 
 
 def _work() -> int:
-    from kelpie_worker import bundle, children, config, worker
-    from kelpie_worker.nursery import Nursery
+    from kelpie_worker import config, worker
+    from kelpie_worker.processes.forkserver import Nursery
     from kelpie_worker.state_file import StateFileInUse
+    from kelpie_worker.system import frozen
 
     try:
         settings = config.load()
-        nursery = Nursery(children.MAINS)  # while there is only one thread
-        with bundle.held():
+        nursery = Nursery(worker.MAINS)  # while there is only one thread
+        with frozen.held():
             return worker.work(settings, nursery)
     except (config.ConfigError, StateFileInUse) as error:
         print(f"kelpie: {error}", file=sys.stderr)

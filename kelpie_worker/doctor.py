@@ -10,27 +10,20 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kelpie_worker import config
-from kelpie_worker.api import Api, Greeting, Unreachable
 from kelpie_worker.config import Config, ConfigError, TokenUse
-from kelpie_worker.imds import Imds, ImdsUnavailable, whereabouts_of
-from kelpie_worker.s3_client import connect
+from kelpie_worker.coordinator.client import Api, Greeting, Unreachable
+from kelpie_worker.s3 import probe
+from kelpie_worker.s3.client import connect
+from kelpie_worker.s3.probe import Ailment
+from kelpie_worker.salad.imds import Imds, ImdsUnavailable, whereabouts_of
 from kelpie_worker.state_file import is_free
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
 
 _FEWEST_WATCHES, _FEWEST_INSTANCES = 8_192, 16
 _LEAST_SPACE = 1024**3  # bytes
 _LARGEST_CLOCK_DIFFERENCE = 60.0  # seconds; S3 refuses signatures that are 15 minutes off
-_KEY_IS_WRONG = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
 _INOTIFY = Path("/proc/sys/fs/inotify")
-
-
-class Ailment(Exception):
-    """Something is wrong; the sentence says what to do."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +147,7 @@ def _clock(greeting: Greeting) -> str:
 
 def _bucket(settings: Config, place: str | None) -> Iterator[Finding]:
     if not place:
-        yield _finding("storage", lambda: _storage(settings))
+        yield _finding("storage", lambda: probe.storage(settings.aws_region))
         yield Finding("bucket", True, "not tried: name one with --bucket or KELPIE_DOCTOR_BUCKET")
         return
     bucket, _, prefix = place.removeprefix("s3://").partition("/")
@@ -167,74 +160,13 @@ def _bucket(settings: Config, place: str | None) -> Iterator[Finding]:
     except Exception as error:  # noqa: BLE001 - boto3 has many ways to say that a variable is wrong
         yield Finding("bucket", False, f"the AWS_* variables are not usable: {error}")
         return
-    written = _finding(f"bucket {bucket}, writing", lambda: _write(client, bucket, key))
+    written = _finding(f"bucket {bucket}, writing", lambda: probe.write(client, bucket, key))
     yield written
     if not written.well:
         return
-    yield _finding(f"bucket {bucket}, reading", lambda: _read(client, bucket, key))
-    yield _finding(f"bucket {bucket}, conditional writes", lambda: _conditional(client, bucket, key))
-    yield _finding(f"bucket {bucket}, deleting", lambda: _delete(client, bucket, key))
-
-
-def _storage(settings: Config) -> str:
-    """Whether somebody answers there who knows the key, as far as that can be seen without a bucket."""
-    if not any(name.startswith("AWS_") for name in os.environ):
-        return "not tried: no AWS_* variable is set; jobs that move files need a key"
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        client = connect(settings.aws_region)
-        client.list_buckets()
-    except ClientError as error:
-        if error.response.get("Error", {}).get("Code") in _KEY_IS_WRONG:
-            raise Ailment(f"{error}; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
-    except (BotoCoreError, ValueError) as error:
-        raise Ailment(f"the AWS_* variables are not usable: {error}") from error
-    return f"{client.meta.endpoint_url} answers"
-
-
-def _write(client: "S3Client", bucket: str, key: str) -> str:
-    from botocore.exceptions import BotoCoreError
-
-    try:
-        client.put_object(Bucket=bucket, Key=key, Body=key.encode())
-    except client.exceptions.ClientError as error:
-        raise Ailment(f"{error}; check the bucket's name, AWS_ENDPOINT_URL and what the AWS key may do") from error
-    except BotoCoreError as error:
-        raise Ailment(f"{error}; check AWS_ENDPOINT_URL, AWS_REGION and the network") from error
-    return f"{key} was stored"
-
-
-def _read(client: "S3Client", bucket: str, key: str) -> str:
-    try:
-        body = client.get_object(Bucket=bucket, Key=key)["Body"].read()
-    except client.exceptions.ClientError as error:
-        raise Ailment(f"{error}; let the AWS key read there, or no job starts from its checkpoint") from error
-    if body != key.encode():
-        raise Ailment("what was stored came back changed: do not trust this storage with checkpoints")
-    return "what was stored came back"
-
-
-def _conditional(client: "S3Client", bucket: str, key: str) -> str:
-    """Not having them is no ailment: an attempt that lost its lease then holds its writes back by itself."""
-    try:
-        client.put_object(Bucket=bucket, Key=key, Body=b"", IfNoneMatch="*")
-    except client.exceptions.ClientError as error:
-        if error.response["ResponseMetadata"]["HTTPStatusCode"] == 412:
-            return "enforced: an attempt that lost its lease cannot overwrite its successor's files"
-        return f"not known here ({error}); Kelpie goes without"
-    return "not enforced; Kelpie goes without"
-
-
-def _delete(client: "S3Client", bucket: str, key: str) -> str:
-    try:
-        client.delete_object(Bucket=bucket, Key=key)
-    except client.exceptions.ClientError as error:
-        raise Ailment(f"{error}; delete {key} by hand, and let the AWS key delete") from error
-    left = client.list_objects_v2(Bucket=bucket, Prefix=key).get("Contents", [])
-    if left:
-        raise Ailment(f"{key} is still there: delete it by hand, and let the AWS key delete")
-    return "the object is gone again"
+    yield _finding(f"bucket {bucket}, reading", lambda: probe.read(client, bucket, key))
+    yield _finding(f"bucket {bucket}, conditional writes", lambda: probe.conditional(client, bucket, key))
+    yield _finding(f"bucket {bucket}, deleting", lambda: probe.delete(client, bucket, key))
 
 
 # --- this machine ---------------------------------------------------------------------------------------

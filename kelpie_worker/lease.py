@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 
-from kelpie_worker.linux import boottime
+from kelpie_worker.system.linux import boottime
 
 _LONGEST_MARGIN = 10.0
 

@@ -239,3 +239,21 @@ def exit_outcome(exited: Exited) -> Outcome:
     if exited.exit_code != 0:
         return Outcome(Verdict.FAILED, "exit_code", code, exited.output)
     return Outcome(Verdict.COMPLETED, None, 0, exited.output)
+
+
+BROKEN = "worker_broken"  # the reason, where a command does not let its worker be
+
+
+def outcome_of_abandoned(job: JobState, reason: str, detail: str | None = None) -> Outcome | None:
+    """How an attempt ends that its worker cannot go on with; None if nobody wants to hear of it.
+
+    What is decided stays. Success is decided once everything is uploaded, which is where the report begins. A
+    worker is broken by the command that runs, which would break the next one if it were released.
+    """
+    if job.phase in (Phase.WIPING, Phase.DONE) or job.verdict is Verdict.DROPPED:
+        return None
+    if job.phase is Phase.RUNNING and reason == BROKEN:
+        return Outcome(Verdict.FAILED, BROKEN, detail=detail)
+    if job.outcome is None or (job.verdict is Verdict.COMPLETED and job.phase is not Phase.REPORTING):
+        return Outcome(Verdict.RELEASED, reason, detail=detail)
+    return job.outcome

@@ -17,9 +17,9 @@ from typing import Any, Protocol
 
 from kelpie_worker import logs
 from kelpie_worker.job import from_saved, is_text, is_whole, to_saved
-from kelpie_worker.linux import boot_id
 from kelpie_worker.messages import Outcome, Transferring, Verdict
 from kelpie_worker.pipeline import JobState, Phase
+from kelpie_worker.system.linux import boot_id
 
 KEPT_FINISHED_JOBS = 100
 _KNOWS_ITS_END = (Phase.FLUSHING, Phase.STAGING, Phase.UPLOADING, Phase.REPORTING, Phase.WIPING)

@@ -4,8 +4,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 
-from kelpie_worker import logs, story
-from kelpie_worker.backoff import backoff
+from kelpie_worker import event_log, logs
 from kelpie_worker.job import CheckpointStatus
 from kelpie_worker.lease import safe_until
 from kelpie_worker.messages import (
@@ -42,14 +41,14 @@ from kelpie_worker.messages import (
     Watch,
     Watching,
 )
-from kelpie_worker.pipeline import JobState, Phase, advance, entering
-from kelpie_worker.residence import Residence
+from kelpie_worker.pipeline import BROKEN, JobState, Phase, advance, entering, outcome_of_abandoned
+from kelpie_worker.salad.instance_policy import Residence
 from kelpie_worker.state_file import StateStore, WorkerState
+from kelpie_worker.system.backoff import backoff
 
 _FIRST_TROUBLE_PAUSE, _LONGEST_TROUBLE_PAUSE = 10.0, 300.0
 _FIRST_STAY_PAUSE, _LONGEST_STAY_PAUSE = 2.0, 300.0  # on a machine that fails jobs and cannot be left
 _FIRST_REFUSAL_PAUSE, _LONGEST_REFUSAL_PAUSE = 1.0, 30.0
-BROKEN = "worker_broken"  # the reason, where a command does not let its worker be
 _MOST_BEGUN = 3  # times that a command takes the worker, or its runner, along: the blame is its own then
 _SHORTEST_RELEASE_TIME, _LONGEST_RELEASE_TIME = 1.0, 5.0
 
@@ -192,7 +191,7 @@ class Supervisor:
         self._state.claim_id = str(uuid.uuid4())  # of the next claim, which need not wait for another save
         if self._stopping:
             job = replace(job, phase=Phase.REPORTING, outcome=Outcome(Verdict.RELEASED, "shutdown"))
-        story.tell(claimed, claimed.job)
+        event_log.tell(claimed, claimed.job)
         until = safe_until(claimed.sent_at, claimed.job.heartbeat_interval)
         self._keep(job)
         self._send(HoldLease(claimed.job, due=claimed.sent_at + claimed.job.heartbeat_interval))
@@ -208,7 +207,7 @@ class Supervisor:
             return
         counted, message = self._count_begin(before, message)
         after, commands = advance(counted, message)
-        story.tell(message, before.job, after.outcome)
+        event_log.tell(message, before.job, after.outcome)
         self._learn_from(message, after)
         if after != before:
             self._resuming.discard(claim_id)
@@ -248,7 +247,7 @@ class Supervisor:
 
     def _issue(self, commands: list[Command]) -> None:
         for command in commands:
-            story.tell_command(command)
+            event_log.tell_command(command)
             self._send(command)
 
     def _learn_from(self, message: Message, job: JobState) -> None:
@@ -370,18 +369,3 @@ class Supervisor:
         for claim_id, job in list(self._state.jobs.items()):
             if job.phase in (Phase.STAGING, Phase.UPLOADING):
                 self._hear(claim_id, TimeRanOut())
-
-
-def outcome_of_abandoned(job: JobState, reason: str, detail: str | None = None) -> Outcome | None:
-    """How an attempt ends that its worker cannot go on with; None if nobody wants to hear of it.
-
-    What is decided stays. Success is decided once everything is uploaded, which is where the report begins. A
-    worker is broken by the command that runs, which would break the next one if it were released.
-    """
-    if job.phase in (Phase.WIPING, Phase.DONE) or job.verdict is Verdict.DROPPED:
-        return None
-    if job.phase is Phase.RUNNING and reason == BROKEN:
-        return Outcome(Verdict.FAILED, BROKEN, detail=detail)
-    if job.outcome is None or (job.verdict is Verdict.COMPLETED and job.phase is not Phase.REPORTING):
-        return Outcome(Verdict.RELEASED, reason, detail=detail)
-    return job.outcome

@@ -11,15 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from kelpie_worker import __version__, bundle, logs, signals, story
-from kelpie_worker.api import Api
-from kelpie_worker.backoff import backoff
-from kelpie_worker.children import Children
+from kelpie_worker import __version__, event_log, logs
+from kelpie_worker.command import runner
 from kelpie_worker.config import Config, ConfigError, TokenUse
-from kelpie_worker.coordinator import Coordinator
-from kelpie_worker.imds import Imds, ImdsUnavailable, Whereabouts, whereabouts
-from kelpie_worker.instance import Instance
-from kelpie_worker.linux import boottime, is_disk_full
+from kelpie_worker.coordinator import heartbeat
+from kelpie_worker.coordinator.calls import Coordinator
+from kelpie_worker.coordinator.client import Api
 from kelpie_worker.messages import (
     OBEYED_BY,
     CeaseClaiming,
@@ -33,21 +30,28 @@ from kelpie_worker.messages import (
     ShutdownRequested,
     Verdict,
 )
-from kelpie_worker.nursery import Nursery
-from kelpie_worker.residence import Residence
+from kelpie_worker.pipeline import BROKEN
+from kelpie_worker.processes.forkserver import Main, Nursery
+from kelpie_worker.processes.parent import Children
+from kelpie_worker.processes.restarts import ChildKeepsDying, Restarts
+from kelpie_worker.processes.watchdog import Vigil
+from kelpie_worker.salad.imds import Imds, ImdsUnavailable, Whereabouts, whereabouts
+from kelpie_worker.salad.instance import Instance
+from kelpie_worker.salad.instance_policy import Residence
 from kelpie_worker.state_file import StateFile, StateFileInUse
-from kelpie_worker.supervisor import BROKEN, Supervisor
-from kelpie_worker.vigil import Vigil
+from kelpie_worker.supervisor import Supervisor
+from kelpie_worker.sync import uploader
+from kelpie_worker.system import frozen, signals
+from kelpie_worker.system.linux import boottime, is_disk_full
 
-_QUICK_DEATH = 30.0  # seconds; a child that lives shorter is restarted with a pause
-_MOST_QUICK_DEATHS = 5  # of one child in a row
+MAINS: dict[str, Main] = {
+    "runner": runner.main,
+    "heartbeat": heartbeat.main,
+    "uploader": uploader.main,
+}  # what each child of the supervisor runs
 _SHORTEST_GRACE = 1.0  # seconds; a release is sent even without any grace
 _OVERTIME = 2.0  # seconds after the grace for the children to end
 _LOOK_AGAIN = 1.0  # seconds; at what nobody tells: the lock of the state file, a child that does nothing
-
-
-class ChildKeepsDying(Exception):
-    """Restarting it does not help."""
 
 
 class Evicted(Exception):
@@ -163,7 +167,7 @@ def _demand_a_place() -> None:
         Path.cwd()
     except FileNotFoundError as error:
         raise Evicted("the worker's working directory was removed") from error
-    if folder := bundle.missing():
+    if folder := frozen.missing():
         raise Evicted(f"the worker's own files were removed from {folder.parent}: let TMPDIR name another folder")
 
 
@@ -262,30 +266,6 @@ def _give_back(
             message = inbox.get(timeout=left)
             if isinstance(message, Reported) and message.claim_id in awaited:
                 report = awaited.pop(message.claim_id)
-                story.tell(message, report.job, report.outcome)
+                event_log.tell(message, report.job, report.outcome)
             elif isinstance(message, Claimed) and message.job is not None:
                 send(Report(message.job, Outcome(Verdict.RELEASED, reason)))
-
-
-class Restarts:
-    """Replaces dead children, in a row of quick deaths with growing pauses, and not for ever."""
-
-    def __init__(
-        self, start: Callable[[str], None], pause: Callable[[float], object] = lambda s: threading.Event().wait(s)
-    ) -> None:
-        self._start = start
-        self._pause = pause
-        self._begun = boottime()
-        self._started: dict[str, float] = {}
-        self._quick: dict[str, int] = {}
-
-    def restart(self, name: str) -> None:
-        """Raises ChildKeepsDying."""
-        lived = boottime() - self._started.get(name, self._begun)
-        quick = self._quick[name] = self._quick.get(name, 0) + 1 if lived < _QUICK_DEATH else 0
-        if quick >= _MOST_QUICK_DEATHS:
-            raise ChildKeepsDying(f"its {name} died {quick} times in a row, each time within {_QUICK_DEATH:.0f} s")
-        if quick:
-            self._pause(backoff(quick, 0.1, 2.0))
-        self._started[name] = boottime()
-        self._start(name)

@@ -26,7 +26,7 @@ from flask import Flask
 from psycopg.conninfo import make_conninfo
 from testcontainers.community.postgres import PostgresContainer
 
-from kelpie_api import create_app
+from kelpie_api.app import create_app
 from kelpie_api.config import Config
 from kelpie_api.db import Database
 from kelpie_api.migrations import migrate

@@ -15,10 +15,11 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from kelpie_api import auth, jobs
-from kelpie_api.auth import Caller
+from kelpie_api.auth import users
+from kelpie_api.auth.caller import Caller
 from kelpie_api.db import SQL, Database, Row, Transaction
-from kelpie_api.jobs import Report
+from kelpie_api.queue import jobs, submissions
+from kelpie_api.queue.states import Report
 from local_stack.processes import wait_for
 
 S = TypeVar("S")
@@ -107,7 +108,7 @@ def as_row(**fields: Any) -> Job:
 def empty_tables(db: Database) -> None:
     """All rows gone but the administrator's, and the coordinator seen just now, without outages."""
     jobs.purge(db)
-    auth.delete_users(db)
+    users.delete_users(db)
     db.execute("delete from tenants where project <> ''")
     db.execute("delete from salad_proofs")
     db.execute("delete from jwks")
@@ -127,9 +128,9 @@ def be_seen(db: Database) -> None:
 def make_tenant(db: Database, username: str, project: str) -> Tenant:
     user = db.one_or_none("select id, username from users where username = %(name)s", name=username)
     if user is None:
-        user = auth.create_user(db, username)
-    key = auth.create_token(db, UUID(str(user["id"])), username, project)
-    found = db.one_or_none("select tenant_id from api_keys where digest = %(digest)s", digest=auth.digest(key))
+        user = users.create_user(db, username)
+    key = users.create_token(db, UUID(str(user["id"])), username, project)
+    found = db.one_or_none("select tenant_id from api_keys where digest = %(digest)s", digest=users.digest(key))
     assert found
     return Tenant(Caller(UUID(str(user["id"])), username, found["tenant_id"]), key)
 
@@ -148,7 +149,7 @@ def make_job(
     """Insert a legal row in any state, with what belongs to it: `pending`, `held`, `waiting` (handed out before,
     nobody holds it now), `completed`, `failed`, `canceled`. `silent_for`: seconds since the holder's last
     heartbeat."""
-    row = jobs.submit(db, tenant.caller, [as_row(container_group_id=group, **fields)])[0]
+    row = submissions.submit(db, tenant.caller, [as_row(container_group_id=group, **fields)])[0]
     make: dict[str, Callable[[], None]] = {
         "pending": lambda: None,
         "held": lambda: _hold(db, row, machine, group or "g1", attempt, silent_for),

@@ -12,14 +12,17 @@ from urllib.parse import urlencode
 from flask import Response, request
 from flask_smorest import Blueprint
 
-from kelpie_api import jobs, machines
 from kelpie_api.db import Row
 from kelpie_api.errors import InvalidRequest
-from kelpie_api.jobs import OnlyOnce, Place
-from kelpie_api.routes import TEXT, BodyParser, administrator, caller, db, identifier, ignored, request_json
-from kelpie_api.schemas import Failure, Message
+from kelpie_api.machines import sightings
+from kelpie_api.queue import jobs, listing, submissions
+from kelpie_api.queue.listing import Place
+from kelpie_api.queue.submissions import OnlyOnce
+from kelpie_api.schemas.fields import Failure, Message
 from kelpie_api.schemas.jobs import AttemptList, Count, EventList, Job, JobPage, JobQuery, as_cursor
 from kelpie_api.schemas.submission import JobDefinition, SubmissionHeaders
+from kelpie_api.web.body import BodyParser, ignored, request_json
+from kelpie_api.web.context import TEXT, administrator, caller, db, identifier
 
 blueprint = Blueprint("jobs", __name__, description="Jobs, as users see them.")
 blueprint.ARGUMENTS_PARSER = BodyParser()
@@ -38,8 +41,8 @@ def warnings(definition: Any) -> dict[str, list[str]]:
 def accept(definitions: list[dict[str, Any]], key: str | None) -> tuple[list[Row], dict[str, str]]:
     """Submit jobs; with a key, at most once. The jobs and the headers of the answer."""
     if key is None:
-        return jobs.submit(db(), caller(), definitions), {}
-    submitted, replayed = jobs.submit_once(db(), caller(), definitions, OnlyOnce(key, digest_of_body()))
+        return submissions.submit(db(), caller(), definitions), {}
+    submitted, replayed = submissions.submit_once(db(), caller(), definitions, OnlyOnce(key, digest_of_body()))
     return submitted, {"Idempotent-Replayed": "true"} if replayed else {}
 
 
@@ -86,7 +89,7 @@ def submit_batch(headers: dict[str, Any], definitions: list[dict[str, Any]]) -> 
 @blueprint.alt_response(400, schema=Failure)
 def list_jobs(query: dict[str, Any]) -> Answer:
     """List jobs, newest first unless `asc`; `_count` is the number on this page, `Link` leads to the next one."""
-    page, following = jobs.list_page(
+    page, following = listing.list_page(
         db(),
         caller(),
         status=query.get("status"),
@@ -155,8 +158,8 @@ def revalidated(answer: Callable[P, Response]) -> Callable[P, Response]:
 @blueprint.alt_response(404, schema=Failure)
 def get_job(job_id: str) -> Row:
     """Read a job. One that waits for machines that are all banned from it names them in `blocked_on_machines`."""
-    job = jobs.get(db(), caller(), identifier(job_id, "job"))
-    blocking = machines.blocking(db(), job)
+    job = listing.get(db(), caller(), identifier(job_id, "job"))
+    blocking = sightings.blocking(db(), job)
     return job | ({"blocked_on_machines": blocking} if blocking else {})
 
 
@@ -175,7 +178,7 @@ def cancel_job(job_id: str) -> Row:
 @blueprint.alt_response(404, schema=Failure)
 def list_attempts(job_id: str) -> Row:
     """Every handout of a job and how it ended."""
-    found = jobs.attempts(db(), caller(), identifier(job_id, "job"))
+    found = listing.attempts(db(), caller(), identifier(job_id, "job"))
     return {"_count": len(found), "attempts": found}
 
 
@@ -184,5 +187,5 @@ def list_attempts(job_id: str) -> Row:
 @blueprint.alt_response(404, schema=Failure)
 def list_events(job_id: str) -> Row:
     """Every change of a job and who made it."""
-    found = jobs.events(db(), caller(), identifier(job_id, "job"))
+    found = listing.events(db(), caller(), identifier(job_id, "job"))
     return {"_count": len(found), "events": found}

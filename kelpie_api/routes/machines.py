@@ -6,11 +6,12 @@ from typing import Any
 
 from flask_smorest import Blueprint
 
-from kelpie_api import machines
 from kelpie_api.db import Row
-from kelpie_api.routes import BodyParser, caller, db
-from kelpie_api.schemas import Failure
+from kelpie_api.machines import sightings
+from kelpie_api.schemas.fields import Failure
 from kelpie_api.schemas.machines import MachineList, MachineQuery
+from kelpie_api.web.body import BodyParser
+from kelpie_api.web.context import caller, db
 
 blueprint = Blueprint("machines", __name__, description="Machines, as their requests made them known.")
 blueprint.ARGUMENTS_PARSER = BodyParser()
@@ -23,7 +24,7 @@ blueprint.ARGUMENTS_PARSER = BodyParser()
 def list_machines(query: dict[str, Any]) -> Row:
     """List machines by group and id: when they were heard of last (within some seconds), the jobs that they hold,
     their bans, and their reallocations, the newest first."""
-    page = machines.list_page(
+    page = sightings.list_page(
         db(),
         caller(),
         container_group_id=query.get("container_group_id"),

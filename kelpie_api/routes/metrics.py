@@ -6,7 +6,7 @@ from flask import Response, current_app
 from flask_smorest import Blueprint
 
 from kelpie_api import metrics
-from kelpie_api.routes import coordinator
+from kelpie_api.web.context import coordinator
 
 blueprint = Blueprint("metrics", __name__, description="For monitoring; no key needed.")
 

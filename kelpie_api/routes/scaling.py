@@ -7,21 +7,13 @@ from typing import Any
 from flask_smorest import Blueprint
 from marshmallow import Schema
 
-from kelpie_api import scaling
 from kelpie_api.db import Row
-from kelpie_api.routes import (
-    BodyParser,
-    administrator,
-    caller,
-    coordinator,
-    db,
-    identifier,
-    ignored,
-    request_json,
-)
 from kelpie_api.routes.jobs import group_name
-from kelpie_api.schemas import Failure, PageQuery
+from kelpie_api.scaling import rules as scaling_rules
+from kelpie_api.schemas.fields import Failure, PageQuery
 from kelpie_api.schemas.scaling import DecisionPage, GroupMetrics, NewRule, Rule, RuleChanges, RuleList
+from kelpie_api.web.body import BodyParser, ignored, request_json
+from kelpie_api.web.context import administrator, caller, coordinator, db, identifier
 
 blueprint = Blueprint("scaling", __name__, description="Container groups that follow their queues.")
 blueprint.ARGUMENTS_PARSER = BodyParser()
@@ -42,7 +34,7 @@ def warnings(schema: Schema) -> dict[str, list[str]]:
 @blueprint.alt_response(503, schema=Failure)
 def create_rule(new: dict[str, Any]) -> Row:
     """Let a container group follow its queue."""
-    made = scaling.create_rule(db(), coordinator().lookups, caller(), new)
+    made = scaling_rules.create_rule(db(), coordinator().lookups, caller(), new)
     return made | warnings(NewRule())
 
 
@@ -50,7 +42,7 @@ def create_rule(new: dict[str, Any]) -> Row:
 @blueprint.response(200, RuleList)
 def list_rules() -> Row:
     """List the rules."""
-    rules = scaling.list_rules(db(), caller())
+    rules = scaling_rules.list_rules(db(), caller())
     return {"_count": len(rules), "rules": rules}
 
 
@@ -60,7 +52,7 @@ def list_rules() -> Row:
 def delete_rules() -> None:
     """Remove all rules of everybody (administrator)."""
     administrator()
-    scaling.delete_rules(db())
+    scaling_rules.delete_rules(db())
 
 
 @blueprint.get(RULE)
@@ -68,7 +60,7 @@ def delete_rules() -> None:
 @blueprint.alt_response(404, schema=Failure)
 def get_rule(container_group_id: str) -> Row:
     """Read a rule."""
-    return scaling.get_rule(db(), caller(), identifier(container_group_id, WHAT))
+    return scaling_rules.get_rule(db(), caller(), identifier(container_group_id, WHAT))
 
 
 @blueprint.route(RULE, methods=["PATCH"])
@@ -78,7 +70,7 @@ def get_rule(container_group_id: str) -> Row:
 @blueprint.alt_response(404, schema=Failure)
 def change_rule(changes: dict[str, int], container_group_id: str) -> Row:
     """Change a rule; what is not named stays."""
-    changed = scaling.change_rule(db(), caller(), identifier(container_group_id, WHAT), changes)
+    changed = scaling_rules.change_rule(db(), caller(), identifier(container_group_id, WHAT), changes)
     return changed | warnings(RuleChanges())
 
 
@@ -87,7 +79,7 @@ def change_rule(changes: dict[str, int], container_group_id: str) -> Row:
 @blueprint.alt_response(404, schema=Failure)
 def delete_rule(container_group_id: str) -> None:
     """Remove a rule; the group stays as it is."""
-    scaling.delete_rule(db(), caller(), identifier(container_group_id, WHAT))
+    scaling_rules.delete_rule(db(), caller(), identifier(container_group_id, WHAT))
 
 
 @blueprint.get(f"{RULE}/decisions")
@@ -98,7 +90,7 @@ def delete_rule(container_group_id: str) -> None:
 def list_decisions(query: dict[str, Any], container_group_id: str) -> Row:
     """What the autoscaler decided for a group, newest first, and the replica-hours that came of it."""
     group_id = identifier(container_group_id, WHAT)
-    return scaling.decisions(db(), caller(), group_id, page=query["page"], page_size=query["page_size"])
+    return scaling_rules.decisions(db(), caller(), group_id, page=query["page"], page_size=query["page_size"])
 
 
 @blueprint.get("/container-groups/<text:container_group_id>/metrics")
@@ -106,4 +98,4 @@ def list_decisions(query: dict[str, Any], container_group_id: str) -> Row:
 @blueprint.alt_response(400, schema=Failure)
 def get_group_metrics(container_group_id: str) -> Row:
     """How much work a container group has, for other autoscalers; a group that has none answers zeros."""
-    return scaling.metrics(db(), caller(), group_name(container_group_id))
+    return scaling_rules.metrics(db(), caller(), group_name(container_group_id))

@@ -6,10 +6,11 @@ from typing import Any
 
 from flask_smorest import Blueprint
 
-from kelpie_api import auth
-from kelpie_api.routes import BodyParser, administrator, caller, coordinator, db, identifier
-from kelpie_api.schemas import Failure
+from kelpie_api.auth import users
+from kelpie_api.schemas.fields import Failure
 from kelpie_api.schemas.users import NewToken, NewUser, Token, User
+from kelpie_api.web.body import BodyParser
+from kelpie_api.web.context import administrator, caller, coordinator, db, identifier
 
 blueprint = Blueprint("users", __name__, description="Users and their keys.")
 blueprint.ARGUMENTS_PARSER = BodyParser()
@@ -19,7 +20,7 @@ blueprint.ARGUMENTS_PARSER = BodyParser()
 @blueprint.response(200, User)
 def get_me() -> dict[str, Any]:
     """The user of the calling key."""
-    return auth.get_user(db(), caller())
+    return users.get_user(db(), caller())
 
 
 @blueprint.post("/users")
@@ -30,7 +31,7 @@ def get_me() -> dict[str, Any]:
 def create_user(new: dict[str, Any]) -> dict[str, Any]:
     """Make a user (administrator)."""
     administrator()
-    return auth.create_user(db(), new["username"])
+    return users.create_user(db(), new["username"])
 
 
 @blueprint.post("/users/<user_id>/token")
@@ -42,7 +43,7 @@ def create_user(new: dict[str, Any]) -> dict[str, Any]:
 def create_token(new: dict[str, Any], user_id: str) -> dict[str, Any]:
     """Make a key for a user in a project (administrator); it is shown this once."""
     administrator()
-    return {"token": auth.create_token(db(), identifier(user_id, "user"), new["org_name"], new["project_name"])}
+    return {"token": users.create_token(db(), identifier(user_id, "user"), new["org_name"], new["project_name"])}
 
 
 @blueprint.delete("/users")
@@ -51,5 +52,5 @@ def create_token(new: dict[str, Any], user_id: str) -> dict[str, Any]:
 def delete_users() -> None:
     """Remove all users but the administrator, with their keys and jobs (administrator)."""
     administrator()
-    auth.delete_users(db())
+    users.delete_users(db())
     coordinator().gatekeeper.forget()

@@ -6,11 +6,12 @@ from typing import Any
 
 from flask_smorest import Blueprint
 
-from kelpie_api import jobs, signing, webhooks
 from kelpie_api.db import Row
-from kelpie_api.routes import caller, coordinator, db, identifier
-from kelpie_api.schemas import Failure, Message
+from kelpie_api.queue import listing
+from kelpie_api.schemas.fields import Failure, Message
 from kelpie_api.schemas.webhooks import SigningSecret, WebhookList
+from kelpie_api.web.context import caller, coordinator, db, identifier
+from kelpie_api.webhooks import log, signing
 
 blueprint = Blueprint(
     "webhooks", __name__, description="What was told to receivers, and how they know it is true."
@@ -23,8 +24,8 @@ NO_STORE = {"Cache-Control": {"schema": {"type": "string"}}}
 @blueprint.alt_response(404, schema=Failure)
 def list_webhooks(job_id: str) -> Row:
     """Every webhook of a job and every try to deliver it."""
-    job = jobs.get(db(), caller(), identifier(job_id, "job"))
-    found = webhooks.log_of(db(), job["id"])
+    job = listing.get(db(), caller(), identifier(job_id, "job"))
+    found = log.log_of(db(), job["id"])
     return {"_count": len(found), "webhooks": found}
 
 
@@ -33,8 +34,8 @@ def list_webhooks(job_id: str) -> Row:
 @blueprint.alt_response(404, schema=Failure)
 def redeliver_webhook(job_id: str, webhook_id: str) -> Row:
     """Send a webhook again, under its old id and with the key of this call; one that waits is sent at once."""
-    job = jobs.get(db(), caller(), identifier(job_id, "job"))
-    webhooks.redeliver(db(), job["id"], identifier(webhook_id, "webhook"), caller().sealed_key)
+    job = listing.get(db(), caller(), identifier(job_id, "job"))
+    log.redeliver(db(), job["id"], identifier(webhook_id, "webhook"), caller().sealed_key)
     return {"message": "The webhook will be delivered again"}
 
 

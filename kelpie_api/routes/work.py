@@ -11,13 +11,14 @@ from uuid import UUID
 from flask import g, request
 from flask_smorest import Blueprint
 
-from kelpie_api import checkpoints, jobs, metrics
-from kelpie_api.auth import Caller
+from kelpie_api import metrics
+from kelpie_api.auth.caller import Caller
 from kelpie_api.db import Database, Row, next_byte
 from kelpie_api.errors import NotTheHolder
-from kelpie_api.jobs import Report, Status
-from kelpie_api.routes import TEXT, BodyParser, caller, coordinator, db, identifier
-from kelpie_api.schemas import Failure, Message
+from kelpie_api.queue import checkpoints, jobs
+from kelpie_api.queue.long_poll import NoRoom, Waiter
+from kelpie_api.queue.states import Report, Status
+from kelpie_api.schemas.fields import Failure, Message
 from kelpie_api.schemas.jobs import Job
 from kelpie_api.schemas.work import (
     CheckpointKept,
@@ -29,7 +30,8 @@ from kelpie_api.schemas.work import (
     ResumeReport,
     WorkQuery,
 )
-from kelpie_api.waiting import NoRoom, Waiter
+from kelpie_api.web.body import BodyParser
+from kelpie_api.web.context import TEXT, caller, coordinator, db, identifier
 
 blueprint = Blueprint("work", __name__, description="Work, as workers ask for it and report it.")
 blueprint.ARGUMENTS_PARSER = BodyParser()

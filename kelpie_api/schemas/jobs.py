@@ -10,9 +10,10 @@ from typing import Any
 
 from marshmallow import ValidationError, fields, post_dump, validate
 
-from kelpie_api.jobs import LEGACY_FIELDS, Place, Status
-from kelpie_api.schemas import Answer, Instant, PageQuery, QueryText
-from kelpie_api.wire import give_way
+from kelpie_api.queue.listing import Place
+from kelpie_api.queue.states import LEGACY_FIELDS, Status
+from kelpie_api.schemas.fields import Answer, Instant, PageQuery, QueryText
+from kelpie_api.text import give_way
 
 
 class Cursor(fields.String):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from marshmallow import fields, validate
 
-from kelpie_api.schemas import Answer, Instant, PageQuery, QueryText
+from kelpie_api.schemas.fields import Answer, Instant, PageQuery, QueryText
 
 
 class MachineQuery(PageQuery):

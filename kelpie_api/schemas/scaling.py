@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from marshmallow import fields, validate
 
-from kelpie_api.schemas import Answer, Instant, WholeNumber, Wire
+from kelpie_api.schemas.fields import Answer, Instant, WholeNumber, Wire
 
 REPLICAS = validate.Range(0, 500)
 IDLE_SECONDS = validate.Range(0, 3600)

@@ -12,8 +12,8 @@ from marshmallow import ValidationError, fields, post_load, pre_load, validate, 
 from regress import Regex, RegressError
 
 from kelpie_api.errors import InvalidRequest
-from kelpie_api.jobs import LEGACY_FIELDS
-from kelpie_api.schemas import NAME, TrueOrFalse, WholeNumber, Wire
+from kelpie_api.queue.states import LEGACY_FIELDS
+from kelpie_api.schemas.fields import NAME, TrueOrFalse, WholeNumber, Wire
 
 LARGEST_DEFINITION = 256 * 1024
 LARGEST_BATCH = 1000

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from marshmallow import fields, validate
 
-from kelpie_api.schemas import NAME, Answer, Instant, Wire
-from kelpie_api.wire import NAME_TEXT
+from kelpie_api.schemas.fields import NAME, Answer, Instant, Wire
+from kelpie_api.text import NAME_TEXT
 
 ONE_LINE = validate.Regexp(NAME_TEXT, error="A name has no line ends or control characters.")
 

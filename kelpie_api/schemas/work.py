@@ -8,10 +8,10 @@ from uuid import UUID
 
 from marshmallow import ValidationError, fields, validate
 
-from kelpie_api.jobs import Status
-from kelpie_api.schemas import NAME, Answer, QueryText, WholeNumber, Wire
-from kelpie_api.waiting import LONGEST
-from kelpie_api.wire import parse_uuid
+from kelpie_api.queue.long_poll import LONGEST
+from kelpie_api.queue.states import Status
+from kelpie_api.schemas.fields import NAME, Answer, QueryText, WholeNumber, Wire
+from kelpie_api.text import parse_uuid
 
 NAME_OF_OBJECT = validate.Length(min=1, max=1024)
 LARGEST_OUTPUT = 65_536  # characters

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from kelpie_api.db import Database
-from kelpie_api.egress import Egress
-from kelpie_api.sealing import Seal
-from kelpie_api.webhooks import Sender
+from kelpie_api.encryption import Seal
+from kelpie_api.net.public_http import Egress
+from kelpie_api.webhooks.sender import Sender
 from tests.api.receiver import Receiver, receiving
 from tests.conftest import SECRET_KEY
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from kelpie_api import jobs
 from kelpie_api.db import Database, Row
-from kelpie_api.jobs import Report
+from kelpie_api.queue import jobs
+from kelpie_api.queue.states import Report
 from tests.helpers import Tenant, make_job
 
 

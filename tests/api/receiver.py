@@ -13,7 +13,7 @@ from socketserver import BaseRequestHandler, ThreadingTCPServer
 from typing import Any
 
 from kelpie_api.db import Database, Row
-from kelpie_api.webhooks import Sender
+from kelpie_api.webhooks.sender import Sender
 from tests.helpers import Client
 
 

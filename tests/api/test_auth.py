@@ -8,8 +8,9 @@ import uuid
 import pytest
 from flask import Flask
 
-from kelpie_api import auth, logs
-from kelpie_api.auth import REMEMBERED_FOR, Gatekeeper
+from kelpie_api import logs
+from kelpie_api.auth import users
+from kelpie_api.auth.authenticator import REMEMBERED_FOR, Gatekeeper
 from kelpie_api.db import SQL, Database
 from tests.conftest import ADMIN_KEY, SECRET_KEY
 from tests.helpers import Client, Tenant, definition, refused
@@ -66,11 +67,11 @@ def test_a_part_of_a_key_is_no_key(app: Flask, tenant: Tenant) -> None:
 
 
 def test_the_digest_of_a_key_is_no_key(app: Flask, tenant: Tenant) -> None:
-    refused(Client(app.test_client(), auth.digest(tenant.key).hex()).get("/jobs"), 403)
+    refused(Client(app.test_client(), users.digest(tenant.key).hex()).get("/jobs"), 403)
 
 
 def test_without_an_administrators_key_nobody_is_administrator(migrated_url: str, db: Database) -> None:
-    from kelpie_api import create_app
+    from kelpie_api.app import create_app
     from kelpie_api.config import Config
 
     app = create_app(Config(database_url=migrated_url, secret_key=SECRET_KEY, admin_key=None))
@@ -84,7 +85,7 @@ class TestARemovedKey:
         self, api: Client, db: Database, tenant: Tenant, gatekeeper: Gatekeeper
     ) -> None:
         assert api.get("/jobs").status_code == 200
-        db.execute("delete from api_keys where digest = %(digest)s", digest=auth.digest(tenant.key))
+        db.execute("delete from api_keys where digest = %(digest)s", digest=users.digest(tenant.key))
         grow_old(gatekeeper)
         refused(api.get("/jobs"), 403)
 
@@ -97,7 +98,7 @@ class TestARemovedKey:
         db.execute(
             "insert into api_keys (tenant_id, org_name, digest) values (%(tenant)s, 'acme', %(digest)s)",
             tenant=tenant.caller.tenant_id,
-            digest=auth.digest("kelpie_made_a_moment_later"),
+            digest=users.digest("kelpie_made_a_moment_later"),
         )
         assert client.get("/jobs").status_code == 200
 
@@ -164,7 +165,7 @@ class TestUsers:
         self, api: Client, db: Database
     ) -> None:
         api.submit()
-        auth.delete_users(db)
+        users.delete_users(db)
         refused(api.post("/jobs", definition()), 403)
         refused(api.get("/users/me"), 403)
 

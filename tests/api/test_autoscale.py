@@ -19,12 +19,12 @@ from typing import Any, LiteralString
 import pytest
 from werkzeug.wrappers import Response
 
-from kelpie_api.allowance import AUTOSCALER, Allowance
-from kelpie_api.autoscale import AnotherRun, Autoscaler, Turn, all_applied, repeat
 from kelpie_api.db import SQL, Database, Row
-from kelpie_api.fleet import Fleet
-from kelpie_api.replicas import Demand
-from kelpie_api.salad import LIMIT, GroupName, Salad
+from kelpie_api.salad.client import LIMIT, GroupName, Salad
+from kelpie_api.salad.request_budget import AUTOSCALER, Allowance
+from kelpie_api.scaling.autoscaler import AnotherRun, Autoscaler, Turn, all_applied, repeat
+from kelpie_api.scaling.decision import Demand
+from kelpie_api.scaling.groups import Fleet
 from local_stack.processes import wait_for
 from tests.conftest import SECRET_KEY
 from tests.doubles.double import page

@@ -15,7 +15,7 @@ import pytest
 from flask import Flask
 from werkzeug.test import TestResponse
 
-from kelpie_api import create_app
+from kelpie_api.app import create_app
 from kelpie_api.config import Config
 from kelpie_api.db import Database
 from kelpie_api.migrations import migrate

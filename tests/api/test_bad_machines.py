@@ -19,12 +19,13 @@ from flask import Flask
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kelpie_api import auth, jobs
-from kelpie_api.allowance import AUTOSCALER, Allowance
+from kelpie_api.auth import users
 from kelpie_api.db import SQL, Database
-from kelpie_api.jobs import Report
-from kelpie_api.reallocation import FIRST_PAUSE, IDLE, LONGEST_PAUSE, Reallocator, backoff
-from kelpie_api.salad import Salad
+from kelpie_api.machines.reallocation import FIRST_PAUSE, IDLE, LONGEST_PAUSE, Reallocator, backoff
+from kelpie_api.queue import jobs
+from kelpie_api.queue.states import Report
+from kelpie_api.salad.client import Salad
+from kelpie_api.salad.request_budget import AUTOSCALER, Allowance
 from local_stack.processes import CHECKOUT, wait_for
 from tests.api.failing import fail_jobs, make_due, reallocated, reallocations
 from tests.conftest import SECRET_KEY
@@ -197,7 +198,7 @@ class TestSetting:
         self, app: Flask, api: Client, db: Database, tenant: Tenant
     ) -> None:
         """A user may have keys of several."""
-        second = Client(app.test_client(), auth.create_token(db, tenant.caller.user_id, "other-org", "default"))
+        second = Client(app.test_client(), users.create_token(db, tenant.caller.user_id, "other-org", "default"))
         for client in (second, api, api, second):
             job = client.submit()
             client.claim()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from kelpie_api import vouching
+from kelpie_api.auth import salad_keys
 from kelpie_api.db import Database
 from local_stack.processes import wait_for
 from tests.api.test_auth import everything_stored
@@ -81,7 +81,7 @@ def test_a_flood_of_made_up_keys_while_salad_hangs_is_noticed_by_nobody_else(
     assert user(proven) == "of-the-salad-key"
     assert user(with_token(app, tokens.token())) == "of-the-token"
     gatekeeper = app.extensions["kelpie"].gatekeeper
-    monkeypatch.setattr(vouching, "KEY_PATIENCE", 0.0)
+    monkeypatch.setattr(salad_keys, "KEY_PATIENCE", 0.0)
     salad.hold()
     asked = len(salad.asked)
     for number in range(50):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from flask import Flask
 
-from kelpie_api import create_app
+from kelpie_api.app import create_app
 from kelpie_api.config import Config
 from kelpie_api.db import Database
 from kelpie_api.errors import ConfigError
@@ -123,7 +123,7 @@ def test_a_page_can_read_refusals_too(api: Client, app: Flask, monkeypatch: pyte
     def broken(*args: object, **kwargs: object) -> None:
         raise RuntimeError("the inside")
 
-    monkeypatch.setattr("kelpie_api.jobs.list_page", broken)
+    monkeypatch.setattr("kelpie_api.queue.listing.list_page", broken)
     answers = {
         401: app.test_client().get("/jobs", headers={"Origin": ORIGIN}),
         403: Client(app.test_client(), "wrong").get("/jobs", Origin=ORIGIN),
@@ -177,7 +177,7 @@ class TestRequestId:
         assert len({api.get("/healthz").headers["X-Request-Id"] for _ in range(2)}) == 2
 
     def test_a_defect_is_reported_by_it(self, api: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("kelpie_api.jobs.list_page", None)
+        monkeypatch.setattr("kelpie_api.queue.listing.list_page", None)
         answer = api.get("/jobs", **{"X-Request-Id": "my-id"})
         assert "my-id" in refused(answer, 500)["message"]
         assert answer.headers["X-Request-Id"] == "my-id"

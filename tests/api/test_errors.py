@@ -9,7 +9,7 @@ import pytest
 from flask import Flask
 
 from kelpie_api.db import Database
-from kelpie_api.routes import LARGEST_BODY
+from kelpie_api.web.body import LARGEST_BODY
 from tests.helpers import Client, definition, refused, rows_of_jobs
 
 NESTED = 100_000
@@ -199,7 +199,7 @@ def test_a_bug_is_a_500_in_the_common_shape_without_its_inside(
     def broken(*args: object, **kwargs: object) -> None:
         raise RuntimeError("the inside")
 
-    monkeypatch.setattr("kelpie_api.jobs.list_page", broken)
+    monkeypatch.setattr("kelpie_api.queue.listing.list_page", broken)
     answer = api.get("/jobs")
     assert refused(answer, 500)["error"] == "Internal Server Error"
     assert "inside" not in answer.text

@@ -8,8 +8,8 @@ from urllib.parse import quote
 import pytest
 from flask import Flask
 
-from kelpie_api import jobs
 from kelpie_api.db import SQL, Database
+from kelpie_api.queue import jobs, submissions
 from tests.helpers import (
     Client,
     Tenant,
@@ -130,10 +130,10 @@ def test_more_jobs_than_end_in_one_round_all_end(
     api: Client, db: Database, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "PURGED_AT_ONCE", 3)
-    jobs.submit(db, tenant.caller, [as_row()] * 10)
+    submissions.submit(db, tenant.caller, [as_row()] * 10)
     for machine in "abcdefg":
         api.claim(machine)
-    jobs.submit(db, tenant.caller, [as_row()] * 10)
+    submissions.submit(db, tenant.caller, [as_row()] * 10)
     assert purge(api) == 20
     assert [job["status"] for job in rows_of_jobs(db)["jobs"]] == ["canceled"] * 7
 
@@ -161,7 +161,7 @@ def test_a_claim_does_not_wait_for_a_purge(db: Database, tenant: Tenant) -> None
 def test_a_round_reads_no_more_of_the_queue_than_it_ends(db: Database, tenant: Tenant, statement: str) -> None:
     """Else a purge of a million jobs would read the rest of them in each of its rounds."""
     for _ in range(5):
-        jobs.submit(db, tenant.caller, [as_row()] * 1000)
+        submissions.submit(db, tenant.caller, [as_row()] * 1000)
     db.execute("analyze queue")
     line = db.one_or_none("select tenant_id, container_group, max(seq) as last_seq from queue group by 1, 2") or {}
     with db.transaction() as tx:

@@ -10,10 +10,10 @@ import pytest
 from flask import Flask
 from werkzeug.test import TestResponse
 
-from kelpie_api import jobs
 from kelpie_api.db import SQL, Database, Transaction
 from kelpie_api.errors import ConnectionLost
-from kelpie_api.housekeeping import Housekeeper
+from kelpie_api.queue import submissions
+from kelpie_api.queue.maintenance import Housekeeper
 from tests.helpers import (
     Client,
     Tenant,
@@ -28,7 +28,7 @@ from tests.helpers import (
 )
 
 PATHS = ["/jobs", "/job", "/jobs/batch"]
-ONCE = jobs.OnlyOnce("key", b"digest")
+ONCE = submissions.OnlyOnce("key", b"digest")
 
 
 def body_for(path: str, **fields: Any) -> Any:
@@ -186,14 +186,14 @@ def test_old_keys_are_forgotten_and_younger_ones_are_not(api: Client, db: Databa
 class TestAtTheSameMoment:
     def create_in(self, tx: Transaction, tenant: Tenant) -> str:
         """A submission with ONCE whose transaction the test ends when it likes."""
-        [job] = tx.all(SQL.submit_jobs, **jobs._submission(tenant.caller, [as_row()], ONCE))
+        [job] = tx.all(SQL.submit_jobs, **submissions._submission(tenant.caller, [as_row()], ONCE))
         return str(job["id"])
 
     def test_the_second_waits_for_the_first_and_gets_its_job(self, db: Database, tenant: Tenant) -> None:
         ours, (theirs, again) = while_open(
             db,
             lambda tx: self.create_in(tx, tenant),
-            lambda: jobs.submit_once(db, tenant.caller, [as_row()], ONCE),
+            lambda: submissions.submit_once(db, tenant.caller, [as_row()], ONCE),
         )
         assert again and [str(job["id"]) for job in theirs] == [ours]
         assert number_of_jobs(db) == 1
@@ -201,7 +201,7 @@ class TestAtTheSameMoment:
     def test_where_the_first_is_rolled_back_the_second_creates(self, db: Database, tenant: Tenant) -> None:
         with ThreadPoolExecutor(1) as pool, db.transaction() as tx:
             self.create_in(tx, tenant)
-            rival = pool.submit(jobs.submit_once, db, tenant.caller, [as_row()], ONCE)
+            rival = pool.submit(submissions.submit_once, db, tenant.caller, [as_row()], ONCE)
             wait_until_blocked(db)
             tx.connection.execute("rollback")
             [job], again = rival.result()
@@ -235,7 +235,7 @@ def test_a_lost_connection_creates_no_second_job_and_is_no_replay(
 ) -> None:
     flaky = LosesTheAnswer(migrated_url)
     flaky.open()
-    [job], again = jobs.submit_once(flaky, tenant.caller, [as_row()], ONCE)
+    [job], again = submissions.submit_once(flaky, tenant.caller, [as_row()], ONCE)
     flaky.close()
     assert flaky.lost and not again
     assert [row["id"] for row in rows_of_jobs(db)["jobs"]] == [job["id"]]

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from kelpie_api import jobs
 from kelpie_api.db import SQL, Database
+from kelpie_api.queue import submissions
 from tests.helpers import Client, Tenant, as_row, make_job, refused
 
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -179,7 +179,7 @@ class TestCursor:
 def test_a_page_far_behind_begins_at_its_place_in_an_index(
     db: Database, tenant: Tenant, order: str, filtered: dict[str, str]
 ) -> None:
-    jobs.submit(db, tenant.caller, [as_row()] * 5000)
+    submissions.submit(db, tenant.caller, [as_row()] * 5000)
     db.execute("analyze jobs")
     values = {"scope": tenant.caller.tenant_id, "groups": None, "status": None, "container_group": None}
     statement = SQL.by_name[f"list_jobs_{order}_first"]
@@ -393,7 +393,7 @@ def test_the_events_of_a_job_tell_who_changed_it_and_leave_heartbeats_out(api: C
 def test_a_page_of_large_jobs_is_read_in_portions_and_is_whole(
     api: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kelpie_api.jobs.PORTION", 3)
+    monkeypatch.setattr("kelpie_api.queue.listing.PORTION", 3)
     ids = [api.submit(arguments=["x" * 10_000])["id"] for _ in range(12)]
     first = api.get("/jobs?page_size=10&asc=true")
     assert [job["id"] for job in (first.json or {})["jobs"]] == ids[:10]
@@ -406,7 +406,7 @@ def test_a_page_of_large_jobs_is_read_in_portions_and_is_whole(
 def test_a_page_that_no_memory_could_hold_is_a_400_that_says_so(
     api: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kelpie_api.jobs.LARGEST_PAGE", 30_000)
+    monkeypatch.setattr("kelpie_api.queue.listing.LARGEST_PAGE", 30_000)
     for _ in range(5):
         api.submit(arguments=["x" * 10_000])
     assert refused(api.get("/jobs?page_size=100"), 400)["errors"].keys() == {"page_size"}

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from kelpie_api import machines
 from kelpie_api.db import Database
-from kelpie_api.machines import MOST_SEEN, Sightings
+from kelpie_api.machines import sightings as machines_sightings
+from kelpie_api.machines.sightings import MOST_SEEN, Sightings
 from local_stack.processes import CHECKOUT, wait_for
 from tests.api.failing import fail_jobs, reallocated
 from tests.helpers import Client, Tenant, at_once, ban, make_job, make_tenant, refused
@@ -323,7 +323,7 @@ class TestForgetting:
             " - case when machine_id = 'old' then interval '31 days' else '1 day' end"
             " where machine_id <> 'waiting'"
         )
-        assert machines.prune(db, timedelta(days=30)) == 3
+        assert machines_sightings.prune(db, timedelta(days=30)) == 3
         assert [row["machine_id"] for row in db.all("select machine_id from machines")] == ["young"]
         assert reallocated(db) == ["young", "waiting"]
 
@@ -332,4 +332,4 @@ class TestForgetting:
     ) -> None:
         fail_jobs(db, tenant, "m1", "g1", 3)
         db.execute("update machines set last_seen = now() - interval '3 hours'")
-        assert machines.prune(db, timedelta(minutes=1)) == 0
+        assert machines_sightings.prune(db, timedelta(minutes=1)) == 0

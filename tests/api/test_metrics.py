@@ -13,8 +13,9 @@ from flask import Flask
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.parser import text_string_to_metric_families
 
-from kelpie_api import metrics, serving
+from kelpie_api import metrics
 from kelpie_api.db import Database
+from kelpie_api.web import gunicorn_worker
 from local_stack.processes import CHECKOUT, scratch_folder, wait_for
 from local_stack.stack import LocalStack
 from tests.helpers import Client, Tenant, make_job
@@ -243,7 +244,7 @@ def test_what_a_killed_server_left_behind_goes_at_the_next_start_and_nothing_els
     other = tmp_path / "other"
     other.mkdir()
     (other / "lock").touch()
-    first, second = serving.folder_for_counts(tmp_path), serving.folder_for_counts(tmp_path)
+    first, second = gunicorn_worker.folder_for_counts(tmp_path), gunicorn_worker.folder_for_counts(tmp_path)
     assert not left.exists()
     assert first != second and first.is_dir() and second.is_dir() and other.is_dir()
 

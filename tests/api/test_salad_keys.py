@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from kelpie_api import create_app
+from kelpie_api.app import create_app
+from kelpie_api.auth.salad_keys import Vouching
 from kelpie_api.config import Config
 from kelpie_api.db import SQL, Database
-from kelpie_api.vouching import Vouching
 from local_stack.processes import wait_for
 from tests.doubles.double import Answer, page
 from tests.doubles.salad import SaladDouble, trouble

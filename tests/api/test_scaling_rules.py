@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from kelpie_api import auth, create_app, scaling
-from kelpie_api.allowance import PERSON, Allowance
+from kelpie_api.app import create_app
+from kelpie_api.auth import users
 from kelpie_api.config import Config
 from kelpie_api.db import Database
+from kelpie_api.salad.request_budget import PERSON, Allowance
+from kelpie_api.scaling import rules
 from tests.doubles.double import page
 from tests.doubles.fleet import KEY, FleetDouble
 from tests.doubles.salad import trouble
@@ -130,7 +132,7 @@ def test_who_cannot_see_the_rule_of_a_group_hears_that_it_is_anothers_and_not_wh
     """Two users whose keys name the same organization and project."""
     api.post("/scaling-rules", wanted(group))
     rival = make_tenant(db, "rival", "default").caller.user_id
-    other = Client(app.test_client(), auth.create_token(db, rival, "acme", "default"))
+    other = Client(app.test_client(), users.create_token(db, rival, "acme", "default"))
     assert "change that one" in refused(api.post("/scaling-rules", wanted(group)), 409)["message"]
     said = refused(other.post("/scaling-rules", wanted(group)), 409)["message"]
     assert "Another user's rule" in said and "acme" not in said
@@ -182,10 +184,10 @@ def test_who_has_many_groups_looked_up_is_slowed_down_and_nobody_else(
 ) -> None:
     fleet.allow(KEY, "acme", "default")
     elsewhere = fleet.make_group(project=("rival", "default"))
-    answers = [api.post("/scaling-rules", wanted(str(uuid.uuid4()))) for _ in range(scaling.LOOKUPS_AT_ONCE + 20)]
+    answers = [api.post("/scaling-rules", wanted(str(uuid.uuid4()))) for _ in range(rules.LOOKUPS_AT_ONCE + 20)]
     assert {answer.status_code for answer in answers} == {400, 429}
     assert "many groups" in refused(answers[-1], 429)["message"]
-    assert int(answers[-1].headers["Retry-After"]) >= scaling.LOOKUP_PAUSE
+    assert int(answers[-1].headers["Retry-After"]) >= rules.LOOKUP_PAUSE
     assert len(fleet.requests) < len(answers)
     other = make_tenant(db, "rival", "default")
     assert Client(app.test_client(), other.key).post("/scaling-rules", wanted(elsewhere)).status_code == 201
@@ -361,7 +363,7 @@ def test_replica_hours_of_a_rule_that_was_made_anew_leave_out_the_time_without_i
 def test_old_decisions_are_pruned_and_young_ones_kept(db: Database, tenant: Tenant, group: str) -> None:
     for hours in (50, 49, 47, 1):
         decided(db, tenant, group, hours, active=hours)
-    assert scaling.prune_decisions(db, timedelta(hours=48)) == 2
+    assert rules.prune_decisions(db, timedelta(hours=48)) == 2
     assert [row["active"] for row in db.all("select active from scaling_decisions order by id")] == [47, 1]
 
 

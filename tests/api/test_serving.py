@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from bench.api import serve
-from kelpie_api import jobs
 from kelpie_api.db import Database
+from kelpie_api.queue import submissions
 from local_stack.processes import Child, wait_for
 from tests.helpers import Tenant, as_row, be_seen, make_job
 
@@ -80,7 +80,7 @@ def test_sigterm_ends_a_process_with_fifty_who_wait_and_idle_connections(server:
 
 def test_requests_that_compute_for_long_are_no_outage(server: Server, db: Database, tenant: Tenant) -> None:
     """The largest listing, from several clients in a loop, keep the process busy."""
-    jobs.submit(db, tenant.caller, [as_row(arguments=["x" * 500])] * 10_000)
+    submissions.submit(db, tenant.caller, [as_row(arguments=["x" * 500])] * 10_000)
     be_seen(db)
     wait_for(lambda: beats(db) > 0, "the first beat")
     db.execute("delete from outages")

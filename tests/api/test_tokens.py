@@ -18,12 +18,13 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from flask import Flask
 
-from kelpie_api import create_app, routes
-from kelpie_api.allowance import AUTOSCALER, Allowance
+from kelpie_api.app import create_app
+from kelpie_api.auth.jwks import FRESH_FOR, STALE_AFTER, STALE_FOR, KeyRing
+from kelpie_api.auth.salad_keys import Vouching
 from kelpie_api.config import Config
 from kelpie_api.db import Database
-from kelpie_api.tokens import FRESH_FOR, STALE_AFTER, STALE_FOR, KeyRing
-from kelpie_api.vouching import Vouching
+from kelpie_api.salad.request_budget import AUTOSCALER, Allowance
+from kelpie_api.web import access
 from local_stack.processes import wait_for
 from tests.doubles.double import Answer, page
 from tests.doubles.salad import SaladDouble, trouble
@@ -404,13 +405,13 @@ CLOSED = [
 
 class TestWhatATokenMayDo:
     def test_names_only_routes_that_are_there(self, app: Flask) -> None:
-        named = routes.OPEN_TO_MACHINES | routes.OPEN_TO_SUBMITTING_MACHINES
+        named = access.OPEN_TO_MACHINES | access.OPEN_TO_SUBMITTING_MACHINES
         assert named <= {rule.endpoint for rule in app.url_map.iter_rules()}
 
     def test_everything_else_is_closed(self, app: Flask, machine: Client) -> None:
         """Also what will be built tomorrow, until somebody opens it."""
         for rule in app.url_map.iter_rules():
-            if rule.endpoint in routes.OPEN_TO_MACHINES | routes.PUBLIC:
+            if rule.endpoint in access.OPEN_TO_MACHINES | access.PUBLIC:
                 continue
             for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
                 path = rule.rule

@@ -9,11 +9,12 @@ from uuid import UUID
 import pytest
 from flask import Flask
 
-from kelpie_api import create_app, jobs, waiting
+from kelpie_api.app import create_app
 from kelpie_api.config import Config
 from kelpie_api.db import SQL, Database
+from kelpie_api.queue import jobs, notifications
+from kelpie_api.queue.long_poll import Waiter, WaitingRoom
 from kelpie_api.schemas.work import WorkQuery
-from kelpie_api.waiting import Waiter, WaitingRoom
 from local_stack.processes import wait_for
 from tests import pgbouncer
 from tests.conftest import ADMIN_KEY, SECRET_KEY
@@ -260,7 +261,7 @@ def test_who_hears_nothing_is_not_believed_and_looks_more_often(
     crowd: Crowd, api: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(SQL.by_name, "listen", "select 'as behind PgBouncer: it succeeds'")
-    monkeypatch.setattr(waiting, "PROOF_TIME", 0.2)
+    monkeypatch.setattr(notifications, "PROOF_TIME", 0.2)
     waiter = crowd.wait()
     api.submit()
     assert waiter.result(SOON)

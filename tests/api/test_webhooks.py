@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kelpie_api.db import SQL, Database
-from kelpie_api.lanes import Lanes
-from kelpie_api.sealing import Seal
-from kelpie_api.webhooks import GIVE_UP_AFTER, HOLD, Sender, backoff
+from kelpie_api.encryption import Seal
+from kelpie_api.webhooks.fairness import Lanes
+from kelpie_api.webhooks.sender import GIVE_UP_AFTER, HOLD, Sender, backoff
 from local_stack.processes import wait_for
 from tests.api.receiver import Receiver, make_due, outbox, run_job, send_round
 from tests.helpers import Client, Tenant, make_job

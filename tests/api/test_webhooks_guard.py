@@ -18,10 +18,10 @@ from cryptography.x509.oid import NameOID
 
 from kelpie_api.config import VERSION
 from kelpie_api.db import Database
-from kelpie_api.egress import Egress, Target, is_public
+from kelpie_api.encryption import Seal
 from kelpie_api.errors import NoAnswer
-from kelpie_api.sealing import Seal
-from kelpie_api.webhooks import Sender
+from kelpie_api.net.public_http import Egress, Target, is_public
+from kelpie_api.webhooks.sender import Sender
 from kelpie_worker import __version__
 from tests.api.receiver import Receiver, listening, outbox, send_round
 from tests.conftest import SECRET_KEY

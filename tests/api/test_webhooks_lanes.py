@@ -17,12 +17,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kelpie_api import lanes
 from kelpie_api.db import SQL, Database, Row, Transaction
-from kelpie_api.egress import Egress
-from kelpie_api.lanes import Lanes
 from kelpie_api.migrations import known, migrate
-from kelpie_api.webhooks import GIVE_UP_AFTER, HOLD, Sender
+from kelpie_api.net.public_http import Egress
+from kelpie_api.webhooks import fairness
+from kelpie_api.webhooks.fairness import Lanes
+from kelpie_api.webhooks.sender import GIVE_UP_AFTER, HOLD, Sender
 from local_stack.processes import wait_for
 from tests.api.receiver import Receiver, listening, outbox, run_job, send_round
 from tests.helpers import Client, Tenant, make_job, make_tenant
@@ -77,18 +77,20 @@ class TestTaking:
         for url in ("http://a/", "http://b/", "http://c/"):
             make_webhooks(db, tenant, 50, url)
         taken = Counter(webhook["lane"] for webhook in take(db))
-        assert list(taken.values()) == [lanes.OF_A_LANE] * 3
+        assert list(taken.values()) == [fairness.OF_A_LANE] * 3
 
     def test_the_oldest_of_a_lane_first(self, db: Database, tenant: Tenant) -> None:
         make_webhooks(db, tenant, 50, "http://a/%n")
-        assert {webhook["url"] for webhook in take(db)} == {f"http://a/{n}" for n in range(1, lanes.OF_A_LANE + 1)}
+        assert {webhook["url"] for webhook in take(db)} == {
+            f"http://a/{n}" for n in range(1, fairness.OF_A_LANE + 1)
+        }
 
     def test_of_each_user_no_more_than_its_share(self, db: Database, tenant: Tenant) -> None:
         tenants = [tenant, make_tenant(db, "rival", "default"), make_tenant(db, "third", "default")]
         for each in tenants:
             make_webhooks(db, each, 100, "http://host-%n/")
         taken = Counter(webhook["user_id"] for webhook in take(db))
-        assert sorted(taken.values())[-2:] == [lanes.OF_A_USER] * 2  # the third leaves some for a fourth
+        assert sorted(taken.values())[-2:] == [fairness.OF_A_USER] * 2  # the third leaves some for a fourth
 
     def test_after_six_users_took_all_they_may_there_is_a_thread_for_one_more(self, db: Database) -> None:
         under_way = Lanes()
@@ -97,7 +99,7 @@ class TestTaking:
         while taken := take(db, under_way.room()):
             begun(under_way, taken)
         free = under_way.room()["batch"]
-        assert 0 < free < lanes.THREADS / 8
+        assert 0 < free < fairness.THREADS / 8
         newcomer = make_tenant(db, "newcomer", "default")
         make_webhooks(db, newcomer, 1, "http://host/")
         assert [webhook["user_id"] for webhook in take(db, under_way.room())] == [newcomer.caller.user_id]
@@ -114,7 +116,7 @@ class TestTaking:
         under_way = Lanes()
         taken = take(db)
         begun(under_way, taken)
-        assert len(taken) == 2 * lanes.OF_A_LANE
+        assert len(taken) == 2 * fairness.OF_A_LANE
         assert take(db, under_way.room()) == []
         under_way.end(taken[0]["user_id"], taken[0]["lane"], prompt=True)
         [next_one] = take(db, under_way.room())
@@ -123,7 +125,7 @@ class TestTaking:
     def test_a_suspect_is_tried_one_at_a_time_until_it_answers(self, db: Database, tenant: Tenant) -> None:
         make_webhooks(db, tenant, 50, "http://a/")
         under_way = Lanes()
-        for answered, next_time in ((False, 1), (False, 1), (True, lanes.OF_A_LANE)):
+        for answered, next_time in ((False, 1), (False, 1), (True, fairness.OF_A_LANE)):
             taken = take(db, under_way.room())
             begun(under_way, taken)
             for webhook in taken:
@@ -200,7 +202,7 @@ class TestCost:
         read = {name: after[name] - before[name] for name in after}
         whole = read.pop("whole table")
         print(f"\n{len(taken)} taken of 100,001, index entries read: {read}")
-        assert len(taken) == lanes.OF_A_LANE + 1
+        assert len(taken) == fairness.OF_A_LANE + 1
         assert whole == 0
         # Twice the first two hundred in order of time, to see that there is a backlog; then a few.
         assert 1 <= sum(read.values()) <= 450
@@ -217,9 +219,9 @@ class TestTurns:
                 under_way.begin(user, lane)
                 under_way.end(user, lane, prompt=False)
         room = under_way.room()
-        assert sum(room["lane_rooms"]) == lanes.OF_SUSPECTS
+        assert sum(room["lane_rooms"]) == fairness.OF_SUSPECTS
         assert set(room["lane_rooms"]) == {0, 1}
-        assert room["batch"] == lanes.THREADS and room["user_rooms"] == []
+        assert room["batch"] == fairness.THREADS and room["user_rooms"] == []
 
     def test_of_a_suspect_every_thread_counts(self) -> None:
         under_way = Lanes()
@@ -227,18 +229,18 @@ class TestTurns:
         for user, lane in suspects:
             under_way.begin(user, lane)
             under_way.end(user, lane, prompt=False)
-        for user, lane in suspects[: lanes.OF_SUSPECTS // lanes.OF_A_LANE]:
-            for _ in range(lanes.OF_A_LANE):
+        for user, lane in suspects[: fairness.OF_SUSPECTS // fairness.OF_A_LANE]:
+            for _ in range(fairness.OF_A_LANE):
                 under_way.begin(user, lane)
         assert set(under_way.room()["lane_rooms"]) == {0}
 
     def test_what_is_remembered_of_suspects_has_an_end(self) -> None:
         under_way = Lanes()
-        for _ in range(lanes.REMEMBERED_SUSPECTS + 10):
+        for _ in range(fairness.REMEMBERED_SUSPECTS + 10):
             user, lane = uuid.uuid4(), uuid.uuid4()
             under_way.begin(user, lane)
             under_way.end(user, lane, prompt=False)
-        assert len(under_way.room()["lanes"]) == lanes.REMEMBERED_SUSPECTS
+        assert len(under_way.room()["lanes"]) == fairness.REMEMBERED_SUSPECTS
 
     @given(
         st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9), st.booleans()), max_size=60),
@@ -253,15 +255,15 @@ class TestTurns:
             under_way.end(ids[user], ids[10 * user + lane], answered)
         busy = webhooks[ended:]
         room = under_way.room()
-        assert room["batch"] == lanes.THREADS - len(busy)
+        assert room["batch"] == fairness.THREADS - len(busy)
         by_user = Counter(ids[user] for user, _, _ in busy)
         assert dict(zip(room["users"], room["user_rooms"], strict=True)) == {
-            user: lanes.OF_A_USER - count for user, count in by_user.items()
+            user: fairness.OF_A_USER - count for user, count in by_user.items()
         }
         by_lane = Counter(ids[10 * user + lane] for user, lane, _ in busy)
         rooms = dict(zip(room["lanes"], room["lane_rooms"], strict=True))
         for lane, count in by_lane.items():
-            assert rooms[lane] in {lanes.OF_A_LANE - count, 0}
+            assert rooms[lane] in {fairness.OF_A_LANE - count, 0}
 
 
 class Tarpit:
@@ -317,14 +319,14 @@ class TestNobodyElseWaits:
         with tarpit.listening() as port:
             make_webhooks(db, tenant, 1000, f"http://127.0.0.1:{port}/")
             running.start()
-            wait_for(lambda: tarpit.held == lanes.OF_A_LANE, "the dead receiver to hold what it may")
+            wait_for(lambda: tarpit.held == fairness.OF_A_LANE, "the dead receiver to hold what it may")
             for _ in range(5):
                 run_job(stranger, receiver, "completed")
             wait_for(lambda: len(receiver.got) == 10, "the webhooks of the other user")
-            assert tarpit.held == tarpit.most == lanes.OF_A_LANE
+            assert tarpit.held == tarpit.most == fairness.OF_A_LANE
             run_job(api, receiver, "completed")
             wait_for(lambda: len(receiver.got) == 12, "the same user's webhooks for another receiver")
-            assert tarpit.held == tarpit.most == lanes.OF_A_LANE
+            assert tarpit.held == tarpit.most == fairness.OF_A_LANE
             assert not db.all("select from deliveries where answer is null")
 
     def test_nor_do_a_thousand_receivers_of_one_user(
@@ -344,10 +346,10 @@ class TestNobodyElseWaits:
             )
             make_webhooks(db, tenant, 1000, f"http://host-%n.example:{port}/")
             running.start()
-            wait_for(lambda: tarpit.held == lanes.OF_A_USER, "the dead receivers to hold what they may")
+            wait_for(lambda: tarpit.held == fairness.OF_A_USER, "the dead receivers to hold what they may")
             run_job(stranger, receiver, "completed")
             wait_for(lambda: len(receiver.got) == 2, "the webhooks of the other user")
-            assert tarpit.held == tarpit.most == lanes.OF_A_USER
+            assert tarpit.held == tarpit.most == fairness.OF_A_USER
 
     def test_nor_do_the_receivers_of_four_users_that_answer_in_their_last_second(
         self,
@@ -382,12 +384,12 @@ class TestNobodyElseWaits:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         make_webhooks(db, tenant, 50, receiver.url)
-        monkeypatch.setattr(lanes, "PROMPT", 0.0)
-        assert send_round(sender) == lanes.OF_A_LANE
+        monkeypatch.setattr(fairness, "PROMPT", 0.0)
+        assert send_round(sender) == fairness.OF_A_LANE
         assert [send_round(sender), send_round(sender)] == [1, 1]
-        monkeypatch.setattr(lanes, "PROMPT", 60.0)
-        assert [send_round(sender), send_round(sender)] == [1, lanes.OF_A_LANE]
-        assert len(receiver.got) == 2 * lanes.OF_A_LANE + 3
+        monkeypatch.setattr(fairness, "PROMPT", 60.0)
+        assert [send_round(sender), send_round(sender)] == [1, fairness.OF_A_LANE]
+        assert len(receiver.got) == 2 * fairness.OF_A_LANE + 3
 
     def test_a_lane_is_served_without_pauses_as_fast_as_its_receiver_answers(
         self,
@@ -398,7 +400,7 @@ class TestNobodyElseWaits:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """A sender that slept after each look would need a hundred and twenty-five of these pauses."""
-        monkeypatch.setattr("kelpie_api.webhooks.IDLE", 60)
+        monkeypatch.setattr("kelpie_api.webhooks.sender.IDLE", 60)
         make_webhooks(db, tenant, 500, receiver.url)
         running.start()
         wait_for(lambda: len(receiver.got) == 500, "all of them", timeout=50)

@@ -12,8 +12,8 @@ import pytest
 from flask import Flask
 
 from kelpie_api.db import SQL, Database
-from kelpie_api.lanes import Lanes
-from kelpie_api.webhooks import GIVE_UP_AFTER, HOLD, Sender
+from kelpie_api.webhooks.fairness import Lanes
+from kelpie_api.webhooks.sender import GIVE_UP_AFTER, HOLD, Sender
 from local_stack.processes import wait_for
 from tests.api.receiver import Receiver, make_due, outbox, run_job, send_round
 from tests.helpers import Client, Tenant, make_tenant, refused, rows_of_jobs

@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from kelpie_api import secret_key
+from kelpie_api import encryption
 from kelpie_api.db import Database
-from kelpie_api.egress import Egress
-from kelpie_api.sealing import Seal
-from kelpie_api.signing import new_secret, rotate_signing_secret, sign, signing_secret, valid_secrets
-from kelpie_api.webhooks import Sender
+from kelpie_api.encryption import Seal
+from kelpie_api.net.public_http import Egress
+from kelpie_api.webhooks.sender import Sender
+from kelpie_api.webhooks.signing import new_secret, rotate_signing_secret, sign, signing_secret, valid_secrets
 from tests.api.receiver import Receiver, outbox, run_job, send_round
 from tests.conftest import SECRET_KEY
 from tests.helpers import Client, Tenant, at_once, while_open
@@ -73,7 +73,7 @@ class TestReceiving:
         receiver.answers = [500]
         run_job(api, receiver, "heartbeat")
         for now in (1_700_000_000.9, 1_700_003_600.0):
-            monkeypatch.setattr("kelpie_api.webhooks.time.time", lambda now=now: now)
+            monkeypatch.setattr("kelpie_api.webhooks.sender.time.time", lambda now=now: now)
             db.execute("update webhooks set next_try = now()")
             send_round(sender)
         first, second = (got["headers"] for got in receiver.got)
@@ -185,7 +185,7 @@ class TestSecrets:
     ) -> None:
         old = (api.get(PATH).json or {})["secret"]
         run_job(api, receiver, "heartbeat")
-        assert secret_key.change(db, OTHER) == {"secrets": 1, "keys": 1}
+        assert encryption.change(db, OTHER) == {"secrets": 1, "keys": 1}
         send_round(Sender(db, OTHER, Egress(True)))
         assert outbox(db)[0]["delivered"]
         assert receiver.got[0]["headers"]["x-kelpie-key"] == ""

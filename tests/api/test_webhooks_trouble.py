@@ -13,14 +13,15 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from kelpie_api import create_app, secret_key
+from kelpie_api import encryption
+from kelpie_api.app import create_app
 from kelpie_api.config import Config
 from kelpie_api.db import Database
-from kelpie_api.egress import Egress
+from kelpie_api.encryption import Seal
 from kelpie_api.errors import ConfigError, SchemaError, WrongSecretKey
-from kelpie_api.sealing import Seal
-from kelpie_api.signing import rotate_signing_secret, signing_secret
-from kelpie_api.webhooks import Sender
+from kelpie_api.net.public_http import Egress
+from kelpie_api.webhooks.sender import Sender
+from kelpie_api.webhooks.signing import rotate_signing_secret, signing_secret
 from local_stack.processes import CHECKOUT, wait_for
 from tests.api.receiver import Receiver, outbox, run_job, send_round
 from tests.conftest import ADMIN_KEY, SECRET_KEY
@@ -173,7 +174,7 @@ class TestAnotherKey:
         self, api: Client, db: Database
     ) -> None:
         assert api.get("/readyz").status_code == 200
-        secret_key.change(db, Seal(ANOTHER))
+        encryption.change(db, Seal(ANOTHER))
         assert "KELPIE_SECRET_KEY" in refused(api.get("/readyz"), 503)["message"]
         assert "KELPIE_SECRET_KEY" in refused(api.get("/jobs"), 503)["message"]
 
@@ -190,7 +191,7 @@ class TestAnotherKey:
     ) -> None:
         assert look() == 0
         run_job(api, receiver, "heartbeat")
-        secret_key.change(db, Seal(ANOTHER))
+        encryption.change(db, Seal(ANOTHER))
         db.execute("update webhooks set sealed_key = %(key)s", key=Seal(ANOTHER).seal("a key"))
         assert look() == 1
         assert receiver.got == [] and outbox(db)[0]["sealed_key"]
@@ -200,10 +201,10 @@ class TestAnotherKey:
     def test_it_is_adopted_once(self, api: Client, db: Database, tenant: Tenant, receiver: Receiver) -> None:
         signing_secret(db, Seal(SECRET_KEY), tenant.caller.user_id)
         run_job(api, receiver, "heartbeat")
-        assert secret_key.change(db, Seal(SECRET_KEY)) is None
+        assert encryption.change(db, Seal(SECRET_KEY)) is None
         assert outbox(db)[0]["sealed_key"]
-        assert secret_key.change(db, Seal(ANOTHER)) == {"secrets": 1, "keys": 1}
-        assert secret_key.change(db, Seal(ANOTHER)) is None
+        assert encryption.change(db, Seal(ANOTHER)) == {"secrets": 1, "keys": 1}
+        assert encryption.change(db, Seal(ANOTHER)) is None
         send_round(Sender(db, Seal(ANOTHER), Egress(True)))
         assert receiver.got[0]["headers"]["x-kelpie-key"] == ""
 

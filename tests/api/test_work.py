@@ -6,8 +6,8 @@ import uuid
 
 import pytest
 
-from kelpie_api import jobs
 from kelpie_api.db import Database
+from kelpie_api.queue import jobs
 from tests.helpers import Client, Tenant, make_job, new_claim_id, refused, rows_of_jobs
 
 WORK = "/work?machine_id=m1&container_group_id=g1"

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from kelpie_api.auth import digest
+from kelpie_api.auth.users import digest
 from kelpie_api.db import Database
 from local_stack.demo.receiver import WebhookReceiver
 from local_stack.processes import wait_for

@@ -12,9 +12,9 @@ from uuid import UUID
 
 import pytest
 
-from kelpie_api import jobs
 from kelpie_api.db import SQL, Database
-from kelpie_api.retention import prune
+from kelpie_api.queue import jobs
+from kelpie_api.queue.retention import prune
 from local_stack.processes import CHECKOUT, wait_for
 from tests.helpers import JOB_TABLES, Tenant, ban, make_job, make_rule, report, rows_of_jobs
 from tests.scripts.conftest import Run, refused

@@ -14,10 +14,10 @@ from uuid import UUID
 
 import psycopg
 
-from kelpie_api import jobs
 from kelpie_api.db import SQL, Database
 from kelpie_api.errors import Conflict, JobNotFound
-from kelpie_api.jobs import Report
+from kelpie_api.queue import jobs, submissions
+from kelpie_api.queue.states import Report
 from tests.helpers import Tenant, as_row, be_seen, new_claim_id
 from tests.history import Call
 
@@ -70,7 +70,7 @@ class Storm:
             )
             for _ in range(count)
         ]
-        jobs.submit(self.db, tenant.caller, wanted)
+        submissions.submit(self.db, tenant.caller, wanted)
 
 
 class StormyClient:

@@ -7,9 +7,9 @@ from uuid import UUID
 
 import pytest
 
-from kelpie_api import jobs
 from kelpie_api.db import Database
 from kelpie_api.errors import ClaimIdTaken
+from kelpie_api.queue import jobs
 from tests.helpers import (
     Tenant,
     at_once,

@@ -6,8 +6,8 @@ from uuid import UUID
 
 import pytest
 
-from kelpie_api import jobs
 from kelpie_api.db import Database
+from kelpie_api.queue import jobs
 from tests.helpers import Tenant, ban, claim, claimed_id, make_job, make_tenant, report, row
 
 LAPSED = 61.0  # seconds of silence, at an interval of 30

@@ -7,8 +7,8 @@ from uuid import UUID
 
 import pytest
 
-from kelpie_api import jobs
 from kelpie_api.db import SQL, Database, Row
+from kelpie_api.queue import jobs
 from tests.helpers import Tenant, at_once, claim, claimed_id, make_job, report, row
 
 INTERVAL = 30  # seconds: the default

@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from kelpie_api import create_app
+from kelpie_api.app import create_app
 from kelpie_api.config import Config
 from kelpie_api.db import Database
 from kelpie_api.errors import SchemaError

@@ -9,10 +9,10 @@ from uuid import UUID
 
 import pytest
 
-from kelpie_api import jobs
 from kelpie_api.db import SQL, Database, Transaction
 from kelpie_api.errors import Conflict, NotTheHolder
-from kelpie_api.jobs import Outcome, Report
+from kelpie_api.queue import jobs, submissions
+from kelpie_api.queue.states import Outcome, Report
 from tests.helpers import (
     Tenant,
     as_row,
@@ -115,7 +115,7 @@ class Rush:
 
     def bring_jobs(self) -> None:
         groups = ["g1", None] * (CLAIMERS // 2)
-        jobs.submit(self.db, self.tenant.caller, [as_row(container_group_id=group) for group in groups])
+        submissions.submit(self.db, self.tenant.caller, [as_row(container_group_id=group) for group in groups])
 
     def run(self) -> list[tuple[UUID | None, int]]:
         threads = [threading.Thread(target=self.claimer, args=[f"m{n}"]) for n in range(CLAIMERS)]

@@ -8,9 +8,9 @@ from itertools import chain
 
 import pytest
 
-from kelpie_api.allowance import AUTOSCALER, PERSON, REALLOCATION, TOKEN, Allowance, Share
 from kelpie_api.db import Database
 from kelpie_api.errors import NoAnswer
+from kelpie_api.salad.request_budget import AUTOSCALER, PERSON, REALLOCATION, TOKEN, Allowance, Share
 from tests.helpers import at_once
 
 SALADS_LIMIT = 240  # a minute, for each key

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from kelpie_api.db import Database
-from kelpie_api.jobs import Outcome, Status
+from kelpie_api.queue.states import Outcome, Status
 from tests.helpers import Tenant, make_job, new_claim_id, row
 
 LEGAL = {

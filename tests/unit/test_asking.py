@@ -12,9 +12,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from werkzeug.wrappers import Response
 
-from kelpie_api import asking
-from kelpie_api.asking import Budget, Flights, get
 from kelpie_api.errors import NoAnswer
+from kelpie_api.net import http, single_flight
+from kelpie_api.net.http import get
+from kelpie_api.net.single_flight import Budget, Flights
 from local_stack.processes import wait_for
 from tests.doubles.tokens import JWKS, TokenDouble, json_of
 
@@ -67,7 +68,7 @@ class TestGet:
     def test_gives_up_on_an_answer_that_never_ends(
         self, service: TokenDouble, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(asking, "LARGEST_ANSWER", 1000)
+        monkeypatch.setattr(http, "LARGEST_ANSWER", 1000)
         service.instead = lambda: json_of({"keys": "x" * 2000})
         with pytest.raises(NoAnswer, match="too long"):
             get(service.jwks_url, {}, 5)
@@ -185,7 +186,7 @@ class TestFlights:
             flights.ask("question", lambda: gate.wait(30), 0.0)
         with pytest.raises(NoAnswer, match="yet"):
             flights.ask("question", lambda: "another", 0.0)
-        monkeypatch.setattr(asking, "GIVEN_UP", -1.0)
+        monkeypatch.setattr(single_flight, "GIVEN_UP", -1.0)
         assert flights.ask("question", lambda: "another", 5) == "another"
         gate.set()
 

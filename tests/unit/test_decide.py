@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kelpie_api.replicas import Action, Decision, Demand, Limits, Observed, State, decide
+from kelpie_api.scaling.decision import Action, Decision, Demand, Limits, Observed, State, decide
 
 UP = (State.PENDING, State.DEPLOYING, State.RUNNING)
 DOWN = (State.STOPPED, State.SUCCEEDED, State.FAILED)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from kelpie_api.asking import get
-from kelpie_api.salad import Salad
+from kelpie_api.net.http import get
+from kelpie_api.salad.client import Salad
 from tests.doubles.double import Double
 from tests.doubles.salad import SaladDouble
 from tests.doubles.tokens import TokenDouble

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kelpie_api.administration import storable
+from kelpie_api.auth.users import storable
 from kelpie_api.errors import InvalidRequest
 from kelpie_api.schemas.users import NewUser
-from kelpie_api.wire import json_in_pieces, parse_json
+from kelpie_api.web.json import json_in_pieces, parse_json
 
 LEAF = st.none() | st.booleans() | st.integers() | st.text(max_size=5)
 ITEM = LEAF | st.lists(LEAF, max_size=3) | st.dictionaries(st.text(max_size=3), LEAF, max_size=3)

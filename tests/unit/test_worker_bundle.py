@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
-from kelpie_worker.bundle import Unpacked, _may_run, is_alive, kept, remove_abandoned, without_bundle
-from kelpie_worker.directories import why_not_to_wipe
+from kelpie_worker.system.frozen import Unpacked, _may_run, is_alive, kept, remove_abandoned, without_bundle
+from kelpie_worker.workspace.directories import why_not_to_wipe
 
 PACKED = {
     "_PYI_APPLICATION_HOME_DIR": "/tmp/_MEI",

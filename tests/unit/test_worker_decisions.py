@@ -14,25 +14,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kelpie_worker import config, logs
-from kelpie_worker.answers import answer_to
-from kelpie_worker.api import _presentable
-from kelpie_worker.backoff import backoff
+from kelpie_worker.checkpoints.plan import commit_order, commit_steps
+from kelpie_worker.checkpoints.tracked_files import Ledger
+from kelpie_worker.command.process import command_environment
 from kelpie_worker.config import LegacyDirectories
-from kelpie_worker.directories import moved_path, set_aside, why_not_to_wipe, wipe
-from kelpie_worker.downloads import landing_path
+from kelpie_worker.coordinator.client import _presentable
 from kelpie_worker.job import Job, SyncBlock, from_saved, from_wire, to_saved
 from kelpie_worker.lease import safe_until
-from kelpie_worker.ledger import Ledger, commit_order, commit_steps
 from kelpie_worker.messages import Download, Flush, Refused, Troubled, Watch
-from kelpie_worker.packing import gzipped
-from kelpie_worker.pattern import matcher
 from kelpie_worker.pipeline import JobState, Phase
-from kelpie_worker.places import Places
-from kelpie_worker.runner import command_environment
-from kelpie_worker.scan import Scanner, Signature
+from kelpie_worker.s3.errors import Misconfigured, StorageRefused, StorageUnreachable
 from kelpie_worker.state_file import StateFile, StateFileInUse
-from kelpie_worker.storage_errors import Misconfigured, StorageRefused, StorageUnreachable
-from kelpie_worker.transfer import PART_SIZE, part_size
+from kelpie_worker.sync.download import landing_path
+from kelpie_worker.sync.failures import answer_to
+from kelpie_worker.system.backoff import backoff
+from kelpie_worker.transfer.compression import gzipped
+from kelpie_worker.transfer.two_phase_upload import PART_SIZE, part_size
+from kelpie_worker.workspace.directories import why_not_to_wipe, wipe
+from kelpie_worker.workspace.file_version import Signature
+from kelpie_worker.workspace.pattern import matcher
+from kelpie_worker.workspace.record import Places
+from kelpie_worker.workspace.scan import Scanner
+from kelpie_worker.workspace.set_aside import moved_path, set_aside
 
 DIRECTORIES = LegacyDirectories("/input", "/checkpoint", "/output")
 NEXT_CLAIM = "5ab3a9b4-6fd1-4ef5-9a3e-0d6d3a0e9c11"

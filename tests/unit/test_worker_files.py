@@ -15,18 +15,20 @@ from pathlib import Path
 
 import pytest
 
-from kelpie_worker import places
-from kelpie_worker.answers import answer_to
-from kelpie_worker.directories import OutputReplaced, bring_back, make, places_aside, remove_aside, set_aside, wipe
 from kelpie_worker.job import Job, SyncBlock
 from kelpie_worker.lease import Lease
 from kelpie_worker.messages import Download, Refused, Stage, Troubled, Upload, Watch
-from kelpie_worker.pinned import PinnedFile, nameless
-from kelpie_worker.places import Places
-from kelpie_worker.s3_client import SharedClient
-from kelpie_worker.scan import Moved, Scanner, Signature, is_own_name, own_name, signature_of
-from kelpie_worker.storage import Storage
-from kelpie_worker.transfer import Transfer
+from kelpie_worker.s3.bucket import Storage
+from kelpie_worker.s3.client import SharedClient
+from kelpie_worker.sync.failures import answer_to
+from kelpie_worker.transfer.two_phase_upload import Transfer
+from kelpie_worker.workspace import record
+from kelpie_worker.workspace.directories import make, wipe
+from kelpie_worker.workspace.file_version import PinnedFile, Signature, nameless, signature_of
+from kelpie_worker.workspace.paths import Moved, is_own_name, own_name
+from kelpie_worker.workspace.record import Places
+from kelpie_worker.workspace.scan import Scanner
+from kelpie_worker.workspace.set_aside import OutputReplaced, bring_back, places_aside, remove_aside, set_aside
 
 FORKED = multiprocessing.get_context("fork")
 
@@ -122,9 +124,9 @@ def test_an_operators_link_is_followed_and_stays(disk: Disk) -> None:
 
 def test_an_operators_link_survives_that_the_worker_restarts(disk: Disk) -> None:
     disk.directory.symlink_to(disk.shared)
-    path = places.file_of(disk.state_file, "claim")
-    places.save(disk.make(), path)
-    disk.wipe(places.load(path))
+    path = record.file_of(disk.state_file, "claim")
+    record.save(disk.make(), path)
+    disk.wipe(record.load(path))
     assert disk.directory.is_symlink() and names_in(disk.shared) == []
 
 
@@ -158,17 +160,17 @@ def test_a_watched_directory_that_became_a_link_counts_as_empty(disk: Disk) -> N
 )
 def test_rubbish_where_the_places_were_kept_counts_as_nothing(tmp_path: Path, kept: str) -> None:
     (tmp_path / "places").write_text(kept)
-    assert places.load(tmp_path / "places") is None
-    assert places.load(tmp_path / "missing") is None
+    assert record.load(tmp_path / "places") is None
+    assert record.load(tmp_path / "missing") is None
 
 
 def test_what_a_download_brought_is_known_after_a_restart(disk: Disk) -> None:
     known = disk.make()
     (disk.directory / os.fsdecode(b"\xff")).touch()
     known.brought = {str(path): signature_of(path.stat()) for path in disk.directory.iterdir()}
-    path = places.file_of(disk.state_file, "claim")
-    places.save(known, path)
-    assert places.load(path) == known and is_own_name(path.name)
+    path = record.file_of(disk.state_file, "claim")
+    record.save(known, path)
+    assert record.load(path) == known and is_own_name(path.name)
 
 
 # --- what is no directory -------------------------------------------------------------------------------
@@ -471,7 +473,7 @@ def test_outputs_that_found_no_room_lie_where_they_lay(
 
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "copy2", copy)
-        patched.setattr("kelpie_worker.directories._rename", rename)
+        patched.setattr("kelpie_worker.workspace.tree._rename", rename)
         with pytest.raises(OSError, match="no room"):
             set_aside(disk.job, disk.state_file, known)
         bring_back(((str(disk.directory), aside),), disk.job, disk.state_file, known)

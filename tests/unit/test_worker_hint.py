@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kelpie_worker.hint import Hint
+from kelpie_worker.checkpoints.file_events import Hint
 from local_stack.processes import wait_for
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from kelpie_worker.api import ManifestRefused, Unreachable
+from kelpie_worker.checkpoints.verify import compare
+from kelpie_worker.coordinator.checkpoint_reports import Manifests
+from kelpie_worker.coordinator.client import ManifestRefused, Unreachable
 from kelpie_worker.job import Job, StoredObject, SyncBlock, from_saved, from_wire, to_saved
-from kelpie_worker.manifests import Manifests
 from kelpie_worker.messages import ReportCheckpoint
-from kelpie_worker.objects import RemoteFile
-from kelpie_worker.resume import compare
+from kelpie_worker.s3.objects import RemoteFile
 from tests.unit.test_worker_decisions import DIRECTORIES
 
 C = SyncBlock("b", "c/", "/c")

@@ -8,16 +8,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from kelpie_worker import motion
-from kelpie_worker.linux import files_being_written
-from kelpie_worker.motion import Motion
-from kelpie_worker.scan import Signature
+from kelpie_worker.checkpoints import stability
+from kelpie_worker.checkpoints.stability import Motion
+from kelpie_worker.system.linux import files_being_written
+from kelpie_worker.workspace.file_version import Signature
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(motion, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(stability, "time", SimpleNamespace(monotonic=lambda: clock.now))
     return clock
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from kelpie_worker import linux
+from kelpie_worker.command.masking import mask, secrets_of
 from kelpie_worker.config import ConfigError, load
-from kelpie_worker.tail import mask, secrets_of
+from kelpie_worker.system import linux
 from tests.worker.worker import CHECKOUT
 
 # Runs a command line with its output passed on by a Tail of so many bytes, and prints what was kept to a file.

@@ -15,12 +15,11 @@ from typing import Any
 
 import pytest
 
-from kelpie_worker.api import longest_wait
 from kelpie_worker.config import Authorization, Stay, TokenUse
-from kelpie_worker.coordinator import _Deadline
-from kelpie_worker.imds import Identity, Imds, ImdsUnavailable, NoToken, life_of, organization_of
+from kelpie_worker.coordinator.calls import _Deadline
+from kelpie_worker.coordinator.client import longest_wait
+from kelpie_worker.coordinator.credentials import Identity, NoToken, life_of, organization_of
 from kelpie_worker.job import Job
-from kelpie_worker.linux import boottime
 from kelpie_worker.messages import (
     Claimed,
     Departed,
@@ -33,9 +32,11 @@ from kelpie_worker.messages import (
     SetDeletionCost,
     Verdict,
 )
-from kelpie_worker.neighbours import Neighbours, Standing
 from kelpie_worker.pipeline import JobState, Phase
-from kelpie_worker.residence import BUSIEST, Residence, deletion_cost
+from kelpie_worker.salad.imds import Imds, ImdsUnavailable
+from kelpie_worker.salad.instance_policy import BUSIEST, Residence, deletion_cost
+from kelpie_worker.salad.peers import Neighbours, Standing
+from kelpie_worker.system.linux import boottime
 
 RUNNING = JobState(Job("1", "job"), Phase.RUNNING)
 UPLOADING = JobState(Job("1", "job"), Phase.UPLOADING, Outcome(Verdict.COMPLETED), aside=())
@@ -251,7 +252,7 @@ def test_a_living_worker_that_nobody_understands_is_taken_to_hold_a_job(tmp_path
 
 
 def test_a_turn_that_is_never_given_back_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kelpie_worker.neighbours._PATIENCE", 0.05)
+    monkeypatch.setattr("kelpie_worker.salad.peers._PATIENCE", 0.05)
     one, two = Neighbours(str(tmp_path)), Neighbours(str(tmp_path))
     with one.turn(), two.turn():
         pass
@@ -342,14 +343,14 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
     ],
 )
 def test_whatever_is_no_token_is_no_answer(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kelpie_worker.imds._TIMEOUT", 0.2)
+    monkeypatch.setattr("kelpie_worker.salad.imds._TIMEOUT", 0.2)
     with answering(content) as url, pytest.raises(ImdsUnavailable):
         Imds(url).token()
 
 
 def test_an_answer_that_never_ends_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """A byte now and then: the socket's own time-out never comes."""
-    monkeypatch.setattr("kelpie_worker.imds.LONGEST_CALL", 0.3)
-    monkeypatch.setattr("kelpie_worker.imds._TIMEOUT", 30.0)
+    monkeypatch.setattr("kelpie_worker.salad.imds.LONGEST_CALL", 0.3)
+    monkeypatch.setattr("kelpie_worker.salad.imds._TIMEOUT", 30.0)
     with answering(OK + b"Content-Length: 100\r\n\r\n{") as url, pytest.raises(ImdsUnavailable):
         Imds(url).token()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kelpie_worker import __version__, config, doctor, usage
+from kelpie_worker import __version__, cli, config, doctor
 from kelpie_worker.config import VARIABLES, Authorization, ConfigError, LegacyDirectories, Stay, TokenUse
 
 ROOT = Path(__file__).parents[2]
@@ -157,7 +157,7 @@ def test_no_longest_wait_for_quiet_files_is_as_long_as_it_takes() -> None:
 
 def test_the_help_names_every_variable_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        usage.parse(["--help"])
+        cli.parse(["--help"])
     shown = re.sub(r"\s+", " ", capsys.readouterr().out)
     assert end.value.code == 0
     for name, variable in VARIABLES.items():
@@ -186,12 +186,12 @@ def test_every_variable_that_is_read_is_in_the_help() -> None:
 
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        usage.parse(["--version"])
+        cli.parse(["--version"])
     assert (end.value.code, capsys.readouterr().out) == (0, f"kelpie {__version__}\n")
 
 
 @pytest.mark.parametrize("arguments", [["doctr"], ["--verbose"], ["doctor", "--bucket"]])
 def test_what_nobody_can_mean_is_refused(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        usage.parse(arguments)
+        cli.parse(arguments)
     assert end.value.code == 2

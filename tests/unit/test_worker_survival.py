@@ -16,11 +16,11 @@ import pytest
 import requests
 
 from kelpie_worker import config
-from kelpie_worker.api import Api, ClaimRefused, Unreachable
-from kelpie_worker.coordinator import Coordinator
-from kelpie_worker.heartbeat import HeldLease
+from kelpie_worker.command.process import why_not_started
+from kelpie_worker.coordinator.calls import Coordinator
+from kelpie_worker.coordinator.client import Api, ClaimRefused, Unreachable
+from kelpie_worker.coordinator.heartbeat import HeldLease
 from kelpie_worker.job import Job, SyncBlock
-from kelpie_worker.linux import boottime
 from kelpie_worker.messages import (
     CeaseClaiming,
     ChildStarted,
@@ -35,11 +35,11 @@ from kelpie_worker.messages import (
     Troubled,
     Verdict,
 )
-from kelpie_worker.pipeline import JobState, Phase
-from kelpie_worker.runner import why_not_started
+from kelpie_worker.pipeline import BROKEN, JobState, Phase, outcome_of_abandoned
+from kelpie_worker.processes.restarts import ChildKeepsDying, Restarts
 from kelpie_worker.state_file import StateFile, WorkerState, fresh_state
-from kelpie_worker.supervisor import BROKEN, Supervisor, outcome_of_abandoned
-from kelpie_worker.worker import ChildKeepsDying, Restarts
+from kelpie_worker.supervisor import Supervisor
+from kelpie_worker.system.linux import boottime
 
 CLAIM = "5ab3a9b4-6fd1-4ef5-9a3e-0d6d3a0e9c11"
 BLOCK = SyncBlock("b", "p/", "/out", "x$")

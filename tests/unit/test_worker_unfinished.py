@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kelpie_worker.unfinished import Unfinished, Upload
+from kelpie_worker.s3.open_uploads import Unfinished, Upload
 
 FIRST, SECOND = ("id-1", "bucket", "a\nb"), ("id-2", "bucket", "b")
 

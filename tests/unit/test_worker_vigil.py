@@ -15,7 +15,7 @@ from kelpie_worker.messages import (
     Verdict,
 )
 from kelpie_worker.pipeline import JobState, Phase
-from kelpie_worker.vigil import Vigil
+from kelpie_worker.processes.watchdog import Vigil
 
 HELD = JobState(Job("claim", "1", heartbeat_interval=30), Phase.RUNNING)
 

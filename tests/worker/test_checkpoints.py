@@ -17,20 +17,21 @@ from typing import IO, Any
 
 import pytest
 
-from kelpie_worker import patience, shelf
-from kelpie_worker.checkpoints import Attempt, Checkpoints, Listener, Past
+from kelpie_worker.checkpoints.fence import Fence
+from kelpie_worker.checkpoints.overlaps import Siblings
+from kelpie_worker.checkpoints.watch import Attempt, Checkpoints, Listener, Past
 from kelpie_worker.config import WatchTimes
-from kelpie_worker.fence import Fence
 from kelpie_worker.job import Job, StoredObject, SyncBlock
 from kelpie_worker.lease import Lease
-from kelpie_worker.linux import boottime
-from kelpie_worker.pinned import PinnedFile, Spoiled
-from kelpie_worker.s3_client import SharedClient
-from kelpie_worker.scan import Scanner, Snapshot, own_name, signature_of
-from kelpie_worker.siblings import Siblings
-from kelpie_worker.storage import Storage
-from kelpie_worker.storage_errors import StorageRefused
-from kelpie_worker.transfer import WHOLE_SIZE, Transfer
+from kelpie_worker.s3.bucket import Storage
+from kelpie_worker.s3.client import SharedClient
+from kelpie_worker.s3.errors import StorageRefused
+from kelpie_worker.system.linux import boottime
+from kelpie_worker.transfer import retry, upload_buffer
+from kelpie_worker.transfer.two_phase_upload import WHOLE_SIZE, Transfer
+from kelpie_worker.workspace.file_version import PinnedFile, Snapshot, Spoiled, signature_of
+from kelpie_worker.workspace.paths import own_name
+from kelpie_worker.workspace.scan import Scanner
 from local_stack.processes import wait_for
 from local_stack.s3 import S3Server
 from tests.worker.faulty import Fault, FaultyProxy
@@ -150,7 +151,7 @@ def test_markers_are_committed_after_the_files_they_name(
 def test_of_many_files_several_are_committed_at_once_and_each_by_one_request(
     monkeypatch: pytest.MonkeyPatch, watched: Watched, s3: S3Server, bucket: str, faulty: FaultyProxy
 ) -> None:
-    monkeypatch.setattr(shelf, "_MOST_IN_MEMORY", 50_000)  # what is beyond it waits on disk
+    monkeypatch.setattr(upload_buffer, "_MOST_IN_MEMORY", 50_000)  # what is beyond it waits on disk
     written = {f"{number:02}": os.urandom(10_000) for number in range(20)} | {"latest": b"19"}
     for name, content in written.items():
         watched.write(name, content)
@@ -169,8 +170,8 @@ def test_of_many_files_several_are_committed_at_once_and_each_by_one_request(
 def test_where_neither_memory_nor_disk_has_room_small_files_wait_in_the_bucket(
     monkeypatch: pytest.MonkeyPatch, watched: Watched, s3: S3Server, bucket: str
 ) -> None:
-    monkeypatch.setattr(shelf, "_MOST_IN_MEMORY", 5)
-    monkeypatch.setattr(shelf, "_MOST_ON_DISK", 5)
+    monkeypatch.setattr(upload_buffer, "_MOST_IN_MEMORY", 5)
+    monkeypatch.setattr(upload_buffer, "_MOST_ON_DISK", 5)
     written = {name: name.encode() * 3 for name in "abcd"}
     for name, content in written.items():
         watched.write(name, content)
@@ -486,7 +487,7 @@ def test_a_file_that_the_bucket_refuses_keeps_no_other_back_and_without_it_nothi
 def test_in_the_end_a_refused_file_is_a_refusal_once_all_others_are_safe(
     watched: Watched, s3: S3Server, bucket: str, faulty: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patience, "LONGEST", 0)
+    monkeypatch.setattr(retry, "LONGEST", 0)
     faulty.fault = refuse("refused", "403")
     watched.write("old", b"0")
     assert watched.checkpoints.cycle(final=False)
@@ -526,7 +527,7 @@ def public(aws: None, bucket: str) -> Iterator[Watched]:
 def test_a_file_that_is_closed_to_the_worker_keeps_no_other_back_and_is_no_reason_to_end_a_job_early(
     public: Watched, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(patience, "LONGEST", 0)
+    monkeypatch.setattr(retry, "LONGEST", 0)
     public.write("closed", b"0")
     assert public.checkpoints.cycle(final=False)
     (public.folder / "closed").chmod(0)

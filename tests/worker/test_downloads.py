@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from kelpie_worker import fetching
-from kelpie_worker.answers import answer_to
-from kelpie_worker.downloads import Collision, Landing, download, one_for_each_path
 from kelpie_worker.job import CheckpointStatus, Job, StoredObject, SyncBlock
 from kelpie_worker.lease import Lease
 from kelpie_worker.messages import Download, Refused
-from kelpie_worker.objects import RemoteFile, Target
-from kelpie_worker.packing import NotPacked
-from kelpie_worker.s3_client import SharedClient
-from kelpie_worker.storage import Storage
-from kelpie_worker.storage_errors import StorageUnreachable
+from kelpie_worker.s3 import get_object
+from kelpie_worker.s3.bucket import Storage
+from kelpie_worker.s3.client import SharedClient
+from kelpie_worker.s3.errors import StorageUnreachable
+from kelpie_worker.s3.objects import RemoteFile, Target
+from kelpie_worker.sync.download import Collision, Landing, download, one_for_each_path
+from kelpie_worker.sync.failures import answer_to
+from kelpie_worker.transfer.compression import NotPacked
 from local_stack.s3 import S3Server
 from tests.worker.faulty import FaultyProxy
 
@@ -172,7 +172,7 @@ def test_an_etag_that_is_no_sum_of_the_content_stops_nothing(
     ],
 )
 def test_only_what_may_be_a_sum_is_compared_with_one(etag: str, headers: dict[str, str], comparable: bool) -> None:
-    assert fetching.may_be_md5(etag, headers) is comparable
+    assert get_object.may_be_md5(etag, headers) is comparable
 
 
 @pytest.mark.parametrize("in_pieces", [False, True])
@@ -186,7 +186,7 @@ def test_an_object_replaced_after_it_was_listed_is_brought_and_the_checkpoint_is
     in_pieces: bool,
 ) -> None:
     if in_pieces:
-        monkeypatch.setattr(fetching, "LARGE", 1)
+        monkeypatch.setattr(get_object, "LARGE", 1)
     s3.put(bucket, "ck/state", b"old")
     job = job_from(bucket, tmp_path, reported(s3, bucket, "ck/state"))
 

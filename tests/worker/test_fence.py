@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from kelpie_worker import transfer
 from kelpie_worker.job import StoredObject
 from kelpie_worker.lease import Cancelled, safe_until
-from kelpie_worker.linux import boottime
-from kelpie_worker.scan import Scanner
+from kelpie_worker.system.linux import boottime
+from kelpie_worker.transfer import two_phase_upload
+from kelpie_worker.workspace.scan import Scanner
 from local_stack.processes import wait_for
 from local_stack.s3 import S3Server
 from tests.worker.conftest import block
@@ -31,7 +31,7 @@ LAST_HEARTBEAT = 45
 
 @pytest.fixture(autouse=True)
 def less_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "WHOLE_SIZE", 100)
+    monkeypatch.setattr(two_phase_upload, "WHOLE_SIZE", 100)
 
 
 def content(version: bytes) -> dict[str, bytes]:

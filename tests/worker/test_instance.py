@@ -13,8 +13,8 @@ import jwt
 import pytest
 from werkzeug.wrappers import Response
 
-from kelpie_worker.linux import boottime
-from kelpie_worker.residence import BUSIEST
+from kelpie_worker.salad.instance_policy import BUSIEST
+from kelpie_worker.system.linux import boottime
 from local_stack.processes import wait_for
 from local_stack.s3 import S3Server
 from tests.doubles.double import page

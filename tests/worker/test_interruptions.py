@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from kelpie_worker.linux import boottime
+from kelpie_worker.system.linux import boottime
 from local_stack.processes import free_port, wait_for
 from local_stack.s3 import S3Server
 from tests.worker.conftest import block

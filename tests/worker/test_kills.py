@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from kelpie_worker.linux import descendants
+from kelpie_worker.system.linux import descendants
 from local_stack.processes import wait_for
 from local_stack.s3 import S3Server
 from tests.worker.conftest import block

@@ -10,20 +10,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import kelpie_worker.patience
 import pytest
 
-import kelpie_worker.patience
-from kelpie_worker import config, directories, uploader
+from kelpie_worker import config
 from kelpie_worker.job import Job, SyncBlock
 from kelpie_worker.lease import Lease
 from kelpie_worker.messages import Download, Flushed, Message, Refused, Stage, Staged, Troubled, Upload
-from kelpie_worker.objects import Target
-from kelpie_worker.outputs import Outputs
-from kelpie_worker.places import Places
-from kelpie_worker.s3_client import SharedClient
-from kelpie_worker.storage_errors import NoBucket, StorageRefused
-from kelpie_worker.transfer import Transfer
-from kelpie_worker.uploader import JobFiles
+from kelpie_worker.s3.client import SharedClient
+from kelpie_worker.s3.errors import NoBucket, StorageRefused
+from kelpie_worker.s3.objects import Target
+from kelpie_worker.sync import uploader
+from kelpie_worker.sync.job_files import JobFiles
+from kelpie_worker.sync.outputs import Outputs
+from kelpie_worker.transfer.two_phase_upload import Transfer
+from kelpie_worker.workspace import directories
+from kelpie_worker.workspace.record import Places
 from local_stack.processes import wait_for
 from local_stack.s3 import S3Server
 from tests.worker.conftest import block

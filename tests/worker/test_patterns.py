@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kelpie_worker.pattern import PatternTooSlow, matcher
+from kelpie_worker.workspace.pattern import PatternTooSlow, matcher
 from local_stack.processes import wait_for
 from local_stack.s3 import S3Server
 from tests.worker.coordinator import FakeCoordinator

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from kelpie_worker.command.process import RunningCommand
 from kelpie_worker.job import Job
-from kelpie_worker.linux import children_of_all, descendants
-from kelpie_worker.runner import RunningCommand
+from kelpie_worker.system.linux import children_of_all, descendants
 from local_stack.processes import wait_for
 from local_stack.s3 import S3Server
 from tests.worker.coordinator import FakeCoordinator
@@ -424,7 +424,7 @@ import os, signal, sys
 
 class AtOnce:
     def find_spec(self, name, path=None, target=None):
-        if name == "kelpie_worker.usage":
+        if name == "kelpie_worker.cli":
             os.kill(os.getpid(), signal.SIGTERM)
 
 sys.meta_path.insert(0, AtOnce())

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from kelpie_worker import fetching, ranges
 from kelpie_worker.lease import Lease
-from kelpie_worker.objects import RemoteFile, Target
-from kelpie_worker.s3_client import SharedClient
-from kelpie_worker.storage import Storage
-from kelpie_worker.storage_errors import NotThere, StorageRefused, StorageUnreachable
+from kelpie_worker.s3 import get_object, ranged_get
+from kelpie_worker.s3.bucket import Storage
+from kelpie_worker.s3.client import SharedClient
+from kelpie_worker.s3.errors import NotThere, StorageRefused, StorageUnreachable
+from kelpie_worker.s3.objects import RemoteFile, Target
 from local_stack.s3 import S3Server
 from tests.worker.faulty import FaultyProxy
 
@@ -142,8 +142,8 @@ def test_credentials_and_region_are_those_of_boto(
 @pytest.fixture
 def large(stored: Storage, bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Bring:
     """Brings an object of four pieces."""
-    monkeypatch.setattr(ranges, "_PIECE", PIECE)
-    monkeypatch.setattr(fetching, "LARGE", PIECE)
+    monkeypatch.setattr(ranged_get, "_PIECE", PIECE)
+    monkeypatch.setattr(get_object, "LARGE", PIECE)
     put(stored, bucket, "large", CONTENT)
 
     def bring() -> bytes:
@@ -189,7 +189,7 @@ def test_an_object_replaced_meanwhile_is_never_mixed(
         if len(ranges_asked(faulty)) == 2:
             s3.put(bucket, "large", replaced)
 
-    faulty.ranges, faulty.fault = ranges, replace_after_the_first_piece
+    faulty.ranges, faulty.fault = ranged_get, replace_after_the_first_piece
     assert large() == replaced
 
 

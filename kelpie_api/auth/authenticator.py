@@ -1,0 +1,161 @@
+"""Who is calling: a key or a token becomes a Caller, which every statement is scoped by (contract section 5)."""
+
+from __future__ import annotations
+
+import hmac
+import re
+import time
+from dataclasses import replace
+from typing import Protocol
+
+from kelpie_api.auth.caller import NO_TENANT, Caller
+from kelpie_api.auth.machine_tokens import Tokens
+from kelpie_api.auth.salad_keys import Vouching
+from kelpie_api.auth.users import digest
+from kelpie_api.config import Config
+from kelpie_api.db import SQL, Database
+from kelpie_api.encryption import Seal
+from kelpie_api.errors import Forbidden, InvalidRequest, MissingCredentials
+from kelpie_api.salad.client import is_name
+
+REMEMBERED_FOR = 30.0  # seconds; a revoked key is refused by every process after this long at the latest
+REMEMBERED_KEYS = 10_000
+SALAD_KEY = re.compile("[!-~]([ -~]{0,998}[!-~])?")  # what can stand in a header, and be a key
+
+
+class Headers(Protocol):
+    """A request's headers, whatever their case."""
+
+    def get(self, name: str, /) -> str | None: ...
+
+
+class Gatekeeper:
+    """Proves callers, by the first credential that they bring of: Kelpie's key, Salad's key, a machine's token.
+
+    Remembers proven keys for a few seconds, so that a heartbeat costs one statement.
+    """
+
+    def __init__(self, db: Database, config: Config) -> None:
+        self.db = db
+        self.seal = Seal(config.secret_key)
+        self.admin_digest = digest(config.admin_key) if config.admin_key else None
+        self.strict = config.jwt_strict
+        self.vouching = Vouching(db, config)
+        self.tokens = Tokens(db, config)
+        self.remembered: dict[bytes, tuple[float, Caller]] = {}
+        self.owners: dict[tuple[str, str], tuple[float, Caller]] = {}
+
+    def caller(self, headers: Headers) -> Caller:
+        """Raises MissingCredentials, InvalidRequest, Forbidden, and Unavailable while nobody can vouch for it."""
+        if key := headers.get("X-Kelpie-Key"):
+            return self.of_kelpie_key(key)
+        if key := headers.get("Salad-Api-Key"):
+            return self.of_salad_key(key, *named(headers, "Salad-Organization", "Salad-Project"))
+        scheme, _, token = (headers.get("Authorization") or "").strip().partition(" ")
+        if scheme.lower() == "bearer" and token.strip():
+            return self.of_token(token.strip(), *named(headers, "Salad-Project"))
+        raise MissingCredentials(
+            "Send a key in the header X-Kelpie-Key or Salad-Api-Key, or a machine's token as a bearer."
+        )
+
+    def of_kelpie_key(self, key: str) -> Caller:
+        known = self.remembered.get(digest(key))
+        if known and known[0] > time.monotonic():
+            return known[1]
+        caller = self._look_up(key)
+        if len(self.remembered) >= REMEMBERED_KEYS:
+            self.remembered.clear()
+        self.remembered[digest(key)] = (time.monotonic() + REMEMBERED_FOR, caller)
+        return caller
+
+    def of_salad_key(self, key: str, organization: str, project: str) -> Caller:
+        """All jobs of the organization's project are this caller's."""
+        for header, name in (("Salad-Organization", organization), ("Salad-Project", project)):
+            if not is_name(name):
+                raise invalid_header(header, "is no name at Salad: 2 to 63 lower-case letters, digits and hyphens")
+        if not (SALAD_KEY.fullmatch(key) and self.vouching.key_is_good(key, organization, project)):
+            raise Forbidden(
+                f"Salad does not let this Salad-Api-Key see the project {project} of {organization};"
+                " check the key, Salad-Organization and Salad-Project."
+            )
+        return self._owner(organization, project, proven=True)
+
+    def of_token(self, token: str, project: str) -> Caller:
+        """The jobs of the machine's own container group are this caller's. Those of the null group, of all groups
+        (if the operator is not strict), and a project that is new, are only if Salad has the group in the project,
+        for the header is the word of whoever calls."""
+        if not (len(project) <= 255 and project.isprintable()):
+            raise invalid_header("Salad-Project", "is no name of a project")
+        machine = self.tokens.machine(token)
+        in_project = self.vouching.has_workload(machine.workload_id, machine.organization, project)
+        owner = self._owner(machine.organization, project, proven=in_project)
+        groups = [machine.workload_id, ""] if in_project else [machine.workload_id]
+        return replace(
+            owner,
+            machine=machine,
+            groups=None if in_project and not self.strict else groups,
+            has_null_line=in_project,
+            speaks_for_others=not self.strict,
+        )
+
+    def forget(self) -> None:
+        """Look every key and owner up anew, after this process removed some."""
+        self.remembered.clear()
+        self.owners.clear()
+
+    def end(self) -> None:
+        self.vouching.end()
+        self.tokens.keys.flights.end()
+
+    def _owner(self, organization: str, project: str, *, proven: bool) -> Caller:
+        """The user and tenant of an organization, made on first sight; no tenant of a project that is not proven,
+        for the names that can be made up have no end."""
+        known = self.owners.get((organization, project))
+        if known and known[0] > time.monotonic():
+            return known[1]
+        names = {"organization": organization, "project": project}
+        found = self.db.one_or_none(SQL.find_owner, **names)
+        if found is None or (proven and found["tenant_id"] == NO_TENANT):
+            found = self.db.one_or_none(SQL.make_owner if proven else SQL.make_organization, **names)
+        if found is None:
+            raise self._name_is_taken(organization)
+        if found["tenant_id"] == NO_TENANT:
+            return Caller(**found)
+        if len(self.owners) >= REMEMBERED_KEYS:
+            self.owners.clear()
+        self.owners[organization, project] = (time.monotonic() + REMEMBERED_FOR, Caller(**found))
+        return Caller(**found)
+
+    def _name_is_taken(self, organization: str) -> Forbidden:
+        admin = self.db.one_or_none(SQL.find_admin)
+        if admin and admin["username"] == organization:
+            return Forbidden(f"The organization {organization} has the administrator's name and cannot be served.")
+        return Forbidden(
+            f"There is a user {organization} whom the administrator made without this organization; it is served"
+            f" once the administrator makes a key of that user with the org_name {organization}."
+        )
+
+    def _look_up(self, key: str) -> Caller:
+        wanted = digest(key)
+        if self.admin_digest and hmac.compare_digest(wanted, self.admin_digest):
+            admin = self.db.one_or_none(SQL.find_admin)
+            if admin:
+                return Caller(**admin, is_admin=True)  # without a sealed key: no receiver may ever get this one
+        found = self.db.one_or_none(SQL.find_api_key, digest=wanted)
+        if found is None or not hmac.compare_digest(wanted, found.pop("digest")):
+            raise Forbidden(
+                "This API key is not known here; check X-Kelpie-Key, or ask the administrator for a new key."
+            )
+        return Caller(**found, sealed_key=None if found["is_admin"] else self.seal.seal(key))
+
+
+def named(headers: Headers, *required: str) -> list[str]:
+    """The headers that a credential needs beside it. Raises InvalidRequest."""
+    for header in required:
+        if not headers.get(header):
+            raise invalid_header(header, "is missing; this kind of credential needs it")
+    return [headers.get(header) or "" for header in required]
+
+
+def invalid_header(name: str, problem: str) -> InvalidRequest:
+    return InvalidRequest(f"The header {name} {problem}.", {name: [f"The header {problem}."]})

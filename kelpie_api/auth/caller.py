@@ -1,0 +1,83 @@
+"""The proven caller of a request: all that the rooms below may know of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from kelpie_api.errors import (
+    Forbidden,
+)
+
+NO_TENANT = 0  # owns no rows and never will
+
+
+@dataclass(frozen=True)
+class Caller:
+    """The user behind a request and the tenant (user, project) that owns what it creates.
+
+    `sealed_key` is its API key, encrypted, for the webhooks that its report causes. `groups` are the container
+    groups whose jobs it may touch, '' being the null group; None: all of the tenant's. `machine` is whose token it
+    is, None for a key. `speaks_for_others`: it may name other machines and groups than its own.
+    """
+
+    user_id: UUID
+    username: str
+    tenant_id: int
+    is_admin: bool = False
+    sealed_key: bytes | None = field(default=None, repr=False)
+    groups: list[str] | None = None
+    machine: Machine | None = None
+    has_null_line: bool = True
+    speaks_for_others: bool = False
+    organization: str = ""  # at Salad; the administrator has none
+    project: str = ""
+
+    @property
+    def scope(self) -> dict[str, Any]:
+        """The rows it may touch, as every statement on them asks: of one tenant, of some groups. None is all."""
+        return {"scope": None if self.is_admin else self.tenant_id, "groups": self.groups}
+
+    def lines(self, container_group_id: str) -> list[str]:
+        """The lines of the queue that a machine of this group is served from; '' is that of the null group."""
+        lines = [container_group_id, ""] if self.has_null_line else [container_group_id]
+        return [line for line in lines if self.groups is None or line in self.groups]
+
+    @property
+    def actor(self) -> str:
+        return f"machine:{self.machine.machine_id}" if self.machine else f"user:{self.username}"
+
+    def require_own(self, machine_id: str, container_group_id: str) -> None:
+        """Raise Forbidden if a token works or reports for another machine or group than its own."""
+        if self.machine is None or self.speaks_for_others:
+            return
+        if (machine_id, container_group_id) != (self.machine.machine_id, self.machine.workload_id):
+            raise Forbidden(
+                "A token is good for its own machine only: machine_id must be its salad_machine_id and"
+                " container_group_id its salad_workload_id."
+            )
+
+    def require_own_group(self, container_group_id: str | None) -> None:
+        """Raise Forbidden if a token submits for, cancels in, or scales another group than its own."""
+        if self.machine and container_group_id != self.machine.workload_id:
+            raise Forbidden(
+                "A token may submit and cancel jobs of its own container group only, and scale no other."
+            )
+
+    def require_tenant(self) -> None:
+        """Raise Forbidden if there is nothing that could own what this caller makes."""
+        if self.tenant_id == NO_TENANT:
+            raise Forbidden(
+                f"Nobody has used the project {self.project} of {self.organization} yet, and Salad did not say"
+                " that the container group of this token is in it; check Salad-Project, or begin with a key."
+            )
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a token says of its bearer."""
+
+    organization: str
+    workload_id: str  # the id of its container group
+    machine_id: str

@@ -1,0 +1,204 @@
+"""What Salad vouches for: that an API key is good for a project, and that a container group is in one.
+
+A yes is believed for some minutes, and while Salad gives no answer for a day: kept in the database, so that all
+processes share it and a restart forgets nothing. A no is believed for some seconds (contract section 5).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kelpie_api import logs
+from kelpie_api.config import Config
+from kelpie_api.db import SQL, Database
+from kelpie_api.errors import NoAnswer, Unavailable
+from kelpie_api.net.single_flight import Budget, Flights
+from kelpie_api.salad.client import Salad, SaladRefused, group_with, is_name
+from kelpie_api.salad.request_budget import TOKEN, Allowance
+
+KEPT_FOR = 24 * 3600.0  # seconds that a yes counts while Salad gives no answer
+REMEMBERED = 10_000
+# Seconds to wait for Salad: for a key that nothing is known of, for a group, and where an older yes will do.
+KEY_PATIENCE, GROUP_PATIENCE, BRIEFLY = 6.0, 2.0, 1.0
+# Seconds until Salad is asked again after it gave no answer: with and without an older yes.
+SILENCE, SILENCE_OF_STRANGERS = 10.0, 2.0
+LONGEST_SILENCE = 60.0
+# Anybody can make up keys. What is asked about them comes to an end, and nobody else waits for it.
+STRANGERS_AT_ONCE, MOST_STRANGERS = 8, 32
+# Whose token it is may name any project, and the coordinator's own key asks about each: so many at once, then one
+# in so many seconds, for each workload.
+PROJECTS_AT_ONCE, PROJECT_PAUSE = 4, 15.0
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What is known of a question; times are monotonic."""
+
+    proven: float | None  # of Salad's last yes
+    refused: bool
+    ask_again: float
+
+    def holds(self) -> bool:
+        return self.proven is not None and time.monotonic() - self.proven < KEPT_FOR
+
+
+Asking = Callable[[], Standing]
+
+
+class Vouching:
+    """Asks Salad as seldom as it may, and remembers.
+
+    Keys that were proven, keys that were not, and workloads: those who ask about one kind wait for no other.
+    """
+
+    def __init__(self, db: Database, config: Config) -> None:
+        self.db = db
+        self.salad = Salad(config.salad_api_url)
+        self.own_key = config.salad_api_key
+        self.allowance = Allowance(db, TOKEN)
+        self.believed_for = config.proven_for.total_seconds()
+        self.refused_for = config.refused_for.total_seconds()
+        self.secret = hashlib.sha256(b"kelpie salad proofs\0" + config.secret_key.encode()).digest()
+        self.strangers = Flights(STRANGERS_AT_ONCE, MOST_STRANGERS)
+        self.acquaintances = Flights()
+        self.workloads = Flights()
+        self.budgets: dict[tuple[str, str], Budget] = {}
+        self.remembered: dict[bytes, Standing] = {}
+        self.warned = False
+
+    def key_is_good(self, key: str, organization: str, project: str) -> bool:
+        """Is this Salad's key for the project? Raises Unavailable if Salad gives no answer and never did."""
+        question = self._digest("key", key, organization, project)
+        standing = self._standing(
+            question,
+            lambda: self._opens(key, organization, project),
+            lambda known, asking: self._about_key(question, known, asking),
+        )
+        if not (standing.holds() or standing.refused):
+            raise Unavailable(
+                "Salad's API gives no answer about this Salad-Api-Key; send the request again in a moment."
+            )
+        return standing.holds()
+
+    def has_workload(self, workload_id: str, organization: str, project: str) -> bool:
+        """Does the coordinator's own key find this container group in the project? Without an answer: no."""
+        if not self._can_look() or not (is_name(organization) and is_name(project)):
+            return False
+        question = self._digest("workload", workload_id, organization, project)
+        budget = self._budget(workload_id, organization)
+        return self._standing(
+            question,
+            lambda: self._lists(workload_id, organization, project),
+            lambda known, asking: self.workloads.ask(
+                question, asking, BRIEFLY if known.holds() else GROUP_PATIENCE, budget
+            ),
+        ).holds()
+
+    def end(self) -> None:
+        for flights in (self.strangers, self.acquaintances, self.workloads):
+            flights.end()
+
+    def _about_key(self, question: bytes, known: Standing, asking: Asking) -> Standing:
+        if known.holds():
+            return self.acquaintances.ask(question, asking, BRIEFLY)
+        return self.strangers.ask(question, asking, KEY_PATIENCE)
+
+    def _budget(self, workload_id: str, organization: str) -> Budget:
+        """What may be asked on behalf of one workload, whatever projects its machines name."""
+        if len(self.budgets) >= REMEMBERED:
+            self.budgets.clear()
+        return self.budgets.setdefault((organization, workload_id), Budget(1 / PROJECT_PAUSE, PROJECTS_AT_ONCE))
+
+    def _can_look(self) -> bool:
+        if self.own_key is None and not self.warned:
+            self.warned = True
+            logs.warning(
+                "no_salad_api_key",
+                message="SALAD_API_KEY is not set: machines that call with a token get no jobs of the null group.",
+            )
+        return self.own_key is not None
+
+    def _digest(self, *parts: str) -> bytes:
+        """A keyed digest; each part with its length, so that no two questions look alike."""
+        encoded = [part.encode("utf-8", "surrogateescape") for part in parts]
+        message = b"".join(len(part).to_bytes(8, "big") + part for part in encoded)
+        return hmac.digest(self.secret, message, "sha256")
+
+    def _standing(
+        self, question: bytes, vouch: Callable[[], bool], send: Callable[[Standing, Asking], Standing]
+    ) -> Standing:
+        """`vouch` asks Salad; `send` has it asked, among its like."""
+        known = self.remembered.get(question)
+        if known and known.ask_again > time.monotonic():
+            return known
+        known = self._recall(question)
+        if known.ask_again > time.monotonic():
+            return known
+        try:
+            return send(known, lambda: self._ask(question, vouch, known))
+        except NoAnswer:
+            return known
+
+    def _recall(self, question: bytes) -> Standing:
+        """What this or another process was told before."""
+        proof = self.db.one_or_none(SQL.recall_proof, digest=question)
+        if proof is None:
+            return Standing(None, refused=False, ask_again=0.0)
+        proven = time.monotonic() - proof["age"]
+        standing = Standing(proven, refused=False, ask_again=proven + self.believed_for)
+        if standing.ask_again > time.monotonic():
+            self._remember(question, standing)
+        return standing
+
+    def _ask(self, question: bytes, vouch: Callable[[], bool], known: Standing) -> Standing:
+        told = self.remembered.get(question)
+        if told and told.ask_again > time.monotonic():  # the answer came while this question was on its way
+            return told
+        try:
+            vouched = vouch()
+        except NoAnswer as silence:
+            logs.warning("salad_silent", reason=str(silence))
+            return self._remember(question, after_silence(known, silence))
+        if not vouched:
+            # Remembered first: who finds the proof gone asks as a stranger does, and finds the refusal then.
+            refusal = self._remember(question, Standing(None, True, time.monotonic() + self.refused_for))
+            self.db.execute(SQL.drop_proof, digest=question)
+            return refusal
+        self.db.execute(SQL.keep_proof, digest=question)
+        self.db.execute(SQL.forget_proofs)
+        now = time.monotonic()
+        return self._remember(question, Standing(now, False, now + self.believed_for))
+
+    def _remember(self, question: bytes, standing: Standing) -> Standing:
+        if len(self.remembered) >= REMEMBERED:
+            self.remembered.clear()
+        self.remembered[question] = standing
+        return standing
+
+    def _opens(self, key: str, organization: str, project: str) -> bool:
+        try:
+            self.salad.container_groups(key, organization, project)
+        except SaladRefused:
+            return False
+        return True
+
+    def _lists(self, workload_id: str, organization: str, project: str) -> bool:
+        try:
+            groups = self.allowance.ask(
+                lambda: self.salad.container_groups(self.own_key or "", organization, project)
+            )
+        except SaladRefused as refusal:
+            if refusal.status == 401:  # it is our key that is wrong, which says nothing about the group
+                raise NoAnswer("Salad does not know the coordinator's SALAD_API_KEY") from refusal
+            return False
+        return group_with(groups, workload_id) is not None
+
+
+def after_silence(known: Standing, silence: NoAnswer) -> Standing:
+    pause = SILENCE if known.holds() else SILENCE_OF_STRANGERS
+    pause = max(pause, min(silence.retry_after, LONGEST_SILENCE))
+    return Standing(known.proven, refused=False, ask_again=time.monotonic() + pause)

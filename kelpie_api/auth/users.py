@@ -1,0 +1,96 @@
+"""Users and their keys, as the administrator makes, lists and removes them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from uuid import UUID
+
+from kelpie_api.auth.caller import Caller
+from kelpie_api.db import SQL, Database, Row
+from kelpie_api.errors import InvalidRequest, NotFound, OwnerVanished
+from kelpie_api.text import LONGEST_NAME, NAME_TEXT, UNSTORABLE
+
+
+def storable(name: str, what: str) -> str:
+    """The rule that the API has for names. Raises InvalidRequest."""
+    if not 1 <= len(name) <= LONGEST_NAME:
+        raise InvalidRequest(f"The {what} must have 1 to {LONGEST_NAME} characters.")
+    if not re.match(NAME_TEXT, name) or UNSTORABLE.search(name):
+        raise InvalidRequest(f"The {what} has line ends, control characters, or is not UTF-8 text.")
+    return name
+
+
+def find_user(db: Database, wanted: str) -> Row:
+    """By name or id. Raises NotFound."""
+    user = db.one_or_none(SQL.find_user, wanted=storable(wanted, "user's name"))
+    if user is None:
+        raise NotFound(f"There is no user {wanted}; list-users shows those there are.")
+    return user
+
+
+def create_key(db: Database, wanted: str, org: str, project: str) -> str:
+    user_id = find_user(db, wanted)["id"]
+    return create_token(db, user_id, storable(org, "organization"), storable(project, "project"))
+
+
+def list_users(db: Database) -> list[Row]:
+    return db.all(SQL.list_users)
+
+
+def list_keys(db: Database, wanted: str | None) -> list[Row]:
+    """Of one user, or of all."""
+    return db.all(SQL.list_api_keys, user_id=find_user(db, wanted)["id"] if wanted else None)
+
+
+def revoke_key(db: Database, key_id: UUID) -> Row:
+    """Its owner. Raises NotFound."""
+    revoked = db.unrepeatable(lambda tx: tx.one_or_none(SQL.revoke_api_key, key_id=key_id))
+    if revoked is None:
+        raise NotFound(f"There is no key with the id {key_id}; list-keys shows those there are.")
+    return revoked
+
+
+def digest(key: str) -> bytes:
+    """What is kept of a key. It has 256 random bits, so there is nothing that a slow hash would protect."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def create_user(db: Database, username: str) -> Row:
+    """Raises InvalidRequest where the name cannot be stored or is taken."""
+    storable(username, "user's name")
+    user = db.unrepeatable(lambda tx: tx.one_or_none(SQL.create_user, username=username))
+    if user is None:
+        raise InvalidRequest(
+            f"There is a user {username} already; choose another name.",
+            {"username": ["A user of this name exists."]},
+        )
+    return user
+
+
+def create_token(db: Database, user_id: UUID, org_name: str, project_name: str) -> str:
+    """A new API key; only its digest is kept. Raises NotFound for an unknown user."""
+    token = f"kelpie_{secrets.token_urlsafe(32)}"
+    made = db.unrepeatable(
+        lambda tx: tx.one_or_none(
+            SQL.create_api_key, user_id=user_id, org_name=org_name, project=project_name, digest=digest(token)
+        )
+    )
+    if made is None:
+        raise NotFound(f"There is no user {user_id}.")
+    return token
+
+
+def get_user(db: Database, caller: Caller) -> Row:
+    user = db.one_or_none(SQL.get_user, user_id=caller.user_id)
+    if user is None:
+        raise OwnerVanished
+    return user
+
+
+def delete_users(db: Database) -> None:
+    """All users but the administrator, with their keys and jobs."""
+    with db.transaction() as tx:
+        tx.execute(SQL.empty_queue_of_users)
+        tx.execute(SQL.delete_users)

@@ -1,0 +1,108 @@
+"""Machines as the coordinator knows them: which were heard of lately, their bans, and the jobs that wait
+for none but banned ones."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Collection
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from kelpie_api import logs
+from kelpie_api.auth.caller import Caller
+from kelpie_api.db import SQL, Database, Row
+
+FLUSH_PAUSE = 10.0  # seconds between two writings
+WRITTEN_FOR = 30.0  # seconds for which a machine is not written again
+MOST_SEEN = 10_000  # machines that are remembered between two writings; who calls chooses their names
+PRUNE_BATCH = 5000
+SHORTEST_MEMORY = timedelta(days=1)  # a machine that is at work is never forgotten
+
+Machine = tuple[int, str, str]  # tenant, container group, machine
+
+
+class Sightings:
+    """Which machines this process heard of. Written behind the requests: a claim stays one statement."""
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
+        self.lock = threading.Lock()
+        self.unwritten: set[Machine] = set()
+        self.written: dict[Machine, float] = {}  # when; monotonic
+
+    def note(self, tenant_id: int, container_group: str, machine_id: str) -> None:
+        machine = (tenant_id, container_group, machine_id)
+        with self.lock:
+            if machine not in self.written and len(self.unwritten) < MOST_SEEN:
+                self.unwritten.add(machine)
+
+    def look_after_machines(self) -> float:
+        """Write down who was heard of, and which jobs nobody of them may have; seconds until the next time."""
+        self.write()
+        if blocked := self.db.execute(SQL.note_blocked_jobs):
+            logs.warning("jobs_blocked_on_machines", jobs=blocked)
+        return FLUSH_PAUSE
+
+    def write(self) -> None:
+        """What cannot be written now is written the next time."""
+        with self.lock:
+            seen = list(self.unwritten)
+        if seen:
+            self.db.execute(SQL.see_machines, **columns(seen))
+        now = time.monotonic()
+        with self.lock:
+            self.unwritten.difference_update(seen)
+            self.written = {machine: at for machine, at in self.written.items() if at > now - WRITTEN_FOR}
+            self.written.update(dict.fromkeys(seen, now))
+
+
+def columns(machines: Collection[Machine]) -> dict[str, list[Any]]:
+    """As statements take a list of machines."""
+    tenant_ids, container_groups, machine_ids = zip(*machines, strict=True) if machines else ((), (), ())
+    return {
+        "tenant_ids": list(tenant_ids),
+        "container_groups": list(container_groups),
+        "machine_ids": list(machine_ids),
+    }
+
+
+def list_page(
+    db: Database, caller: Caller, *, container_group_id: str | None, page: int, page_size: int
+) -> list[Row]:
+    """One page of the caller's machines, by group and id, each with its newest reallocations."""
+    machines = db.all(
+        SQL.list_machines,
+        **caller.scope,
+        container_group=container_group_id,
+        page_size=page_size,
+        skipped=(page - 1) * page_size,
+    )
+    reallocations: dict[Machine, list[Row]] = defaultdict(list)
+    for reallocation in db.all(SQL.list_reallocations, **columns([key_of(machine) for machine in machines])):
+        reallocations[key_of(reallocation)].append(reallocation)
+    return [machine | {"reallocations": reallocations[key_of(machine)]} for machine in machines]
+
+
+def key_of(row: Row) -> Machine:
+    return row["tenant_id"], row["container_group_id"], row["machine_id"]
+
+
+def blocking(db: Database, job: Row) -> list[str]:
+    """The live machines that could run a waiting job if they were not banned from it, all of them; else none."""
+    if job["status"] not in {"pending", "running"} or not job["num_failures"]:
+        return []
+    found = db.one_or_none(SQL.machines_that_block, job_id=UUID(str(job["id"])))
+    return list(found["machine_ids"]) if found else []
+
+
+def prune(db: Database, older_than: timedelta) -> int:
+    """Forget machines that were not heard of, and reallocations that ended, longer ago than that; how many."""
+    age = max(older_than, SHORTEST_MEMORY)
+    pruned = 0
+    for statement in (SQL.prune_machines, SQL.prune_reallocations):
+        while batch := db.execute(statement, older_than=age, batch=PRUNE_BATCH):
+            pruned += batch
+    return pruned

@@ -1,0 +1,3 @@
+"""Outgoing HTTP: in come an address and a deadline, out goes a reply or NoAnswer; one request at a time for one
+question.
+"""

@@ -1,0 +1,205 @@
+"""Requests to addresses that users name: to public ones only, and to the very address that was checked.
+
+What a name leads to may change between a check and a connection, so the connection is made to what was checked;
+the certificate, SNI and Host stay the name's. No redirect is followed and no proxy asked (reliability section 2).
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import re
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Any
+from urllib.parse import SplitResult, quote, unquote, urlsplit
+
+from kelpie_api.errors import NoAnswer
+from kelpie_api.net.http import Target, dial, left, resolve, trust
+
+CONNECT = 5.0  # seconds for one address
+IN_ALL = 15.0  # seconds from the look at the name to the status line, however slowly it drips
+LINGER = 0.5  # seconds for the rest of the answer: closed at once, the receiver would hear of a broken connection
+MOST_READ = 64 * 1024
+
+Resolver = Callable[[str, int], list[Target]]
+
+# Spelt out, for what `ipaddress` calls global differs between releases of Python and is wrong for some.
+CLOSED_V4 = [
+    IPv4Network(network)
+    for network in (
+        "0.0.0.0/8",  # this network; Linux connects to itself
+        "10.0.0.0/8",
+        "100.64.0.0/10",  # between carriers and their customers; also a metadata service
+        "127.0.0.0/8",
+        "168.63.129.16/32",  # a metadata service in public clothes
+        "169.254.0.0/16",  # link-local, metadata services
+        "172.16.0.0/12",
+        "192.0.0.0/24",
+        "192.0.2.0/24",  # documentation
+        "192.88.99.0/24",  # relays that are no more
+        "192.168.0.0/16",
+        "198.18.0.0/15",  # benchmarks
+        "198.51.100.0/24",  # documentation
+        "203.0.113.0/24",  # documentation
+        "224.0.0.0/4",  # multicast
+        "240.0.0.0/4",  # reserved, broadcast
+    )
+]
+OPEN_V6 = IPv6Network("2000::/3")  # all that was ever given out; loopback, local and multicast lie outside
+CLOSED_V6 = [
+    IPv6Network(network)
+    for network in (
+        "2001::/23",  # protocols, Teredo among them
+        "2001:db8::/32",  # documentation
+        "3fff::/20",  # documentation
+    )
+]
+NAT64 = IPv6Network("64:ff9b::/96")
+
+
+def is_public(address: str) -> bool:
+    """Is this the address of somebody on the internet? An IPv4 address inside an IPv6 one is looked at itself."""
+    try:
+        ip = ip_address(address)
+    except ValueError:
+        return False
+    if isinstance(ip, IPv6Address):
+        inner = inner_v4(ip)
+        if inner is None:
+            scoped = ip.scope_id is not None
+            return ip in OPEN_V6 and ip.is_global and not scoped and not any(ip in net for net in CLOSED_V6)
+        ip = inner
+    return ip.is_global and not any(ip in net for net in CLOSED_V4)
+
+
+def inner_v4(ip: IPv6Address) -> IPv4Address | None:
+    """Where packets to this address come out: v4-mapped, 6to4, NAT64. Other wrappings are never public."""
+    if ip.ipv4_mapped or ip.sixtofour:
+        return ip.ipv4_mapped or ip.sixtofour
+    return IPv4Address(int(ip) & 0xFFFFFFFF) if ip in NAT64 else None
+
+
+@dataclass(frozen=True)
+class Egress:
+    """The way out. `allow_private`: the operator lets users name any address."""
+
+    allow_private: bool = False
+    resolver: Resolver = resolve
+    tls: ssl.SSLContext = field(default_factory=trust)
+    connect: float = CONNECT
+    in_all: float = IN_ALL
+
+    def post(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
+        """The status of the answer. Raises NoAnswer."""
+        deadline = time.monotonic() + self.in_all
+        host = "the receiver"
+        try:
+            parts = urlsplit(url)
+            host = parts.hostname or ""
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            found = self.targets(host, port)
+            with dial(found, self.connect, deadline) as plain, self._secure(parts, plain, deadline) as line:
+                _send(parts, port, line, headers, body)
+                status = _status(line, deadline)
+                _linger(line)
+                return status
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            # ValueError: a host that no name server could know, a header that is no header.
+            raise NoAnswer(_why(error, host[:100], self.in_all)) from error
+
+    def targets(self, host: str, port: int) -> list[Target]:
+        """All addresses of a host. Raises NoAnswer if one of them is not public: which is taken is chance."""
+        found = self.resolver(host, port)
+        if not self.allow_private and not all(_is_open(address) for _, address in found):
+            raise NoAnswer(
+                f"{host[:100]} leads to an address that is not public; webhooks go to public addresses only, "
+                "unless the operator sets KELPIE_WEBHOOK_ALLOW_PRIVATE."
+            )
+        return found
+
+    def _secure(self, parts: SplitResult, plain: socket.socket, deadline: float) -> socket.socket:
+        plain.settimeout(left(deadline))
+        if parts.scheme != "https":
+            return plain
+        return self.tls.wrap_socket(plain, server_hostname=(parts.hostname or "").rstrip("."))
+
+
+def _is_open(address: tuple[Any, ...]) -> bool:
+    """A scoped address (`fe80::1%eth0`) is one of this machine's network, whatever it says."""
+    return not any(address[3:]) and is_public(str(address[0]))
+
+
+def _send(parts: SplitResult, port: int, line: socket.socket, headers: Mapping[str, str], body: bytes) -> None:
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(parts.hostname or "", port)
+    connection.sock = line  # else it would look the name up again
+    path = parts.path or "/"
+    target = quote(f"{path}?{parts.query}" if parts.query else path, safe="!#$%&'()*+,/:;=?@[]~")
+    connection.request("POST", target, body, {**_login(parts), **headers, "Connection": "close"})
+
+
+def _login(parts: SplitResult) -> dict[str, str]:
+    """A user and a password in the URL go where every client puts them."""
+    if parts.username is None:
+        return {}
+    pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
+
+
+def _status(line: socket.socket, deadline: float) -> int:
+    """The status of the final answer; interim ones (100 Continue) are passed over."""
+    lines = _lines(line, deadline)
+    while True:
+        found = re.match(rb"HTTP/1\.[01] ([1-9]\d\d)(?:\s|$)", next(lines))
+        if found is None:
+            raise NoAnswer("What the receiver answered is not HTTP.")
+        if not found[1].startswith(b"1"):
+            return int(found[1])
+        while next(lines):
+            continue
+
+
+def _lines(line: socket.socket, deadline: float) -> Iterator[bytes]:
+    buffer, read = b"", 0
+    while True:
+        while b"\n" in buffer:
+            text, _, buffer = buffer.partition(b"\n")
+            yield text.rstrip(b"\r")
+        line.settimeout(left(deadline))
+        chunk = line.recv(4096)
+        read += len(chunk)
+        if not chunk or read > MOST_READ:
+            raise NoAnswer("The receiver closed the connection, or sent headers without end, before it answered.")
+        buffer += chunk
+
+
+def _linger(line: socket.socket) -> None:
+    """Let the receiver finish its answer, if it is short."""
+    deadline, read = time.monotonic() + LINGER, 0
+    with suppress(OSError):
+        while read < MOST_READ:
+            line.settimeout(left(deadline))
+            chunk = line.recv(4096)
+            if not chunk:
+                return
+            read += len(chunk)
+
+
+def _why(error: Exception, host: str, in_all: float) -> str:
+    """A sentence for the one who looks after the receiver."""
+    match error:
+        case TimeoutError():
+            return f"No connection or no answer in time; a webhook must be answered within {in_all:g} seconds."
+        case socket.gaierror():
+            return f"The name {host} cannot be resolved: {error.strerror or error}."
+        case ssl.SSLCertVerificationError():
+            return f"The certificate of {host} is not trusted: {error.verify_message}"
+        case OSError():
+            return f"The connection to {host} failed: {error.strerror or error}."
+    return f"This URL cannot be called: {type(error).__name__}."

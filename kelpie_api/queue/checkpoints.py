@@ -1,0 +1,60 @@
+"""The manifests of committed checkpoints: kept from the holder only, brought to whoever resumes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, LiteralString
+from uuid import UUID
+
+from kelpie_api.auth.caller import Caller
+from kelpie_api.db import SQL, Database, Row
+from kelpie_api.errors import NotTheHolder
+from kelpie_api.queue import jobs
+from kelpie_api.queue.states import Report
+
+
+def keep(
+    db: Database, caller: Caller, job_id: UUID, report: Report, generation: int, files: list[dict[str, Any]]
+) -> int:
+    """Keep the manifest of a generation; the newest generation that is known of this attempt.
+
+    A number lower than that writes nothing: an answer that came late must not outlive what followed it.
+    Raises NotTheHolder, JobNotFound.
+    """
+    kept = _by_holder(
+        db, caller, job_id, report, SQL.keep_checkpoint, generation=generation, files=json.dumps(files)
+    )
+    newest: int = kept["generation"]
+    return newest
+
+
+def tell_resumed(
+    db: Database, caller: Caller, job_id: UUID, report: Report, checkpoint: str, detail: str | None
+) -> None:
+    """Write down how an attempt found the checkpoint it began with, once. Raises NotTheHolder, JobNotFound."""
+    _by_holder(db, caller, job_id, report, SQL.tell_resumed, checkpoint=checkpoint, detail=detail)
+
+
+def with_newest(db: Database, job: Row) -> Row:
+    """A job as a claim answers it: with the newest manifest, if there is one."""
+    if job["attempt"] < 2:  # nobody had it before
+        return job
+    newest = db.one_or_none(SQL.newest_checkpoint, job_id=job["id"])
+    return job | {"checkpoint": newest} if newest else job
+
+
+def _by_holder(
+    db: Database, caller: Caller, job_id: UUID, report: Report, statement: LiteralString, **values: Any
+) -> Row:
+    written = db.one_or_none(
+        statement,
+        job_id=job_id,
+        **caller.scope,
+        machine_id=report.machine_id,
+        attempt=report.attempt,
+        actor=f"machine:{report.machine_id}",
+        **values,
+    )
+    if written is None:
+        raise NotTheHolder(jobs.why_refused(db, caller, job_id, report))
+    return written

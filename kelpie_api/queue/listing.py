@@ -1,0 +1,82 @@
+"""Reading jobs: one, a page of them by cursor, their attempts and events."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from kelpie_api.auth.caller import Caller
+from kelpie_api.db import SQL, Database, Row
+from kelpie_api.errors import (
+    InvalidRequest,
+    JobNotFound,
+)
+
+PORTION = 250  # jobs of a page that are read at once, for each may have up to 256 KiB
+LARGEST_PAGE = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place in the list of jobs, just beyond the one with this number; jobs added later do not move it."""
+
+    seq: int
+    oldest_first: bool
+
+
+def get(db: Database, caller: Caller, job_id: UUID) -> Row:
+    job = db.one_or_none(SQL.get_job, job_id=job_id, **caller.scope)
+    if job is None:
+        raise JobNotFound(job_id)
+    return {name: value for name, value in job.items() if name != "checkpoint_lag" or value is not None}
+
+
+def list_page(
+    db: Database,
+    caller: Caller,
+    *,
+    status: str | None,
+    container_group_id: str | None,
+    page: int,
+    page_size: int,
+    oldest_first: bool,
+    place: Place | None = None,
+) -> tuple[list[Row], Place | None]:
+    """One page of the caller's jobs, newest first unless `oldest_first`, and where the next one begins if there
+    is more. The order is total. A `place` brings its own order and wins over `page`."""
+    if place:
+        page, oldest_first = 1, place.oldest_first
+    statement = SQL.list_jobs_oldest_first if oldest_first else SQL.list_jobs_newest_first
+    filters = {**caller.scope, "status": status, "container_group": container_group_id}
+    found: list[Row] = []
+    beyond, skipped = place and place.seq, (page - 1) * page_size
+    while (left := page_size + 1 - len(found)) > 0:
+        portion = db.all(statement, **filters, beyond=beyond, most=min(left, PORTION), skipped=skipped)
+        found += portion
+        _refuse_too_large(found)
+        if len(portion) < min(left, PORTION):
+            break
+        beyond, skipped = portion[-1]["seq"], 0
+    shown = found[:page_size]
+    return shown, Place(shown[-1]["seq"], oldest_first) if len(found) > page_size else None
+
+
+def _refuse_too_large(page: list[Row]) -> None:
+    """Raise InvalidRequest before a page takes all of the memory."""
+    if sum(row["bytes"] for row in page) > LARGEST_PAGE:
+        raise InvalidRequest(
+            f"A page may have at most {LARGEST_PAGE // 2**20} MiB, this one has more; take a smaller page_size.",
+            {"page_size": ["The jobs are too large for so many on one page."]},
+        )
+
+
+def attempts(db: Database, caller: Caller, job_id: UUID) -> list[Row]:
+    """Every handout of a job and how it ended."""
+    get(db, caller, job_id)
+    return db.all(SQL.list_attempts, job_id=job_id)
+
+
+def events(db: Database, caller: Caller, job_id: UUID) -> list[Row]:
+    """Every change of a job and who made it."""
+    get(db, caller, job_id)
+    return db.all(SQL.list_events, job_id=job_id)

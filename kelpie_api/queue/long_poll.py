@@ -1,0 +1,252 @@
+"""Waiting for work: claims that found nothing wait here until there may be something (contract section 3, `wait`).
+
+A process looks at the queue once for all that wait in it, when a notification says so and every few seconds, and
+wakes as many as there are jobs for them. So a submission costs a handful of claims however many wait for it.
+Nobody holds a connection while waiting.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import psycopg
+
+from kelpie_api import logs
+from kelpie_api.db import AWAY, SQL, Database, Row
+from kelpie_api.errors import Unavailable
+from kelpie_api.queue.notifications import Listener
+
+LONGEST = 30  # seconds that a request may wait
+LOOK_PAUSE = 2.0  # seconds between two looks at the queue: a lapse notifies nobody
+DEAF_LOOK_PAUSE = 0.4  # the same, while notifications are not heard
+SHORTEST_LOOK_PAUSE = 0.01  # many submissions are one look
+CLAIMS_AT_ONCE = 5  # of all that wait: the other connections of the pool are for everybody else
+TURN = 5.0  # seconds to wait for one of these
+
+Line = tuple[int, str]  # tenant and container group; '' is the line of the null group
+Handout = tuple[UUID, int]  # a job, and the attempts it had when it was seen
+
+
+class NoRoom(Exception):
+    """So many wait already that nobody else may."""
+
+
+@dataclass(eq=False)
+class Waiter:
+    """Somebody who waits for work: who asks, and for which lines."""
+
+    tenant_id: int
+    machine_id: str
+    groups: list[str]
+    claim_id: UUID | None = None
+    bell: threading.Event = field(default_factory=threading.Event)
+    called_for: Handout | None = None
+
+    @property
+    def lines(self) -> list[Line]:
+        return [(self.tenant_id, group) for group in self.groups]
+
+
+class WaitingRoom:
+    """Those who wait in this process, and who calls them."""
+
+    def __init__(self, db: Database, most: int) -> None:
+        self.db = db
+        self.most = most
+        self.closed = False
+        self.listener = Listener(db, self._hear)
+        self._lock = threading.Lock()
+        self._by_line: dict[Line, dict[Waiter, None]] = {}  # who came first is called first
+        self._waiting: dict[Waiter, None] = {}
+        self._called: dict[Handout, Waiter] = {}
+        self._in_vain: dict[Handout, float] = {}  # somebody else had them locked; not tried again at once
+        self._turns = threading.BoundedSemaphore(CLAIMS_AT_ONCE)
+        self._look_now = threading.Event()
+        self._begun = False
+        self._away = False
+
+    def claim(
+        self, waiter: Waiter, take: Callable[[], Row | None], seconds: float, gone: Callable[[], bool]
+    ) -> Row | None:
+        """What `take` answers, as soon as it answers anything, else None in the end.
+
+        `gone` tells whether the client hung up: nothing is taken for nobody. Raises NoRoom before anything was
+        tried, and whatever `take` raises.
+        """
+        deadline = time.monotonic() + seconds
+        with self._place_for(waiter):  # before the first try: what comes after it wakes the waiter
+            job = self._take_in_turn(take)
+            while job is None and not self.closed:
+                called = waiter.bell.wait(max(0.0, deadline - time.monotonic()))
+                if self.closed or gone():
+                    return None
+                job = self._take_when_called(waiter, take)
+                if not called:
+                    return job
+            return job
+
+    def close(self) -> None:
+        """Send everybody away, for good; for the end of a process."""
+        self.closed = True
+        with self._lock:
+            for waiter in self._waiting:
+                waiter.bell.set()
+        self._look_now.set()
+        self.listener.stop()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def look(self) -> None:
+        """Look at the queue once, and call those who can have what is there."""
+        with self._lock:
+            waiting = list(self._waiting)
+            lines = {line: list(waiters) for line, waiters in self._by_line.items()}
+        if not waiting:
+            return
+        claims = [
+            {"tenant_id": waiter.tenant_id, "claim_id": str(waiter.claim_id)}
+            for waiter in waiting
+            if waiter.claim_id is not None
+        ]
+        found = self.db.all(
+            SQL.peek_at_lines,
+            lines=json.dumps([as_seen_by_peek(line, waiters) for line, waiters in lines.items()]),
+            claims=json.dumps(claims),
+        )
+        with self._lock:
+            self._call_for_all(found)
+
+    # --- those who wait -----------------------------------------------------------------------------
+
+    @contextmanager
+    def _place_for(self, waiter: Waiter) -> Iterator[None]:
+        with self._lock:
+            if self.closed or len(self._waiting) >= self.most:
+                raise NoRoom
+            self._waiting[waiter] = None
+            for line in waiter.lines:
+                self._by_line.setdefault(line, {})[waiter] = None
+        try:
+            self._begin()
+            yield
+        finally:
+            with self._lock:
+                self._remove(waiter)
+
+    def _remove(self, waiter: Waiter) -> None:
+        del self._waiting[waiter]
+        for line in waiter.lines:
+            if waiters := self._by_line.get(line):
+                waiters.pop(waiter, None)
+                if not waiters:
+                    del self._by_line[line]
+        if waiter.called_for is not None:  # it hung up, or failed: what it was called for is there for the next
+            self._called.pop(waiter.called_for, None)
+            self._look_now.set()
+
+    def _take_when_called(self, waiter: Waiter, take: Callable[[], Row | None]) -> Row | None:
+        waiter.bell.clear()
+        job = self._take_in_turn(take)
+        with self._lock:
+            self._settle(waiter, job)
+        return job
+
+    def _settle(self, waiter: Waiter, job: Row | None) -> None:
+        """What became of a call. Taken: good. Else somebody may be left to call for something."""
+        handout, waiter.called_for = waiter.called_for, None
+        if handout is None:
+            return
+        self._called.pop(handout, None)
+        if job is None:
+            self._in_vain[handout] = time.monotonic()
+        if job is None or job["id"] != handout[0]:
+            self._look_now.set()
+
+    def _take_in_turn(self, take: Callable[[], Row | None]) -> Row | None:
+        if not self._turns.acquire(timeout=TURN):
+            raise Unavailable(AWAY)
+        try:
+            return take()
+        finally:
+            self._turns.release()
+
+    # --- who calls them -----------------------------------------------------------------------------
+
+    def _call_for_all(self, found: list[Row]) -> None:
+        now = time.monotonic()
+        self._in_vain = {handout: at for handout, at in self._in_vain.items() if at > now - self._pause()}
+        for row in found:
+            if row["claim_id"] is not None:
+                self._call_holders(row)
+            else:
+                self._call_first((row["tenant_id"], row["container_group"]), row)
+
+    def _call_holders(self, row: Row) -> None:
+        """The claim of this id was carried out for another request: its answer is known."""
+        for waiter in self._waiting:
+            if (waiter.tenant_id, waiter.claim_id) == (row["tenant_id"], row["claim_id"]):
+                waiter.bell.set()
+
+    def _call_first(self, line: Line, row: Row) -> None:
+        handout = (row["job_id"], row["attempt"])
+        if handout in self._called or handout in self._in_vain:
+            return
+        for waiter in self._by_line.get(line, {}):
+            if waiter.called_for is None and waiter.machine_id not in row["banned"]:
+                self._called[handout] = waiter
+                waiter.called_for = handout
+                waiter.bell.set()
+                return
+
+    def _hear(self, word: str) -> None:
+        """A notification: the line that got something."""
+        tenant_id, _, group = word.partition(" ")
+        if tenant_id.isdigit() and (int(tenant_id), group) in self._by_line:
+            self._look_now.set()
+
+    def _begin(self) -> None:
+        """With the first waiter of a process: it may have been forked after this object was made."""
+        with self._lock:
+            if self._begun:
+                return
+            self._begun = True
+        for loop in (self._keep_looking, self.listener.keep_listening):
+            threading.Thread(target=loop, name=loop.__name__, daemon=True).start()
+
+    def _pause(self) -> float:
+        return LOOK_PAUSE if self.listener.proven else DEAF_LOOK_PAUSE
+
+    def _keep_looking(self) -> None:
+        while not self.closed:
+            self._look_now.wait(self._pause())
+            self._look_now.clear()
+            try:
+                self.look()
+                self._away = False
+            except (Unavailable, psycopg.Error) as error:
+                # They go on waiting; whoever claims in the end hears that the database is away.
+                if not self._away:
+                    logs.warning("queue_not_seen", message=str(error).strip())
+                self._away = True
+                time.sleep(DEAF_LOOK_PAUSE)
+            time.sleep(SHORTEST_LOOK_PAUSE)
+
+
+def as_seen_by_peek(line: Line, waiters: list[Waiter]) -> dict[str, Any]:
+    """A line as `peek_at_lines` takes it; the machine of most of its waiters first."""
+    machines = Counter(waiter.machine_id for waiter in waiters)
+    return {
+        "tenant_id": line[0],
+        "container_group": line[1],
+        "waiters": len(waiters),
+        "machines": [machine for machine, _ in machines.most_common()],
+    }

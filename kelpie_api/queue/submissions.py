@@ -1,0 +1,87 @@
+"""Submitting jobs: all of a batch or none, and the same submission once however often it is sent."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from kelpie_api.auth.caller import Caller
+from kelpie_api.db import SQL, Database, Row
+from kelpie_api.errors import (
+    KeyUsedOtherwise,
+    SubmittedJobsGone,
+)
+
+
+@dataclass(frozen=True)
+class OnlyOnce:
+    """What makes a submission safe to repeat: the caller's key, and a digest of what was sent with it."""
+
+    key: str
+    digest: bytes
+
+
+def submit(db: Database, caller: Caller, definitions: Sequence[dict[str, Any]]) -> list[Row]:
+    """Create all jobs or none, in the order given."""
+    return db.unrepeatable(lambda tx: tx.all(SQL.submit_jobs, **_submission(caller, definitions)))
+
+
+def submit_once(
+    db: Database, caller: Caller, definitions: Sequence[dict[str, Any]], once: OnlyOnce
+) -> tuple[list[Row], bool]:
+    """Create all jobs or none, unless this key did so within a day; whether it did.
+
+    A connection lost on the way does no harm: the second try finds what the first created, by its ids.
+    Raises KeyUsedOtherwise, SubmittedJobsGone.
+    """
+    values = _submission(caller, definitions, once)
+    while True:
+        if created := db.all(SQL.submit_jobs, **values):
+            return created, False
+        earlier = db.one_or_none(SQL.find_submission, tenant_id=caller.tenant_id, key=once.key)
+        if earlier:  # else it was forgotten in between, and the key is free
+            return _submitted(db, caller, earlier, once), earlier["job_ids"] != values["job_ids"]
+
+
+def _submission(
+    caller: Caller, definitions: Sequence[dict[str, Any]], once: OnlyOnce | None = None
+) -> dict[str, Any]:
+    for definition in definitions:
+        caller.require_own_group(definition["container_group"])
+    caller.require_tenant()
+    ids = [new_job_id() for _ in definitions]
+    submitted = [{"id": str(job_id), **row} for job_id, row in zip(ids, definitions, strict=True)]
+    return {
+        "submitted": json.dumps(submitted),
+        "tenant_id": caller.tenant_id,
+        "user_id": caller.user_id,
+        "actor": caller.actor,
+        "key": once and once.key,
+        "digest": once and once.digest,
+        "job_ids": once and ids,
+    }
+
+
+def _submitted(db: Database, caller: Caller, earlier: Row, once: OnlyOnce) -> list[Row]:
+    """The jobs of an earlier submission as they are now."""
+    if bytes(earlier["digest"]) != once.digest:
+        raise KeyUsedOtherwise
+    found = db.all(SQL.get_submitted_jobs, **caller.scope, job_ids=earlier["job_ids"])
+    if len(found) != len(earlier["job_ids"]):
+        raise SubmittedJobsGone
+    return found
+
+
+def new_job_id() -> UUID:
+    """A random id that begins with its time (version 7 of RFC 9562).
+
+    What is written about a job goes to indexes by its id. With the time in front, jobs of one time lie side by
+    side in them, and a claim beside millions of finished jobs finds its few pages in memory.
+    """
+    milliseconds = time.time_ns() // 1_000_000
+    return UUID(int=milliseconds << 80 | 7 << 76 | secrets.randbits(12) << 64 | 2 << 62 | secrets.randbits(62))

@@ -1,0 +1,354 @@
+"""One run of the autoscaler: for each rule look, decide, carry out, and write down (contract section 6).
+
+Nothing is held open while Salad is asked: what is wanted of a group is read in one statement, and what was done is
+recorded in a short transaction. A run that died half-way is healed by the next one, which sees what is.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from itertools import groupby
+from uuid import UUID, uuid4
+
+from kelpie_api import logs
+from kelpie_api.db import SQL, Database, Row, Transaction
+from kelpie_api.errors import KelpieError, NoAnswer
+from kelpie_api.salad.client import SaladRefused, what_to_do
+from kelpie_api.scaling import rules as scaling_rules
+from kelpie_api.scaling.decision import Action, Decision, Demand, Limits, Observed, decide
+from kelpie_api.scaling.groups import Ended, Fleet, Look, Stranger, Vanished, name_of, project_of
+
+RULES_AT_ONCE = 5
+# In a row; then the rule of a group that Salad does not know is removed. Where Salad knows no such project either,
+# the first of them must be a day ago: time for the operator to see that a setting is wrong.
+MISSING_RUNS, MISSING_WITH_PROJECT_FOR = 3, timedelta(days=1)
+# How long a turn lasts after its owner's last word; the longest silence between two is a wait for the allowance.
+TURN = timedelta(minutes=2)
+# How long a group that is being stopped is handed no job: longer than the call that stops it takes.
+STOPPING = timedelta(seconds=15)
+
+LIMITING = ("container_group_id", "tenant_id", "min_replicas", "max_replicas", "idle_threshold_seconds")
+
+
+class AnotherRun(Exception):
+    """The autoscaler runs somewhere else, or took the turn over because this one was silent too long."""
+
+    def __init__(self) -> None:
+        super().__init__("Another run of the autoscaler is under way; this one leaves the rules to it.")
+
+
+class CalledOff(Exception):
+    """What was decided is not right any more."""
+
+
+class NeededAgain(CalledOff):
+    def __init__(self) -> None:
+        super().__init__("the group got something to do")
+
+
+class RuleMoved(CalledOff):
+    def __init__(self) -> None:
+        super().__init__("the rule was changed or removed")
+
+
+class StopUnheard(Exception):
+    """The stop was called off or refused, but Salad may have carried out an earlier try of it."""
+
+    def __init__(self, ending: CalledOff | SaladRefused) -> None:
+        super().__init__(
+            "an earlier try to stop the group had no answer, so nobody knows whether it was carried out;"
+            f" then {reason(ending)}"
+        )
+        self.ending = ending
+
+
+TROUBLE = (NoAnswer, SaladRefused, Vanished, Stranger, KelpieError, Ended)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one rule in one run."""
+
+    rule: Row
+    demand: Demand | None = None
+    observed: Observed | None = None
+    decision: Decision | None = None
+    error: str | None = None
+    vanished: Vanished | None = None
+    rule_moved: bool = False  # so nothing, or nothing more, was done
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing was to be done, so nobody needs to hear of it."""
+        return not self.error and self.decision is not None and self.decision.action == Action.NONE
+
+    def as_row(self) -> Row:
+        """As it is recorded, printed and answered."""
+        return {
+            "container_group_id": self.rule["container_group_id"],
+            "active": self.demand and self.demand.active,
+            "warm": self.demand and self.demand.warm,
+            "observed_state": self.observed and self.observed.state,
+            "observed_replicas": self.observed and self.observed.replicas,
+            "desired_replicas": self.decision and self.decision.replicas,
+            "action": self.decision and self.decision.action,
+            "outcome": "failed" if self.error else "ok",
+            "error": self.error,
+        }
+
+
+class Turn:
+    """Only one run at a time, on whatever host: a row that says whose turn it is and until when. It needs no
+    session and no long transaction, so it works through PgBouncer; a host that vanished blocks nobody for long."""
+
+    def __init__(self, db: Database, length: timedelta = TURN) -> None:
+        self.db = db
+        self.length = length
+        self.owner = uuid4()
+
+    def __enter__(self) -> Turn:
+        if not self.db.one_or_none(SQL.take_turn, owner=self.owner, length=self.length):
+            raise AnotherRun
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.db.execute(SQL.end_turn, owner=self.owner)
+
+    def keep(self) -> None:
+        """Before each call to Salad: a run that was frozen meanwhile changes nothing any more."""
+        if not self.db.one_or_none(SQL.keep_turn, owner=self.owner, length=self.length):
+            raise AnotherRun
+
+
+class Autoscaler:
+    def __init__(self, db: Database, fleet: Fleet, stopped: threading.Event) -> None:
+        self.db = db
+        self.fleet = fleet
+        self.stopped = stopped
+
+    def run(self, only: UUID | None = None) -> list[Verdict]:
+        """Apply all rules, or one. Raises AnotherRun. Rules that were not begun when `stopped` was set are missing
+        in the answer."""
+        with Turn(self.db) as turn:
+            look = Look(self.fleet, turn.keep)
+            return self._each_rule(only, look, lambda rule, look: self._apply(rule, look, turn))
+
+    def rehearse(self, only: UUID | None = None) -> list[Verdict]:
+        """What a run would decide; nothing is changed, here or at Salad."""
+        return self._each_rule(only, Look(self.fleet, lambda: None), self._weigh)
+
+    def rule_exists(self, group_id: UUID) -> bool:
+        return bool(self.db.all(SQL.list_rules_to_apply, only=group_id))
+
+    def _each_rule(self, only: UUID | None, look: Look, judge: Callable[[Row, Look], Verdict]) -> list[Verdict]:
+        """A project is asked about before its rules are begun, so that none waits for it in another's place; not
+        long before, for what was seen must not be old."""
+        rules = self.db.all(SQL.list_rules_to_apply, only=only)
+        projects: list[Future[list[tuple[Row, Future[Verdict | None]]]]] = []
+        ahead = threading.Semaphore(RULES_AT_ONCE)
+        with ThreadPoolExecutor(RULES_AT_ONCE, thread_name_prefix="rule") as pool:
+
+            def begin(rules: list[Row]) -> list[tuple[Row, Future[Verdict | None]]]:
+                if not self.stopped.is_set():
+                    look.ask_about(rules[0])
+                ahead.release()
+                return [(rule, pool.submit(self._unless_stopped, judge, rule, look)) for rule in rules]
+
+            for _, of_project in groupby(rules, project_of):
+                ahead.acquire()
+                projects.append(pool.submit(begin, list(of_project)))
+            under_way = [rule for project in projects for rule in project.result()]
+        verdicts = [self._verdict(rule, future) for rule, future in under_way]
+        return [verdict for verdict in verdicts if verdict]
+
+    def _unless_stopped(self, judge: Callable[[Row, Look], Verdict], rule: Row, look: Look) -> Verdict | None:
+        return None if self.stopped.is_set() else judge(rule, look)
+
+    def _verdict(self, rule: Row, future: Future[Verdict | None]) -> Verdict | None:
+        """A defect at one rule is logged whole and stops no other; a lost turn ends the run."""
+        error = future.exception()
+        if error is None:
+            return future.result()
+        if isinstance(error, AnotherRun):
+            raise error
+        logs.error("rule_failed", error, container_group_id=rule["container_group_id"])
+        return Verdict(rule, error=f"this is a defect: {type(error).__name__}")
+
+    def _weigh(self, rule: Row, look: Look) -> Verdict:
+        """Look and decide."""
+        verdict = Verdict(rule)
+        try:
+            verdict = replace(verdict, observed=look.at(rule))
+            verdict = replace(verdict, demand=scaling_rules.weigh(self.db, rule))
+        except TROUBLE as error:
+            return failed(verdict, error)
+        assert verdict.demand and verdict.observed
+        limits = Limits(rule["min_replicas"], rule["max_replicas"])
+        return replace(verdict, decision=decide(verdict.demand, verdict.observed, limits))
+
+    def _apply(self, rule: Row, look: Look, turn: Turn) -> Verdict:
+        verdict = self._weigh(rule, look)
+        if not verdict.error:
+            verdict = self._carry_out(verdict, turn)
+        return self._record(verdict)
+
+    def _carry_out(self, verdict: Verdict, turn: Turn) -> Verdict:
+        assert verdict.decision and verdict.observed
+        name, wanted = name_of(verdict.rule), verdict.decision.replicas
+        done = Decision(Action.NONE, verdict.observed.present)
+
+        def before() -> None:
+            self._require_rule(verdict.rule, turn)
+
+        try:
+            match verdict.decision.action:
+                case Action.STOP:
+                    self._stop(verdict.rule, turn)
+                case Action.START:
+                    self._start(verdict.rule, before)
+                case Action.SCALE:
+                    self.fleet.set_replicas(name, wanted, before)
+                case Action.START_AND_SCALE:
+                    self._start(verdict.rule, before)
+                    done = Decision(Action.START, verdict.observed.replicas)
+                    self.fleet.set_replicas(name, wanted, before)
+        except NeededAgain:
+            return replace(verdict, decision=hold(verdict))
+        except RuleMoved:  # the next run applies what it says then
+            return replace(verdict, decision=done, rule_moved=True)
+        except StopUnheard as unheard:
+            decision = hold(verdict) if isinstance(unheard.ending, CalledOff) else verdict.decision
+            return replace(verdict, decision=decision, error=str(unheard))
+        except TROUBLE as error:
+            return failed(verdict, error)
+        return verdict
+
+    def _start(self, rule: Row, before: Callable[[], None]) -> None:
+        before()
+        self._unmark(rule)
+        self.fleet.start(name_of(rule), before)
+
+    def _require_rule(self, rule: Row, turn: Turn) -> None:
+        """Right before each call that changes a group: a run may last for minutes, and whoever removes or changes
+        a rule meanwhile means it."""
+        turn.keep()
+        if not self.db.one_or_none(SQL.rule_stands, **{name: rule[name] for name in LIMITING}):
+            raise RuleMoved
+
+    def _stop(self, rule: Row, turn: Turn) -> None:
+        """Stop a group that holds no lease (I17). From the last look on its machines are handed no job. That ends
+        by itself after the call, and where one try had no answer: Salad may carry it out still."""
+        tries = 0
+
+        def about_to_ask() -> None:
+            nonlocal tries
+            self._require_idle(rule, turn)
+            tries += 1
+
+        try:
+            self.fleet.stop(name_of(rule), before=about_to_ask)
+        except (CalledOff, SaladRefused) as ending:
+            answered = 1 if isinstance(ending, SaladRefused) else 0  # a refusal is the answer to the last try
+            if tries > answered:
+                raise StopUnheard(ending) from ending
+            self._unmark(rule)
+            raise
+
+    def _unmark(self, rule: Row) -> None:
+        self.db.execute(SQL.unmark_stopping, container_group=str(rule["container_group_id"]))
+
+    def _require_idle(self, rule: Row, turn: Turn) -> None:
+        """Right before a group is stopped, however long that had to wait. A rule that wants no replica at all may
+        stop a group whose jobs wait, never one whose jobs run."""
+        self._require_rule(rule, turn)
+        group = str(rule["container_group_id"])
+        marked = self.db.all(
+            SQL.mark_stopping, container_group=group, spellings=scaling_rules.spellings(group), length=STOPPING
+        )
+        names = [mark["container_group"] for mark in marked]
+        waited = self.db.one_or_none(SQL.wait_for_claims, marked=names)
+        if not (waited and waited["ended"]):
+            raise NeededAgain
+        demand = scaling_rules.weigh(self.db, rule)
+        if demand.leases or (demand.active and rule["max_replicas"] > 0):
+            raise NeededAgain
+
+    def _record(self, verdict: Verdict) -> Verdict:
+        """Write a verdict down and log it."""
+        try:
+            with self.db.transaction() as tx:
+                verdict = self._noted(tx, verdict)
+                rule = verdict.rule
+                tx.execute(
+                    SQL.record_decision,
+                    tenant_id=rule["tenant_id"],
+                    rule_created=rule["created"],
+                    **verdict.as_row(),
+                )
+        except KelpieError as error:
+            verdict = failed(verdict, error)
+        tell(verdict)
+        return verdict
+
+    def _noted(self, tx: Transaction, verdict: Verdict) -> Verdict:
+        """Keep the rule's count of runs without its group, and remove the rule when it is full."""
+        group_id = verdict.rule["container_group_id"]
+        if verdict.vanished:
+            long = MISSING_WITH_PROJECT_FOR if verdict.vanished.with_project else timedelta()
+            missing = tx.one_or_none(SQL.note_group_missing, container_group_id=group_id, long=long)
+            verdict = after_missing(verdict, missing)
+        elif verdict.observed:
+            tx.execute(SQL.note_group_found, container_group_id=group_id)
+        if verdict.decision and verdict.decision.action == Action.REMOVE_RULE:
+            tx.execute(SQL.delete_rule, scope=None, groups=None, container_group_id=group_id)
+        return verdict
+
+
+def hold(verdict: Verdict) -> Decision:
+    assert verdict.observed
+    return Decision(Action.HOLD, verdict.observed.present)
+
+
+def failed(verdict: Verdict, error: Exception) -> Verdict:
+    if isinstance(error, SaladRefused) and error.status == 404:
+        error = Vanished()
+    return replace(verdict, error=reason(error), vanished=error if isinstance(error, Vanished) else None)
+
+
+def reason(error: Exception) -> str:
+    return what_to_do(error) if isinstance(error, SaladRefused) else str(error)
+
+
+def after_missing(verdict: Verdict, row: Row | None) -> Verdict:
+    """The third run in a row in which Salad does not know the group ends its rule, if the first is `long_ago`."""
+    if row is None or row["missing_runs"] < MISSING_RUNS or not row["long_ago"]:
+        return verdict
+    return replace(verdict, decision=Decision(Action.REMOVE_RULE, 0), error=None)
+
+
+def tell(verdict: Verdict) -> None:
+    if verdict.is_quiet:
+        return
+    removed = verdict.decision is not None and verdict.decision.action == Action.REMOVE_RULE
+    say = logs.warning if removed else logs.info
+    say("scaling_decided", container_group_name=verdict.rule["container_group_name"], **verdict.as_row())
+
+
+def all_applied(verdicts: Sequence[Verdict]) -> bool:
+    return not any(verdict.error for verdict in verdicts)
+
+
+def repeat(run: Callable[[], object], stopped: threading.Event, interval: timedelta) -> None:
+    """Begin a run every `interval`, until `stopped`. Trouble of one run is logged; the next one tries again."""
+    while not stopped.is_set():
+        began = time.monotonic()
+        try:
+            run()
+        except (AnotherRun, KelpieError) as error:
+            logs.warning("autoscaler_run_lost", message=str(error))
+        stopped.wait(max(0.0, interval.total_seconds() - (time.monotonic() - began)))

@@ -1,0 +1,177 @@
+"""Salad's container groups as the autoscaler sees and changes them: with the coordinator's own key, patiently, and
+within a budget of requests."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from kelpie_api.db import Row
+from kelpie_api.errors import NoAnswer
+from kelpie_api.salad.client import GroupName, Salad, SaladRefused, id_of
+from kelpie_api.salad.request_budget import Allowance
+from kelpie_api.scaling.decision import Observed, State
+
+LONGEST_PAUSE = 60.0  # who is asked to wait longer leaves it to the next run
+PAUSES = (1.0, 4.0, 10.0)  # seconds before the second, third and last try
+
+Answer = TypeVar("Answer")
+Group = dict[str, Any]
+Project = dict[str, Group]  # by their ids
+
+
+class Ended(Exception):
+    """The program is being stopped; what was not begun is left to the next run."""
+
+    def __init__(self) -> None:
+        super().__init__("the autoscaler was stopped before this could be done")
+
+
+class Vanished(Exception):
+    """Salad does not know the group any more, or another group has its name now."""
+
+    def __init__(self, with_project: bool = False) -> None:
+        super().__init__(
+            "Salad does not know this container group and its project (404); check SALAD_API_URL and SALAD_API_KEY"
+            if with_project
+            else "Salad does not know this container group (404)"
+        )
+        self.with_project = with_project
+
+
+class Stranger(Exception):
+    """Salad says something of a group that this release does not understand."""
+
+
+class Fleet:
+    """Each call is tried again while Salad gives no answer. `before` runs right before each try and may forbid it
+    by raising. Raises SaladRefused, NoAnswer, Ended."""
+
+    def __init__(
+        self,
+        salad: Salad,
+        key: str,
+        stopped: threading.Event,
+        allowance: Allowance,
+        pauses: Sequence[float] = PAUSES,
+    ) -> None:
+        self.salad = salad
+        self.key = key
+        self.stopped = stopped
+        self.allowance = allowance
+        self.pauses = pauses
+
+    def groups(self, organization: str, project: str, before: Callable[[], None]) -> list[dict[str, Any]]:
+        return self._patiently(lambda: self.salad.container_groups(self.key, organization, project), before)
+
+    def group(self, name: GroupName, before: Callable[[], None]) -> dict[str, Any]:
+        return self._patiently(lambda: self.salad.container_group(self.key, name), before)
+
+    def start(self, name: GroupName, before: Callable[[], None]) -> None:
+        self._patiently(lambda: self.salad.start(self.key, name), before)
+
+    def stop(self, name: GroupName, before: Callable[[], None]) -> None:
+        self._patiently(lambda: self.salad.stop(self.key, name), before)
+
+    def set_replicas(self, name: GroupName, replicas: int, before: Callable[[], None]) -> None:
+        self._patiently(lambda: self.salad.set_replicas(self.key, name, replicas), before)
+
+    def _patiently(self, ask: Callable[[], Answer], before: Callable[[], None]) -> Answer:
+        for pause in self.pauses:
+            try:
+                return self._once(ask, before)
+            except NoAnswer as silence:
+                if silence.retry_after > LONGEST_PAUSE:
+                    raise
+                if not silence.retry_after:  # else the allowance knows how long to wait
+                    self._wait(pause * random.uniform(0.75, 1.25))
+        return self._once(ask, before)
+
+    def _once(self, ask: Callable[[], Answer], before: Callable[[], None]) -> Answer:
+        def asking() -> Answer:
+            before()
+            return ask()
+
+        return self.allowance.ask(asking, self._wait)
+
+    def _wait(self, seconds: float) -> None:
+        """What can be sent at once is sent, also while the program ends: a rule that was begun is finished."""
+        if seconds > 0 and self.stopped.wait(seconds):
+            raise Ended
+
+
+class Look:
+    """What Salad says of groups, asked once a project and run: a thousand rules must fit into the budget."""
+
+    def __init__(self, fleet: Fleet, before: Callable[[], None]) -> None:
+        self.fleet = fleet
+        self.before = before
+        self.projects: dict[tuple[str, str], Future[Project | None]] = {}
+
+    def ask_about(self, rule: Row) -> None:
+        """About all groups of the rule's project, before the first look `at` one. Trouble is for each of its rules
+        to hear."""
+        answer = self.projects.setdefault(project_of(rule), Future())
+        try:
+            answer.set_result(self._ask(*project_of(rule)))
+        except Exception as error:  # noqa: BLE001 - raised again by `at`
+            answer.set_exception(error)
+
+    def at(self, rule: Row) -> Observed:
+        """Raises Vanished, Stranger, SaladRefused, NoAnswer, Ended. Only Salad's own 404 for the very group counts
+        as vanished: a list may be cut, or empty by mistake."""
+        group_id = str(rule["container_group_id"])
+        project = self.projects[project_of(rule)].result()
+        vanished = Vanished(with_project=project is None)
+        return observed((project or {}).get(group_id) or self._by_name(rule, group_id, vanished))
+
+    def _by_name(self, rule: Row, group_id: str, vanished: Vanished) -> Group:
+        try:
+            group = self.fleet.group(name_of(rule), self.before)
+        except SaladRefused as refusal:
+            if refusal.status == 404:
+                raise vanished from refusal
+            raise
+        if id_of(group) != group_id:
+            raise vanished
+        return group
+
+    def _ask(self, organization: str, project: str) -> Project | None:
+        """None where Salad does not know the project."""
+        try:
+            groups = self.fleet.groups(organization, project, self.before)
+        except SaladRefused as refusal:
+            if refusal.status == 404:
+                return None
+            raise
+        return {id_of(group): group for group in groups}
+
+
+def project_of(rule: Row) -> tuple[str, str]:
+    return rule["org_name"], rule["project_name"]
+
+
+def name_of(rule: Row) -> GroupName:
+    return GroupName(rule["org_name"], rule["project_name"], rule["container_group_name"])
+
+
+def observed(group: Group) -> Observed:
+    """Raises Stranger where Salad says what its specification does not know."""
+    state = group.get("current_state")
+    status = state.get("status") if isinstance(state, dict) else None
+    replicas = group.get("replicas")
+    if not is_state(status) or not is_count(replicas):
+        raise Stranger(f"Salad says of this group: status {str(status)[:50]!r}, replicas {str(replicas)[:50]!r}")
+    return Observed(State(str(status)), int(str(replicas)))
+
+
+def is_state(status: object) -> bool:
+    return isinstance(status, str) and status in set(State)
+
+
+def is_count(replicas: object) -> bool:
+    """Can this be a number of replicas? More than the database can write down were never asked for."""
+    return type(replicas) is int and 0 <= replicas < 2**31

@@ -1,0 +1,118 @@
+"""The wire: what may be sent and what is answered (contract sections 1 to 6). A module for each resource, like the
+routes; here is what they share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, pre_load, validate
+
+from kelpie_api.text import LONGEST_NAME, UNSTORABLE
+
+NAME = validate.Length(min=1, max=LONGEST_NAME)
+
+
+class Instant(fields.Field[datetime]):
+    """RFC 3339 in UTC with milliseconds and Z."""
+
+    def _serialize(self, value: datetime | None, attr: str | None, obj: Any, **kwargs: Any) -> str | None:
+        if value is None:
+            return None
+        return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class WholeNumber(fields.Integer):
+    """An integer that is neither `true` nor `"3"` nor `3.5`."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self.make_error("invalid", input=value)
+        return value
+
+
+class TrueOrFalse(fields.Boolean):
+    """A boolean that is neither `1` nor `"true"`."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> bool:
+        if not isinstance(value, bool):
+            raise self.make_error("invalid", input=value)
+        return value
+
+
+class QueryText(fields.String):
+    """Text from a query string, which may hold an encoded NUL."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> str:
+        text = super()._deserialize(value, attr, data, **kwargs)
+        if UNSTORABLE.search(text):
+            raise ValidationError("A NUL is not allowed here.")
+        return text
+
+
+class QueryNumber(fields.Integer):
+    """A number from a query string. Python alone takes more for one: `1_0`, blanks, the digits of any script."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
+        if not re.fullmatch("-?[0-9]{1,20}", value):
+            raise self.make_error("invalid", input=value)
+        return int(value)
+
+
+class Wire(Schema):
+    """Unknown fields are ignored, as the original does; `unknown_fields` names them for a warning."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+
+class PageQuery(Wire):
+    """Which page of a list."""
+
+    page_size = QueryNumber(load_default=100, validate=validate.Range(1, 10_000))
+    page = QueryNumber(load_default=1, validate=validate.Range(1, 2**31 - 1))
+
+    @pre_load
+    def without_empty(self, query: Mapping[str, str], **kwargs: Any) -> dict[str, str]:
+        """`?status=&page=2` asks for every status."""
+        return {name: value for name, value in query.items() if value != ""}
+
+
+def unknown_fields(schema: Schema, data: Any, path: str = "") -> Iterator[str]:
+    """The paths of the fields that a schema does not know, nested ones included."""
+    if not isinstance(data, dict):
+        return
+    for name, value in data.items():
+        field = schema.fields.get(name)
+        if field is None:
+            yield f"{path}{name}"
+        elif isinstance(field, fields.Nested):
+            yield from unknown_fields(field.schema, value, f"{path}{name}.")
+        elif isinstance(field, fields.List) and isinstance(field.inner, fields.Nested):
+            for place, item in enumerate(value if isinstance(value, list) else []):
+                yield from unknown_fields(field.inner.schema, item, f"{path}{name}.{place}.")
+
+
+class Answer(Schema):
+    """What is answered. Every key is there, and null where there is no value; `sometimes` names the exceptions."""
+
+    sometimes: ClassVar[Collection[str]] = ()
+
+    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
+        # Says so in the document; serialization asks nothing of it.
+        field_obj.required = field_name not in self.sometimes
+
+
+class Message(Answer):
+    message = fields.String()
+
+
+class Failure(Schema):
+    """Every error is answered in this shape."""
+
+    error = fields.String(required=True)
+    message = fields.String(required=True)
+    errors = fields.Dict(keys=fields.String(), values=fields.List(fields.String()))
+    index = fields.Integer()

@@ -1,0 +1,105 @@
+"""Request bodies and paths: how they are read, and the sentences that refuse them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn
+from urllib.parse import unquote_to_bytes
+
+from flask import Request, g, request
+from marshmallow import Schema, ValidationError
+from webargs.flaskparser import FlaskParser
+from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.routing import PathConverter
+
+from kelpie_api.errors import InvalidRequest
+from kelpie_api.schemas.fields import unknown_fields
+from kelpie_api.web.json import parse_json
+
+LARGEST_BODY = 16 * 1024 * 1024
+MOST_NAMED = 100  # fields in one refusal, or in the warnings about one job or rule
+
+
+class BodyParser(FlaskParser):
+    """Reads JSON whatever the Content-Type says, for the original's clients post it as text/plain."""
+
+    DEFAULT_VALIDATION_STATUS = 400
+
+    def load_json(self, req: Request, schema: Schema) -> Any:
+        return request_json()
+
+    def load_querystring(self, req: Request, schema: Schema) -> Any:
+        try:
+            unquote_to_bytes(req.query_string).decode()
+        except UnicodeDecodeError:
+            raise InvalidRequest("The query is not UTF-8; encode it as UTF-8 and then in percent signs.") from None
+        return super().load_querystring(req, schema)
+
+    def handle_error(
+        self,
+        error: ValidationError,
+        req: Request,
+        schema: Schema,
+        *,
+        error_status_code: int | None,
+        error_headers: Mapping[str, str] | None,
+    ) -> NoReturn:
+        raise invalid(error)
+
+
+class FreeText(PathConverter):
+    """Any text in a path, up to its end: slashes, also in front, and line ends, which `$` would overlook."""
+
+    regex = r"[\s\S]+?(?!\n\Z)"
+    part_isolating = False
+
+
+def request_json() -> Any:
+    """The body's JSON value, parsed once a request. Raises InvalidRequest."""
+    if "body" not in g:
+        g.body = parse_json(whole_body())
+    return g.body
+
+
+def whole_body() -> bytes:
+    """Raises RequestEntityTooLarge, and InvalidRequest if not all of the body came."""
+    try:
+        data = request.get_data()
+    except RequestEntityTooLarge:
+        raise
+    except Exception as error:  # the server reads it here, and raises what it likes at a chunk that is none
+        raise InvalidRequest("The request body is cut off or its chunks are malformed; send it again.") from error
+    if len(data) > LARGEST_BODY:
+        raise RequestEntityTooLarge
+    if len(data) < (request.content_length or 0):
+        raise InvalidRequest("The request body is shorter than its Content-Length says.")
+    return data
+
+
+def invalid(error: ValidationError) -> InvalidRequest:
+    """Marshmallow's nested messages as one flat map of field paths; of very many, the first hundred."""
+    _, inner = next(iter(error.messages_dict.items()))
+    index = min((key for key in inner if isinstance(key, int)), default=None) if isinstance(inner, dict) else None
+    flat = dict(itertools.islice(flatten(inner if index is None else inner[index]), MOST_NAMED))
+    place = "" if index is None else f"Job {index} of the batch: "
+    first = next(iter(flat.items()))
+    named = f"{first[0]}: " if first[0] != "_schema" else ""
+    return InvalidRequest(f"{place}{named}{' '.join(first[1])}", flat, index)
+
+
+def flatten(messages: Any, path: str = "") -> Iterator[tuple[str, list[str]]]:
+    if isinstance(messages, dict):
+        for name, inner in messages.items():
+            yield from flatten(inner, f"{path}.{name}" if path and name != "_schema" else path or str(name))
+    else:
+        yield path, [str(message) for message in messages]
+
+
+def ignored(schema: Schema, body: Any, what: str) -> dict[str, list[str]]:
+    """Warnings that name the fields of a body which are not `what`; nothing where there are none."""
+    names = unknown_fields(schema, body)
+    warnings = [f"{name} is not {what}; it was ignored." for name in itertools.islice(names, MOST_NAMED)]
+    if next(names, None):
+        warnings.append(f"More fields were ignored than these {MOST_NAMED}.")
+    return {"warnings": warnings} if warnings else {}

@@ -1,0 +1,43 @@
+"""What a route asks of the request that it answers: its caller, the database, an id from the path."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from flask import current_app, g
+
+from kelpie_api.auth.caller import Caller
+from kelpie_api.db import Database
+from kelpie_api.errors import Forbidden, NotFound
+from kelpie_api.text import parse_uuid
+from kelpie_api.web.process import Coordinator
+
+TEXT = {"schema": {"type": "string"}}  # what the document says of a header
+
+
+def coordinator() -> Coordinator:
+    found: Coordinator = current_app.extensions["kelpie"]
+    return found
+
+
+def db() -> Database:
+    return coordinator().db
+
+
+def caller() -> Caller:
+    found: Caller = g.caller
+    return found
+
+
+def administrator() -> Caller:
+    if not caller().is_admin:
+        raise Forbidden("Only the administrator may do this.")
+    return caller()
+
+
+def identifier(text: str, what: str) -> UUID:
+    """An id from a path; one that is no UUID names nothing."""
+    try:
+        return parse_uuid(text)
+    except ValueError:
+        raise NotFound(f"There is no {what} {text[:100]}; its id is not a UUID.") from None

@@ -1,0 +1,81 @@
+"""Reading what strangers send: what the column cannot hold or the parser cannot bear is a 400, never a 500.
+
+The rules are contract section 1 and reliability section 2 (hostile JSON). And writing much of it without keeping
+everybody else waiting.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from flask.json.provider import DefaultJSONProvider
+
+from kelpie_api.errors import InvalidRequest
+from kelpie_api.text import UNSTORABLE, give_way, holds_unstorable, strings_of
+
+PIECE = 50  # items of a list that are written at once
+
+
+def parse_json(body: bytes) -> Any:
+    """The value of a request body, whatever its Content-Type said. Raises InvalidRequest."""
+    if not body.strip():
+        raise InvalidRequest("The request has no body; send a JSON value.")
+    try:
+        value = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant)
+    except RecursionError:
+        raise InvalidRequest("The JSON is nested too deeply.") from None
+    except UnicodeDecodeError:
+        raise InvalidRequest("The request body is not UTF-8; send JSON encoded as UTF-8.") from None
+    except ValueError as error:
+        raise InvalidRequest(f"The request body is not JSON: {str(error)[:200]}.") from None
+    if any(UNSTORABLE.search(text) for text in strings_of(value)):
+        raise unstorable(value)
+    return value
+
+
+def unstorable(value: Any) -> InvalidRequest:
+    """The refusal of a body that holds such text, by the field where it stands; a list is a batch."""
+    index = None
+    if isinstance(value, list):
+        index, value = next((place, item) for place, item in enumerate(value) if holds_unstorable(item))
+    fields = value.items() if isinstance(value, dict) else []
+    sentence = "A string holds a NUL or half a surrogate pair; such text cannot be kept."
+    errors = {name: [sentence] for name, item in fields if holds_unstorable([name, item])}
+    place = "" if index is None else f"Job {index} of the batch: "
+    return InvalidRequest(place + "".join(f"{name}: " for name in list(errors)[:1]) + sentence, errors, index)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def json_in_pieces(value: Any, dumps: Callable[[Any], str]) -> str:
+    """The JSON of a value whose long lists, at the top or one level down, are written a few items at a time."""
+    if isinstance(value, dict):
+        return (
+            "{"
+            + ",".join(f"{dumps(str(key))}:{_list_in_pieces(item, dumps)}" for key, item in value.items())
+            + "}"
+        )
+    return _list_in_pieces(value, dumps)
+
+
+def _list_in_pieces(value: Any, dumps: Callable[[Any], str]) -> str:
+    if not isinstance(value, list) or len(value) <= PIECE:
+        return dumps(value)
+    pieces = []
+    for begin in range(0, len(value), PIECE):
+        pieces.append(dumps(value[begin : begin + PIECE])[1:-1])
+        give_way()
+    return f"[{','.join(pieces)}]"
+
+
+class Json(DefaultJSONProvider):
+    """Writes answers; the largest take a second, in which other requests are served."""
+
+    sort_keys = False
+
+    def dumps(self, obj: Any, **kwargs: Any) -> str:
+        return json_in_pieces(obj, lambda part: super(Json, self).dumps(part, **kwargs))

@@ -1,0 +1,206 @@
+"""What /openapi.json says of every operation alike, and how one leads to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from apispec import APISpec, BasePlugin
+from flask import Flask
+from flask_smorest import Api
+from werkzeug.routing import Rule
+
+from kelpie_api.schemas.fields import Failure, Instant
+from kelpie_api.web.access import DATABASE_FREE, PUBLIC
+
+# Refusals that no route decides itself: the rules around each request do.
+ANY_TIME = {
+    "503": "The database, or Salad where it must vouch for the caller, gives no answer; "
+    "`Retry-After` says when to ask again."
+}
+BODY_TAKEN = {
+    "400": "The body is not what this route takes; `errors` names the fields.",
+    "413": "The body is larger than 16 MiB.",
+}
+
+# Where an answer brings what other operations ask for: operation -> (status, the place of the id in the answer).
+SOURCES = {
+    "submit_job": ("202", "$response.body#/id"),
+    "submit_job_by_old_path": ("202", "$response.body#/id"),
+    "submit_batch": ("202", "$response.body#/0/id"),
+    "get_work": ("200", "$response.body#/0/id"),
+    "create_user": ("201", "$response.body#/id"),
+    "create_rule": ("201", "$response.body#/container_group_id"),
+}
+# The queue in which a submitted job waits, as a claim must say.
+QUEUE = {
+    "submit_job": "$request.body#/container_group_id",
+    "submit_job_by_old_path": "$request.body#/container_group_id",
+    "submit_batch": "$request.body#/0/container_group_id",
+}
+# Who has a claimed job, as its reports must say.
+HOLDER = {
+    "machine_id": "$request.query.machine_id",
+    "container_group_id": "$request.query.container_group_id",
+    "attempt": "$response.body#/0/attempt",
+}
+PARAMETER = {
+    "create_user": "user_id",
+    "create_rule": "container_group_id",
+}  # of the operations that follow; job_id after all others
+
+
+class Document(BasePlugin):
+    """Adds to each operation its id, the refusals that all have in common, and links to what can follow.
+
+    `free` are the endpoints that do not need the database.
+    """
+
+    def __init__(self, free: set[str]) -> None:
+        self.free = free
+        self.sources: list[tuple[str, dict[str, Any]]] = []  # operations, and the links of their answers
+        self.followers: list[Rule] = []
+
+    def operation_helper(
+        self, path: str | None = None, operations: dict[Any, Any] | None = None, **kwargs: Any
+    ) -> None:
+        rule: Rule = kwargs["rule"]
+        for operation in (operations or {}).values():
+            operation["operationId"] = name_of(rule)
+            responses = operation.setdefault("responses", {})
+            for status, description in self.refusals(rule.endpoint, "requestBody" in operation):
+                if not {status, int(status)} & responses.keys():
+                    responses[status] = failure(description)
+            self.follow(rule)
+            self.lead_on(name_of(rule), responses)
+
+    def refusals(self, endpoint: str, takes_body: bool) -> Iterator[tuple[str, str]]:
+        if endpoint not in self.free:
+            yield from ANY_TIME.items()
+        if takes_body:
+            yield from BODY_TAKEN.items()
+
+    def follow(self, rule: Rule) -> None:
+        """Link the sources known so far to this operation."""
+        self.followers.append(rule)
+        for source, links in self.sources:
+            links.update(link(source, rule))
+
+    def lead_on(self, operation_id: str, responses: dict[Any, Any]) -> None:
+        """Link this operation, if it is a source, to all operations known so far."""
+        if operation_id not in SOURCES:
+            return
+        status, _ = SOURCES[operation_id]
+        links = (responses.get(status) or responses[int(status)]).setdefault("links", {})
+        self.sources.append((operation_id, links))
+        for rule in self.followers:
+            links.update(link(operation_id, rule))
+
+
+def link(source: str, rule: Rule) -> dict[str, Any]:
+    """From an answer to an operation; nothing, if that does not ask for what the answer brings."""
+    if source in QUEUE and name_of(rule) == "get_work":
+        return {"get_work": {"operationId": "get_work", "parameters": {"container_group_id": QUEUE[source]}}}
+    parameter = PARAMETER.get(source, "job_id")
+    if parameter not in rule.arguments:
+        return {}
+    follower: dict[str, Any] = {"operationId": name_of(rule), "parameters": {parameter: SOURCES[source][1]}}
+    if source == "get_work" and rule.endpoint.startswith("work."):
+        follower["requestBody"] = HOLDER
+    return {name_of(rule): follower}
+
+
+def name_of(rule: Rule) -> str:
+    return str(rule.endpoint).rpartition(".")[2]
+
+
+def failure(description: str) -> dict[str, Any]:
+    return {
+        "description": description,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Failure"}}},
+    }
+
+
+SCHEMES = {
+    "X-Kelpie-Key": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-Kelpie-Key",
+        "description": "A key that the administrator made for a user.",
+    },
+    "Salad-Api-Key": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "Salad-Api-Key",
+        "description": "A key of Salad's API; Salad-Organization and Salad-Project go with it.",
+    },
+    "JWT": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "The token of a machine from Salad's metadata service; Salad-Project goes with it.",
+    },
+}
+HEADERS = [
+    {
+        "name": name,
+        "in": "header",
+        "required": False,
+        "schema": {"type": "string"},  # read only where its credential is the one that counts
+        "description": f"Needed beside {needed_by}.",
+    }
+    for name, needed_by in (
+        ("Salad-Organization", "Salad-Api-Key"),
+        ("Salad-Project", "Salad-Api-Key and a token"),
+    )
+]
+REFUSALS = {
+    "400": ("BadRequest", "The request is not right, or a header that the credential needs is missing."),
+    "401": ("Unauthorized", "There is no credential in the request."),
+    "403": ("Forbidden", "The credential is wrong, or may not do this."),
+}
+
+
+class DocumentedApi(Api):
+    # A default response would document every status there is, whatever it means.
+    DEFAULT_ERROR_RESPONSE_NAME = None
+
+
+def documented(app: Flask) -> DocumentedApi:
+    """What blueprints are registered with so that /openapi.json tells of their routes."""
+    app.config |= {
+        "API_TITLE": "Kelpie",
+        "API_VERSION": "1",
+        "OPENAPI_VERSION": "3.0.3",
+        "OPENAPI_URL_PREFIX": "/",
+        "OPENAPI_JSON_PATH": "openapi.json",
+    }
+    api = DocumentedApi(app, spec_kwargs={"extra_plugins": [CallersInSpec(PUBLIC), Document(DATABASE_FREE)]})
+    api.register_field(Instant, "string", "date-time")
+    return api
+
+
+class CallersInSpec(BasePlugin):
+    """Adds to each route that asks for a caller how to be one, and how one is refused."""
+
+    def __init__(self, public: Collection[str]) -> None:
+        self.public = public
+
+    def init_spec(self, spec: APISpec) -> None:
+        for name, scheme in SCHEMES.items():
+            spec.components.security_scheme(name, scheme)
+        for name, description in REFUSALS.values():
+            failure = {"content": {"application/json": {"schema": Failure}}}
+            spec.components.response(name, {"description": description} | failure)
+
+    def operation_helper(
+        self, path: str | None = None, operations: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        rule: Rule = kwargs["rule"]
+        for operation in (operations or {}).values() if rule.endpoint not in self.public else ():
+            operation["security"] = [{name: []} for name in SCHEMES]
+            operation["parameters"] = [*operation.get("parameters", []), *HEADERS]
+            documented = {str(status) for status in operation["responses"]}
+            for status, (name, _) in REFUSALS.items():
+                if status not in documented:
+                    operation["responses"][status] = {"$ref": f"#/components/responses/{name}"}

@@ -1,0 +1,72 @@
+"""What one web process holds for all of its requests."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass, field
+
+from kelpie_api import encryption, migrations
+from kelpie_api.auth.authenticator import Gatekeeper
+from kelpie_api.config import Config
+from kelpie_api.db import Database
+from kelpie_api.errors import Unavailable
+from kelpie_api.machines.sightings import Sightings
+from kelpie_api.queue.long_poll import WaitingRoom
+from kelpie_api.queue.maintenance import Housekeeper
+from kelpie_api.salad.client import Salad
+from kelpie_api.scaling.rules import Lookups
+
+
+@dataclass
+class Coordinator:
+    """What one web process has: a pool, proven callers, and housekeeping threads.
+
+    Nothing of it survives a fork, so it begins with the first request that a process serves.
+    """
+
+    config: Config
+    db: Database
+    gatekeeper: Gatekeeper
+    housekeeper: Housekeeper
+    waiting: WaitingRoom
+    sightings: Sightings
+    lookups: Lookups
+    schema_is_current: bool = False
+    begun_in: int | None = None
+    beginning: threading.Lock = field(default_factory=threading.Lock)
+
+    @classmethod
+    def of(cls, config: Config) -> Coordinator:
+        db = Database(config.database_url)
+        sightings = Sightings(db)
+        housekeeper = Housekeeper(db, [sightings.look_after_machines])
+        waiting = WaitingRoom(db, config.max_waiters)
+        lookups = Lookups(db, Salad(config.salad_api_url), config.salad_api_key)
+        return cls(config, db, Gatekeeper(db, config), housekeeper, waiting, sightings, lookups)
+
+    def begin(self) -> None:
+        """Open the pool and start housekeeping, once in each process."""
+        if self.begun_in == os.getpid():
+            return
+        with self.beginning:
+            if self.begun_in != os.getpid():
+                self.db.open()
+                self.housekeeper.start()
+                self.begun_in = os.getpid()
+
+    def end(self) -> None:
+        self.waiting.close()
+        self.housekeeper.stop()
+        self.gatekeeper.end()
+        self.db.close()
+
+    def require_current_schema(self) -> None:
+        """Raise Unavailable while the schema is older than this release, WrongSecretKey if the key is another."""
+        if self.schema_is_current:
+            return
+        problem = self.db.repeatable(lambda tx: migrations.problem(tx.connection))
+        if problem:
+            raise Unavailable(problem)
+        self.db.repeatable(lambda tx: encryption.require(tx, self.gatekeeper.seal))
+        self.schema_is_current = True

@@ -1,0 +1,86 @@
+"""What happens around every request: its caller is admitted, its answer stamped and logged."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+
+from flask import Flask, Response, g, request
+from werkzeug.exceptions import HTTPException
+
+from kelpie_api import logs
+from kelpie_api.errors import KelpieError
+from kelpie_api.metrics import request_answered
+from kelpie_api.web import cors
+from kelpie_api.web.access import PUBLIC, require_open_to_machines
+from kelpie_api.web.body import LARGEST_BODY, FreeText
+from kelpie_api.web.context import coordinator
+from kelpie_api.web.errors import answer_bug, answer_error, answer_http_error
+from kelpie_api.web.json import Json
+from kelpie_api.web.process import Coordinator
+
+EXTENSIONS = "attempt, checkpoint, claim-id, release, wait"
+LONGEST_LOGGED_PATH = 500
+
+REQUEST_ID = re.compile("[A-Za-z0-9._-]{1,128}")
+
+
+def prepare(app: Flask, parts: Coordinator) -> None:
+    """Give the application its parts, its error answers, and what happens around each request."""
+    app.extensions["kelpie"] = parts
+    app.json = Json(app)
+    app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False
+    app.url_map.converters["text"] = FreeText
+    # One byte more: a body of unknown length (chunked) is cut here in silence, and must be seen as too long.
+    app.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY + 1
+    app.before_request(admit)
+    app.after_request(stamp)
+    app.register_error_handler(KelpieError, answer_error)
+    app.register_error_handler(HTTPException, answer_http_error)
+    app.register_error_handler(Exception, answer_bug)
+
+
+def admit() -> Response | None:
+    """Before each request: the process is ready, and the caller is known where the route asks for one."""
+    g.began = time.monotonic()
+    g.request_id = request_id()
+    if request.method == "OPTIONS" and request.url_rule is not None:
+        return cors.preflight()
+    coordinator().begin()
+    if request.endpoint is None or request.endpoint in PUBLIC:
+        return None
+    coordinator().require_current_schema()
+    g.caller = coordinator().gatekeeper.caller(request.headers)
+    if g.caller.machine:
+        require_open_to_machines(request.endpoint)
+    return None
+
+
+def request_id() -> str:
+    """What this request is called in our log: as the caller or its proxy calls it, if that is a name."""
+    given = request.headers.get("X-Request-Id", "")
+    return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def stamp(response: Response) -> Response:
+    """After each request: what this server speaks, a count, and one log line."""
+    response.headers["Kelpie-Extensions"] = EXTENSIONS
+    response.headers["X-Request-Id"] = g.request_id
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    cors.open_to(coordinator().config.cors_origins, response)
+    seconds = time.monotonic() - g.get("began", time.monotonic())
+    route = request.url_rule.rule if request.url_rule else None
+    request_answered(request.method, route, response.status_code, seconds)
+    logs.info(
+        "request",
+        request_id=g.request_id,
+        method=request.method,
+        path=request.path[:LONGEST_LOGGED_PATH],
+        status=response.status_code,
+        seconds=round(seconds, 4),
+        machine_id=g.get("machine_id"),
+        attempt=g.get("attempt"),
+    )
+    return response

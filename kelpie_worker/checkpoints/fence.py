@@ -1,0 +1,125 @@
+"""Over which objects an attempt writes: over those it knows, and over no newer attempt's (invariant I12).
+
+A worker that has lost its lease may not have heard of it: its machine slept between the look at the lease and the
+request, or the request was long on its way. So the request itself names the ETag of the object that it replaces,
+and storage refuses it if there is another. That is no proof of a newer attempt, for users change objects too: a
+heartbeat sent after the other object was seen tells.
+"""
+
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+from kelpie_worker import logs
+from kelpie_worker.job import Job, Place, StoredObject
+from kelpie_worker.lease import Lease
+from kelpie_worker.s3.bucket import Storage
+from kelpie_worker.s3.errors import Changed, StorageRefused, StorageUnreachable
+from kelpie_worker.s3.objects import NOTHING, Stored, Target
+from kelpie_worker.system.linux import boottime
+
+_LOOKS_AT_ONCE = 8
+_MOST_TRIES = 5
+
+
+class Fence:
+    """What one attempt knows of the objects where its checkpoints lie."""
+
+    def __init__(self, job: Job, storage: Storage, lease: Lease, doubt: Callable[[], None]) -> None:
+        """`doubt` asks for a heartbeat at once; its answer reaches the lease."""
+        self._job = job
+        self._storage = storage
+        self._lease = lease
+        self._doubt = doubt
+        self._known: dict[Place, str | None] = {}  # ETags; None: whatever is there may be replaced
+        self._learning = threading.Lock()
+        self._written: dict[Place, str | None] = {}  # ETags of what this attempt has put there; None: deleted
+        self._turns: dict[Place, threading.Lock] = {}
+
+    def know(self, objects: Iterable[StoredObject]) -> None:
+        """These were there when the attempt began."""
+        self._known |= {stored.place: stored.etag for stored in objects if stored.etag}
+
+    def is_overwritten(self, place: Place, etag: str | None) -> bool:
+        """Whether this attempt has put something else there since that object, or deleted it."""
+        return self._written.get(place, etag) != etag
+
+    def hold(self) -> None:
+        """Change nothing in the bucket that may be another attempt's by now. Raises Cancelled."""
+        if self._lease.wait_until_safe():
+            logs.info("commit_was_held", self._job)
+
+    def write(
+        self, target: Target, store: Callable[[str | None], Stored], others: Iterable[Target] = ()
+    ) -> Stored:
+        """Store over what is known to be there. The storage's errors, Cancelled.
+
+        `others` are to be written soon: where one object is another than known, those may be too.
+        """
+        with self._turn(target.place):
+            stored = self._write(target, store, others)
+            self._written[target.place] = stored.etag
+            return stored
+
+    def _write(self, target: Target, store: Callable[[str | None], Stored], others: Iterable[Target]) -> Stored:
+        misled = 0
+        for _ in range(_MOST_TRIES):
+            self.hold()
+            over = self._known.get(target.place, NOTHING)
+            try:
+                stored = store(over)
+            except Changed as changed:
+                logs.warn("commit_met_another_version", self._job, key=target.key, detail=str(changed))
+                misled += changed.found == over
+                # A storage that does not say what is there, or refuses the write alone, tells nothing of others.
+                looked_at = others if changed.found is not None else ()
+                self._learn(target, over, changed.found if misled < 2 else None, looked_at)
+                continue
+            except StorageRefused:
+                if over is None:  # so it was not for the condition
+                    del self._known[target.place]
+                raise
+            if over is None:
+                self._storage.go_without_conditions(
+                    target.bucket, "it refuses conditions, or to say what is there"
+                )
+            else:
+                self._known[target.place] = stored.etag
+            return stored
+        raise StorageUnreachable(f"{target.bucket}/{target.key} is being changed by somebody else all the time")
+
+    def delete(self, place: Place, is_needed: Callable[[], bool]) -> bool:
+        """Delete what is known to be there; somebody else's object stays. The storage's errors, Cancelled.
+
+        `is_needed` is asked when nobody else of this attempt can write there; if so, False, and the object stays.
+        """
+        with self._turn(place):
+            self.hold()
+            if is_needed():
+                return False
+            self._written[place] = None
+            try:
+                self._storage.delete(*place, self._known.get(place))
+            except Changed as changed:
+                logs.warn("delete_met_another_version", self._job, key=place[1], detail=str(changed))
+            self._known.pop(place, None)
+            return True
+
+    def _turn(self, place: Place) -> threading.Lock:
+        return self._turns.setdefault(place, threading.Lock())
+
+    def _learn(self, target: Target, over: str | None, found: str | None, others: Iterable[Target]) -> None:
+        """What is there now is ours to replace, if a heartbeat is accepted that was sent after the look."""
+        with self._learning:
+            if self._known.get(target.place, NOTHING) != over:
+                return  # learned by another thread, as one of its others
+            before = {other.place: self._known.get(other.place) for other in others}
+            with ThreadPoolExecutor(_LOOKS_AT_ONCE, thread_name_prefix="look") as pool:
+                etags = list(pool.map(lambda place: self._storage.etag(*place), before))
+            seen_at = boottime()
+            self._doubt()
+            self._lease.wait_for_heartbeat(seen_at, self._job.heartbeat_interval)
+            for (place, known), etag in zip(before.items(), etags, strict=True):
+                if etag is not None and self._known.get(place) == known:  # else it was written meanwhile
+                    self._known[place] = etag
+            self._known[target.place] = found

@@ -1,0 +1,204 @@
+"""One generation of a watched directory on its way: all of it prepared unseen, then committed in order."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+
+from kelpie_worker import logs
+from kelpie_worker.checkpoints.fence import Fence
+from kelpie_worker.checkpoints.plan import commit_steps, prepare_order
+from kelpie_worker.job import Job, StoredObject, SyncBlock
+from kelpie_worker.lease import Lease
+from kelpie_worker.s3.errors import Misconfigured, NoBucket, NotBegun, StorageRefused
+from kelpie_worker.s3.objects import Target
+from kelpie_worker.transfer.two_phase_upload import WHOLE_SIZE, Prepared, Transfer
+from kelpie_worker.workspace.file_version import NoCopy, Signature, Snapshot, Spoiled, tail_of
+
+_COMMITS_AT_ONCE = 8
+_MOST_REFUSALS = 16  # without anything being taken: then it is not for the keys
+_MOST_PROBES = 3
+_SPOILED_BEFORE_COPY = 2
+
+
+class Unreadable(StorageRefused):
+    """A file is closed to this worker: storage is not even asked."""
+
+
+class Generations:
+    """Those of one block, one at a time. `took` is told each file that has become visible, by several threads."""
+
+    def __init__(
+        self,
+        job: Job,
+        block: SyncBlock,
+        transfer: Transfer,
+        lease: Lease,
+        fence: Fence,
+        took: Callable[[str, Signature, StoredObject], None],
+    ) -> None:
+        self._job = job
+        self._block = block
+        self._transfer = transfer
+        self._lease = lease
+        self._fence = fence
+        self._took = took
+        self._number = 0
+        self._spoiled: Counter[str] = Counter()  # how often, by path
+        self._spoiled_in_a_row = 0  # generations
+        self._tails: dict[str, bytes] = {}  # of the files as they were sent
+        self.removed: set[str] = set()  # files of the last one that went away with their directories, unsent
+
+    def target(self, path: str) -> Target:
+        return self._transfer.target(self._block.bucket, self._block.prefix, path)
+
+    def forget_all_but(self, paths: Collection[str]) -> None:
+        for path in [path for path in self._spoiled if path not in paths]:
+            del self._spoiled[path]
+        for path in [path for path in self._tails if path not in paths]:
+            del self._tails[path]
+
+    def know(self, files: Snapshot) -> None:
+        """These are in the bucket as they are here."""
+        self._tails |= {path: tail_of(self._source(path), version.size) for path, version in files.items()}
+
+    def begins_as_sent(self, path: str, sent: Signature) -> bool:
+        """Whether a file that became longer was only appended to, as far as its last bytes then can tell."""
+        return path not in self._tails or tail_of(self._source(path), sent.size) == self._tails[path]
+
+    def send(self, files: Snapshot) -> dict[str, StorageRefused]:
+        """Prepare all, then commit all but those that move even while they are copied.
+
+        The answer are those that the bucket refuses while it takes others, and those that are Unreadable. Raises
+        Spoiled before anything is visible, and the storage's errors, a refusal only of all that was tried.
+        """
+        self._number += 1
+        self.removed = set()
+        prepared: dict[str, Prepared] = {}
+        try:
+            refused = self._prepare(files, prepared)
+            if not prepared:
+                return refused
+            for upload in prepared.values():
+                upload.ready()
+            self._tell("checkpoint_prepared", prepared.values())
+            refused |= self._commit(prepared, files)
+        finally:
+            for upload in prepared.values():
+                upload.abort()
+        return refused
+
+    def _prepare(self, files: Snapshot, prepared: dict[str, Prepared]) -> dict[str, StorageRefused]:
+        refused: dict[str, StorageRefused] = {}
+        spoiled = False
+        for path in prepare_order(files, WHOLE_SIZE):
+            self._lease.check()
+            prepare = self._prepare_copy if self._spoiled[path] >= _SPOILED_BEFORE_COPY else self._prepare_one
+            try:
+                prepare(path, files[path], prepared)
+            except NotBegun as refusal:
+                if not refused and not self._takes_another(files.keys() - {path}):
+                    raise
+                refused[path] = refusal
+            except PermissionError as error:
+                refused[path] = Unreadable(f"{self._source(path)} cannot be read: {error.strerror}")
+            except Spoiled:
+                if self._is_removed(path):
+                    self.removed.add(path)
+                elif self._spoiled_in_a_row < _SPOILED_BEFORE_COPY:
+                    self._spoiled_in_a_row += 1
+                    raise
+                else:  # where files come and go all the time, the others do not wait for a moment without
+                    spoiled = True
+        if not spoiled:
+            self._spoiled_in_a_row = 0
+        self._drop_halves(prepared)
+        return refused
+
+    def _is_removed(self, path: str) -> bool:
+        """With its whole directory, as old checkpoints are; of one that was renamed there is a newer version."""
+        return self._removed_directory(path) is not None
+
+    def _removed_directory(self, path: str) -> PurePosixPath | None:
+        """The outermost of those that it lay in and that are gone; all of them are below the watched one."""
+        gone = [parent for parent in PurePosixPath(path).parents if not Path(self._source(str(parent))).exists()]
+        return gone[-1] if gone and gone[-1].name else None
+
+    def _drop_halves(self, prepared: dict[str, Prepared]) -> None:
+        """What was read of a directory before the rest of it was removed is of use to nobody."""
+        halves = {self._removed_directory(path) for path in self.removed}
+        for path in [path for path in prepared if halves.intersection(PurePosixPath(path).parents)]:
+            prepared.pop(path).abort()
+            self.removed.add(path)
+
+    def _takes_another(self, paths: Collection[str]) -> bool:
+        """Asked of the bucket, for what it takes not at all must not tear what it has by the rest."""
+        return any(self._transfer.may_begin(self.target(path)) for path in sorted(paths)[:_MOST_PROBES])
+
+    def _prepare_one(self, path: str, version: Signature, prepared: dict[str, Prepared]) -> None:
+        try:
+            prepared[path] = self._transfer.prepare(self._source(path), version, self.target(path))
+        except Spoiled:
+            self._spoiled[path] += 1
+            raise
+
+    def _prepare_copy(self, path: str, version: Signature, prepared: dict[str, Prepared]) -> None:
+        """A file that is rewritten all the time must not starve.
+
+        One that is rewritten even while it is copied is left to the next generation, and so is one that cannot be
+        copied unless it happens to rest: the others do not wait for it any more.
+        """
+        with suppress(Spoiled):
+            try:
+                prepared[path] = self._transfer.prepare_copy(self._source(path), version, self.target(path))
+            except NoCopy as error:
+                logs.warn("no_room_to_copy", self._job, path=path, detail=str(error))
+                prepared[path] = self._transfer.prepare(self._source(path), version, self.target(path))
+
+    def _source(self, path: str) -> str:
+        return f"{self._block.local_path}/{path}"
+
+    def _commit(self, prepared: dict[str, Prepared], files: Snapshot) -> dict[str, StorageRefused]:
+        """The fewer moments it takes, the less likely is a node to vanish in one of them."""
+        targets = {path: self.target(path) for path in prepared}
+        taken: list[str] = []
+        refused: dict[str, StorageRefused] = {}
+
+        def commit(path: str) -> None:
+            target = targets[path]
+            try:
+                stored = self._fence.write(target, prepared[path].commit, targets.values())
+            except (NoBucket, Misconfigured):
+                raise
+            except StorageRefused as refusal:
+                refused[path] = refusal
+                if not taken and len(refused) >= _MOST_REFUSALS:
+                    raise
+                return
+            taken.append(path)
+            self._tails[path] = prepared[path].tail
+            place = StoredObject(target.bucket, target.key, prepared[path].sent, stored.etag, stored.version_id)
+            self._took(path, files[path], place)
+
+        together, alone = commit_steps({path: files[path] for path in prepared})
+        with ThreadPoolExecutor(_COMMITS_AT_ONCE, thread_name_prefix="commit") as pool:
+            for _ in pool.map(commit, together):  # the first error keeps those from starting that have not yet
+                pass
+        for path in alone:
+            commit(path)
+        if refused and not taken:
+            raise next(iter(refused.values()))
+        self._tell("checkpoint_committed", [prepared[path] for path in taken])
+        return refused
+
+    def _tell(self, event: str, uploads: Iterable[Prepared]) -> None:
+        sizes = [upload.size for upload in uploads]
+        logs.info(
+            event,
+            self._job,
+            generation=self._number,
+            files=len(sizes),
+            bytes=sum(sizes),
+            prefix=self._block.prefix,
+        )

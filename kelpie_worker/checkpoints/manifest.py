@@ -1,0 +1,46 @@
+"""The manifest of a job's checkpoint: the committed generations of all its watched directories in one list."""
+
+from __future__ import annotations
+
+import threading
+
+from kelpie_worker.checkpoints.fence import Fence
+from kelpie_worker.checkpoints.watch import Checkpoints
+from kelpie_worker.job import Manifest, Place, StoredObject
+from kelpie_worker.messages import (
+    Committed,
+)
+from kelpie_worker.processes.child import Tell
+
+_LARGEST_MANIFEST = 20_000  # files; the coordinator takes no more
+
+
+class ManifestOfAll:
+    """Tells what is whole in the bucket of all watches of a job together, each time one of them has finished."""
+
+    def __init__(self, claim_id: str, tell: Tell, fence: Fence) -> None:
+        self.watches: list[Checkpoints] = []
+        self._claim_id = claim_id
+        self._tell = tell
+        self._fence = fence
+        self._generation = 0
+        self._lock = threading.Lock()
+
+    def tell(self) -> None:
+        with self._lock:
+            self._generation += 1
+            manifest = self._manifest()
+            if len(manifest) > _LARGEST_MANIFEST:
+                manifest = ()  # better nothing is known than something old
+            self._tell(Committed(self._claim_id, self._generation, manifest))
+
+    def _manifest(self) -> Manifest:
+        """Each object once: where several watches have put it there, as the one that is there now.
+
+        If none of theirs is, the next generation has begun, and whoever compares is to find another version.
+        """
+        objects: dict[Place, StoredObject] = {}
+        for stored in (stored for watch in self.watches for stored in watch.whole):
+            if stored.place not in objects or not self._fence.is_overwritten(stored.place, stored.etag):
+                objects[stored.place] = stored
+        return tuple(objects.values())

@@ -1,0 +1,78 @@
+"""The directories of one job that lead to the same place in a bucket: which of their files an object is.
+
+Users let checkpoints and outputs share a prefix, and move files from one directory to the other.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kelpie_worker.job import Job, SyncBlock
+from kelpie_worker.workspace.file_version import Signature, Snapshot
+from kelpie_worker.workspace.pattern import matcher
+
+
+@dataclass(frozen=True)
+class _Directory:
+    block: SyncBlock
+    number: int  # in the order of the job
+    matches: Callable[[str], bool]
+
+    def path_of(self, key: str) -> str | None:
+        """Where its file for the object would lie, relative to it."""
+        path = key.removeprefix(self.block.prefix)
+        return path if path and key.startswith(self.block.prefix) and self.matches(path) else None
+
+    def has(self, key: str) -> bool:
+        """Whether a file is there right now; one that cannot be looked at may be."""
+        path = self.path_of(key)
+        try:
+            return path is not None and Path(self.block.local_path, path).is_file()
+        except OSError:
+            return True
+
+    def overlaps(self, block: SyncBlock) -> bool:
+        one, other = self.block.prefix, block.prefix
+        return self.block.bucket == block.bucket and (one.startswith(other) or other.startswith(one))
+
+
+class Siblings:
+    """The blocks of `sync.during`, and at the end those of `sync.after`, as seen by one another."""
+
+    def __init__(self, job: Job) -> None:
+        self._during = _directories(job.during)
+        self._after = _directories(job.after)
+        self._seen: dict[int, Snapshot] = {}  # by the directory's number
+
+    def left_to(self, block: SyncBlock, found: Snapshot) -> Snapshot:
+        """What is left to a directory of what was found in it: of two files for one object the newest is sent."""
+        if not (others := self._beside(block)):
+            return found
+        own = next(directory.number for directory in self._during if directory.block is block)
+        self._seen[own] = found
+        return {
+            path: version
+            for path, version in found.items()
+            if not any(self._overrules(other, block.prefix + path, version, own) for other in others)
+        }
+
+    def have(self, block: SyncBlock, path: str, final: bool) -> bool:
+        """Whether another directory has a file for the object; at the end, also one of those that come after."""
+        key = block.prefix + path
+        after = [directory for directory in self._after if directory.overlaps(block)] if final else []
+        return any(directory.has(key) for directory in [*self._beside(block), *after])
+
+    def _overrules(self, other: _Directory, key: str, version: Signature, own: int) -> bool:
+        """Only what the other has seen, so will send; and only as long as it is there."""
+        path = other.path_of(key)
+        theirs = self._seen.get(other.number, {}).get(path) if path else None
+        if theirs is None or (theirs.mtime_ns, other.number) < (version.mtime_ns, own):
+            return False
+        return other.has(key)
+
+    def _beside(self, block: SyncBlock) -> list[_Directory]:
+        return [other for other in self._during if other.block is not block and other.overlaps(block)]
+
+
+def _directories(blocks: Sequence[SyncBlock]) -> list[_Directory]:
+    return [_Directory(block, number, matcher(block.pattern)) for number, block in enumerate(blocks)]

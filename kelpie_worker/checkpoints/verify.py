@@ -1,0 +1,117 @@
+"""Whether the checkpoint in the bucket is the one that was reported whole: asked before it is downloaded."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from kelpie_worker import logs
+from kelpie_worker.job import CheckpointStatus, Job, Manifest, StoredObject, SyncBlock
+from kelpie_worker.s3.bucket import Storage
+from kelpie_worker.s3.objects import RemoteFile
+from kelpie_worker.workspace.pattern import matcher
+
+Listing = tuple[SyncBlock, list[RemoteFile]]
+_NAMED = 3  # keys, in the sentence that says what is wrong
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`detail` says what is torn. `instead` are the versions that make it whole again, if all are known."""
+
+    status: CheckpointStatus
+    detail: str = ""
+    instead: Manifest = ()
+
+
+def compare(job: Job, listings: Sequence[Listing]) -> Comparison:
+    """Compare the job's newest manifest with what the bucket lists.
+
+    Clean: every object of it is there, in that version, and nothing as young as they are lies beside them. Torn
+    is said also of what may be whole, such as a generation that was committed and could not be reported any
+    more; never the other way round. None: there is no manifest, or nothing of it is downloaded.
+    """
+    listed = {(block.bucket, remote.key): remote for block, files in listings for remote in files}
+    manifest = [stored for stored in job.checkpoint if any(_covers(block, stored) for block, _ in listings)]
+    if not manifest:
+        return Comparison(CheckpointStatus.NONE)
+    differing = {stored: why for stored in manifest if (why := _difference(stored, listed))}
+    unreported = list(_unreported(job, manifest, listed))
+    wrong = [*differing.values(), *unreported]
+    if not wrong:
+        return Comparison(CheckpointStatus.CLEAN)
+    more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
+    detail = f"{', '.join(wrong[:_NAMED])}{more}"[:1000]
+    logs.warn("checkpoint_torn", job, detail=detail)
+    # What nobody reported stays where it is, so beside it older versions would be no whole either. And what is
+    # missing somebody removed: a user, perhaps, who wants the job to begin anew.
+    known = not unreported and all(stored.version_id and stored.place in listed for stored in differing)
+    return Comparison(CheckpointStatus.TORN, detail, tuple(differing) if known else ())
+
+
+def recovered(job: Job, found: Comparison, storage: Storage) -> Comparison:
+    """The same checkpoint whole again, from older versions, where the bucket still has all of them."""
+    if not found.instead or not all(storage.has(stored) for stored in found.instead):
+        return replace(found, instead=())
+    logs.warn("checkpoint_brought_back", job, files=len(found.instead))
+    return replace(
+        found, status=CheckpointStatus.CLEAN, detail=f"older versions were brought back: {found.detail}"
+    )
+
+
+def unless_replaced(found: Comparison, job: Job, replaced: Sequence[StoredObject]) -> Comparison:
+    """The same, after the download: what came of an object may be younger than what was compared."""
+    reported = {stored.place for stored in job.checkpoint}
+    keys = [stored.key for stored in replaced if stored.place in reported]
+    for stored in replaced:
+        logs.warn("object_replaced", job, key=stored.key, etag=stored.etag)
+    if not keys:
+        return found
+    detail = f"{', '.join(keys[:_NAMED])} changed while it was downloaded"
+    logs.warn("checkpoint_torn", job, detail=detail)
+    return replace(
+        found, status=CheckpointStatus.TORN, detail=f"{detail}; {found.detail}".removesuffix("; ")[:1000]
+    )
+
+
+def with_versions(listing: Listing, instead: Manifest) -> list[RemoteFile]:
+    """What is to be downloaded of a block: what is listed, or the versions instead of it."""
+    block, files = listing
+    older = {
+        stored.key: RemoteFile(stored.key, stored.size, stored.etag, version_id=stored.version_id)
+        for stored in instead
+        if _covers(block, stored)
+    }
+    return [*(remote for remote in files if remote.key not in older), *older.values()]
+
+
+def _covers(block: SyncBlock, stored: StoredObject) -> bool:
+    return block.bucket == stored.bucket and stored.key.startswith(block.prefix)
+
+
+def _difference(stored: StoredObject, listed: dict[tuple[str, str], RemoteFile]) -> str | None:
+    remote = listed.get(stored.place)
+    if remote is None:
+        return f"{stored.key} is missing"
+    if remote.size != stored.size or (stored.etag and remote.etag and remote.etag != stored.etag):
+        return f"{stored.key} is another version"
+    return None
+
+
+def _unreported(
+    job: Job, manifest: Sequence[StoredObject], listed: dict[tuple[str, str], RemoteFile]
+) -> Iterator[str]:
+    """What may be a part of the next generation: not older than all that was reported, and where checkpoints lie.
+
+    Not older, for listings know whole seconds only.
+    """
+    reported = {stored.place for stored in manifest}
+    newest = max((listed[place].modified for place in reported if place in listed), default=0.0)
+    blocks = [(block, matcher(block.pattern)) for block in job.during if block.mirrors_deletes]
+    for (bucket, key), remote in listed.items():
+        if remote.modified < newest or (bucket, key) in reported or key.endswith("/"):
+            continue
+        name = key.removesuffix(".gz") if job.compression else key
+        if any(
+            block.bucket == bucket and name.startswith(block.prefix) and matches(name.removeprefix(block.prefix))
+            for block, matches in blocks
+        ):
+            yield f"{key} was never reported"

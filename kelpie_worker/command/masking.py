@@ -1,0 +1,67 @@
+"""Masking: the secrets of a job's environment are taken out of what is reported."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping
+from urllib.parse import quote, unquote, urlsplit
+
+_SHORTEST_SECRET = 4  # of a variable's value: a shorter one is a word like any other
+_FLAGS = {"true", "false", "none", "null", "auto"}  # and so are these
+_SHORTEST_SECRET_LINE = 16
+_SECRET_NAME = re.compile(
+    "KEY|TOKEN|SECRET|PASS|PWD|CREDENTIAL|AUTH|PRIVATE|SIGNATURE|COOKIE|SESSION|DSN|CONNECTION|WEBHOOK"
+    "|^WANDB|^HF_|_PAT$|^PAT_",
+    re.IGNORECASE,
+)
+
+
+def mask(content: bytes, secrets: Collection[bytes]) -> bytes:
+    """The content with an asterisk for every byte of a secret."""
+    masked = bytearray(content)
+    for secret in secrets:
+        at = content.find(secret)
+        while at >= 0:
+            masked[at : at + len(secret)] = b"*" * len(secret)
+            at = content.find(secret, at + 1)
+    return bytes(masked)
+
+
+def secrets_of(environment: Mapping[str, str], known: Collection[str]) -> frozenset[bytes]:
+    """What must not be seen of an environment: what is known to be secret, or bears a name that says so.
+
+    Each as it is, and as programs show it: escaped, for a URL, in base64.
+    """
+    found = set(known)
+    for name, value in environment.items():
+        if _SECRET_NAME.search(name) and not _is_plain(value):
+            found.add(value)
+            found |= {line for line in value.splitlines() if len(line) >= _SHORTEST_SECRET_LINE}
+        found |= _password(value)
+    return frozenset(form for secret in found if secret for form in _forms(secret))
+
+
+def _is_plain(value: str) -> bool:
+    """Whether it is no secret whatever its name: a flag, a number of workers, or a path (HF_HOME)."""
+    return len(value) < _SHORTEST_SECRET or value.lower() in _FLAGS or value.startswith(("/", "./", "~/"))
+
+
+def _password(url: str) -> set[str]:
+    try:
+        password = urlsplit(url).password if "://" in url else None
+    except ValueError:
+        return set()
+    return {password, unquote(password, errors="surrogateescape")} if password else set()
+
+
+def _forms(secret: str) -> Iterator[bytes]:
+    content = secret.encode(errors="surrogateescape")
+    yield content
+    for escaped in (repr(secret), json.dumps(secret), json.dumps(secret, ensure_ascii=False)):
+        yield escaped[1:-1].encode(errors="surrogateescape")
+    yield quote(content, safe="").encode()
+    yield quote(content, safe="/").encode()
+    for encoded in (base64.b64encode(content), base64.urlsafe_b64encode(content)):
+        yield encoded.rstrip(b"=")  # which is found where it is padded too

@@ -1,0 +1,148 @@
+"""The user's command as a process: its environment, its start, its signals."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Mapping
+
+from kelpie_worker.command.output import Tail
+from kelpie_worker.config import Config
+from kelpie_worker.job import Job
+from kelpie_worker.messages import Exited, Refused, Troubled
+from kelpie_worker.system.frozen import is_frozen, without_bundle
+from kelpie_worker.system.linux import (
+    boottime,
+    die_with,
+    oom_kills,
+)
+
+_LOOK_AGAIN = 0.05  # seconds, where nothing tells of an end: of a whole group, say
+_OUT_OF_RESOURCES = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC)
+_NOT_FOUND = (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR)
+
+
+def why_not_started(job: Job, error: OSError | ValueError) -> Troubled | Exited | Refused:
+    """What it means that the system would not start it: it may later, there is no such command, it never will."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number in _OUT_OF_RESOURCES:
+        return Troubled(job.claim_id, "resources", str(error))
+    if number in _NOT_FOUND:
+        return Exited(job.claim_id, error=f"{job.command}: {error}")
+    return Refused(job.claim_id, "not_started", str(error))
+
+
+class RunningCommand:
+    """A command and its process group. `exited` is set once it is over; OSError, ValueError if it cannot start."""
+
+    def __init__(self, job: Job, environment: Mapping[str, str], tail: Tail | None = None) -> None:
+        self.claim_id = job.claim_id
+        self.exited: Exited | None = None
+        self._oom_kills = oom_kills()
+        try:
+            self._process = subprocess.Popen(
+                [job.command, *job.arguments],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=tail.stdout if tail else None,
+                stderr=tail.stderr if tail else None,
+                start_new_session=True,
+                # Safe: this process has a single thread, or others that hold no lock but those of a Tail.
+                preexec_fn=_preparation(os.getpid()),
+            )
+        finally:
+            if tail:
+                tail.begin()
+        self.pid = self._process.pid
+        self._escalation: list[tuple[int, float]] = []
+        self._next_signal = 0.0
+        self._signalled = False
+
+    def stop(self, escalation: list[tuple[int, float]]) -> None:
+        """Begin to signal the group; a second call changes nothing."""
+        if not self._signalled:
+            self._escalation = escalation
+            self._signalled = True
+
+    def look(self, ended: Mapping[int, int]) -> float | None:
+        """See whether it is over, send the signal that is due; the seconds until it is worth looking again.
+
+        `ended` are the children that were reaped: {process id: wait status}.
+        """
+        if self.pid in ended:
+            self._process.returncode = os.waitstatus_to_exitcode(ended[self.pid])
+        if self._is_over():
+            self._finish()
+            return None
+        if not self._signalled:
+            return None
+        if self._escalation and boottime() >= self._next_signal:
+            number, patience = self._escalation.pop(0)
+            self._signal_group(number)
+            self._next_signal = boottime() + patience
+        return _LOOK_AGAIN
+
+    def kill(self) -> None:
+        self._signal_group(signal.SIGKILL)
+
+    def _is_over(self) -> bool:
+        """A command is over with its leader, but a signalled one is given time until its whole group is gone."""
+        leader_gone = self._process.returncode is not None
+        return leader_gone and not (self._signalled and self._escalation and self._group_lives())
+
+    def _finish(self) -> None:
+        self._signal_group(signal.SIGKILL)  # whatever it left running would write into the next job's files
+        code = self._process.returncode
+        self.exited = Exited(
+            self.claim_id,
+            exit_code=code if code >= 0 else None,
+            signal=-code if code < 0 else None,
+            oom=self._ran_out_of_memory(code),
+            signalled=self._signalled,
+        )
+
+    def _ran_out_of_memory(self, code: int) -> bool:
+        """Whether the kernel has killed it, or something of it that it could not go on without, for its memory."""
+        failed = code > 0 or code == -signal.SIGKILL
+        return failed and (oom_kills() or 0) > (self._oom_kills or 0)
+
+    def _group_lives(self) -> bool:
+        try:
+            os.killpg(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def _signal_group(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
+
+
+def command_environment(job: Job, config: Config, container: Mapping[str, str]) -> dict[str, str]:
+    """The container's environment, then the job's, then Kelpie's own (contract section 7)."""
+    return {
+        **without_bundle(container, is_frozen()),
+        **job.environment,
+        "INPUT_DIR": config.directories.input,
+        "CHECKPOINT_DIR": config.directories.checkpoint,
+        "OUTPUT_DIR": config.directories.output,
+        "KELPIE_CHECKPOINT_STATUS": job.checkpoint_status,
+        "KELPIE_JOB_ID": job.id,
+        "KELPIE_STATE_FILE": config.state_file,
+    }
+
+
+def _preparation(runner: int) -> Callable[[], None]:
+    resettable = [number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)]
+
+    def prepare() -> None:
+        """Between fork and exec: a shell that starts Kelpie in the background has it ignore SIGINT."""
+        die_with(runner)
+        for number in resettable:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+    return prepare

@@ -1,0 +1,114 @@
+"""The child that runs the command, in a session of its own, and ends it with everything it started."""
+
+import contextlib
+import os
+import signal
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from kelpie_worker import logs
+from kelpie_worker.command.masking import secrets_of
+from kelpie_worker.command.output import Tail
+from kelpie_worker.command.process import RunningCommand, command_environment, why_not_started
+from kelpie_worker.config import Config
+from kelpie_worker.job import Job
+from kelpie_worker.messages import Exited, Run, Started, Stop
+from kelpie_worker.processes.child import Duty, Tell, live
+from kelpie_worker.processes.leftovers import end_descendants, end_leftovers, reaped
+from kelpie_worker.system.linux import (
+    adopt_orphans,
+    wake_on_child_ends,
+)
+
+CANCEL_GRACE = 5.0  # seconds between SIGINT, SIGTERM and SIGKILL
+
+
+def main(commands: Connection, messages: Connection, config: Config) -> None:
+    # Not die_with, and out of the worker's process group: whoever kills the supervisor, or all of its group,
+    # leaves this process the time to end the command. The end of `commands` tells it.
+    os.setsid()
+    adopt_orphans()
+    end_leftovers(config.state_file)
+    live(commands, messages, config, lambda tell: Runner(config, tell))
+
+
+class Runner(Duty):
+    """At most one command at a time."""
+
+    def __init__(self, config: Config, tell: Tell) -> None:
+        self._config = config
+        self._tell = tell
+        self._command: RunningCommand | None = None
+        self._tail: Tail | None = None
+        self._child_ended = wake_on_child_ends()
+
+    def obey(self, command: Run | Stop) -> None:
+        match command:
+            case Run():
+                if self._command is None:
+                    self._run(command.job)
+            case Stop():
+                if self._command is None or self._command.claim_id != command.claim_id:
+                    self._tell(Exited(command.claim_id, signalled=True))  # it ended with an earlier runner
+                else:
+                    self._command.stop(self._escalation(command.shutdown))
+
+    def tick(self) -> float | None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._child_ended, 4096)
+        ended = dict(reaped())  # the orphans of a command among them, however long it runs
+        command = self._command
+        if command is None:
+            return None
+        pause = command.look(ended)
+        if command.exited is None:
+            return pause
+        self._command = None
+        end_descendants(self._config.state_file)
+        self._tell(self._with_output(command.exited))
+        return None
+
+    def descriptors(self) -> list[int]:
+        return [self._child_ended]
+
+    def orphaned(self) -> None:
+        if self._command:
+            self._command.kill()
+        end_descendants(self._config.state_file)
+        if self._tail:
+            self._tail.wait()
+
+    def _with_output(self, exited: Exited) -> Exited:
+        if self._tail is None:
+            return exited
+        self._tail.wait()
+        return replace(exited, output=self._tail.text())
+
+    def _run(self, job: Job) -> None:
+        for directory in vars(self._config.directories).values():
+            _make_legacy_directory(directory, job)
+        environment = command_environment(job, self._config, os.environ)
+        try:
+            if self._config.report_output:
+                secrets = secrets_of(environment, self._config.secrets)
+                self._tail = Tail(self._config.report_output, secrets, after=self._tail)
+            self._command = RunningCommand(job, environment, self._tail)
+        except (OSError, ValueError) as error:
+            logs.warn("command_not_started", job, detail=str(error))
+            self._tell(why_not_started(job, error))
+            return
+        self._tell(Started(job.claim_id, self._command.pid))
+
+    def _escalation(self, shutdown: bool) -> list[tuple[int, float]]:
+        """Signals, and the seconds that the command has after each."""
+        if shutdown:
+            return [(signal.SIGTERM, self._config.shutdown_grace / 2), (signal.SIGKILL, 0)]
+        return [(signal.SIGINT, CANCEL_GRACE), (signal.SIGTERM, CANCEL_GRACE), (signal.SIGKILL, 0)]
+
+
+def _make_legacy_directory(directory: str, job: Job) -> None:
+    try:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # where the job needs it, its download has failed already
+        logs.warn("directory_not_made", job, directory=directory, detail=str(error))

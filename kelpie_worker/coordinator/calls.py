@@ -1,0 +1,177 @@
+"""Calls to the API that may wait: each in a thread of its own, repeated until it is answered."""
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from kelpie_worker import logs
+from kelpie_worker.coordinator.checkpoint_reports import Manifests
+from kelpie_worker.coordinator.client import Api, ClaimRefused, Unreachable
+from kelpie_worker.messages import (
+    CeaseClaiming,
+    Claim,
+    Claimed,
+    LeaseLost,
+    Message,
+    Recall,
+    Recalled,
+    Refused,
+    Report,
+    ReportCheckpoint,
+    Reported,
+    ReportResume,
+    Verdict,
+)
+from kelpie_worker.system.backoff import backoff
+from kelpie_worker.system.linux import boottime
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+_LAST_MANIFEST = 5.0  # seconds for the answer to the last manifest before the job is given back
+_LAST_MANIFEST_AT_THE_END = 0.5  # the same, while the grace of a shutdown runs out
+_LAST_MOMENT = 1.0  # seconds for the answer to a claim that is under way when claiming ends
+Answer = TypeVar("Answer")
+
+
+class Coordinator:
+    """Obeys what `OBEYED_BY` leads to it; `tell` takes the messages, from any thread."""
+
+    def __init__(self, api: Api, tell: Callable[[Message], None]) -> None:
+        self._api = api
+        self._tell = tell
+        self._ceased = threading.Event()
+        self._claiming: set[str] = set()
+        self._reporting: set[str] = set()
+        self._manifests = Manifests(api, _sleep)
+
+    def obey(self, command: Claim | Report | ReportCheckpoint | ReportResume | Recall | CeaseClaiming) -> None:
+        match command:
+            case Claim():
+                self._claiming.add(command.claim_id)
+                self._begin(self._claim, command)
+            case Recall():
+                self._begin(self._recall, command)
+            case ReportCheckpoint():
+                self._manifests.send(command)
+            case ReportResume():
+                self._begin(self._tell_resume, command)
+            case Report():
+                if command.job.claim_id not in self._reporting:
+                    self._reporting.add(command.job.claim_id)
+                    self._begin(self._report, command)
+            case CeaseClaiming():
+                self._ceased.set()
+                self._give_up_waiting()
+
+    def _begin(self, call: Callable[..., None], command: Claim | Report | ReportResume | Recall) -> None:
+        threading.Thread(target=call, args=(command,), daemon=True).start()
+
+    def _claim(self, claim: Claim) -> None:
+        message = self._answer_to(claim)
+        self._claiming.discard(claim.claim_id)  # before it is told: the next claim may have the same id
+        self._tell(message)
+
+    def _answer_to(self, claim: Claim) -> Message:
+        nothing = Claimed(claim.claim_id)
+        wanted, since = _Deadline(claim.until, self._ceased.wait), boottime()
+        if wanted.pause(claim.after):
+            return Claimed(claim.claim_id, pause=max(0.0, claim.after - (boottime() - since)))
+        try:
+            return _until_answered(lambda: self._api.claim(claim.claim_id, claim.until), wanted.pause) or nothing
+        except ClaimRefused as error:
+            logs.warn("claim_refused", claim_id=claim.claim_id, detail=str(error))
+            return Refused(claim.claim_id, "claim", str(error))
+
+    def _give_up_waiting(self) -> None:
+        """A server that has work answers now; one that holds the claim back would delay the end by its whole wait.
+
+        Should a job come after all it is told, and released. The call ends with the process at the latest, and the
+        server gives nothing to who has hung up.
+        """
+        for claim_id in self._claiming.copy() if self._api.waits else ():
+            timer = threading.Timer(_LAST_MOMENT, self._ask_again, args=(claim_id,))
+            timer.daemon = True
+            timer.start()
+
+    def _ask_again(self, claim_id: str) -> None:
+        """A job that was given for the call under way, and is slow to arrive, else stands still for a lease."""
+        if claim_id not in self._claiming:
+            return
+        answer = Claimed(claim_id)
+        try:
+            if self._api.knows_claims:
+                answer = self._api.claim(claim_id, until=boottime(), at_once=True)
+        except (Unreachable, ClaimRefused) as error:
+            logs.warn("claim_given_up", claim_id=claim_id, detail=str(error))
+        if claim_id in self._claiming:
+            self._tell(answer)
+
+    def _recall(self, recall: Recall) -> None:
+        job = _until_answered(lambda: self._api.recall(recall.job), _sleep)
+        claim_id = recall.job.claim_id
+        self._tell(Recalled(claim_id, job) if job else LeaseLost(claim_id, "unknown"))
+
+    def _tell_resume(self, resume: ReportResume) -> None:
+        def once() -> None:
+            if self._api.keeps_checkpoints(resume.job):
+                self._api.report_resume(resume.job, resume.checkpoint, resume.detail)
+
+        _until_answered(once, _sleep)
+
+    def _report(self, report: Report) -> None:
+        tries = 1 if report.again else 0
+        if report.outcome.verdict is not Verdict.COMPLETED:
+            # Whoever resumes the job needs the last manifest, and once it is given back nobody hears of it.
+            patience = _LAST_MANIFEST_AT_THE_END if self._ceased.is_set() else _LAST_MANIFEST
+            self._manifests.wait_for(report.job.claim_id, patience)
+
+        def once() -> bool:
+            nonlocal tries
+            tries += 1
+            if tries > 1 and self._counts_twice(report) and self._api.failure_is_counted(report.job):
+                return True
+            return self._api.report(report.job, report.outcome)
+
+        accepted = _until_answered(once, _sleep)
+        self._tell(Reported(report.job.claim_id, bool(accepted)))
+        self._reporting.discard(report.job.claim_id)
+
+    def _counts_twice(self, report: Report) -> bool:
+        """A server that knows no attempts cannot tell a repeated failure from a second one."""
+        return report.job.attempt is None and report.outcome.verdict is Verdict.FAILED
+
+
+class _Deadline:
+    """Pauses that are cut short when claiming ends, or when nobody wants the answer any more."""
+
+    def __init__(self, until: float | None, wait: Callable[[float], bool]) -> None:
+        self._until = until
+        self._wait = wait
+
+    def pause(self, seconds: float) -> bool:
+        """True if it was cut short."""
+        if self._until is None:
+            return self._wait(seconds)
+        left = max(0.0, self._until - boottime())
+        return self._wait(min(seconds, left)) or left < seconds
+
+
+def _until_answered(call: Callable[[], Answer], pause: Callable[[float], bool]) -> Answer | None:
+    """The call's answer, however long it takes; None if a pause is cut short. Raises ClaimRefused."""
+    failures = 0
+    while True:
+        try:
+            return call()
+        except Unreachable as error:
+            failures += 1
+            logs.warn("api_unreachable", detail=str(error), failures=failures)
+        except ClaimRefused:
+            raise
+        except Exception as error:  # noqa: BLE001 - a claim or a report that nobody repeats would hold its job for ever
+            failures += 1
+            logs.error("coordinator_failed", detail=f"{type(error).__name__}: {error}", failures=failures)
+        if pause(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE)):
+            return None
+
+
+def _sleep(seconds: float) -> bool:
+    return threading.Event().wait(seconds)

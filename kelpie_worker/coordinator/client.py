@@ -1,0 +1,326 @@
+"""The coordinator's API as the worker calls it; the only importer of requests.
+
+Every call is made once; repeating it is the caller's business, for only the caller knows how long it may wait.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any
+
+import requests
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
+
+from kelpie_worker import __version__
+from kelpie_worker.config import Config
+from kelpie_worker.coordinator.credentials import Identity, NoToken
+from kelpie_worker.job import Job, Manifest, from_wire
+from kelpie_worker.logs import without_secrets
+from kelpie_worker.messages import Claimed, Outcome, Verdict
+from kelpie_worker.system import frozen
+from kelpie_worker.system.linux import boottime
+
+WAIT_FOR_WORK = 20  # seconds; where the server can hold the answer back until there is work
+_CONNECT_TIMEOUT = 5.0
+_READ_TIMEOUT = 15.0
+_SHORT_READ_TIMEOUT = 3.0  # seconds, where the answer is wanted by some time
+_SHORTEST_WAIT = 3  # seconds
+_LONGEST_DETAIL = 1000  # characters; the coordinator keeps no more
+_SHORTEST_POLL = 0.1  # whatever HEARTBEAT_INTERVAL_S says: 0 would be all that worker and server do
+_UNWAITED_PAUSE = 1.0  # seconds before the next claim, where an empty answer came without the wait that was asked
+_CREDENTIALS = {
+    "X-Kelpie-Key": "KELPIE_API_KEY",
+    "Salad-Api-Key": "SALAD_API_KEY, SALAD_ORGANIZATION and SALAD_PROJECT",
+}
+
+
+class Unreachable(Exception):
+    """No usable answer: the network, a 5xx, a refused key, rubbish. It may be otherwise in a moment."""
+
+
+class ManifestRefused(Exception):
+    """The server will not take this manifest however often it is sent."""
+
+
+class ClaimRefused(Exception):
+    """The server will not answer this claim id however often it is asked: another is needed."""
+
+
+@dataclass(frozen=True)
+class Greeting:
+    """What the server's first answer shows, whatever it is."""
+
+    status: int
+    extensions: frozenset[str]
+    date: str  # of the answer, by the server's clock; empty if it does not say
+
+
+@dataclass(frozen=True)
+class _Answer:
+    status: int
+    body: Any
+    retry_after: float = 0.0  # seconds that the server asks for before the next call
+
+    def field(self, name: str) -> Any:
+        return self.body.get(name) if isinstance(self.body, dict) else None
+
+
+class Api:
+    """One client; its methods may be called from several threads.
+
+    `extensions` holds what the server named in `Kelpie-Extensions` last, None before that is known. Nothing
+    beyond the original API is used before it was seen there (contract section 3). Who stands in front of a server
+    (a proxy with a page of its own) does not name them, which means nothing: only a claim that is answered
+    without them shows that the server itself has become one of the original API.
+    """
+
+    def __init__(self, config: Config, identity: Identity | None = None) -> None:
+        self._config = config
+        self._identity = identity or Identity(config.auth, config.imds_url)
+        self.extensions: frozenset[str] | None = None
+        self._session = requests.Session()
+        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        # Even a worker whose files were removed has to say so, and may have to say it by TLS.
+        self._session.verify = frozen.kept(DEFAULT_CA_BUNDLE_PATH)
+        self._session.auth = _as_it_is  # a .netrc must not put its password in the place of a token
+        self._session.headers["User-Agent"] = f"kelpie/{__version__}"
+
+    @property
+    def waits(self) -> bool:
+        """Whether a claim is held back by the server until there is work."""
+        return "wait" in (self.extensions or ())
+
+    @property
+    def knows_claims(self) -> bool:
+        """Whether a claim that is repeated with its id is answered as before."""
+        return "claim-id" in (self.extensions or ())
+
+    def claim(self, claim_id: str, until: float | None = None, at_once: bool = False) -> Claimed:
+        """Take a job, if there is one; where there is none, wait for one unless it has to be `at_once`. Repeated
+        with the same id it yields the same attempt again.
+
+        `until` (CLOCK_BOOTTIME) is when the worker will want no work any more: the answer comes seconds after it
+        at the latest. Raises ClaimRefused if another id is needed.
+        """
+        read_timeout = _patience(until, boottime())
+        extensions = self._known_extensions(read_timeout)
+        query = {
+            "machine_id": self._config.machine_id,
+            "container_group_id": self._config.container_group_id,
+        }
+        if "claim-id" in extensions:
+            query["claim_id"] = claim_id
+        wait = longest_wait(until, boottime()) if self.waits and not at_once else 0
+        if wait:
+            query["wait"] = str(wait)
+        sent_at = boottime()
+        answer = self._call("GET", "/work", query=query, timeout=_patience(until, sent_at + wait) + wait)
+        if 400 <= answer.status < 500:
+            said = answer.field("message") or answer.field("error") or ""
+            raise ClaimRefused(f"{answer.status}: {said}{self._advice(answer.status)}")
+        return self._claimed(claim_id, answer, sent_at, self._pause_after(answer, sent_at, wait))
+
+    def greet(self) -> Greeting:
+        """Ask who we are, and take any answer for one."""
+        try:
+            headers = self._identity.headers()
+            response = self._session.get(
+                f"{self._config.api_url}/users/me", headers=headers, timeout=_READ_TIMEOUT, allow_redirects=False
+            )
+        except (NoToken, requests.RequestException, ValueError) as error:
+            raise Unreachable(str(error) if isinstance(error, NoToken) else type(error).__name__) from error
+        except OSError as error:  # what REQUESTS_CA_BUNDLE names is not there
+            raise Unreachable(str(error)) from error
+        named = _words(response.headers.get("Kelpie-Extensions", ""))
+        return Greeting(response.status_code, named, response.headers.get("Date", ""))
+
+    def heartbeat(self, job: Job, timeout: float, checkpoint_lag: int | None = None) -> str:
+        """What the server says about the job: `running`, or a word that ends it (404: `unknown`).
+
+        `checkpoint_lag` (seconds) goes to a server that is known to keep checkpoints; nobody is asked for that.
+        """
+        body = self._holder(job)
+        if checkpoint_lag is not None and job.attempt is not None and "checkpoint" in (self.extensions or ()):
+            body["checkpoint_lag"] = checkpoint_lag
+        answer = self._call("POST", f"/jobs/{job.id}/heartbeat", body, timeout=timeout)
+        if answer.status == 404:
+            return "unknown"
+        status = answer.field("status")
+        if answer.status != 200 or not isinstance(status, str):
+            raise Unreachable(f"a heartbeat was answered with {answer.status} and no status")
+        return status
+
+    def report(self, job: Job, outcome: Outcome) -> bool:
+        """Tell how the attempt ended. False if the server answered that it does not want to know."""
+        if outcome.verdict is Verdict.RELEASED and "release" not in self._known_extensions():
+            return True  # nobody to tell: the heartbeats end, and the lease lapses
+        details: dict[str, Any] = {"exit_code": outcome.exit_code, "reason": outcome.reason}
+        if job.attempt is not None and outcome.detail:
+            details["detail"] = _presentable(outcome.detail)
+        if job.attempt is not None and outcome.verdict is not Verdict.RELEASED:
+            details["output"] = outcome.output  # for a server that keeps it with the attempt
+        body = self._holder(job) | {name: value for name, value in details.items() if value is not None}
+        answer = self._call("POST", f"/jobs/{job.id}/{outcome.verdict}", body)
+        return answer.status < 300 and not str(answer.field("message")).startswith("Ignored")
+
+    def keeps_checkpoints(self, job: Job) -> bool:
+        return job.attempt is not None and "checkpoint" in self._known_extensions()
+
+    def report_checkpoint(self, job: Job, generation: int, manifest: Manifest) -> int | None:
+        """The newest generation of this attempt that the server knows now; None if the job is not ours any more.
+
+        Raises ManifestRefused where the server will never take this one.
+        """
+        body = {
+            "generation": generation,
+            "files": [asdict(stored) | {"etag": stored.etag or None} for stored in manifest],
+        }
+        answer = self._call("PUT", f"/jobs/{job.id}/checkpoint", self._holder(job) | body)
+        if answer.status in (404, 409):
+            return None
+        newest = answer.field("generation")
+        if answer.status >= 400:
+            raise ManifestRefused(f"{answer.status}: {answer.field('message') or answer.field('error') or ''}")
+        if not isinstance(newest, int):
+            raise Unreachable("a manifest was answered without its generation")
+        return newest
+
+    def report_resume(self, job: Job, checkpoint: str, detail: str) -> None:
+        body = {"checkpoint": checkpoint, "detail": detail or None}
+        self._call("POST", f"/jobs/{job.id}/resumed", self._holder(job) | body)
+
+    def failure_is_counted(self, job: Job) -> bool:
+        """Whether a failure reported earlier has arrived, for servers that would count its repetition."""
+        answer = self._call("GET", f"/jobs/{job.id}")
+        failures = answer.field("num_failures")
+        return answer.status == 404 or (isinstance(failures, int) and failures > job.num_failures)
+
+    def recall(self, job: Job) -> Job | None:
+        """The same handout with its command, arguments and environment; None if the job is gone."""
+        answer = self._call("GET", f"/jobs/{job.id}")
+        return None if answer.status == 404 else self._job(answer.body, job.claim_id, job.attempt)
+
+    def _claimed(self, claim_id: str, answer: _Answer, sent_at: float, pause: float) -> Claimed:
+        if answer.status != 200 or not isinstance(answer.body, list):
+            raise Unreachable(f"a claim was answered with {answer.status}")
+        if not answer.body:
+            return Claimed(claim_id, pause=pause)
+        document = answer.body[0]
+        attempt = None
+        if isinstance(document, dict) and "attempt" in self._known_extensions():
+            attempt = document.get("attempt")
+        return Claimed(claim_id, self._job(document, claim_id, attempt), sent_at)
+
+    def _pause_after(self, answer: _Answer, sent_at: float, wait: int) -> float:
+        """Until the next claim, if this one brought nothing. A server that is full, or ends, does not wait."""
+        if not wait:
+            return max(_SHORTEST_POLL, self._config.poll_interval)
+        unwaited = boottime() - sent_at < _UNWAITED_PAUSE
+        return answer.retry_after or (_UNWAITED_PAUSE if unwaited else 0.0)
+
+    def _job(self, document: Any, claim_id: str, attempt: int | None) -> Job:
+        try:
+            return from_wire(document, claim_id, self._config.directories, attempt)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise Unreachable(f"the server's answer is no job: {error!r}") from error
+
+    def _holder(self, job: Job) -> dict[str, Any]:
+        holder: dict[str, Any] = {
+            "machine_id": self._config.machine_id,
+            "container_group_id": self._config.container_group_id,
+        }
+        return holder if job.attempt is None else holder | {"attempt": job.attempt}
+
+    def _known_extensions(self, timeout: float = _READ_TIMEOUT) -> frozenset[str]:
+        """Asked for as long as they are not known: the very first claim must already carry its id."""
+        if self.extensions is None:
+            self._call("GET", "/users/me", timeout=timeout)
+        return self.extensions or frozenset()
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        query: Mapping[str, str] | None = None,
+        timeout: float = _READ_TIMEOUT,
+    ) -> _Answer:
+        url = self._config.api_url + path
+        limits = (min(_CONNECT_TIMEOUT, timeout), timeout)
+        try:
+            headers = self._identity.headers(timeout)
+            response = self._session.request(
+                method, url, params=query, json=body, headers=headers, timeout=limits, allow_redirects=False
+            )
+            if response.status_code in (401, 403):
+                self._identity.refused(headers)
+            return self._answer(response, path)
+        except NoToken as error:
+            raise Unreachable(f"{method} {path}: {error}") from error
+        except (requests.RequestException, ValueError) as error:
+            raise Unreachable(f"{method} {path}: {type(error).__name__}") from error
+        except OSError as error:  # what REQUESTS_CA_BUNDLE names is not there
+            raise Unreachable(f"{method} {path}: {error}") from error
+
+    def _answer(self, response: requests.Response, path: str) -> _Answer:
+        status = response.status_code
+        if not response.headers:  # cut off: what server it is cannot be told from that
+            raise Unreachable(f"{path} was answered without headers")
+        if not 200 <= status < 300 and (status in (401, 403, 429) or not 400 <= status < 500):
+            raise Unreachable(f"{path} was answered with {status}{self._advice(status)}")
+        try:
+            answer = _Answer(status, response.json(), _seconds(response.headers.get("Retry-After")))
+        except ValueError:
+            # A success without JSON is no success of this API; an error's body matters to nobody.
+            if status < 300:
+                raise
+            answer = _Answer(status, None)
+        self._learn_extensions(response.headers.get("Kelpie-Extensions"), path, answer)
+        return answer
+
+    def _advice(self, status: int) -> str:
+        """What to look at, where the answer means that a setting is wrong."""
+        if status == 404:
+            return "; does KELPIE_API_URL name a Kelpie API?"
+        if status not in (401, 403):
+            return ""
+        used = [named for header, named in _CREDENTIALS.items() if header in self._config.auth.headers]
+        return f"; check {used[0] if used else 'the project of the token, SALAD_PROJECT'}"
+
+    def _learn_extensions(self, named: str | None, path: str, answer: _Answer) -> None:
+        if named is not None:
+            self.extensions = _words(named)
+        elif path == "/work" and answer.status == 200 and isinstance(answer.body, list):
+            self.extensions = frozenset()
+
+
+def _patience(until: float | None, now: float) -> float:
+    """Seconds for an answer: few only where nobody wants it later, for a job may be lost with it."""
+    return _READ_TIMEOUT if until is None else max(_SHORT_READ_TIMEOUT, min(_READ_TIMEOUT, until - now))
+
+
+def _presentable(detail: str) -> str:
+    """As a server takes and keeps it: one that refused a sentence would have refused the whole report."""
+    readable = without_secrets(detail).encode(errors="replace").decode().replace("\0", "\ufffd")
+    return readable[:_LONGEST_DETAIL]
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(word.strip() for word in text.split(",") if word.strip())
+
+
+def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
+
+
+def longest_wait(until: float | None, now: float) -> int:
+    """Seconds that the server may hold a claim back; never so few that the worker would ask all the time."""
+    if until is None:
+        return WAIT_FOR_WORK
+    return max(_SHORTEST_WAIT, min(WAIT_FOR_WORK, math.ceil(until - now)))
+
+
+def _seconds(text: str | None) -> float:
+    """The number form of Retry-After, within a minute; its other form, a date, is the clock of somebody else."""
+    return min(float(text), 60.0) if text and text.isascii() and text.isdigit() else 0.0

@@ -1,0 +1,125 @@
+"""Which credential the worker shows the coordinator: a key, or the token of its instance, renewed in time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+
+from kelpie_worker.config import Authorization, TokenUse
+from kelpie_worker.salad.imds import (
+    _FIRST_PAUSE,
+    _LONGEST_PAUSE,
+    _SHORTEST_PAUSE,
+    Imds,
+    ImdsUnavailable,
+    claims_of,
+    log_trouble,
+)
+from kelpie_worker.system.backoff import backoff
+from kelpie_worker.system.linux import boottime
+
+_USUAL_LIFE = 300.0  # seconds of a token that does not say
+PATIENCE = 2.0  # seconds that a call to the API waits for the first token
+
+
+class NoToken(Exception):
+    """The metadata service has not issued one yet."""
+
+
+class Identity:
+    """The headers that say who is calling, with a token that a thread of its own keeps fresh.
+
+    One for each process: the thread starts with the first call that needs it, and fetches well before the token
+    ends, or as soon as the API refuses it. While nothing new is to be had the old token is sent on.
+    """
+
+    def __init__(self, authorization: Authorization, imds_url: str | None) -> None:
+        self._authorization = authorization
+        self._imds = Imds(imds_url) if imds_url else None
+        self._changed = threading.Condition()
+        self._token: str | None = None
+        self._refused = False
+        self._running = False
+
+    def headers(self, patience: float = PATIENCE) -> dict[str, str]:
+        """Raises NoToken if there is none within `patience` seconds."""
+        headers = dict(self._authorization.headers)
+        match self._authorization.token:
+            case TokenUse.BEARER:
+                headers["Authorization"] = f"Bearer {self._known_token(patience)}"
+            case TokenUse.ORGANIZATION:
+                headers["Salad-Organization"] = organization_of(self._known_token(patience))
+        return headers
+
+    def refused(self, headers: Mapping[str, str]) -> None:
+        """The API did not accept these: its token may have ended earlier than it was thought to."""
+        with self._changed:
+            if self._token and headers.get("Authorization") == f"Bearer {self._token}":
+                self._refused = True
+                self._changed.notify_all()
+
+    def _known_token(self, patience: float) -> str:
+        with self._changed:
+            if not self._running:
+                self._running = True
+                threading.Thread(target=self._keep_fresh, daemon=True).start()
+            if not self._changed.wait_for(lambda: self._token, min(patience, PATIENCE)):
+                raise NoToken("the metadata service has issued no token yet")
+            assert self._token is not None
+            return self._token
+
+    def _keep_fresh(self) -> None:
+        failures = 0
+        while True:
+            asked_at = boottime()
+            try:
+                token = self._fetched()
+                self._learn(token)
+                if self._authorization.token is TokenUse.ORGANIZATION:
+                    return  # a name does not end
+                failures, pause = 0, life_of(token) / 2
+            except ImdsUnavailable as error:
+                failures += 1
+                if failures == 1:
+                    log_trouble(error)
+                pause = backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE)
+            self._wait(asked_at, pause, failures)
+
+    def _fetched(self) -> str:
+        if self._imds is None:
+            raise ImdsUnavailable("no metadata service is known")
+        token = self._imds.token()
+        if self._authorization.token is TokenUse.ORGANIZATION:
+            organization_of(token)
+        return token
+
+    def _learn(self, token: str) -> None:
+        with self._changed:
+            self._token, self._refused = token, False
+            self._changed.notify_all()
+
+    def _wait(self, asked_at: float, pause: float, failures: int) -> None:
+        """Until the next token is due. A refused one makes it due at once, but not many times a second."""
+        with self._changed:
+            if failures:
+                self._changed.wait(pause)
+                return
+            self._changed.wait_for(lambda: self._refused, pause)
+        threading.Event().wait(max(0.0, _SHORTEST_PAUSE - (boottime() - asked_at)))
+
+
+def organization_of(token: str) -> str:
+    """Raises ImdsUnavailable if the token names none that a header can carry."""
+    name = claims_of(token).get("salad_organization_name")
+    if not isinstance(name, str) or not name or not name.isascii() or not name.isprintable():
+        raise ImdsUnavailable("the token names no organization: set SALAD_ORGANIZATION")
+    return name
+
+
+def life_of(token: str) -> float:
+    """Seconds from its issue to its end, by the issuer's clock alone."""
+    claims = claims_of(token)
+    begin, end = claims.get("iat"), claims.get("exp")
+    if isinstance(begin, int | float) and isinstance(end, int | float) and begin < end:
+        return min(float(end - begin), 86_400.0)
+    return _USUAL_LIFE

@@ -1,0 +1,40 @@
+"""How often a child may die before the worker gives up."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from kelpie_worker.system.backoff import backoff
+from kelpie_worker.system.linux import boottime
+
+_QUICK_DEATH = 30.0  # seconds; a child that lives shorter is restarted with a pause
+_MOST_QUICK_DEATHS = 5  # of one child in a row
+
+
+class ChildKeepsDying(Exception):
+    """Restarting it does not help."""
+
+
+class Restarts:
+    """Replaces dead children, in a row of quick deaths with growing pauses, and not for ever."""
+
+    def __init__(
+        self, start: Callable[[str], None], pause: Callable[[float], object] = lambda s: threading.Event().wait(s)
+    ) -> None:
+        self._start = start
+        self._pause = pause
+        self._begun = boottime()
+        self._started: dict[str, float] = {}
+        self._quick: dict[str, int] = {}
+
+    def restart(self, name: str) -> None:
+        """Raises ChildKeepsDying."""
+        lived = boottime() - self._started.get(name, self._begun)
+        quick = self._quick[name] = self._quick.get(name, 0) + 1 if lived < _QUICK_DEATH else 0
+        if quick >= _MOST_QUICK_DEATHS:
+            raise ChildKeepsDying(f"its {name} died {quick} times in a row, each time within {_QUICK_DEATH:.0f} s")
+        if quick:
+            self._pause(backoff(quick, 0.1, 2.0))
+        self._started[name] = boottime()
+        self._start(name)

@@ -1,0 +1,267 @@
+"""The bucket: what one attempt does there. No module above this one knows boto3.
+
+Every operation is repeated `max_retries` times with backoff. What remains is one of two errors: storage that
+cannot be reached now, and storage that refuses; among the refusals are those of this worker's own settings.
+"""
+
+import base64
+import hashlib
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kelpie_worker import logs
+from kelpie_worker.job import StoredObject
+from kelpie_worker.lease import Lease
+from kelpie_worker.s3.client import SharedClient
+from kelpie_worker.s3.conditional_writes import Condition, Conditions, as_headers
+from kelpie_worker.s3.errors import (
+    Misconfigured,
+    NoBucket,
+    NotBegun,
+    NotThere,
+    NoUpload,
+    StorageRefused,
+    StorageUnreachable,
+    translated,
+)
+from kelpie_worker.s3.fast_path import AskBoto
+from kelpie_worker.s3.get_object import Fetching
+from kelpie_worker.s3.objects import NOTHING, Part, RemoteFile, Stored, Target, bare, stored_by
+from kelpie_worker.s3.retrying import Calls
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import CompleteMultipartUploadOutputTypeDef, ListObjectsV2OutputTypeDef
+
+
+class Storage:
+    """The bucket operations of one attempt. Each raises StorageUnreachable, StorageRefused or Cancelled."""
+
+    def __init__(self, client: SharedClient, lease: Lease, max_retries: int) -> None:
+        self._shared = client
+        self._calls = Calls(client, lease, max_retries)
+        self._fetching = Fetching(self._calls)
+        self._conditions = Conditions(self._calls)
+
+    def check_settings(self) -> None:
+        """Raises Misconfigured; asks nobody."""
+        self._shared.get()
+
+    def files(self, bucket: str, prefix: str) -> Iterator[RemoteFile]:
+        """Everything under a prefix, page by page."""
+        where: dict[str, str] = {"Bucket": bucket, "Prefix": prefix}
+        while True:
+            page = self._calls.repeated(
+                f"listing {bucket}/{prefix}", partial(self._list, where), "IsTruncated", "Name", "KeyCount"
+            )
+            for item in page.get("Contents", []):
+                modified = item["LastModified"].timestamp()
+                yield RemoteFile(item["Key"], item["Size"], bare(item.get("ETag", "")), modified)
+            if not page.get("IsTruncated"):
+                return
+            where["ContinuationToken"] = page["NextContinuationToken"]
+
+    def fetch(self, bucket: str, key: str, path: Path, listed: RemoteFile | None = None) -> RemoteFile:
+        """Write an object to a new file; what was really brought. OSError."""
+        return self._fetching.fetch(bucket, key, path, listed)
+
+    def has(self, stored: StoredObject) -> bool:
+        """Whether the bucket still has this version."""
+        which: dict[str, Any] = {"Bucket": stored.bucket, "Key": stored.key, "VersionId": stored.version_id}
+        try:
+            found = self._calls.repeated(
+                f"looking for {stored.bucket}/{stored.key}", lambda: self._client.head_object(**which)
+            )
+        except StorageRefused:
+            return False
+        return found.get("ContentLength") == stored.size and stored_by(found).etag == stored.etag
+
+    def put(self, target: Target, body: bytes, over: str | None = None) -> Stored:
+        """Store a small object whole, and make sure that it arrived. `over` as in Conditions; raises Changed."""
+        digest = hashlib.md5(body, usedforsecurity=False)
+        what = f"uploading {target.bucket}/{target.key}"
+
+        def store(condition: Condition) -> Stored:
+            md5 = _base64(digest.digest())
+            answer = self._calls.repeated(what, lambda: self._put_once(target, body, md5, condition), "ETag")
+            if answer["ETag"].strip('"') != digest.hexdigest():
+                self._verify(target, answer["ETag"], len(body))
+            else:
+                self._shared.gives_md5.add(target.bucket)
+            return stored_by(answer)
+
+        content = digest.hexdigest(), len(body)
+        return self._conditions.try_out(over, target, content, store) or self._conditions.store_over(
+            over, target, content, store
+        )
+
+    def begin(self, target: Target) -> str:
+        """Start a multipart upload, of which nothing is visible until `complete`; its id. Raises NotBegun."""
+        try:
+            answer = self._calls.repeated(
+                f"beginning {target.bucket}/{target.key}",
+                lambda: self._client.create_multipart_upload(
+                    Bucket=target.bucket, Key=target.key, ContentType=target.content_type
+                ),
+                "UploadId",
+            )
+        except (NoBucket, Misconfigured):
+            raise
+        except StorageRefused as refusal:
+            raise NotBegun(str(refusal)) from refusal
+        self._shared.unfinished.begun((answer["UploadId"], target.bucket, target.key))
+        return answer["UploadId"]
+
+    def send_part(self, target: Target, upload_id: str, number: int, body: bytes) -> Part:
+        md5 = hashlib.md5(body, usedforsecurity=False).digest()
+        answer = self._calls.repeated(
+            f"uploading part {number} of {target.bucket}/{target.key}",
+            lambda: self._client.upload_part(
+                Bucket=target.bucket,
+                Key=target.key,
+                UploadId=upload_id,
+                PartNumber=number,
+                Body=body,
+                ContentMD5=_base64(md5),
+            ),
+            "ETag",
+        )
+        return Part(number, answer["ETag"], md5)
+
+    def complete(
+        self, target: Target, upload_id: str, parts: list[Part], size: int, over: str | None = None
+    ) -> Stored:
+        """Make a multipart upload visible, and make sure that it is what was sent. `over` as in `put`."""
+        listed: Any = {"Parts": [{"PartNumber": part.number, "ETag": part.etag} for part in parts]}
+        etag = _multipart_etag(parts)
+        what = f"completing {target.bucket}/{target.key}"
+
+        def store(condition: Condition) -> Stored:
+            answer = self._calls.repeated(
+                what, lambda: self._complete_once(target, upload_id, listed, condition), "ETag"
+            )
+            if answer["ETag"].strip('"') != etag:
+                self._verify(target, answer["ETag"], size)
+            return self._as_listed(target, stored_by(answer))
+
+        try:
+            stored = self._conditions.store_over(over, target, (etag, size), store)
+        except NoUpload:
+            self._shared.unfinished.over(upload_id)
+            # The answer to an earlier try was lost: the upload is gone because it is complete.
+            return self._verify(target, etag, size)
+        self._shared.unfinished.over(upload_id)
+        return stored
+
+    def go_without_conditions(self, bucket: str, detail: str) -> None:
+        self._conditions.go_without(bucket, detail)
+
+    def etag(self, bucket: str, key: str) -> str | None:
+        """Of the object that is there now: NOTHING if there is none, None if we may not look."""
+        try:
+            return stored_by(self._calls.head(bucket, key)).etag
+        except NotThere:
+            return NOTHING
+        except StorageRefused:
+            return None
+
+    def abort(self, target: Target, upload_id: str) -> None:
+        """Forget a multipart upload; tried once, for whoever aborts has no time. `abort_left` tries again."""
+        what = f"aborting {target.bucket}/{target.key}"
+        try:
+            translated(
+                lambda: self._client.abort_multipart_upload(
+                    Bucket=target.bucket, Key=target.key, UploadId=upload_id
+                ),
+                what,
+            )
+        except NoUpload:
+            pass  # aborted or complete: the answer to an earlier try was lost
+        except (StorageUnreachable, StorageRefused) as error:
+            self._shared.unfinished.leave(upload_id)
+            logs.warn("upload_not_aborted", key=target.key, detail=str(error))
+            return
+        self._shared.unfinished.over(upload_id)
+
+    def abort_left(self) -> None:
+        """Abort what this worker left unfinished, in an earlier life or when storage was away."""
+        self._shared.unfinished.abort_left(
+            lambda upload: self.abort(Target(bucket=upload[1], key=upload[2], content_type=""), upload[0])
+        )
+
+    def delete(self, bucket: str, key: str, known: str | None = None) -> None:
+        """Raises Changed too, where another object is there than that of the ETag `known`, if storage can tell."""
+        what = f"deleting {bucket}/{key}"
+        if known and self._conditions.are_heeded(bucket):
+            try:
+                self._calls.repeated(
+                    what, lambda: self._client.delete_object(Bucket=bucket, Key=key, IfMatch=f'"{known}"')
+                )
+                return
+            except NoBucket:
+                raise
+            except NotThere:
+                return
+            except StorageRefused:
+                pass  # not every storage that heeds conditions does so for this
+        self._calls.repeated(what, lambda: self._client.delete_object(Bucket=bucket, Key=key))
+
+    @property
+    def _client(self) -> "S3Client":
+        return self._shared.get()
+
+    # --- single requests ----------------------------------------------------------------------------
+
+    def _put_once(self, target: Target, body: bytes, md5: str, condition: Any) -> Any:
+        where = target.bucket, target.key, body, target.content_type, md5
+        try:
+            return self._shared.shortcut.put(*where, as_headers(condition))
+        except AskBoto:
+            return self._client.put_object(
+                Bucket=target.bucket,
+                Key=target.key,
+                Body=body,
+                ContentType=target.content_type,
+                ContentMD5=md5,
+                **condition,
+            )
+
+    def _complete_once(
+        self, target: Target, upload_id: str, listed: Any, condition: Any
+    ) -> "CompleteMultipartUploadOutputTypeDef":
+        return self._client.complete_multipart_upload(
+            Bucket=target.bucket, Key=target.key, UploadId=upload_id, MultipartUpload=listed, **condition
+        )
+
+    def _list(self, where: dict[str, Any]) -> "ListObjectsV2OutputTypeDef":
+        return self._client.list_objects_v2(**where)
+
+    def _as_listed(self, target: Target, stored: Stored) -> Stored:
+        """Some servers answer a completion with another ETag than they show later: seen once, asked each time."""
+        if self._shared.etags_hold:
+            return stored
+        try:
+            shown = stored_by(self._calls.head(target.bucket, target.key))
+        except (StorageUnreachable, StorageRefused):  # it is there; only its ETag is not sure
+            return stored
+        if self._shared.etags_hold is None:
+            self._shared.etags_hold = shown.etag == stored.etag
+        return shown
+
+    def _verify(self, target: Target, etag: str, size: int) -> Stored:
+        stored = self._calls.head(target.bucket, target.key)
+        if stored.get("ContentLength") != size or stored["ETag"].strip('"') != etag.strip('"'):
+            raise StorageUnreachable(f"{target.bucket}/{target.key} is not what was uploaded")
+        return stored_by(stored)
+
+
+def _multipart_etag(parts: list[Part]) -> str:
+    """The ETag that S3 gives an object made of these parts."""
+    digest = hashlib.md5(b"".join(part.md5 for part in parts), usedforsecurity=False)
+    return f"{digest.hexdigest()}-{len(parts)}"
+
+
+def _base64(digest: bytes) -> str:
+    return base64.b64encode(digest).decode()

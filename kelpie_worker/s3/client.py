@@ -1,0 +1,101 @@
+"""One client of boto3 for all attempts, made once it is needed, and what was learned of the storage behind it."""
+
+import os
+import threading
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from kelpie_worker.s3.errors import Misconfigured
+from kelpie_worker.s3.fast_path import Shortcut
+from kelpie_worker.s3.open_uploads import Unfinished
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_CONNECT_TIMEOUT, _READ_TIMEOUT = 10, 30
+_CONNECTIONS = 32
+
+
+def connect(region: str | None) -> "S3Client":
+    """A client as the AWS_* variables describe it. It may be shared by threads. BotoCoreError, ValueError."""
+    import boto3
+    import botocore.session
+    from botocore.config import Config as ClientConfig
+    from botocore.exceptions import NoCredentialsError
+
+    _forget_empty_settings()
+    # Some other providers refuse the checksums that boto3 adds; Content-MD5 goes with every upload anyway.
+    foreign = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    checksums: Any = "when_required" if foreign else "when_supported"
+    session = botocore.session.get_session()
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_moment)
+    if session.get_credentials() is None:  # boto3 itself says so only when it has something to sign
+        raise NoCredentialsError
+    return boto3.session.Session(botocore_session=session).client(
+        "s3",
+        region_name=region,
+        config=ClientConfig(
+            connect_timeout=_CONNECT_TIMEOUT,
+            read_timeout=_READ_TIMEOUT,
+            max_pool_connections=_CONNECTIONS,
+            retries={"total_max_attempts": 1},
+            request_checksum_calculation=checksums,
+            response_checksum_validation=checksums,
+        ),
+    )
+
+
+def _forget_empty_settings() -> None:
+    """An empty variable counts as absent; boto3 would look for a profile without a name, say.
+
+    The command does not hear of it: it descends from another process.
+    """
+    for name in [name for name, value in os.environ.items() if name.startswith("AWS_") and not value]:
+        del os.environ[name]
+
+
+class SharedClient:
+    """Connects on first need, once."""
+
+    def __init__(self, region: str | None, unfinished: Unfinished | None = None) -> None:
+        self._region = region
+        self.unfinished = unfinished or Unfinished()
+        self._lock = threading.Lock()
+        self._client: S3Client | None = None
+        self._shortcut: Shortcut | None = None
+        self.etags_hold: bool | None = None  # whether a listing shows what a completion answered; None: unknown
+        self.honours_ranges = True  # until it is seen not to
+        self.gives_md5: set[str] = set()  # buckets of which an ETag was seen to be the content's MD5
+        self.heeds_conditions: dict[str, bool] = {}  # by bucket, once it is known
+
+    def get(self) -> "S3Client":
+        with self._lock:
+            if self._client is None:
+                self._client = _connected(self._region)
+                self._shortcut = Shortcut(self._client)
+            return self._client
+
+    @property
+    def shortcut(self) -> Shortcut:
+        self.get()
+        assert self._shortcut
+        return self._shortcut
+
+
+def _connected(region: str | None) -> "S3Client":
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        return connect(region)
+    except (BotoCoreError, ValueError) as error:
+        raise Misconfigured(f"the AWS_* variables cannot be used: {error}") from error
+
+
+def _moment(text: str) -> datetime:
+    """A time in an answer. The general reader takes longer over a listing than its bytes take to come."""
+    from botocore.utils import parse_timestamp
+
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return parse_timestamp(text)

@@ -1,0 +1,156 @@
+"""Salad's instance metadata service, and the token it issues; the only one who calls it.
+
+Each call ends within seconds, by itself: a metadata service that hangs must delay nobody. No proxy stands
+between a machine and its metadata, so none is asked, whatever the environment says.
+"""
+
+import base64
+import binascii
+import http.client
+import json
+import socket
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+from urllib.parse import urlsplit
+
+from kelpie_worker import __version__, logs
+from kelpie_worker.system.backoff import backoff
+from kelpie_worker.system.linux import boottime
+
+_TIMEOUT = 1.5  # seconds without a sign of life
+LONGEST_CALL = 3.0  # seconds in all
+_LARGEST_ANSWER = 64 * 1024
+_SHORTEST_PAUSE, _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 0.5, 15.0
+_LONGEST_NAME = 255
+
+
+class ImdsUnavailable(Exception):
+    """The metadata service does not answer, or not as it should. `refused`: it answered no."""
+
+    def __init__(self, sentence: str, refused: bool = False) -> None:
+        super().__init__(sentence)
+        self.refused = refused
+
+
+class Imds:
+    """The calls; each raises ImdsUnavailable. To be used from any thread."""
+
+    def __init__(self, url: str) -> None:
+        self._url = urlsplit(url)
+
+    def set_deletion_cost(self, cost: int) -> None:
+        self._call("PUT", "/v1/deletion-cost", {"deletion_cost": cost})
+
+    def reallocate(self, reason: str) -> None:
+        self._call("POST", "/v1/reallocate", {"reason": reason[:1000]})
+
+    def recreate(self) -> None:
+        self._call("POST", "/v1/recreate")
+
+    def is_ready(self) -> bool:
+        return bool(self._call("GET", "/v1/status").get("ready"))
+
+    def token(self) -> str:
+        token = self._call("GET", "/v1/token").get("jwt")
+        if not isinstance(token, str) or not token.isascii() or not token.isprintable() or " " in token:
+            raise ImdsUnavailable("the metadata service answered without a token")
+        return token
+
+    def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        kind = http.client.HTTPSConnection if self._url.scheme == "https" else http.client.HTTPConnection
+        connection = kind(self._url.hostname or "", self._url.port, timeout=_TIMEOUT)
+        guard = threading.Timer(LONGEST_CALL, _hang_up, args=(connection,))
+        guard.daemon = True
+        guard.start()
+        try:
+            connection.request(method, self._url.path + path, _encoded(body), _headers(body))
+            response = connection.getresponse()
+            return _answer(f"{method} {path}", response.status, response.read(_LARGEST_ANSWER))
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise ImdsUnavailable(f"{method} {path}: {type(error).__name__}: {error}") from error
+        finally:
+            guard.cancel()
+            connection.close()
+
+
+def _headers(body: Mapping[str, Any] | None) -> dict[str, str]:
+    headers = {"Metadata": "true", "User-Agent": f"kelpie/{__version__}"}
+    return headers if body is None else headers | {"Content-Type": "application/json"}
+
+
+def _encoded(body: Mapping[str, Any] | None) -> bytes | None:
+    return None if body is None else json.dumps(body).encode()
+
+
+def _answer(call: str, status: int, content: bytes) -> dict[str, Any]:
+    if 200 <= status < 300:
+        answer = json.loads(content) if content else {}
+        if not isinstance(answer, dict):
+            raise ValueError("no JSON object")
+        return answer
+    detail = ""
+    with suppress(ValueError, AttributeError):
+        detail = str(json.loads(content).get("detail") or "")[:200]
+    raise ImdsUnavailable(f"{call} was answered with {status} {detail}".strip(), refused=400 <= status < 500)
+
+
+def _hang_up(connection: http.client.HTTPConnection) -> None:
+    """An answer that comes a byte at a time never times out by itself."""
+    with suppress(OSError, AttributeError):
+        connection.sock.shutdown(socket.SHUT_RDWR)
+
+
+@dataclass(frozen=True)
+class Whereabouts:
+    """Where a token was issued; empty where it does not say. The API compares both with what the worker tells."""
+
+    machine_id: str
+    container_group_id: str
+
+
+def whereabouts(imds_url: str, patience: float | None = None) -> Whereabouts:
+    """By the first token that is to be had, however long that takes.
+
+    Raises ImdsUnavailable if there is none within `patience` seconds.
+    """
+    imds, failures = Imds(imds_url), 0
+    ends = inf if patience is None else boottime() + patience
+    while True:
+        try:
+            return whereabouts_of(imds.token())
+        except ImdsUnavailable as error:
+            failures += 1
+            if failures == 1:
+                log_trouble(error)
+            if boottime() >= ends:
+                raise
+        threading.Event().wait(min(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE), max(0.0, ends - boottime())))
+
+
+def log_trouble(error: ImdsUnavailable) -> None:
+    advice = "no token of Salad's is to be had: set KELPIE_API_KEY or SALAD_API_KEY, or correct SALAD_IMDS_URL"
+    logs.warn("token_not_fetched", detail=str(error), advice=advice if error.refused else None)
+
+
+def whereabouts_of(token: str) -> Whereabouts:
+    claims = claims_of(token)
+    return Whereabouts(_name(claims.get("salad_machine_id")), _name(claims.get("salad_workload_id")))
+
+
+def _name(claim: Any) -> str:
+    usable = isinstance(claim, str) and claim.isprintable() and len(claim) <= _LONGEST_NAME
+    return claim if usable else ""
+
+
+def claims_of(token: str) -> dict[str, Any]:
+    """What it says. Nobody relies on it who would have to verify it: the API does that."""
+    with suppress(ValueError, IndexError, binascii.Error):
+        body = token.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+        if isinstance(claims, dict):
+            return claims
+    return {}

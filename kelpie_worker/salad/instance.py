@@ -1,0 +1,146 @@
+"""The instance that the worker lives on, as Salad's metadata service lets it be spoken of: what its deletion would
+cost, and that it is given up.
+
+A thread of its own makes the calls, so that a metadata service that hangs delays nobody; a worker that is to leave
+waits for seconds at most.
+"""
+
+import threading
+from collections.abc import Callable
+from contextlib import nullcontext
+
+from kelpie_worker import logs
+from kelpie_worker.config import Config
+from kelpie_worker.messages import Departed, Departure, LeaveInstance, Message, SetDeletionCost
+from kelpie_worker.salad.imds import Imds, ImdsUnavailable
+from kelpie_worker.salad.peers import Neighbours, Standing
+from kelpie_worker.system.backoff import backoff
+
+_TRIES = 2  # to be let go
+_PAUSE_BETWEEN = 0.5  # seconds
+_LOOK_AGAIN = 20.0  # seconds; for neighbours that died, and can publish nothing any more
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+
+
+class Instance:
+    """Obeys SetDeletionCost and LeaveInstance; `tell` takes Departed, from its thread."""
+
+    def __init__(self, config: Config, tell: Callable[[Message], None]) -> None:
+        self._imds = Imds(config.imds_url) if config.imds_url else None
+        self._tell = tell
+        self._neighbours = _neighbours_in(config.runtime_directory)
+        self._changed = threading.Condition()
+        self._own = Standing()
+        self._leave: LeaveInstance | None = None
+        self._published: int | None = None  # by us, and by nobody else since
+        self._had_neighbours = False
+        self._failures = 0
+        if self._imds is None:
+            logs.warn(
+                "imds_skipped", detail="neither SALAD_MACHINE_ID nor SALAD_IMDS_URL is set: no machine of Salad's"
+            )
+
+    def start(self) -> None:
+        threading.Thread(target=self._live, daemon=True).start()
+
+    def obey(self, command: SetDeletionCost | LeaveInstance) -> None:
+        with self._changed:
+            match command:
+                case SetDeletionCost():
+                    self._own = Standing(command.cost, command.holds_job)
+                    self._tell_neighbours()
+                case LeaveInstance():
+                    self._leave = command
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        """The others need not reckon with this worker any more."""
+        if self._neighbours:
+            self._neighbours.leave()
+
+    def _live(self) -> None:
+        seen: Standing | None = None
+        while True:
+            with self._changed:
+                if self._leave is None and self._own == seen:
+                    self._changed.wait(self._pause())
+                seen, leave, self._leave = self._own, self._leave, None
+            if leave:
+                self._tell(Departed(gone=self._depart(leave)))
+            elif self._imds:
+                self._publish(self._imds, seen)
+
+    def _tell_neighbours(self) -> None:
+        """At once, not by the thread: while a call hangs nobody may take the machine away from a new job."""
+        try:
+            if self._neighbours:
+                self._neighbours.tell(self._own)
+        except OSError as error:
+            logs.warn("neighbours_not_told", detail=str(error))
+
+    def _pause(self) -> float | None:
+        if self._imds is None:
+            return None
+        return backoff(self._failures, _FIRST_PAUSE, _LONGEST_PAUSE) if self._failures else _LOOK_AGAIN
+
+    # --- deletion cost ------------------------------------------------------------------------------
+
+    def _publish(self, imds: Imds, own: Standing) -> None:
+        """The highest cost of all workers here: it is the machine that is deleted, with every one of them."""
+        try:
+            with self._neighbours.turn() if self._neighbours else nullcontext():
+                others = self._neighbours.others() if self._neighbours else []
+                if others or self._had_neighbours:
+                    self._published = None
+                self._had_neighbours = bool(others)
+                self._put(imds, max([own.cost, *(other.cost for other in others)]))
+        except OSError as error:  # somebody removed the directory
+            logs.warn("neighbours_unknown", detail=str(error))
+            self._neighbours = None
+
+    def _put(self, imds: Imds, cost: int) -> None:
+        if cost == self._published:
+            return
+        try:
+            imds.set_deletion_cost(cost)
+        except ImdsUnavailable as error:
+            self._failures, self._published = self._failures + 1, None
+            if self._failures == 1:
+                logs.warn("deletion_cost_not_set", detail=str(error))
+            return
+        self._failures, self._published = 0, cost
+        logs.debug("deletion_cost_set", cost=cost)
+
+    # --- leaving ------------------------------------------------------------------------------------
+
+    def _depart(self, leave: LeaveInstance) -> bool:
+        """Whether its time here is over: the instance is given up, or others need it and the worker goes alone."""
+        if self._imds is None:
+            logs.warn("instance_not_left", reason=leave.reason, detail="there is no metadata service to ask")
+            return False
+        if self._neighbours and any(other.holds_job for other in self._neighbours.others()):
+            logs.info("instance_kept", reason=leave.reason, detail="another worker here holds a job")
+            return True
+        return self._ask(self._imds, leave)
+
+    def _ask(self, imds: Imds, leave: LeaveInstance) -> bool:
+        for number in range(_TRIES):
+            try:
+                imds.recreate() if leave.departure is Departure.RECREATE else imds.reallocate(leave.reason)
+            except ImdsUnavailable as error:
+                logs.warn("instance_not_left", departure=leave.departure, reason=leave.reason, detail=str(error))
+                if error.refused or number == _TRIES - 1:
+                    return False
+                threading.Event().wait(_PAUSE_BETWEEN)
+            else:
+                logs.info("instance_left", departure=leave.departure, reason=leave.reason)
+                return True
+        return False
+
+
+def _neighbours_in(directory: str) -> Neighbours | None:
+    try:
+        return Neighbours(directory)
+    except OSError as error:
+        logs.warn("neighbours_unknown", directory=directory, detail=f"set KELPIE_RUNTIME_DIR elsewhere: {error}")
+        return None

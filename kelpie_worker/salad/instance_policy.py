@@ -1,0 +1,114 @@
+"""How long the worker stays on its instance: what its deletion would cost just now, and when it asks to leave.
+
+Decisions only; `instance.py` carries them out.
+"""
+
+from collections.abc import Callable, Mapping
+
+from kelpie_worker.config import Stay
+from kelpie_worker.messages import (
+    Departed,
+    Departure,
+    LeaseRenewed,
+    LeaveInstance,
+    Message,
+    Reported,
+    SetDeletionCost,
+    Verdict,
+)
+from kelpie_worker.pipeline import JobState, Phase
+from kelpie_worker.system.linux import boottime
+
+BUSIEST = 999_999_999  # while final uploads are under way: nothing could be interrupted at a worse time
+_FINAL_UPLOADS = (Phase.FLUSHING, Phase.STAGING, Phase.UPLOADING, Phase.REPORTING)
+_ROLLING = 5.0  # seconds until the worker looks again, where only uploads keep it
+Jobs = Mapping[str, JobState]
+Send = Callable[[SetDeletionCost | LeaveInstance], None]
+
+
+def deletion_cost(jobs: Jobs, heartbeats: Mapping[str, int]) -> int:
+    """Of a worker with these jobs in hand (the newest seed's rule): it is deleted together with every one."""
+    return max((_cost_of(job, heartbeats.get(claim_id, 0)) for claim_id, job in jobs.items()), default=0)
+
+
+def _cost_of(job: JobState, heartbeats: int) -> int:
+    return BUSIEST if job.phase in _FINAL_UPLOADS else min(1 + heartbeats, BUSIEST - 1)
+
+
+class Residence:
+    """Sees every message and the jobs in hand after it. `left` once nothing keeps the worker here."""
+
+    def __init__(
+        self,
+        stay: Stay | None = None,
+        send: Send = lambda command: None,
+        clock: Callable[[], float] = boottime,
+    ) -> None:
+        self.left = False
+        self._stay = stay or Stay()
+        self._send = send
+        self._clock = clock
+        self._heartbeats: dict[str, int] = {}
+        self._failed: set[str] = set()
+        self._has_worked = False
+        self._free_since: float | None = None
+        self._told = SetDeletionCost(0, holds_job=False)
+        self._leave: LeaveInstance | None = None
+        self._asked = False
+
+    def see(self, message: Message, jobs: Jobs) -> None:
+        match message:
+            case LeaseRenewed() if message.claim_id in jobs:
+                self._heartbeats[message.claim_id] = self._heartbeats.get(message.claim_id, 0) + 1
+            case Reported(accepted=True) if _failed(jobs.get(message.claim_id)):
+                self._failed.add(message.claim_id)
+            case Departed():
+                self._departed(message)
+        self._heartbeats = {claim_id: count for claim_id, count in self._heartbeats.items() if claim_id in jobs}
+        self._has_worked = self._has_worked or bool(jobs)
+        if any(job.occupies_directories for job in jobs.values()):
+            self._free_since = None
+        self._tell_cost(jobs)
+
+    def ends(self, jobs: Jobs) -> bool:
+        """Asked when the worker could claim a job: whether it rather goes, as soon as its uploads are done."""
+        if self._free_since is None:
+            self._free_since = self._clock()
+        self._leave = self._leave or self._due(jobs)
+        if self._leave and not jobs and not self._asked:
+            self._asked = True
+            self._send(self._leave)
+        return self._leave is not None
+
+    def wants_work_until(self) -> float | None:
+        """When a claim should be answered at the latest (CLOCK_BOOTTIME), however empty."""
+        if self._stay.max_idle is None or self._free_since is None:
+            return None
+        return max(self._free_since + self._stay.max_idle, self._clock() + _ROLLING)
+
+    def _due(self, jobs: Jobs) -> LeaveInstance | None:
+        limit, since = self._stay.max_idle, self._free_since
+        if self._stay.max_failures and len(self._failed) >= self._stay.max_failures:
+            return LeaveInstance(Departure.REALLOCATE, f"{len(self._failed)} jobs failed here", exits=False)
+        if self._stay.one_job and self._has_worked:
+            return LeaveInstance(Departure.RECREATE, "a job is over, and the next one wants a fresh container")
+        if limit is not None and since is not None and not jobs and self._clock() - since >= limit:
+            return LeaveInstance(Departure.REALLOCATE, f"no work for {limit:g} seconds")
+        return None
+
+    def _departed(self, departed: Departed) -> None:
+        if departed.gone or self._leave is None or self._leave.exits:
+            self.left = True
+        else:  # it has to do with this machine, and asks again after the next failure
+            self._leave, self._asked = None, False
+            self._failed.pop()
+
+    def _tell_cost(self, jobs: Jobs) -> None:
+        telling = SetDeletionCost(deletion_cost(jobs, self._heartbeats), holds_job=bool(jobs))
+        if telling != self._told:
+            self._told = telling
+            self._send(telling)
+
+
+def _failed(job: JobState | None) -> bool:
+    return job is not None and job.verdict is Verdict.FAILED

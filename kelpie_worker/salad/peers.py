@@ -1,0 +1,110 @@
+"""The workers on one machine, who find each other through a directory.
+
+Each has a file there that it holds locked for as long as it lives, with what the others must know of it. A file
+that nobody holds belonged to a worker that is dead.
+"""
+
+import fcntl
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from kelpie_worker.system.linux import boottime
+
+_PATIENCE = 2.0  # seconds; a worker that is stopped while it holds the common lock must not stop the others
+_LOOK_AGAIN = 0.02
+_SUFFIX = ".worker"
+_LENGTH = 64  # bytes of what is told
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a worker tells the others: what its end would cost, and whether it has a job in hand."""
+
+    cost: int = 0
+    holds_job: bool = False
+
+
+class Neighbours:
+    """This worker's file and the sight of the others'. Raises OSError if the directory cannot be used."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = Path(directory)
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._directory.stat().st_uid != os.getuid():
+            raise PermissionError(f"{directory} belongs to somebody else")
+        self._path, self._file = self._entered()
+        self.tell(Standing())
+
+    def tell(self, standing: Standing) -> None:
+        """Always as long as before, so that no full disk is in its way."""
+        os.pwrite(self._file, json.dumps(asdict(standing)).ljust(_LENGTH).encode(), 0)
+
+    def others(self) -> list[Standing]:
+        """What the others who live have told; files of the dead are removed."""
+        paths = sorted(self._directory.glob(f"*{_SUFFIX}"))
+        seen = (_standing(path) for path in paths if path != self._path)
+        return [standing for standing in seen if standing is not None]
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """One after the other, as far as the others let go in time. OSError if the directory is gone."""
+        lock = os.open(self._directory / "turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            deadline = boottime() + _PATIENCE
+            while not _locked(lock) and boottime() < deadline:
+                time.sleep(_LOOK_AGAIN)
+            yield
+        finally:
+            os.close(lock)
+
+    def leave(self) -> None:
+        """The last one closes the door."""
+        self._path.unlink(missing_ok=True)
+        os.close(self._file)
+        with suppress(OSError):
+            if not any(self._directory.glob(f"*{_SUFFIX}")):
+                (self._directory / "turn").unlink(missing_ok=True)
+                self._directory.rmdir()
+
+    def _entered(self) -> tuple[Path, int]:
+        while True:
+            self._directory.mkdir(mode=0o700, exist_ok=True)
+            path = self._directory / f"{os.getpid()}-{uuid.uuid4().hex[:8]}{_SUFFIX}"
+            with suppress(FileNotFoundError):  # the last of the others has just closed the door
+                file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                # Between the two calls it looked like one of the dead.
+                if _locked(file) and path.exists():
+                    return path, file
+                os.close(file)
+
+
+def _standing(path: Path) -> Standing | None:
+    """What a living worker has told, None of a dead one."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        if _locked(file):
+            path.unlink(missing_ok=True)
+            return None
+        told = json.loads(os.pread(file, 4096, 0) or b"{}")
+        return Standing(int(told.get("cost", 0)), bool(told.get("holds_job", False)))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return Standing(holds_job=True)  # it lives, and is not understood: better not to take its machine away
+    finally:
+        os.close(file)
+
+
+def _locked(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

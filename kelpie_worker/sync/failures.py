@@ -1,0 +1,62 @@
+"""What an error about a job's files means for its attempt, and how long it is worth waiting. Decisions only."""
+
+import errno
+
+from kelpie_worker import logs
+from kelpie_worker.messages import Download, Flush, Refused, Stage, Troubled, Upload, Watch, Wipe
+from kelpie_worker.s3.errors import Misconfigured, StorageRefused, StorageUnreachable
+from kelpie_worker.sync.download import Collision
+from kelpie_worker.system.linux import is_disk_full
+from kelpie_worker.transfer import retry
+from kelpie_worker.transfer.compression import NotPacked
+from kelpie_worker.workspace.directories import FilesLost
+from kelpie_worker.workspace.set_aside import OutputReplaced
+
+_JOBS_FAULT = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)  # a key that is no name for a file
+Work = Download | Watch | Flush | Stage | Upload | Wipe
+
+
+def answer_to(error: Exception, command: Work) -> Refused | Troubled:
+    """What an error means for the attempt: it fails if the job's definition is at fault, else it is given back."""
+    claim_id = command.job.claim_id
+    reason = "download" if isinstance(command, Download) else "upload"
+    detail = f"{type(error).__name__}: {error}"
+    match error:
+        case Misconfigured():
+            return Troubled(claim_id, "configuration", str(error))
+        case StorageRefused() | OutputReplaced() | NotPacked() | Collision():
+            return Refused(claim_id, reason, str(error))
+        case FilesLost():
+            return Troubled(claim_id, "disk", str(error))
+        case StorageUnreachable():
+            return Troubled(claim_id, "storage", str(error))
+        case OSError() if is_disk_full(error):
+            return Troubled(claim_id, "disk_full", str(error))
+        case OSError() if isinstance(command, Download | Watch) and _is_the_machines(error):
+            return Troubled(claim_id, "disk", detail)
+        case OSError():
+            return Refused(claim_id, reason, detail)
+        case ValueError():
+            return Refused(claim_id, "pattern", str(error))
+    logs.error("uploader_failed", command.job, command=type(command).__name__, detail=detail)
+    return Troubled(claim_id, "internal", detail)
+
+
+def may_pass(trouble: Troubled, command: Work, waited: float) -> bool:
+    """Whether the files of a command that has ended are worth more waiting: outputs aside are in nobody's way."""
+    if isinstance(command, Upload) and trouble.reason not in ("internal", "configuration"):
+        return True
+    is_lost = trouble.reason == "disk"  # what is gone does not come back
+    return isinstance(command, Flush | Stage | Upload) and not is_lost and waited < retry.LONGEST
+
+
+def last_answer(answer: Refused | Troubled, command: Work) -> Refused | Troubled:
+    """Outputs that a defect keeps back would be computed again for ever, if that counted as no failure."""
+    if isinstance(command, Upload) and isinstance(answer, Troubled) and answer.reason == "internal":
+        return Refused(answer.claim_id, "upload", answer.detail)
+    return answer
+
+
+def _is_the_machines(error: OSError) -> bool:
+    """Whether another machine may do better; one without a number is ours, of a process that somebody ended."""
+    return error.errno not in _JOBS_FAULT

@@ -1,0 +1,317 @@
+"""One job's files through all of its stages: download, watch, flush, upload, wipe."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kelpie_worker import logs
+from kelpie_worker.checkpoints.fence import Fence
+from kelpie_worker.checkpoints.manifest import ManifestOfAll
+from kelpie_worker.checkpoints.overlaps import Siblings
+from kelpie_worker.checkpoints.watch import Attempt, Checkpoints, Listener, Past
+from kelpie_worker.config import Config
+from kelpie_worker.job import Job, Place, StoredObject, SyncBlock
+from kelpie_worker.lease import Cancelled, Lease
+from kelpie_worker.messages import (
+    Aside,
+    Doubted,
+    Download,
+    Downloaded,
+    Flush,
+    Flushed,
+    Lagging,
+    Message,
+    Refused,
+    Stage,
+    Staged,
+    Troubled,
+    Upload,
+    Uploaded,
+    Watch,
+    Watching,
+    Wipe,
+    Wiped,
+)
+from kelpie_worker.processes.child import Tell
+from kelpie_worker.s3.bucket import Storage
+from kelpie_worker.s3.client import SharedClient
+from kelpie_worker.s3.errors import Misconfigured, StorageRefused
+from kelpie_worker.sync.download import download
+from kelpie_worker.sync.failures import Work, answer_to, last_answer, may_pass
+from kelpie_worker.sync.outputs import Outputs
+from kelpie_worker.sync.progress import Moving
+from kelpie_worker.sync.uploader import _FIRST_PAUSE, _LONGEST_PAUSE
+from kelpie_worker.system.backoff import backoff
+from kelpie_worker.system.linux import boottime
+from kelpie_worker.transfer.two_phase_upload import Transfer
+from kelpie_worker.workspace import directories, record, set_aside
+from kelpie_worker.workspace.file_version import Signature
+from kelpie_worker.workspace.paths import is_inside
+from kelpie_worker.workspace.pattern import PatternTooSlow, matcher
+
+Known = TypeVar("Known")
+
+
+class JobFiles:
+    """Everything about the files of one attempt."""
+
+    def __init__(self, claim_id: str, config: Config, client: SharedClient, tell: Tell) -> None:
+        self.lease = Lease()
+        self.moving = Moving(claim_id)
+        self.wiped = False
+        self._claim_id = claim_id
+        self._config = config
+        self._tell = tell
+        self._storage = Storage(client, self.lease, config.max_retries)
+        self._transfer: Transfer | None = None
+        self._own_files = directories.own_files(config.state_file)
+        self._places_file = record.file_of(config.state_file, claim_id)
+        known = record.load(self._places_file)
+        self._places = known or record.Places()
+        self._remembering = threading.Lock()
+        self._brought_objects: dict[str, StoredObject] = {}
+        self._watches: list[Checkpoints] | None = None
+        self._lag: Lagging | None = None  # as it was told last
+        self._threads: dict[type[Work], threading.Thread] = {}
+
+    def begin(self, command: Work) -> None:
+        """Start a command in a thread of its own, unless it is under way already."""
+        under_way = self._threads.get(type(command))
+        if under_way and under_way.is_alive():
+            return
+        work: dict[type[Any], Callable[[Any], Message]] = {
+            Download: self._download,
+            Watch: self._watch,
+            Flush: self._flush,
+            Stage: self._stage,
+            Upload: self._upload,
+            Wipe: self._wipe,
+        }
+        thread = threading.Thread(
+            target=self._carry_out, args=(command, work[type(command)]), daemon=True, name=type(command).__name__
+        )
+        self._threads[type(command)] = thread
+        thread.start()
+
+    def abandon(self) -> None:
+        """Send nothing more, and abort what is half sent; aborting may take a while."""
+        self.lease.cancel()
+        if self._transfer:
+            threading.Thread(target=self._transfer.close, daemon=True, name="Abandon").start()
+
+    def remember_what_was_taken(self) -> None:
+        """For an uploader that comes after this one."""
+        with self._remembering:
+            taken = {watch.block.local_path for watch in self._watches or () if watch.has_sent}
+            if taken - self._places.taken and not self.lease.cancelled:
+                self._places.taken |= taken
+                record.save(self._places, self._places_file)
+
+    def tell_lag(self) -> None:
+        """Of the directory that is furthest behind, where that has changed; nothing of a job that watches none."""
+        if not self._watches:
+            return
+        behind = [since for watch in self._watches if (since := watch.behind_since) is not None]
+        lag = Lagging(self._claim_id, min(behind, default=None))
+        if lag != self._lag:
+            self._lag = lag
+            self._tell(lag)
+
+    def _carry_out(self, command: Work, work: Callable[[Any], Message]) -> None:
+        """Every command ends in a message, or in the attempt's own end."""
+        try:
+            self._tell(self._answer(command, work))
+        except Cancelled:
+            return
+
+    def _answer(self, command: Work, work: Callable[[Any], Message]) -> Message:
+        """What the command came to. Once the job's command has ended, trouble is waited out: it cost hours."""
+        began, failures = boottime(), 0
+        while True:
+            try:
+                return work(command)
+            except Cancelled:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it was, the job must not wait for ever
+                self.lease.check()
+                answer = answer_to(error, command)
+            if isinstance(answer, Refused) or not may_pass(answer, command, boottime() - began):
+                return last_answer(answer, command)
+            failures += 1
+            logs.warn("files_delayed", command.job, command=type(command).__name__, detail=answer.detail)
+            self.lease.pause(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE))
+
+    # --- what the commands do -----------------------------------------------------------------------
+
+    def _download(self, command: Download) -> Message:
+        job = command.job
+        if job.directories:
+            self._storage.check_settings()  # also where the first file to move is an output, hours from now
+        for block in (*job.before, *job.during, *job.after):
+            matcher(block.pattern)  # one that does not compile is found before hours of work, not after
+        self._places = directories.make(job, self._config.state_file)
+        record.save(self._places, self._places_file)
+        brought = download(job, self._storage, self.moving.downloads)
+        self._places.brought, self._places.origins = brought.versions, brought.origins
+        record.save(self._places, self._places_file)  # before the command can run
+        self._brought_objects = brought.objects
+        found = brought.checkpoint
+        return Downloaded(self._claim_id, len(brought.versions), brought.bytes, found.status, found.detail)
+
+    def _watch(self, command: Watch) -> Message:
+        if self._watches is None:
+            if command.again:
+                self._demand_what_was_left(command.job)
+            directories.make_missing(command.job)
+            watches = self._all_watches(command.job)
+            for watch in watches:
+                watch.start()
+            self._watches = watches
+        return Watching(self._claim_id)
+
+    def _demand_what_was_left(self, job: Job) -> None:
+        """A command that goes on from local files must not begin from none: the bucket has them still. OSError."""
+        if lost := self._places.lost(job.directories):
+            raise FileNotFoundError(errno.ENOENT, "the files of the worker's earlier life are gone", lost)
+
+    def _demand_what_it_left(self, job: Job, directories_of: Iterable[str], aside: Aside = ()) -> None:
+        """Once the command has ended: a later life must not take what was lost for nothing. FilesLost, OSError."""
+        if self._places.filled is None:
+            left = {block.local_path for block in (*job.during, *job.after)}
+            self._remember_filled({directory for directory in left if not record.is_empty(directory)})
+            return
+        for directory in self._places.filled.intersection(directories_of):
+            moved = set_aside.moved_path(directory, aside)
+            if record.is_empty(directory) and (moved == directory or not Path(moved).is_dir()):
+                raise directories.FilesLost(f"what the command left in {directory} is gone")
+
+    def _remember_filled(self, filled: set[str]) -> None:
+        self._places.filled = filled
+        record.save(self._places, self._places_file)
+
+    def _flush(self, command: Flush) -> Message:
+        if Watch in self._threads:  # after a restart both commands come at once
+            self._threads[Watch].join()
+        self._demand_what_it_left(command.job, [block.local_path for block in command.job.during])
+        if self._watches is None:  # those of an earlier uploader died with it
+            self._watches = self._all_watches(command.job)
+        for watch in self._watches:  # all of them first: of what one leaves to another, that one sends the last
+            watch.stop()
+        for watch in self._watches:
+            watch.finish()
+        return Flushed(self._claim_id)
+
+    def _stage(self, command: Stage) -> Message:
+        aside = self._set_aside(command.job)
+        directories.wipe(command.job, self._config.state_file, self._places)
+        return Staged(self._claim_id, aside)
+
+    def _set_aside(self, job: Job) -> Aside:
+        """Where the outputs are now. What cannot be moved, as there is no room, is sent before the next job."""
+        state_file = self._config.state_file
+        try:
+            meant = set_aside.places_aside(job, state_file, self._places)
+            self._demand_what_it_left(job, [block.local_path for block in job.after], meant)
+            return set_aside.set_aside(job, state_file, self._places)
+        except OSError as error:
+            logs.warn("outputs_sent_in_place", job, detail=str(error))
+        moved = set_aside.places_aside(job, state_file, self._places)
+        set_aside.bring_back(moved, job, state_file, self._places)
+        self._outputs(job).upload((), self.moving.uploads)
+        self._remember_filled(set())
+        set_aside.remove_aside(moved, job)
+        return ()
+
+    def _upload(self, command: Upload) -> Message:
+        if not command.aside:  # they were sent from where they lay, and there the next job's are by now
+            return Uploaded(self._claim_id)
+        files, size = self._outputs(command.job).upload(command.aside, self.moving.uploads)
+        return Uploaded(self._claim_id, files, size)
+
+    def _outputs(self, job: Job) -> Outputs:
+        return Outputs(job, self._transfers(job), self.lease, self._sent_objects(), self._places, self._own_files)
+
+    def _wipe(self, command: Wipe) -> Message:
+        """After those who write files have stopped; those who read them may find them gone."""
+        self.lease.cancel()
+        for kind in (Download, Stage):
+            if kind in self._threads:
+                self._threads[kind].join()
+        try:
+            self._delete_all(command)
+        except Exception as error:  # noqa: BLE001 - nothing that stays is worth a worker that waits for ever
+            logs.error("wipe_incomplete", command.job, detail=f"{type(error).__name__}: {error}")
+        self.wiped = True
+        return Wiped(self._claim_id)
+
+    def _delete_all(self, command: Wipe) -> None:
+        if self._transfer:
+            self._transfer.close()
+        if command.aside is None:
+            meant = set_aside.places_aside(command.job, self._config.state_file, self._places)
+            set_aside.remove_aside(meant, command.job)
+            directories.wipe(command.job, self._config.state_file, self._places)
+        else:
+            set_aside.remove_aside(command.aside, command.job)
+        self._places_file.unlink(missing_ok=True)
+
+    # --- their tools --------------------------------------------------------------------------------
+
+    def _transfers(self, job: Job) -> Transfer:
+        if self._transfer is None:
+            self._transfer = Transfer(self._storage, job.compression)
+        return self._transfer
+
+    def _all_watches(self, job: Job) -> list[Checkpoints]:
+        # One fence for all directories: two blocks may send to one key.
+        fence = Fence(job, self._storage, self.lease, lambda: self._tell(Doubted(self._claim_id)))
+        attempt = Attempt(
+            job, self._transfers(job), self.lease, fence, Siblings(job), self._config.watch, self._own_files
+        )
+        manifests = ManifestOfAll(self._claim_id, self._tell, fence)
+
+        def committed() -> None:
+            self.remember_what_was_taken()  # before anybody hears of it
+            manifests.tell()
+
+        manifests.watches = [self._checkpoints(attempt, block, committed) for block in job.during]
+        return manifests.watches
+
+    def _checkpoints(self, attempt: Attempt, block: SyncBlock, committed: Callable[[], None]) -> Checkpoints:
+        directory = block.local_path
+        past = Past(
+            brought=_below(directory, self._places.brought),
+            objects=_below(directory, self._brought_objects),
+            origins=_below(directory, self._places.origins),
+            sent=directory in self._places.taken,
+        )
+        listener = Listener(
+            busy=lambda paths: self.moving.uploads(f"{directory}/{path}" for path in paths),
+            committed=committed,
+            refused=self._tell_refusal,
+        )
+        return Checkpoints(attempt, block, self._places.real_path(directory), past, listener)
+
+    def _tell_refusal(self, refusal: StorageRefused | PatternTooSlow) -> None:
+        if isinstance(refusal, Misconfigured):
+            self._tell(Troubled(self._claim_id, "configuration", str(refusal)))
+            return
+        reason = "pattern" if isinstance(refusal, PatternTooSlow) else "upload"
+        self._tell(Refused(self._claim_id, reason, str(refusal)))
+
+    def _sent_objects(self) -> dict[Place, Signature]:
+        """What is in the bucket already, by bucket and key."""
+        objects: dict[Place, Signature] = {}
+        for watch in self._watches or ():
+            objects |= watch.sent_objects()
+        return objects
+
+
+def _below(directory: str, known: Mapping[str, Known]) -> dict[str, Known]:
+    """What is known of files in a directory, by relative paths instead of absolute ones."""
+    return {os.path.relpath(path, directory): fact for path, fact in known.items() if is_inside(path, directory)}

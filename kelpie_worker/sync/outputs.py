@@ -1,0 +1,154 @@
+"""The outputs of a finished job, from where they were set aside into the bucket, every one of them."""
+
+import errno
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from kelpie_worker import logs
+from kelpie_worker.job import Job, SyncBlock
+from kelpie_worker.lease import Lease
+from kelpie_worker.messages import Aside
+from kelpie_worker.s3.errors import StorageRefused, StorageUnreachable
+from kelpie_worker.s3.objects import Target
+from kelpie_worker.system.backoff import backoff
+from kelpie_worker.transfer.retry import Patience
+from kelpie_worker.transfer.two_phase_upload import Transfer
+from kelpie_worker.workspace.file_version import Signature, Spoiled, signature_of
+from kelpie_worker.workspace.paths import Moved
+from kelpie_worker.workspace.pattern import matcher
+from kelpie_worker.workspace.record import Places
+from kelpie_worker.workspace.scan import Scanner
+from kelpie_worker.workspace.set_aside import moved_path
+from kelpie_worker.workspace.tree import open_up
+
+_FILES_AT_ONCE = 8
+_SKIPPED_NAMED = 10
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+
+
+@dataclass(frozen=True)
+class Output:
+    path: str
+    version: Signature
+    target: Target
+
+
+class Outputs:
+    """Uploads until everything is there. `sent` holds what went up while the command ran, by bucket and key."""
+
+    def __init__(
+        self,
+        job: Job,
+        transfer: Transfer,
+        lease: Lease,
+        sent: Mapping[tuple[str, str], Signature],
+        places: Places,
+        own_files: frozenset[str] = frozenset(),
+    ) -> None:
+        self._job = job
+        self._transfer = transfer
+        self._lease = lease
+        self._sent = sent
+        self._places = places
+        self._own_files = own_files
+
+    def upload(self, aside: Aside, busy: Callable[[Iterable[str]], None]) -> tuple[int, int]:
+        """Send every output from aside, or from where it lies; number of files and bytes.
+
+        StorageRefused, OSError, Cancelled.
+        """
+        outputs = self._outputs(aside)
+        missing = [output for output in outputs if not self._is_sent(output)]
+        busy(output.path for output in missing)
+        with ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="outputs") as pool:
+            try:
+                for _ in pool.map(self._send, missing):
+                    pass
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+            finally:
+                busy(())
+        return len(outputs), sum(output.version.size for output in outputs)
+
+    def _is_sent(self, output: Output) -> bool:
+        """In the last checkpoint already, taken after the command's end; setting aside only renamed it.
+
+        `sent` lacks what another directory of the job has overwritten or deleted since.
+        """
+        sent = self._sent.get(output.target.place)
+        return sent is not None and output.version.is_but_renamed(sent)
+
+    def _outputs(self, aside: Aside) -> list[Output]:
+        for _, target in aside:
+            if not Path(target).is_dir():  # it was made, so it is not empty but lost
+                raise FileNotFoundError(errno.ENOENT, "the outputs set aside are gone", target)
+        skipped: dict[str, None] = {}  # an ordered set: two blocks may share a directory
+        found = [output for block in self._job.after for output in self._outputs_of(block, aside, skipped)]
+        if skipped:
+            names = list(skipped)[:_SKIPPED_NAMED]
+            logs.warn("outputs_skipped", self._job, count=len(skipped), first=names)
+        return self._newest(found)
+
+    def _newest(self, outputs: Iterable[Output]) -> list[Output]:
+        """Of several files for one object the newest, or the last in the job's order."""
+        chosen: dict[tuple[str, str], Output] = {}
+        for output in outputs:
+            other = chosen.setdefault(output.target.place, output)
+            if other.path != output.path:
+                logs.warn("outputs_collide", self._job, key=output.target.key)
+                if output.version.mtime_ns >= other.version.mtime_ns:
+                    chosen[output.target.place] = output
+        return list(chosen.values())
+
+    def _outputs_of(self, block: SyncBlock, aside: Aside, skipped: dict[str, None]) -> list[Output]:
+        moved = Moved(tuple((self._places.real_path(source), target) for source, target in aside))
+        real_root = self._places.real_path(block.local_path)
+        key_of = partial(self._transfer.key_in, block.prefix)
+        scanner = Scanner(block.local_path, matcher(block.pattern), self._own_files, real_root, moved, key_of)
+        try:
+            found = scanner.scan()
+        except PermissionError:
+            open_up(moved_path(block.local_path, aside))
+            found = scanner.scan()
+        skipped.update(dict.fromkeys(str(Path(block.local_path, name)) for name in scanner.skipped))
+        return [
+            Output(scanner.locations[path], version, self._transfer.target(block.bucket, block.prefix, path))
+            for path, version in found.items()
+        ]
+
+    def _send(self, output: Output) -> None:
+        """As often as it takes: the job is finished, only storage is missing. A refusal must last to be believed.
+
+        StorageRefused, OSError, Cancelled.
+        """
+        failures, patience = 0, Patience()
+        while True:
+            try:
+                self._send_once(output)
+                return
+            except StorageUnreachable as error:
+                failures += 1
+                patience.renew()
+                logs.warn("upload_delayed", self._job, key=output.target.key, detail=str(error))
+            except StorageRefused as error:
+                failures += 1
+                if patience.has_ended(error):
+                    raise
+                logs.warn("upload_refused", self._job, key=output.target.key, detail=str(error))
+            except Spoiled:  # by whoever else has a link to the file, be it only its number of links
+                failures += 1
+                output = replace(output, version=signature_of(Path(output.path).stat()))
+            self._lease.pause(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE))
+
+    def _send_once(self, output: Output) -> None:
+        upload = self._transfer.prepare(output.path, output.version, output.target)
+        try:
+            upload.ready()
+            self._lease.wait_until_safe()
+            upload.commit()
+        finally:
+            upload.abort()

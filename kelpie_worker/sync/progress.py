@@ -1,0 +1,29 @@
+"""How many transfers of a job are under way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kelpie_worker.messages import (
+    Transferring,
+)
+
+
+class Moving:
+    """The paths on their way, for whoever reads the state file."""
+
+    def __init__(self, claim_id: str) -> None:
+        self._told = self._now = Transferring(claim_id)
+
+    def uploads(self, paths: Iterable[str]) -> None:
+        self._now = Transferring(self._now.claim_id, tuple(sorted(paths)), self._now.downloads)
+
+    def downloads(self, paths: Iterable[str]) -> None:
+        self._now = Transferring(self._now.claim_id, self._now.uploads, tuple(sorted(paths)))
+
+    def changed(self) -> Transferring | None:
+        """What is on its way, if it is something else than the last time."""
+        if self._now == self._told:
+            return None
+        self._told = self._now
+        return self._told

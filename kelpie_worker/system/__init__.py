@@ -1,0 +1,1 @@
+"""Linux and the frozen binary: small calls that know nothing of jobs."""

@@ -1,0 +1,219 @@
+"""One file's way up in two steps: `prepare` sends its bytes unseen, `commit` makes them the object.
+
+What was Spoiled while it was read, nothing of it becomes visible.
+"""
+
+import mimetypes
+import os
+import shutil
+import threading
+import weakref
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Protocol
+
+from kelpie_worker.s3.bucket import Storage
+from kelpie_worker.s3.errors import NotBegun
+from kelpie_worker.s3.objects import Part, Stored, Target
+from kelpie_worker.transfer.compression import gzipped
+from kelpie_worker.transfer.upload_buffer import Kept, Shelf
+from kelpie_worker.workspace.file_version import NoCopy, PinnedFile, Signature, nameless
+
+PART_SIZE = 8 * 1024 * 1024
+_MOST_PARTS = 9000  # S3 allows 10,000
+_PARTS_AT_ONCE = 4
+_ROOM_LEFT = 16 * 1024 * 1024
+WHOLE_SIZE = 5 * 1024 * 1024  # up to this a file is sent whole, when it is committed
+
+
+class Prepared(Protocol):
+    size: int
+    sent: int  # bytes of the object: fewer than the file's where it is compressed
+    tail: bytes  # the last bytes of the file
+
+    def ready(self) -> None:
+        """Wait until every byte has arrived. The storage's errors, Cancelled."""
+
+    def commit(self, over: str | None = None) -> Stored:
+        """Make it visible, in the place of the object with that ETag. The storage's errors, Changed, Cancelled."""
+
+    def abort(self) -> None:
+        """Forget it; harmless after a commit."""
+
+
+class Transfer:
+    """Prepares uploads for one attempt, with a bounded number of parts in memory."""
+
+    def __init__(self, storage: Storage, compression: bool) -> None:
+        self.storage = storage
+        self.compression = compression
+        self._pool = ThreadPoolExecutor(_PARTS_AT_ONCE, thread_name_prefix="parts")
+        self._room = threading.BoundedSemaphore(_PARTS_AT_ONCE)
+        self._open: weakref.WeakSet[_InParts] = weakref.WeakSet()
+        self._shelf = Shelf()
+
+    def key_in(self, prefix: str, path: str) -> str:
+        """Of the object that a file with this path becomes."""
+        return f"{prefix}{path}.gz" if self.compression else prefix + path
+
+    def target(self, bucket: str, prefix: str, path: str) -> Target:
+        key = self.key_in(prefix, path)
+        guessed, encoding = mimetypes.guess_type(key)
+        kind = "application/gzip" if encoding == "gzip" else guessed
+        return Target(bucket, key, kind or "application/octet-stream")
+
+    def prepare(self, path: str, version: Signature, target: Target) -> Prepared:
+        """Read that version of a file and send what need not wait for the commit. Raises Spoiled, OSError."""
+        with PinnedFile.of(path, version) as file:
+            return self._prepared(file, str(Path(path).parent), target)
+
+    def prepare_copy(self, path: str, version: Signature, target: Target) -> Prepared:
+        """The same from a copy, which is made at the speed of the disk. Raises Spoiled, NoCopy, OSError.
+
+        It lies beside the file and has no name: nobody sees it, and nothing of it outlives the process.
+        """
+        folder = str(Path(path).parent)
+        with PinnedFile.of(path, version) as file, nameless(folder) as copy:
+            if shutil.disk_usage(folder).free < 2 * file.size + _ROOM_LEFT:
+                raise NoCopy("its disk is left to the command, which may write as much again meanwhile")
+            try:
+                file.copy_to(copy)
+            except OSError as error:
+                raise NoCopy(str(error)) from error
+            with PinnedFile(os.dup(copy.fileno()), path) as copied:
+                return self._prepared(copied, folder, target)
+
+    def may_begin(self, target: Target) -> bool:
+        """Whether the bucket would take an upload there; nothing of it stays. The storage's errors, Cancelled."""
+        try:
+            self.storage.abort(target, self.storage.begin(target))
+        except NotBegun:
+            return False
+        return True
+
+    def _prepared(self, file: PinnedFile, folder: str, target: Target) -> Prepared:
+        small = self._whole(file, folder, target) if file.size <= WHOLE_SIZE else None
+        upload = small or self._in_parts(file, target)
+        upload.tail = file.tail
+        return upload
+
+    def _whole(self, file: PinnedFile, folder: str, target: Target) -> Prepared | None:
+        """None if there is no room to keep it."""
+        body = b"".join(self._stream(file, max(1, file.size)))
+        file.verify()
+        kept = self._shelf.keep(body, folder)
+        return _Whole(self.storage, target, len(body), kept) if kept else None
+
+    def _in_parts(self, file: PinnedFile, target: Target) -> Prepared:
+        upload = _InParts(self.storage, target, file.size)
+        self._open.add(upload)
+        try:
+            for number, body in enumerate(self._stream(file, part_size(file.size)), start=1):
+                upload.send(number, body, self._pool, self._room)
+            file.verify()
+        except BaseException:
+            upload.abort()
+            raise
+        return upload
+
+    def _stream(self, file: PinnedFile, block: int) -> Iterator[bytes]:
+        blocks = file.blocks(block)
+        return gzipped(blocks, block) if self.compression else blocks
+
+    def close(self) -> None:
+        """Abort what is not committed; may be called again. The attempt must be cancelled before."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for upload in list(self._open):
+            upload.abort()
+
+
+class _Whole:
+    """A small file, kept until its commit."""
+
+    tail = b""
+
+    def __init__(self, storage: Storage, target: Target, size: int, kept: Kept) -> None:
+        self.size = self.sent = size
+        self._storage = storage
+        self._target = target
+        self._kept: Kept | None = kept
+
+    def ready(self) -> None:
+        pass
+
+    def commit(self, over: str | None = None) -> Stored:
+        assert self._kept
+        stored = self._storage.put(self._target, self._kept.read(), over)
+        self.abort()
+        return stored
+
+    def abort(self) -> None:
+        if self._kept:
+            self._kept.let_go()
+        self._kept = None
+
+
+class _InParts:
+    """A multipart upload: its parts are sent in the background, unseen until the commit."""
+
+    tail = b""
+
+    def __init__(self, storage: Storage, target: Target, size: int) -> None:
+        self.size = size
+        self._storage = storage
+        self._target = target
+        self.sent = 0
+        self._id: str | None = storage.begin(target)
+        self._parts: list[Future[Part]] = []
+        self._error: BaseException | None = None
+
+    def send(self, number: int, body: bytes, pool: ThreadPoolExecutor, room: threading.Semaphore) -> None:
+        """Queue a part, once there is room in memory for it."""
+        assert self._id is not None
+        if self._error:
+            raise self._error
+        room.acquire()
+        try:
+            part = pool.submit(self._storage.send_part, self._target, self._id, number, body)
+        except RuntimeError:  # the pool is closed: the attempt is over
+            room.release()
+            raise
+        part.add_done_callback(lambda done: self._sent_part(done, room))
+        self._parts.append(part)
+        self.sent += len(body)
+
+    def _sent_part(self, part: Future[Part], room: threading.Semaphore) -> None:
+        room.release()
+        if not part.cancelled():
+            self._error = self._error or part.exception()
+
+    def ready(self) -> None:
+        for part in self._parts:
+            part.result()
+
+    def commit(self, over: str | None = None) -> Stored:
+        assert self._id is not None
+        parts = [part.result() for part in self._parts]
+        stored = self._storage.complete(self._target, self._id, parts, self.sent, over)
+        self._id = None
+        return stored
+
+    def abort(self) -> None:
+        if self._id is None:
+            return
+        upload_id, self._id = self._id, None
+        running = [part for part in self._parts if not part.cancel() and not part.done()]
+        self._storage.abort(self._target, upload_id)
+        if running:  # what arrives after the upload was aborted stays, unless it is aborted again
+            threading.Thread(target=self._abort_again, args=(upload_id, running), daemon=True).start()
+
+    def _abort_again(self, upload_id: str, running: list[Future[Part]]) -> None:
+        wait(running)
+        self._storage.abort(self._target, upload_id)
+
+
+def part_size(size: int) -> int:
+    """Equal parts of whole MiB, so that any file fits into the parts that S3 allows."""
+    mib = 1024 * 1024
+    return max(PART_SIZE, -(-size // _MOST_PARTS // mib) * mib)
