@@ -22,7 +22,7 @@ from psycopg.rows import dict_row
 from bench.fill import FINISHED, PENDING, SMALL, fill
 from bench.stage import GROUP, Goals, make_tenant, opened, own_database, server
 from kelpie_api.db import SQL, Transaction
-from kelpie_api.queue.maintenance import Housekeeper
+from kelpie_api.queue.maintenance import Maintenance
 
 SHORT = 1_000  # pending jobs of the short queue
 ROUNDS, CLAIMS_A_ROUND, WARM_UP = 9, 60, 20
@@ -111,7 +111,7 @@ class Reads:
 def reads(line: Line, claims: int) -> Reads:
     """What claims read, right after a round of housekeeping, on this session: another's counters may come late."""
     with opened(line.url) as db, line.connection.transaction():
-        Housekeeper(db).beat(Transaction(line.connection))
+        Maintenance(db).beat(Transaction(line.connection))
     indexes, tables = line.counted(INDEX_READS), line.counted(READ_WHOLE)
     pages = [pages_touched(line) for _ in range(claims)]
     entries = {name: (now - indexes.get(name, 0)) / claims for name, now in line.counted(INDEX_READS).items()}
@@ -212,8 +212,8 @@ def measure(short: Line, long: Line, rounds: int) -> list[Row]:
         housekeepers = [(short, short_db), (long, long_db)]
         for number in range(rounds):
             for line, db in housekeepers if number % 2 else reversed(housekeepers):
-                Housekeeper(db).vacuum()
-                db.repeatable(Housekeeper(db).beat)
+                Maintenance(db).vacuum()
+                db.repeatable(Maintenance(db).beat)
                 if number == 0:
                     for _ in range(WARM_UP):
                         line.claim()

@@ -17,9 +17,9 @@ from bench.stage import Goals, Tenant, make_tenant, opened, own_database, server
 from kelpie_api.db import SQL, Database
 from kelpie_api.queue import submissions
 from kelpie_api.salad.client import Salad
-from kelpie_api.salad.request_budget import AUTOSCALER, Allowance
+from kelpie_api.salad.request_budget import AUTOSCALER, RequestBudget
 from kelpie_api.scaling.autoscaler import Autoscaler, all_applied
-from kelpie_api.scaling.groups import Fleet
+from kelpie_api.scaling.groups import ContainerGroups
 from kelpie_api.schemas.submission import JobDefinition
 from tests.doubles.fleet import KEY, FleetDouble
 
@@ -66,7 +66,7 @@ def main(small: bool) -> None:
         fill(db, make_tenant(db), salad, projects, busy)
         stopped = threading.Event()
         began = time.monotonic()
-        fleet = Fleet(Salad(salad.api_url), KEY, stopped, Allowance(db, AUTOSCALER))
+        fleet = ContainerGroups(Salad(salad.api_url), KEY, stopped, RequestBudget(db, AUTOSCALER))
         verdicts = Autoscaler(db, fleet, stopped).run()
         took = time.monotonic() - began
     salad.end()

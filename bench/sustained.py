@@ -20,7 +20,7 @@ import psycopg
 from bench import api, pgbench
 from bench.fill import fill
 from bench.stage import Goals, make_tenant, opened, own_database, server
-from kelpie_api.queue.maintenance import Housekeeper
+from kelpie_api.queue.maintenance import Maintenance
 from local_stack.processes import scratch_folder
 
 CONNECTIONS = 4
@@ -49,12 +49,12 @@ SMALL = Size(jobs=20_000, finished=2_000, seconds=3, window=1)
 @contextmanager
 def housekeeping(url: str) -> Iterator[None]:
     with opened(url, connections=4) as db:
-        housekeeper = Housekeeper(db)
-        housekeeper.start()
+        maintenance = Maintenance(db)
+        maintenance.start()
         try:
             yield
         finally:
-            housekeeper.stop()
+            maintenance.stop()
 
 
 @contextmanager

@@ -43,15 +43,15 @@ def _have_standard_streams() -> None:
 
 def _work() -> int:
     from kelpie_worker import config, worker
-    from kelpie_worker.processes.forkserver import Nursery
+    from kelpie_worker.processes.forkserver import ForkServer
     from kelpie_worker.state_file import StateFileInUse
     from kelpie_worker.system import frozen
 
     try:
         settings = config.load()
-        nursery = Nursery(worker.MAINS)  # while there is only one thread
+        fork_server = ForkServer(worker.MAINS)  # while there is only one thread
         with frozen.held():
-            return worker.work(settings, nursery)
+            return worker.work(settings, fork_server)
     except (config.ConfigError, StateFileInUse) as error:
         print(f"kelpie: {error}", file=sys.stderr)
         return 2

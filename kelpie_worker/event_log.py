@@ -10,10 +10,10 @@ from kelpie_worker.messages import (
     Command,
     Download,
     Downloaded,
+    Ending,
     Exited,
     LeaseLost,
     Message,
-    Outcome,
     Refused,
     Reported,
     Staged,
@@ -38,7 +38,7 @@ _EVENTS: dict[type[Message], str] = {
 }
 
 
-def tell(message: Message, job: Job, outcome: Outcome | None = None) -> None:
+def tell(message: Message, job: Job, outcome: Ending | None = None) -> None:
     """Log a message, if it is a fact that somebody reading the log wants to know."""
     if isinstance(message, Claimed):
         logs.info("claimed", job, claim_id=message.claim_id)
@@ -55,7 +55,7 @@ def tell_command(command: Command) -> None:
         logs.info("uploading", command.job)
 
 
-def _tell_report(message: Reported, job: Job, outcome: Outcome | None) -> None:
+def _tell_report(message: Reported, job: Job, outcome: Ending | None) -> None:
     if outcome is None:
         return
     event = "released" if outcome.verdict is Verdict.RELEASED else "reported"

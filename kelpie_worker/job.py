@@ -25,7 +25,7 @@ class SyncBlock:
     mirrors_deletes: bool = True  # a file that the command removes is removed from the bucket too
 
 
-Place = tuple[str, str]  # bucket and key
+ObjectKey = tuple[str, str]  # bucket and key
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class StoredObject:
     version_id: str | None = None
 
     @property
-    def place(self) -> Place:
+    def place(self) -> ObjectKey:
         return self.bucket, self.key
 
 

@@ -28,7 +28,7 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Ending:
     verdict: Verdict
     reason: str | None = None
     exit_code: int | None = None
@@ -56,7 +56,7 @@ class Report:
     """Tell the API how the attempt ended; repeated until it is answered."""
 
     job: Job
-    outcome: Outcome
+    outcome: Ending
     again: bool = False  # an earlier life of the worker may have told it
 
 

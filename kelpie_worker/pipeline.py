@@ -20,13 +20,13 @@ from kelpie_worker.messages import (
     Download,
     Downloaded,
     DropLease,
+    Ending,
     Exited,
     Flush,
     Flushed,
     HoldLease,
     LeaseLost,
     Message,
-    Outcome,
     Refused,
     Report,
     ReportCheckpoint,
@@ -71,7 +71,7 @@ class JobState:
 
     job: Job
     phase: Phase = Phase.DOWNLOADING
-    outcome: Outcome | None = None
+    outcome: Ending | None = None
     aside: Aside | None = None
     begun: int = 0
 
@@ -200,7 +200,7 @@ def learned(state: JobState, message: Message) -> JobState:
     return replace(state, outcome=judged(state, message))
 
 
-def judged(state: JobState, message: Message) -> Outcome | None:
+def judged(state: JobState, message: Message) -> Ending | None:
     """How the attempt ends, as far as it is known after this message.
 
     Completed can still turn into failed or released (an upload is missing). Failed and released stay. A lost
@@ -208,43 +208,43 @@ def judged(state: JobState, message: Message) -> Outcome | None:
     """
     if isinstance(message, LeaseLost):
         reporting = state.phase is Phase.REPORTING
-        return state.outcome if reporting else Outcome(Verdict.DROPPED, message.status)
+        return state.outcome if reporting else Ending(Verdict.DROPPED, message.status)
     if isinstance(message, Exited) and state.verdict is not Verdict.DROPPED and not message.signalled:
         return exit_outcome(message)
     if state.verdict in (Verdict.FAILED, Verdict.RELEASED, Verdict.DROPPED):
         return state.outcome
     match message:
         case Exited():
-            return Outcome(Verdict.RELEASED, "shutdown")
+            return Ending(Verdict.RELEASED, "shutdown")
         case Refused():
             output = state.outcome.output if state.outcome else None
-            return Outcome(Verdict.FAILED, message.reason, output=output, detail=message.detail or None)
+            return Ending(Verdict.FAILED, message.reason, output=output, detail=message.detail or None)
         case Troubled():
-            return Outcome(Verdict.RELEASED, message.reason, detail=message.detail or None)
+            return Ending(Verdict.RELEASED, message.reason, detail=message.detail or None)
         case ShutdownRequested() | TimeRanOut():
-            return Outcome(Verdict.RELEASED, "shutdown")
+            return Ending(Verdict.RELEASED, "shutdown")
         case _:
             return state.outcome
 
 
-def exit_outcome(exited: Exited) -> Outcome:
+def exit_outcome(exited: Exited) -> Ending:
     """What the end of a command that Kelpie had not signalled means (contract section 7, invariant I7)."""
     if exited.error is not None:
-        return Outcome(Verdict.FAILED, "not_found", detail=exited.error)
+        return Ending(Verdict.FAILED, "not_found", detail=exited.error)
     code = exited.exit_code if exited.signal is None else 128 + exited.signal
     if exited.oom:
-        return Outcome(Verdict.FAILED, "oom", code, exited.output)
+        return Ending(Verdict.FAILED, "oom", code, exited.output)
     if exited.signal is not None:
-        return Outcome(Verdict.FAILED, "signal", code, exited.output)
+        return Ending(Verdict.FAILED, "signal", code, exited.output)
     if exited.exit_code != 0:
-        return Outcome(Verdict.FAILED, "exit_code", code, exited.output)
-    return Outcome(Verdict.COMPLETED, None, 0, exited.output)
+        return Ending(Verdict.FAILED, "exit_code", code, exited.output)
+    return Ending(Verdict.COMPLETED, None, 0, exited.output)
 
 
 BROKEN = "worker_broken"  # the reason, where a command does not let its worker be
 
 
-def outcome_of_abandoned(job: JobState, reason: str, detail: str | None = None) -> Outcome | None:
+def outcome_of_abandoned(job: JobState, reason: str, detail: str | None = None) -> Ending | None:
     """How an attempt ends that its worker cannot go on with; None if nobody wants to hear of it.
 
     What is decided stays. Success is decided once everything is uploaded, which is where the report begins. A
@@ -253,7 +253,7 @@ def outcome_of_abandoned(job: JobState, reason: str, detail: str | None = None) 
     if job.phase in (Phase.WIPING, Phase.DONE) or job.verdict is Verdict.DROPPED:
         return None
     if job.phase is Phase.RUNNING and reason == BROKEN:
-        return Outcome(Verdict.FAILED, BROKEN, detail=detail)
+        return Ending(Verdict.FAILED, BROKEN, detail=detail)
     if job.outcome is None or (job.verdict is Verdict.COMPLETED and job.phase is not Phase.REPORTING):
-        return Outcome(Verdict.RELEASED, reason, detail=detail)
+        return Ending(Verdict.RELEASED, reason, detail=detail)
     return job.outcome

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from kelpie_worker import logs
 from kelpie_worker.job import from_saved, is_text, is_whole, to_saved
-from kelpie_worker.messages import Outcome, Transferring, Verdict
+from kelpie_worker.messages import Ending, Transferring, Verdict
 from kelpie_worker.pipeline import JobState, Phase
 from kelpie_worker.system.linux import boot_id
 
@@ -283,13 +283,13 @@ def _parse_state(saved: Mapping[str, Any], rebooted: bool) -> JobState:
     return state
 
 
-def _saved_outcome(outcome: Outcome) -> dict[str, Any]:
+def _saved_outcome(outcome: Ending) -> dict[str, Any]:
     """Without free text, that nobody can be sure of: a report after a crash lacks it."""
     return {name: value for name, value in asdict(outcome).items() if name not in ("output", "detail")}
 
 
-def _parse_outcome(saved: Mapping[str, Any]) -> Outcome:
-    outcome = Outcome(Verdict(saved["verdict"]), saved["reason"], saved["exit_code"])
+def _parse_outcome(saved: Mapping[str, Any]) -> Ending:
+    outcome = Ending(Verdict(saved["verdict"]), saved["reason"], saved["exit_code"])
     if outcome.reason is not None and not is_text(outcome.reason):
         raise ValueError("a reason is no string")
     if outcome.exit_code is not None and not is_whole(outcome.exit_code):

@@ -17,12 +17,12 @@ from kelpie_worker.messages import (
     Committed,
     Departed,
     Doubted,
+    Ending,
     GraceEnded,
     HoldLease,
     Lagging,
     LeaseRenewed,
     Message,
-    Outcome,
     ProveLease,
     Recall,
     Recalled,
@@ -42,7 +42,7 @@ from kelpie_worker.messages import (
     Watching,
 )
 from kelpie_worker.pipeline import BROKEN, JobState, Phase, advance, entering, outcome_of_abandoned
-from kelpie_worker.salad.instance_policy import Residence
+from kelpie_worker.salad.instance_policy import InstancePolicy
 from kelpie_worker.state_file import StateStore, WorkerState
 from kelpie_worker.system.backoff import backoff
 
@@ -67,14 +67,14 @@ class Supervisor:
         restart: Callable[[str], None],
         schedule: Callable[[float, Message], None],
         shutdown_grace: float = 25.0,
-        residence: Residence | None = None,
+        instance_policy: InstancePolicy | None = None,
     ) -> None:
         self._store = store
         self._send = send
         self._restart = restart
         self._schedule = schedule
         self._grace = shutdown_grace
-        self._residence = residence or Residence()
+        self._instance_policy = instance_policy or InstancePolicy()
         self._resuming: set[str] = set()  # jobs of an earlier life whose lease is not proven yet
         self._renewals: dict[str, float] = {}
         self._lags: dict[str, TellLag] = {}
@@ -91,7 +91,7 @@ class Supervisor:
     @property
     def finished(self) -> bool:
         idle = not self._state.jobs and not self._claiming
-        return self._grace_ended or ((self._stopping or self._residence.left) and idle)
+        return self._grace_ended or ((self._stopping or self._instance_policy.left) and idle)
 
     def start(self) -> None:
         """Take up what an earlier life left in the state file."""
@@ -139,7 +139,7 @@ class Supervisor:
                 self._stay_on(message)
             case _:
                 self._hear(message.claim_id, message)
-        self._residence.see(message, self._state.jobs)
+        self._instance_policy.see(message, self._state.jobs)
         self._claim_if_free()
 
     def last_reports(self, reason: str, detail: str) -> list[Report]:
@@ -161,13 +161,13 @@ class Supervisor:
 
     def _claim_if_free(self) -> None:
         """Ask for the next job once nothing occupies the directories. The id is saved before the call."""
-        if not self._is_free() or self._residence.ends(self._state.jobs):
+        if not self._is_free() or self._instance_policy.ends(self._state.jobs):
             return
         if self._state.claim_id is None:
             self._state.claim_id = str(uuid.uuid4())
             self._store.save()
         self._claiming = True
-        self._send(Claim(self._state.claim_id, after=self._pause, until=self._residence.wants_work_until()))
+        self._send(Claim(self._state.claim_id, after=self._pause, until=self._instance_policy.wants_work_until()))
         self._pause = 0.0
 
     def _is_free(self) -> bool:
@@ -190,7 +190,7 @@ class Supervisor:
         job = JobState(claimed.job)
         self._state.claim_id = str(uuid.uuid4())  # of the next claim, which need not wait for another save
         if self._stopping:
-            job = replace(job, phase=Phase.REPORTING, outcome=Outcome(Verdict.RELEASED, "shutdown"))
+            job = replace(job, phase=Phase.REPORTING, outcome=Ending(Verdict.RELEASED, "shutdown"))
         event_log.tell(claimed, claimed.job)
         until = safe_until(claimed.sent_at, claimed.job.heartbeat_interval)
         self._keep(job)

@@ -15,15 +15,15 @@ from kelpie_worker import __version__, event_log, logs
 from kelpie_worker.command import runner
 from kelpie_worker.config import Config, ConfigError, TokenUse
 from kelpie_worker.coordinator import heartbeat
-from kelpie_worker.coordinator.calls import Coordinator
+from kelpie_worker.coordinator.calls import CoordinatorCalls
 from kelpie_worker.coordinator.client import Api
 from kelpie_worker.messages import (
     OBEYED_BY,
     CeaseClaiming,
     Claimed,
     Command,
+    Ending,
     Message,
-    Outcome,
     Report,
     Reported,
     Respond,
@@ -31,13 +31,13 @@ from kelpie_worker.messages import (
     Verdict,
 )
 from kelpie_worker.pipeline import BROKEN
-from kelpie_worker.processes.forkserver import Main, Nursery
+from kelpie_worker.processes.forkserver import ForkServer, Main
 from kelpie_worker.processes.parent import Children
 from kelpie_worker.processes.restarts import ChildKeepsDying, Restarts
-from kelpie_worker.processes.watchdog import Vigil
+from kelpie_worker.processes.watchdog import Watchdog
 from kelpie_worker.salad.imds import Imds, ImdsUnavailable, Whereabouts, whereabouts
 from kelpie_worker.salad.instance import Instance
-from kelpie_worker.salad.instance_policy import Residence
+from kelpie_worker.salad.instance_policy import InstancePolicy
 from kelpie_worker.state_file import StateFile, StateFileInUse
 from kelpie_worker.supervisor import Supervisor
 from kelpie_worker.sync import uploader
@@ -58,7 +58,7 @@ class Evicted(Exception):
     """Somebody removed what this process and its children stand on; what is made in its place is another."""
 
 
-def work(config: Config, nursery: Nursery) -> int:
+def work(config: Config, fork_server: ForkServer) -> int:
     """Claim and run jobs until a signal ends it: 0, or until it cannot go on: 1, the jobs in hand given back.
 
     Raises StateFileInUse, ConfigError.
@@ -75,7 +75,7 @@ def work(config: Config, nursery: Nursery) -> int:
     try:
         config = _named(config, store.state.machine_id)
         logs.configure(config)
-        return _work(config, nursery, store)
+        return _work(config, fork_server, store)
     finally:
         store.close()
 
@@ -115,10 +115,10 @@ def _is_named(config: Config) -> bool:
     return bool(config.machine_id and config.container_group_id)
 
 
-def _work(config: Config, nursery: Nursery, store: StateFile) -> int:
+def _work(config: Config, fork_server: ForkServer, store: StateFile) -> int:
     inbox: SimpleQueue[Message] = SimpleQueue()
-    children = Children(nursery, config, inbox.put)
-    coordinator = Coordinator(Api(config), inbox.put)
+    children = Children(fork_server, config, inbox.put)
+    coordinator = CoordinatorCalls(Api(config), inbox.put)
     instance = Instance(config, inbox.put)
     supervisor = _supervisor(config, store, children, coordinator, instance, inbox)
     _listen_to_signals(inbox, children.bury, config.shutdown_grace)
@@ -148,15 +148,15 @@ def _work(config: Config, nursery: Nursery, store: StateFile) -> int:
 
 
 def _hear(supervisor: Supervisor, inbox: SimpleQueue[Message], store: StateFile, children: Children) -> None:
-    vigil = Vigil(lambda name: children.send(name, Respond(name)))
+    watchdog = Watchdog(lambda name: children.send(name, Respond(name)))
     while not supervisor.finished:
         message = _next(inbox)
         store.keep_lock()
         _demand_a_place()
         if message is not None:
-            vigil.hear(message)
+            watchdog.hear(message)
             supervisor.on(message)
-        for name in vigil.broken(store.state.jobs):
+        for name in watchdog.broken(store.state.jobs):
             logs.error("child_silent", child=name, detail="it lives and does nothing: it is replaced")
             children.kill(name)
 
@@ -181,7 +181,7 @@ def _supervisor(
     config: Config,
     store: StateFile,
     children: Children,
-    coordinator: Coordinator,
+    coordinator: CoordinatorCalls,
     instance: Instance,
     inbox: SimpleQueue[Message],
 ) -> Supervisor:
@@ -199,8 +199,8 @@ def _supervisor(
         timer.daemon = True
         timer.start()
 
-    restarts, residence = Restarts(children.start), Residence(config.stay, send)
-    return Supervisor(store, send, restarts.restart, schedule, config.shutdown_grace, residence)
+    restarts, instance_policy = Restarts(children.start), InstancePolicy(config.stay, send)
+    return Supervisor(store, send, restarts.restart, schedule, config.shutdown_grace, instance_policy)
 
 
 # --- the end --------------------------------------------------------------------------------------------
@@ -248,7 +248,7 @@ def _in_words(error: Exception) -> str:
 
 
 def _give_back(
-    reports: list[Report], reason: str, coordinator: Coordinator, inbox: SimpleQueue[Message], grace: float
+    reports: list[Report], reason: str, coordinator: CoordinatorCalls, inbox: SimpleQueue[Message], grace: float
 ) -> None:
     """Send the last reports, that of a job claimed meanwhile among them, and wait for the answers in the grace."""
     deadline = boottime() + max(grace, _SHORTEST_GRACE)
@@ -268,4 +268,4 @@ def _give_back(
                 report = awaited.pop(message.claim_id)
                 event_log.tell(message, report.job, report.outcome)
             elif isinstance(message, Claimed) and message.job is not None:
-                send(Report(message.job, Outcome(Verdict.RELEASED, reason)))
+                send(Report(message.job, Ending(Verdict.RELEASED, reason)))

@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Protocol
 
 from kelpie_api.auth.caller import NO_TENANT, Caller
-from kelpie_api.auth.machine_tokens import Tokens
-from kelpie_api.auth.salad_keys import Vouching
+from kelpie_api.auth.machine_tokens import MachineTokens
+from kelpie_api.auth.salad_keys import SaladKeys
 from kelpie_api.auth.users import digest
 from kelpie_api.config import Config
 from kelpie_api.db import SQL, Database
@@ -29,7 +29,7 @@ class Headers(Protocol):
     def get(self, name: str, /) -> str | None: ...
 
 
-class Gatekeeper:
+class Authenticator:
     """Proves callers, by the first credential that they bring of: Kelpie's key, Salad's key, a machine's token.
 
     Remembers proven keys for a few seconds, so that a heartbeat costs one statement.
@@ -40,8 +40,8 @@ class Gatekeeper:
         self.seal = Seal(config.secret_key)
         self.admin_digest = digest(config.admin_key) if config.admin_key else None
         self.strict = config.jwt_strict
-        self.vouching = Vouching(db, config)
-        self.tokens = Tokens(db, config)
+        self.salad_keys = SaladKeys(db, config)
+        self.tokens = MachineTokens(db, config)
         self.remembered: dict[bytes, tuple[float, Caller]] = {}
         self.owners: dict[tuple[str, str], tuple[float, Caller]] = {}
 
@@ -73,7 +73,7 @@ class Gatekeeper:
         for header, name in (("Salad-Organization", organization), ("Salad-Project", project)):
             if not is_name(name):
                 raise invalid_header(header, "is no name at Salad: 2 to 63 lower-case letters, digits and hyphens")
-        if not (SALAD_KEY.fullmatch(key) and self.vouching.key_is_good(key, organization, project)):
+        if not (SALAD_KEY.fullmatch(key) and self.salad_keys.key_is_good(key, organization, project)):
             raise Forbidden(
                 f"Salad does not let this Salad-Api-Key see the project {project} of {organization};"
                 " check the key, Salad-Organization and Salad-Project."
@@ -87,7 +87,7 @@ class Gatekeeper:
         if not (len(project) <= 255 and project.isprintable()):
             raise invalid_header("Salad-Project", "is no name of a project")
         machine = self.tokens.machine(token)
-        in_project = self.vouching.has_workload(machine.workload_id, machine.organization, project)
+        in_project = self.salad_keys.has_workload(machine.workload_id, machine.organization, project)
         owner = self._owner(machine.organization, project, proven=in_project)
         groups = [machine.workload_id, ""] if in_project else [machine.workload_id]
         return replace(
@@ -104,7 +104,7 @@ class Gatekeeper:
         self.owners.clear()
 
     def end(self) -> None:
-        self.vouching.end()
+        self.salad_keys.end()
         self.tokens.keys.flights.end()
 
     def _owner(self, organization: str, project: str, *, proven: bool) -> Caller:

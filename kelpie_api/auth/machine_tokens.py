@@ -17,7 +17,7 @@ LEEWAY = 10  # seconds that the clocks may differ
 REQUIRED = ["exp", "iat", "nbf", "iss", "aud", "sub"]
 
 
-class Tokens:
+class MachineTokens:
     """Proves tokens."""
 
     def __init__(self, db: Database, config: Config) -> None:

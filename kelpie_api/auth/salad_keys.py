@@ -18,7 +18,7 @@ from kelpie_api.db import SQL, Database
 from kelpie_api.errors import NoAnswer, Unavailable
 from kelpie_api.net.single_flight import Budget, Flights
 from kelpie_api.salad.client import Salad, SaladRefused, group_with, is_name
-from kelpie_api.salad.request_budget import TOKEN, Allowance
+from kelpie_api.salad.request_budget import TOKEN, RequestBudget
 
 KEPT_FOR = 24 * 3600.0  # seconds that a yes counts while Salad gives no answer
 REMEMBERED = 10_000
@@ -35,7 +35,7 @@ PROJECTS_AT_ONCE, PROJECT_PAUSE = 4, 15.0
 
 
 @dataclass(frozen=True)
-class Standing:
+class Proof:
     """What is known of a question; times are monotonic."""
 
     proven: float | None  # of Salad's last yes
@@ -46,10 +46,10 @@ class Standing:
         return self.proven is not None and time.monotonic() - self.proven < KEPT_FOR
 
 
-Asking = Callable[[], Standing]
+Asking = Callable[[], Proof]
 
 
-class Vouching:
+class SaladKeys:
     """Asks Salad as seldom as it may, and remembers.
 
     Keys that were proven, keys that were not, and workloads: those who ask about one kind wait for no other.
@@ -59,7 +59,7 @@ class Vouching:
         self.db = db
         self.salad = Salad(config.salad_api_url)
         self.own_key = config.salad_api_key
-        self.allowance = Allowance(db, TOKEN)
+        self.request_budget = RequestBudget(db, TOKEN)
         self.believed_for = config.proven_for.total_seconds()
         self.refused_for = config.refused_for.total_seconds()
         self.secret = hashlib.sha256(b"kelpie salad proofs\0" + config.secret_key.encode()).digest()
@@ -67,22 +67,22 @@ class Vouching:
         self.acquaintances = Flights()
         self.workloads = Flights()
         self.budgets: dict[tuple[str, str], Budget] = {}
-        self.remembered: dict[bytes, Standing] = {}
+        self.remembered: dict[bytes, Proof] = {}
         self.warned = False
 
     def key_is_good(self, key: str, organization: str, project: str) -> bool:
         """Is this Salad's key for the project? Raises Unavailable if Salad gives no answer and never did."""
         question = self._digest("key", key, organization, project)
-        standing = self._standing(
+        proof = self._standing(
             question,
             lambda: self._opens(key, organization, project),
             lambda known, asking: self._about_key(question, known, asking),
         )
-        if not (standing.holds() or standing.refused):
+        if not (proof.holds() or proof.refused):
             raise Unavailable(
                 "Salad's API gives no answer about this Salad-Api-Key; send the request again in a moment."
             )
-        return standing.holds()
+        return proof.holds()
 
     def has_workload(self, workload_id: str, organization: str, project: str) -> bool:
         """Does the coordinator's own key find this container group in the project? Without an answer: no."""
@@ -102,7 +102,7 @@ class Vouching:
         for flights in (self.strangers, self.acquaintances, self.workloads):
             flights.end()
 
-    def _about_key(self, question: bytes, known: Standing, asking: Asking) -> Standing:
+    def _about_key(self, question: bytes, known: Proof, asking: Asking) -> Proof:
         if known.holds():
             return self.acquaintances.ask(question, asking, BRIEFLY)
         return self.strangers.ask(question, asking, KEY_PATIENCE)
@@ -129,8 +129,8 @@ class Vouching:
         return hmac.digest(self.secret, message, "sha256")
 
     def _standing(
-        self, question: bytes, vouch: Callable[[], bool], send: Callable[[Standing, Asking], Standing]
-    ) -> Standing:
+        self, question: bytes, vouch: Callable[[], bool], send: Callable[[Proof, Asking], Proof]
+    ) -> Proof:
         """`vouch` asks Salad; `send` has it asked, among its like."""
         known = self.remembered.get(question)
         if known and known.ask_again > time.monotonic():
@@ -143,18 +143,18 @@ class Vouching:
         except NoAnswer:
             return known
 
-    def _recall(self, question: bytes) -> Standing:
+    def _recall(self, question: bytes) -> Proof:
         """What this or another process was told before."""
-        proof = self.db.one_or_none(SQL.recall_proof, digest=question)
-        if proof is None:
-            return Standing(None, refused=False, ask_again=0.0)
-        proven = time.monotonic() - proof["age"]
-        standing = Standing(proven, refused=False, ask_again=proven + self.believed_for)
-        if standing.ask_again > time.monotonic():
-            self._remember(question, standing)
-        return standing
+        kept = self.db.one_or_none(SQL.recall_proof, digest=question)
+        if kept is None:
+            return Proof(None, refused=False, ask_again=0.0)
+        proven = time.monotonic() - kept["age"]
+        proof = Proof(proven, refused=False, ask_again=proven + self.believed_for)
+        if proof.ask_again > time.monotonic():
+            self._remember(question, proof)
+        return proof
 
-    def _ask(self, question: bytes, vouch: Callable[[], bool], known: Standing) -> Standing:
+    def _ask(self, question: bytes, vouch: Callable[[], bool], known: Proof) -> Proof:
         told = self.remembered.get(question)
         if told and told.ask_again > time.monotonic():  # the answer came while this question was on its way
             return told
@@ -165,19 +165,19 @@ class Vouching:
             return self._remember(question, after_silence(known, silence))
         if not vouched:
             # Remembered first: who finds the proof gone asks as a stranger does, and finds the refusal then.
-            refusal = self._remember(question, Standing(None, True, time.monotonic() + self.refused_for))
+            refusal = self._remember(question, Proof(None, True, time.monotonic() + self.refused_for))
             self.db.execute(SQL.drop_proof, digest=question)
             return refusal
         self.db.execute(SQL.keep_proof, digest=question)
         self.db.execute(SQL.forget_proofs)
         now = time.monotonic()
-        return self._remember(question, Standing(now, False, now + self.believed_for))
+        return self._remember(question, Proof(now, False, now + self.believed_for))
 
-    def _remember(self, question: bytes, standing: Standing) -> Standing:
+    def _remember(self, question: bytes, proof: Proof) -> Proof:
         if len(self.remembered) >= REMEMBERED:
             self.remembered.clear()
-        self.remembered[question] = standing
-        return standing
+        self.remembered[question] = proof
+        return proof
 
     def _opens(self, key: str, organization: str, project: str) -> bool:
         try:
@@ -188,7 +188,7 @@ class Vouching:
 
     def _lists(self, workload_id: str, organization: str, project: str) -> bool:
         try:
-            groups = self.allowance.ask(
+            groups = self.request_budget.ask(
                 lambda: self.salad.container_groups(self.own_key or "", organization, project)
             )
         except SaladRefused as refusal:
@@ -198,7 +198,7 @@ class Vouching:
         return group_with(groups, workload_id) is not None
 
 
-def after_silence(known: Standing, silence: NoAnswer) -> Standing:
+def after_silence(known: Proof, silence: NoAnswer) -> Proof:
     pause = SILENCE if known.holds() else SILENCE_OF_STRANGERS
     pause = max(pause, min(silence.retry_after, LONGEST_SILENCE))
-    return Standing(known.proven, refused=False, ask_again=time.monotonic() + pause)
+    return Proof(known.proven, refused=False, ask_again=time.monotonic() + pause)

@@ -19,7 +19,7 @@ from kelpie_api import logs
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.errors import KelpieError, NoAnswer
 from kelpie_api.salad.client import GroupName, Salad, SaladRefused, is_name, name_of_group, what_to_do
-from kelpie_api.salad.request_budget import REALLOCATION, Allowance
+from kelpie_api.salad.request_budget import REALLOCATION, RequestBudget
 
 IDLE = 2.0  # seconds between two looks at an empty outbox
 AT_WORK = 5.0  # and between two reallocations, of three requests each: the autoscaler needs the key as well
@@ -68,7 +68,7 @@ class Reallocator:
         self.salad = salad
         self.key = key
         self.stopped = stopped
-        self.allowance = Allowance(db, REALLOCATION)
+        self.request_budget = RequestBudget(db, REALLOCATION)
         self.said_keyless = False
 
     def run(self) -> None:
@@ -141,7 +141,7 @@ class Reallocator:
 
     def _ask(self, question: Callable[[], Result]) -> Result:
         """Raises NoAnswer, SaladRefused."""
-        return self.allowance.ask(question, self._wait)
+        return self.request_budget.ask(question, self._wait)
 
     def _wait(self, seconds: float) -> None:
         if self.stopped.wait(seconds):

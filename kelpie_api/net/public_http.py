@@ -86,7 +86,7 @@ def inner_v4(ip: IPv6Address) -> IPv4Address | None:
 
 
 @dataclass(frozen=True)
-class Egress:
+class PublicHttp:
     """The way out. `allow_private`: the operator lets users name any address."""
 
     allow_private: bool = False

@@ -17,7 +17,7 @@ LARGEST_PAGE = 64 * 2**20
 
 
 @dataclass(frozen=True)
-class Place:
+class Cursor:
     """A place in the list of jobs, just beyond the one with this number; jobs added later do not move it."""
 
     seq: int
@@ -40,16 +40,16 @@ def list_page(
     page: int,
     page_size: int,
     oldest_first: bool,
-    place: Place | None = None,
-) -> tuple[list[Row], Place | None]:
+    cursor: Cursor | None = None,
+) -> tuple[list[Row], Cursor | None]:
     """One page of the caller's jobs, newest first unless `oldest_first`, and where the next one begins if there
-    is more. The order is total. A `place` brings its own order and wins over `page`."""
-    if place:
-        page, oldest_first = 1, place.oldest_first
+    is more. The order is total. A `cursor` brings its own order and wins over `page`."""
+    if cursor:
+        page, oldest_first = 1, cursor.oldest_first
     statement = SQL.list_jobs_oldest_first if oldest_first else SQL.list_jobs_newest_first
     filters = {**caller.scope, "status": status, "container_group": container_group_id}
     found: list[Row] = []
-    beyond, skipped = place and place.seq, (page - 1) * page_size
+    beyond, skipped = cursor and cursor.seq, (page - 1) * page_size
     while (left := page_size + 1 - len(found)) > 0:
         portion = db.all(statement, **filters, beyond=beyond, most=min(left, PORTION), skipped=skipped)
         found += portion
@@ -58,7 +58,7 @@ def list_page(
             break
         beyond, skipped = portion[-1]["seq"], 0
     shown = found[:page_size]
-    return shown, Place(shown[-1]["seq"], oldest_first) if len(found) > page_size else None
+    return shown, Cursor(shown[-1]["seq"], oldest_first) if len(found) > page_size else None
 
 
 def _refuse_too_large(page: list[Row]) -> None:

@@ -31,11 +31,11 @@ SHORTEST_LOOK_PAUSE = 0.01  # many submissions are one look
 CLAIMS_AT_ONCE = 5  # of all that wait: the other connections of the pool are for everybody else
 TURN = 5.0  # seconds to wait for one of these
 
-Line = tuple[int, str]  # tenant and container group; '' is the line of the null group
+QueueKey = tuple[int, str]  # tenant and container group; '' is the line of the null group
 Handout = tuple[UUID, int]  # a job, and the attempts it had when it was seen
 
 
-class NoRoom(Exception):
+class TooManyWaiters(Exception):
     """So many wait already that nobody else may."""
 
 
@@ -51,11 +51,11 @@ class Waiter:
     called_for: Handout | None = None
 
     @property
-    def lines(self) -> list[Line]:
+    def queues(self) -> list[QueueKey]:
         return [(self.tenant_id, group) for group in self.groups]
 
 
-class WaitingRoom:
+class LongPoll:
     """Those who wait in this process, and who calls them."""
 
     def __init__(self, db: Database, most: int) -> None:
@@ -64,7 +64,7 @@ class WaitingRoom:
         self.closed = False
         self.listener = Listener(db, self._hear)
         self._lock = threading.Lock()
-        self._by_line: dict[Line, dict[Waiter, None]] = {}  # who came first is called first
+        self._by_queue: dict[QueueKey, dict[Waiter, None]] = {}  # who came first is called first
         self._waiting: dict[Waiter, None] = {}
         self._called: dict[Handout, Waiter] = {}
         self._in_vain: dict[Handout, float] = {}  # somebody else had them locked; not tried again at once
@@ -109,7 +109,7 @@ class WaitingRoom:
         """Look at the queue once, and call those who can have what is there."""
         with self._lock:
             waiting = list(self._waiting)
-            lines = {line: list(waiters) for line, waiters in self._by_line.items()}
+            queues = {queue_key: list(waiters) for queue_key, waiters in self._by_queue.items()}
         if not waiting:
             return
         claims = [
@@ -119,7 +119,7 @@ class WaitingRoom:
         ]
         found = self.db.all(
             SQL.peek_at_lines,
-            lines=json.dumps([as_seen_by_peek(line, waiters) for line, waiters in lines.items()]),
+            queues=json.dumps([as_seen_by_peek(queue_key, waiters) for queue_key, waiters in queues.items()]),
             claims=json.dumps(claims),
         )
         with self._lock:
@@ -131,10 +131,10 @@ class WaitingRoom:
     def _place_for(self, waiter: Waiter) -> Iterator[None]:
         with self._lock:
             if self.closed or len(self._waiting) >= self.most:
-                raise NoRoom
+                raise TooManyWaiters
             self._waiting[waiter] = None
-            for line in waiter.lines:
-                self._by_line.setdefault(line, {})[waiter] = None
+            for queue_key in waiter.queues:
+                self._by_queue.setdefault(queue_key, {})[waiter] = None
         try:
             self._begin()
             yield
@@ -144,11 +144,11 @@ class WaitingRoom:
 
     def _remove(self, waiter: Waiter) -> None:
         del self._waiting[waiter]
-        for line in waiter.lines:
-            if waiters := self._by_line.get(line):
+        for queue_key in waiter.queues:
+            if waiters := self._by_queue.get(queue_key):
                 waiters.pop(waiter, None)
                 if not waiters:
-                    del self._by_line[line]
+                    del self._by_queue[queue_key]
         if waiter.called_for is not None:  # it hung up, or failed: what it was called for is there for the next
             self._called.pop(waiter.called_for, None)
             self._look_now.set()
@@ -196,11 +196,11 @@ class WaitingRoom:
             if (waiter.tenant_id, waiter.claim_id) == (row["tenant_id"], row["claim_id"]):
                 waiter.bell.set()
 
-    def _call_first(self, line: Line, row: Row) -> None:
+    def _call_first(self, queue_key: QueueKey, row: Row) -> None:
         handout = (row["job_id"], row["attempt"])
         if handout in self._called or handout in self._in_vain:
             return
-        for waiter in self._by_line.get(line, {}):
+        for waiter in self._by_queue.get(queue_key, {}):
             if waiter.called_for is None and waiter.machine_id not in row["banned"]:
                 self._called[handout] = waiter
                 waiter.called_for = handout
@@ -210,7 +210,7 @@ class WaitingRoom:
     def _hear(self, word: str) -> None:
         """A notification: the line that got something."""
         tenant_id, _, group = word.partition(" ")
-        if tenant_id.isdigit() and (int(tenant_id), group) in self._by_line:
+        if tenant_id.isdigit() and (int(tenant_id), group) in self._by_queue:
             self._look_now.set()
 
     def _begin(self) -> None:
@@ -241,12 +241,12 @@ class WaitingRoom:
             time.sleep(SHORTEST_LOOK_PAUSE)
 
 
-def as_seen_by_peek(line: Line, waiters: list[Waiter]) -> dict[str, Any]:
+def as_seen_by_peek(queue_key: QueueKey, waiters: list[Waiter]) -> dict[str, Any]:
     """A line as `peek_at_lines` takes it; the machine of most of its waiters first."""
     machines = Counter(waiter.machine_id for waiter in waiters)
     return {
-        "tenant_id": line[0],
-        "container_group": line[1],
+        "tenant_id": queue_key[0],
+        "container_group": queue_key[1],
         "waiters": len(waiters),
         "machines": [machine for machine, _ in machines.most_common()],
     }

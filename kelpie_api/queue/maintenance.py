@@ -23,7 +23,7 @@ LONGEST_VACUUM = 3600.0
 FORGET_PAUSE = 3600.0
 
 
-class Housekeeper:
+class Maintenance:
     """Loops in threads of their own: a long vacuum must not look like an outage. A duty is done once a call, and
     answers the seconds until the next; `more` are those of other parts of the process."""
 

@@ -16,7 +16,7 @@ from kelpie_api.db import Row
 from kelpie_api.errors import InvalidRequest
 from kelpie_api.machines import sightings
 from kelpie_api.queue import jobs, listing, submissions
-from kelpie_api.queue.listing import Place
+from kelpie_api.queue.listing import Cursor
 from kelpie_api.queue.submissions import OnlyOnce
 from kelpie_api.schemas.fields import Failure, Message
 from kelpie_api.schemas.jobs import AttemptList, Count, EventList, Job, JobPage, JobQuery, as_cursor
@@ -97,12 +97,12 @@ def list_jobs(query: dict[str, Any]) -> Answer:
         page=query["page"],
         page_size=query["page_size"],
         oldest_first=query["asc"],
-        place=query["cursor"],
+        cursor=query["cursor"],
     )
     return {"_count": len(page), "jobs": page}, 200, link_to(following)
 
 
-def link_to(following: Place | None) -> dict[str, str]:
+def link_to(following: Cursor | None) -> dict[str, str]:
     """The way to the next page, asked for as this one was."""
     if following is None:
         return {}

@@ -53,4 +53,4 @@ def delete_users() -> None:
     """Remove all users but the administrator, with their keys and jobs (administrator)."""
     administrator()
     users.delete_users(db())
-    coordinator().gatekeeper.forget()
+    coordinator().authenticator.forget()

@@ -43,14 +43,14 @@ def redeliver_webhook(job_id: str, webhook_id: str) -> Row:
 @blueprint.response(200, SigningSecret, headers=NO_STORE)
 def get_signing_secret() -> tuple[dict[str, Any], int, dict[str, str]]:
     """The secret that your webhooks are signed with; made when it is first asked for."""
-    return confidential(signing.signing_secret(db(), coordinator().gatekeeper.seal, caller().user_id))
+    return confidential(signing.signing_secret(db(), coordinator().authenticator.seal, caller().user_id))
 
 
 @blueprint.post("/users/me/signing-secret")
 @blueprint.response(200, SigningSecret, headers=NO_STORE)
 def rotate_signing_secret() -> tuple[dict[str, Any], int, dict[str, str]]:
     """A new secret; the one before stays valid for 24 hours beside it, an older one ends now."""
-    return confidential(signing.rotate_signing_secret(db(), coordinator().gatekeeper.seal, caller().user_id))
+    return confidential(signing.rotate_signing_secret(db(), coordinator().authenticator.seal, caller().user_id))
 
 
 def confidential(secret: dict[str, Any]) -> tuple[dict[str, Any], int, dict[str, str]]:

@@ -16,7 +16,7 @@ from kelpie_api.auth.caller import Caller
 from kelpie_api.db import Database, Row, next_byte
 from kelpie_api.errors import NotTheHolder
 from kelpie_api.queue import checkpoints, jobs
-from kelpie_api.queue.long_poll import NoRoom, Waiter
+from kelpie_api.queue.long_poll import TooManyWaiters, Waiter
 from kelpie_api.queue.states import Report, Status
 from kelpie_api.schemas.fields import Failure, Message
 from kelpie_api.schemas.jobs import Job
@@ -53,7 +53,7 @@ def get_work(query: dict[str, Any]) -> tuple[list[Row], int, dict[str, str]]:
     headers = {"Cache-Control": "no-store"}
     try:
         job = claim(query)
-    except NoRoom:
+    except TooManyWaiters:
         job = claim({**query, "wait": 0})
         headers |= {} if job else {"Retry-After": CROWDED}
     metrics.claim_answered(job is not None)

@@ -39,7 +39,7 @@ REALLOCATION = Share(at_once=45, patience=15.0)  # three of them must fit into t
 TOKEN = Share(at_once=35, patience=0.5)  # which groups a machine's token is of; anybody's machine can ask
 
 
-class Allowance:
+class RequestBudget:
     """One share of the budget."""
 
     def __init__(self, db: Database, share: Share, a_second: float = A_SECOND) -> None:

@@ -21,7 +21,7 @@ from kelpie_api.errors import KelpieError, NoAnswer
 from kelpie_api.salad.client import SaladRefused, what_to_do
 from kelpie_api.scaling import rules as scaling_rules
 from kelpie_api.scaling.decision import Action, Decision, Demand, Limits, Observed, decide
-from kelpie_api.scaling.groups import Ended, Fleet, Look, Stranger, Vanished, name_of, project_of
+from kelpie_api.scaling.groups import ContainerGroups, Ended, Look, Stranger, Vanished, name_of, project_of
 
 RULES_AT_ONCE = 5
 # In a row; then the rule of a group that Salad does not know is removed. Where Salad knows no such project either,
@@ -71,7 +71,7 @@ TROUBLE = (NoAnswer, SaladRefused, Vanished, Stranger, KelpieError, Ended)
 
 
 @dataclass(frozen=True)
-class Verdict:
+class RuleResult:
     """What became of one rule in one run."""
 
     rule: Row
@@ -126,34 +126,36 @@ class Turn:
 
 
 class Autoscaler:
-    def __init__(self, db: Database, fleet: Fleet, stopped: threading.Event) -> None:
+    def __init__(self, db: Database, fleet: ContainerGroups, stopped: threading.Event) -> None:
         self.db = db
         self.fleet = fleet
         self.stopped = stopped
 
-    def run(self, only: UUID | None = None) -> list[Verdict]:
+    def run(self, only: UUID | None = None) -> list[RuleResult]:
         """Apply all rules, or one. Raises AnotherRun. Rules that were not begun when `stopped` was set are missing
         in the answer."""
         with Turn(self.db) as turn:
             look = Look(self.fleet, turn.keep)
             return self._each_rule(only, look, lambda rule, look: self._apply(rule, look, turn))
 
-    def rehearse(self, only: UUID | None = None) -> list[Verdict]:
+    def rehearse(self, only: UUID | None = None) -> list[RuleResult]:
         """What a run would decide; nothing is changed, here or at Salad."""
         return self._each_rule(only, Look(self.fleet, lambda: None), self._weigh)
 
     def rule_exists(self, group_id: UUID) -> bool:
         return bool(self.db.all(SQL.list_rules_to_apply, only=group_id))
 
-    def _each_rule(self, only: UUID | None, look: Look, judge: Callable[[Row, Look], Verdict]) -> list[Verdict]:
+    def _each_rule(
+        self, only: UUID | None, look: Look, judge: Callable[[Row, Look], RuleResult]
+    ) -> list[RuleResult]:
         """A project is asked about before its rules are begun, so that none waits for it in another's place; not
         long before, for what was seen must not be old."""
         rules = self.db.all(SQL.list_rules_to_apply, only=only)
-        projects: list[Future[list[tuple[Row, Future[Verdict | None]]]]] = []
+        projects: list[Future[list[tuple[Row, Future[RuleResult | None]]]]] = []
         ahead = threading.Semaphore(RULES_AT_ONCE)
         with ThreadPoolExecutor(RULES_AT_ONCE, thread_name_prefix="rule") as pool:
 
-            def begin(rules: list[Row]) -> list[tuple[Row, Future[Verdict | None]]]:
+            def begin(rules: list[Row]) -> list[tuple[Row, Future[RuleResult | None]]]:
                 if not self.stopped.is_set():
                     look.ask_about(rules[0])
                 ahead.release()
@@ -163,13 +165,15 @@ class Autoscaler:
                 ahead.acquire()
                 projects.append(pool.submit(begin, list(of_project)))
             under_way = [rule for project in projects for rule in project.result()]
-        verdicts = [self._verdict(rule, future) for rule, future in under_way]
-        return [verdict for verdict in verdicts if verdict]
+        results = [self._verdict(rule, future) for rule, future in under_way]
+        return [result for result in results if result]
 
-    def _unless_stopped(self, judge: Callable[[Row, Look], Verdict], rule: Row, look: Look) -> Verdict | None:
+    def _unless_stopped(
+        self, judge: Callable[[Row, Look], RuleResult], rule: Row, look: Look
+    ) -> RuleResult | None:
         return None if self.stopped.is_set() else judge(rule, look)
 
-    def _verdict(self, rule: Row, future: Future[Verdict | None]) -> Verdict | None:
+    def _verdict(self, rule: Row, future: Future[RuleResult | None]) -> RuleResult | None:
         """A defect at one rule is logged whole and stops no other; a lost turn ends the run."""
         error = future.exception()
         if error is None:
@@ -177,56 +181,56 @@ class Autoscaler:
         if isinstance(error, AnotherRun):
             raise error
         logs.error("rule_failed", error, container_group_id=rule["container_group_id"])
-        return Verdict(rule, error=f"this is a defect: {type(error).__name__}")
+        return RuleResult(rule, error=f"this is a defect: {type(error).__name__}")
 
-    def _weigh(self, rule: Row, look: Look) -> Verdict:
+    def _weigh(self, rule: Row, look: Look) -> RuleResult:
         """Look and decide."""
-        verdict = Verdict(rule)
+        result = RuleResult(rule)
         try:
-            verdict = replace(verdict, observed=look.at(rule))
-            verdict = replace(verdict, demand=scaling_rules.weigh(self.db, rule))
+            result = replace(result, observed=look.at(rule))
+            result = replace(result, demand=scaling_rules.weigh(self.db, rule))
         except TROUBLE as error:
-            return failed(verdict, error)
-        assert verdict.demand and verdict.observed
+            return failed(result, error)
+        assert result.demand and result.observed
         limits = Limits(rule["min_replicas"], rule["max_replicas"])
-        return replace(verdict, decision=decide(verdict.demand, verdict.observed, limits))
+        return replace(result, decision=decide(result.demand, result.observed, limits))
 
-    def _apply(self, rule: Row, look: Look, turn: Turn) -> Verdict:
-        verdict = self._weigh(rule, look)
-        if not verdict.error:
-            verdict = self._carry_out(verdict, turn)
-        return self._record(verdict)
+    def _apply(self, rule: Row, look: Look, turn: Turn) -> RuleResult:
+        result = self._weigh(rule, look)
+        if not result.error:
+            result = self._carry_out(result, turn)
+        return self._record(result)
 
-    def _carry_out(self, verdict: Verdict, turn: Turn) -> Verdict:
-        assert verdict.decision and verdict.observed
-        name, wanted = name_of(verdict.rule), verdict.decision.replicas
-        done = Decision(Action.NONE, verdict.observed.present)
+    def _carry_out(self, result: RuleResult, turn: Turn) -> RuleResult:
+        assert result.decision and result.observed
+        name, wanted = name_of(result.rule), result.decision.replicas
+        done = Decision(Action.NONE, result.observed.present)
 
         def before() -> None:
-            self._require_rule(verdict.rule, turn)
+            self._require_rule(result.rule, turn)
 
         try:
-            match verdict.decision.action:
+            match result.decision.action:
                 case Action.STOP:
-                    self._stop(verdict.rule, turn)
+                    self._stop(result.rule, turn)
                 case Action.START:
-                    self._start(verdict.rule, before)
+                    self._start(result.rule, before)
                 case Action.SCALE:
                     self.fleet.set_replicas(name, wanted, before)
                 case Action.START_AND_SCALE:
-                    self._start(verdict.rule, before)
-                    done = Decision(Action.START, verdict.observed.replicas)
+                    self._start(result.rule, before)
+                    done = Decision(Action.START, result.observed.replicas)
                     self.fleet.set_replicas(name, wanted, before)
         except NeededAgain:
-            return replace(verdict, decision=hold(verdict))
+            return replace(result, decision=hold(result))
         except RuleMoved:  # the next run applies what it says then
-            return replace(verdict, decision=done, rule_moved=True)
+            return replace(result, decision=done, rule_moved=True)
         except StopUnheard as unheard:
-            decision = hold(verdict) if isinstance(unheard.ending, CalledOff) else verdict.decision
-            return replace(verdict, decision=decision, error=str(unheard))
+            decision = hold(result) if isinstance(unheard.ending, CalledOff) else result.decision
+            return replace(result, decision=decision, error=str(unheard))
         except TROUBLE as error:
-            return failed(verdict, error)
-        return verdict
+            return failed(result, error)
+        return result
 
     def _start(self, rule: Row, before: Callable[[], None]) -> None:
         before()
@@ -278,69 +282,69 @@ class Autoscaler:
         if demand.leases or (demand.active and rule["max_replicas"] > 0):
             raise NeededAgain
 
-    def _record(self, verdict: Verdict) -> Verdict:
+    def _record(self, result: RuleResult) -> RuleResult:
         """Write a verdict down and log it."""
         try:
             with self.db.transaction() as tx:
-                verdict = self._noted(tx, verdict)
-                rule = verdict.rule
+                result = self._noted(tx, result)
+                rule = result.rule
                 tx.execute(
                     SQL.record_decision,
                     tenant_id=rule["tenant_id"],
                     rule_created=rule["created"],
-                    **verdict.as_row(),
+                    **result.as_row(),
                 )
         except KelpieError as error:
-            verdict = failed(verdict, error)
-        tell(verdict)
-        return verdict
+            result = failed(result, error)
+        tell(result)
+        return result
 
-    def _noted(self, tx: Transaction, verdict: Verdict) -> Verdict:
+    def _noted(self, tx: Transaction, result: RuleResult) -> RuleResult:
         """Keep the rule's count of runs without its group, and remove the rule when it is full."""
-        group_id = verdict.rule["container_group_id"]
-        if verdict.vanished:
-            long = MISSING_WITH_PROJECT_FOR if verdict.vanished.with_project else timedelta()
+        group_id = result.rule["container_group_id"]
+        if result.vanished:
+            long = MISSING_WITH_PROJECT_FOR if result.vanished.with_project else timedelta()
             missing = tx.one_or_none(SQL.note_group_missing, container_group_id=group_id, long=long)
-            verdict = after_missing(verdict, missing)
-        elif verdict.observed:
+            result = after_missing(result, missing)
+        elif result.observed:
             tx.execute(SQL.note_group_found, container_group_id=group_id)
-        if verdict.decision and verdict.decision.action == Action.REMOVE_RULE:
+        if result.decision and result.decision.action == Action.REMOVE_RULE:
             tx.execute(SQL.delete_rule, scope=None, groups=None, container_group_id=group_id)
-        return verdict
+        return result
 
 
-def hold(verdict: Verdict) -> Decision:
-    assert verdict.observed
-    return Decision(Action.HOLD, verdict.observed.present)
+def hold(result: RuleResult) -> Decision:
+    assert result.observed
+    return Decision(Action.HOLD, result.observed.present)
 
 
-def failed(verdict: Verdict, error: Exception) -> Verdict:
+def failed(result: RuleResult, error: Exception) -> RuleResult:
     if isinstance(error, SaladRefused) and error.status == 404:
         error = Vanished()
-    return replace(verdict, error=reason(error), vanished=error if isinstance(error, Vanished) else None)
+    return replace(result, error=reason(error), vanished=error if isinstance(error, Vanished) else None)
 
 
 def reason(error: Exception) -> str:
     return what_to_do(error) if isinstance(error, SaladRefused) else str(error)
 
 
-def after_missing(verdict: Verdict, row: Row | None) -> Verdict:
+def after_missing(result: RuleResult, row: Row | None) -> RuleResult:
     """The third run in a row in which Salad does not know the group ends its rule, if the first is `long_ago`."""
     if row is None or row["missing_runs"] < MISSING_RUNS or not row["long_ago"]:
-        return verdict
-    return replace(verdict, decision=Decision(Action.REMOVE_RULE, 0), error=None)
+        return result
+    return replace(result, decision=Decision(Action.REMOVE_RULE, 0), error=None)
 
 
-def tell(verdict: Verdict) -> None:
-    if verdict.is_quiet:
+def tell(result: RuleResult) -> None:
+    if result.is_quiet:
         return
-    removed = verdict.decision is not None and verdict.decision.action == Action.REMOVE_RULE
+    removed = result.decision is not None and result.decision.action == Action.REMOVE_RULE
     say = logs.warning if removed else logs.info
-    say("scaling_decided", container_group_name=verdict.rule["container_group_name"], **verdict.as_row())
+    say("scaling_decided", container_group_name=result.rule["container_group_name"], **result.as_row())
 
 
-def all_applied(verdicts: Sequence[Verdict]) -> bool:
-    return not any(verdict.error for verdict in verdicts)
+def all_applied(results: Sequence[RuleResult]) -> bool:
+    return not any(result.error for result in results)
 
 
 def repeat(run: Callable[[], object], stopped: threading.Event, interval: timedelta) -> None:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from kelpie_api.db import Row
 from kelpie_api.errors import NoAnswer
 from kelpie_api.salad.client import GroupName, Salad, SaladRefused, id_of
-from kelpie_api.salad.request_budget import Allowance
+from kelpie_api.salad.request_budget import RequestBudget
 from kelpie_api.scaling.decision import Observed, State
 
 LONGEST_PAUSE = 60.0  # who is asked to wait longer leaves it to the next run
@@ -46,7 +46,7 @@ class Stranger(Exception):
     """Salad says something of a group that this release does not understand."""
 
 
-class Fleet:
+class ContainerGroups:
     """Each call is tried again while Salad gives no answer. `before` runs right before each try and may forbid it
     by raising. Raises SaladRefused, NoAnswer, Ended."""
 
@@ -55,13 +55,13 @@ class Fleet:
         salad: Salad,
         key: str,
         stopped: threading.Event,
-        allowance: Allowance,
+        request_budget: RequestBudget,
         pauses: Sequence[float] = PAUSES,
     ) -> None:
         self.salad = salad
         self.key = key
         self.stopped = stopped
-        self.allowance = allowance
+        self.request_budget = request_budget
         self.pauses = pauses
 
     def groups(self, organization: str, project: str, before: Callable[[], None]) -> list[dict[str, Any]]:
@@ -95,7 +95,7 @@ class Fleet:
             before()
             return ask()
 
-        return self.allowance.ask(asking, self._wait)
+        return self.request_budget.ask(asking, self._wait)
 
     def _wait(self, seconds: float) -> None:
         """What can be sent at once is sent, also while the program ends: a rule that was begun is finished."""
@@ -106,7 +106,7 @@ class Fleet:
 class Look:
     """What Salad says of groups, asked once a project and run: a thousand rules must fit into the budget."""
 
-    def __init__(self, fleet: Fleet, before: Callable[[], None]) -> None:
+    def __init__(self, fleet: ContainerGroups, before: Callable[[], None]) -> None:
         self.fleet = fleet
         self.before = before
         self.projects: dict[tuple[str, str], Future[Project | None]] = {}

@@ -15,7 +15,7 @@ from kelpie_api.db import SQL, Database, Row
 from kelpie_api.errors import InvalidRequest, NoAnswer, RuleExists, RuleNotFound, TooOften, Unavailable
 from kelpie_api.net.single_flight import Budget
 from kelpie_api.salad.client import Salad, SaladRefused, is_name, name_of_group
-from kelpie_api.salad.request_budget import PERSON, Allowance
+from kelpie_api.salad.request_budget import PERSON, RequestBudget
 from kelpie_api.scaling.decision import Demand, Limits
 
 PRUNE_BATCH = 5000
@@ -25,13 +25,13 @@ LOOKUPS_AT_ONCE, LOOKUP_PAUSE = 20, 2.0
 REMEMBERED_TENANTS = 10_000
 
 
-class Lookups:
+class GroupLookups:
     """Looks groups up with the coordinator's own key, for each tenant only so often."""
 
     def __init__(self, db: Database, salad: Salad, own_key: str | None) -> None:
         self.salad = salad
         self.own_key = own_key
-        self.allowance = Allowance(db, PERSON)
+        self.request_budget = RequestBudget(db, PERSON)
         self.budgets: dict[int, Budget] = {}
 
     def groups(self, caller: Caller) -> list[dict[str, Any]]:
@@ -45,7 +45,9 @@ class Lookups:
             raise TooOften(
                 "You asked for many groups in a short time; send the request again in a moment.", LOOKUP_PAUSE
             )
-        return self.allowance.ask(lambda: self.salad.container_groups(key, caller.organization, caller.project))
+        return self.request_budget.ask(
+            lambda: self.salad.container_groups(key, caller.organization, caller.project)
+        )
 
     def _budget(self, tenant_id: int) -> Budget:
         if len(self.budgets) >= REMEMBERED_TENANTS:
@@ -53,7 +55,7 @@ class Lookups:
         return self.budgets.setdefault(tenant_id, Budget(1 / LOOKUP_PAUSE, LOOKUPS_AT_ONCE))
 
 
-def create_rule(db: Database, lookups: Lookups, caller: Caller, wanted: Mapping[str, Any]) -> Row:
+def create_rule(db: Database, lookups: GroupLookups, caller: Caller, wanted: Mapping[str, Any]) -> Row:
     """A rule for a group that Salad shows the coordinator in the caller's project.
 
     Raises InvalidRequest for an unknown group, RuleExists, and Unavailable while Salad gives no answer.
@@ -80,7 +82,7 @@ def create_rule(db: Database, lookups: Lookups, caller: Caller, wanted: Mapping[
     return made
 
 
-def group_name(lookups: Lookups, caller: Caller, group_id: UUID) -> str:
+def group_name(lookups: GroupLookups, caller: Caller, group_id: UUID) -> str:
     """The name of a group in the caller's project."""
     if not (is_name(caller.organization) and is_name(caller.project)):
         raise unknown_group("This key belongs to no organization and project of Salad's; call with one that does.")

@@ -10,13 +10,13 @@ from typing import Any
 
 from marshmallow import ValidationError, fields, post_dump, validate
 
-from kelpie_api.queue.listing import Place
+from kelpie_api.queue.listing import Cursor
 from kelpie_api.queue.states import LEGACY_FIELDS, Status
 from kelpie_api.schemas.fields import Answer, Instant, PageQuery, QueryText
 from kelpie_api.text import give_way
 
 
-class Cursor(fields.String):
+class CursorText(fields.String):
     """A place in a list, between one job and the next. Callers hand it back as they got it."""
 
     # Exactly what `as_cursor` writes: a mark, and eight bytes that are no negative number.
@@ -26,11 +26,11 @@ class Cursor(fields.String):
         if not re.fullmatch(self.PATTERN, value):
             raise ValidationError("This is no cursor; take it from the Link header of the page before.")
         mark, seq = struct.unpack(">cq", base64.urlsafe_b64decode(value))
-        return Place(seq, mark == b">")
+        return Cursor(seq, mark == b">")
 
 
-def as_cursor(place: Place) -> str:
-    return base64.urlsafe_b64encode(struct.pack(">cq", b">" if place.oldest_first else b"<", place.seq)).decode()
+def as_cursor(cursor: Cursor) -> str:
+    return base64.urlsafe_b64encode(struct.pack(">cq", b">" if cursor.oldest_first else b"<", cursor.seq)).decode()
 
 
 class JobQuery(PageQuery):
@@ -38,11 +38,11 @@ class JobQuery(PageQuery):
         validate=validate.OneOf([*Status, ""], error=f"Must be one of: {', '.join(Status)}; or empty, for all.")
     )
     container_group_id = QueryText(validate=validate.Length(max=255))
-    cursor = Cursor(
+    cursor = CursorText(
         load_default=None,
         metadata={
             "description": "From the Link header of the page before; it wins over page and asc.",
-            "pattern": f"^({Cursor.PATTERN})?$",
+            "pattern": f"^({CursorText.PATTERN})?$",
         },
     )
     asc = fields.Boolean(load_default=False)

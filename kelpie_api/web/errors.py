@@ -21,7 +21,7 @@ TITLES = {
 
 def answer_error(error: KelpieError) -> Response:
     if isinstance(error, OwnerVanished):
-        coordinator().gatekeeper.forget()
+        coordinator().authenticator.forget()
     response = jsonify(error.body())
     response.status_code = error.status
     response.headers.update(error.headers())

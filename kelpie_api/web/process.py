@@ -7,15 +7,15 @@ import threading
 from dataclasses import dataclass, field
 
 from kelpie_api import encryption, migrations
-from kelpie_api.auth.authenticator import Gatekeeper
+from kelpie_api.auth.authenticator import Authenticator
 from kelpie_api.config import Config
 from kelpie_api.db import Database
 from kelpie_api.errors import Unavailable
 from kelpie_api.machines.sightings import Sightings
-from kelpie_api.queue.long_poll import WaitingRoom
-from kelpie_api.queue.maintenance import Housekeeper
+from kelpie_api.queue.long_poll import LongPoll
+from kelpie_api.queue.maintenance import Maintenance
 from kelpie_api.salad.client import Salad
-from kelpie_api.scaling.rules import Lookups
+from kelpie_api.scaling.rules import GroupLookups
 
 
 @dataclass
@@ -27,11 +27,11 @@ class Coordinator:
 
     config: Config
     db: Database
-    gatekeeper: Gatekeeper
-    housekeeper: Housekeeper
-    waiting: WaitingRoom
+    authenticator: Authenticator
+    maintenance: Maintenance
+    waiting: LongPoll
     sightings: Sightings
-    lookups: Lookups
+    lookups: GroupLookups
     schema_is_current: bool = False
     begun_in: int | None = None
     beginning: threading.Lock = field(default_factory=threading.Lock)
@@ -40,10 +40,10 @@ class Coordinator:
     def of(cls, config: Config) -> Coordinator:
         db = Database(config.database_url)
         sightings = Sightings(db)
-        housekeeper = Housekeeper(db, [sightings.look_after_machines])
-        waiting = WaitingRoom(db, config.max_waiters)
-        lookups = Lookups(db, Salad(config.salad_api_url), config.salad_api_key)
-        return cls(config, db, Gatekeeper(db, config), housekeeper, waiting, sightings, lookups)
+        maintenance = Maintenance(db, [sightings.look_after_machines])
+        waiting = LongPoll(db, config.max_waiters)
+        lookups = GroupLookups(db, Salad(config.salad_api_url), config.salad_api_key)
+        return cls(config, db, Authenticator(db, config), maintenance, waiting, sightings, lookups)
 
     def begin(self) -> None:
         """Open the pool and start housekeeping, once in each process."""
@@ -52,13 +52,13 @@ class Coordinator:
         with self.beginning:
             if self.begun_in != os.getpid():
                 self.db.open()
-                self.housekeeper.start()
+                self.maintenance.start()
                 self.begun_in = os.getpid()
 
     def end(self) -> None:
         self.waiting.close()
-        self.housekeeper.stop()
-        self.gatekeeper.end()
+        self.maintenance.stop()
+        self.authenticator.end()
         self.db.close()
 
     def require_current_schema(self) -> None:
@@ -68,5 +68,5 @@ class Coordinator:
         problem = self.db.repeatable(lambda tx: migrations.problem(tx.connection))
         if problem:
             raise Unavailable(problem)
-        self.db.repeatable(lambda tx: encryption.require(tx, self.gatekeeper.seal))
+        self.db.repeatable(lambda tx: encryption.require(tx, self.authenticator.seal))
         self.schema_is_current = True

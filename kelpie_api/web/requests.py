@@ -52,7 +52,7 @@ def admit() -> Response | None:
     if request.endpoint is None or request.endpoint in PUBLIC:
         return None
     coordinator().require_current_schema()
-    g.caller = coordinator().gatekeeper.caller(request.headers)
+    g.caller = coordinator().authenticator.caller(request.headers)
     if g.caller.machine:
         require_open_to_machines(request.endpoint)
     return None

@@ -20,7 +20,7 @@ from kelpie_api.config import VERSION
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.encryption import Seal
 from kelpie_api.errors import NoAnswer, SchemaError, Unavailable, WrongSecretKey
-from kelpie_api.net.public_http import Egress
+from kelpie_api.net.public_http import PublicHttp
 from kelpie_api.webhooks import fairness, signing
 
 IDLE = 0.5  # seconds between two looks at an empty outbox
@@ -84,10 +84,10 @@ def sentence(error: Exception) -> str:
 class Sender:
     """Delivers in threads; `Lanes` says who may have how many of them."""
 
-    def __init__(self, db: Database, seal: Seal, egress: Egress) -> None:
+    def __init__(self, db: Database, seal: Seal, public_http: PublicHttp) -> None:
         self.db = db
         self.seal = seal
-        self.egress = egress
+        self.public_http = public_http
         self.stopped = threading.Event()
         self.freed = threading.Event()  # since the last look a thread came free, so there may be room in a lane
         self.lanes = fairness.Lanes()
@@ -185,7 +185,7 @@ class Sender:
         }
         began = time.monotonic()
         try:
-            return Answer(self.egress.post(webhook["url"], headers, body), None, time.monotonic() - began)
+            return Answer(self.public_http.post(webhook["url"], headers, body), None, time.monotonic() - began)
         except NoAnswer as error:
             return Answer(None, str(error), time.monotonic() - began)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from kelpie_worker import logs
-from kelpie_worker.job import Job, Place, StoredObject
+from kelpie_worker.job import Job, ObjectKey, StoredObject
 from kelpie_worker.lease import Lease
 from kelpie_worker.s3.bucket import Storage
 from kelpie_worker.s3.errors import Changed, StorageRefused, StorageUnreachable
@@ -31,16 +31,16 @@ class Fence:
         self._storage = storage
         self._lease = lease
         self._doubt = doubt
-        self._known: dict[Place, str | None] = {}  # ETags; None: whatever is there may be replaced
+        self._known: dict[ObjectKey, str | None] = {}  # ETags; None: whatever is there may be replaced
         self._learning = threading.Lock()
-        self._written: dict[Place, str | None] = {}  # ETags of what this attempt has put there; None: deleted
-        self._turns: dict[Place, threading.Lock] = {}
+        self._written: dict[ObjectKey, str | None] = {}  # ETags of what this attempt has put there; None: deleted
+        self._turns: dict[ObjectKey, threading.Lock] = {}
 
     def know(self, objects: Iterable[StoredObject]) -> None:
         """These were there when the attempt began."""
         self._known |= {stored.place: stored.etag for stored in objects if stored.etag}
 
-    def is_overwritten(self, place: Place, etag: str | None) -> bool:
+    def is_overwritten(self, place: ObjectKey, etag: str | None) -> bool:
         """Whether this attempt has put something else there since that object, or deleted it."""
         return self._written.get(place, etag) != etag
 
@@ -88,7 +88,7 @@ class Fence:
             return stored
         raise StorageUnreachable(f"{target.bucket}/{target.key} is being changed by somebody else all the time")
 
-    def delete(self, place: Place, is_needed: Callable[[], bool]) -> bool:
+    def delete(self, place: ObjectKey, is_needed: Callable[[], bool]) -> bool:
         """Delete what is known to be there; somebody else's object stays. The storage's errors, Cancelled.
 
         `is_needed` is asked when nobody else of this attempt can write there; if so, False, and the object stays.
@@ -105,7 +105,7 @@ class Fence:
             self._known.pop(place, None)
             return True
 
-    def _turn(self, place: Place) -> threading.Lock:
+    def _turn(self, place: ObjectKey) -> threading.Lock:
         return self._turns.setdefault(place, threading.Lock())
 
     def _learn(self, target: Target, over: str | None, found: str | None, others: Iterable[Target]) -> None:

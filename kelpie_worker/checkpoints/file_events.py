@@ -13,7 +13,7 @@ from kelpie_worker import logs
 _MOST_LOST = 100_000  # directories
 
 
-class Hint:
+class FileEvents:
     def __init__(self) -> None:
         self._changed = threading.Event()
         self._last = 0.0
@@ -30,12 +30,12 @@ class Hint:
 
         _be_quiet()
         reading = (EVENT_TYPE_OPENED, EVENT_TYPE_CLOSED_NO_WRITE)  # as the scans and uploads themselves do
-        hint = self
+        file_events = self
 
         class Handler(FileSystemEventHandler):
             def on_any_event(self, event: FileSystemEvent) -> None:
                 if event.event_type not in reading:
-                    hint.set()
+                    file_events.set()
 
         observer = Observer()
         try:

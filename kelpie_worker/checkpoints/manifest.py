@@ -6,7 +6,7 @@ import threading
 
 from kelpie_worker.checkpoints.fence import Fence
 from kelpie_worker.checkpoints.watch import Checkpoints
-from kelpie_worker.job import Manifest, Place, StoredObject
+from kelpie_worker.job import Manifest, ObjectKey, StoredObject
 from kelpie_worker.messages import (
     Committed,
 )
@@ -15,7 +15,7 @@ from kelpie_worker.processes.child import Tell
 _LARGEST_MANIFEST = 20_000  # files; the coordinator takes no more
 
 
-class ManifestOfAll:
+class JobManifest:
     """Tells what is whole in the bucket of all watches of a job together, each time one of them has finished."""
 
     def __init__(self, claim_id: str, tell: Tell, fence: Fence) -> None:
@@ -39,7 +39,7 @@ class ManifestOfAll:
 
         If none of theirs is, the next generation has begun, and whoever compares is to find another version.
         """
-        objects: dict[Place, StoredObject] = {}
+        objects: dict[ObjectKey, StoredObject] = {}
         for stored in (stored for watch in self.watches for stored in watch.whole):
             if stored.place not in objects or not self._fence.is_overwritten(stored.place, stored.etag):
                 objects[stored.place] = stored

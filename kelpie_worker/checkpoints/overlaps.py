@@ -36,7 +36,7 @@ class _Directory:
         return self.block.bucket == block.bucket and (one.startswith(other) or other.startswith(one))
 
 
-class Siblings:
+class Overlaps:
     """The blocks of `sync.during`, and at the end those of `sync.after`, as seen by one another."""
 
     def __init__(self, job: Job) -> None:

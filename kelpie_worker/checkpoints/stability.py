@@ -18,7 +18,7 @@ _WAITS_FOR_RESTLESS = 12  # times the longest wait for quiet
 _WAITS_FOR_OPEN = 5 * _WAITS_FOR_RESTLESS
 
 
-class Motion:
+class Stability:
     """Of one directory, as its scans show it. `max_wait` is the longest wait for quiet; None: there is none."""
 
     def __init__(
@@ -40,7 +40,7 @@ class Motion:
         self._rewritten: set[str] = set()  # in place, since they were sent
         self._held_since: dict[str, float] = {}  # since when one of them has been open, as far as it was looked
         self._always_open: set[str] = set()  # those of them that were waited for in vain
-        self._unfinished: set[str] = set()  # when it was asked last
+        self._open_uploads: set[str] = set()  # when it was asked last
 
     def see(self, found: Snapshot) -> None:
         now = time.monotonic()
@@ -102,8 +102,8 @@ class Motion:
                 whole = came_to_rest or self._grows(path, sent.get(path))
             if not whole:
                 found.add(path)
-        self._unfinished = self._made_just_now(changed, sent, open_files)
-        found |= self._unfinished | self._held_open(changed, open_files)
+        self._open_uploads = self._made_just_now(changed, sent, open_files)
+        found |= self._open_uploads | self._held_open(changed, open_files)
         self._waits_since = (self._waits_since or now) if found else None
         return found
 
@@ -169,7 +169,7 @@ class Motion:
 
     def is_log(self, path: str) -> bool:
         """A small file that has only grown for so long is never at rest, and useful at any length."""
-        if path in self._rewritten or path in self._unfinished:
+        if path in self._rewritten or path in self._open_uploads:
             return False
         return self._seen[path].size <= _LARGEST_LOG
 

@@ -14,14 +14,14 @@ from functools import partial
 
 from kelpie_worker import logs
 from kelpie_worker.checkpoints.fence import Fence
-from kelpie_worker.checkpoints.file_events import Hint
+from kelpie_worker.checkpoints.file_events import FileEvents
 from kelpie_worker.checkpoints.generation import Generations
-from kelpie_worker.checkpoints.overlaps import Siblings
+from kelpie_worker.checkpoints.overlaps import Overlaps
 from kelpie_worker.checkpoints.plan import commit_order
-from kelpie_worker.checkpoints.stability import Motion
+from kelpie_worker.checkpoints.stability import Stability
 from kelpie_worker.checkpoints.tracked_files import Ledger, Refusals
 from kelpie_worker.config import WatchTimes
-from kelpie_worker.job import Job, Manifest, Place, StoredObject, SyncBlock
+from kelpie_worker.job import Job, Manifest, ObjectKey, StoredObject, SyncBlock
 from kelpie_worker.lease import Cancelled, Lease
 from kelpie_worker.s3.errors import NotThere, StorageRefused, StorageUnreachable
 from kelpie_worker.system.backoff import backoff
@@ -47,7 +47,7 @@ class Attempt:
     transfer: Transfer
     lease: Lease
     fence: Fence
-    siblings: Siblings
+    overlaps: Overlaps
     times: WatchTimes
     own_files: frozenset[str]
 
@@ -62,7 +62,7 @@ class Past:
 
     brought: Snapshot
     objects: Mapping[str, StoredObject]
-    origins: Mapping[str, Place]
+    origins: Mapping[str, ObjectKey]
     sent: bool
 
 
@@ -97,8 +97,8 @@ class Checkpoints:
         self._told = False  # that storage refuses
         self._key_of = partial(transfer.key_in, block.prefix)
         self._scanner = Scanner(block.local_path, matches, attempt.own_files, real_path, key_of=self._key_of)
-        self._hint = Hint()
-        self._motion = Motion(attempt.times.max_wait)
+        self._file_events = FileEvents()
+        self._stability = Stability(attempt.times.max_wait)
         self._refusals = Refusals(job)
         self._uploaded: Snapshot = {}
         self._fence = attempt.fence
@@ -106,7 +106,7 @@ class Checkpoints:
         self._past = past
         self._objects = self._own_objects(past.objects, brought)
         self._fence.know(past.objects.values())
-        self._siblings = attempt.siblings
+        self._overlaps = attempt.overlaps
         self.whole: Manifest = tuple(self._objects.values())  # what the bucket has of the last whole generation
         self._looked = self._had_all = boottime()  # at the directory; when the bucket had all that was seen there
         self.behind_since: float | None = None  # CLOCK_BOOTTIME; None while the bucket has all
@@ -124,13 +124,13 @@ class Checkpoints:
         self._generations.know(
             {path: version for path, version in found.items() if self.ledger.sent.get(path) == version}
         )
-        self._hint.listen(self.block.local_path)
+        self._file_events.listen(self.block.local_path)
         self._thread.start()
 
     def stop(self) -> None:
         """Look no more, and wait until nothing is under way; `finish` sends what is left."""
         self._finishing.set()
-        self._hint.set()
+        self._file_events.set()
         if self._thread.ident is not None:
             self._thread.join()
 
@@ -184,7 +184,7 @@ class Checkpoints:
             if isinstance(error, PatternTooSlow):
                 self._listener.refused(error)
         finally:
-            self._hint.stop()
+            self._file_events.stop()
 
     def _send_changes(self) -> None:
         failures, patience = 0, Patience()
@@ -207,7 +207,7 @@ class Checkpoints:
                 self._finishing.wait(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE))
                 continue
             if up_to_date:
-                self._hint.wait(self._scan_pause)
+                self._file_events.wait(self._scan_pause)
             self._lease.check()
 
     def _tell_refusal(self, error: Exception, patience: Patience) -> None:
@@ -229,9 +229,9 @@ class Checkpoints:
         if self.ledger.is_settled(now) and not due:
             return True
         self._tell_rewritten(changed)
-        restless = set() if final else self._motion.restless(changed, self.ledger.sent, not self._in_motion)
-        if restless and not self._motion.waited_enough():
-            self._finishing.wait(self._motion.pause)
+        restless = set() if final else self._stability.restless(changed, self.ledger.sent, not self._in_motion)
+        if restless and not self._stability.waited_enough():
+            self._finishing.wait(self._stability.pause)
             return False
         ready = self._ready(changed, restless, final)
         taken = commit_order(ready)[:MOST_FILES]
@@ -261,7 +261,7 @@ class Checkpoints:
             sent = self.ledger.sent.get(path)
             has_grown = sent and sent.inode == version.inode and sent.size < version.size
             if sent and has_grown and not self._generations.begins_as_sent(path, sent):
-                self._motion.rewritten(path)
+                self._stability.rewritten(path)
 
     def _due_for_deletion(self, now: Snapshot, final: bool) -> list[str]:
         """What cannot be seen is not removed: behind a link in the directory's place, or in a closed folder."""
@@ -270,7 +270,7 @@ class Checkpoints:
 
     def _ready(self, changed: Snapshot, restless: set[str], final: bool) -> Snapshot:
         """What goes up now. In the end also what was refused, but after all the others are safe."""
-        ready = {path for path in changed if path not in restless or self._motion.is_log(path)}
+        ready = {path for path in changed if path not in restless or self._stability.is_log(path)}
         others = ready - (self._refusals.known if final else self._refusals.resting)
         return {path: changed[path] for path in (ready if final and not others else others)}
 
@@ -282,10 +282,10 @@ class Checkpoints:
     def _scan(self) -> Snapshot:
         """Look, and leave a pause that keeps looking at a large tree from being all that is done."""
         self._looked, began = boottime(), time.monotonic()
-        found = self._siblings.left_to(self.block, self._scanner.scan())
+        found = self._overlaps.left_to(self.block, self._scanner.scan())
         for path in [path for path in found if path in self.ledger.sent and self._is_overwritten(path)]:
             del self.ledger.sent[path]  # by another directory of this job
-        self._motion.see(found)
+        self._stability.see(found)
         self._generations.forget_all_but(found)
         took = time.monotonic() - began
         self._scan_pause = min(max(_SHORTEST_SCAN_PAUSE, _SCAN_PAUSE_FACTOR * took), _LONGEST_PAUSE)
@@ -312,7 +312,7 @@ class Checkpoints:
         while not self._finishing.wait(max(self._times.stability, _SHORTEST_STABILITY)):
             now = self._scan()
             waited = time.monotonic() - began
-            if now == before and self._hint.quiet_for() >= self._times.debounce:
+            if now == before and self._file_events.quiet_for() >= self._times.debounce:
                 return now
             if self._times.max_wait is not None and waited >= self._times.max_wait:
                 self._in_motion = True
@@ -341,13 +341,13 @@ class Checkpoints:
 
     def _took(self, path: str, version: Signature, stored: StoredObject) -> None:
         self.ledger.sent[path] = self._uploaded[path] = version
-        self._motion.sent(path)
+        self._stability.sent(path)
         self._objects[path] = stored
 
     def _delete(self, due: list[str], final: bool) -> None:
         deleted = 0
         for path in due:
-            is_needed = partial(self._siblings.have, self.block, path, final)
+            is_needed = partial(self._overlaps.have, self.block, path, final)
             for bucket, key in self._had_as(path):
                 try:
                     deleted += self._fence.delete((bucket, key), is_needed)
@@ -360,7 +360,7 @@ class Checkpoints:
         if deleted:
             logs.info("checkpoint_deleted", self._job, files=deleted)
 
-    def _had_as(self, path: str) -> set[Place]:
+    def _had_as(self, path: str) -> set[ObjectKey]:
         """The objects that this attempt brought the file from, or sent it to; all others are somebody else's.
 
         A file `a` may come from `a`, where `a.gz` would be sent, and `x/y` from `x//y`. What an earlier uploader
@@ -375,7 +375,7 @@ class Checkpoints:
         stored = self._objects.get(path)
         return self._fence.is_overwritten(self._place(path), stored.etag if stored else None)
 
-    def _place(self, path: str) -> Place:
+    def _place(self, path: str) -> ObjectKey:
         return self.block.bucket, self._key_of(path)
 
     def _own_objects(self, objects: Mapping[str, StoredObject], brought: Snapshot) -> dict[str, StoredObject]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from kelpie_worker import logs
-from kelpie_worker.coordinator.checkpoint_reports import Manifests
+from kelpie_worker.coordinator.checkpoint_reports import CheckpointReports
 from kelpie_worker.coordinator.client import Api, ClaimRefused, Unreachable
 from kelpie_worker.messages import (
     CeaseClaiming,
@@ -32,7 +32,7 @@ _LAST_MOMENT = 1.0  # seconds for the answer to a claim that is under way when c
 Answer = TypeVar("Answer")
 
 
-class Coordinator:
+class CoordinatorCalls:
     """Obeys what `OBEYED_BY` leads to it; `tell` takes the messages, from any thread."""
 
     def __init__(self, api: Api, tell: Callable[[Message], None]) -> None:
@@ -41,7 +41,7 @@ class Coordinator:
         self._ceased = threading.Event()
         self._claiming: set[str] = set()
         self._reporting: set[str] = set()
-        self._manifests = Manifests(api, _sleep)
+        self._manifests = CheckpointReports(api, _sleep)
 
     def obey(self, command: Claim | Report | ReportCheckpoint | ReportResume | Recall | CeaseClaiming) -> None:
         match command:

@@ -12,7 +12,7 @@ from kelpie_worker.system.backoff import backoff
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 
 
-class Manifests:
+class CheckpointReports:
     """Sends the newest manifest of each attempt until it is answered; one that is overtaken is never sent."""
 
     def __init__(self, api: Api, pause: Callable[[float], object]) -> None:

@@ -14,10 +14,10 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from kelpie_worker import __version__
 from kelpie_worker.config import Config
-from kelpie_worker.coordinator.credentials import Identity, NoToken
+from kelpie_worker.coordinator.credentials import Credentials, NoToken
 from kelpie_worker.job import Job, Manifest, from_wire
 from kelpie_worker.logs import without_secrets
-from kelpie_worker.messages import Claimed, Outcome, Verdict
+from kelpie_worker.messages import Claimed, Ending, Verdict
 from kelpie_worker.system import frozen
 from kelpie_worker.system.linux import boottime
 
@@ -57,7 +57,7 @@ class Greeting:
 
 
 @dataclass(frozen=True)
-class _Answer:
+class _Response:
     status: int
     body: Any
     retry_after: float = 0.0  # seconds that the server asks for before the next call
@@ -75,9 +75,9 @@ class Api:
     without them shows that the server itself has become one of the original API.
     """
 
-    def __init__(self, config: Config, identity: Identity | None = None) -> None:
+    def __init__(self, config: Config, identity: Credentials | None = None) -> None:
         self._config = config
-        self._identity = identity or Identity(config.auth, config.imds_url)
+        self._identity = identity or Credentials(config.auth, config.imds_url)
         self.extensions: frozenset[str] | None = None
         self._session = requests.Session()
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
@@ -151,7 +151,7 @@ class Api:
             raise Unreachable(f"a heartbeat was answered with {answer.status} and no status")
         return status
 
-    def report(self, job: Job, outcome: Outcome) -> bool:
+    def report(self, job: Job, outcome: Ending) -> bool:
         """Tell how the attempt ended. False if the server answered that it does not want to know."""
         if outcome.verdict is Verdict.RELEASED and "release" not in self._known_extensions():
             return True  # nobody to tell: the heartbeats end, and the lease lapses
@@ -201,7 +201,7 @@ class Api:
         answer = self._call("GET", f"/jobs/{job.id}")
         return None if answer.status == 404 else self._job(answer.body, job.claim_id, job.attempt)
 
-    def _claimed(self, claim_id: str, answer: _Answer, sent_at: float, pause: float) -> Claimed:
+    def _claimed(self, claim_id: str, answer: _Response, sent_at: float, pause: float) -> Claimed:
         if answer.status != 200 or not isinstance(answer.body, list):
             raise Unreachable(f"a claim was answered with {answer.status}")
         if not answer.body:
@@ -212,7 +212,7 @@ class Api:
             attempt = document.get("attempt")
         return Claimed(claim_id, self._job(document, claim_id, attempt), sent_at)
 
-    def _pause_after(self, answer: _Answer, sent_at: float, wait: int) -> float:
+    def _pause_after(self, answer: _Response, sent_at: float, wait: int) -> float:
         """Until the next claim, if this one brought nothing. A server that is full, or ends, does not wait."""
         if not wait:
             return max(_SHORTEST_POLL, self._config.poll_interval)
@@ -245,7 +245,7 @@ class Api:
         body: Mapping[str, Any] | None = None,
         query: Mapping[str, str] | None = None,
         timeout: float = _READ_TIMEOUT,
-    ) -> _Answer:
+    ) -> _Response:
         url = self._config.api_url + path
         limits = (min(_CONNECT_TIMEOUT, timeout), timeout)
         try:
@@ -263,19 +263,19 @@ class Api:
         except OSError as error:  # what REQUESTS_CA_BUNDLE names is not there
             raise Unreachable(f"{method} {path}: {error}") from error
 
-    def _answer(self, response: requests.Response, path: str) -> _Answer:
+    def _answer(self, response: requests.Response, path: str) -> _Response:
         status = response.status_code
         if not response.headers:  # cut off: what server it is cannot be told from that
             raise Unreachable(f"{path} was answered without headers")
         if not 200 <= status < 300 and (status in (401, 403, 429) or not 400 <= status < 500):
             raise Unreachable(f"{path} was answered with {status}{self._advice(status)}")
         try:
-            answer = _Answer(status, response.json(), _seconds(response.headers.get("Retry-After")))
+            answer = _Response(status, response.json(), _seconds(response.headers.get("Retry-After")))
         except ValueError:
             # A success without JSON is no success of this API; an error's body matters to nobody.
             if status < 300:
                 raise
-            answer = _Answer(status, None)
+            answer = _Response(status, None)
         self._learn_extensions(response.headers.get("Kelpie-Extensions"), path, answer)
         return answer
 
@@ -288,7 +288,7 @@ class Api:
         used = [named for header, named in _CREDENTIALS.items() if header in self._config.auth.headers]
         return f"; check {used[0] if used else 'the project of the token, SALAD_PROJECT'}"
 
-    def _learn_extensions(self, named: str | None, path: str, answer: _Answer) -> None:
+    def _learn_extensions(self, named: str | None, path: str, answer: _Response) -> None:
         if named is not None:
             self.extensions = _words(named)
         elif path == "/work" and answer.status == 200 and isinstance(answer.body, list):

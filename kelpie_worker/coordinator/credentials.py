@@ -26,7 +26,7 @@ class NoToken(Exception):
     """The metadata service has not issued one yet."""
 
 
-class Identity:
+class Credentials:
     """The headers that say who is calling, with a token that a thread of its own keeps fresh.
 
     One for each process: the thread starts with the first call that needs it, and fetches well before the token

@@ -7,7 +7,7 @@ from multiprocessing.connection import Connection
 from kelpie_worker import logs
 from kelpie_worker.config import Config
 from kelpie_worker.coordinator.client import Api, Unreachable
-from kelpie_worker.coordinator.credentials import Identity
+from kelpie_worker.coordinator.credentials import Credentials
 from kelpie_worker.job import Job
 from kelpie_worker.lease import safe_until
 from kelpie_worker.messages import (
@@ -43,7 +43,7 @@ class Heartbeat(Duty):
     def __init__(self, config: Config, tell: Tell) -> None:
         self._config = config
         self._tell = tell
-        self._identity = Identity(config.auth, config.imds_url)
+        self._identity = Credentials(config.auth, config.imds_url)
         self._held: dict[str, HeldLease] = {}
 
     def obey(self, command: HoldLease | TellLag | ProveLease | DropLease) -> None:

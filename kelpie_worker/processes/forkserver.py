@@ -31,12 +31,12 @@ _LONGEST_FIRST_BIRTH = 30.0  # seconds, in a nursery that begins from nothing
 _LONGEST_NAME = 64  # bytes
 
 
-class Stillborn(Exception):
+class NotForked(Exception):
     """The process did not come to life; another may."""
 
 
 @dataclass(frozen=True)
-class Newborn:
+class Forked:
     """A process, and our ends of its pipes."""
 
     pid: int
@@ -44,7 +44,7 @@ class Newborn:
     messages: Connection
 
 
-class Nursery:
+class ForkServer:
     """Begins processes that run one of `mains`, by name. Each must be begun from the main thread."""
 
     def __init__(self, mains: Mapping[str, Main]) -> None:
@@ -63,7 +63,7 @@ class Nursery:
             _run(lambda: _serve(theirs, supervisor, self._mains))
         theirs.close()
 
-    def begin(self, name: str, config: Config) -> Newborn:
+    def begin(self, name: str, config: Config) -> Forked:
         """Raises Stillborn."""
         try:
             return self._begun(name, config, _LONGEST_BIRTH)
@@ -74,7 +74,7 @@ class Nursery:
         try:
             return self._begun(name, config, _LONGEST_FIRST_BIRTH)
         except (OSError, EOFError) as error:
-            raise Stillborn(f"the {name} could not be started: {type(error).__name__}") from error
+            raise NotForked(f"the {name} could not be started: {type(error).__name__}") from error
 
     def end(self) -> None:
         self._line.close()
@@ -83,7 +83,7 @@ class Nursery:
                 os.kill(self.pid, signal.SIGKILL)
                 os.waitpid(self.pid, 0)
 
-    def _begun(self, name: str, config: Config, patience: float) -> Newborn:
+    def _begun(self, name: str, config: Config, patience: float) -> Forked:
         their_commands, commands = Pipe(duplex=False)
         messages, their_messages = Pipe(duplex=False)
         with their_commands, their_messages:
@@ -92,7 +92,7 @@ class Nursery:
             raise TimeoutError
         pid = messages.recv()
         commands.send(config)
-        return Newborn(pid, commands, messages)
+        return Forked(pid, commands, messages)
 
     def _replace_if_dead(self) -> None:
         with suppress(ChildProcessError):  # reaped already

@@ -13,7 +13,7 @@ from kelpie_worker import logs
 from kelpie_worker.config import Config
 from kelpie_worker.messages import ChildDied, ChildStarted, Command, Message, Respond
 from kelpie_worker.processes import leftovers
-from kelpie_worker.processes.forkserver import Nursery, Stillborn
+from kelpie_worker.processes.forkserver import ForkServer, NotForked
 from kelpie_worker.system.linux import boottime, children_of_all, descendants
 
 _PATIENCE = {
@@ -35,8 +35,8 @@ class Children:
     then became Kelpie) is left alone.
     """
 
-    def __init__(self, nursery: Nursery, config: Config, tell: Callable[[Message], None]) -> None:
-        self._nursery = nursery
+    def __init__(self, fork_server: ForkServer, config: Config, tell: Callable[[Message], None]) -> None:
+        self._fork_server = fork_server
         self._config = config
         self._tell = tell
         self._children: dict[str, _Child] = {}
@@ -47,7 +47,7 @@ class Children:
         """Start a child, or a fresh one in place of a dead one: nothing of the old queue is used again."""
         if name == "runner" and name in self._children:
             self._end_adopted()
-        self._children[name] = _Child(name, self._nursery, self._config, self._tell)
+        self._children[name] = _Child(name, self._fork_server, self._config, self._tell)
 
     def start_all(self) -> None:
         for name in _PATIENCE:
@@ -75,7 +75,7 @@ class Children:
             child.commands.put(None)
         for child in self._children.values():
             child.join()
-        self._nursery.end()
+        self._fork_server.end()
         leftovers.end_leftovers(self._config.state_file)  # of a runner that could not do it
         self._end_adopted()
 
@@ -83,7 +83,7 @@ class Children:
         """End every child and what descends from it, at once, and nobody else."""
         for child in self._children.values():
             child.kill()
-        self._nursery.end()
+        self._fork_server.end()
         self._end_adopted()
         self._killed = True
 
@@ -100,7 +100,7 @@ class Children:
             time.sleep(_LOOK_AGAIN)
 
     def _pids(self) -> frozenset[int]:
-        return frozenset(child.pid for child in self._children.values() if child.pid) | {self._nursery.pid}
+        return frozenset(child.pid for child in self._children.values() if child.pid) | {self._fork_server.pid}
 
     @staticmethod
     def _own_children() -> frozenset[int]:
@@ -110,15 +110,17 @@ class Children:
 class _Child:
     """One process and the two threads that write and read its pipes, so that the supervisor never waits."""
 
-    def __init__(self, name: str, nursery: Nursery, config: Config, tell: Callable[[Message], None]) -> None:
+    def __init__(
+        self, name: str, fork_server: ForkServer, config: Config, tell: Callable[[Message], None]
+    ) -> None:
         self.name = name
         self.pid = 0  # as long as there is none
         self.commands: SimpleQueue[Command | Respond | None] = SimpleQueue()
         self._tell = tell
         self._ended = threading.Event()
         try:
-            born = nursery.begin(name, config)
-        except Stillborn as error:
+            born = fork_server.begin(name, config)
+        except NotForked as error:
             logs.error("child_not_started", child=name, detail=str(error))
             self._ended.set()
             tell(ChildDied(name, None))

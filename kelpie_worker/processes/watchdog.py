@@ -14,7 +14,7 @@ _ASK_EVERY = 30.0  # seconds
 _LONGEST_ANSWER = 300.0  # seconds; to start a command from a slow disk, or to save on one, takes its time
 
 
-class Vigil:
+class Watchdog:
     """Hears every message, and looks again and again. `ask` has a child respond."""
 
     def __init__(self, ask: Callable[[str], None], clock: Callable[[], float] = boottime) -> None:

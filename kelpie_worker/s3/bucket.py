@@ -111,7 +111,7 @@ class Storage:
             raise
         except StorageRefused as refusal:
             raise NotBegun(str(refusal)) from refusal
-        self._shared.unfinished.begun((answer["UploadId"], target.bucket, target.key))
+        self._shared.open_uploads.begun((answer["UploadId"], target.bucket, target.key))
         return answer["UploadId"]
 
     def send_part(self, target: Target, upload_id: str, number: int, body: bytes) -> Part:
@@ -149,10 +149,10 @@ class Storage:
         try:
             stored = self._conditions.store_over(over, target, (etag, size), store)
         except NoUpload:
-            self._shared.unfinished.over(upload_id)
+            self._shared.open_uploads.over(upload_id)
             # The answer to an earlier try was lost: the upload is gone because it is complete.
             return self._verify(target, etag, size)
-        self._shared.unfinished.over(upload_id)
+        self._shared.open_uploads.over(upload_id)
         return stored
 
     def go_without_conditions(self, bucket: str, detail: str) -> None:
@@ -180,14 +180,14 @@ class Storage:
         except NoUpload:
             pass  # aborted or complete: the answer to an earlier try was lost
         except (StorageUnreachable, StorageRefused) as error:
-            self._shared.unfinished.leave(upload_id)
+            self._shared.open_uploads.leave(upload_id)
             logs.warn("upload_not_aborted", key=target.key, detail=str(error))
             return
-        self._shared.unfinished.over(upload_id)
+        self._shared.open_uploads.over(upload_id)
 
     def abort_left(self) -> None:
         """Abort what this worker left unfinished, in an earlier life or when storage was away."""
-        self._shared.unfinished.abort_left(
+        self._shared.open_uploads.abort_left(
             lambda upload: self.abort(Target(bucket=upload[1], key=upload[2], content_type=""), upload[0])
         )
 
@@ -217,7 +217,7 @@ class Storage:
     def _put_once(self, target: Target, body: bytes, md5: str, condition: Any) -> Any:
         where = target.bucket, target.key, body, target.content_type, md5
         try:
-            return self._shared.shortcut.put(*where, as_headers(condition))
+            return self._shared.fast_path.put(*where, as_headers(condition))
         except AskBoto:
             return self._client.put_object(
                 Bucket=target.bucket,

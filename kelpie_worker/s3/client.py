@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from kelpie_worker.s3.errors import Misconfigured
-from kelpie_worker.s3.fast_path import Shortcut
-from kelpie_worker.s3.open_uploads import Unfinished
+from kelpie_worker.s3.fast_path import FastPath
+from kelpie_worker.s3.open_uploads import OpenUploads
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -57,12 +57,12 @@ def _forget_empty_settings() -> None:
 class SharedClient:
     """Connects on first need, once."""
 
-    def __init__(self, region: str | None, unfinished: Unfinished | None = None) -> None:
+    def __init__(self, region: str | None, open_uploads: OpenUploads | None = None) -> None:
         self._region = region
-        self.unfinished = unfinished or Unfinished()
+        self.open_uploads = open_uploads or OpenUploads()
         self._lock = threading.Lock()
         self._client: S3Client | None = None
-        self._shortcut: Shortcut | None = None
+        self._fast_path: FastPath | None = None
         self.etags_hold: bool | None = None  # whether a listing shows what a completion answered; None: unknown
         self.honours_ranges = True  # until it is seen not to
         self.gives_md5: set[str] = set()  # buckets of which an ETag was seen to be the content's MD5
@@ -72,14 +72,14 @@ class SharedClient:
         with self._lock:
             if self._client is None:
                 self._client = _connected(self._region)
-                self._shortcut = Shortcut(self._client)
+                self._fast_path = FastPath(self._client)
             return self._client
 
     @property
-    def shortcut(self) -> Shortcut:
+    def fast_path(self) -> FastPath:
         self.get()
-        assert self._shortcut
-        return self._shortcut
+        assert self._fast_path
+        return self._fast_path
 
 
 def _connected(region: str | None) -> "S3Client":

@@ -46,7 +46,7 @@ class Way:
     user_agent: str
 
 
-class Shortcut:
+class FastPath:
     """Of one client; threads may share it. Requests raise AskBoto, and what boto3 raises."""
 
     def __init__(self, client: "S3Client") -> None:

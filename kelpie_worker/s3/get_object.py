@@ -80,7 +80,7 @@ class Fetching:
         try:
             if which.keys() != {"Bucket", "Key"}:
                 raise AskBoto
-            return self._shared.shortcut.get(which["Bucket"], which["Key"])
+            return self._shared.fast_path.get(which["Bucket"], which["Key"])
         except AskBoto:
             answer = self._calls.client.get_object(**which)
             headers = answer["ResponseMetadata"]["HTTPHeaders"]

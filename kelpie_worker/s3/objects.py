@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from kelpie_worker.job import Place
+from kelpie_worker.job import ObjectKey
 
 NOTHING = ""  # the ETag of no object
 
@@ -34,7 +34,7 @@ class Target:
     content_type: str
 
     @property
-    def place(self) -> Place:
+    def place(self) -> ObjectKey:
         return self.bucket, self.key
 
 

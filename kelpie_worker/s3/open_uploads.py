@@ -20,7 +20,7 @@ def journal_of(state_file: str) -> Path:
     return Path(state_file).parent / own_name("uploads", str(Path(state_file).absolute()))
 
 
-class Unfinished:
+class OpenUploads:
     """What is open. Without a path nothing outlives the process."""
 
     def __init__(self, path: Path | None = None) -> None:

@@ -13,7 +13,7 @@ from kelpie_worker import logs
 from kelpie_worker.config import Config
 from kelpie_worker.messages import Departed, Departure, LeaveInstance, Message, SetDeletionCost
 from kelpie_worker.salad.imds import Imds, ImdsUnavailable
-from kelpie_worker.salad.peers import Neighbours, Standing
+from kelpie_worker.salad.peers import Peers, PeerState
 from kelpie_worker.system.backoff import backoff
 
 _TRIES = 2  # to be let go
@@ -28,9 +28,9 @@ class Instance:
     def __init__(self, config: Config, tell: Callable[[Message], None]) -> None:
         self._imds = Imds(config.imds_url) if config.imds_url else None
         self._tell = tell
-        self._neighbours = _neighbours_in(config.runtime_directory)
+        self._peers = _neighbours_in(config.runtime_directory)
         self._changed = threading.Condition()
-        self._own = Standing()
+        self._own = PeerState()
         self._leave: LeaveInstance | None = None
         self._published: int | None = None  # by us, and by nobody else since
         self._had_neighbours = False
@@ -47,7 +47,7 @@ class Instance:
         with self._changed:
             match command:
                 case SetDeletionCost():
-                    self._own = Standing(command.cost, command.holds_job)
+                    self._own = PeerState(command.cost, command.holds_job)
                     self._tell_neighbours()
                 case LeaveInstance():
                     self._leave = command
@@ -55,11 +55,11 @@ class Instance:
 
     def end(self) -> None:
         """The others need not reckon with this worker any more."""
-        if self._neighbours:
-            self._neighbours.leave()
+        if self._peers:
+            self._peers.leave()
 
     def _live(self) -> None:
-        seen: Standing | None = None
+        seen: PeerState | None = None
         while True:
             with self._changed:
                 if self._leave is None and self._own == seen:
@@ -73,8 +73,8 @@ class Instance:
     def _tell_neighbours(self) -> None:
         """At once, not by the thread: while a call hangs nobody may take the machine away from a new job."""
         try:
-            if self._neighbours:
-                self._neighbours.tell(self._own)
+            if self._peers:
+                self._peers.tell(self._own)
         except OSError as error:
             logs.warn("neighbours_not_told", detail=str(error))
 
@@ -85,18 +85,18 @@ class Instance:
 
     # --- deletion cost ------------------------------------------------------------------------------
 
-    def _publish(self, imds: Imds, own: Standing) -> None:
+    def _publish(self, imds: Imds, own: PeerState) -> None:
         """The highest cost of all workers here: it is the machine that is deleted, with every one of them."""
         try:
-            with self._neighbours.turn() if self._neighbours else nullcontext():
-                others = self._neighbours.others() if self._neighbours else []
+            with self._peers.turn() if self._peers else nullcontext():
+                others = self._peers.others() if self._peers else []
                 if others or self._had_neighbours:
                     self._published = None
                 self._had_neighbours = bool(others)
                 self._put(imds, max([own.cost, *(other.cost for other in others)]))
         except OSError as error:  # somebody removed the directory
             logs.warn("neighbours_unknown", detail=str(error))
-            self._neighbours = None
+            self._peers = None
 
     def _put(self, imds: Imds, cost: int) -> None:
         if cost == self._published:
@@ -118,7 +118,7 @@ class Instance:
         if self._imds is None:
             logs.warn("instance_not_left", reason=leave.reason, detail="there is no metadata service to ask")
             return False
-        if self._neighbours and any(other.holds_job for other in self._neighbours.others()):
+        if self._peers and any(other.holds_job for other in self._peers.others()):
             logs.info("instance_kept", reason=leave.reason, detail="another worker here holds a job")
             return True
         return self._ask(self._imds, leave)
@@ -138,9 +138,9 @@ class Instance:
         return False
 
 
-def _neighbours_in(directory: str) -> Neighbours | None:
+def _neighbours_in(directory: str) -> Peers | None:
     try:
-        return Neighbours(directory)
+        return Peers(directory)
     except OSError as error:
         logs.warn("neighbours_unknown", directory=directory, detail=f"set KELPIE_RUNTIME_DIR elsewhere: {error}")
         return None

@@ -35,7 +35,7 @@ def _cost_of(job: JobState, heartbeats: int) -> int:
     return BUSIEST if job.phase in _FINAL_UPLOADS else min(1 + heartbeats, BUSIEST - 1)
 
 
-class Residence:
+class InstancePolicy:
     """Sees every message and the jobs in hand after it. `left` once nothing keeps the worker here."""
 
     def __init__(

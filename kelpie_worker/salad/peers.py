@@ -23,14 +23,14 @@ _LENGTH = 64  # bytes of what is told
 
 
 @dataclass(frozen=True)
-class Standing:
+class PeerState:
     """What a worker tells the others: what its end would cost, and whether it has a job in hand."""
 
     cost: int = 0
     holds_job: bool = False
 
 
-class Neighbours:
+class Peers:
     """This worker's file and the sight of the others'. Raises OSError if the directory cannot be used."""
 
     def __init__(self, directory: str) -> None:
@@ -39,13 +39,13 @@ class Neighbours:
         if self._directory.stat().st_uid != os.getuid():
             raise PermissionError(f"{directory} belongs to somebody else")
         self._path, self._file = self._entered()
-        self.tell(Standing())
+        self.tell(PeerState())
 
-    def tell(self, standing: Standing) -> None:
+    def tell(self, standing: PeerState) -> None:
         """Always as long as before, so that no full disk is in its way."""
         os.pwrite(self._file, json.dumps(asdict(standing)).ljust(_LENGTH).encode(), 0)
 
-    def others(self) -> list[Standing]:
+    def others(self) -> list[PeerState]:
         """What the others who live have told; files of the dead are removed."""
         paths = sorted(self._directory.glob(f"*{_SUFFIX}"))
         seen = (_standing(path) for path in paths if path != self._path)
@@ -84,7 +84,7 @@ class Neighbours:
                 os.close(file)
 
 
-def _standing(path: Path) -> Standing | None:
+def _standing(path: Path) -> PeerState | None:
     """What a living worker has told, None of a dead one."""
     try:
         file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -95,9 +95,9 @@ def _standing(path: Path) -> Standing | None:
             path.unlink(missing_ok=True)
             return None
         told = json.loads(os.pread(file, 4096, 0) or b"{}")
-        return Standing(int(told.get("cost", 0)), bool(told.get("holds_job", False)))
+        return PeerState(int(told.get("cost", 0)), bool(told.get("holds_job", False)))
     except (OSError, ValueError, TypeError, AttributeError):
-        return Standing(holds_job=True)  # it lives, and is not understood: better not to take its machine away
+        return PeerState(holds_job=True)  # it lives, and is not understood: better not to take its machine away
     finally:
         os.close(file)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kelpie_worker import logs
 from kelpie_worker.checkpoints.verify import Comparison, compare, recovered, unless_replaced, with_versions
-from kelpie_worker.job import Job, Place, StoredObject, SyncBlock
+from kelpie_worker.job import Job, ObjectKey, StoredObject, SyncBlock
 from kelpie_worker.s3.bucket import Storage
 from kelpie_worker.s3.objects import RemoteFile
 from kelpie_worker.transfer.compression import gunzipped
@@ -31,7 +31,7 @@ class Brought:
     versions: dict[str, Signature]
     bytes: int
     objects: dict[str, StoredObject]  # that the files are still, by the absolute path they were brought to
-    origins: dict[str, Place]  # of all files
+    origins: dict[str, ObjectKey]  # of all files
     checkpoint: Comparison
 
 
@@ -40,7 +40,7 @@ def download(job: Job, storage: Storage, busy: Callable[[Iterable[str]], None]) 
     NotPacked, Collision."""
     versions: dict[str, Signature] = {}
     objects: dict[str, StoredObject] = {}
-    origins: dict[str, Place] = {}
+    origins: dict[str, ObjectKey] = {}
     received, replaced = 0, list[StoredObject]()
     listings = [(block, list(storage.files(block.bucket, block.prefix))) for block in job.before]
     checkpoint = recovered(job, compare(job, listings), storage)

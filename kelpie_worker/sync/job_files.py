@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 
 from kelpie_worker import logs
 from kelpie_worker.checkpoints.fence import Fence
-from kelpie_worker.checkpoints.manifest import ManifestOfAll
-from kelpie_worker.checkpoints.overlaps import Siblings
+from kelpie_worker.checkpoints.manifest import JobManifest
+from kelpie_worker.checkpoints.overlaps import Overlaps
 from kelpie_worker.checkpoints.watch import Attempt, Checkpoints, Listener, Past
 from kelpie_worker.config import Config
-from kelpie_worker.job import Job, Place, StoredObject, SyncBlock
+from kelpie_worker.job import Job, ObjectKey, StoredObject, SyncBlock
 from kelpie_worker.lease import Cancelled, Lease
 from kelpie_worker.messages import (
     Aside,
@@ -45,7 +45,6 @@ from kelpie_worker.sync.download import download
 from kelpie_worker.sync.failures import Work, answer_to, last_answer, may_pass
 from kelpie_worker.sync.outputs import Outputs
 from kelpie_worker.sync.progress import Moving
-from kelpie_worker.sync.uploader import _FIRST_PAUSE, _LONGEST_PAUSE
 from kelpie_worker.system.backoff import backoff
 from kelpie_worker.system.linux import boottime
 from kelpie_worker.transfer.two_phase_upload import Transfer
@@ -55,6 +54,7 @@ from kelpie_worker.workspace.paths import is_inside
 from kelpie_worker.workspace.pattern import PatternTooSlow, matcher
 
 Known = TypeVar("Known")
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds
 
 
 class JobFiles:
@@ -72,7 +72,7 @@ class JobFiles:
         self._own_files = directories.own_files(config.state_file)
         self._places_file = record.file_of(config.state_file, claim_id)
         known = record.load(self._places_file)
-        self._places = known or record.Places()
+        self._places = known or record.DirectoryRecord()
         self._remembering = threading.Lock()
         self._brought_objects: dict[str, StoredObject] = {}
         self._watches: list[Checkpoints] | None = None
@@ -271,9 +271,9 @@ class JobFiles:
         # One fence for all directories: two blocks may send to one key.
         fence = Fence(job, self._storage, self.lease, lambda: self._tell(Doubted(self._claim_id)))
         attempt = Attempt(
-            job, self._transfers(job), self.lease, fence, Siblings(job), self._config.watch, self._own_files
+            job, self._transfers(job), self.lease, fence, Overlaps(job), self._config.watch, self._own_files
         )
-        manifests = ManifestOfAll(self._claim_id, self._tell, fence)
+        manifests = JobManifest(self._claim_id, self._tell, fence)
 
         def committed() -> None:
             self.remember_what_was_taken()  # before anybody hears of it
@@ -304,9 +304,9 @@ class JobFiles:
         reason = "pattern" if isinstance(refusal, PatternTooSlow) else "upload"
         self._tell(Refused(self._claim_id, reason, str(refusal)))
 
-    def _sent_objects(self) -> dict[Place, Signature]:
+    def _sent_objects(self) -> dict[ObjectKey, Signature]:
         """What is in the bucket already, by bucket and key."""
-        objects: dict[Place, Signature] = {}
+        objects: dict[ObjectKey, Signature] = {}
         for watch in self._watches or ():
             objects |= watch.sent_objects()
         return objects

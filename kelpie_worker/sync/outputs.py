@@ -19,7 +19,7 @@ from kelpie_worker.transfer.two_phase_upload import Transfer
 from kelpie_worker.workspace.file_version import Signature, Spoiled, signature_of
 from kelpie_worker.workspace.paths import Moved
 from kelpie_worker.workspace.pattern import matcher
-from kelpie_worker.workspace.record import Places
+from kelpie_worker.workspace.record import DirectoryRecord
 from kelpie_worker.workspace.scan import Scanner
 from kelpie_worker.workspace.set_aside import moved_path
 from kelpie_worker.workspace.tree import open_up
@@ -45,7 +45,7 @@ class Outputs:
         transfer: Transfer,
         lease: Lease,
         sent: Mapping[tuple[str, str], Signature],
-        places: Places,
+        places: DirectoryRecord,
         own_files: frozenset[str] = frozenset(),
     ) -> None:
         self._job = job

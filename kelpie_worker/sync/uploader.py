@@ -14,14 +14,13 @@ from kelpie_worker.messages import (
 from kelpie_worker.processes.child import Duty, Tell, live
 from kelpie_worker.s3.bucket import Storage
 from kelpie_worker.s3.client import SharedClient
-from kelpie_worker.s3.open_uploads import Unfinished, journal_of
+from kelpie_worker.s3.open_uploads import OpenUploads, journal_of
 from kelpie_worker.sync.failures import Work
 from kelpie_worker.sync.job_files import JobFiles
 from kelpie_worker.system.linux import boottime, die_with
 
 _TELL_TRANSFERS_EVERY = 1.0
 _REST = 60.0  # seconds without a job until what boto3 takes, half of the worker's memory, is given back
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 
 
 def main(commands: Connection, messages: Connection, config: Config) -> None:
@@ -33,7 +32,7 @@ class Uploader(Duty):
     def __init__(self, config: Config, tell: Tell) -> None:
         self._config = config
         self._tell = tell
-        self._client = SharedClient(config.aws_region, Unfinished(journal_of(config.state_file)))
+        self._client = SharedClient(config.aws_region, OpenUploads(journal_of(config.state_file)))
         self._files: dict[str, JobFiles] = {}
         self._rests_at: float | None = None
         self._clear_up()
@@ -70,7 +69,7 @@ class Uploader(Duty):
 
     def _clear_up(self) -> None:
         """Abort what was left unfinished, while whatever else is to be done goes on."""
-        if self._client.unfinished.any_left:
+        if self._client.open_uploads.any_left:
             storage = Storage(self._client, Lease(), max_retries=0)
             threading.Thread(target=storage.abort_left, daemon=True, name="ClearUp").start()
 

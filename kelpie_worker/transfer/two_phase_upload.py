@@ -17,7 +17,7 @@ from kelpie_worker.s3.bucket import Storage
 from kelpie_worker.s3.errors import NotBegun
 from kelpie_worker.s3.objects import Part, Stored, Target
 from kelpie_worker.transfer.compression import gzipped
-from kelpie_worker.transfer.upload_buffer import Kept, Shelf
+from kelpie_worker.transfer.upload_buffer import Kept, UploadBuffer
 from kelpie_worker.workspace.file_version import NoCopy, PinnedFile, Signature, nameless
 
 PART_SIZE = 8 * 1024 * 1024
@@ -51,7 +51,7 @@ class Transfer:
         self._pool = ThreadPoolExecutor(_PARTS_AT_ONCE, thread_name_prefix="parts")
         self._room = threading.BoundedSemaphore(_PARTS_AT_ONCE)
         self._open: weakref.WeakSet[_InParts] = weakref.WeakSet()
-        self._shelf = Shelf()
+        self._upload_buffer = UploadBuffer()
 
     def key_in(self, prefix: str, path: str) -> str:
         """Of the object that a file with this path becomes."""
@@ -102,7 +102,7 @@ class Transfer:
         """None if there is no room to keep it."""
         body = b"".join(self._stream(file, max(1, file.size)))
         file.verify()
-        kept = self._shelf.keep(body, folder)
+        kept = self._upload_buffer.keep(body, folder)
         return _Whole(self.storage, target, len(body), kept) if kept else None
 
     def _in_parts(self, file: PinnedFile, target: Target) -> Prepared:

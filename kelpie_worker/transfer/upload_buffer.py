@@ -20,7 +20,7 @@ class Kept:
     let_go: Callable[[], None]  # once
 
 
-class Shelf:
+class UploadBuffer:
     """Keeps bytes, up to a limit. On disk they have no name, so that nothing of them outlives the process."""
 
     def __init__(self) -> None:

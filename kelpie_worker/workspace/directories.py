@@ -12,10 +12,8 @@ from kelpie_worker import logs
 from kelpie_worker.job import Job
 from kelpie_worker.system import frozen
 from kelpie_worker.workspace.paths import is_inside, own_name
-from kelpie_worker.workspace.record import Places
+from kelpie_worker.workspace.record import DirectoryRecord
 from kelpie_worker.workspace.tree import delete, entries, holds_aside
-
-_ROOM_LEFT = 16 * 1024 * 1024
 
 
 class FilesLost(Exception):
@@ -29,13 +27,13 @@ def own_files(state_file: str) -> frozenset[str]:
     return frozenset((state_file, f"{state_file}.lock", f"{state_file}.tmp", *map(str, set_aside)))
 
 
-def make(job: Job, state_file: str) -> Places:
+def make(job: Job, state_file: str) -> DirectoryRecord:
     """Make the directories before the command runs, whatever an earlier job left in their place. OSError."""
     for directory in job.directories:
         if os.path.lexists(directory) and not Path(directory).is_dir():
             _clear_the_place(directory, job, state_file)
         Path(directory).mkdir(parents=True, exist_ok=True)
-    places = Places()
+    places = DirectoryRecord()
     places.remember(job.directories)
     return places
 
@@ -47,7 +45,7 @@ def make_missing(job: Job) -> None:
             Path(directory).mkdir(parents=True, exist_ok=True)
 
 
-def wipe(job: Job, state_file: str, places: Places) -> None:
+def wipe(job: Job, state_file: str, places: DirectoryRecord) -> None:
     """Empty the job's directories. What cannot or must not be deleted stays, and is told (contract section 7)."""
     for directory in job.directories:
         try:
@@ -58,7 +56,7 @@ def wipe(job: Job, state_file: str, places: Places) -> None:
             logs.warn("wipe_incomplete", job, path=directory, detail=str(error))
 
 
-def _wipe_one(directory: str, job: Job, state_file: str, places: Places) -> None:
+def _wipe_one(directory: str, job: Job, state_file: str, places: DirectoryRecord) -> None:
     if intruder := places.intruder(directory):
         logs.warn("directory_replaced", job, directory=directory, link=intruder)
         Path(intruder).unlink()
@@ -100,7 +98,7 @@ def _precious(state_file: str) -> Iterator[tuple[str, str]]:
     yield state_file, "the state file"
     for path in frozen.program_files():
         yield path, "the program itself"
-    yield str(Path(__file__).parent), "the program itself"
+    yield str(Path(__file__).parent.parent), "the program itself"
     if home := os.environ.get("HOME"):
         yield home, "a home directory"
     for account in pwd.getpwall():

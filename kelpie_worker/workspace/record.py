@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kelpie_worker import logs
-from kelpie_worker.job import Place
+from kelpie_worker.job import ObjectKey
 from kelpie_worker.workspace.file_version import Signature, Snapshot
 from kelpie_worker.workspace.paths import is_inside, own_name
 
 
 @dataclass
-class Places:
+class DirectoryRecord:
     """Where the directories really were, and what the download brought into them, by absolute path.
 
     Real paths, and no inodes: a directory that the command made anew in its place is still the job's.
@@ -24,7 +24,7 @@ class Places:
 
     real: dict[str, str] = field(default_factory=dict)
     brought: Snapshot = field(default_factory=dict)
-    origins: dict[str, Place] = field(default_factory=dict)  # of what was brought
+    origins: dict[str, ObjectKey] = field(default_factory=dict)  # of what was brought
     taken: set[str] = field(default_factory=set)  # the directories of which the bucket took a checkpoint
     filled: set[str] | None = (
         None  # the directories that held anything when the command had ended; None: it has not
@@ -89,7 +89,7 @@ def file_of(state_file: str, claim_id: str) -> Path:
     return Path(state_file).parent / own_name("places", claim_id)
 
 
-def save(places: Places, path: Path) -> None:
+def save(places: DirectoryRecord, path: Path) -> None:
     """As well as it can be done: what is lost with it is convenience after a crash, never a file."""
     saved = {
         "real": places.real,
@@ -106,7 +106,7 @@ def save(places: Places, path: Path) -> None:
         logs.warn("places_not_saved", detail=str(error))
 
 
-def load(path: Path) -> Places | None:
+def load(path: Path) -> DirectoryRecord | None:
     """What was saved; None if nothing was, or nothing that can be read."""
     try:
         saved = json.loads(path.read_text())
@@ -114,7 +114,7 @@ def load(path: Path) -> Places | None:
         origins = {str(name): (str(bucket), str(key)) for name, (bucket, key) in saved.get("origins", {}).items()}
         taken = {str(directory) for directory in saved.get("taken", ())}
         filled = saved.get("filled")
-        return Places(
+        return DirectoryRecord(
             real={str(part): str(real) for part, real in saved["real"].items()},
             brought=brought,
             origins=origins,

@@ -11,7 +11,7 @@ from kelpie_worker.job import Job
 from kelpie_worker.messages import Aside
 from kelpie_worker.workspace.directories import own_files, why_not_to_wipe
 from kelpie_worker.workspace.paths import is_inside, own_name
-from kelpie_worker.workspace.record import Places
+from kelpie_worker.workspace.record import DirectoryRecord
 from kelpie_worker.workspace.tree import ASIDE, copy_contents, delete, fits, move_contents
 
 
@@ -19,7 +19,7 @@ class OutputReplaced(Exception):
     """An output directory is none any more: nothing of it can be sent, and that must not pass for success."""
 
 
-def set_aside(job: Job, state_file: str, places: Places) -> Aside:
+def set_aside(job: Job, state_file: str, places: DirectoryRecord) -> Aside:
     """Move the contents of the output directories away, so that the next job finds them empty. OSError.
 
     May be repeated: what was moved already stays moved. A directory that is gone counts as empty; if something
@@ -36,11 +36,11 @@ def set_aside(job: Job, state_file: str, places: Places) -> Aside:
     return pairs
 
 
-def _must_stay(directory: str, state_file: str, places: Places) -> bool:
+def _must_stay(directory: str, state_file: str, places: DirectoryRecord) -> bool:
     return bool(why_not_to_wipe(directory, state_file)) or not places.may_be_emptied(directory)
 
 
-def _demand_directories(job: Job, places: Places) -> None:
+def _demand_directories(job: Job, places: DirectoryRecord) -> None:
     for directory in _outermost(block.local_path for block in job.after):
         if places.leads_away(directory):
             raise OutputReplaced(f"the command replaced {directory} by a link to {os.path.realpath(directory)}")
@@ -48,7 +48,7 @@ def _demand_directories(job: Job, places: Places) -> None:
             raise OutputReplaced(f"the command replaced the directory {directory} by something else")
 
 
-def places_aside(job: Job, state_file: str, places: Places) -> Aside:
+def places_aside(job: Job, state_file: str, places: DirectoryRecord) -> Aside:
     """The output directories and where each is, or would be, moved to."""
     name = own_name(ASIDE, job.claim_id)
     outputs = _outermost(block.local_path for block in job.after)
@@ -58,7 +58,7 @@ def places_aside(job: Job, state_file: str, places: Places) -> Aside:
     )
 
 
-def bring_back(aside: Aside, job: Job, state_file: str, places: Places) -> None:
+def bring_back(aside: Aside, job: Job, state_file: str, places: DirectoryRecord) -> None:
     """As it was before `set_aside`, which failed half-way; copies are deleted instead. OSError."""
     for directory, target in aside:
         if _must_stay(directory, state_file, places):
@@ -91,7 +91,7 @@ def _outermost(directories: Iterable[str]) -> list[str]:
     return outer
 
 
-def _place_for(directory: str, name: Path, state_file: str, places: Places) -> Path:
+def _place_for(directory: str, name: Path, state_file: str, places: DirectoryRecord) -> Path:
     """Beside it, so that moving is renaming; where that may not be written, beside the state file.
 
     A mount point has no place of its own device beside it: if a copy does not fit there, within it. Once there is

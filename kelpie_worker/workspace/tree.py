@@ -10,11 +10,11 @@ from pathlib import Path
 
 from kelpie_worker import logs
 from kelpie_worker.job import Job
-from kelpie_worker.workspace.directories import _ROOM_LEFT
 from kelpie_worker.workspace.paths import is_own_name, own_name
 
 ASIDE = "aside"
 _BLOCK = 512  # bytes, of which the system says how many a file takes
+_ROOM_LEFT = 16 * 1024 * 1024  # bytes that stay free beside a copy
 
 
 def _as_os_error(error: BaseException) -> OSError:
@@ -163,11 +163,11 @@ def copy_contents(source: str, target: str, leave: frozenset[str]) -> None:
 
 
 def _copy_whole(source: str, destination: Path) -> None:
-    unfinished = destination.with_name(own_name("copy", "copy"))
-    unfinished.unlink(missing_ok=True)  # of a crash; a link there would be followed
+    open_uploads = destination.with_name(own_name("copy", "copy"))
+    open_uploads.unlink(missing_ok=True)  # of a crash; a link there would be followed
     try:
-        shutil.copy2(source, unfinished, follow_symlinks=False)
+        shutil.copy2(source, open_uploads, follow_symlinks=False)
     except OSError:
-        unfinished.unlink(missing_ok=True)  # half a file takes room that others need
+        open_uploads.unlink(missing_ok=True)  # half a file takes room that others need
         raise
-    unfinished.replace(destination)
+    open_uploads.replace(destination)

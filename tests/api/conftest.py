@@ -8,7 +8,7 @@ import pytest
 
 from kelpie_api.db import Database
 from kelpie_api.encryption import Seal
-from kelpie_api.net.public_http import Egress
+from kelpie_api.net.public_http import PublicHttp
 from kelpie_api.webhooks.sender import Sender
 from tests.api.receiver import Receiver, receiving
 from tests.conftest import SECRET_KEY
@@ -22,4 +22,4 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture
 def sender(db: Database) -> Sender:
-    return Sender(db, Seal(SECRET_KEY), Egress(allow_private=True))
+    return Sender(db, Seal(SECRET_KEY), PublicHttp(allow_private=True))

@@ -10,7 +10,7 @@ from flask import Flask
 
 from kelpie_api import logs
 from kelpie_api.auth import users
-from kelpie_api.auth.authenticator import REMEMBERED_FOR, Gatekeeper
+from kelpie_api.auth.authenticator import REMEMBERED_FOR, Authenticator
 from kelpie_api.db import SQL, Database
 from tests.conftest import ADMIN_KEY, SECRET_KEY
 from tests.helpers import Client, Tenant, definition, refused
@@ -19,15 +19,15 @@ NAMES = {"org_name": "acme", "project_name": "default"}
 
 
 @pytest.fixture
-def gatekeeper(app: Flask) -> Gatekeeper:
-    found: Gatekeeper = app.extensions["kelpie"].gatekeeper
+def authenticator(app: Flask) -> Authenticator:
+    found: Authenticator = app.extensions["kelpie"].authenticator
     return found
 
 
-def grow_old(gatekeeper: Gatekeeper) -> None:
+def grow_old(authenticator: Authenticator) -> None:
     """Whatever is remembered was looked up long ago."""
-    gatekeeper.remembered = {
-        digest: (until - REMEMBERED_FOR, caller) for digest, (until, caller) in gatekeeper.remembered.items()
+    authenticator.remembered = {
+        digest: (until - REMEMBERED_FOR, caller) for digest, (until, caller) in authenticator.remembered.items()
     }
 
 
@@ -82,11 +82,11 @@ def test_without_an_administrators_key_nobody_is_administrator(migrated_url: str
 
 class TestARemovedKey:
     def test_is_refused_when_its_memory_ends(
-        self, api: Client, db: Database, tenant: Tenant, gatekeeper: Gatekeeper
+        self, api: Client, db: Database, tenant: Tenant, authenticator: Authenticator
     ) -> None:
         assert api.get("/jobs").status_code == 200
         db.execute("delete from api_keys where digest = %(digest)s", digest=users.digest(tenant.key))
-        grow_old(gatekeeper)
+        grow_old(authenticator)
         refused(api.get("/jobs"), 403)
 
     def test_is_remembered_for_half_a_minute_at_most(self) -> None:

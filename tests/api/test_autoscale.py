@@ -21,10 +21,10 @@ from werkzeug.wrappers import Response
 
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.salad.client import LIMIT, GroupName, Salad
-from kelpie_api.salad.request_budget import AUTOSCALER, Allowance
+from kelpie_api.salad.request_budget import AUTOSCALER, RequestBudget
 from kelpie_api.scaling.autoscaler import AnotherRun, Autoscaler, Turn, all_applied, repeat
 from kelpie_api.scaling.decision import Demand
-from kelpie_api.scaling.groups import Fleet
+from kelpie_api.scaling.groups import ContainerGroups
 from local_stack.processes import wait_for
 from tests.conftest import SECRET_KEY
 from tests.doubles.double import page
@@ -57,8 +57,10 @@ def make_autoscaler(
 ) -> Autoscaler:
     """One that hardly pauses between tries, and may ask as often as it likes."""
     stopped = stopped or threading.Event()
-    allowance = Allowance(db, replace(AUTOSCALER, at_once=100_000), a_second=10_000)
-    return Autoscaler(db, Fleet(Salad(fleet.api_url, limit), KEY, stopped, allowance, PAUSES), stopped)
+    request_budget = RequestBudget(db, replace(AUTOSCALER, at_once=100_000), a_second=10_000)
+    return Autoscaler(
+        db, ContainerGroups(Salad(fleet.api_url, limit), KEY, stopped, request_budget, PAUSES), stopped
+    )
 
 
 def decisions(db: Database, group: str) -> list[Row]:
@@ -148,9 +150,9 @@ def test_what_counts_as_active_and_what_keeps_warm(
     stranger = make_tenant(db, "rival", "default")
     jobs(db, stranger, group, "pending", 4)
     make_job(db, stranger, "completed", group=group)
-    [verdict] = autoscaler.run()
-    assert verdict.demand
-    assert (verdict.demand.active, verdict.demand.warm, verdict.demand.leases) == (4, 8, 2)
+    [result] = autoscaler.run()
+    assert result.demand
+    assert (result.demand.active, result.demand.warm, result.demand.leases) == (4, 8, 2)
     assert fleet.standing(group) == ("running", 8)
 
 
@@ -208,8 +210,8 @@ def test_a_job_that_comes_between_the_decision_and_the_stop_is_seen(
         return page(503)()
 
     fleet.trouble.append(("/stop", come_again))
-    [verdict] = make_autoscaler(db, fleet).run()
-    assert verdict.decision and verdict.decision.action == "hold"
+    [result] = make_autoscaler(db, fleet).run()
+    assert result.decision and result.decision.action == "hold"
     assert fleet.standing(group) == ("running", 2)
     [decision] = decisions(db, group)
     assert (decision["action"], decision["outcome"]) == ("hold", "failed")
@@ -227,9 +229,9 @@ def test_a_claim_that_is_under_way_at_the_last_look_is_waited_for_and_keeps_its_
     group = fleet.make_group("running", 2)
     make_rule(db, tenant, group, 0, 0)
     jobs(db, tenant, group)
-    job, verdicts = while_open(db, lambda tx: claim_in(tx, tenant, "m1", group=group), autoscaler.run)
+    job, results = while_open(db, lambda tx: claim_in(tx, tenant, "m1", group=group), autoscaler.run)
     assert job
-    assert verdicts[0].decision and verdicts[0].decision.action == "hold"
+    assert results[0].decision and results[0].decision.action == "hold"
     assert fleet.changes == []
 
 
@@ -269,10 +271,10 @@ def test_a_group_whose_stop_may_have_been_carried_out_is_handed_no_job_for_a_mom
         return page(504)()
 
     fleet.trouble.extend([("/stop", lost), ("/stop", trouble(403, "Forbidden"))])
-    [verdict] = autoscaler.run()
+    [result] = autoscaler.run()
     jobs(db, tenant, group)
     assert claimed(db, tenant, group) is None
-    assert verdict.error and "nobody knows whether it was carried out" in verdict.error
+    assert result.error and "nobody knows whether it was carried out" in result.error
     db.execute("update stopping_groups set until = until - interval '15 seconds'")
     assert claimed(db, tenant, group)
 
@@ -332,8 +334,8 @@ def test_jobs_that_spell_the_group_in_capitals_count_for_its_rule(
     make_rule(db, tenant, group, idle=600)
     for state in ("pending", "held", "completed"):
         jobs(db, tenant, group.upper(), state)
-    [verdict] = autoscaler.run()
-    assert verdict.demand == Demand(active=2, warm=3, leases=1)
+    [result] = autoscaler.run()
+    assert result.demand == Demand(active=2, warm=3, leases=1)
 
 
 @pytest.mark.parametrize("spelled", [str.upper, mixed], ids=["in capitals", "mixed"])
@@ -349,9 +351,9 @@ def test_a_claim_under_another_spelling_is_waited_for_and_then_refused_while_the
         tenant=tenant.caller.tenant_id,
         name=name,
     )
-    job, verdicts = while_open(db, lambda tx: claim_in(tx, tenant, "m1", group=name), autoscaler.run)
+    job, results = while_open(db, lambda tx: claim_in(tx, tenant, "m1", group=name), autoscaler.run)
     assert job
-    assert verdicts[0].decision and verdicts[0].decision.action == "hold"
+    assert results[0].decision and results[0].decision.action == "hold"
     db.execute("delete from queue where job_id = %(id)s", id=job["id"])
     autoscaler.run()
     assert [change[0] for change in fleet.changes] == ["stop"]
@@ -384,10 +386,10 @@ def test_a_rule_that_is_removed_or_changed_during_a_run_is_applied_no_more(
         return page(503)()
 
     fleet.trouble.append((call, meanwhile))
-    [verdict] = autoscaler.run()
-    assert verdict.decision and verdict.decision.action in {"none", "hold"}
+    [result] = autoscaler.run()
+    assert result.decision and result.decision.action in {"none", "hold"}
     assert fleet.changes == []
-    assert bool(verdict.error) is (call == "/stop")  # nobody knows what became of that try
+    assert bool(result.error) is (call == "/stop")  # nobody knows what became of that try
 
 
 # Trouble
@@ -468,8 +470,8 @@ def test_trouble_that_stays_is_written_down_and_stops_no_other_rule(
         make_rule(db, tenant, group)
         jobs(db, tenant, group)
     fleet.trouble.extend([(f"{broken[:8]}/start", page(500))] * 4)
-    verdicts = autoscaler.run()
-    assert not all_applied(verdicts)
+    results = autoscaler.run()
+    assert not all_applied(results)
     assert fleet.standing(broken) == ("stopped", 0)
     assert fleet.standing(fine) == ("deploying", 1)
     [decision] = decisions(db, broken)
@@ -529,8 +531,8 @@ def test_what_was_carried_out_before_a_rule_was_changed_is_written_down(
         wait_for(lambda: fleet.changes, "the group to be started")
         db.execute("update scaling_rules set max_replicas = 2")
         fleet.start_held.set()
-        [verdict] = run.result()
-    assert verdict.rule_moved and [change[0] for change in fleet.changes] == ["start"]
+        [result] = run.result()
+    assert result.rule_moved and [change[0] for change in fleet.changes] == ["start"]
     [decision] = decisions(db, group)
     assert (decision["action"], decision["desired_replicas"], decision["outcome"]) == ("start", 1, "ok")
 
@@ -552,7 +554,7 @@ def test_projects_that_give_no_answer_keep_no_other_waiting(
             wait_for(lambda: fleet.changes, "the healthy group to be started", timeout=LIMIT * 2)
         finally:
             over.set()
-        assert sum(verdict.error is not None for verdict in run.result()) == 12
+        assert sum(result.error is not None for result in run.result()) == 12
 
 
 def test_a_salad_that_is_away_is_written_down_for_every_rule(
@@ -562,7 +564,7 @@ def test_a_salad_that_is_away_is_written_down_for_every_rule(
     for group in groups:
         make_rule(db, tenant, group)
     fleet.stop()
-    assert len([verdict for verdict in autoscaler.run() if verdict.error]) == 7
+    assert len([result for result in autoscaler.run() if result.error]) == 7
     assert all(decisions(db, group)[0]["outcome"] == "failed" for group in groups)
 
 
@@ -850,7 +852,7 @@ def test_a_run_that_is_stopped_finishes_the_rules_that_were_begun_and_begins_no_
         wait_for(lambda: len(fleet.changes) == 5, "five rules to be under way")
         stopped.set()
         fleet.start_held.set()
-        done = {str(verdict.rule["container_group_id"]) for verdict in run.result()}
+        done = {str(result.rule["container_group_id"]) for result in run.result()}
     assert len(done) == 5
     assert {group for group in groups if fleet.standing(group) == ("deploying", 1)} == done
     assert all(fleet.standing(group) == ("stopped", 0) for group in groups if group not in done)

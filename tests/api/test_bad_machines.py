@@ -25,7 +25,7 @@ from kelpie_api.machines.reallocation import FIRST_PAUSE, IDLE, LONGEST_PAUSE, R
 from kelpie_api.queue import jobs
 from kelpie_api.queue.states import Report
 from kelpie_api.salad.client import Salad
-from kelpie_api.salad.request_budget import AUTOSCALER, Allowance
+from kelpie_api.salad.request_budget import AUTOSCALER, RequestBudget
 from local_stack.processes import CHECKOUT, wait_for
 from tests.api.failing import fail_jobs, make_due, reallocated, reallocations
 from tests.conftest import SECRET_KEY
@@ -358,7 +358,7 @@ class TestCarryingOut:
     def test_the_silence_that_salad_asked_others_for_is_kept(
         self, db: Database, tenant: Tenant, fleet: FleetDouble, group: str, bad: str, reallocator: Reallocator
     ) -> None:
-        Allowance(db, AUTOSCALER).reserve()
+        RequestBudget(db, AUTOSCALER).reserve()
         db.execute("update salad_requests set silent_until = now() + interval '50 seconds'")
         fail_jobs(db, tenant, bad, group, 5)
         assert reallocator.round() > 40

@@ -80,14 +80,14 @@ def test_a_flood_of_made_up_keys_while_salad_hangs_is_noticed_by_nobody_else(
     proven = with_salad_key(app, SALAD_KEY, "of-the-salad-key")
     assert user(proven) == "of-the-salad-key"
     assert user(with_token(app, tokens.token())) == "of-the-token"
-    gatekeeper = app.extensions["kelpie"].gatekeeper
+    authenticator = app.extensions["kelpie"].authenticator
     monkeypatch.setattr(salad_keys, "KEY_PATIENCE", 0.0)
     salad.hold()
     asked = len(salad.asked)
     for number in range(50):
         refused(with_salad_key(app, f"made-up-{number}", "of-the-salad-key").get("/jobs"), 503)
     wait_for(lambda: len(salad.asked) - asked == 8, "Salad to be asked", pause=0.01)
-    gatekeeper.vouching.remembered.clear()
+    authenticator.salad_keys.remembered.clear()
     db.execute("update salad_proofs set proven = proven - interval '1 hour'")
     assert user(proven) == "of-the-salad-key"
     wait_for(lambda: len(salad.asked) - asked == 9, "Salad to be asked about the proven key", pause=0.01)
@@ -113,18 +113,18 @@ def test_no_credential_is_in_a_table_or_in_the_log(
         with_token(app, good),
         with_token(app, forged),
     ]
-    gatekeeper = app.extensions["kelpie"].gatekeeper
+    authenticator = app.extensions["kelpie"].authenticator
     for instead in (None, trouble(500, "Error"), page(200), page(302, Location="http://127.0.0.1:9/")):
         salad.instead = tokens.instead = instead
         for client in clients:
             client.get("/jobs")
             client.post("/jobs", {"command": "x", "container_group_id": None, "webhook": "http://receiver/"})
             client.get(f"/work?machine_id={tokens.machine}&container_group_id={tokens.workload}")
-        gatekeeper.vouching.remembered.clear()
+        authenticator.salad_keys.remembered.clear()
         db.execute("update salad_proofs set proven = proven - interval '1 hour'")
         db.execute("update jwks set fetched = fetched - interval '1 day'")
-        gatekeeper.tokens.keys.fetched -= 24 * 3600
-        gatekeeper.tokens.keys.ask_again = 0.0
+        authenticator.tokens.keys.fetched -= 24 * 3600
+        authenticator.tokens.keys.ask_again = 0.0
     assert db.all("select from salad_proofs") and db.all("select from jwks")
     assert any(record.message == "salad_silent" for record in caplog.records)
     assert any(record.message == "jwks_silent" for record in caplog.records)

@@ -13,7 +13,7 @@ from werkzeug.test import TestResponse
 from kelpie_api.db import SQL, Database, Transaction
 from kelpie_api.errors import ConnectionLost
 from kelpie_api.queue import submissions
-from kelpie_api.queue.maintenance import Housekeeper
+from kelpie_api.queue.maintenance import Maintenance
 from tests.helpers import (
     Client,
     Tenant,
@@ -178,7 +178,7 @@ def test_old_keys_are_forgotten_and_younger_ones_are_not(api: Client, db: Databa
     submit(api, key="old")
     age(db, 26)
     submit(api, key="young")
-    Housekeeper(db).forget()
+    Maintenance(db).forget()
     assert [row["key"] for row in db.all("select key from submissions")] == ["young"]
     assert number_of_jobs(db) == 2
 

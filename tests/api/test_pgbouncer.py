@@ -83,7 +83,7 @@ def test_housekeeping_goes_on_there(bounced: Flask, db: Database) -> None:
     db.execute("update coordinator set seen = now() - interval '1 hour'")
     bounced.extensions["kelpie"].begin()
     wait_for(lambda: db.one_or_none("select from outages") is not None, "the outage to be noted")
-    bounced.extensions["kelpie"].housekeeper.vacuum()
+    bounced.extensions["kelpie"].maintenance.vacuum()
 
 
 def test_a_database_is_migrated_through_it(empty_database: str) -> None:

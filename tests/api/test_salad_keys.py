@@ -12,7 +12,7 @@ import pytest
 from flask import Flask
 
 from kelpie_api.app import create_app
-from kelpie_api.auth.salad_keys import Vouching
+from kelpie_api.auth.salad_keys import SaladKeys
 from kelpie_api.config import Config
 from kelpie_api.db import SQL, Database
 from local_stack.processes import wait_for
@@ -40,9 +40,9 @@ def later(app: Flask, db: Database) -> Callable[[float], None]:
     """Let time pass: everything that is known of Salad's answers is so many seconds older."""
 
     def pass_time(seconds: float) -> None:
-        vouching: Vouching = app.extensions["kelpie"].gatekeeper.vouching
-        for question, standing in list(vouching.remembered.items()):
-            vouching.remembered[question] = replace(
+        salad_keys: SaladKeys = app.extensions["kelpie"].authenticator.salad_keys
+        for question, standing in list(salad_keys.remembered.items()):
+            salad_keys.remembered[question] = replace(
                 standing,
                 proven=None if standing.proven is None else standing.proven - seconds,
                 ask_again=standing.ask_again - seconds,
@@ -186,7 +186,7 @@ class TestHowOftenSaladIsAsked:
 
     def test_once_by_many_requests_at_the_same_time(self, app: Flask, salad: SaladDouble) -> None:
         salad.hold()
-        flights = app.extensions["kelpie"].gatekeeper.vouching.strangers
+        flights = app.extensions["kelpie"].authenticator.salad_keys.strangers
 
         def call() -> int:
             return status(with_salad_key(app, KEY))
@@ -325,7 +325,7 @@ class TestWhileSaladIsSlow:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """The proof is gone from the database then: the key looks like one that nobody ever asked about."""
-        db = app.extensions["kelpie"].gatekeeper.vouching.db
+        db = app.extensions["kelpie"].authenticator.salad_keys.db
         execute, answered = db.execute, []
 
         def slowly(statement: str, **values: Any) -> Any:
@@ -345,7 +345,7 @@ class TestWhileSaladIsSlow:
 
     def test_other_callers_do_not_wait(self, app: Flask, salad: SaladDouble, api: Client) -> None:
         salad.hold()
-        flights = app.extensions["kelpie"].gatekeeper.vouching.strangers
+        flights = app.extensions["kelpie"].authenticator.salad_keys.strangers
 
         def others() -> int:
             wait_for(lambda: bool(flights.under_way), "Salad to be asked", pause=0.01)

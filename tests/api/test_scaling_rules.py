@@ -14,7 +14,7 @@ from kelpie_api.app import create_app
 from kelpie_api.auth import users
 from kelpie_api.config import Config
 from kelpie_api.db import Database
-from kelpie_api.salad.request_budget import PERSON, Allowance
+from kelpie_api.salad.request_budget import PERSON, RequestBudget
 from kelpie_api.scaling import rules
 from tests.doubles.double import page
 from tests.doubles.fleet import KEY, FleetDouble
@@ -171,7 +171,7 @@ def test_while_salad_gives_no_answer_the_client_is_asked_to_come_again(
 def test_a_rule_that_can_be_looked_up_only_later_is_refused_with_the_moment_and_without_a_request(
     api: Client, db: Database, fleet: FleetDouble, group: str
 ) -> None:
-    Allowance(db, PERSON).reserve()
+    RequestBudget(db, PERSON).reserve()
     db.execute("update salad_requests set silent_until = now() + interval '20 seconds'")
     answer = api.post("/scaling-rules", wanted(group))
     assert "used up" in refused(answer, 503)["message"]

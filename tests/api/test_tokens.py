@@ -20,10 +20,10 @@ from flask import Flask
 
 from kelpie_api.app import create_app
 from kelpie_api.auth.jwks import FRESH_FOR, STALE_AFTER, STALE_FOR, KeyRing
-from kelpie_api.auth.salad_keys import Vouching
+from kelpie_api.auth.salad_keys import SaladKeys
 from kelpie_api.config import Config
 from kelpie_api.db import Database
-from kelpie_api.salad.request_budget import AUTOSCALER, Allowance
+from kelpie_api.salad.request_budget import AUTOSCALER, RequestBudget
 from kelpie_api.web import access
 from local_stack.processes import wait_for
 from tests.doubles.double import Answer, page
@@ -61,7 +61,7 @@ def machine(app: Flask, tokens: TokenDouble) -> Client:
 
 @pytest.fixture
 def keys(app: Flask) -> KeyRing:
-    ring: KeyRing = app.extensions["kelpie"].gatekeeper.tokens.keys
+    ring: KeyRing = app.extensions["kelpie"].authenticator.tokens.keys
     return ring
 
 
@@ -333,7 +333,7 @@ class TestTheNullGroup:
     ) -> None:
         """The look-up is the coordinator's request like any other."""
         salad.add_group("acme", "default", tokens.workload)
-        Allowance(db, AUTOSCALER).reserve()
+        RequestBudget(db, AUTOSCALER).reserve()
         db.execute("update salad_requests set silent_until = now() + interval '50 seconds'")
         assert claimed(with_token(app, tokens.token()), tokens) == []
         assert not salad.asked
@@ -375,8 +375,8 @@ class TestTheNullGroup:
         salad.add_group("acme", "default", tokens.workload)
         assert claimed(machine, tokens) == []
         salad.stop()
-        vouching: Vouching = app.extensions["kelpie"].gatekeeper.vouching
-        vouching.remembered.clear()
+        salad_keys: SaladKeys = app.extensions["kelpie"].authenticator.salad_keys
+        salad_keys.remembered.clear()
         db.execute("update salad_proofs set proven = proven - interval '23 hours'")
         job_id = make_job(db, make_tenant(db, "acme", "default"), "pending", group=None)
         assert claimed(machine, tokens) == [str(job_id)]
@@ -573,7 +573,7 @@ class TestTheKeys:
         tokens.hold()
         assert [status(machine) for _ in range(3)] == [200] * 3
         tokens.let_go()
-        ring = app.extensions["kelpie"].gatekeeper.tokens.keys
+        ring = app.extensions["kelpie"].authenticator.tokens.keys
         wait_for(lambda: bool(ring.age() < FRESH_FOR), "the keys to be fetched", pause=0.01)
         assert tokens.fetches == 2
 
@@ -657,7 +657,7 @@ class TestWhileTheKeysCannotBeFetched:
 
     def test_nobody_waits_for_them_who_needs_none(self, app: Flask, tokens: TokenDouble, api: Client) -> None:
         tokens.hold()
-        flights = app.extensions["kelpie"].gatekeeper.tokens.keys.flights
+        flights = app.extensions["kelpie"].authenticator.tokens.keys.flights
 
         def others() -> int:
             wait_for(lambda: bool(flights.under_way), "the keys to be asked for", pause=0.01)

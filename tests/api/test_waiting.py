@@ -13,7 +13,7 @@ from kelpie_api.app import create_app
 from kelpie_api.config import Config
 from kelpie_api.db import SQL, Database
 from kelpie_api.queue import jobs, notifications
-from kelpie_api.queue.long_poll import Waiter, WaitingRoom
+from kelpie_api.queue.long_poll import LongPoll, Waiter
 from kelpie_api.schemas.work import WorkQuery
 from local_stack.processes import wait_for
 from tests import pgbouncer
@@ -28,7 +28,7 @@ class Crowd:
 
     def __init__(self, app: Flask, key: str, size: int) -> None:
         self.app, self.key = app, key
-        self.room: WaitingRoom = app.extensions["kelpie"].waiting
+        self.room: LongPoll = app.extensions["kelpie"].waiting
         self.pool = ThreadPoolExecutor(size)
 
     def wait(self, machine: str = "m1", group: str = "g1", claim_id: UUID | None = None) -> Future[Job | None]:
@@ -54,7 +54,7 @@ def crowd(app: Flask, tenant: Tenant) -> Iterator[Crowd]:
     crowd.pool.shutdown()
 
 
-def settle(room: WaitingRoom) -> None:
+def settle(room: LongPoll) -> None:
     """Notifications are heard from here on; behind PgBouncer they never are, and everything holds all the same."""
     if not pgbouncer.asked_for:
         wait_for(lambda: room.listener.proven, "the listener to prove itself")
@@ -320,7 +320,7 @@ def taking(answers: list[Job | None]) -> Callable[[], Job | None]:
 
 
 def test_who_hung_up_takes_no_job(db: Database, tenant: Tenant) -> None:
-    room = WaitingRoom(db, 10)
+    room = LongPoll(db, 10)
     waiter = Waiter(tenant.caller.tenant_id, "m1", ["g1", ""])
     answers: list[Job | None] = [None, {"id": "a job for nobody"}]
     waiter.bell.set()
@@ -330,7 +330,7 @@ def test_who_hung_up_takes_no_job(db: Database, tenant: Tenant) -> None:
 
 
 def test_what_was_left_by_who_hung_up_is_for_the_next(db: Database, tenant: Tenant) -> None:
-    room = WaitingRoom(db, 10)
+    room = LongPoll(db, 10)
     tried: list[str] = []
 
     def take(machine: str) -> Job | None:

@@ -20,7 +20,7 @@ from kelpie_api.config import VERSION
 from kelpie_api.db import Database
 from kelpie_api.encryption import Seal
 from kelpie_api.errors import NoAnswer
-from kelpie_api.net.public_http import Egress, Target, is_public
+from kelpie_api.net.public_http import PublicHttp, Target, is_public
 from kelpie_api.webhooks.sender import Sender
 from kelpie_worker import __version__
 from tests.api.receiver import Receiver, listening, outbox, send_round
@@ -127,7 +127,7 @@ def dialled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 @pytest.mark.parametrize("host", PRIVATE)
 def test_no_spelling_of_a_private_address_is_dialled(dialled: list[Any], host: str) -> None:
     with pytest.raises(NoAnswer, match="not public"):
-        Egress().post(f"http://{host}:8080/hook", {}, b"{}")
+        PublicHttp().post(f"http://{host}:8080/hook", {}, b"{}")
     assert dialled == []
 
 
@@ -135,7 +135,7 @@ def test_no_spelling_of_a_private_address_is_dialled(dialled: list[Any], host: s
 def test_a_public_address_is_dialled(dialled: list[Any], address: str) -> None:
     host = f"[{address}]" if ":" in address else address
     with pytest.raises(NoAnswer, match="Connection refused"):
-        Egress().post(f"http://{host}:8080/hook", {}, b"{}")
+        PublicHttp().post(f"http://{host}:8080/hook", {}, b"{}")
     assert [where[:2] for where in dialled] == [(address, 8080)]
 
 
@@ -157,21 +157,21 @@ def test_a_name_is_refused_if_any_of_its_addresses_is_private(
     dialled: list[Any], host: str, answer: list[str]
 ) -> None:
     with pytest.raises(NoAnswer, match="not public"):
-        Egress(resolver=Resolver(answer)).post(f"http://{host}/", {}, b"{}")
+        PublicHttp(resolver=Resolver(answer)).post(f"http://{host}/", {}, b"{}")
     assert dialled == []
 
 
 def test_a_public_address_with_a_scope_is_refused(dialled: list[Any]) -> None:
     scoped = [(socket.AF_INET6, ("2606:4700::1111", 80, 0, 2))]
     with pytest.raises(NoAnswer, match="not public"):
-        Egress(resolver=lambda host, port: scoped).post("http://receiver.example/", {}, b"{}")
+        PublicHttp(resolver=lambda host, port: scoped).post("http://receiver.example/", {}, b"{}")
     assert dialled == []
 
 
 def test_a_name_that_turns_private_after_the_check_is_not_followed(dialled: list[Any]) -> None:
     resolver = Resolver(["8.8.8.8"], ["127.0.0.1"])
     with pytest.raises(NoAnswer):
-        Egress(resolver=resolver).post("http://rebinding.example/", {}, b"{}")
+        PublicHttp(resolver=resolver).post("http://rebinding.example/", {}, b"{}")
     assert dialled == [("8.8.8.8", 80)]
     assert resolver.asked == ["rebinding.example"]
 
@@ -179,18 +179,18 @@ def test_a_name_that_turns_private_after_the_check_is_not_followed(dialled: list
 def test_all_addresses_of_a_name_are_tried(receiver: Receiver) -> None:
     port = int(receiver.url.split(":")[2].strip("/"))
     closed = v4("127.0.0.1", 1)
-    egress = Egress(True, resolver=lambda host, _: [closed, v4("127.0.0.1", port)])
-    assert egress.post("http://two-addresses.example/", {}, b"{}") == 200
+    public_http = PublicHttp(True, resolver=lambda host, _: [closed, v4("127.0.0.1", port)])
+    assert public_http.post("http://two-addresses.example/", {}, b"{}") == 200
 
 
 def test_the_operator_may_allow_private_addresses(receiver: Receiver) -> None:
-    assert Egress(allow_private=True).post(receiver.url, {}, b"{}") == 200
+    assert PublicHttp(allow_private=True).post(receiver.url, {}, b"{}") == 200
 
 
 def test_the_refusal_is_a_failed_try_that_says_what_to_do(api: Client, db: Database, receiver: Receiver) -> None:
     api.submit(webhook=receiver.url)
     api.claim()
-    send_round(Sender(db, Seal(SECRET_KEY), Egress()))
+    send_round(Sender(db, Seal(SECRET_KEY), PublicHttp()))
     [webhook] = outbox(db)
     assert receiver.got == []
     assert "KELPIE_WEBHOOK_ALLOW_PRIVATE" in webhook["last_error"] and webhook["next_try"]
@@ -202,9 +202,9 @@ def test_the_request_is_the_urls_and_a_proxy_is_not_asked(
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     port = int(receiver.url.split(":")[2].strip("/"))
-    egress = Egress(True, resolver=Resolver(["127.0.0.1"]))
+    public_http = PublicHttp(True, resolver=Resolver(["127.0.0.1"]))
     url = f"http://me:p%40ss@receiver.example:{port}/a%20b/ü?q=1&r=ä#fragment"
-    assert egress.post(url, {"User-Agent": f"kelpie/{VERSION}"}, b'{"a": 1}') == 200
+    assert public_http.post(url, {"User-Agent": f"kelpie/{VERSION}"}, b'{"a": 1}') == 200
     [got] = receiver.got
     assert got["headers"]["host"] == f"receiver.example:{port}"
     assert got["headers"][":path"] == "/a%20b/%C3%BC?q=1&r=%C3%A4"
@@ -214,7 +214,7 @@ def test_the_request_is_the_urls_and_a_proxy_is_not_asked(
 
 def test_a_redirect_is_not_followed(receiver: Receiver) -> None:
     receiver.answers = [302]
-    assert Egress(True).post(receiver.url, {}, b"{}") == 302
+    assert PublicHttp(True).post(receiver.url, {}, b"{}") == 302
     assert len(receiver.got) == 1
 
 
@@ -241,10 +241,10 @@ def test_of_an_answer_the_status_is_read(answer: bytes, said: int | str) -> None
 
     with listening(converse) as port:
         if isinstance(said, int):
-            assert Egress(True).post(f"http://127.0.0.1:{port}/", {}, b"{}") == said
+            assert PublicHttp(True).post(f"http://127.0.0.1:{port}/", {}, b"{}") == said
         else:
             with pytest.raises(NoAnswer, match=said):
-                Egress(True).post(f"http://127.0.0.1:{port}/", {}, b"{}")
+                PublicHttp(True).post(f"http://127.0.0.1:{port}/", {}, b"{}")
 
 
 def drip(line: socket.socket, over: threading.Event, head: bytes) -> None:
@@ -263,14 +263,14 @@ def test_a_dripping_answer_ends_with_the_time_for_all(head: bytes) -> None:
     over = threading.Event()
     with listening(lambda line: drip(line, over, head)) as port:
         with pytest.raises(NoAnswer, match="in time"):
-            Egress(True, in_all=0.5).post(f"http://127.0.0.1:{port}/", {}, b"{}")
+            PublicHttp(True, in_all=0.5).post(f"http://127.0.0.1:{port}/", {}, b"{}")
         over.set()
 
 
 def test_a_body_without_end_does_not_hold_the_sender() -> None:
     over = threading.Event()
     with listening(lambda line: drip(line, over, b"HTTP/1.1 200 OK\r\n\r\n")) as port:
-        assert Egress(True).post(f"http://127.0.0.1:{port}/", {}, b"{}") == 200
+        assert PublicHttp(True).post(f"http://127.0.0.1:{port}/", {}, b"{}") == 200
         assert not over.is_set()
         over.set()
 
@@ -279,14 +279,14 @@ def test_a_receiver_that_accepts_and_says_nothing_is_given_up() -> None:
     over = threading.Event()
     with listening(lambda line: bool(over.wait(60))) as port:
         with pytest.raises(NoAnswer, match="in time"):
-            Egress(True, in_all=0.3).post(f"https://127.0.0.1:{port}/", {}, b"{}")
+            PublicHttp(True, in_all=0.3).post(f"https://127.0.0.1:{port}/", {}, b"{}")
         over.set()
 
 
 @pytest.mark.parametrize("header", ["a\r\nX-Evil: 1", "a\nb", "ÿ\u0100"])
 def test_a_header_that_is_none_is_no_accident(receiver: Receiver, header: str) -> None:
     with pytest.raises(NoAnswer, match="cannot be called"):
-        Egress(True).post(receiver.url, {"X-Kelpie-Key": header}, b"{}")
+        PublicHttp(True).post(receiver.url, {"X-Kelpie-Key": header}, b"{}")
     assert receiver.got == []
 
 
@@ -345,7 +345,7 @@ class TestTLS:
         with listening(converse) as port:
 
             def post(host: str, **parts: Any) -> int:
-                return Egress(True, resolver=Resolver(["127.0.0.1"]), **parts).post(
+                return PublicHttp(True, resolver=Resolver(["127.0.0.1"]), **parts).post(
                     f"https://{host}:{port}/", {}, b"{}"
                 )
 

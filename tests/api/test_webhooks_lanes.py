@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from kelpie_api.db import SQL, Database, Row, Transaction
 from kelpie_api.migrations import known, migrate
-from kelpie_api.net.public_http import Egress
+from kelpie_api.net.public_http import PublicHttp
 from kelpie_api.webhooks import fairness
 from kelpie_api.webhooks.fairness import Lanes
 from kelpie_api.webhooks.sender import GIVE_UP_AFTER, HOLD, Sender
@@ -315,7 +315,7 @@ class TestNobodyElseWaits:
         running: threading.Thread,
     ) -> None:
         tarpit = Tarpit()
-        sender.egress = Egress(True, in_all=200)  # no thread comes free while the test lasts
+        sender.public_http = PublicHttp(True, in_all=200)  # no thread comes free while the test lasts
         with tarpit.listening() as port:
             make_webhooks(db, tenant, 1000, f"http://127.0.0.1:{port}/")
             running.start()
@@ -341,7 +341,7 @@ class TestNobodyElseWaits:
         tarpit = Tarpit()
         with tarpit.listening() as port:
             # Many names for one address: as many lanes.
-            sender.egress = Egress(
+            sender.public_http = PublicHttp(
                 True, in_all=200, resolver=lambda host, port: [(socket.AF_INET, ("127.0.0.1", port))]
             )
             make_webhooks(db, tenant, 1000, f"http://host-%n.example:{port}/")
@@ -361,7 +361,7 @@ class TestNobodyElseWaits:
     ) -> None:
         tarpit = Tarpit()
         with tarpit.listening() as port:
-            sender.egress = Egress(
+            sender.public_http = PublicHttp(
                 True, in_all=200, resolver=lambda host, port: [(socket.AF_INET, ("127.0.0.1", port))]
             )
             for n in range(4):

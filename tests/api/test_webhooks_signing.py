@@ -18,7 +18,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from kelpie_api import encryption
 from kelpie_api.db import Database
 from kelpie_api.encryption import Seal
-from kelpie_api.net.public_http import Egress
+from kelpie_api.net.public_http import PublicHttp
 from kelpie_api.webhooks.sender import Sender
 from kelpie_api.webhooks.signing import new_secret, rotate_signing_secret, sign, signing_secret, valid_secrets
 from tests.api.receiver import Receiver, outbox, run_job, send_round
@@ -186,7 +186,7 @@ class TestSecrets:
         old = (api.get(PATH).json or {})["secret"]
         run_job(api, receiver, "heartbeat")
         assert encryption.change(db, OTHER) == {"secrets": 1, "keys": 1}
-        send_round(Sender(db, OTHER, Egress(True)))
+        send_round(Sender(db, OTHER, PublicHttp(True)))
         assert outbox(db)[0]["delivered"]
         assert receiver.got[0]["headers"]["x-kelpie-key"] == ""
         assert verify(signing_secret(db, OTHER, tenant.caller.user_id)["secret"], receiver.got[0])

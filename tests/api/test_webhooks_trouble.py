@@ -19,7 +19,7 @@ from kelpie_api.config import Config
 from kelpie_api.db import Database
 from kelpie_api.encryption import Seal
 from kelpie_api.errors import ConfigError, SchemaError, WrongSecretKey
-from kelpie_api.net.public_http import Egress
+from kelpie_api.net.public_http import PublicHttp
 from kelpie_api.webhooks.sender import Sender
 from kelpie_api.webhooks.signing import rotate_signing_secret, signing_secret
 from local_stack.processes import CHECKOUT, wait_for
@@ -205,7 +205,7 @@ class TestAnotherKey:
         assert outbox(db)[0]["sealed_key"]
         assert encryption.change(db, Seal(ANOTHER)) == {"secrets": 1, "keys": 1}
         assert encryption.change(db, Seal(ANOTHER)) is None
-        send_round(Sender(db, Seal(ANOTHER), Egress(True)))
+        send_round(Sender(db, Seal(ANOTHER), PublicHttp(True)))
         assert receiver.got[0]["headers"]["x-kelpie-key"] == ""
 
     def test_the_database_holds_nothing_of_the_key_itself(self, app: object, db: Database) -> None:

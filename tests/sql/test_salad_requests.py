@@ -10,7 +10,7 @@ import pytest
 
 from kelpie_api.db import Database
 from kelpie_api.errors import NoAnswer
-from kelpie_api.salad.request_budget import AUTOSCALER, PERSON, REALLOCATION, TOKEN, Allowance, Share
+from kelpie_api.salad.request_budget import AUTOSCALER, PERSON, REALLOCATION, TOKEN, RequestBudget, Share
 from tests.helpers import at_once
 
 SALADS_LIMIT = 240  # a minute, for each key
@@ -18,10 +18,10 @@ SALADS_LIMIT = 240  # a minute, for each key
 
 def use_up(db: Database, share: Share) -> list[float]:
     """Take places until the share waits no longer; in how many seconds each request may be sent."""
-    allowance, waits = Allowance(db, share), []
+    request_budget, waits = RequestBudget(db, share), []
     with pytest.raises(NoAnswer):
         while True:
-            waits.append(allowance.reserve())
+            waits.append(request_budget.reserve())
     return waits
 
 
@@ -39,18 +39,18 @@ def test_no_minute_has_more_requests_than_salad_allows_however_many_processes_se
 
 
 def test_a_person_is_served_at_once_while_programs_wait(db: Database) -> None:
-    programs = [Allowance(db, AUTOSCALER), Allowance(db, REALLOCATION)]
+    programs = [RequestBudget(db, AUTOSCALER), RequestBudget(db, REALLOCATION)]
     while max(program.reserve() for program in programs) <= 0:
         continue
-    assert Allowance(db, PERSON).reserve() == 0
+    assert RequestBudget(db, PERSON).reserve() == 0
     with pytest.raises(NoAnswer):
-        Allowance(db, TOKEN).reserve()
+        RequestBudget(db, TOKEN).reserve()
 
 
 def test_a_person_is_told_when_to_come_again_rather_than_kept_waiting(db: Database) -> None:
     use_up(db, AUTOSCALER)
     with pytest.raises(NoAnswer, match="used up") as refused:
-        Allowance(db, PERSON).reserve()
+        RequestBudget(db, PERSON).reserve()
     assert PERSON.patience < refused.value.retry_after < AUTOSCALER.patience
 
 
@@ -66,10 +66,10 @@ def test_the_silence_that_salad_asks_for_is_kept_by_everybody(db: Database) -> N
         raise NoAnswer("Salad answered 429", 30.0)
 
     with pytest.raises(NoAnswer, match="429"):
-        Allowance(db, REALLOCATION).ask(busy)
-    assert 25 < Allowance(db, AUTOSCALER).reserve() <= 30
+        RequestBudget(db, REALLOCATION).ask(busy)
+    assert 25 < RequestBudget(db, AUTOSCALER).reserve() <= 30
     with pytest.raises(NoAnswer) as refused:
-        Allowance(db, PERSON).reserve()
+        RequestBudget(db, PERSON).reserve()
     assert 25 < refused.value.retry_after <= 30
 
 
@@ -78,16 +78,16 @@ def test_a_trouble_without_a_word_on_when_to_come_again_silences_nobody(db: Data
         raise NoAnswer("no answer (TimeoutError)")
 
     with pytest.raises(NoAnswer):
-        Allowance(db, AUTOSCALER).ask(away)
-    assert Allowance(db, AUTOSCALER).reserve() == 0
+        RequestBudget(db, AUTOSCALER).ask(away)
+    assert RequestBudget(db, AUTOSCALER).reserve() == 0
 
 
 @pytest.mark.parametrize("column", ["next_at", "silent_until"])
 def test_a_clock_that_was_set_back_keeps_nobody_waiting(db: Database, column: str) -> None:
-    Allowance(db, PERSON).reserve()
+    RequestBudget(db, PERSON).reserve()
     ahead = timedelta(hours=1)
     if column == "next_at":
         db.execute("update salad_requests set next_at = now() + %(ahead)s", ahead=ahead)
     else:
         db.execute("update salad_requests set silent_until = now() + %(ahead)s", ahead=ahead)
-    assert Allowance(db, PERSON).reserve() == 0
+    assert RequestBudget(db, PERSON).reserve() == 0

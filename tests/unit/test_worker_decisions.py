@@ -33,7 +33,7 @@ from kelpie_worker.transfer.two_phase_upload import PART_SIZE, part_size
 from kelpie_worker.workspace.directories import why_not_to_wipe, wipe
 from kelpie_worker.workspace.file_version import Signature
 from kelpie_worker.workspace.pattern import matcher
-from kelpie_worker.workspace.record import Places
+from kelpie_worker.workspace.record import DirectoryRecord
 from kelpie_worker.workspace.scan import Scanner
 from kelpie_worker.workspace.set_aside import moved_path, set_aside
 
@@ -163,7 +163,7 @@ def test_what_is_precious_is_never_wiped(
     (tmp_path / "link").symlink_to(directory)
     spelled = spelling.format(directory, link=tmp_path / "link")
     assert why_not_to_wipe(spelled, str(state_file))
-    wipe(Job("c", "1", before=(SyncBlock("b", "", spelled),)), str(state_file), Places())
+    wipe(Job("c", "1", before=(SyncBlock("b", "", spelled),)), str(state_file), DirectoryRecord())
     assert sentinel.exists()
 
 
@@ -175,7 +175,7 @@ def test_wiping_empties_the_directory_and_follows_no_link(tmp_path: Path, monkey
     (directory / "deep").mkdir(parents=True)
     (directory / "deep/file").touch()
     (directory / "link").symlink_to(outside)
-    wipe(Job("c", "1", before=(SyncBlock("b", "", str(directory)),)), str(tmp_path / "state"), Places())
+    wipe(Job("c", "1", before=(SyncBlock("b", "", str(directory)),)), str(tmp_path / "state"), DirectoryRecord())
     assert list(directory.iterdir()) == [] and (outside / "kept").exists()
 
 
@@ -188,8 +188,8 @@ def test_outputs_are_set_aside_once_however_many_blocks_name_them(
     (out / "deep/file").write_text("1")
     blocks = tuple(SyncBlock("b", "", str(path)) for path in (out, out, out / "deep", tmp_path / "missing"))
     job = Job("c", "1", after=blocks)
-    aside = set_aside(job, str(tmp_path / "state"), Places())
-    assert set_aside(job, str(tmp_path / "state"), Places()) == aside  # repeated after a crash
+    aside = set_aside(job, str(tmp_path / "state"), DirectoryRecord())
+    assert set_aside(job, str(tmp_path / "state"), DirectoryRecord()) == aside  # repeated after a crash
     assert list(out.iterdir()) == []
     assert Path(moved_path(str(out / "deep"), aside), "file").read_text() == "1"
 

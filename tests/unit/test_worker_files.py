@@ -26,7 +26,7 @@ from kelpie_worker.workspace import record
 from kelpie_worker.workspace.directories import make, wipe
 from kelpie_worker.workspace.file_version import PinnedFile, Signature, nameless, signature_of
 from kelpie_worker.workspace.paths import Moved, is_own_name, own_name
-from kelpie_worker.workspace.record import Places
+from kelpie_worker.workspace.record import DirectoryRecord
 from kelpie_worker.workspace.scan import Scanner
 from kelpie_worker.workspace.set_aside import OutputReplaced, bring_back, places_aside, remove_aside, set_aside
 
@@ -49,10 +49,10 @@ class Disk:
         (self.shared / "foreign").write_text("somebody's")
         (self.shared / "ck" / "foreign").write_text("somebody's")
 
-    def make(self) -> Places:
+    def make(self) -> DirectoryRecord:
         return make(self.job, self.state_file)
 
-    def wipe(self, known: Places) -> None:
+    def wipe(self, known: DirectoryRecord) -> None:
         wipe(self.job, self.state_file, known)
 
     def replace_by_link(self, target: Path | str) -> None:
@@ -132,8 +132,8 @@ def test_an_operators_link_survives_that_the_worker_restarts(disk: Disk) -> None
 
 def test_with_nothing_remembered_no_link_is_wiped_through_but_its_outputs_are_copied(disk: Disk) -> None:
     disk.directory.symlink_to(disk.shared)
-    disk.wipe(Places())
-    ((_, aside),) = set_aside(disk.job, disk.state_file, Places())
+    disk.wipe(DirectoryRecord())
+    ((_, aside),) = set_aside(disk.job, disk.state_file, DirectoryRecord())
     assert disk.foreign_is_there and names_in(Path(aside)) == ["ck", "foreign"]
 
 
@@ -199,7 +199,7 @@ def test_whatever_a_job_leaves_in_a_directorys_place_the_next_job_finds_it_empty
 
 def test_a_file_that_may_be_somebodys_is_kept_beside_the_directory(disk: Disk) -> None:
     disk.directory.write_text("somebody's")
-    disk.wipe(Places())
+    disk.wipe(DirectoryRecord())
     disk.make()
     (kept,) = (path for path in disk.directory.parent.iterdir() if path != disk.directory)
     assert kept.read_text() == "somebody's"
@@ -210,7 +210,7 @@ def test_the_state_file_never_makes_room_for_a_directory(disk: Disk) -> None:
     job = Job("c", "1", before=(SyncBlock("b", "", disk.state_file),))
     with pytest.raises(NotADirectoryError):
         make(job, disk.state_file)
-    wipe(job, disk.state_file, Places())
+    wipe(job, disk.state_file, DirectoryRecord())
     assert Path(disk.state_file).read_text() == "{}"
 
 
@@ -268,7 +268,7 @@ def as_nobody(root: Path, steps: Callable[[Path], object]) -> object:
         process.join()
 
 
-def closed_directory(root: Path, closed: tuple[str, ...]) -> tuple[Job, str, Places]:
+def closed_directory(root: Path, closed: tuple[str, ...]) -> tuple[Job, str, DirectoryRecord]:
     """A job whose directory holds a deep file behind directories that nobody may enter."""
     job, state_file = Job("claim", "job", after=(SyncBlock("b", "", str(root / "ck")),)), str(root / "state")
     known = make(job, state_file)
@@ -384,7 +384,7 @@ def test_links_mean_what_they_meant_before_the_outputs_were_moved(
     (out / "folder").symlink_to(out / "d")
     (out / link).symlink_to(target.format(out=out))
     aside = set_aside(
-        Job("claim", "job", after=(SyncBlock("b", "", str(out)),)), str(tmp_path / "state"), Places()
+        Job("claim", "job", after=(SyncBlock("b", "", str(out)),)), str(tmp_path / "state"), DirectoryRecord()
     )
     scanner = Scanner(str(out), lambda name: True, frozenset(), str(out), Moved(aside))
 
@@ -427,10 +427,14 @@ def test_a_key_is_measured_in_bytes_with_all_that_belongs_to_it(
 def test_the_place_aside_is_found_again_and_bears_a_name_that_no_scan_takes(disk: Disk) -> None:
     disk.make()
     (disk.directory / "file").touch()
-    aside = set_aside(disk.job, disk.state_file, Places())
-    assert aside == places_aside(disk.job, disk.state_file, Places())
+    aside = set_aside(disk.job, disk.state_file, DirectoryRecord())
+    assert aside == places_aside(disk.job, disk.state_file, DirectoryRecord())
     assert Scanner(str(disk.directory.parent), lambda name: True, frozenset()).scan() == {}
-    wipe(Job("next", "2", before=(SyncBlock("b", "", str(disk.directory.parent)),)), disk.state_file, Places())
+    wipe(
+        Job("next", "2", before=(SyncBlock("b", "", str(disk.directory.parent)),)),
+        disk.state_file,
+        DirectoryRecord(),
+    )
     assert names_in(Path(aside[0][1])) == ["file"]
     remove_aside(aside, disk.job)
     assert names_in(disk.directory.parent) == []
@@ -441,10 +445,12 @@ def test_outputs_aside_deep_in_another_jobs_directory_stay_until_they_are_sent(t
     (data / "a/out").mkdir(parents=True)
     (data / "a/out/result").touch()
     (data / "a/other").touch()
-    aside = set_aside(Job("claim", "1", after=(SyncBlock("b", "", str(data / "a/out")),)), state_file, Places())
+    aside = set_aside(
+        Job("claim", "1", after=(SyncBlock("b", "", str(data / "a/out")),)), state_file, DirectoryRecord()
+    )
     outer = Job("next", "2", before=(SyncBlock("b", "", str(data)),), after=(SyncBlock("b", "", str(data)),))
-    set_aside(outer, state_file, Places())
-    wipe(outer, state_file, Places())
+    set_aside(outer, state_file, DirectoryRecord())
+    wipe(outer, state_file, DirectoryRecord())
     assert names_in(Path(aside[0][1])) == ["result"]
     assert not (data / "a/other").exists()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kelpie_worker.checkpoints.file_events import Hint
+from kelpie_worker.checkpoints.file_events import FileEvents
 from local_stack.processes import wait_for
 
 
@@ -29,13 +29,13 @@ def test_directories_renamed_while_they_are_watched_leave_nothing_behind(
     for number in range(6):
         watched = tmp_path / str(number)
         watched.mkdir()
-        hint = Hint()
-        hint.listen(str(watched))
+        file_events = FileEvents()
+        file_events.listen(str(watched))
         for _ in range(10):
             (watched / "step" / "deep").mkdir(parents=True)
             (watched / "step" / "deep" / "file").touch()
             (watched / "step").rename(watched / "old")
             shutil.rmtree(watched / "old")
-        hint.stop()
+        file_events.stop()
     wait_for(lambda: (inotify_descriptors(), threading.active_count()) == before, "the end of its threads")
     assert capfd.readouterr().err == ""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kelpie_worker.checkpoints.verify import compare
-from kelpie_worker.coordinator.checkpoint_reports import Manifests
+from kelpie_worker.coordinator.checkpoint_reports import CheckpointReports
 from kelpie_worker.coordinator.client import ManifestRefused, Unreachable
 from kelpie_worker.job import Job, StoredObject, SyncBlock, from_saved, from_wire, to_saved
 from kelpie_worker.messages import ReportCheckpoint
@@ -114,7 +114,7 @@ class Server:
 
 
 def send(server: Server, *generations: int) -> None:
-    manifests = Manifests(server, lambda seconds: None)  # type: ignore[arg-type]
+    manifests = CheckpointReports(server, lambda seconds: None)  # type: ignore[arg-type]
     for generation in generations:
         manifests.send(ReportCheckpoint(Job("claim", "job", attempt=1), generation, REPORTED))
     server.may_answer.set()
@@ -138,7 +138,7 @@ def test_one_that_is_overtaken_while_another_is_sent_is_left_out() -> None:
 
 def test_numbers_go_on_where_an_earlier_life_of_the_worker_ended() -> None:
     server = Server(57)
-    manifests = Manifests(server, lambda seconds: None)  # type: ignore[arg-type]
+    manifests = CheckpointReports(server, lambda seconds: None)  # type: ignore[arg-type]
     for generation in (1, 2):
         manifests.send(ReportCheckpoint(Job("claim", "job", attempt=1), generation, REPORTED))
         manifests.wait_for("claim", 10)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from kelpie_worker.checkpoints import stability
-from kelpie_worker.checkpoints.stability import Motion
+from kelpie_worker.checkpoints.stability import Stability
 from kelpie_worker.system.linux import files_being_written
 from kelpie_worker.workspace.file_version import Signature
 
@@ -31,7 +31,7 @@ def test_a_file_is_being_written_from_its_opening_to_its_closing(tmp_path: Path)
 
 def test_a_new_file_that_is_open_is_waited_for_until_it_is_closed(clock: SimpleNamespace) -> None:
     written = {1}
-    watched, new = Motion(1, lambda: written), {"new": Signature(1, 10, 1)}
+    watched, new = Stability(1, lambda: written), {"new": Signature(1, 10, 1)}
     watched.see(new)
     clock.now += 5
     assert watched.restless(new, {}, came_to_rest=True) == {"new"} and not watched.waited_enough()
@@ -40,7 +40,7 @@ def test_a_new_file_that_is_open_is_waited_for_until_it_is_closed(clock: SimpleN
 
 
 def test_a_log_that_stays_open_is_waited_for_once_and_not_for_ever(clock: SimpleNamespace) -> None:
-    watched, log = Motion(1, lambda: {1}), {"log": Signature(1, 10, 1)}
+    watched, log = Stability(1, lambda: {1}), {"log": Signature(1, 10, 1)}
     watched.see(log)
     clock.now += 11.9
     assert watched.restless(log, {}, came_to_rest=True) == {"log"} and not watched.is_log("log")
@@ -56,7 +56,7 @@ def test_where_looking_takes_long_it_is_done_the_less_often(clock: SimpleNamespa
         clock.now += 0.5
         return {1}
 
-    watched, new = Motion(5, look_long), {"new": Signature(1, 10, 1)}
+    watched, new = Stability(5, look_long), {"new": Signature(1, 10, 1)}
     watched.see(new)
     before = watched.pause
     watched.restless(new, {}, came_to_rest=True)
@@ -67,7 +67,7 @@ def test_what_is_known_is_not_waited_for_because_it_is_open(clock: SimpleNamespa
     def nobody_looks() -> set[int]:
         raise AssertionError
 
-    watched, known = Motion(1, nobody_looks), {"database": Signature(1, 10, 1)}
+    watched, known = Stability(1, nobody_looks), {"database": Signature(1, 10, 1)}
     watched.see(known)
     grown = {"database": Signature(1, 20, 2)}
     watched.see(grown)
@@ -75,14 +75,14 @@ def test_what_is_known_is_not_waited_for_because_it_is_open(clock: SimpleNamespa
 
 
 def test_a_file_that_takes_the_place_of_a_known_one_is_new(clock: SimpleNamespace) -> None:
-    watched, known = Motion(1, lambda: {2}), {"weights": Signature(1, 10, 1)}
+    watched, known = Stability(1, lambda: {2}), {"weights": Signature(1, 10, 1)}
     watched.see(known)
     made_anew = {"weights": Signature(2, 5, 2)}
     watched.see(made_anew)
     assert watched.restless(made_anew, known, came_to_rest=True) == {"weights"}
 
 
-def rewrite(watched: Motion, clock: SimpleNamespace, seconds: float) -> dict[str, Signature]:
+def rewrite(watched: Stability, clock: SimpleNamespace, seconds: float) -> dict[str, Signature]:
     """Have a file rewritten for so long, without a rest that counts. As it is then."""
     state: dict[str, Signature] = {}
     end = clock.now + seconds
@@ -97,7 +97,7 @@ def test_a_file_that_is_rewritten_without_a_rest_counts_as_whole_once_nobody_has
     clock: SimpleNamespace,
 ) -> None:
     written: set[int] = set()
-    watched = Motion(1, lambda: written)
+    watched = Stability(1, lambda: written)
     rewrite(watched, clock, 11)
     watched.sent("state")
     state = rewrite(watched, clock, 0.5)
@@ -112,7 +112,7 @@ def test_a_file_that_is_rewritten_without_a_rest_counts_as_whole_once_nobody_has
 
 @pytest.mark.parametrize("written", [set(), {1}], ids=["closed", "open"])
 def test_a_file_that_never_rests_goes_up_in_the_end(clock: SimpleNamespace, written: set[int]) -> None:
-    watched = Motion(1, lambda: written)
+    watched = Stability(1, lambda: written)
     state = rewrite(watched, clock, 13)
     assert watched.restless(state, {}, came_to_rest=False) == {"state"}
     state = rewrite(watched, clock, 61)
@@ -120,7 +120,7 @@ def test_a_file_that_never_rests_goes_up_in_the_end(clock: SimpleNamespace, writ
 
 
 def test_a_file_that_has_rested_has_to_rest_again(clock: SimpleNamespace) -> None:
-    watched = Motion(1, set)
+    watched = Stability(1, set)
     state = rewrite(watched, clock, 61)
     clock.now += 1
     watched.see(state)
@@ -130,7 +130,7 @@ def test_a_file_that_has_rested_has_to_rest_again(clock: SimpleNamespace) -> Non
 
 def test_a_rewritten_file_is_not_whole_while_its_writer_takes_breath(clock: SimpleNamespace) -> None:
     written = {1}
-    watched = Motion(1, lambda: written)
+    watched = Stability(1, lambda: written)
     state = rewrite(watched, clock, 0.5)
     clock.now += 5
     watched.see(state)
@@ -140,7 +140,7 @@ def test_a_rewritten_file_is_not_whole_while_its_writer_takes_breath(clock: Simp
 
 
 def test_a_rewritten_file_that_is_always_open_is_waited_for_once(clock: SimpleNamespace) -> None:
-    watched = Motion(1, lambda: {1})
+    watched = Stability(1, lambda: {1})
     for waits in (True, False, False):
         state = rewrite(watched, clock, 0.5)
         clock.now += 1

@@ -18,7 +18,7 @@ from tests.worker.worker import CHECKOUT
 # Runs a command line with its output passed on by a Tail of so many bytes, and prints what was kept to a file.
 THROUGH_A_TAIL = """
 import subprocess, sys, pathlib
-from kelpie_worker.tail import Tail
+from kelpie_worker.command.output import Tail
 kept, size, secrets, *command = sys.argv[1:]
 tail = Tail(int(size), {secret.encode() for secret in secrets.split(",") if secret})
 process = subprocess.Popen(command, stdout=tail.stdout, stderr=tail.stderr)

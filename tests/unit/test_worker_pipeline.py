@@ -20,6 +20,7 @@ from kelpie_worker.messages import (
     Download,
     Downloaded,
     DropLease,
+    Ending,
     Exited,
     Flush,
     Flushed,
@@ -27,7 +28,6 @@ from kelpie_worker.messages import (
     LeaseLost,
     LeaseRenewed,
     Message,
-    Outcome,
     Recall,
     Recalled,
     Refused,
@@ -66,9 +66,9 @@ JOB = Job(
     command="train",
     environment={"TOKEN": "secret"},
 )
-COMPLETED = Outcome(Verdict.COMPLETED, None, 0)
-FAILED = Outcome(Verdict.FAILED, "exit_code", 3)
-RELEASED = Outcome(Verdict.RELEASED, "shutdown")
+COMPLETED = Ending(Verdict.COMPLETED, None, 0)
+FAILED = Ending(Verdict.FAILED, "exit_code", 3)
+RELEASED = Ending(Verdict.RELEASED, "shutdown")
 P = Phase
 SPOKEN = replace(COMPLETED, output="done")
 
@@ -77,8 +77,8 @@ def c(kind: type, *values: object) -> Message:
     return kind("claim-1", *values)  # type: ignore[no-any-return]
 
 
-def told(verdict: Verdict, reason: str, detail: str) -> Outcome:
-    return Outcome(verdict, reason, detail=detail)
+def told(verdict: Verdict, reason: str, detail: str) -> Ending:
+    return Ending(verdict, reason, detail=detail)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def told(verdict: Verdict, reason: str, detail: str) -> Outcome:
         (P.WIPING, COMPLETED, c(Wiped), P.DONE, COMPLETED),
         # the command fails: the last checkpoint still goes up, outputs do not
         (P.RUNNING, None, c(Exited, 3), P.FLUSHING, FAILED),
-        (P.RUNNING, None, c(Exited, None, 9), P.FLUSHING, Outcome(Verdict.FAILED, "signal", 137)),
+        (P.RUNNING, None, c(Exited, None, 9), P.FLUSHING, Ending(Verdict.FAILED, "signal", 137)),
         (
             P.RUNNING,
             None,
@@ -103,14 +103,14 @@ def told(verdict: Verdict, reason: str, detail: str) -> Outcome:
             P.FLUSHING,
             told(Verdict.FAILED, "not_found", "no file"),
         ),
-        (P.RUNNING, None, c(Exited, None, 9, None, False, True), P.FLUSHING, Outcome(Verdict.FAILED, "oom", 137)),
-        (P.RUNNING, None, c(Exited, 1, None, None, False, True), P.FLUSHING, Outcome(Verdict.FAILED, "oom", 1)),
+        (P.RUNNING, None, c(Exited, None, 9, None, False, True), P.FLUSHING, Ending(Verdict.FAILED, "oom", 137)),
+        (P.RUNNING, None, c(Exited, 1, None, None, False, True), P.FLUSHING, Ending(Verdict.FAILED, "oom", 1)),
         (P.STOPPING, RELEASED, c(Exited, None, 9, None, True, True), P.FLUSHING, RELEASED),
         (P.FLUSHING, FAILED, c(Flushed), P.REPORTING, FAILED),
         # what it printed last stays with the outcome
         (P.RUNNING, None, c(Exited, 0, None, None, False, False, "done"), P.FLUSHING, SPOKEN),
         (P.RUNNING, None, c(Exited, 3, None, None, False, False, "no"), P.FLUSHING, replace(FAILED, output="no")),
-        (P.UPLOADING, SPOKEN, c(Refused, "upload"), P.REPORTING, Outcome(Verdict.FAILED, "upload", None, "done")),
+        (P.UPLOADING, SPOKEN, c(Refused, "upload"), P.REPORTING, Ending(Verdict.FAILED, "upload", None, "done")),
         # storage refuses: failed. Storage or disk in trouble: released
         (P.DOWNLOADING, None, c(Refused, "download", "why"), P.REPORTING, told(Verdict.FAILED, "download", "why")),
         (
@@ -120,11 +120,11 @@ def told(verdict: Verdict, reason: str, detail: str) -> Outcome:
             P.REPORTING,
             told(Verdict.RELEASED, "storage", "why"),
         ),
-        (P.FLUSHING, COMPLETED, c(Refused, "upload"), P.REPORTING, Outcome(Verdict.FAILED, "upload")),
+        (P.FLUSHING, COMPLETED, c(Refused, "upload"), P.REPORTING, Ending(Verdict.FAILED, "upload")),
         (P.FLUSHING, FAILED, c(Refused, "upload"), P.REPORTING, FAILED),
-        (P.STAGING, COMPLETED, c(Troubled, "disk_full"), P.REPORTING, Outcome(Verdict.RELEASED, "disk_full")),
-        (P.UPLOADING, COMPLETED, c(Refused, "upload"), P.REPORTING, Outcome(Verdict.FAILED, "upload")),
-        (P.RUNNING, None, c(Troubled, "resources"), P.STOPPING, Outcome(Verdict.RELEASED, "resources")),
+        (P.STAGING, COMPLETED, c(Troubled, "disk_full"), P.REPORTING, Ending(Verdict.RELEASED, "disk_full")),
+        (P.UPLOADING, COMPLETED, c(Refused, "upload"), P.REPORTING, Ending(Verdict.FAILED, "upload")),
+        (P.RUNNING, None, c(Troubled, "resources"), P.STOPPING, Ending(Verdict.RELEASED, "resources")),
         # a shutdown: what Kelpie has signalled decides nothing by its exit code
         (P.DOWNLOADING, None, ShutdownRequested(), P.REPORTING, RELEASED),
         (P.RUNNING, None, ShutdownRequested(), P.STOPPING, RELEASED),
@@ -137,9 +137,9 @@ def told(verdict: Verdict, reason: str, detail: str) -> Outcome:
         (P.FLUSHING, FAILED, TimeRanOut(), P.REPORTING, FAILED),
         (P.REPORTING, COMPLETED, TimeRanOut(), P.REPORTING, COMPLETED),
         # the lease is lost: nothing is sent and nothing reported
-        (P.DOWNLOADING, None, c(LeaseLost, "canceled"), P.WIPING, Outcome(Verdict.DROPPED, "canceled")),
-        (P.RUNNING, None, c(LeaseLost, "canceled"), P.STOPPING, Outcome(Verdict.DROPPED, "canceled")),
-        (P.UPLOADING, COMPLETED, c(LeaseLost, "x"), P.WIPING, Outcome(Verdict.DROPPED, "x")),
+        (P.DOWNLOADING, None, c(LeaseLost, "canceled"), P.WIPING, Ending(Verdict.DROPPED, "canceled")),
+        (P.RUNNING, None, c(LeaseLost, "canceled"), P.STOPPING, Ending(Verdict.DROPPED, "canceled")),
+        (P.UPLOADING, COMPLETED, c(LeaseLost, "x"), P.WIPING, Ending(Verdict.DROPPED, "x")),
         (P.REPORTING, COMPLETED, c(LeaseLost, "completed"), P.WIPING, COMPLETED),
         # late and repeated messages
         (P.UPLOADING, COMPLETED, c(Exited, 3), P.UPLOADING, COMPLETED),
@@ -148,14 +148,14 @@ def told(verdict: Verdict, reason: str, detail: str) -> Outcome:
     ],
 )
 def test_where_a_message_leads(
-    phase: Phase, outcome: Outcome | None, message: Message, next_phase: Phase, next_outcome: Outcome | None
+    phase: Phase, outcome: Ending | None, message: Message, next_phase: Phase, next_outcome: Ending | None
 ) -> None:
     after, _ = advance(JobState(JOB, phase, outcome), message)
     assert (after.phase, after.outcome) == (next_phase, next_outcome)
 
 
 def test_a_dropped_job_whose_command_has_ended_is_wiped_at_once() -> None:
-    dropped = JobState(JOB, P.STOPPING, Outcome(Verdict.DROPPED, "canceled"))
+    dropped = JobState(JOB, P.STOPPING, Ending(Verdict.DROPPED, "canceled"))
     after, commands = advance(dropped, Exited("claim-1", 0))
     assert after.phase is P.WIPING
     assert commands == [DropLease("claim-1"), Wipe(JOB, None)]
@@ -178,7 +178,7 @@ def test_the_command_starts_only_when_the_watch_is_ready() -> None:
         (JobState(JOB, P.DOWNLOADING), [HoldLease(JOB), Download(JOB)]),
         (JobState(JOB, P.STOPPING, RELEASED), [HoldLease(JOB), Stop("claim-1", shutdown=True)]),
         (
-            JobState(JOB, P.STOPPING, Outcome(Verdict.DROPPED)),
+            JobState(JOB, P.STOPPING, Ending(Verdict.DROPPED)),
             [Abandon("claim-1"), Stop("claim-1", shutdown=False)],
         ),
         (JobState(JOB, P.FLUSHING, FAILED), [HoldLease(JOB), Flush(JOB)]),

@@ -18,29 +18,29 @@ import pytest
 from kelpie_worker.config import Authorization, Stay, TokenUse
 from kelpie_worker.coordinator.calls import _Deadline
 from kelpie_worker.coordinator.client import longest_wait
-from kelpie_worker.coordinator.credentials import Identity, NoToken, life_of, organization_of
+from kelpie_worker.coordinator.credentials import Credentials, NoToken, life_of, organization_of
 from kelpie_worker.job import Job
 from kelpie_worker.messages import (
     Claimed,
     Departed,
     Departure,
+    Ending,
     LeaseRenewed,
     LeaveInstance,
     Message,
-    Outcome,
     Reported,
     SetDeletionCost,
     Verdict,
 )
 from kelpie_worker.pipeline import JobState, Phase
 from kelpie_worker.salad.imds import Imds, ImdsUnavailable
-from kelpie_worker.salad.instance_policy import BUSIEST, Residence, deletion_cost
-from kelpie_worker.salad.peers import Neighbours, Standing
+from kelpie_worker.salad.instance_policy import BUSIEST, InstancePolicy, deletion_cost
+from kelpie_worker.salad.peers import Peers, PeerState
 from kelpie_worker.system.linux import boottime
 
 RUNNING = JobState(Job("1", "job"), Phase.RUNNING)
-UPLOADING = JobState(Job("1", "job"), Phase.UPLOADING, Outcome(Verdict.COMPLETED), aside=())
-FAILED = JobState(Job("1", "job"), Phase.WIPING, Outcome(Verdict.FAILED, "exit_code", 1))
+UPLOADING = JobState(Job("1", "job"), Phase.UPLOADING, Ending(Verdict.COMPLETED), aside=())
+FAILED = JobState(Job("1", "job"), Phase.WIPING, Ending(Verdict.FAILED, "exit_code", 1))
 NOTHING: dict[str, JobState] = {}
 NEXT = Claimed("next")
 
@@ -77,14 +77,14 @@ class Scene:
     def __init__(self, stay: Stay) -> None:
         self.time = 0.0
         self.sent: list[SetDeletionCost | LeaveInstance] = []
-        self.residence = Residence(stay, self.sent.append, lambda: self.time)
+        self.instance_policy = InstancePolicy(stay, self.sent.append, lambda: self.time)
 
     def see(self, message: Message, *jobs: JobState) -> bool:
         """Whether the worker would rather go than claim."""
         held = {job.job.claim_id: job for job in jobs}
-        self.residence.see(message, held)
+        self.instance_policy.see(message, held)
         free = not any(job.occupies_directories for job in jobs)
-        return free and self.residence.ends(held)
+        return free and self.instance_policy.ends(held)
 
     @property
     def leaves(self) -> list[tuple[Departure, str]]:
@@ -114,7 +114,7 @@ def test_an_idle_worker_leaves_when_its_time_is_over_and_not_before() -> None:
     assert scene.see(NEXT) and scene.see(NEXT)
     assert scene.leaves == [(Departure.REALLOCATE, "no work for 60 seconds")]  # once
     scene.see(Departed(gone=False))
-    assert scene.residence.left  # whatever became of it
+    assert scene.instance_policy.left  # whatever became of it
 
 
 def test_work_begins_the_time_without_work_anew() -> None:
@@ -135,7 +135,7 @@ def test_uploads_keep_an_idle_worker_but_are_no_work() -> None:
     assert not scene.see(NEXT, UPLOADING)
     scene.time = 100
     assert not scene.see(NEXT, UPLOADING)
-    assert scene.residence.wants_work_until() == 105  # then it looks again
+    assert scene.instance_policy.wants_work_until() == 105  # then it looks again
     assert scene.see(NEXT) and scene.leaves
 
 
@@ -143,7 +143,7 @@ def test_without_a_limit_nothing_is_left_and_every_claim_may_wait() -> None:
     scene = Scene(Stay())
     scene.see(Reported("1"), FAILED)
     scene.time = 1e9
-    assert not scene.see(NEXT) and scene.residence.wants_work_until() is None
+    assert not scene.see(NEXT) and scene.instance_policy.wants_work_until() is None
 
 
 def test_failures_count_once_each_and_only_where_they_are_accepted() -> None:
@@ -164,7 +164,7 @@ def test_where_a_failing_machine_cannot_be_left_the_worker_goes_on(gone: bool) -
     scene = Scene(Stay(max_failures=1))
     scene.see(Reported("1"), FAILED)
     assert scene.see(NEXT)
-    assert scene.see(Departed(gone)) is gone and scene.residence.left is gone
+    assert scene.see(Departed(gone)) is gone and scene.instance_policy.left is gone
 
 
 def test_a_failing_machine_that_could_not_be_left_is_asked_for_again_after_the_very_next_failure() -> None:
@@ -223,12 +223,12 @@ def test_a_pause_ends_with_claiming_or_when_no_work_is_wanted(
 
 def test_workers_see_what_the_others_tell_and_forget_who_left(tmp_path: Path) -> None:
     directory = str(tmp_path / "run")
-    one, two = Neighbours(directory), Neighbours(directory)
-    assert one.others() == [Standing()]
-    two.tell(Standing(BUSIEST, True))
-    assert one.others() == [Standing(BUSIEST, True)]
-    two.tell(Standing(7, False))
-    assert (one.others(), two.others()) == ([Standing(7, False)], [Standing()])
+    one, two = Peers(directory), Peers(directory)
+    assert one.others() == [PeerState()]
+    two.tell(PeerState(BUSIEST, True))
+    assert one.others() == [PeerState(BUSIEST, True)]
+    two.tell(PeerState(7, False))
+    assert (one.others(), two.others()) == ([PeerState(7, False)], [PeerState()])
     two.leave()
     assert one.others() == []
     one.leave()
@@ -236,7 +236,7 @@ def test_workers_see_what_the_others_tell_and_forget_who_left(tmp_path: Path) ->
 
 
 def test_the_file_of_a_dead_worker_counts_for_nothing_and_is_removed(tmp_path: Path) -> None:
-    one = Neighbours(str(tmp_path))
+    one = Peers(str(tmp_path))
     dead = tmp_path / "1-dead.worker"
     dead.write_text(json.dumps({"cost": 9, "holds_job": True}))
     assert one.others() == [] and not dead.exists()
@@ -244,16 +244,16 @@ def test_the_file_of_a_dead_worker_counts_for_nothing_and_is_removed(tmp_path: P
 
 
 def test_a_living_worker_that_nobody_understands_is_taken_to_hold_a_job(tmp_path: Path) -> None:
-    one, two = Neighbours(str(tmp_path)), Neighbours(str(tmp_path))
+    one, two = Peers(str(tmp_path)), Peers(str(tmp_path))
     os.pwrite(two._file, b"{]" + b" " * 100, 0)
-    assert one.others() == [Standing(0, True)]
+    assert one.others() == [PeerState(0, True)]
     one.leave()
     two.leave()
 
 
 def test_a_turn_that_is_never_given_back_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kelpie_worker.salad.peers._PATIENCE", 0.05)
-    one, two = Neighbours(str(tmp_path)), Neighbours(str(tmp_path))
+    one, two = Peers(str(tmp_path)), Peers(str(tmp_path))
     with one.turn(), two.turn():
         pass
     one.leave()
@@ -293,13 +293,13 @@ def test_an_organization_that_no_header_can_carry_is_none(name: Any) -> None:
 
 
 def test_without_a_metadata_service_there_is_no_token() -> None:
-    identity = Identity(Authorization({}, TokenUse.BEARER), None)
+    identity = Credentials(Authorization({}, TokenUse.BEARER), None)
     with pytest.raises(NoToken):
         identity.headers(patience=0.01)
 
 
 def test_a_key_needs_no_metadata_service() -> None:
-    assert Identity(Authorization({"X-Kelpie-Key": "k"}), None).headers() == {"X-Kelpie-Key": "k"}
+    assert Credentials(Authorization({"X-Kelpie-Key": "k"}), None).headers() == {"X-Kelpie-Key": "k"}
 
 
 # --- the metadata service -------------------------------------------------------------------------------

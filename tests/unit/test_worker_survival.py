@@ -17,7 +17,7 @@ import requests
 
 from kelpie_worker import config
 from kelpie_worker.command.process import why_not_started
-from kelpie_worker.coordinator.calls import Coordinator
+from kelpie_worker.coordinator.calls import CoordinatorCalls
 from kelpie_worker.coordinator.client import Api, ClaimRefused, Unreachable
 from kelpie_worker.coordinator.heartbeat import HeldLease
 from kelpie_worker.job import Job, SyncBlock
@@ -26,9 +26,9 @@ from kelpie_worker.messages import (
     ChildStarted,
     Claim,
     Claimed,
+    Ending,
     Exited,
     Message,
-    Outcome,
     Refused,
     Report,
     Reported,
@@ -44,8 +44,8 @@ from kelpie_worker.system.linux import boottime
 CLAIM = "5ab3a9b4-6fd1-4ef5-9a3e-0d6d3a0e9c11"
 BLOCK = SyncBlock("b", "p/", "/out", "x$")
 JOB = Job(CLAIM, "job", 3, 5.0, before=(BLOCK,), during=(BLOCK,), after=(BLOCK,))
-COMPLETED = Outcome(Verdict.COMPLETED, None, 0)
-FAILED = Outcome(Verdict.FAILED, "exit_code", 3)
+COMPLETED = Ending(Verdict.COMPLETED, None, 0)
+FAILED = Ending(Verdict.FAILED, "exit_code", 3)
 P = Phase
 
 
@@ -184,19 +184,19 @@ def test_a_state_file_that_cannot_be_written_is_named_and_stays_as_it_was(
 @pytest.mark.parametrize(
     ("phase", "outcome", "told"),
     [
-        (P.DOWNLOADING, None, Outcome(Verdict.RELEASED, "disk_full")),
-        (P.RUNNING, None, Outcome(Verdict.RELEASED, "disk_full")),
-        (P.STOPPING, Outcome(Verdict.RELEASED, "storage"), Outcome(Verdict.RELEASED, "storage")),
-        (P.STOPPING, Outcome(Verdict.DROPPED, "canceled"), None),
+        (P.DOWNLOADING, None, Ending(Verdict.RELEASED, "disk_full")),
+        (P.RUNNING, None, Ending(Verdict.RELEASED, "disk_full")),
+        (P.STOPPING, Ending(Verdict.RELEASED, "storage"), Ending(Verdict.RELEASED, "storage")),
+        (P.STOPPING, Ending(Verdict.DROPPED, "canceled"), None),
         (P.FLUSHING, FAILED, FAILED),
-        (P.FLUSHING, COMPLETED, Outcome(Verdict.RELEASED, "disk_full")),
-        (P.UPLOADING, COMPLETED, Outcome(Verdict.RELEASED, "disk_full")),
+        (P.FLUSHING, COMPLETED, Ending(Verdict.RELEASED, "disk_full")),
+        (P.UPLOADING, COMPLETED, Ending(Verdict.RELEASED, "disk_full")),
         (P.REPORTING, COMPLETED, COMPLETED),
         (P.WIPING, COMPLETED, None),
     ],
 )
 def test_what_is_told_of_a_job_that_its_worker_cannot_go_on_with(
-    phase: Phase, outcome: Outcome | None, told: Outcome | None
+    phase: Phase, outcome: Ending | None, told: Ending | None
 ) -> None:
     assert outcome_of_abandoned(JobState(JOB, phase, outcome), "disk_full") == told
 
@@ -204,7 +204,7 @@ def test_what_is_told_of_a_job_that_its_worker_cannot_go_on_with(
 @pytest.mark.parametrize(("phase", "verdict"), [(P.RUNNING, Verdict.FAILED), (P.DOWNLOADING, Verdict.RELEASED)])
 def test_who_breaks_the_worker_is_the_command_that_runs(phase: Phase, verdict: Verdict) -> None:
     told = outcome_of_abandoned(JobState(JOB, phase), BROKEN, "it removed everything")
-    assert told == Outcome(verdict, BROKEN, detail="it removed everything")
+    assert told == Ending(verdict, BROKEN, detail="it removed everything")
 
 
 def test_a_child_that_keeps_dying_is_given_up_and_another_ones_deaths_do_not_count() -> None:
@@ -288,7 +288,7 @@ class Held:
 @pytest.mark.parametrize("given", [None, JOB])
 def test_a_claim_that_the_server_holds_back_does_not_delay_the_end_and_its_job_is_told(given: Job | None) -> None:
     api, told = Held(given), SimpleQueue[Message]()
-    coordinator = Coordinator(cast(Api, api), told.put)
+    coordinator = CoordinatorCalls(cast(Api, api), told.put)
     coordinator.obey(Claim(CLAIM))
     assert api.asked.wait(30)
     coordinator.obey(CeaseClaiming())
@@ -299,7 +299,7 @@ def test_a_claim_that_the_server_holds_back_does_not_delay_the_end_and_its_job_i
 
 def test_an_answer_that_comes_at_the_last_moment_is_the_only_one() -> None:
     api, told = Held(), SimpleQueue[Message]()
-    coordinator = Coordinator(cast(Api, api), told.put)
+    coordinator = CoordinatorCalls(cast(Api, api), told.put)
     coordinator.obey(Claim(CLAIM))
     assert api.asked.wait(30)
     coordinator.obey(CeaseClaiming())
@@ -326,14 +326,14 @@ class Stumbling:
         self._stumble("claim")
         return Claimed(claim_id, JOB)
 
-    def report(self, job: Job, outcome: Outcome) -> bool:
+    def report(self, job: Job, outcome: Ending) -> bool:
         self._stumble("report")
         return True
 
 
 def test_an_unexpected_error_leaves_no_claim_and_no_report_unanswered(capfd: pytest.CaptureFixture[str]) -> None:
     told = SimpleQueue[Message]()
-    coordinator = Coordinator(cast(Api, Stumbling()), told.put)
+    coordinator = CoordinatorCalls(cast(Api, Stumbling()), told.put)
     coordinator.obey(Claim(CLAIM))
     assert told.get(timeout=30) == Claimed(CLAIM, JOB)
     coordinator.obey(Report(JOB, COMPLETED))

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kelpie_worker.s3.open_uploads import Unfinished, Upload
+from kelpie_worker.s3.open_uploads import OpenUploads, Upload
 
 FIRST, SECOND = ("id-1", "bucket", "a\nb"), ("id-2", "bucket", "b")
 
 
 def left_by(path: Path) -> list[Upload]:
     found: list[Upload] = []
-    Unfinished(path).abort_left(found.append)
+    OpenUploads(path).abort_left(found.append)
     return found
 
 
 def test_only_what_an_earlier_life_left_open_is_aborted(tmp_path: Path) -> None:
     journal = tmp_path / "uploads"
-    life = Unfinished(journal)
+    life = OpenUploads(journal)
     life.begun(FIRST)
     life.begun(SECOND)
     life.over(FIRST[0])
@@ -33,9 +33,9 @@ def test_only_what_an_earlier_life_left_open_is_aborted(tmp_path: Path) -> None:
 
 def test_a_journal_cut_anywhere_and_written_on_costs_nothing_but_the_line_that_was_cut(tmp_path: Path) -> None:
     journal = tmp_path / "uploads"
-    Unfinished(journal).begun(FIRST)
+    OpenUploads(journal).begun(FIRST)
     whole = journal.read_bytes()
     for length in range(len(whole)):
         journal.write_bytes(whole[:length])
-        Unfinished(journal).begun(SECOND)
+        OpenUploads(journal).begun(SECOND)
         assert left_by(journal) == [SECOND]

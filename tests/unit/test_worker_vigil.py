@@ -7,15 +7,15 @@ import pytest
 from kelpie_worker.job import Job
 from kelpie_worker.messages import (
     ChildStarted,
+    Ending,
     LeaseRenewed,
     LeaseUnanswered,
     Message,
-    Outcome,
     Responded,
     Verdict,
 )
 from kelpie_worker.pipeline import JobState, Phase
-from kelpie_worker.processes.watchdog import Vigil
+from kelpie_worker.processes.watchdog import Watchdog
 
 HELD = JobState(Job("claim", "1", heartbeat_interval=30), Phase.RUNNING)
 
@@ -30,12 +30,12 @@ class Clock:
 def broken_at(job: JobState, news: Message | None = None, pause: float = 1.0) -> float | None:
     """After how many seconds; `news` come every 25 seconds."""
     clock = Clock()
-    vigil = Vigil(lambda name: None, clock)
+    watchdog = Watchdog(lambda name: None, clock)
     while clock.now < 200:
         clock.now += pause
         if news and clock.now % 25 == 0:
-            vigil.hear(news)
-        if "heartbeat" in vigil.broken({"claim": job}):
+            watchdog.hear(news)
+        if "heartbeat" in watchdog.broken({"claim": job}):
             return clock.now
     return None
 
@@ -53,8 +53,8 @@ def test_who_speaks_works_whatever_it_says(news: Message) -> None:
 @pytest.mark.parametrize(
     "job",
     [
-        JobState(HELD.job, Phase.WIPING, Outcome(Verdict.COMPLETED)),
-        JobState(HELD.job, Phase.STOPPING, Outcome(Verdict.DROPPED, "canceled")),
+        JobState(HELD.job, Phase.WIPING, Ending(Verdict.COMPLETED)),
+        JobState(HELD.job, Phase.STOPPING, Ending(Verdict.DROPPED, "canceled")),
     ],
 )
 def test_of_a_lease_that_is_not_held_nothing_is_expected(job: JobState) -> None:
@@ -72,16 +72,16 @@ class Children:
         self.stopped = stopped
         self.clock = Clock()
         self.asked: list[str] = []
-        self.vigil = Vigil(self.asked.append, self.clock)
+        self.watchdog = Watchdog(self.asked.append, self.clock)
 
     def broken_in(self, seconds: float, jobs: dict[str, JobState], pause: float = 1.0) -> list[tuple[str, float]]:
         found = []
         for _ in range(round(seconds / pause)):
             self.clock.now += pause
-            found += [(name, self.clock.now) for name in self.vigil.broken(jobs) if name != "heartbeat"]
+            found += [(name, self.clock.now) for name in self.watchdog.broken(jobs) if name != "heartbeat"]
             while self.asked:
                 if (name := self.asked.pop()) not in self.stopped:
-                    self.vigil.hear(Responded(name))
+                    self.watchdog.hear(Responded(name))
         return found
 
 
@@ -102,7 +102,7 @@ def test_children_that_respond_are_left_alone_for_however_long_they_work() -> No
 def test_a_child_that_was_replaced_meanwhile_owes_no_answer() -> None:
     children = Children("runner")
     assert children.broken_in(200, {"claim": HELD}) == []
-    children.vigil.hear(ChildStarted("runner"))
+    children.watchdog.hear(ChildStarted("runner"))
     children.stopped = ()
     assert children.broken_in(500, {"claim": HELD}) == []
 

@@ -17,11 +17,12 @@ from tests.worker.worker import CHECKOUT, Worker
 
 # Run by every Python of the worker before its first line.
 IMPATIENCE = """
-from kelpie_worker import api, s3_client
+from kelpie_worker.coordinator import client as coordinator
+from kelpie_worker.s3 import client as s3
 
-assert s3_client._READ_TIMEOUT and api._READ_TIMEOUT
-s3_client._READ_TIMEOUT = api._READ_TIMEOUT = 2
-for call in (api.Api._call, api.Api._known_extensions):
+assert s3._READ_TIMEOUT and coordinator._READ_TIMEOUT
+s3._READ_TIMEOUT = coordinator._READ_TIMEOUT = 2
+for call in (coordinator.Api._call, coordinator.Api._known_extensions):
     call.__defaults__ = (*call.__defaults__[:-1], 2)
 """
 

@@ -18,7 +18,7 @@ from typing import IO, Any
 import pytest
 
 from kelpie_worker.checkpoints.fence import Fence
-from kelpie_worker.checkpoints.overlaps import Siblings
+from kelpie_worker.checkpoints.overlaps import Overlaps
 from kelpie_worker.checkpoints.watch import Attempt, Checkpoints, Listener, Past
 from kelpie_worker.config import WatchTimes
 from kelpie_worker.job import Job, StoredObject, SyncBlock
@@ -64,7 +64,7 @@ class Watched:
         self.doubt: Callable[[], None] = lambda: None  # asks for a heartbeat
         fence = Fence(job, self.transfer.storage, self.lease, lambda: self.doubt())
         keys = origins or {path: f"c/{path}" for path in brought or ()}
-        attempt = Attempt(job, self.transfer, self.lease, fence, Siblings(job), TIMES, frozenset())
+        attempt = Attempt(job, self.transfer, self.lease, fence, Overlaps(job), TIMES, frozenset())
         self.checkpoints = Checkpoints(
             attempt,
             SyncBlock(bucket, "c/", str(folder), **block),
@@ -348,7 +348,7 @@ def test_a_file_that_is_rewritten_in_place_while_it_is_sent_never_becomes_visibl
 def test_a_file_that_is_always_being_rewritten_does_not_keep_the_others_back(
     watched: Watched, s3: S3Server, bucket: str
 ) -> None:
-    watched.checkpoints._motion._longest_wait = 1
+    watched.checkpoints._stability._longest_wait = 1
     with scribbling(watched.folder / "restless"):
         watched.checkpoints.start()
         watched.write("weights", b"w")
@@ -378,7 +378,7 @@ def test_half_of_a_new_file_is_not_sent_for_as_long_as_its_writer_has_it_open(
     with (watched.folder / "weights").open("wb", buffering=0) as file:
         file.write(b"n" * 100)
         watched.write("latest", b"weights")
-        wait_for(lambda: watched.checkpoints._motion.waits, "the watch to wait for the writer")
+        wait_for(lambda: watched.checkpoints._stability.waits, "the watch to wait for the writer")
         assert keys_of(s3, bucket) == {}
         file.write(b"n" * 100)
     wait_for(lambda: keys_of(s3, bucket) == {"weights": b"n" * 200, "latest": b"weights"}, "the whole file")
@@ -387,7 +387,7 @@ def test_half_of_a_new_file_is_not_sent_for_as_long_as_its_writer_has_it_open(
 def test_beside_a_file_that_never_rests_the_others_go_up_but_are_not_reported_whole(
     watched: Watched, s3: S3Server, bucket: str
 ) -> None:
-    watched.checkpoints._motion._longest_wait = 1
+    watched.checkpoints._stability._longest_wait = 1
     watched.checkpoints.start()
     watched.write("weights", b"1")
     watched.write("restless", b"1" * 2000)

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
-import kelpie_worker.patience
 import pytest
 
+import kelpie_worker.transfer.retry
 from kelpie_worker import config
 from kelpie_worker.job import Job, SyncBlock
 from kelpie_worker.lease import Lease
@@ -20,12 +20,12 @@ from kelpie_worker.messages import Download, Flushed, Message, Refused, Stage, S
 from kelpie_worker.s3.client import SharedClient
 from kelpie_worker.s3.errors import NoBucket, StorageRefused
 from kelpie_worker.s3.objects import Target
-from kelpie_worker.sync import uploader
+from kelpie_worker.sync import job_files
 from kelpie_worker.sync.job_files import JobFiles
 from kelpie_worker.sync.outputs import Outputs
 from kelpie_worker.transfer.two_phase_upload import Transfer
 from kelpie_worker.workspace import directories
-from kelpie_worker.workspace.record import Places
+from kelpie_worker.workspace.record import DirectoryRecord
 from local_stack.processes import wait_for
 from local_stack.s3 import S3Server
 from tests.worker.conftest import block
@@ -105,12 +105,12 @@ class Refusing:
 def test_a_refusal_that_lasts_is_believed_and_that_of_no_bucket_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: StorageRefused, patience: float, tries: int
 ) -> None:
-    monkeypatch.setattr(kelpie_worker.patience, "LONGEST", patience)
+    monkeypatch.setattr(kelpie_worker.transfer.retry, "LONGEST", patience)
     (tmp_path / "aside").mkdir()
     (tmp_path / "aside" / "result").write_text("1")
     job = Job("claim", "job", after=(SyncBlock("b", "p/", str(tmp_path / "out")),))
     transfer = Refusing(error)
-    sending = Outputs(job, cast(Transfer, transfer), Lease(), {}, Places())
+    sending = Outputs(job, cast(Transfer, transfer), Lease(), {}, DirectoryRecord())
     with pytest.raises(type(error)):
         sending.upload(((str(tmp_path / "out"), str(tmp_path / "aside")),), lambda paths: None)
     assert transfer.tries == tries
@@ -386,7 +386,7 @@ def test_a_refused_checkpoint_is_believed_in_after_a_while(
     aws: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bucket: str, faulty: FaultyProxy, started: bool
 ) -> None:
     """While the command runs, and when it has ended."""
-    monkeypatch.setattr(kelpie_worker.patience, "LONGEST", 0.5)
+    monkeypatch.setattr(kelpie_worker.transfer.retry, "LONGEST", 0.5)
     faulty.fault = puts("403")
     told: list[Exception] = []
     watched = Watched(tmp_path / "ck", bucket, refused=told.append)
@@ -441,8 +441,8 @@ def test_once_the_command_has_ended_trouble_is_waited_out(
     patience: float,
     answer: type[Message],
 ) -> None:
-    monkeypatch.setattr(kelpie_worker.patience, "LONGEST", patience)
-    monkeypatch.setattr(uploader, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(kelpie_worker.transfer.retry, "LONGEST", patience)
+    monkeypatch.setattr(job_files, "_FIRST_PAUSE", 0.01)
     assert type(files_in(tmp_path)._answer(command, Full(2, error))) is answer
 
 

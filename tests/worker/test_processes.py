@@ -251,7 +251,7 @@ def test_a_stopped_heartbeat_is_replaced(
     coordinator: FakeCoordinator, make_worker: Callable[..., Worker], tmp_path: Path
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "from kelpie_worker import vigil\nvigil._PATIENCE, vigil._SHORTEST_SILENCE = 1, 2\n"
+        "from kelpie_worker.processes import watchdog\nwatchdog._PATIENCE, watchdog._SHORTEST_SILENCE = 1, 2\n"
     )
     job = coordinator.submit(**shell("until [ -e go ]; do sleep 0.05; done"), sync={})
     worker = make_worker(PYTHONPATH=f"{tmp_path}{os.pathsep}{CHECKOUT}").start()
@@ -274,7 +274,7 @@ def test_a_stopped_runner_and_a_stopped_uploader_are_replaced_and_the_job_comple
     tmp_path: Path,
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "from kelpie_worker import vigil\nvigil._ASK_EVERY, vigil._LONGEST_ANSWER = 0.5, 2\n"
+        "from kelpie_worker.processes import watchdog\nwatchdog._ASK_EVERY, watchdog._LONGEST_ANSWER = 0.5, 2\n"
     )
     job = coordinator.submit(**shell("until [ -e go ]; do sleep 0.05; done; echo 1 > out/x"), sync=sync)
     worker.start(PYTHONPATH=f"{tmp_path}{os.pathsep}{CHECKOUT}")
@@ -315,7 +315,7 @@ def test_an_uploader_without_work_gives_its_memory_back_and_serves_the_next_job(
     sync: dict[str, list[dict[str, Any]]],
     tmp_path: Path,
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text("from kelpie_worker import uploader\nuploader._REST = 0.5\n")
+    (tmp_path / "sitecustomize.py").write_text("from kelpie_worker.sync import uploader\nuploader._REST = 0.5\n")
     copy = shell("cp in/data out/")
     s3.put(bucket, "in/data", b"first")
     first = coordinator.submit(**copy, sync=sync)
