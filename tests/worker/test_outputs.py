@@ -24,7 +24,7 @@ from kelpie_worker.sync import job_files
 from kelpie_worker.sync.job_files import JobFiles
 from kelpie_worker.sync.outputs import Outputs
 from kelpie_worker.transfer.two_phase_upload import Transfer
-from kelpie_worker.workspace import directories
+from kelpie_worker.workspace import directories, tree
 from kelpie_worker.workspace.record import DirectoryRecord
 from local_stack.processes import wait_for
 from local_stack.s3 import S3Server
@@ -460,7 +460,7 @@ def test_outputs_that_cannot_be_moved_are_sent_from_where_they_lie(
     files._places = directories.make(job, str(tmp_path / "state.json"))
     (out / "x").touch()
     for move in ("_rename", "_move_across"):
-        monkeypatch.setattr(directories, move, fail)
+        monkeypatch.setattr(tree, move, fail)
     monkeypatch.setattr(Outputs, "upload", lambda _, aside, busy: sent.append((aside, sorted(out.iterdir()))))
     assert files._stage(Stage(job)) == Staged("claim", ())
     assert sent == [((), [out / "x"])] and list(out.parent.iterdir()) == [out] and list(out.iterdir()) == []
