@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 import re
-import time
 from dataclasses import replace
 from typing import Protocol
 
@@ -12,6 +11,7 @@ from kelpie_api.auth.caller import NO_TENANT, Caller
 from kelpie_api.auth.machine_tokens import MachineTokens
 from kelpie_api.auth.salad_keys import SaladKeys
 from kelpie_api.auth.users import digest
+from kelpie_api.cache import Cache
 from kelpie_api.config import Config
 from kelpie_api.db import SQL, Database
 from kelpie_api.encryption import Seal
@@ -42,8 +42,8 @@ class Authenticator:
         self.strict = config.jwt_strict
         self.salad_keys = SaladKeys(db, config)
         self.tokens = MachineTokens(db, config)
-        self.remembered: dict[bytes, tuple[float, Caller]] = {}
-        self.owners: dict[tuple[str, str], tuple[float, Caller]] = {}
+        self.remembered: Cache[bytes, Caller] = Cache(REMEMBERED_KEYS, REMEMBERED_FOR)
+        self.owners: Cache[tuple[str, str], Caller] = Cache(REMEMBERED_KEYS, REMEMBERED_FOR)
 
     def caller(self, headers: Headers) -> Caller:
         """Raises MissingCredentials, InvalidRequest, Forbidden, and Unavailable while nobody can vouch for it."""
@@ -59,14 +59,7 @@ class Authenticator:
         )
 
     def of_kelpie_key(self, key: str) -> Caller:
-        known = self.remembered.get(digest(key))
-        if known and known[0] > time.monotonic():
-            return known[1]
-        caller = self._look_up(key)
-        if len(self.remembered) >= REMEMBERED_KEYS:
-            self.remembered.clear()
-        self.remembered[digest(key)] = (time.monotonic() + REMEMBERED_FOR, caller)
-        return caller
+        return self.remembered.get(digest(key)) or self.remembered.put(digest(key), self._look_up(key))
 
     def of_salad_key(self, key: str, organization: str, project: str) -> Caller:
         """All jobs of the organization's project are this caller's."""
@@ -110,9 +103,8 @@ class Authenticator:
     def _owner(self, organization: str, project: str, *, proven: bool) -> Caller:
         """The user and tenant of an organization, made on first sight; no tenant of a project that is not proven,
         for the names that can be made up have no end."""
-        known = self.owners.get((organization, project))
-        if known and known[0] > time.monotonic():
-            return known[1]
+        if known := self.owners.get((organization, project)):
+            return known
         names = {"organization": organization, "project": project}
         found = self.db.one_or_none(SQL.find_owner, **names)
         if found is None or (proven and found["tenant_id"] == NO_TENANT):
@@ -121,10 +113,7 @@ class Authenticator:
             raise self._name_is_taken(organization)
         if found["tenant_id"] == NO_TENANT:
             return Caller(**found)
-        if len(self.owners) >= REMEMBERED_KEYS:
-            self.owners.clear()
-        self.owners[organization, project] = (time.monotonic() + REMEMBERED_FOR, Caller(**found))
-        return Caller(**found)
+        return self.owners.put((organization, project), Caller(**found))
 
     def _name_is_taken(self, organization: str) -> Forbidden:
         admin = self.db.one_or_none(SQL.find_admin)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kelpie_api import logs
+from kelpie_api.cache import Cache
 from kelpie_api.config import Config
 from kelpie_api.db import SQL, Database
 from kelpie_api.errors import NoAnswer, Unavailable
@@ -66,8 +67,8 @@ class SaladKeys:
         self.strangers = Flights(STRANGERS_AT_ONCE, MOST_STRANGERS)
         self.acquaintances = Flights()
         self.workloads = Flights()
-        self.budgets: dict[tuple[str, str], Budget] = {}
-        self.remembered: dict[bytes, Proof] = {}
+        self.budgets: Cache[tuple[str, str], Budget] = Cache(REMEMBERED)
+        self.remembered: Cache[bytes, Proof] = Cache(REMEMBERED)
         self.warned = False
 
     def key_is_good(self, key: str, organization: str, project: str) -> bool:
@@ -109,9 +110,7 @@ class SaladKeys:
 
     def _budget(self, workload_id: str, organization: str) -> Budget:
         """What may be asked on behalf of one workload, whatever projects its machines name."""
-        if len(self.budgets) >= REMEMBERED:
-            self.budgets.clear()
-        return self.budgets.setdefault((organization, workload_id), Budget(1 / PROJECT_PAUSE, PROJECTS_AT_ONCE))
+        return self.budgets.get_or_put((organization, workload_id), Budget(1 / PROJECT_PAUSE, PROJECTS_AT_ONCE))
 
     def _can_look(self) -> bool:
         if self.own_key is None and not self.warned:
@@ -151,7 +150,7 @@ class SaladKeys:
         proven = time.monotonic() - kept["age"]
         proof = Proof(proven, refused=False, ask_again=proven + self.believed_for)
         if proof.ask_again > time.monotonic():
-            self._remember(question, proof)
+            self.remembered.put(question, proof)
         return proof
 
     def _ask(self, question: bytes, vouch: Callable[[], bool], known: Proof) -> Proof:
@@ -162,22 +161,16 @@ class SaladKeys:
             vouched = vouch()
         except NoAnswer as silence:
             logs.warning("salad_silent", reason=str(silence))
-            return self._remember(question, after_silence(known, silence))
+            return self.remembered.put(question, after_silence(known, silence))
         if not vouched:
             # Remembered first: who finds the proof gone asks as a stranger does, and finds the refusal then.
-            refusal = self._remember(question, Proof(None, True, time.monotonic() + self.refused_for))
+            refusal = self.remembered.put(question, Proof(None, True, time.monotonic() + self.refused_for))
             self.db.execute(SQL.drop_proof, digest=question)
             return refusal
         self.db.execute(SQL.keep_proof, digest=question)
         self.db.execute(SQL.forget_proofs)
         now = time.monotonic()
-        return self._remember(question, Proof(now, False, now + self.believed_for))
-
-    def _remember(self, question: bytes, proof: Proof) -> Proof:
-        if len(self.remembered) >= REMEMBERED:
-            self.remembered.clear()
-        self.remembered[question] = proof
-        return proof
+        return self.remembered.put(question, Proof(now, False, now + self.believed_for))
 
     def _opens(self, key: str, organization: str, project: str) -> bool:
         try:

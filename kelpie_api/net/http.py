@@ -130,7 +130,7 @@ def left(due: float) -> float:
 
 
 def trust() -> ssl.SSLContext:
-    """The system's authorities and those that `requests` brings, for small images have none."""
+    """The system's authorities and those of `certifi`, for small images have none."""
     context = ssl.create_default_context()
     context.load_verify_locations(certifi.where())
     return context

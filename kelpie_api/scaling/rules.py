@@ -11,6 +11,7 @@ from uuid import UUID
 import psycopg
 
 from kelpie_api.auth.caller import Caller
+from kelpie_api.cache import Cache
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.errors import InvalidRequest, NoAnswer, RuleExists, RuleNotFound, TooOften, Unavailable
 from kelpie_api.net.single_flight import Budget
@@ -32,7 +33,7 @@ class GroupLookups:
         self.salad = salad
         self.own_key = own_key
         self.request_budget = RequestBudget(db, PERSON)
-        self.budgets: dict[int, Budget] = {}
+        self.budgets: Cache[int, Budget] = Cache(REMEMBERED_TENANTS)
 
     def groups(self, caller: Caller) -> list[dict[str, Any]]:
         """The container groups of the caller's project. Raises SaladRefused, NoAnswer, TooOften, Unavailable."""
@@ -50,9 +51,7 @@ class GroupLookups:
         )
 
     def _budget(self, tenant_id: int) -> Budget:
-        if len(self.budgets) >= REMEMBERED_TENANTS:
-            self.budgets.clear()
-        return self.budgets.setdefault(tenant_id, Budget(1 / LOOKUP_PAUSE, LOOKUPS_AT_ONCE))
+        return self.budgets.get_or_put(tenant_id, Budget(1 / LOOKUP_PAUSE, LOOKUPS_AT_ONCE))
 
 
 def create_rule(db: Database, lookups: GroupLookups, caller: Caller, wanted: Mapping[str, Any]) -> Row:

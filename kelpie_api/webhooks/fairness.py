@@ -14,6 +14,8 @@ from collections import Counter
 from typing import Any
 from uuid import UUID
 
+from cachetools import FIFOCache
+
 THREADS = 64
 PROMPT = 2.0  # seconds in which an answer is no burden
 OF_A_LANE = 4
@@ -30,7 +32,7 @@ class Lanes:
         self._lock = threading.Lock()
         self._lanes: Counter[UUID] = Counter()
         self._users: Counter[UUID] = Counter()
-        self._suspects: dict[UUID, UUID] = {}  # lane: its user; the longest known first
+        self._suspects: FIFOCache[UUID, UUID] = FIFOCache(REMEMBERED_SUSPECTS)  # lane: its user
 
     def begin(self, user_id: UUID, lane: UUID) -> None:
         with self._lock:
@@ -46,8 +48,6 @@ class Lanes:
             self._suspects.pop(lane, None)
             if not prompt:
                 self._suspects[lane] = user_id
-            if len(self._suspects) > REMEMBERED_SUSPECTS:
-                del self._suspects[next(iter(self._suspects))]
 
     def room(self) -> dict[str, Any]:
         """How much may be taken now, as the statement `take_webhooks` asks: of all, of a lane, of a user.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import uuid
 
 import pytest
@@ -26,9 +27,7 @@ def authenticator(app: Flask) -> Authenticator:
 
 def grow_old(authenticator: Authenticator) -> None:
     """Whatever is remembered was looked up long ago."""
-    authenticator.remembered = {
-        digest: (until - REMEMBERED_FOR, caller) for digest, (until, caller) in authenticator.remembered.items()
-    }
+    authenticator.remembered.clock = lambda: time.monotonic() + REMEMBERED_FOR
 
 
 def everything_stored(db: Database) -> str:

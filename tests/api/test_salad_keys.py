@@ -41,8 +41,8 @@ def later(app: Flask, db: Database) -> Callable[[float], None]:
 
     def pass_time(seconds: float) -> None:
         salad_keys: SaladKeys = app.extensions["kelpie"].authenticator.salad_keys
-        for question, standing in list(salad_keys.remembered.items()):
-            salad_keys.remembered[question] = replace(
+        for question, standing in list(salad_keys.remembered.values.items()):
+            salad_keys.remembered.values[question] = replace(
                 standing,
                 proven=None if standing.proven is None else standing.proven - seconds,
                 ask_again=standing.ask_again - seconds,
