@@ -27,7 +27,6 @@ from kelpie_worker.s3.errors import Misconfigured, StorageRefused, StorageUnreac
 from kelpie_worker.state_file import StateFile, StateFileInUse
 from kelpie_worker.sync.download import landing_path
 from kelpie_worker.sync.failures import answer_to
-from kelpie_worker.system.backoff import backoff
 from kelpie_worker.transfer.compression import gzipped
 from kelpie_worker.transfer.two_phase_upload import PART_SIZE, part_size
 from kelpie_worker.workspace.directories import why_not_to_wipe, wipe
@@ -42,15 +41,6 @@ NEXT_CLAIM = "5ab3a9b4-6fd1-4ef5-9a3e-0d6d3a0e9c11"
 SETTINGS = {"KELPIE_API_KEY": "key", "SALAD_CONTAINER_GROUP_ID": "group"}
 
 # --- time -----------------------------------------------------------------------------------------------
-
-
-@given(st.integers(1, 10_000), st.floats(0.01, 100), st.floats(100, 1000), st.floats(0, 1))
-def test_backoff_doubles_up_to_its_limit_and_is_never_less_than_half(
-    failures: int, first: float, limit: float, jitter: float
-) -> None:
-    pause = backoff(failures, first, limit, lambda: jitter)
-    full = min(limit, first * 2.0 ** min(failures - 1, 40))
-    assert full / 2 <= pause <= full <= limit
 
 
 @given(st.floats(0, 1e9), st.floats(1, 86_400))
