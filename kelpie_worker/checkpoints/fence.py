@@ -15,7 +15,7 @@ from kelpie_worker.job import Job, ObjectKey, StoredObject
 from kelpie_worker.lease import Lease
 from kelpie_worker.s3.bucket import Storage
 from kelpie_worker.s3.errors import Changed, StorageRefused, StorageUnreachable
-from kelpie_worker.s3.objects import NOTHING, Stored, Target
+from kelpie_worker.s3.objects import UNKNOWN, Absent, ObjectState, Stored, Target, Unknown, Version
 from kelpie_worker.system.linux import boottime
 
 _LOOKS_AT_ONCE = 8
@@ -31,18 +31,18 @@ class Fence:
         self._storage = storage
         self._lease = lease
         self._doubt = doubt
-        self._known: dict[ObjectKey, str | None] = {}  # ETags; None: whatever is there may be replaced
+        self._known: dict[ObjectKey, ObjectState] = {}  # what may be replaced; a key that is not in it is Absent
         self._learning = threading.Lock()
-        self._written: dict[ObjectKey, str | None] = {}  # ETags of what this attempt has put there; None: deleted
+        self._written: dict[ObjectKey, ObjectState] = {}  # what this attempt left there; Absent: it deleted it
         self._turns: dict[ObjectKey, threading.Lock] = {}
 
     def know(self, objects: Iterable[StoredObject]) -> None:
         """These were there when the attempt began."""
-        self._known |= {stored.place: stored.etag for stored in objects if stored.etag}
+        self._known |= {stored.place: Version(stored.etag) for stored in objects if stored.etag}
 
-    def is_overwritten(self, place: ObjectKey, etag: str | None) -> bool:
-        """Whether this attempt has put something else there since that object, or deleted it."""
-        return self._written.get(place, etag) != etag
+    def is_overwritten(self, place: ObjectKey, state: ObjectState) -> bool:
+        """Whether this attempt has put something else there than `state`, or deleted that."""
+        return self._written.get(place, state) != state
 
     def hold(self) -> None:
         """Change nothing in the bucket that may be another attempt's by now. Raises Cancelled."""
@@ -50,56 +50,57 @@ class Fence:
             logs.info("commit_was_held", self._job)
 
     def write(
-        self, target: Target, store: Callable[[str | None], Stored], others: Iterable[Target] = ()
+        self, target: Target, store: Callable[[ObjectState], Stored], others: Iterable[Target] = ()
     ) -> Stored:
-        """Store over what is known to be there. The storage's errors, Cancelled.
+        """Have `store` replace what is known to be there. Raises the storage's errors, Cancelled.
 
         `others` are to be written soon: where one object is another than known, those may be too.
         """
         with self._turn(target.place):
             stored = self._write(target, store, others)
-            self._written[target.place] = stored.etag
+            self._written[target.place] = Version(stored.etag)
             return stored
 
-    def _write(self, target: Target, store: Callable[[str | None], Stored], others: Iterable[Target]) -> Stored:
+    def _write(self, target: Target, store: Callable[[ObjectState], Stored], others: Iterable[Target]) -> Stored:
         misled = 0
         for _ in range(_MOST_TRIES):
             self.hold()
-            over = self._known.get(target.place, NOTHING)
+            over = self._known.get(target.place, Absent())
             try:
                 stored = store(over)
             except Changed as changed:
                 logs.warn("commit_met_another_version", self._job, key=target.key, detail=str(changed))
                 misled += changed.found == over
                 # A storage that does not say what is there, or refuses the write alone, tells nothing of others.
-                looked_at = others if changed.found is not None else ()
-                self._learn(target, over, changed.found if misled < 2 else None, looked_at)
+                looked_at = () if isinstance(changed.found, Unknown) else others
+                self._learn(target, over, changed.found if misled < 2 else UNKNOWN, looked_at)
                 continue
             except StorageRefused:
-                if over is None:  # so it was not for the condition
+                if isinstance(over, Unknown):  # so it was not for the condition
                     del self._known[target.place]
                 raise
-            if over is None:
+            if isinstance(over, Unknown):
                 self._storage.go_without_conditions(
                     target.bucket, "it refuses conditions, or to say what is there"
                 )
             else:
-                self._known[target.place] = stored.etag
+                self._known[target.place] = Version(stored.etag)
             return stored
-        raise StorageUnreachable(f"{target.bucket}/{target.key} is being changed by somebody else all the time")
+        raise StorageUnreachable(f"{target.bucket}/{target.key} is being changed by something else all the time")
 
     def delete(self, place: ObjectKey, is_needed: Callable[[], bool]) -> bool:
-        """Delete what is known to be there; somebody else's object stays. The storage's errors, Cancelled.
+        """Delete what is known to be there; another object stays. Raises the storage's errors, Cancelled.
 
-        `is_needed` is asked when nobody else of this attempt can write there; if so, False, and the object stays.
+        `is_needed` is asked while no other thread of this attempt can write there; if it is, the object stays, and
+        the answer is False.
         """
         with self._turn(place):
             self.hold()
             if is_needed():
                 return False
-            self._written[place] = None
+            self._written[place] = Absent()
             try:
-                self._storage.delete(*place, self._known.get(place))
+                self._storage.delete(*place, self._known.get(place, UNKNOWN))
             except Changed as changed:
                 logs.warn("delete_met_another_version", self._job, key=place[1], detail=str(changed))
             self._known.pop(place, None)
@@ -108,18 +109,22 @@ class Fence:
     def _turn(self, place: ObjectKey) -> threading.Lock:
         return self._turns.setdefault(place, threading.Lock())
 
-    def _learn(self, target: Target, over: str | None, found: str | None, others: Iterable[Target]) -> None:
-        """What is there now is ours to replace, if a heartbeat is accepted that was sent after the look."""
+    def _learn(self, target: Target, over: ObjectState, found: ObjectState, others: Iterable[Target]) -> None:
+        """Let what is there now be replaced, once a heartbeat is accepted that was sent after the look at it.
+
+        The objects of `others` are looked at, too. Raises Cancelled.
+        """
         with self._learning:
-            if self._known.get(target.place, NOTHING) != over:
+            if self._known.get(target.place, Absent()) != over:
                 return  # learned by another thread, as one of its others
-            before = {other.place: self._known.get(other.place) for other in others}
+            before = {other.place: self._known.get(other.place, UNKNOWN) for other in others}
             with ThreadPoolExecutor(_LOOKS_AT_ONCE, thread_name_prefix="look") as pool:
-                etags = list(pool.map(lambda place: self._storage.etag(*place), before))
+                states = list(pool.map(lambda place: self._storage.state_of(*place), before))
             seen_at = boottime()
             self._doubt()
             self._lease.wait_for_heartbeat(seen_at, self._job.heartbeat_interval)
-            for (place, known), etag in zip(before.items(), etags, strict=True):
-                if etag is not None and self._known.get(place) == known:  # else it was written meanwhile
-                    self._known[place] = etag
+            for (place, known), state in zip(before.items(), states, strict=True):
+                written_meanwhile = self._known.get(place, UNKNOWN) != known
+                if not isinstance(state, Unknown) and not written_meanwhile:
+                    self._known[place] = state
             self._known[target.place] = found

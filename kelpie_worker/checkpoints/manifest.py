@@ -7,10 +7,9 @@ import threading
 from kelpie_worker.checkpoints.fence import Fence
 from kelpie_worker.checkpoints.watch import Checkpoints
 from kelpie_worker.job import Manifest, ObjectKey, StoredObject
-from kelpie_worker.messages import (
-    Committed,
-)
+from kelpie_worker.messages import Committed
 from kelpie_worker.processes.child import Tell
+from kelpie_worker.s3.objects import Version
 
 _LARGEST_MANIFEST = 20_000  # files; the coordinator takes no more
 
@@ -41,6 +40,6 @@ class JobManifest:
         """
         objects: dict[ObjectKey, StoredObject] = {}
         for stored in (stored for watch in self.watches for stored in watch.whole):
-            if stored.place not in objects or not self._fence.is_overwritten(stored.place, stored.etag):
+            if stored.place not in objects or not self._fence.is_overwritten(stored.place, Version(stored.etag)):
                 objects[stored.place] = stored
         return tuple(objects.values())

@@ -24,6 +24,7 @@ from kelpie_worker.config import WatchTimes
 from kelpie_worker.job import Job, Manifest, ObjectKey, StoredObject, SyncBlock
 from kelpie_worker.lease import Cancelled, Lease
 from kelpie_worker.s3.errors import NotThere, StorageRefused, StorageUnreachable
+from kelpie_worker.s3.objects import Absent, Version
 from kelpie_worker.system.backoff import backoff
 from kelpie_worker.system.linux import boottime
 from kelpie_worker.transfer.retry import LONGEST, Patience
@@ -373,7 +374,7 @@ class Checkpoints:
 
     def _is_overwritten(self, path: str) -> bool:
         stored = self._objects.get(path)
-        return self._fence.is_overwritten(self._place(path), stored.etag if stored else None)
+        return self._fence.is_overwritten(self._place(path), Version(stored.etag) if stored else Absent())
 
     def _place(self, path: str) -> ObjectKey:
         return self.block.bucket, self._key_of(path)

@@ -28,7 +28,19 @@ from kelpie_worker.s3.errors import (
 )
 from kelpie_worker.s3.fast_path import AskBoto
 from kelpie_worker.s3.get_object import Fetching
-from kelpie_worker.s3.objects import NOTHING, Part, RemoteFile, Stored, Target, bare, stored_by
+from kelpie_worker.s3.objects import (
+    UNKNOWN,
+    Absent,
+    ObjectState,
+    Part,
+    RemoteFile,
+    Stored,
+    Target,
+    Unknown,
+    Version,
+    bare,
+    stored_by,
+)
 from kelpie_worker.s3.retrying import Calls
 
 if TYPE_CHECKING:
@@ -78,7 +90,7 @@ class Storage:
             return False
         return found.get("ContentLength") == stored.size and stored_by(found).etag == stored.etag
 
-    def put(self, target: Target, body: bytes, over: str | None = None) -> Stored:
+    def put(self, target: Target, body: bytes, over: ObjectState = UNKNOWN) -> Stored:
         """Store a small object whole, and make sure that it arrived. `over` as in Conditions; raises Changed."""
         digest = hashlib.md5(body, usedforsecurity=False)
         what = f"uploading {target.bucket}/{target.key}"
@@ -131,7 +143,7 @@ class Storage:
         return Part(number, answer["ETag"], md5)
 
     def complete(
-        self, target: Target, upload_id: str, parts: list[Part], size: int, over: str | None = None
+        self, target: Target, upload_id: str, parts: list[Part], size: int, over: ObjectState = UNKNOWN
     ) -> Stored:
         """Make a multipart upload visible, and make sure that it is what was sent. `over` as in `put`."""
         listed: Any = {"Parts": [{"PartNumber": part.number, "ETag": part.etag} for part in parts]}
@@ -158,14 +170,14 @@ class Storage:
     def go_without_conditions(self, bucket: str, detail: str) -> None:
         self._conditions.go_without(bucket, detail)
 
-    def etag(self, bucket: str, key: str) -> str | None:
-        """Of the object that is there now: NOTHING if there is none, None if we may not look."""
+    def state_of(self, bucket: str, key: str) -> ObjectState:
+        """What is under the key now; Unknown if storage does not let this worker look."""
         try:
-            return stored_by(self._calls.head(bucket, key)).etag
+            return Version(stored_by(self._calls.head(bucket, key)).etag)
         except NotThere:
-            return NOTHING
+            return Absent()
         except StorageRefused:
-            return None
+            return Unknown()
 
     def abort(self, target: Target, upload_id: str) -> None:
         """Forget a multipart upload; tried once, for whoever aborts has no time. `abort_left` tries again."""
@@ -191,13 +203,14 @@ class Storage:
             lambda upload: self.abort(Target(bucket=upload[1], key=upload[2], content_type=""), upload[0])
         )
 
-    def delete(self, bucket: str, key: str, known: str | None = None) -> None:
-        """Raises Changed too, where another object is there than that of the ETag `known`, if storage can tell."""
+    def delete(self, bucket: str, key: str, known: ObjectState = UNKNOWN) -> None:
+        """Delete an object. Raises Changed too, where another is there than the `known`, if storage can tell."""
         what = f"deleting {bucket}/{key}"
-        if known and self._conditions.are_heeded(bucket):
+        if isinstance(known, Version) and self._conditions.are_heeded(bucket):
+            match_etag = f'"{known.etag}"'
             try:
                 self._calls.repeated(
-                    what, lambda: self._client.delete_object(Bucket=bucket, Key=key, IfMatch=f'"{known}"')
+                    what, lambda: self._client.delete_object(Bucket=bucket, Key=key, IfMatch=match_etag)
                 )
                 return
             except NoBucket:

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from kelpie_worker.s3.objects import UNKNOWN, ObjectState
+
 _CONFLICTS = {"PreconditionFailed", "ConditionalRequestConflict"}
 _PASSING_CODES = {
     "RequestTimeout",
@@ -48,12 +50,12 @@ class Misconfigured(StorageRefused):
 
 
 class Changed(Exception):
-    """Nothing was stored: something else is there than was to be replaced. `found` is its ETag.
+    """Nothing was stored: `found` is there, and not what was to be replaced.
 
-    `found` is NOTHING where there is no object, and None where storage does not let us look.
+    `found` is Unknown where storage does not let this worker look, or did not say.
     """
 
-    def __init__(self, what: str, found: str | None = None) -> None:
+    def __init__(self, what: str, found: ObjectState = UNKNOWN) -> None:
         super().__init__(what)
         self.found = found
 

@@ -1,11 +1,31 @@
-"""What lies in a bucket, and where something goes to. Values only."""
+"""What lies in a bucket, and where an upload goes. Values only."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from kelpie_worker.job import ObjectKey
 
-NOTHING = ""  # the ETag of no object
+
+@dataclass(frozen=True)
+class Absent:
+    """There is no object under the key."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """There is the object with this ETag, without quotes."""
+
+    etag: str
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """There may be an object; which one, storage does not say or nothing depends on."""
+
+
+# What is under a key; for a write, what it may replace. A write over Unknown replaces any object.
+ObjectState = Absent | Version | Unknown
+UNKNOWN = Unknown()
 
 
 @dataclass(frozen=True)
@@ -51,5 +71,5 @@ def stored_by(answer: Any) -> Stored:
 
 
 def bare(etag: str) -> str:
-    """As some server in between may have weakened it, without its quotes."""
+    """The ETag without its quotes, and without the `W/` of a proxy that weakened it."""
     return etag.removeprefix("W/").strip('"')

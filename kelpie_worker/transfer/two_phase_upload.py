@@ -1,6 +1,6 @@
-"""One file's way up in two steps: `prepare` sends its bytes unseen, `commit` makes them the object.
+"""The upload of one file in two steps: `prepare` sends its bytes unseen, `commit` makes them the object.
 
-What was Spoiled while it was read, nothing of it becomes visible.
+Of a file that was rewritten while it was read (Spoiled) nothing becomes visible.
 """
 
 import mimetypes
@@ -15,7 +15,7 @@ from typing import Protocol
 
 from kelpie_worker.s3.bucket import Storage
 from kelpie_worker.s3.errors import NotBegun
-from kelpie_worker.s3.objects import Part, Stored, Target
+from kelpie_worker.s3.objects import UNKNOWN, ObjectState, Part, Stored, Target
 from kelpie_worker.transfer.compression import gzipped
 from kelpie_worker.transfer.upload_buffer import Kept, UploadBuffer
 from kelpie_worker.workspace.file_version import NoCopy, PinnedFile, Signature, nameless
@@ -35,8 +35,8 @@ class Prepared(Protocol):
     def ready(self) -> None:
         """Wait until every byte has arrived. The storage's errors, Cancelled."""
 
-    def commit(self, over: str | None = None) -> Stored:
-        """Make it visible, in the place of the object with that ETag. The storage's errors, Changed, Cancelled."""
+    def commit(self, over: ObjectState = UNKNOWN) -> Stored:
+        """Make it visible in the place of `over`. Raises the storage's errors, Changed, Cancelled."""
 
     def abort(self) -> None:
         """Forget it; harmless after a commit."""
@@ -142,7 +142,7 @@ class _Whole:
     def ready(self) -> None:
         pass
 
-    def commit(self, over: str | None = None) -> Stored:
+    def commit(self, over: ObjectState = UNKNOWN) -> Stored:
         assert self._kept
         stored = self._storage.put(self._target, self._kept.read(), over)
         self.abort()
@@ -192,7 +192,7 @@ class _InParts:
         for part in self._parts:
             part.result()
 
-    def commit(self, over: str | None = None) -> Stored:
+    def commit(self, over: ObjectState = UNKNOWN) -> Stored:
         assert self._id is not None
         parts = [part.result() for part in self._parts]
         stored = self._storage.complete(self._target, self._id, parts, self.sent, over)
