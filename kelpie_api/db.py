@@ -19,7 +19,7 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from kelpie_api.errors import ConnectionLost, OwnerVanished, RolledBack, Unavailable
+from kelpie_api.errors import ConnectionLost, RolledBack, Unavailable, UserRemoved
 
 Row = dict[str, Any]
 Result = TypeVar("Result")
@@ -94,7 +94,7 @@ class Transaction:
         return self.connection.execute(statement, values).rowcount
 
 
-def fail_if_hung_up(connection: psycopg.Connection[Any]) -> None:
+def check_connection(connection: psycopg.Connection[Any]) -> None:
     """Is there anything to read on a connection that nobody uses? Then it is the server's goodbye.
 
     It costs a system call and no round trip, so also a request that must not be sent twice, like a submission,
@@ -119,7 +119,7 @@ def next_byte(fileno: int) -> bytes | None:
             return b""
 
 
-def hang_up(connection: psycopg.Connection[Any]) -> None:
+def shut_down(connection: psycopg.Connection[Any]) -> None:
     """End a conversation from another thread; whoever waits for the answer gets an OperationalError."""
     with socket.socket(fileno=os.dup(connection.fileno())) as line:
         line.shutdown(socket.SHUT_RDWR)
@@ -142,7 +142,7 @@ class Database:
             min_size=1,
             max_size=connections,
             open=False,
-            check=fail_if_hung_up,
+            check=check_connection,
             # Given up soon and begun again by the next request: the pool's own pauses double up to minutes.
             reconnect_timeout=5,
             kwargs=HOW_TO_CONNECT,
@@ -200,17 +200,17 @@ class Database:
         with self._connection() as connection, connection.transaction():
             yield Transaction(connection)
 
-    def hang_up_on_overdue(self, now: float) -> int:
+    def cut_overdue(self, now: float) -> int:
         """End what takes longer than a request may (a frozen server); `now` is monotonic. How many there were."""
         overdue = [connection for connection, due in list(self.due.items()) if due < now]
         for connection in overdue:
             if self.due.pop(connection, None) is not None:
-                hang_up(connection)
+                shut_down(connection)
         return len(overdue)
 
     @contextmanager
     def in_time(self, connection: psycopg.Connection[Row], limit: float = OVERDUE) -> Iterator[None]:
-        """Have `hang_up_on_overdue` cut the connection if what is done on it takes longer than `limit` seconds."""
+        """Have `cut_overdue` cut the connection if what is done on it takes longer than `limit` seconds."""
         self.due[connection] = time.monotonic() + limit
         try:
             yield
@@ -230,7 +230,7 @@ class Database:
             self.away = not self.due
             raise Unavailable(AWAY) from error
         except psycopg.errors.ForeignKeyViolation as error:
-            raise OwnerVanished from error
+            raise UserRemoved from error
         except psycopg.errors.ReadOnlySqlTransaction as error:
             self.pool.drain()  # these connections lead to what was the primary; new ones lead to what is
             raise Unavailable(READ_ONLY) from error

@@ -51,7 +51,7 @@ class Forbidden(KelpieError):
     title = "Forbidden"
 
 
-class OwnerVanished(Forbidden):
+class UserRemoved(Forbidden):
     """The tenant of a remembered caller was removed a moment ago, perhaps by another process."""
 
     def __init__(self) -> None:
@@ -110,7 +110,7 @@ class SubmittedJobsGone(Conflict):
         )
 
 
-class KeyUsedOtherwise(KelpieError):
+class IdempotencyKeyReused(KelpieError):
     status = 422
     title = "Idempotency-Key Reused"
 
@@ -144,7 +144,7 @@ class Unavailable(KelpieError):
         return {"Retry-After": str(self.retry_after)}
 
 
-class TooOften(Unavailable):
+class TooManyRequests(Unavailable):
     """One caller asks for more than its share; nothing is wrong with us."""
 
     status = 429

@@ -47,6 +47,6 @@ def strings_of(value: Any) -> Iterator[str]:
         raise InvalidRequest(f"The JSON is nested more than {DEEPEST} levels deep.")
 
 
-def give_way() -> None:
+def yield_to_other_threads() -> None:
     """Let other requests of this process go on, which wait while one computes."""
     time.sleep(0)

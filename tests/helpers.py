@@ -306,7 +306,7 @@ def claim_in(
         claim_id=claim_id,
         actor=f"machine:{machine}",
         sealed_key=None,
-        lines=tenant.caller.lines(group),
+        lines=tenant.caller.served_groups(group),
     )
 
 

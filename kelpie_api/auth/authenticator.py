@@ -87,7 +87,7 @@ class Authenticator:
             owner,
             machine=machine,
             groups=None if in_project and not self.strict else groups,
-            has_null_line=in_project,
+            serves_null_group=in_project,
             speaks_for_others=not self.strict,
         )
 

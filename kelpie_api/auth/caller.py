@@ -29,7 +29,7 @@ class Caller:
     sealed_key: bytes | None = field(default=None, repr=False)
     groups: list[str] | None = None
     machine: Machine | None = None
-    has_null_line: bool = True
+    serves_null_group: bool = True
     speaks_for_others: bool = False
     organization: str = ""  # at Salad; the administrator has none
     project: str = ""
@@ -39,9 +39,9 @@ class Caller:
         """The rows it may touch, as every statement on them asks: of one tenant, of some groups. None is all."""
         return {"scope": None if self.is_admin else self.tenant_id, "groups": self.groups}
 
-    def lines(self, container_group_id: str) -> list[str]:
+    def served_groups(self, container_group_id: str) -> list[str]:
         """The lines of the queue that a machine of this group is served from; '' is that of the null group."""
-        lines = [container_group_id, ""] if self.has_null_line else [container_group_id]
+        lines = [container_group_id, ""] if self.serves_null_group else [container_group_id]
         return [line for line in lines if self.groups is None or line in self.groups]
 
     @property

@@ -20,7 +20,7 @@ FRESH_FOR = 600.0  # seconds; older keys serve while new ones are fetched
 STALE_AFTER = 3600.0  # older ones serve only if new ones do not come at once
 STALE_FOR = 7 * 24 * 3600.0  # seconds that keys serve while none can be fetched
 LIMIT = 4.0  # seconds for one fetch
-PATIENCE, BRIEFLY = 5.0, 2.0  # seconds that a request waits for keys: without any, and with old ones
+PATIENCE, SHORT_PATIENCE = 5.0, 2.0  # seconds that a request waits for keys: without any, and with old ones
 PAUSE, PAUSE_WITHOUT_KEYS = 10.0, 2.0  # seconds after a fetch that failed
 # A token signed with an unknown key makes us look for new ones at once; garbage must not make us do it for ever.
 REFETCHES_AT_ONCE, REFETCH_PAUSE = 3, 10.0
@@ -63,7 +63,7 @@ class KeyRing:
         self.ask_again = float("-inf")
         self.refetches = Budget(1 / REFETCH_PAUSE, REFETCHES_AT_ONCE)
 
-    def fitting(self, kid: str | None, algorithm: str) -> list[Key]:
+    def candidates(self, kid: str | None, algorithm: str) -> list[Key]:
         """The keys that a token may be signed with; none, if Salad has no such key. Raises Unavailable while that
         cannot be known: a token of a key that is new must not be told that it is forged."""
         self._freshen()
@@ -93,7 +93,7 @@ class KeyRing:
         if age >= STALE_FOR:
             self._fetch_now(known)
         elif age >= FRESH_FOR and time.monotonic() >= self.ask_again:
-            self._fetch_meanwhile(known, BRIEFLY if age >= STALE_AFTER else 0.0)
+            self._fetch_meanwhile(known, SHORT_PATIENCE if age >= STALE_AFTER else 0.0)
 
     def _fetch_now(self, known: float, budget: Budget | None = None) -> None:
         try:
@@ -125,7 +125,7 @@ class KeyRing:
         if self.fetched != known:
             return  # a fetch ended between somebody's look and the question
         try:
-            keys = published(get(self.url, {"Accept": "application/json"}, LIMIT))
+            keys = public_keys_of(get(self.url, {"Accept": "application/json"}, LIMIT))
             usable = self._usable(keys)
             if not usable:
                 raise NoAnswer("no usable key")
@@ -137,10 +137,10 @@ class KeyRing:
         self.db.execute(SQL.keep_jwks, url=self.url, keys=json.dumps(keys))
 
     def _usable(self, keys: list[dict[str, Any]]) -> list[Key]:
-        return [key for jwk in keys for algorithm in self.algorithms if (key := made_of(jwk, algorithm))]
+        return [key for jwk in keys for algorithm in self.algorithms if (key := key_from(jwk, algorithm))]
 
 
-def published(reply: Reply) -> list[dict[str, Any]]:
+def public_keys_of(reply: Reply) -> list[dict[str, Any]]:
     """The public part of each key of a set. Raises NoAnswer if this is none."""
     keys = reply.json.get("keys") if isinstance(reply.json, dict) else None
     if reply.status != 200 or not isinstance(keys, list):
@@ -152,7 +152,7 @@ def published(reply: Reply) -> list[dict[str, Any]]:
     ]
 
 
-def made_of(jwk: dict[str, Any], algorithm: str) -> Key | None:
+def key_from(jwk: dict[str, Any], algorithm: str) -> Key | None:
     """The key for this algorithm, or None if it is of another kind, for another use, or broken."""
     kty, curves = KEYS_FOR.get(algorithm, RSA)
     kid, operations = jwk.get("kid"), jwk.get("key_ops", ["verify"])

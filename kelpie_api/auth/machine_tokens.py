@@ -31,7 +31,7 @@ class MachineTokens:
         algorithm = header.get("alg")
         if algorithm not in self.algorithms:
             raise Forbidden(f"This token is not signed with {' or '.join(self.algorithms)}; no other is accepted.")
-        return bearer(self._claims(token, self.keys.fitting(header.get("kid"), algorithm)))
+        return bearer(self._claims(token, self.keys.candidates(header.get("kid"), algorithm)))
 
     def _claims(self, token: str, keys: list[Key]) -> dict[str, Any]:
         for key in keys:

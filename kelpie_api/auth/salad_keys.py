@@ -24,12 +24,12 @@ from kelpie_api.salad.request_budget import TOKEN, RequestBudget
 KEPT_FOR = 24 * 3600.0  # seconds that a yes counts while Salad gives no answer
 REMEMBERED = 10_000
 # Seconds to wait for Salad: for a key that nothing is known of, for a group, and where an older yes will do.
-KEY_PATIENCE, GROUP_PATIENCE, BRIEFLY = 6.0, 2.0, 1.0
+KEY_PATIENCE, GROUP_PATIENCE, SHORT_PATIENCE = 6.0, 2.0, 1.0
 # Seconds until Salad is asked again after it gave no answer: with and without an older yes.
-SILENCE, SILENCE_OF_STRANGERS = 10.0, 2.0
+SILENCE, SILENCE_UNPROVEN = 10.0, 2.0
 LONGEST_SILENCE = 60.0
 # Anybody can make up keys. What is asked about them comes to an end, and nobody else waits for it.
-STRANGERS_AT_ONCE, MOST_STRANGERS = 8, 32
+UNPROVEN_AT_ONCE, MOST_UNPROVEN = 8, 32
 # Whose token it is may name any project, and the coordinator's own key asks about each: so many at once, then one
 # in so many seconds, for each workload.
 PROJECTS_AT_ONCE, PROJECT_PAUSE = 4, 15.0
@@ -64,8 +64,8 @@ class SaladKeys:
         self.believed_for = config.proven_for.total_seconds()
         self.refused_for = config.refused_for.total_seconds()
         self.secret = hashlib.sha256(b"kelpie salad proofs\0" + config.secret_key.encode()).digest()
-        self.strangers = Flights(STRANGERS_AT_ONCE, MOST_STRANGERS)
-        self.acquaintances = Flights()
+        self.unproven_keys = Flights(UNPROVEN_AT_ONCE, MOST_UNPROVEN)
+        self.proven_keys = Flights()
         self.workloads = Flights()
         self.budgets: Cache[tuple[str, str], Budget] = Cache(REMEMBERED)
         self.remembered: Cache[bytes, Proof] = Cache(REMEMBERED)
@@ -74,7 +74,7 @@ class SaladKeys:
     def key_is_good(self, key: str, organization: str, project: str) -> bool:
         """Is this Salad's key for the project? Raises Unavailable if Salad gives no answer and never did."""
         question = self._digest("key", key, organization, project)
-        proof = self._standing(
+        proof = self._proof(
             question,
             lambda: self._opens(key, organization, project),
             lambda known, asking: self._about_key(question, known, asking),
@@ -91,22 +91,22 @@ class SaladKeys:
             return False
         question = self._digest("workload", workload_id, organization, project)
         budget = self._budget(workload_id, organization)
-        return self._standing(
+        return self._proof(
             question,
             lambda: self._lists(workload_id, organization, project),
             lambda known, asking: self.workloads.ask(
-                question, asking, BRIEFLY if known.holds() else GROUP_PATIENCE, budget
+                question, asking, SHORT_PATIENCE if known.holds() else GROUP_PATIENCE, budget
             ),
         ).holds()
 
     def end(self) -> None:
-        for flights in (self.strangers, self.acquaintances, self.workloads):
+        for flights in (self.unproven_keys, self.proven_keys, self.workloads):
             flights.end()
 
     def _about_key(self, question: bytes, known: Proof, asking: Asking) -> Proof:
         if known.holds():
-            return self.acquaintances.ask(question, asking, BRIEFLY)
-        return self.strangers.ask(question, asking, KEY_PATIENCE)
+            return self.proven_keys.ask(question, asking, SHORT_PATIENCE)
+        return self.unproven_keys.ask(question, asking, KEY_PATIENCE)
 
     def _budget(self, workload_id: str, organization: str) -> Budget:
         """What may be asked on behalf of one workload, whatever projects its machines name."""
@@ -127,9 +127,7 @@ class SaladKeys:
         message = b"".join(len(part).to_bytes(8, "big") + part for part in encoded)
         return hmac.digest(self.secret, message, "sha256")
 
-    def _standing(
-        self, question: bytes, vouch: Callable[[], bool], send: Callable[[Proof, Asking], Proof]
-    ) -> Proof:
+    def _proof(self, question: bytes, vouch: Callable[[], bool], send: Callable[[Proof, Asking], Proof]) -> Proof:
         """`vouch` asks Salad; `send` has it asked, among its like."""
         known = self.remembered.get(question)
         if known and known.ask_again > time.monotonic():
@@ -192,6 +190,6 @@ class SaladKeys:
 
 
 def after_silence(known: Proof, silence: NoAnswer) -> Proof:
-    pause = SILENCE if known.holds() else SILENCE_OF_STRANGERS
+    pause = SILENCE if known.holds() else SILENCE_UNPROVEN
     pause = max(pause, min(silence.retry_after, LONGEST_SILENCE))
     return Proof(known.proven, refused=False, ask_again=time.monotonic() + pause)

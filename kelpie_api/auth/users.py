@@ -9,7 +9,7 @@ from uuid import UUID
 
 from kelpie_api.auth.caller import Caller
 from kelpie_api.db import SQL, Database, Row
-from kelpie_api.errors import InvalidRequest, NotFound, OwnerVanished
+from kelpie_api.errors import InvalidRequest, NotFound, UserRemoved
 from kelpie_api.text import LONGEST_NAME, NAME_TEXT, UNSTORABLE
 
 
@@ -85,7 +85,7 @@ def create_token(db: Database, user_id: UUID, org_name: str, project_name: str) 
 def get_user(db: Database, caller: Caller) -> Row:
     user = db.one_or_none(SQL.get_user, user_id=caller.user_id)
     if user is None:
-        raise OwnerVanished
+        raise UserRemoved
     return user
 
 

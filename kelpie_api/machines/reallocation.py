@@ -35,7 +35,7 @@ LONGEST_SILENCE = 60.0  # that Salad may ask of all of them
 Result = TypeVar("Result")
 
 
-class Outcome(StrEnum):
+class ReallocationState(StrEnum):
     """How a reallocation ends."""
 
     REALLOCATED = "reallocated"
@@ -44,8 +44,8 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True)
-class End:
-    outcome: Outcome
+class ReallocationResult:
+    outcome: ReallocationState
     error: str | None = None
 
 
@@ -105,22 +105,24 @@ class Reallocator:
         self._end(taken, end)
         return AT_WORK
 
-    def carry_out(self, reallocation: Row, key: str) -> End:
+    def carry_out(self, reallocation: Row, key: str) -> ReallocationResult:
         """Tell Salad to move the machine's instance elsewhere. Raises NoAnswer, SaladRefused."""
         try:
             group_id = UUID(reallocation["container_group"])
         except ValueError:
-            return End(Outcome.GIVEN_UP, "the container group's id is none of Salad's")
+            return ReallocationResult(ReallocationState.GIVEN_UP, "the container group's id is none of Salad's")
         organization, project = reallocation["organization"], reallocation["project"]
         if not (is_name(organization) and is_name(project)):
-            return End(Outcome.GIVEN_UP, "the key that reported the failures is of no organization at Salad")
+            return ReallocationResult(
+                ReallocationState.GIVEN_UP, "the key that reported the failures is of no organization at Salad"
+            )
         try:
             name = self._group_name(key, organization, project, group_id)
             for instance_id in self._instances(key, name, reallocation["machine_id"]):
                 self._ask(partial(self.salad.reallocate, key, name, instance_id))
         except Gone:
-            return End(Outcome.GONE)
-        return End(Outcome.REALLOCATED)
+            return ReallocationResult(ReallocationState.GONE)
+        return ReallocationResult(ReallocationState.REALLOCATED)
 
     def _group_name(self, key: str, organization: str, project: str, group_id: UUID) -> GroupName:
         name = name_of_group(self._ask(lambda: self.salad.container_groups(key, organization, project)), group_id)
@@ -147,17 +149,17 @@ class Reallocator:
         if self.stopped.wait(seconds):
             raise NoAnswer("the sender was stopped before Salad could be asked")
 
-    def _end(self, taken: Row, end: End) -> None:
+    def _end(self, taken: Row, end: ReallocationResult) -> None:
         self.db.execute(
             SQL.end_reallocation, id=taken["id"], tries=taken["tries"], outcome=end.outcome, error=end.error
         )
-        say = logs.warning if end.outcome == Outcome.GIVEN_UP else logs.info
+        say = logs.warning if end.outcome == ReallocationState.GIVEN_UP else logs.info
         say("reallocation_ended", outcome=end.outcome, error=end.error, **facts(taken))
 
     def _postpone(self, taken: Row, error: str, asked_for: timedelta) -> None:
         pause = max(backoff(taken["tries"], random.random()), asked_for)
         if taken["age"] + pause > GIVE_UP_AFTER:
-            self._end(taken, End(Outcome.GIVEN_UP, error))
+            self._end(taken, ReallocationResult(ReallocationState.GIVEN_UP, error))
             return
         self.db.execute(SQL.postpone_reallocation, id=taken["id"], tries=taken["tries"], pause=pause, error=error)
         logs.warning("reallocation_postponed", error=error, seconds=pause.total_seconds(), **facts(taken))

@@ -39,7 +39,7 @@ class Sightings:
             if machine not in self.written and len(self.unwritten) < MOST_SEEN:
                 self.unwritten.add(machine)
 
-    def look_after_machines(self) -> float:
+    def record_sightings(self) -> float:
         """Write down who was heard of, and which jobs nobody of them may have; seconds until the next time."""
         self.write()
         if blocked := self.db.execute(SQL.note_blocked_jobs):

@@ -51,7 +51,7 @@ def claim(
         "claim_id": claim_id,
         "actor": f"machine:{machine_id}",
         "sealed_key": caller.sealed_key,
-        "lines": caller.lines(container_group_id),
+        "lines": caller.served_groups(container_group_id),
     }
 
     def take(tx: Transaction) -> Row | None:

@@ -24,12 +24,12 @@ from kelpie_api.db import AWAY, SQL, Database, Row
 from kelpie_api.errors import Unavailable
 from kelpie_api.queue.notifications import Listener
 
-LONGEST = 30  # seconds that a request may wait
+LONGEST_WAIT = 30  # seconds that a request may wait
 LOOK_PAUSE = 2.0  # seconds between two looks at the queue: a lapse notifies nobody
-DEAF_LOOK_PAUSE = 0.4  # the same, while notifications are not heard
+POLL_PAUSE = 0.4  # the same, while notifications are not heard
 SHORTEST_LOOK_PAUSE = 0.01  # many submissions are one look
 CLAIMS_AT_ONCE = 5  # of all that wait: the other connections of the pool are for everybody else
-TURN = 5.0  # seconds to wait for one of these
+SLOT_TIMEOUT = 5.0  # seconds to wait for one of these
 
 QueueKey = tuple[int, str]  # tenant and container group; '' is the line of the null group
 Handout = tuple[UUID, int]  # a job, and the attempts it had when it was seen
@@ -47,8 +47,8 @@ class Waiter:
     machine_id: str
     groups: list[str]
     claim_id: UUID | None = None
-    bell: threading.Event = field(default_factory=threading.Event)
-    called_for: Handout | None = None
+    woken: threading.Event = field(default_factory=threading.Event)
+    assigned: Handout | None = None
 
     @property
     def queues(self) -> list[QueueKey]:
@@ -62,16 +62,16 @@ class LongPoll:
         self.db = db
         self.most = most
         self.closed = False
-        self.listener = Listener(db, self._hear)
+        self.listener = Listener(db, self._on_notification)
         self._lock = threading.Lock()
         self._by_queue: dict[QueueKey, dict[Waiter, None]] = {}  # who came first is called first
         self._waiting: dict[Waiter, None] = {}
-        self._called: dict[Handout, Waiter] = {}
-        self._in_vain: dict[Handout, float] = {}  # somebody else had them locked; not tried again at once
-        self._turns = threading.BoundedSemaphore(CLAIMS_AT_ONCE)
+        self._assigned: dict[Handout, Waiter] = {}
+        self._failed: dict[Handout, float] = {}  # somebody else had them locked; not tried again at once
+        self._slots = threading.BoundedSemaphore(CLAIMS_AT_ONCE)
         self._look_now = threading.Event()
-        self._begun = False
-        self._away = False
+        self._started = False
+        self._database_away = False
 
     def claim(
         self, waiter: Waiter, take: Callable[[], Row | None], seconds: float, gone: Callable[[], bool]
@@ -82,13 +82,13 @@ class LongPoll:
         tried, and whatever `take` raises.
         """
         deadline = time.monotonic() + seconds
-        with self._place_for(waiter):  # before the first try: what comes after it wakes the waiter
-            job = self._take_in_turn(take)
+        with self._registered(waiter):  # before the first try: what comes after it wakes the waiter
+            job = self._take_with_slot(take)
             while job is None and not self.closed:
-                called = waiter.bell.wait(max(0.0, deadline - time.monotonic()))
+                called = waiter.woken.wait(max(0.0, deadline - time.monotonic()))
                 if self.closed or gone():
                     return None
-                job = self._take_when_called(waiter, take)
+                job = self._take_when_woken(waiter, take)
                 if not called:
                     return job
             return job
@@ -98,7 +98,7 @@ class LongPoll:
         self.closed = True
         with self._lock:
             for waiter in self._waiting:
-                waiter.bell.set()
+                waiter.woken.set()
         self._look_now.set()
         self.listener.stop()
 
@@ -119,16 +119,16 @@ class LongPoll:
         ]
         found = self.db.all(
             SQL.peek_at_lines,
-            queues=json.dumps([as_seen_by_peek(queue_key, waiters) for queue_key, waiters in queues.items()]),
+            lines=json.dumps([as_seen_by_peek(queue_key, waiters) for queue_key, waiters in queues.items()]),
             claims=json.dumps(claims),
         )
         with self._lock:
-            self._call_for_all(found)
+            self._wake_for(found)
 
     # --- those who wait -----------------------------------------------------------------------------
 
     @contextmanager
-    def _place_for(self, waiter: Waiter) -> Iterator[None]:
+    def _registered(self, waiter: Waiter) -> Iterator[None]:
         with self._lock:
             if self.closed or len(self._waiting) >= self.most:
                 raise TooManyWaiters
@@ -136,7 +136,7 @@ class LongPoll:
             for queue_key in waiter.queues:
                 self._by_queue.setdefault(queue_key, {})[waiter] = None
         try:
-            self._begin()
+            self._start_threads()
             yield
         finally:
             with self._lock:
@@ -149,81 +149,81 @@ class LongPoll:
                 waiters.pop(waiter, None)
                 if not waiters:
                     del self._by_queue[queue_key]
-        if waiter.called_for is not None:  # it hung up, or failed: what it was called for is there for the next
-            self._called.pop(waiter.called_for, None)
+        if waiter.assigned is not None:  # it hung up, or failed: what it was called for is there for the next
+            self._assigned.pop(waiter.assigned, None)
             self._look_now.set()
 
-    def _take_when_called(self, waiter: Waiter, take: Callable[[], Row | None]) -> Row | None:
-        waiter.bell.clear()
-        job = self._take_in_turn(take)
+    def _take_when_woken(self, waiter: Waiter, take: Callable[[], Row | None]) -> Row | None:
+        waiter.woken.clear()
+        job = self._take_with_slot(take)
         with self._lock:
             self._settle(waiter, job)
         return job
 
     def _settle(self, waiter: Waiter, job: Row | None) -> None:
         """What became of a call. Taken: good. Else somebody may be left to call for something."""
-        handout, waiter.called_for = waiter.called_for, None
+        handout, waiter.assigned = waiter.assigned, None
         if handout is None:
             return
-        self._called.pop(handout, None)
+        self._assigned.pop(handout, None)
         if job is None:
-            self._in_vain[handout] = time.monotonic()
+            self._failed[handout] = time.monotonic()
         if job is None or job["id"] != handout[0]:
             self._look_now.set()
 
-    def _take_in_turn(self, take: Callable[[], Row | None]) -> Row | None:
-        if not self._turns.acquire(timeout=TURN):
+    def _take_with_slot(self, take: Callable[[], Row | None]) -> Row | None:
+        if not self._slots.acquire(timeout=SLOT_TIMEOUT):
             raise Unavailable(AWAY)
         try:
             return take()
         finally:
-            self._turns.release()
+            self._slots.release()
 
     # --- who calls them -----------------------------------------------------------------------------
 
-    def _call_for_all(self, found: list[Row]) -> None:
+    def _wake_for(self, found: list[Row]) -> None:
         now = time.monotonic()
-        self._in_vain = {handout: at for handout, at in self._in_vain.items() if at > now - self._pause()}
+        self._failed = {handout: at for handout, at in self._failed.items() if at > now - self._pause()}
         for row in found:
             if row["claim_id"] is not None:
-                self._call_holders(row)
+                self._wake_repeated_claims(row)
             else:
-                self._call_first((row["tenant_id"], row["container_group"]), row)
+                self._wake_first((row["tenant_id"], row["container_group"]), row)
 
-    def _call_holders(self, row: Row) -> None:
+    def _wake_repeated_claims(self, row: Row) -> None:
         """The claim of this id was carried out for another request: its answer is known."""
         for waiter in self._waiting:
             if (waiter.tenant_id, waiter.claim_id) == (row["tenant_id"], row["claim_id"]):
-                waiter.bell.set()
+                waiter.woken.set()
 
-    def _call_first(self, queue_key: QueueKey, row: Row) -> None:
+    def _wake_first(self, queue_key: QueueKey, row: Row) -> None:
         handout = (row["job_id"], row["attempt"])
-        if handout in self._called or handout in self._in_vain:
+        if handout in self._assigned or handout in self._failed:
             return
         for waiter in self._by_queue.get(queue_key, {}):
-            if waiter.called_for is None and waiter.machine_id not in row["banned"]:
-                self._called[handout] = waiter
-                waiter.called_for = handout
-                waiter.bell.set()
+            if waiter.assigned is None and waiter.machine_id not in row["banned"]:
+                self._assigned[handout] = waiter
+                waiter.assigned = handout
+                waiter.woken.set()
                 return
 
-    def _hear(self, word: str) -> None:
+    def _on_notification(self, word: str) -> None:
         """A notification: the line that got something."""
         tenant_id, _, group = word.partition(" ")
         if tenant_id.isdigit() and (int(tenant_id), group) in self._by_queue:
             self._look_now.set()
 
-    def _begin(self) -> None:
+    def _start_threads(self) -> None:
         """With the first waiter of a process: it may have been forked after this object was made."""
         with self._lock:
-            if self._begun:
+            if self._started:
                 return
-            self._begun = True
+            self._started = True
         for loop in (self._keep_looking, self.listener.keep_listening):
             threading.Thread(target=loop, name=loop.__name__, daemon=True).start()
 
     def _pause(self) -> float:
-        return LOOK_PAUSE if self.listener.proven else DEAF_LOOK_PAUSE
+        return LOOK_PAUSE if self.listener.proven else POLL_PAUSE
 
     def _keep_looking(self) -> None:
         while not self.closed:
@@ -231,13 +231,13 @@ class LongPoll:
             self._look_now.clear()
             try:
                 self.look()
-                self._away = False
+                self._database_away = False
             except (Unavailable, psycopg.Error) as error:
                 # They go on waiting; whoever claims in the end hears that the database is away.
-                if not self._away:
+                if not self._database_away:
                     logs.warning("queue_not_seen", message=str(error).strip())
-                self._away = True
-                time.sleep(DEAF_LOOK_PAUSE)
+                self._database_away = True
+                time.sleep(POLL_PAUSE)
             time.sleep(SHORTEST_LOOK_PAUSE)
 
 

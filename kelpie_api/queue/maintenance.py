@@ -35,7 +35,7 @@ class Maintenance:
 
     def start(self) -> None:
         threading.Thread(target=self.keep_beating, name="beat", daemon=True).start()
-        for duty in (self.vacuum, self.forget, self.hang_up, *self.more):
+        for duty in (self.vacuum, self.forget, self.cut_overdue, *self.more):
             threading.Thread(target=self._repeat, args=(duty,), name=duty.__name__, daemon=True).start()
 
     def stop(self) -> None:
@@ -81,9 +81,9 @@ class Maintenance:
         self.db.execute(SQL.forget_submissions)
         return FORGET_PAUSE
 
-    def hang_up(self) -> float:
+    def cut_overdue(self) -> float:
         """End requests that a frozen database keeps waiting; the seconds until the next look."""
-        if overdue := self.db.hang_up_on_overdue(time.monotonic()):
+        if overdue := self.db.cut_overdue(time.monotonic()):
             logs.warning("database_overdue", connections=overdue)
         return BEAT
 

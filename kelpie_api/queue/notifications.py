@@ -11,7 +11,7 @@ from contextlib import suppress
 import psycopg
 
 from kelpie_api import logs
-from kelpie_api.db import SQL, Database, Row, hang_up
+from kelpie_api.db import SQL, Database, Row, shut_down
 from kelpie_api.errors import Unavailable
 
 PROOF_TIME = 2.0  # seconds in which the listener must hear what was sent to it
@@ -38,7 +38,7 @@ class Listener:
         connection = self._connection
         if connection is not None and not connection.closed:
             with suppress(OSError):  # it ended by itself meanwhile
-                hang_up(connection)
+                shut_down(connection)
 
     def keep_listening(self) -> None:
         pause = 0.0

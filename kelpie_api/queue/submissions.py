@@ -13,13 +13,13 @@ from uuid import UUID
 from kelpie_api.auth.caller import Caller
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.errors import (
-    KeyUsedOtherwise,
+    IdempotencyKeyReused,
     SubmittedJobsGone,
 )
 
 
 @dataclass(frozen=True)
-class OnlyOnce:
+class IdempotencyKey:
     """What makes a submission safe to repeat: the caller's key, and a digest of what was sent with it."""
 
     key: str
@@ -32,12 +32,12 @@ def submit(db: Database, caller: Caller, definitions: Sequence[dict[str, Any]]) 
 
 
 def submit_once(
-    db: Database, caller: Caller, definitions: Sequence[dict[str, Any]], once: OnlyOnce
+    db: Database, caller: Caller, definitions: Sequence[dict[str, Any]], once: IdempotencyKey
 ) -> tuple[list[Row], bool]:
     """Create all jobs or none, unless this key did so within a day; whether it did.
 
     A connection lost on the way does no harm: the second try finds what the first created, by its ids.
-    Raises KeyUsedOtherwise, SubmittedJobsGone.
+    Raises IdempotencyKeyReused, SubmittedJobsGone.
     """
     values = _submission(caller, definitions, once)
     while True:
@@ -49,7 +49,7 @@ def submit_once(
 
 
 def _submission(
-    caller: Caller, definitions: Sequence[dict[str, Any]], once: OnlyOnce | None = None
+    caller: Caller, definitions: Sequence[dict[str, Any]], once: IdempotencyKey | None = None
 ) -> dict[str, Any]:
     for definition in definitions:
         caller.require_own_group(definition["container_group"])
@@ -67,10 +67,10 @@ def _submission(
     }
 
 
-def _submitted(db: Database, caller: Caller, earlier: Row, once: OnlyOnce) -> list[Row]:
+def _submitted(db: Database, caller: Caller, earlier: Row, once: IdempotencyKey) -> list[Row]:
     """The jobs of an earlier submission as they are now."""
     if bytes(earlier["digest"]) != once.digest:
-        raise KeyUsedOtherwise
+        raise IdempotencyKeyReused
     found = db.all(SQL.get_submitted_jobs, **caller.scope, job_ids=earlier["job_ids"])
     if len(found) != len(earlier["job_ids"]):
         raise SubmittedJobsGone

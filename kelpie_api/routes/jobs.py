@@ -17,7 +17,7 @@ from kelpie_api.errors import InvalidRequest
 from kelpie_api.machines import sightings
 from kelpie_api.queue import jobs, listing, submissions
 from kelpie_api.queue.listing import Cursor
-from kelpie_api.queue.submissions import OnlyOnce
+from kelpie_api.queue.submissions import IdempotencyKey
 from kelpie_api.schemas.fields import Failure, Message
 from kelpie_api.schemas.jobs import AttemptList, Count, EventList, Job, JobPage, JobQuery, as_cursor
 from kelpie_api.schemas.submission import JobDefinition, SubmissionHeaders
@@ -31,7 +31,7 @@ SAME_ON_EVERY_PAGE = ("status", "container_group_id", "page_size", "asc")
 P = ParamSpec("P")
 
 # What a route answers: a value for its schema, the status, headers.
-Answer = tuple[Row | list[Row], int, dict[str, str]]
+RouteResult = tuple[Row | list[Row], int, dict[str, str]]
 
 
 def warnings(definition: Any) -> dict[str, list[str]]:
@@ -42,7 +42,9 @@ def accept(definitions: list[dict[str, Any]], key: str | None) -> tuple[list[Row
     """Submit jobs; with a key, at most once. The jobs and the headers of the answer."""
     if key is None:
         return submissions.submit(db(), caller(), definitions), {}
-    submitted, replayed = submissions.submit_once(db(), caller(), definitions, OnlyOnce(key, digest_of_body()))
+    submitted, replayed = submissions.submit_once(
+        db(), caller(), definitions, IdempotencyKey(key, digest_of_body())
+    )
     return submitted, {"Idempotent-Replayed": "true"} if replayed else {}
 
 
@@ -59,7 +61,7 @@ def digest_of_body() -> bytes:
 @blueprint.alt_response(400, schema=Failure)
 @blueprint.alt_response(409, schema=Failure)
 @blueprint.alt_response(422, schema=Failure)
-def submit_job(headers: dict[str, Any], definition: dict[str, Any]) -> Answer:
+def submit_job(headers: dict[str, Any], definition: dict[str, Any]) -> RouteResult:
     """Submit a job."""
     [job], answered = accept([definition], headers["idempotency_key"])
     return job | warnings(request_json()), 202, answered
@@ -76,7 +78,7 @@ blueprint.add_url_rule("/job", endpoint="submit_job_by_old_path", view_func=subm
 @blueprint.alt_response(400, schema=Failure)
 @blueprint.alt_response(409, schema=Failure)
 @blueprint.alt_response(422, schema=Failure)
-def submit_batch(headers: dict[str, Any], definitions: list[dict[str, Any]]) -> Answer:
+def submit_batch(headers: dict[str, Any], definitions: list[dict[str, Any]]) -> RouteResult:
     """Submit up to 1000 jobs, all or none; they keep their order."""
     submitted, answered = accept(definitions, headers["idempotency_key"])
     warned = [job | warnings(definition) for job, definition in zip(submitted, request_json(), strict=True)]
@@ -87,7 +89,7 @@ def submit_batch(headers: dict[str, Any], definitions: list[dict[str, Any]]) -> 
 @blueprint.arguments(JobQuery, location="query")
 @blueprint.response(200, JobPage, headers={"Link": TEXT})
 @blueprint.alt_response(400, schema=Failure)
-def list_jobs(query: dict[str, Any]) -> Answer:
+def list_jobs(query: dict[str, Any]) -> RouteResult:
     """List jobs, newest first unless `asc`; `_count` is the number on this page, `Link` leads to the next one."""
     page, following = listing.list_page(
         db(),

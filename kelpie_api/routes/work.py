@@ -74,7 +74,7 @@ def claim(query: dict[str, Any]) -> Row | None:
 
     if not query["wait"]:
         return take()
-    waiter = Waiter(who.tenant_id, machine, who.lines(group), claim_id)
+    waiter = Waiter(who.tenant_id, machine, who.served_groups(group), claim_id)
     return coordinator().waiting.claim(waiter, take, query["wait"], gone)
 
 

@@ -21,7 +21,7 @@ A_SECOND = 3.0  # requests, in the long run
 # autoscaler ends soon, instead of asking again rule by rule.
 LONGEST_SILENCE = 100.0
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class RequestBudget:
             raise NoAnswer("the requests that Salad allows a minute are used up", late["wait"] if late else 0.0)
         return float(place["wait"])
 
-    def ask(self, question: Callable[[], Answer], wait: Callable[[float], None] = time.sleep) -> Answer:
+    def ask(self, question: Callable[[], Result], wait: Callable[[float], None] = time.sleep) -> Result:
         """Ask Salad when it may be asked. Raises NoAnswer and what `question` and `wait` raise."""
         wait(self.reserve())
         try:

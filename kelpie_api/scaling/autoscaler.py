@@ -21,7 +21,15 @@ from kelpie_api.errors import KelpieError, NoAnswer
 from kelpie_api.salad.client import SaladRefused, what_to_do
 from kelpie_api.scaling import rules as scaling_rules
 from kelpie_api.scaling.decision import Action, Decision, Demand, Limits, Observed, decide
-from kelpie_api.scaling.groups import ContainerGroups, Ended, Look, Stranger, Vanished, name_of, project_of
+from kelpie_api.scaling.groups import (
+    ContainerGroups,
+    GroupNotFound,
+    GroupObserver,
+    RunStopped,
+    UnexpectedGroup,
+    name_of,
+    project_of,
+)
 
 RULES_AT_ONCE = 5
 # In a row; then the rule of a group that Salad does not know is removed. Where Salad knows no such project either,
@@ -35,31 +43,31 @@ STOPPING = timedelta(seconds=15)
 LIMITING = ("container_group_id", "tenant_id", "min_replicas", "max_replicas", "idle_threshold_seconds")
 
 
-class AnotherRun(Exception):
+class RunInProgress(Exception):
     """The autoscaler runs somewhere else, or took the turn over because this one was silent too long."""
 
     def __init__(self) -> None:
         super().__init__("Another run of the autoscaler is under way; this one leaves the rules to it.")
 
 
-class CalledOff(Exception):
+class DecisionOutdated(Exception):
     """What was decided is not right any more."""
 
 
-class NeededAgain(CalledOff):
+class GroupNeeded(DecisionOutdated):
     def __init__(self) -> None:
         super().__init__("the group got something to do")
 
 
-class RuleMoved(CalledOff):
+class RuleChanged(DecisionOutdated):
     def __init__(self) -> None:
         super().__init__("the rule was changed or removed")
 
 
-class StopUnheard(Exception):
+class StopUnconfirmed(Exception):
     """The stop was called off or refused, but Salad may have carried out an earlier try of it."""
 
-    def __init__(self, ending: CalledOff | SaladRefused) -> None:
+    def __init__(self, ending: DecisionOutdated | SaladRefused) -> None:
         super().__init__(
             "an earlier try to stop the group had no answer, so nobody knows whether it was carried out;"
             f" then {reason(ending)}"
@@ -67,7 +75,7 @@ class StopUnheard(Exception):
         self.ending = ending
 
 
-TROUBLE = (NoAnswer, SaladRefused, Vanished, Stranger, KelpieError, Ended)
+TROUBLE = (NoAnswer, SaladRefused, GroupNotFound, UnexpectedGroup, KelpieError, RunStopped)
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,7 @@ class RuleResult:
     observed: Observed | None = None
     decision: Decision | None = None
     error: str | None = None
-    vanished: Vanished | None = None
+    vanished: GroupNotFound | None = None
     rule_moved: bool = False  # so nothing, or nothing more, was done
 
     @property
@@ -102,7 +110,7 @@ class RuleResult:
         }
 
 
-class Turn:
+class RunLock:
     """Only one run at a time, on whatever host: a row that says whose turn it is and until when. It needs no
     session and no long transaction, so it works through PgBouncer; a host that vanished blocks nobody for long."""
 
@@ -111,9 +119,9 @@ class Turn:
         self.length = length
         self.owner = uuid4()
 
-    def __enter__(self) -> Turn:
+    def __enter__(self) -> RunLock:
         if not self.db.one_or_none(SQL.take_turn, owner=self.owner, length=self.length):
-            raise AnotherRun
+            raise RunInProgress
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -122,7 +130,7 @@ class Turn:
     def keep(self) -> None:
         """Before each call to Salad: a run that was frozen meanwhile changes nothing any more."""
         if not self.db.one_or_none(SQL.keep_turn, owner=self.owner, length=self.length):
-            raise AnotherRun
+            raise RunInProgress
 
 
 class Autoscaler:
@@ -132,21 +140,23 @@ class Autoscaler:
         self.stopped = stopped
 
     def run(self, only: UUID | None = None) -> list[RuleResult]:
-        """Apply all rules, or one. Raises AnotherRun. Rules that were not begun when `stopped` was set are missing
-        in the answer."""
-        with Turn(self.db) as turn:
-            look = Look(self.fleet, turn.keep)
+        """Apply all rules, or only one; a result for each rule that was begun before `stopped` was set.
+
+        Raises RunInProgress.
+        """
+        with RunLock(self.db) as turn:
+            look = GroupObserver(self.fleet, turn.keep)
             return self._each_rule(only, look, lambda rule, look: self._apply(rule, look, turn))
 
-    def rehearse(self, only: UUID | None = None) -> list[RuleResult]:
+    def dry_run(self, only: UUID | None = None) -> list[RuleResult]:
         """What a run would decide; nothing is changed, here or at Salad."""
-        return self._each_rule(only, Look(self.fleet, lambda: None), self._weigh)
+        return self._each_rule(only, GroupObserver(self.fleet, lambda: None), self._weigh)
 
     def rule_exists(self, group_id: UUID) -> bool:
         return bool(self.db.all(SQL.list_rules_to_apply, only=group_id))
 
     def _each_rule(
-        self, only: UUID | None, look: Look, judge: Callable[[Row, Look], RuleResult]
+        self, only: UUID | None, look: GroupObserver, judge: Callable[[Row, GroupObserver], RuleResult]
     ) -> list[RuleResult]:
         """A project is asked about before its rules are begun, so that none waits for it in another's place; not
         long before, for what was seen must not be old."""
@@ -169,7 +179,7 @@ class Autoscaler:
         return [result for result in results if result]
 
     def _unless_stopped(
-        self, judge: Callable[[Row, Look], RuleResult], rule: Row, look: Look
+        self, judge: Callable[[Row, GroupObserver], RuleResult], rule: Row, look: GroupObserver
     ) -> RuleResult | None:
         return None if self.stopped.is_set() else judge(rule, look)
 
@@ -178,13 +188,13 @@ class Autoscaler:
         error = future.exception()
         if error is None:
             return future.result()
-        if isinstance(error, AnotherRun):
+        if isinstance(error, RunInProgress):
             raise error
         logs.error("rule_failed", error, container_group_id=rule["container_group_id"])
         return RuleResult(rule, error=f"this is a defect: {type(error).__name__}")
 
-    def _weigh(self, rule: Row, look: Look) -> RuleResult:
-        """Look and decide."""
+    def _weigh(self, rule: Row, look: GroupObserver) -> RuleResult:
+        """Observe the group, read its demand, and decide."""
         result = RuleResult(rule)
         try:
             result = replace(result, observed=look.at(rule))
@@ -195,13 +205,13 @@ class Autoscaler:
         limits = Limits(rule["min_replicas"], rule["max_replicas"])
         return replace(result, decision=decide(result.demand, result.observed, limits))
 
-    def _apply(self, rule: Row, look: Look, turn: Turn) -> RuleResult:
+    def _apply(self, rule: Row, look: GroupObserver, turn: RunLock) -> RuleResult:
         result = self._weigh(rule, look)
         if not result.error:
             result = self._carry_out(result, turn)
         return self._record(result)
 
-    def _carry_out(self, result: RuleResult, turn: Turn) -> RuleResult:
+    def _carry_out(self, result: RuleResult, turn: RunLock) -> RuleResult:
         assert result.decision and result.observed
         name, wanted = name_of(result.rule), result.decision.replicas
         done = Decision(Action.NONE, result.observed.present)
@@ -221,12 +231,12 @@ class Autoscaler:
                     self._start(result.rule, before)
                     done = Decision(Action.START, result.observed.replicas)
                     self.fleet.set_replicas(name, wanted, before)
-        except NeededAgain:
+        except GroupNeeded:
             return replace(result, decision=hold(result))
-        except RuleMoved:  # the next run applies what it says then
+        except RuleChanged:  # the next run applies what it says then
             return replace(result, decision=done, rule_moved=True)
-        except StopUnheard as unheard:
-            decision = hold(result) if isinstance(unheard.ending, CalledOff) else result.decision
+        except StopUnconfirmed as unheard:
+            decision = hold(result) if isinstance(unheard.ending, DecisionOutdated) else result.decision
             return replace(result, decision=decision, error=str(unheard))
         except TROUBLE as error:
             return failed(result, error)
@@ -237,14 +247,14 @@ class Autoscaler:
         self._unmark(rule)
         self.fleet.start(name_of(rule), before)
 
-    def _require_rule(self, rule: Row, turn: Turn) -> None:
+    def _require_rule(self, rule: Row, turn: RunLock) -> None:
         """Right before each call that changes a group: a run may last for minutes, and whoever removes or changes
         a rule meanwhile means it."""
         turn.keep()
         if not self.db.one_or_none(SQL.rule_stands, **{name: rule[name] for name in LIMITING}):
-            raise RuleMoved
+            raise RuleChanged
 
-    def _stop(self, rule: Row, turn: Turn) -> None:
+    def _stop(self, rule: Row, turn: RunLock) -> None:
         """Stop a group that holds no lease (I17). From the last look on its machines are handed no job. That ends
         by itself after the call, and where one try had no answer: Salad may carry it out still."""
         tries = 0
@@ -256,17 +266,17 @@ class Autoscaler:
 
         try:
             self.fleet.stop(name_of(rule), before=about_to_ask)
-        except (CalledOff, SaladRefused) as ending:
+        except (DecisionOutdated, SaladRefused) as ending:
             answered = 1 if isinstance(ending, SaladRefused) else 0  # a refusal is the answer to the last try
             if tries > answered:
-                raise StopUnheard(ending) from ending
+                raise StopUnconfirmed(ending) from ending
             self._unmark(rule)
             raise
 
     def _unmark(self, rule: Row) -> None:
         self.db.execute(SQL.unmark_stopping, container_group=str(rule["container_group_id"]))
 
-    def _require_idle(self, rule: Row, turn: Turn) -> None:
+    def _require_idle(self, rule: Row, turn: RunLock) -> None:
         """Right before a group is stopped, however long that had to wait. A rule that wants no replica at all may
         stop a group whose jobs wait, never one whose jobs run."""
         self._require_rule(rule, turn)
@@ -277,10 +287,10 @@ class Autoscaler:
         names = [mark["container_group"] for mark in marked]
         waited = self.db.one_or_none(SQL.wait_for_claims, marked=names)
         if not (waited and waited["ended"]):
-            raise NeededAgain
+            raise GroupNeeded
         demand = scaling_rules.weigh(self.db, rule)
         if demand.leases or (demand.active and rule["max_replicas"] > 0):
-            raise NeededAgain
+            raise GroupNeeded
 
     def _record(self, result: RuleResult) -> RuleResult:
         """Write a verdict down and log it."""
@@ -320,8 +330,8 @@ def hold(result: RuleResult) -> Decision:
 
 def failed(result: RuleResult, error: Exception) -> RuleResult:
     if isinstance(error, SaladRefused) and error.status == 404:
-        error = Vanished()
-    return replace(result, error=reason(error), vanished=error if isinstance(error, Vanished) else None)
+        error = GroupNotFound()
+    return replace(result, error=reason(error), vanished=error if isinstance(error, GroupNotFound) else None)
 
 
 def reason(error: Exception) -> str:
@@ -353,6 +363,6 @@ def repeat(run: Callable[[], object], stopped: threading.Event, interval: timede
         began = time.monotonic()
         try:
             run()
-        except (AnotherRun, KelpieError) as error:
+        except (RunInProgress, KelpieError) as error:
             logs.warning("autoscaler_run_lost", message=str(error))
         stopped.wait(max(0.0, interval.total_seconds() - (time.monotonic() - began)))

@@ -18,19 +18,19 @@ from kelpie_api.scaling.decision import Observed, State
 LONGEST_PAUSE = 60.0  # who is asked to wait longer leaves it to the next run
 PAUSES = (1.0, 4.0, 10.0)  # seconds before the second, third and last try
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 Group = dict[str, Any]
 Project = dict[str, Group]  # by their ids
 
 
-class Ended(Exception):
+class RunStopped(Exception):
     """The program is being stopped; what was not begun is left to the next run."""
 
     def __init__(self) -> None:
         super().__init__("the autoscaler was stopped before this could be done")
 
 
-class Vanished(Exception):
+class GroupNotFound(Exception):
     """Salad does not know the group any more, or another group has its name now."""
 
     def __init__(self, with_project: bool = False) -> None:
@@ -42,13 +42,13 @@ class Vanished(Exception):
         self.with_project = with_project
 
 
-class Stranger(Exception):
+class UnexpectedGroup(Exception):
     """Salad says something of a group that this release does not understand."""
 
 
 class ContainerGroups:
     """Each call is tried again while Salad gives no answer. `before` runs right before each try and may forbid it
-    by raising. Raises SaladRefused, NoAnswer, Ended."""
+    by raising. Raises SaladRefused, NoAnswer, RunStopped."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class ContainerGroups:
     def set_replicas(self, name: GroupName, replicas: int, before: Callable[[], None]) -> None:
         self._patiently(lambda: self.salad.set_replicas(self.key, name, replicas), before)
 
-    def _patiently(self, ask: Callable[[], Answer], before: Callable[[], None]) -> Answer:
+    def _patiently(self, ask: Callable[[], Result], before: Callable[[], None]) -> Result:
         for pause in self.pauses:
             try:
                 return self._once(ask, before)
@@ -90,8 +90,8 @@ class ContainerGroups:
                     self._wait(pause * random.uniform(0.75, 1.25))
         return self._once(ask, before)
 
-    def _once(self, ask: Callable[[], Answer], before: Callable[[], None]) -> Answer:
-        def asking() -> Answer:
+    def _once(self, ask: Callable[[], Result], before: Callable[[], None]) -> Result:
+        def asking() -> Result:
             before()
             return ask()
 
@@ -100,10 +100,10 @@ class ContainerGroups:
     def _wait(self, seconds: float) -> None:
         """What can be sent at once is sent, also while the program ends: a rule that was begun is finished."""
         if seconds > 0 and self.stopped.wait(seconds):
-            raise Ended
+            raise RunStopped
 
 
-class Look:
+class GroupObserver:
     """What Salad says of groups, asked once a project and run: a thousand rules must fit into the budget."""
 
     def __init__(self, fleet: ContainerGroups, before: Callable[[], None]) -> None:
@@ -121,14 +121,17 @@ class Look:
             answer.set_exception(error)
 
     def at(self, rule: Row) -> Observed:
-        """Raises Vanished, Stranger, SaladRefused, NoAnswer, Ended. Only Salad's own 404 for the very group counts
-        as vanished: a list may be cut, or empty by mistake."""
+        """The state and the replicas of a rule's group.
+
+        Only Salad's own 404 for this very group means that it is gone: a list may be cut, or empty by mistake.
+        Raises GroupNotFound, UnexpectedGroup, SaladRefused, NoAnswer, RunStopped.
+        """
         group_id = str(rule["container_group_id"])
         project = self.projects[project_of(rule)].result()
-        vanished = Vanished(with_project=project is None)
+        vanished = GroupNotFound(with_project=project is None)
         return observed((project or {}).get(group_id) or self._by_name(rule, group_id, vanished))
 
-    def _by_name(self, rule: Row, group_id: str, vanished: Vanished) -> Group:
+    def _by_name(self, rule: Row, group_id: str, vanished: GroupNotFound) -> Group:
         try:
             group = self.fleet.group(name_of(rule), self.before)
         except SaladRefused as refusal:
@@ -159,12 +162,14 @@ def name_of(rule: Row) -> GroupName:
 
 
 def observed(group: Group) -> Observed:
-    """Raises Stranger where Salad says what its specification does not know."""
+    """Raises UnexpectedGroup where Salad says what its specification does not know."""
     state = group.get("current_state")
     status = state.get("status") if isinstance(state, dict) else None
     replicas = group.get("replicas")
     if not is_state(status) or not is_count(replicas):
-        raise Stranger(f"Salad says of this group: status {str(status)[:50]!r}, replicas {str(replicas)[:50]!r}")
+        raise UnexpectedGroup(
+            f"Salad says of this group: status {str(status)[:50]!r}, replicas {str(replicas)[:50]!r}"
+        )
     return Observed(State(str(status)), int(str(replicas)))
 
 

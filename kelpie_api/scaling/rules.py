@@ -13,7 +13,7 @@ import psycopg
 from kelpie_api.auth.caller import Caller
 from kelpie_api.cache import Cache
 from kelpie_api.db import SQL, Database, Row
-from kelpie_api.errors import InvalidRequest, NoAnswer, RuleExists, RuleNotFound, TooOften, Unavailable
+from kelpie_api.errors import InvalidRequest, NoAnswer, RuleExists, RuleNotFound, TooManyRequests, Unavailable
 from kelpie_api.net.single_flight import Budget
 from kelpie_api.salad.client import Salad, SaladRefused, is_name, name_of_group
 from kelpie_api.salad.request_budget import PERSON, RequestBudget
@@ -36,14 +36,17 @@ class GroupLookups:
         self.budgets: Cache[int, Budget] = Cache(REMEMBERED_TENANTS)
 
     def groups(self, caller: Caller) -> list[dict[str, Any]]:
-        """The container groups of the caller's project. Raises SaladRefused, NoAnswer, TooOften, Unavailable."""
+        """The container groups of the caller's project.
+
+        Raises SaladRefused, NoAnswer, TooManyRequests, Unavailable.
+        """
         key = self.own_key
         if key is None:
             raise Unavailable(
                 "Scaling needs the coordinator's own key at Salad; its operator must set SALAD_API_KEY."
             )
         if not self._budget(caller.tenant_id).spare():
-            raise TooOften(
+            raise TooManyRequests(
                 "You asked for many groups in a short time; send the request again in a moment.", LOOKUP_PAUSE
             )
         return self.request_budget.ask(

@@ -24,7 +24,7 @@ class Instant(fields.Field[datetime]):
         return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-class WholeNumber(fields.Integer):
+class StrictInteger(fields.Integer):
     """An integer that is neither `true` nor `"3"` nor `3.5`."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
@@ -33,7 +33,7 @@ class WholeNumber(fields.Integer):
         return value
 
 
-class TrueOrFalse(fields.Boolean):
+class StrictBoolean(fields.Boolean):
     """A boolean that is neither `1` nor `"true"`."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> bool:
@@ -61,14 +61,14 @@ class QueryNumber(fields.Integer):
         return int(value)
 
 
-class Wire(Schema):
+class RequestSchema(Schema):
     """Unknown fields are ignored, as the original does; `unknown_fields` names them for a warning."""
 
     class Meta:
         unknown = EXCLUDE
 
 
-class PageQuery(Wire):
+class PageQuery(RequestSchema):
     """Which page of a list."""
 
     page_size = QueryNumber(load_default=100, validate=validate.Range(1, 10_000))
@@ -95,7 +95,7 @@ def unknown_fields(schema: Schema, data: Any, path: str = "") -> Iterator[str]:
                 yield from unknown_fields(field.inner.schema, item, f"{path}{name}.{place}.")
 
 
-class Answer(Schema):
+class ResponseSchema(Schema):
     """What is answered. Every key is there, and null where there is no value; `sometimes` names the exceptions."""
 
     sometimes: ClassVar[Collection[str]] = ()
@@ -105,7 +105,7 @@ class Answer(Schema):
         field_obj.required = field_name not in self.sometimes
 
 
-class Message(Answer):
+class Message(ResponseSchema):
     message = fields.String()
 
 

@@ -12,8 +12,8 @@ from marshmallow import ValidationError, fields, post_dump, validate
 
 from kelpie_api.queue.listing import Cursor
 from kelpie_api.queue.states import LEGACY_FIELDS, Status
-from kelpie_api.schemas.fields import Answer, Instant, PageQuery, QueryText
-from kelpie_api.text import give_way
+from kelpie_api.schemas.fields import Instant, PageQuery, QueryText, ResponseSchema
+from kelpie_api.text import yield_to_other_threads
 
 
 class CursorText(fields.String):
@@ -48,7 +48,7 @@ class JobQuery(PageQuery):
     asc = fields.Boolean(load_default=False)
 
 
-class CheckpointFile(Answer):
+class CheckpointFile(ResponseSchema):
     """An object as the answer to its commit described it."""
 
     bucket = fields.String(allow_none=True)
@@ -58,7 +58,7 @@ class CheckpointFile(Answer):
     version_id = fields.String(allow_none=True)
 
 
-class Checkpoint(Answer):
+class Checkpoint(ResponseSchema):
     """The manifest of a generation that was whole in the bucket."""
 
     attempt = fields.Integer()
@@ -67,7 +67,7 @@ class Checkpoint(Answer):
     files = fields.List(fields.Nested(CheckpointFile))
 
 
-class Job(Answer):
+class Job(ResponseSchema):
     """A job as it is answered: with `sync`, or with the legacy fields of the user who submitted those."""
 
     sometimes = (*LEGACY_FIELDS, "sync", "warnings", "checkpoint", "checkpoint_lag", "blocked_on_machines")
@@ -118,22 +118,22 @@ class Job(Answer):
 
     @post_dump
     def one_generation(self, job: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        give_way()  # a page may have ten thousand of them
+        yield_to_other_threads()  # a page may have ten thousand of them
         for name in LEGACY_FIELDS if job["sync"] is not None else ("sync",):
             job.pop(name)
         return job
 
 
-class JobPage(Answer):
+class JobPage(ResponseSchema):
     _count = fields.Integer()
     jobs = fields.List(fields.Nested(Job))
 
 
-class Count(Answer):
+class Count(ResponseSchema):
     count = fields.Integer()
 
 
-class Attempt(Answer):
+class Attempt(ResponseSchema):
     number = fields.Integer()
     machine_id = fields.String()
     container_group_id = fields.String()
@@ -147,12 +147,12 @@ class Attempt(Answer):
     output = fields.String(allow_none=True)
 
 
-class AttemptList(Answer):
+class AttemptList(ResponseSchema):
     _count = fields.Integer()
     attempts = fields.List(fields.Nested(Attempt))
 
 
-class Event(Answer):
+class Event(ResponseSchema):
     id = fields.Integer()
     at = Instant()
     kind = fields.String()
@@ -161,6 +161,6 @@ class Event(Answer):
     detail = fields.Raw(metadata={"type": "object"})
 
 
-class EventList(Answer):
+class EventList(ResponseSchema):
     _count = fields.Integer()
     events = fields.List(fields.Nested(Event))

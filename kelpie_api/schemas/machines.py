@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from marshmallow import fields, validate
 
-from kelpie_api.schemas.fields import Answer, Instant, PageQuery, QueryText
+from kelpie_api.schemas.fields import Instant, PageQuery, QueryText, ResponseSchema
 
 
 class MachineQuery(PageQuery):
     container_group_id = QueryText(validate=validate.Length(max=255))
 
 
-class Reallocation(Answer):
+class Reallocation(ResponseSchema):
     """`gone`: when Salad was asked, the machine worked for the group no more."""
 
     id = fields.Integer()
@@ -23,7 +23,7 @@ class Reallocation(Answer):
     error = fields.String(allow_none=True)
 
 
-class Machine(Answer):
+class Machine(ResponseSchema):
     """`bans` counts the jobs that it failed, `counted_bans` those that speak for its next reallocation."""
 
     container_group_id = fields.String()
@@ -35,6 +35,6 @@ class Machine(Answer):
     reallocations = fields.List(fields.Nested(Reallocation))
 
 
-class MachineList(Answer):
+class MachineList(ResponseSchema):
     _count = fields.Integer()
     machines = fields.List(fields.Nested(Machine))

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from marshmallow import fields, validate
 
-from kelpie_api.schemas.fields import Answer, Instant, WholeNumber, Wire
+from kelpie_api.schemas.fields import Instant, RequestSchema, ResponseSchema, StrictInteger
 
 REPLICAS = validate.Range(0, 500)
 IDLE_SECONDS = validate.Range(0, 3600)
 
 
-class RuleChanges(Wire):
+class RuleChanges(RequestSchema):
     """What can be changed of a scaling rule."""
 
-    min_replicas = WholeNumber(validate=REPLICAS)
-    max_replicas = WholeNumber(validate=REPLICAS)
-    idle_threshold_seconds = WholeNumber(validate=IDLE_SECONDS)
+    min_replicas = StrictInteger(validate=REPLICAS)
+    max_replicas = StrictInteger(validate=REPLICAS)
+    idle_threshold_seconds = StrictInteger(validate=IDLE_SECONDS)
 
 
-class NewRule(Wire):
+class NewRule(RequestSchema):
     container_group_id = fields.UUID(required=True, metadata={"example": "97f504e8-6de6-4322-b5d5-1777a59a7ad3"})
-    min_replicas = WholeNumber(required=True, validate=REPLICAS)
-    max_replicas = WholeNumber(required=True, validate=REPLICAS)
-    idle_threshold_seconds = WholeNumber(load_default=0, validate=IDLE_SECONDS)
+    min_replicas = StrictInteger(required=True, validate=REPLICAS)
+    max_replicas = StrictInteger(required=True, validate=REPLICAS)
+    idle_threshold_seconds = StrictInteger(load_default=0, validate=IDLE_SECONDS)
 
 
-class Rule(Answer):
+class Rule(ResponseSchema):
     sometimes = ("warnings",)
 
     container_group_id = fields.UUID()
@@ -41,12 +41,12 @@ class Rule(Answer):
     warnings = fields.List(fields.String())
 
 
-class RuleList(Answer):
+class RuleList(ResponseSchema):
     _count = fields.Integer()
     rules = fields.List(fields.Nested(Rule))
 
 
-class ScalingDecision(Answer):
+class ScalingDecision(ResponseSchema):
     """What one run of the autoscaler saw, wanted and did; null where it did not come so far."""
 
     id = fields.Integer()
@@ -62,7 +62,7 @@ class ScalingDecision(Answer):
     error = fields.String(allow_none=True)
 
 
-class DecisionPage(Answer):
+class DecisionPage(ResponseSchema):
     """`replica_hours` are those since `since`, the time of the oldest decision that is kept."""
 
     _count = fields.Integer()
@@ -71,7 +71,7 @@ class DecisionPage(Answer):
     since = Instant(allow_none=True)
 
 
-class GroupMetrics(Answer):
+class GroupMetrics(ResponseSchema):
     pending = fields.Integer()
     running = fields.Integer()
     active = fields.Integer()

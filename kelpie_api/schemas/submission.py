@@ -13,7 +13,7 @@ from regress import Regex, RegressError
 
 from kelpie_api.errors import InvalidRequest
 from kelpie_api.queue.states import LEGACY_FIELDS
-from kelpie_api.schemas.fields import NAME, TrueOrFalse, WholeNumber, Wire
+from kelpie_api.schemas.fields import NAME, RequestSchema, StrictBoolean, StrictInteger
 
 LARGEST_DEFINITION = 256 * 1024
 LARGEST_BATCH = 1000
@@ -53,7 +53,7 @@ def problem_of(pattern: str) -> str | None:
     return None
 
 
-class SyncBlock(Wire):
+class SyncBlock(RequestSchema):
     bucket = fields.String(required=True, validate=NAME)
     prefix = fields.String(required=True, validate=validate.Length(max=1024))
     local_path = fields.String(required=True, validate=validate.Length(min=1, max=4096))
@@ -74,13 +74,13 @@ class UploadBlock(SyncBlock):
     direction = fields.String(required=True, validate=validate.Equal("upload"))
 
 
-class Sync(Wire):
+class Sync(RequestSchema):
     before = fields.List(fields.Nested(DownloadBlock))
     during = fields.List(fields.Nested(UploadBlock))
     after = fields.List(fields.Nested(UploadBlock))
 
 
-class JobDefinition(Wire):
+class JobDefinition(RequestSchema):
     """What a user submits."""
 
     command = fields.String(required=True, validate=validate.Length(min=1))
@@ -96,9 +96,9 @@ class JobDefinition(Wire):
     checkpoint_prefix = fields.String(allow_none=True)
     output_bucket = fields.String(allow_none=True, validate=NAME)
     output_prefix = fields.String(allow_none=True)
-    compression = TrueOrFalse(load_default=False)
-    max_failures = WholeNumber(load_default=3, validate=validate.Range(1, 1000))
-    heartbeat_interval = WholeNumber(load_default=30, validate=validate.Range(1, 86400))
+    compression = StrictBoolean(load_default=False)
+    max_failures = StrictInteger(load_default=3, validate=validate.Range(1, 1000))
+    heartbeat_interval = StrictInteger(load_default=30, validate=validate.Range(1, 86400))
     webhook = fields.String(allow_none=True, load_default=None, validate=webhook_url)
 
     @pre_load(pass_collection=True)
@@ -135,7 +135,7 @@ class JobDefinition(Wire):
         return data
 
 
-class SubmissionHeaders(Wire):
+class SubmissionHeaders(RequestSchema):
     idempotency_key = fields.String(
         data_key="Idempotency-Key",
         load_default=None,

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from marshmallow import fields, validate
 
-from kelpie_api.schemas.fields import NAME, Answer, Instant, Wire
+from kelpie_api.schemas.fields import NAME, Instant, RequestSchema, ResponseSchema
 from kelpie_api.text import NAME_TEXT
 
 ONE_LINE = validate.Regexp(NAME_TEXT, error="A name has no line ends or control characters.")
 
 
-class NewUser(Wire):
+class NewUser(RequestSchema):
     username = fields.String(required=True, validate=[NAME, ONE_LINE])
 
 
-class User(Answer):
+class User(ResponseSchema):
     id = fields.UUID()
     username = fields.String()
     created = Instant()
 
 
-class NewToken(Wire):
+class NewToken(RequestSchema):
     org_name = fields.String(required=True, validate=[NAME, ONE_LINE])
     project_name = fields.String(required=True, validate=[NAME, ONE_LINE])
 
 
-class Token(Answer):
+class Token(ResponseSchema):
     token = fields.String()

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from marshmallow import fields, validate
 
-from kelpie_api.schemas.fields import Answer, Instant
+from kelpie_api.schemas.fields import Instant, ResponseSchema
 
 
-class Delivery(Answer):
+class Delivery(ResponseSchema):
     number = fields.Integer()
     at = Instant()
     answer = fields.Integer(allow_none=True)
     error = fields.String(allow_none=True)
 
 
-class Webhook(Answer):
+class Webhook(ResponseSchema):
     id = fields.UUID()
     status = fields.String(validate=validate.OneOf(["running", "completed", "failed"]))
     url = fields.String()
@@ -29,17 +29,17 @@ class Webhook(Answer):
     attempts = fields.List(fields.Nested(Delivery))
 
 
-class WebhookList(Answer):
+class WebhookList(ResponseSchema):
     _count = fields.Integer()
     webhooks = fields.List(fields.Nested(Webhook))
 
 
-class PreviousSecret(Answer):
+class PreviousSecret(ResponseSchema):
     secret = fields.String()
     valid_until = Instant()
 
 
-class SigningSecret(Answer):
+class SigningSecret(ResponseSchema):
     secret = fields.String()
     created = Instant()
     previous = fields.Nested(PreviousSecret, allow_none=True)

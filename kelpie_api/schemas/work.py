@@ -8,9 +8,9 @@ from uuid import UUID
 
 from marshmallow import ValidationError, fields, validate
 
-from kelpie_api.queue.long_poll import LONGEST
+from kelpie_api.queue.long_poll import LONGEST_WAIT
 from kelpie_api.queue.states import Status
-from kelpie_api.schemas.fields import NAME, Answer, QueryText, WholeNumber, Wire
+from kelpie_api.schemas.fields import NAME, QueryText, RequestSchema, ResponseSchema, StrictInteger
 from kelpie_api.text import parse_uuid
 
 NAME_OF_OBJECT = validate.Length(min=1, max=1024)
@@ -42,27 +42,27 @@ class Seconds(QueryText):
         return self.longest if len(text) > 9 else min(int(text), self.longest)
 
 
-class WorkQuery(Wire):
+class WorkQuery(RequestSchema):
     machine_id = QueryText(required=True, validate=NAME)
     container_group_id = QueryText(required=True, validate=NAME)
     claim_id = QueryId(load_default=None)
-    wait = Seconds(LONGEST, load_default=0, metadata={"pattern": "^[0-9]+$", "example": "20"})
+    wait = Seconds(LONGEST_WAIT, load_default=0, metadata={"pattern": "^[0-9]+$", "example": "20"})
 
 
-class WorkerReport(Wire):
+class WorkerReport(RequestSchema):
     """Required of every worker; `attempt`, `exit_code` and `reason` are not sent by the original's."""
 
     machine_id = fields.String(required=True, validate=NAME)
     container_group_id = fields.String(required=True, validate=NAME)
-    attempt = WholeNumber(load_default=None, allow_none=True, validate=validate.Range(1, 2**31 - 1))
-    exit_code = WholeNumber(load_default=None, allow_none=True, validate=validate.Range(-(2**31), 2**31 - 1))
+    attempt = StrictInteger(load_default=None, allow_none=True, validate=validate.Range(1, 2**31 - 1))
+    exit_code = StrictInteger(load_default=None, allow_none=True, validate=validate.Range(-(2**31), 2**31 - 1))
     reason = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=1000))
 
 
 class HeartbeatReport(WorkerReport):
     """With the seconds since the oldest change that is not whole in the bucket, from a worker that knows them."""
 
-    checkpoint_lag = WholeNumber(load_default=None, allow_none=True, validate=validate.Range(0, 2**31 - 1))
+    checkpoint_lag = StrictInteger(load_default=None, allow_none=True, validate=validate.Range(0, 2**31 - 1))
 
 
 class ReleaseReport(WorkerReport):
@@ -77,24 +77,24 @@ class EndReport(ReleaseReport):
     output = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=LARGEST_OUTPUT))
 
 
-class FencedReport(Wire):
+class FencedReport(RequestSchema):
     """What only a worker that knows its attempt can say."""
 
     machine_id = fields.String(required=True, validate=NAME)
     container_group_id = fields.String(required=True, validate=NAME)
-    attempt = WholeNumber(required=True, validate=validate.Range(1, 2**31 - 1))
+    attempt = StrictInteger(required=True, validate=validate.Range(1, 2**31 - 1))
 
 
-class ReportedFile(Wire):
+class ReportedFile(RequestSchema):
     bucket = fields.String(load_default=None, allow_none=True, validate=NAME)
     key = fields.String(required=True, validate=NAME_OF_OBJECT)
-    size = WholeNumber(required=True, validate=validate.Range(0, 2**63 - 1))
+    size = StrictInteger(required=True, validate=validate.Range(0, 2**63 - 1))
     etag = fields.String(load_default=None, allow_none=True, validate=NAME_OF_OBJECT)
     version_id = fields.String(load_default=None, allow_none=True, validate=NAME_OF_OBJECT)
 
 
 class CheckpointReport(FencedReport):
-    generation = WholeNumber(required=True, validate=validate.Range(1, 2**63 - 1))
+    generation = StrictInteger(required=True, validate=validate.Range(1, 2**63 - 1))
     files = fields.List(
         fields.Nested(ReportedFile), required=True, validate=validate.Length(max=MOST_CHECKPOINT_FILES)
     )
@@ -105,9 +105,9 @@ class ResumeReport(FencedReport):
     detail = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=1000))
 
 
-class HeartbeatAnswer(Answer):
+class HeartbeatAnswer(ResponseSchema):
     status = fields.String(validate=validate.OneOf(list(Status)))
 
 
-class CheckpointKept(Answer):
+class CheckpointKept(ResponseSchema):
     generation = fields.Integer()

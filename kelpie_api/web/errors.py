@@ -6,7 +6,7 @@ from flask import Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from kelpie_api import logs
-from kelpie_api.errors import KelpieError, OwnerVanished
+from kelpie_api.errors import KelpieError, UserRemoved
 from kelpie_api.web.context import coordinator
 
 TITLES = {
@@ -20,7 +20,7 @@ TITLES = {
 
 
 def answer_error(error: KelpieError) -> Response:
-    if isinstance(error, OwnerVanished):
+    if isinstance(error, UserRemoved):
         coordinator().authenticator.forget()
     response = jsonify(error.body())
     response.status_code = error.status

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from flask.json.provider import DefaultJSONProvider
 
 from kelpie_api.errors import InvalidRequest
-from kelpie_api.text import UNSTORABLE, give_way, holds_unstorable, strings_of
+from kelpie_api.text import UNSTORABLE, holds_unstorable, strings_of, yield_to_other_threads
 
 PIECE = 50  # items of a list that are written at once
 
@@ -68,7 +68,7 @@ def _list_in_pieces(value: Any, dumps: Callable[[Any], str]) -> str:
     pieces = []
     for begin in range(0, len(value), PIECE):
         pieces.append(dumps(value[begin : begin + PIECE])[1:-1])
-        give_way()
+        yield_to_other_threads()
     return f"[{','.join(pieces)}]"
 
 

@@ -40,7 +40,7 @@ class Coordinator:
     def of(cls, config: Config) -> Coordinator:
         db = Database(config.database_url)
         sightings = Sightings(db)
-        maintenance = Maintenance(db, [sightings.look_after_machines])
+        maintenance = Maintenance(db, [sightings.record_sightings])
         waiting = LongPoll(db, config.max_waiters)
         lookups = GroupLookups(db, Salad(config.salad_api_url), config.salad_api_key)
         return cls(config, db, Authenticator(db, config), maintenance, waiting, sightings, lookups)

@@ -33,7 +33,7 @@ GONE = 410
 
 
 @dataclass(frozen=True)
-class Answer:
+class DeliveryResult:
     """What a receiver said: its status, or None and why there was none; and how many seconds it took."""
 
     status: int | None
@@ -168,12 +168,12 @@ class Sender:
             self.lanes.end(webhook["user_id"], webhook["lane"], prompt)
             self.freed.set()
 
-    def deliver(self, webhook: Row) -> Answer:
+    def deliver(self, webhook: Row) -> DeliveryResult:
         answer = self.post(webhook)
         self.record(webhook, answer)
         return answer
 
-    def post(self, webhook: Row) -> Answer:
+    def post(self, webhook: Row) -> DeliveryResult:
         """One try, with its own connection and no redirects."""
         secrets = signing.valid_secrets(self.db, self.seal, webhook["user_id"])
         body = body_of(webhook)
@@ -185,9 +185,11 @@ class Sender:
         }
         began = time.monotonic()
         try:
-            return Answer(self.public_http.post(webhook["url"], headers, body), None, time.monotonic() - began)
+            return DeliveryResult(
+                self.public_http.post(webhook["url"], headers, body), None, time.monotonic() - began
+            )
         except NoAnswer as error:
-            return Answer(None, str(error), time.monotonic() - began)
+            return DeliveryResult(None, str(error), time.monotonic() - began)
 
     def _key_of(self, webhook: Row) -> str:
         """Empty if there is none, or who sealed it had a wrong key. Raises WrongSecretKey if ours is."""
@@ -197,7 +199,7 @@ class Sender:
             logs.warning("webhook_key_unreadable", webhook_id=webhook["id"])
         return key
 
-    def record(self, webhook: Row, answer: Answer) -> None:
+    def record(self, webhook: Row, answer: DeliveryResult) -> None:
         """2xx is delivered, 410 and a day of tries are given up, anything else is tried again."""
         facts = {"webhook_id": webhook["id"], "job_id": webhook["job_id"], "status": webhook["status"]}
         took = timedelta(seconds=answer.took)

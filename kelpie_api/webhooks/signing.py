@@ -18,7 +18,7 @@ from uuid import UUID
 from kelpie_api import encryption, logs
 from kelpie_api.db import SQL, Database, Row, Transaction
 from kelpie_api.encryption import Seal
-from kelpie_api.errors import OwnerVanished
+from kelpie_api.errors import UserRemoved
 
 PREFIX = "whsec_"
 OVERLAP = timedelta(hours=24)  # how long a rotated secret still signs beside the new one
@@ -80,7 +80,7 @@ def rotate_signing_secret(db: Database, seal: Seal, user_id: UUID) -> dict[str, 
 def _lock(tx: Transaction, user_id: UUID) -> None:
     """One change of a user's secrets at a time."""
     if tx.one_or_none(SQL.lock_user, user_id=user_id) is None:
-        raise OwnerVanished
+        raise UserRemoved
 
 
 def _drop_unreadable(tx: Transaction, seal: Seal, user_id: UUID) -> None:

@@ -22,7 +22,7 @@ from werkzeug.wrappers import Response
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.salad.client import LIMIT, GroupName, Salad
 from kelpie_api.salad.request_budget import AUTOSCALER, RequestBudget
-from kelpie_api.scaling.autoscaler import AnotherRun, Autoscaler, Turn, all_applied, repeat
+from kelpie_api.scaling.autoscaler import Autoscaler, RunInProgress, RunLock, all_applied, repeat
 from kelpie_api.scaling.decision import Demand
 from kelpie_api.scaling.groups import ContainerGroups
 from local_stack.processes import wait_for
@@ -728,7 +728,7 @@ def test_of_two_runs_one_leaves_the_rules_to_the_other(
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(autoscaler.run)
         wait_for(lambda: fleet.asked, "the first run to ask Salad")
-        with pytest.raises(AnotherRun):
+        with pytest.raises(RunInProgress):
             make_autoscaler(db, fleet).run()
         fleet.let_go()
         assert all_applied(first.result())
@@ -738,13 +738,13 @@ def test_of_two_runs_one_leaves_the_rules_to_the_other(
 
 def test_two_that_reach_for_the_turn_at_the_same_moment_do_not_both_get_it(db: Database) -> None:
     """Shown step by step: ours is taken but not committed, theirs waits for it and is refused."""
-    ours, theirs = uuid.uuid4(), Turn(db)
+    ours, theirs = uuid.uuid4(), RunLock(db)
     with ThreadPoolExecutor(1) as pool:
         with db.transaction() as tx:
             assert tx.one_or_none(SQL.take_turn, owner=ours, length=timedelta(minutes=1))
             rival = pool.submit(theirs.__enter__)
             wait_until_blocked(db)
-        with pytest.raises(AnotherRun):
+        with pytest.raises(RunInProgress):
             rival.result()
 
 
@@ -752,14 +752,14 @@ def test_two_that_reach_for_the_turn_at_the_same_moment_do_not_both_get_it(db: D
     "until", ["-1 second", "1 hour"], ids=["silent too long", "before the clock was set back"]
 )
 def test_a_turn_whose_owner_cannot_have_it_any_more_is_free(db: Database, until: str) -> None:
-    crashed = Turn(db)
+    crashed = RunLock(db)
     crashed.__enter__()
     db.execute("update autoscaler_turn set until = now() + %(until)s::interval", until=until)
-    with Turn(db):
-        with pytest.raises(AnotherRun):
+    with RunLock(db):
+        with pytest.raises(RunInProgress):
             crashed.keep()
-        with pytest.raises(AnotherRun):
-            Turn(db).__enter__()
+        with pytest.raises(RunInProgress):
+            RunLock(db).__enter__()
 
 
 def test_a_run_that_was_silent_too_long_changes_nothing_any_more(
@@ -767,7 +767,7 @@ def test_a_run_that_was_silent_too_long_changes_nothing_any_more(
 ) -> None:
     group = fleet.make_group("running", 1)
     make_rule(db, tenant, group)
-    rival = Turn(db)
+    rival = RunLock(db)
     fleet.hold()
     with ThreadPoolExecutor(1) as pool:
         frozen = pool.submit(autoscaler.run)
@@ -775,7 +775,7 @@ def test_a_run_that_was_silent_too_long_changes_nothing_any_more(
         db.execute("update autoscaler_turn set until = now() - interval '1 second'")
         with rival:
             fleet.let_go()
-            with pytest.raises(AnotherRun):
+            with pytest.raises(RunInProgress):
                 frozen.result()
             rival.keep()  # the one that lost its turn did not end the other's
     assert fleet.changes == []
@@ -835,7 +835,7 @@ def test_the_program_says_in_a_sentence_what_keeps_it_from_running(db: Database,
     assert keyless.returncode == 1 and "SALAD_API_KEY is not set" in keyless.stderr
     unknown = autoscale(db, fleet, "--rule", str(uuid.uuid4()))
     assert unknown.returncode == 1 and "no scaling rule" in unknown.stderr
-    with Turn(db):
+    with RunLock(db):
         elsewhere = autoscale(db, fleet)
         assert elsewhere.returncode == 0 and "Another run" in elsewhere.stderr
 
@@ -889,7 +889,7 @@ def test_runs_are_repeated_until_the_program_is_stopped_also_after_one_that_fail
         runs.append(1)
         if len(runs) == 3:
             stopped.set()
-        raise AnotherRun
+        raise RunInProgress
 
     repeat(run, stopped, timedelta(seconds=0.01))
     assert len(runs) == 3

@@ -28,7 +28,7 @@ from tests.helpers import (
 )
 
 PATHS = ["/jobs", "/job", "/jobs/batch"]
-ONCE = submissions.OnlyOnce("key", b"digest")
+ONCE = submissions.IdempotencyKey("key", b"digest")
 
 
 def body_for(path: str, **fields: Any) -> Any:

@@ -166,7 +166,7 @@ class TestBlockedJobs:
 
     @staticmethod
     def look(db: Database) -> None:
-        Sightings(db).look_after_machines()
+        Sightings(db).record_sightings()
 
     @staticmethod
     def fail(api: Client, machine: str, **fields: Any) -> dict[str, Any]:

@@ -186,7 +186,7 @@ class TestHowOftenSaladIsAsked:
 
     def test_once_by_many_requests_at_the_same_time(self, app: Flask, salad: SaladDouble) -> None:
         salad.hold()
-        flights = app.extensions["kelpie"].authenticator.salad_keys.strangers
+        flights = app.extensions["kelpie"].authenticator.salad_keys.unproven_keys
 
         def call() -> int:
             return status(with_salad_key(app, KEY))
@@ -345,7 +345,7 @@ class TestWhileSaladIsSlow:
 
     def test_other_callers_do_not_wait(self, app: Flask, salad: SaladDouble, api: Client) -> None:
         salad.hold()
-        flights = app.extensions["kelpie"].authenticator.salad_keys.strangers
+        flights = app.extensions["kelpie"].authenticator.salad_keys.unproven_keys
 
         def others() -> int:
             wait_for(lambda: bool(flights.under_way), "Salad to be asked", pause=0.01)

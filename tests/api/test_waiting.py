@@ -323,7 +323,7 @@ def test_who_hung_up_takes_no_job(db: Database, tenant: Tenant) -> None:
     room = LongPoll(db, 10)
     waiter = Waiter(tenant.caller.tenant_id, "m1", ["g1", ""])
     answers: list[Job | None] = [None, {"id": "a job for nobody"}]
-    waiter.bell.set()
+    waiter.woken.set()
     assert room.claim(waiter, taking(answers), 30, lambda: True) is None
     assert len(answers) == 1 and len(room) == 0
     room.close()
