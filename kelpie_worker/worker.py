@@ -35,7 +35,7 @@ from kelpie_worker.processes.forkserver import ForkServer, Main
 from kelpie_worker.processes.parent import Children
 from kelpie_worker.processes.restarts import ChildKeepsDying, Restarts
 from kelpie_worker.processes.watchdog import Watchdog
-from kelpie_worker.salad.imds import Imds, ImdsUnavailable, Whereabouts, whereabouts
+from kelpie_worker.salad.imds import Imds, ImdsUnavailable, Whereabouts, log_trouble, whereabouts
 from kelpie_worker.salad.instance import Instance
 from kelpie_worker.salad.instance_policy import InstancePolicy
 from kelpie_worker.state_file import StateFile, StateFileInUse
@@ -98,10 +98,11 @@ def _named(config: Config, own_id: str) -> Config:
 
 
 def _whereabouts(imds_url: str, max_idle: float | None) -> Whereabouts:
-    """Who nobody knows gets no work either: the same patience, and the same end."""
+    """Where the token was issued. Without a token there is no work either: the same patience, and the same end."""
     try:
         return whereabouts(imds_url, max_idle)
-    except ImdsUnavailable:
+    except ImdsUnavailable as error:
+        log_trouble(error)
         reason = f"no work for {max_idle:g} seconds"
         try:
             Imds(imds_url).reallocate(reason)

@@ -22,10 +22,11 @@ from kelpie_worker.messages import (
     ReportResume,
     Verdict,
 )
-from kelpie_worker.system.backoff import backoff
+from kelpie_worker.system.backoff import Backoff
 from kelpie_worker.system.linux import boottime
+from kelpie_worker.system.retry import Failure, Interrupted, retry, sleep
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+_BACKOFF = Backoff(0.5, 30.0)
 _LAST_MANIFEST = 5.0  # seconds for the answer to the last manifest before the job is given back
 _LAST_MANIFEST_AT_THE_END = 0.5  # the same, while the grace of a shutdown runs out
 _LAST_MOMENT = 1.0  # seconds for the answer to a claim that is under way when claiming ends
@@ -41,7 +42,7 @@ class CoordinatorCalls:
         self._ceased = threading.Event()
         self._claiming: set[str] = set()
         self._reporting: set[str] = set()
-        self._manifests = CheckpointReports(api, _sleep)
+        self._manifests = CheckpointReports(api)
 
     def obey(self, command: Claim | Report | ReportCheckpoint | ReportResume | Recall | CeaseClaiming) -> None:
         match command:
@@ -71,12 +72,13 @@ class CoordinatorCalls:
         self._tell(message)
 
     def _answer_to(self, claim: Claim) -> Message:
-        nothing = Claimed(claim.claim_id)
         wanted, since = _Deadline(claim.until, self._ceased.wait), boottime()
         if wanted.pause(claim.after):
             return Claimed(claim.claim_id, pause=max(0.0, claim.after - (boottime() - since)))
         try:
-            return _until_answered(lambda: self._api.claim(claim.claim_id, claim.until), wanted.pause) or nothing
+            return _until_answered(lambda: self._api.claim(claim.claim_id, claim.until), wanted.pause)
+        except Interrupted:
+            return Claimed(claim.claim_id)
         except ClaimRefused as error:
             logs.warn("claim_refused", claim_id=claim.claim_id, detail=str(error))
             return Refused(claim.claim_id, "claim", str(error))
@@ -106,7 +108,7 @@ class CoordinatorCalls:
             self._tell(answer)
 
     def _recall(self, recall: Recall) -> None:
-        job = _until_answered(lambda: self._api.recall(recall.job), _sleep)
+        job = _until_answered(lambda: self._api.recall(recall.job))
         claim_id = recall.job.claim_id
         self._tell(Recalled(claim_id, job) if job else LeaseLost(claim_id, "unknown"))
 
@@ -115,7 +117,7 @@ class CoordinatorCalls:
             if self._api.keeps_checkpoints(resume.job):
                 self._api.report_resume(resume.job, resume.checkpoint, resume.detail)
 
-        _until_answered(once, _sleep)
+        _until_answered(once)
 
     def _report(self, report: Report) -> None:
         tries = 1 if report.again else 0
@@ -131,8 +133,8 @@ class CoordinatorCalls:
                 return True
             return self._api.report(report.job, report.outcome)
 
-        accepted = _until_answered(once, _sleep)
-        self._tell(Reported(report.job.claim_id, bool(accepted)))
+        accepted = _until_answered(once)
+        self._tell(Reported(report.job.claim_id, accepted))
         self._reporting.discard(report.job.claim_id)
 
     def _counts_twice(self, report: Report) -> bool:
@@ -155,23 +157,21 @@ class _Deadline:
         return self._wait(min(seconds, left)) or left < seconds
 
 
-def _until_answered(call: Callable[[], Answer], pause: Callable[[float], bool]) -> Answer | None:
-    """The call's answer, however long it takes; None if a pause is cut short. Raises ClaimRefused."""
-    failures = 0
-    while True:
-        try:
-            return call()
-        except Unreachable as error:
-            failures += 1
-            logs.warn("api_unreachable", detail=str(error), failures=failures)
-        except ClaimRefused:
-            raise
-        except Exception as error:  # noqa: BLE001 - a claim or a report that nobody repeats would hold its job for ever
-            failures += 1
-            logs.error("coordinator_failed", detail=f"{type(error).__name__}: {error}", failures=failures)
-        if pause(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE)):
-            return None
+def _until_answered(call: Callable[[], Answer], pause: Callable[[float], bool] = sleep) -> Answer:
+    """The call's answer, however long it takes. Raises ClaimRefused; Interrupted if a pause is cut short."""
+    return retry(
+        call,
+        on=Exception,  # a defect too: a claim or a report that is not repeated would hold its job for ever
+        backoff=_BACKOFF,
+        pause=pause,
+        until=lambda failure: isinstance(failure.error, ClaimRefused),
+        on_failure=_tell_failure,
+    )
 
 
-def _sleep(seconds: float) -> bool:
-    return threading.Event().wait(seconds)
+def _tell_failure(failure: Failure[Exception]) -> None:
+    if isinstance(failure.error, Unreachable):
+        logs.warn("api_unreachable", detail=str(failure.error), failures=failure.number)
+    else:
+        detail = f"{type(failure.error).__name__}: {failure.error}"
+        logs.error("coordinator_failed", detail=detail, failures=failure.number)

@@ -2,20 +2,22 @@
 
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from kelpie_worker import logs
 from kelpie_worker.coordinator.client import Api, ManifestRefused, Unreachable
 from kelpie_worker.job import Job, Manifest
 from kelpie_worker.messages import ReportCheckpoint
-from kelpie_worker.system.backoff import backoff
+from kelpie_worker.system.backoff import Backoff
+from kelpie_worker.system.retry import Failure, retry, sleep
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+_BACKOFF = Backoff(0.5, 30.0)
 
 
 class CheckpointReports:
     """Sends the newest manifest of each attempt until it is answered; one that is overtaken is never sent."""
 
-    def __init__(self, api: Api, pause: Callable[[float], object]) -> None:
+    def __init__(self, api: Api, pause: Callable[[float], object] = sleep) -> None:
         self._api = api
         self._pause = pause
         self._changed = threading.Condition()
@@ -31,33 +33,40 @@ class CheckpointReports:
             if claim_id in self._sending:
                 return
             self._sending.add(claim_id)
-        threading.Thread(target=self._send_all, args=(claim_id,), daemon=True).start()
+        threading.Thread(target=self._send_all, args=(report.job,), daemon=True).start()
 
     def wait_for(self, claim_id: str, timeout: float) -> None:
         """Until everything is answered: what is told after the job is given back is refused."""
         with self._changed:
             self._changed.wait_for(lambda: claim_id not in self._sending, timeout)
 
-    def _send_all(self, claim_id: str) -> None:
-        failures = 0
-        while report := self._next(claim_id):
-            try:
-                self._send_one(report)
-                failures = 0
-            except Unreachable as error:
-                failures += 1
-                logs.warn("checkpoint_not_reported", report.job, detail=str(error), failures=failures)
-                with self._changed:
-                    self._due.setdefault(claim_id, report)
-                self._pause(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE))
+    def _send_all(self, job: Job) -> None:
+        while self._has_more(job.claim_id):
+            retry(
+                partial(self._send_newest, job.claim_id),
+                on=Unreachable,
+                backoff=_BACKOFF,
+                pause=self._pause,
+                on_failure=partial(_tell_failure, job),
+            )
 
-    def _next(self, claim_id: str) -> ReportCheckpoint | None:
+    def _has_more(self, claim_id: str) -> bool:
         with self._changed:
-            report = self._due.pop(claim_id, None)
-            if report is None:
-                self._sending.discard(claim_id)
-                self._changed.notify_all()
-            return report
+            if claim_id in self._due:
+                return True
+            self._sending.discard(claim_id)
+            self._changed.notify_all()
+            return False
+
+    def _send_newest(self, claim_id: str) -> None:
+        with self._changed:
+            report = self._due.pop(claim_id)
+        try:
+            self._send_one(report)
+        except Unreachable:
+            with self._changed:
+                self._due.setdefault(claim_id, report)  # unless a newer one has come meanwhile
+            raise
 
     def _send_one(self, report: ReportCheckpoint) -> None:
         if not self._api.keeps_checkpoints(report.job):
@@ -82,3 +91,7 @@ class CheckpointReports:
         if newest is not None and newest > generation + ahead:
             self._ahead[job.claim_id] = newest + 1 - generation
             self._api.report_checkpoint(job, newest + 1, manifest)
+
+
+def _tell_failure(job: Job, failure: Failure[Unreachable]) -> None:
+    logs.warn("checkpoint_not_reported", job, detail=str(failure.error), failures=failure.number)

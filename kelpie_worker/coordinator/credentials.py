@@ -6,18 +6,11 @@ import threading
 from collections.abc import Mapping
 
 from kelpie_worker.config import Authorization, TokenUse
-from kelpie_worker.salad.imds import (
-    _FIRST_PAUSE,
-    _LONGEST_PAUSE,
-    _SHORTEST_PAUSE,
-    Imds,
-    ImdsUnavailable,
-    claims_of,
-    log_trouble,
-)
-from kelpie_worker.system.backoff import backoff
+from kelpie_worker.salad.imds import BACKOFF, Imds, ImdsUnavailable, claims_of, tell_first
 from kelpie_worker.system.linux import boottime
+from kelpie_worker.system.retry import retry, sleep
 
+_SHORTEST_PAUSE = 1.0  # seconds from one token to the next
 _USUAL_LIFE = 300.0  # seconds of a token that does not say
 PATIENCE = 2.0  # seconds that a call to the API waits for the first token
 
@@ -40,6 +33,7 @@ class Credentials:
         self._token: str | None = None
         self._refused = False
         self._running = False
+        self._asked_at = 0.0  # CLOCK_BOOTTIME, for the newest token
 
     def headers(self, patience: float = PATIENCE) -> dict[str, str]:
         """Raises NoToken if there is none within `patience` seconds."""
@@ -69,23 +63,17 @@ class Credentials:
             return self._token
 
     def _keep_fresh(self) -> None:
-        failures = 0
         while True:
-            asked_at = boottime()
-            try:
-                token = self._fetched()
-                self._learn(token)
-                if self._authorization.token is TokenUse.ORGANIZATION:
-                    return  # a name does not end
-                failures, pause = 0, life_of(token) / 2
-            except ImdsUnavailable as error:
-                failures += 1
-                if failures == 1:
-                    log_trouble(error)
-                pause = backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE)
-            self._wait(asked_at, pause, failures)
+            token = retry(
+                self._fetched, on=ImdsUnavailable, backoff=BACKOFF, pause=self._pause, on_failure=tell_first
+            )
+            self._learn(token)
+            if self._authorization.token is TokenUse.ORGANIZATION:
+                return  # a name does not end
+            self._wait_until_due(life_of(token) / 2)
 
     def _fetched(self) -> str:
+        self._asked_at = boottime()
         if self._imds is None:
             raise ImdsUnavailable("no metadata service is known")
         token = self._imds.token()
@@ -98,14 +86,16 @@ class Credentials:
             self._token, self._refused = token, False
             self._changed.notify_all()
 
-    def _wait(self, asked_at: float, pause: float, failures: int) -> None:
+    def _pause(self, seconds: float) -> None:
+        """After a failure; the next call comes sooner where the API refuses the token."""
+        with self._changed:
+            self._changed.wait(seconds)
+
+    def _wait_until_due(self, seconds: float) -> None:
         """Until the next token is due. A refused one makes it due at once, but not many times a second."""
         with self._changed:
-            if failures:
-                self._changed.wait(pause)
-                return
-            self._changed.wait_for(lambda: self._refused, pause)
-        threading.Event().wait(max(0.0, _SHORTEST_PAUSE - (boottime() - asked_at)))
+            self._changed.wait_for(lambda: self._refused, seconds)
+        sleep(max(0.0, _SHORTEST_PAUSE - (boottime() - self._asked_at)))
 
 
 def organization_of(token: str) -> str:

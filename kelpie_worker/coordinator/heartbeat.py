@@ -20,7 +20,7 @@ from kelpie_worker.messages import (
     TellLag,
 )
 from kelpie_worker.processes.child import Duty, Tell, live
-from kelpie_worker.system.backoff import backoff
+from kelpie_worker.system.backoff import Backoff
 from kelpie_worker.system.linux import boottime, die_with
 
 _FIRST_PAUSE = 0.5
@@ -123,7 +123,8 @@ class HeldLease:
         if self._until is not None and boottime() >= self._until:
             self._until = None
             logs.warn("lease_unsafe", self.job, detail="the bucket is not changed until a heartbeat is accepted")
-        return backoff(self._failures, min(_FIRST_PAUSE, self.job.heartbeat_interval), self.job.heartbeat_interval)
+        interval = self.job.heartbeat_interval
+        return Backoff(min(_FIRST_PAUSE, interval), interval).after(self._failures)
 
 
 def seconds_behind(lag: TellLag | None, now: float) -> int | None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 
-from kelpie_worker.system.backoff import backoff
+from kelpie_worker.system.backoff import Backoff
 from kelpie_worker.system.linux import boottime
+from kelpie_worker.system.retry import sleep
 
 _QUICK_DEATH = 30.0  # seconds; a child that lives shorter is restarted with a pause
 _MOST_QUICK_DEATHS = 5  # of one child in a row
+_BACKOFF = Backoff(0.1, 2.0)
 
 
 class ChildKeepsDying(Exception):
@@ -19,9 +20,7 @@ class ChildKeepsDying(Exception):
 class Restarts:
     """Replaces dead children, in a row of quick deaths with growing pauses, and not for ever."""
 
-    def __init__(
-        self, start: Callable[[str], None], pause: Callable[[float], object] = lambda s: threading.Event().wait(s)
-    ) -> None:
+    def __init__(self, start: Callable[[str], None], pause: Callable[[float], object] = sleep) -> None:
         self._start = start
         self._pause = pause
         self._begun = boottime()
@@ -35,6 +34,6 @@ class Restarts:
         if quick >= _MOST_QUICK_DEATHS:
             raise ChildKeepsDying(f"its {name} died {quick} times in a row, each time within {_QUICK_DEATH:.0f} s")
         if quick:
-            self._pause(backoff(quick, 0.1, 2.0))
+            self._pause(_BACKOFF.after(quick))
         self._started[name] = boottime()
         self._start(name)

@@ -18,13 +18,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from kelpie_worker import __version__, logs
-from kelpie_worker.system.backoff import backoff
+from kelpie_worker.system.backoff import Backoff
 from kelpie_worker.system.linux import boottime
+from kelpie_worker.system.retry import Failure, retry, sleep
 
 _TIMEOUT = 1.5  # seconds without a sign of life
 LONGEST_CALL = 3.0  # seconds in all
 _LARGEST_ANSWER = 64 * 1024
-_SHORTEST_PAUSE, _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 0.5, 15.0
+BACKOFF = Backoff(0.5, 15.0)  # from one call for a token to the next
 _LONGEST_NAME = 255
 
 
@@ -117,18 +118,22 @@ def whereabouts(imds_url: str, patience: float | None = None) -> Whereabouts:
 
     Raises ImdsUnavailable if there is none within `patience` seconds.
     """
-    imds, failures = Imds(imds_url), 0
+    imds = Imds(imds_url)
     ends = inf if patience is None else boottime() + patience
-    while True:
-        try:
-            return whereabouts_of(imds.token())
-        except ImdsUnavailable as error:
-            failures += 1
-            if failures == 1:
-                log_trouble(error)
-            if boottime() >= ends:
-                raise
-        threading.Event().wait(min(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE), max(0.0, ends - boottime())))
+    return retry(
+        lambda: whereabouts_of(imds.token()),
+        on=ImdsUnavailable,
+        backoff=BACKOFF,
+        pause=lambda seconds: sleep(min(seconds, max(0.0, ends - boottime()))),
+        until=lambda failure: boottime() >= ends,
+        on_failure=tell_first,
+    )
+
+
+def tell_first(failure: Failure[ImdsUnavailable]) -> None:
+    """Log that no token is to be had, once in a row of failures."""
+    if failure.number == 1:
+        log_trouble(failure.error)
 
 
 def log_trouble(error: ImdsUnavailable) -> None:

@@ -14,12 +14,13 @@ from kelpie_worker.config import Config
 from kelpie_worker.messages import Departed, Departure, LeaveInstance, Message, SetDeletionCost
 from kelpie_worker.salad.imds import Imds, ImdsUnavailable
 from kelpie_worker.salad.peers import Peers, PeerState
-from kelpie_worker.system.backoff import backoff
+from kelpie_worker.system.backoff import Backoff
+from kelpie_worker.system.retry import retry
 
 _TRIES = 2  # to be let go
-_PAUSE_BETWEEN = 0.5  # seconds
+_BACKOFF_TO_LEAVE = Backoff(0.5, 0.5)
 _LOOK_AGAIN = 20.0  # seconds; for neighbours that died, and can publish nothing any more
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+_BACKOFF = Backoff(1.0, 60.0)  # after a deletion cost that could not be set
 
 
 class Instance:
@@ -81,7 +82,7 @@ class Instance:
     def _pause(self) -> float | None:
         if self._imds is None:
             return None
-        return backoff(self._failures, _FIRST_PAUSE, _LONGEST_PAUSE) if self._failures else _LOOK_AGAIN
+        return _BACKOFF.after(self._failures) if self._failures else _LOOK_AGAIN
 
     # --- deletion cost ------------------------------------------------------------------------------
 
@@ -124,18 +125,28 @@ class Instance:
         return self._ask(self._imds, leave)
 
     def _ask(self, imds: Imds, leave: LeaveInstance) -> bool:
-        for number in range(_TRIES):
-            try:
-                imds.recreate() if leave.departure is Departure.RECREATE else imds.reallocate(leave.reason)
-            except ImdsUnavailable as error:
-                logs.warn("instance_not_left", departure=leave.departure, reason=leave.reason, detail=str(error))
-                if error.refused or number == _TRIES - 1:
-                    return False
-                threading.Event().wait(_PAUSE_BETWEEN)
+        def once() -> None:
+            if leave.departure is Departure.RECREATE:
+                imds.recreate()
             else:
-                logs.info("instance_left", departure=leave.departure, reason=leave.reason)
-                return True
-        return False
+                imds.reallocate(leave.reason)
+
+        def tell(error: ImdsUnavailable) -> None:
+            logs.warn("instance_not_left", departure=leave.departure, reason=leave.reason, detail=str(error))
+
+        try:
+            retry(
+                once,
+                on=ImdsUnavailable,
+                backoff=_BACKOFF_TO_LEAVE,
+                until=lambda failure: failure.error.refused or failure.number >= _TRIES,
+                on_failure=lambda failure: tell(failure.error),
+            )
+        except ImdsUnavailable as error:
+            tell(error)
+            return False
+        logs.info("instance_left", departure=leave.departure, reason=leave.reason)
+        return True
 
 
 def _neighbours_in(directory: str) -> Peers | None:

@@ -3,12 +3,14 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from kelpie_worker.system.backoff import Backoff
 from kelpie_worker.system.linux import boottime
 
 Result = TypeVar("Result")
+Error = TypeVar("Error", bound=Exception)
+Error_co = TypeVar("Error_co", bound=Exception, covariant=True)
 
 
 class Interrupted(Exception):
@@ -16,28 +18,25 @@ class Interrupted(Exception):
 
 
 @dataclass(frozen=True)
-class Failure:
+class Failure(Generic[Error_co]):
     """A call that failed."""
 
-    error: Exception
+    error: Error_co
     number: int  # of failures in a row, from 1
     waited: float  # seconds since the first call began
 
 
-Until = Callable[[Failure], bool]
-
-
-def never(failure: Failure) -> bool:
+def never(failure: Failure[Exception]) -> bool:
     """Try for ever."""
     return False
 
 
-def tries(most: int) -> Until:
+def tries(most: int) -> Callable[[Failure[Exception]], bool]:
     """Until so many calls have failed."""
     return lambda failure: failure.number >= most
 
 
-def within(seconds: float) -> Until:
+def within(seconds: float) -> Callable[[Failure[Exception]], bool]:
     """Until a call fails so long after the first one began."""
     return lambda failure: failure.waited >= seconds
 
@@ -50,11 +49,11 @@ def sleep(seconds: float) -> bool:
 def retry(
     operation: Callable[[], Result],
     *,
-    on: type[Exception] | tuple[type[Exception], ...],
+    on: type[Error] | tuple[type[Error], ...],
     backoff: Backoff,
     pause: Callable[[float], object] = sleep,
-    until: Until = never,
-    on_failure: Callable[[Failure], object] = lambda failure: None,
+    until: Callable[[Failure[Error]], bool] = never,
+    on_failure: Callable[[Failure[Error]], object] = lambda failure: None,
     clock: Callable[[], float] = boottime,
 ) -> Result:
     """The operation's result, once a call of it succeeds.

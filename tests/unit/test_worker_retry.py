@@ -78,7 +78,7 @@ def test_tries_says_how_many_calls_may_fail(failing: int, most: int) -> None:
 
 @given(st.floats(0, 1000))
 def test_within_ends_the_row_at_the_first_failure_after_its_time(seconds: float) -> None:
-    clock, told = Clock(), list[Failure]()
+    clock, told = Clock(), list[Failure[Exception]]()
     with pytest.raises(ConnectionError):
         retry(
             Flaky(10_000),
@@ -94,7 +94,7 @@ def test_within_ends_the_row_at_the_first_failure_after_its_time(seconds: float)
 
 
 def test_every_failure_that_another_call_follows_is_told_and_no_other() -> None:
-    told = list[Failure]()
+    told = list[Failure[Exception]]()
     with pytest.raises(ConnectionError, match="call 3"):
         retry(Flaky(9), on=OSError, backoff=BACKOFF, pause=Clock().pause, until=tries(3), on_failure=told.append)
     assert [(str(failure.error), failure.number) for failure in told] == [("call 1", 1), ("call 2", 2)]
@@ -108,7 +108,7 @@ def test_what_is_not_repeated_is_raised_at_once() -> None:
 
 
 def test_what_is_raised_when_a_failure_is_told_ends_the_row() -> None:
-    def unbearable(failure: Failure) -> None:
+    def unbearable(failure: Failure[Exception]) -> None:
         raise KeyError(failure.number) from failure.error
 
     operation = Flaky(9)
