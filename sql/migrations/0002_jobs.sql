@@ -14,6 +14,8 @@
 -- that nothing changes after a final state, that attempt never goes down, that columns fit states.
 --
 -- Locks: none that matter, the tables are new. The running release can live beside it.
+--
+-- Before its functions moved out its checksum was 7d26449b0b01735a247b3ab2da0a95346866568d6a96ef5655aa1c68c9c913bd
 
 create type job_status as enum ('pending', 'running', 'completed', 'failed', 'canceled');
 
@@ -85,21 +87,8 @@ create index failed_jobs_of_a_tenant on jobs (tenant_id, seq) where failed is no
 create index canceled_jobs_of_a_tenant on jobs (tenant_id, seq) where canceled is not null;
 create index jobs_of_a_group on jobs (tenant_id, container_group, seq);
 
-create function guard_job() returns trigger language plpgsql as $$
-begin
-  if old.status in ('completed', 'failed', 'canceled') then
-    raise exception 'job % is % and takes no more changes', old.id, old.status using errcode = 'KL001';
-  end if;
-  if new.status <> old.status and not exists (
-       select from job_transitions where from_status = old.status and to_status = new.status) then
-    raise exception 'job % cannot move from % to %', old.id, old.status, new.status using errcode = 'KL002';
-  end if;
-  if new.attempt < old.attempt then
-    raise exception 'attempt of job % cannot go down from % to %', old.id, old.attempt, new.attempt
-      using errcode = 'KL003';
-  end if;
-  return new;
-end $$;
+-- Declared for its trigger; what it does stands in functions/guard_job.sql.
+create function guard_job() returns trigger language plpgsql as 'begin return new; end';
 
 create trigger guard_job before update on jobs for each row execute function guard_job();
 

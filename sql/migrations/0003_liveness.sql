@@ -1,12 +1,12 @@
 -- When silence counts: the coordinator's own liveness, its outages, and where no lease can have lapsed.
 --
--- While the API or the database is away nobody can heartbeat, and on return every lease would look dead.
--- Web processes keep `coordinator.seen` fresh; a gap becomes a row of `outages`, and no lease lapses
--- before its holder had two intervals since the end of an outage that was long enough to matter to it
--- (half an interval: a shorter one cannot use up the two intervals that a lease lasts). While `seen`
--- itself is stale, nobody has written the gap down yet and no lease lapses at all.
+-- While the API or the database is away no heartbeat arrives, and on return every lease would look dead.
+-- Web processes keep `coordinator.seen` fresh, and a gap becomes a row of `outages`; what that means for a lease is
+-- decided in functions/lapsed.sql and functions/silence_counts_from.sql.
 --
 -- Locks: none that matter, the tables are new. The running release can live beside it.
+--
+-- Before its functions moved out its checksum was b102b8a7e3fa725211ccfa6440b6dfadfcbb431292a11b4a22ddb52251bdc8e8
 
 create table coordinator (
   only_row boolean     primary key default true check (only_row),
@@ -20,26 +20,6 @@ create table outages (
   ended timestamptz primary key,
   check (began < ended)
 );
-
-create function silence_counts_from(heartbeat_interval integer) returns timestamptz
-language sql stable as $$
-  select case
-           when seen < now() - greatest(heartbeat_interval / 2.0, 1) * interval '1 second' then timestamptz 'infinity'
-           else coalesce((select max(ended) from outages
-                           where ended - began >= heartbeat_interval / 2.0 * interval '1 second'),
-                         timestamptz '-infinity')
-         end
-    from coordinator
-$$;
-
--- A lease lapses after two intervals of silence (contract section 3). The cheap comparison comes first: the
--- function is asked only about leases that look dead.
-create function lapsed(heartbeat timestamptz, heartbeat_interval integer) returns boolean
-language sql stable as $$
-  select case when heartbeat + 2 * heartbeat_interval * interval '1 second' >= now() then false
-              else silence_counts_from(heartbeat_interval) + 2 * heartbeat_interval * interval '1 second' < now()
-         end
-$$;
 
 -- Where many leases of one queue are held, looking at each of them on every claim would make claims
 -- slower with every running job. Housekeeping notes here until when none of them can lapse; a claim

@@ -9,16 +9,10 @@
 --               that name at Salad would have the user's jobs.
 --
 -- Locks: `users` for a moment; the tables are new. The running release can live beside it.
+--
+-- Before its functions moved out its checksum was c5f9dd0f87b81096c9ca167d967e1576187e0b5cdc9891ea12b06c3d1d0992cb
 
 alter table users add column organization text unique;
-
-create function is_of_organization(the_user users, the_organization text) returns boolean
-language sql stable as $$
-  select not the_user.is_admin
-     and (the_user.organization is not distinct from the_organization
-          or exists (select from tenants t join api_keys k on k.tenant_id = t.id
-                      where t.user_id = the_user.id and k.org_name = the_organization))
-$$;
 
 create table salad_proofs (
   digest bytea       primary key check (length(digest) = 32),

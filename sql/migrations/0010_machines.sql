@@ -10,6 +10,8 @@
 -- Locks: `queue` and `events` for a moment to change their columns and check; `queue` against writes while a small index
 -- is built by reading it once, about a second for a million rows. The check on events is not validated, for all rows
 -- there fit the narrower one before it. The running release can live beside it: its failures count nothing here.
+--
+-- Before its functions moved out its checksum was ea42284528e4e341cfd1ce71f412355b448a3446cad7fefaf17c51008b6a8cc3
 
 create table machines (
   tenant_id       bigint      not null,
@@ -53,21 +55,3 @@ alter table events drop constraint events_kind_check;
 alter table events add constraint events_kind_check check (
   kind in ('submitted', 'claimed', 'interrupted', 'released', 'attempt_failed', 'completed', 'failed', 'canceled',
            'blocked')) not valid;
-
--- Who may still come for a job of a line: heard of lately, or busy with a job. A worker that had trouble pauses for
--- minutes before it asks again. '' is the line of the null group, which every machine of the tenant is served from.
-create function live_machines(the_tenant_id bigint, the_container_group text) returns setof text
-language sql stable as $$
-  select machine_id
-    from machines
-   where tenant_id = the_tenant_id
-     and (the_container_group = '' or container_group = the_container_group)
-     and last_seen > now() - interval '10 minutes'
-   union
-  select machine_id
-    from queue
-   where tenant_id = the_tenant_id
-     and machine_id is not null
-     and (the_container_group = '' or holder_group = the_container_group)
-     and not lapsed(heartbeat, heartbeat_interval)
-$$;

@@ -408,7 +408,7 @@ class TestNobodyElseWaits:
 
 def test_webhooks_that_wait_while_the_schema_is_migrated_get_their_lanes(empty_database: str) -> None:
     steps = known()
-    migrate(empty_database, lambda line: None, steps[:6])
+    migrate(empty_database, lambda line: None, steps[:6], functions=[])
     with psycopg.connect(empty_database) as connection:
         connection.execute(
             "with job as (insert into jobs (id, tenant_id, command, arguments, environment, sync, compression,"

@@ -15,7 +15,7 @@ from kelpie_api.app import create_app
 from kelpie_api.config import Config
 from kelpie_api.db import Database
 from kelpie_api.errors import SchemaError
-from kelpie_api.migrations import LOCK, Migration, known, migrate
+from kelpie_api.migrations import LOCK, Function, Migration, known, migrate
 from tests.helpers import wait_until_blocked
 
 MIGRATE = Path(__file__).parents[2] / "scripts" / "migrate"
@@ -32,9 +32,11 @@ def exists(url: str, table: str) -> bool:
         return connection.execute("select to_regclass(%s) is not null", [table]).fetchone() == (True,)
 
 
-def apply(url: str, migrations: list[Migration] | None = None) -> list[str]:
+def apply(
+    url: str, migrations: list[Migration] | None = None, functions: list[Function] | None = None
+) -> list[str]:
     said: list[str] = []
-    migrate(url, said.append, migrations)
+    migrate(url, said.append, migrations, functions)
     return said
 
 
@@ -118,7 +120,7 @@ def test_a_refusal_is_one_sentence_on_the_command_line(empty_database: str) -> N
 @pytest.mark.parametrize("applied", [0, 1, len(known()) - 1])
 def test_the_api_does_not_start_on_an_outdated_schema(empty_database: str, applied: int) -> None:
     if applied:
-        apply(empty_database, known()[:applied])
+        apply(empty_database, known()[:applied], functions=[])
     with pytest.raises(SchemaError, match=rf"at version {applied}, .* run scripts/migrate"):
         create_app(config(empty_database))
 

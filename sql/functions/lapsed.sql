@@ -1,0 +1,8 @@
+-- A lease lapses after two intervals of silence (contract section 3). The cheap comparison comes first: the
+-- function is asked only about leases that look dead.
+create or replace function lapsed(heartbeat timestamptz, heartbeat_interval integer) returns boolean
+language sql stable as $$
+  select case when heartbeat + 2 * heartbeat_interval * interval '1 second' >= now() then false
+              else silence_counts_from(heartbeat_interval) + 2 * heartbeat_interval * interval '1 second' < now()
+         end
+$$;

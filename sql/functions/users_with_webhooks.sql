@@ -1,0 +1,12 @@
+-- Steps from one to the next with one look into the index each, never through the rows of one. What comes first is
+-- chance (`start`), so what a look does not reach, another will.
+create or replace function users_with_webhooks(start uuid) returns setof uuid language sql stable as $$
+  with recursive waiting (id) as (
+    (select user_id from webhooks where next_try is not null order by user_id limit 1)
+    union all
+    select (select user_id from webhooks where next_try is not null and user_id > waiting.id order by user_id limit 1)
+      from waiting
+     where waiting.id is not null
+  )
+  select id from waiting where id is not null order by id < start, id
+$$;
