@@ -135,7 +135,9 @@ class Authenticator:
             raise Forbidden(
                 "This API key is not known here; check X-Kelpie-Key, or ask the administrator for a new key."
             )
-        return Caller(**found, sealed_key=None if found["is_admin"] else self.seal.seal(key))
+        fingerprint = found.pop("fingerprint")
+        sealed_key = None if found["is_admin"] else self.seal.known_as(fingerprint).seal(key)
+        return Caller(**found, sealed_key=sealed_key)
 
 
 def named(headers: Headers, *required: str) -> list[str]:

@@ -16,6 +16,7 @@ from kelpie_api import logs
 from kelpie_api.cache import Cache
 from kelpie_api.config import Config
 from kelpie_api.db import SQL, Database
+from kelpie_api.encryption import keys_in
 from kelpie_api.errors import NoAnswer, Unavailable
 from kelpie_api.net.single_flight import Budget, Flights
 from kelpie_api.salad.client import Salad, SaladRefused, group_with, is_name
@@ -48,6 +49,7 @@ class Proof:
 
 
 Asking = Callable[[], Proof]
+Question = tuple[bytes, ...]  # its digests: what is kept in the database of it, by each key that we have
 
 
 class SaladKeys:
@@ -63,17 +65,19 @@ class SaladKeys:
         self.request_budget = RequestBudget(db, TOKEN)
         self.believed_for = config.proven_for.total_seconds()
         self.refused_for = config.refused_for.total_seconds()
-        self.secret = hashlib.sha256(b"kelpie salad proofs\0" + config.secret_key.encode()).digest()
+        self.secrets = [
+            hashlib.sha256(b"kelpie salad proofs\0" + key.encode()).digest() for key in keys_in(config.secret_key)
+        ]
         self.unproven_keys = Flights(UNPROVEN_AT_ONCE, MOST_UNPROVEN)
         self.proven_keys = Flights()
         self.workloads = Flights()
         self.budgets: Cache[tuple[str, str], Budget] = Cache(REMEMBERED)
-        self.remembered: Cache[bytes, Proof] = Cache(REMEMBERED)
+        self.remembered: Cache[Question, Proof] = Cache(REMEMBERED)
         self.warned = False
 
     def key_is_good(self, key: str, organization: str, project: str) -> bool:
         """Is this Salad's key for the project? Raises Unavailable if Salad gives no answer and never did."""
-        question = self._digest("key", key, organization, project)
+        question = self._question("key", key, organization, project)
         proof = self._proof(
             question,
             lambda: self._opens(key, organization, project),
@@ -89,7 +93,7 @@ class SaladKeys:
         """Does the coordinator's own key find this container group in the project? Without an answer: no."""
         if not self._can_look() or not (is_name(organization) and is_name(project)):
             return False
-        question = self._digest("workload", workload_id, organization, project)
+        question = self._question("workload", workload_id, organization, project)
         budget = self._budget(workload_id, organization)
         return self._proof(
             question,
@@ -103,7 +107,7 @@ class SaladKeys:
         for flights in (self.unproven_keys, self.proven_keys, self.workloads):
             flights.end()
 
-    def _about_key(self, question: bytes, known: Proof, asking: Asking) -> Proof:
+    def _about_key(self, question: Question, known: Proof, asking: Asking) -> Proof:
         if known.holds():
             return self.proven_keys.ask(question, asking, SHORT_PATIENCE)
         return self.unproven_keys.ask(question, asking, KEY_PATIENCE)
@@ -121,13 +125,15 @@ class SaladKeys:
             )
         return self.own_key is not None
 
-    def _digest(self, *parts: str) -> bytes:
-        """A keyed digest; each part with its length, so that no two questions look alike."""
+    def _question(self, *parts: str) -> Question:
+        """Keyed digests; each part with its length, so that no two questions look alike."""
         encoded = [part.encode("utf-8", "surrogateescape") for part in parts]
         message = b"".join(len(part).to_bytes(8, "big") + part for part in encoded)
-        return hmac.digest(self.secret, message, "sha256")
+        return tuple(hmac.digest(secret, message, "sha256") for secret in self.secrets)
 
-    def _proof(self, question: bytes, vouch: Callable[[], bool], send: Callable[[Proof, Asking], Proof]) -> Proof:
+    def _proof(
+        self, question: Question, vouch: Callable[[], bool], send: Callable[[Proof, Asking], Proof]
+    ) -> Proof:
         """`vouch` asks Salad; `send` has it asked, among its like."""
         known = self.remembered.get(question)
         if known and known.ask_again > time.monotonic():
@@ -140,9 +146,9 @@ class SaladKeys:
         except NoAnswer:
             return known
 
-    def _recall(self, question: bytes) -> Proof:
+    def _recall(self, question: Question) -> Proof:
         """What this or another process was told before."""
-        kept = self.db.one_or_none(SQL.recall_proof, digest=question)
+        kept = self.db.one_or_none(SQL.recall_proof, digests=list(question))
         if kept is None:
             return Proof(None, refused=False, ask_again=0.0)
         proven = time.monotonic() - kept["age"]
@@ -151,7 +157,7 @@ class SaladKeys:
             self.remembered.put(question, proof)
         return proof
 
-    def _ask(self, question: bytes, vouch: Callable[[], bool], known: Proof) -> Proof:
+    def _ask(self, question: Question, vouch: Callable[[], bool], known: Proof) -> Proof:
         told = self.remembered.get(question)
         if told and told.ask_again > time.monotonic():  # the answer came while this question was on its way
             return told
@@ -163,9 +169,9 @@ class SaladKeys:
         if not vouched:
             # Remembered first: who finds the proof gone asks as a stranger does, and finds the refusal then.
             refusal = self.remembered.put(question, Proof(None, True, time.monotonic() + self.refused_for))
-            self.db.execute(SQL.drop_proof, digest=question)
+            self.db.execute(SQL.drop_proof, digests=list(question))
             return refusal
-        self.db.execute(SQL.keep_proof, digest=question)
+        self.db.execute(SQL.keep_proof, digest=question[0])
         self.db.execute(SQL.forget_proofs)
         now = time.monotonic()
         return self.remembered.put(question, Proof(now, False, now + self.believed_for))

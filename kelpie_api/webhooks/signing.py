@@ -53,7 +53,7 @@ def valid_secrets(db: Database, seal: Seal, user_id: UUID) -> list[Row]:
     if found and found[0]["valid_until"] is None and all(row["secret"] for row in found):
         return found
     with db.transaction() as tx:
-        encryption.require(tx, seal)
+        seal = encryption.require(tx, seal)
         _lock(tx, user_id)
         _drop_unreadable(tx, seal, user_id)
         tx.execute(SQL.create_signing_secret, user_id=user_id, sealed=seal.seal(new_secret()))
@@ -68,7 +68,7 @@ def signing_secret(db: Database, seal: Seal, user_id: UUID) -> dict[str, Any]:
 def rotate_signing_secret(db: Database, seal: Seal, user_id: UUID) -> dict[str, Any]:
     """A new secret, shown as by `signing_secret`. The one before stays valid for a day, older ones end."""
     with db.transaction() as tx:
-        encryption.require(tx, seal)
+        seal = encryption.require(tx, seal)
         _lock(tx, user_id)
         _drop_unreadable(tx, seal, user_id)
         tx.execute(SQL.end_previous_signing_secret, user_id=user_id)

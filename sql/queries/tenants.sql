@@ -23,8 +23,10 @@ select id, %(org_name)s, %(digest)s from tenant
 returning id;
 
 -- name: find_api_key
--- Whose key this is; the digest is returned to be compared in constant time.
-select k.digest, k.tenant_id, u.id as user_id, u.username, u.is_admin, k.org_name as organization, t.project
+-- Whose key this is; the digest is returned to be compared in constant time, and the fingerprint says with which key
+-- of ours it is to be sealed.
+select k.digest, k.tenant_id, u.id as user_id, u.username, u.is_admin, k.org_name as organization, t.project,
+       (select fingerprint from secret_key) as fingerprint
   from api_keys k
   join tenants t on t.id = k.tenant_id
   join users u on u.id = t.user_id
@@ -81,11 +83,14 @@ select tenant.id as tenant_id, owner.id as user_id, owner.username, owner.userna
  cross join tenant;
 
 -- name: recall_proof
--- How many seconds ago Salad vouched for this; by the database's clock, which all processes share.
+-- How many seconds ago Salad vouched for this; by the database's clock, which all processes share. While
+-- KELPIE_SECRET_KEY is being changed one question has several digests.
 select extract(epoch from now() - proven)::float8 as age
   from salad_proofs
- where digest = %(digest)s
-   and proven > now() - interval '1 day';
+ where digest = any(%(digests)s::bytea[])
+   and proven > now() - interval '1 day'
+ order by proven desc
+ limit 1;
 
 -- name: keep_proof
 insert into salad_proofs (digest)
@@ -93,7 +98,7 @@ values (%(digest)s)
     on conflict (digest) do update set proven = now();
 
 -- name: drop_proof
-delete from salad_proofs where digest = %(digest)s;
+delete from salad_proofs where digest = any(%(digests)s::bytea[]);
 
 -- name: forget_proofs
 -- Older ones count no more; a row that another process is at is left to it.

@@ -9,6 +9,7 @@ import pytest
 from flask import Flask
 
 from kelpie_api.db import Database
+from tests.conftest import SECRET_KEY
 from tests.helpers import Client, Tenant
 from tests.scripts.conftest import Run, refused
 
@@ -120,3 +121,16 @@ def test_a_new_secret_key_is_adopted_by_who_says_yes(run: Run, api: Client, tena
 def test_a_new_secret_key_must_be_in_the_environment(run: Run, db: Database) -> None:
     missing = refused(run("admin", "change-secret-key", "--yes", env={"KELPIE_SECRET_KEY": ""}))
     assert "KELPIE_SECRET_KEY is not set" in missing
+
+
+def test_a_new_secret_key_beside_the_old_one_is_adopted_and_nothing_is_lost(run: Run, api: Client) -> None:
+    before = (api.get("/users/me/signing-secret").json or {})["secret"]
+    new = NEW_KEY["KELPIE_SECRET_KEY"]
+    both = {"KELPIE_SECRET_KEY": f"{new},{SECRET_KEY}"}
+    assert "--yes" in refused(run("admin", "change-secret-key", env=both))
+    adopted = run("admin", "change-secret-key", "--yes", "--json", env=both)
+    assert json.loads(adopted.stdout) == {"changed": True, "resealed_secrets": 1, "resealed_keys": 0}
+    again = run("admin", "change-secret-key", "--yes", env=both)
+    assert again.returncode == 0 and "nothing was changed" in again.stdout
+    rotated = json.loads(run("admin", "rotate-signing-secret", "acme", "--json", env=NEW_KEY).stdout)
+    assert rotated["previous"]["secret"] == before
