@@ -1,4 +1,5 @@
-"""Every environment variable of the coordinator, read once into one frozen object (contract section 8)."""
+"""Every environment variable of the coordinator, read once into one frozen object
+(docs/operating.md, Settings)."""
 
 from __future__ import annotations
 

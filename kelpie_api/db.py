@@ -130,7 +130,7 @@ class Database:
 
     Connections are in autocommit: a single statement is its own transaction and costs one round trip.
     Statements are never prepared and no session state is kept, for PgBouncer may stand in between
-    (contract section 8).
+    (docs/design/protocol.md, Operating).
     """
 
     def __init__(self, url: str, connections: int = 10) -> None:
@@ -171,7 +171,7 @@ class Database:
         """Do work that is harmless twice, and do it again once if the connection breaks meanwhile.
 
         Dead connections are noticed when they are taken from the pool, so one retry serves all requests through
-        a restart of Postgres (reliability section 2).
+        a restart of Postgres.
         """
         try:
             return self.unrepeatable(work)

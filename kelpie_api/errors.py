@@ -7,7 +7,7 @@ from typing import Any
 
 
 class KelpieError(Exception):
-    """The base of all errors that are answered as `{"error", "message"}` (contract section 1)."""
+    """The base of all errors that are answered as `{"error", "message"}` (docs/design/protocol.md, Errors)."""
 
     status = 500
     title = "Internal Server Error"
@@ -89,7 +89,7 @@ class Conflict(KelpieError):
 
 
 class NotTheHolder(Conflict):
-    """A report from somebody who does not hold the job's lease (contract section 3, Fence)."""
+    """A report from somebody who does not hold the job's lease (docs/design/protocol.md, Attempt and fence)."""
 
     title = "Not The Holder"
 

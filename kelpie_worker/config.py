@@ -1,4 +1,4 @@
-"""Every environment variable of the worker, read once into one frozen object (contract section 7)."""
+"""Every environment variable of the worker, read once into one frozen object (docs/worker.md, Settings)."""
 
 import os
 import tempfile
@@ -192,7 +192,7 @@ def load(environment: Mapping[str, str] = os.environ) -> Config:
 
 
 def authorization(environment: Mapping[str, str], on_salad: bool = False) -> Authorization:
-    """The first of the ways to authenticate, in the contract's order, that is set up. Raises ConfigError."""
+    """The first way to authenticate that is set up (docs/worker.md, Settings). Raises ConfigError."""
     if key := _credential(environment, "KELPIE_API_KEY"):
         return Authorization({"X-Kelpie-Key": key})
     organization = _salad_name(environment, "SALAD_ORGANIZATION")

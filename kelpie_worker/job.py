@@ -88,7 +88,8 @@ _UNSAVED = ("checkpoint", "command", "arguments", "environment")
 def from_wire(
     document: Mapping[str, Any], claim_id: str, directories: LegacyDirectories, attempt: int | None
 ) -> Job:
-    """Read a job as the API shows it (contract section 2); KeyError, TypeError or ValueError if it is none."""
+    """Read a job as the API shows it
+    (docs/design/protocol.md, Submission); KeyError, TypeError or ValueError if it is none."""
     before, during, after = _blocks(document, directories)
     return Job(
         claim_id=claim_id,

@@ -228,7 +228,7 @@ def judged(state: JobState, message: Message) -> Ending | None:
 
 
 def exit_outcome(exited: Exited) -> Ending:
-    """What the end of a command that Kelpie had not signalled means (contract section 7, invariant I7)."""
+    """What the end of a command that Kelpie had not signalled means (docs/design/guarantees.md, I7)."""
     if exited.error is not None:
         return Ending(Verdict.FAILED, "not_found", detail=exited.error)
     code = exited.exit_code if exited.signal is None else 128 + exited.signal

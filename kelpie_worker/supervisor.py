@@ -251,7 +251,8 @@ class Supervisor:
             self._send(command)
 
     def _learn_from(self, message: Message, job: JobState) -> None:
-        """After trouble with storage or disk the next claim waits, longer each time (contract section 7)."""
+        """After trouble with storage or disk the next claim waits, longer each time
+        (docs/worker.md, Why did my job restart?)."""
         if isinstance(message, Troubled):
             self._troubles += 1
             self._pause = backoff(self._troubles, _FIRST_TROUBLE_PAUSE, _LONGEST_TROUBLE_PAUSE)

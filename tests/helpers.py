@@ -82,7 +82,7 @@ class Client:
 
 
 def refused(answer: TestResponse, status: int) -> Job:
-    """The body of a refusal, after a look at what all of them have in common (contract section 1)."""
+    """The body of a refusal, after a look at what all of them have in common (docs/design/protocol.md, Errors)."""
     assert answer.status_code == status, answer.text
     assert answer.mimetype == "application/json"
     assert answer.headers["Kelpie-Extensions"]

@@ -1,6 +1,7 @@
 """The history checker: holds what the database kept against what the clients were told, and names what is wrong.
 
-The promises are the invariants of reliability section 1, as far as rows and answers show them. What happened to a
+The promises are the invariants of
+docs/design/guarantees.md, as far as rows and answers show them. What happened to a
 job has the order of its events, for they are written under the job's lock; a row's times say when a transaction
 began, which is before it got that lock. Calls carry one monotonic clock of the process that made them.
 """
@@ -142,7 +143,7 @@ def by_job(rows: list[Row]) -> dict[Any, list[Row]]:
 
 
 def one_live_lease(life: Life) -> Iterator[str]:
-    """I1."""
+    """One live lease (docs/design/guarantees.md, I1)."""
     live = [attempt["number"] for attempt in life.attempts if attempt["ended"] is None]
     held = [life.lease["attempt"]] if life.lease and life.lease["machine_id"] else []
     if live != held:
@@ -158,7 +159,7 @@ def one_live_lease(life: Life) -> Iterator[str]:
 
 
 def each_attempt_is_one_handout(life: Life) -> Iterator[str]:
-    """I2."""
+    """Attempts are numbered without gaps, each handed to one request (docs/design/guarantees.md, I2)."""
     numbers = [attempt["number"] for attempt in life.attempts]
     if numbers != list(range(1, life.job["attempt"] + 1)):
         yield f"its attempts are {numbers}, its number of handouts is {life.job['attempt']}"
@@ -174,7 +175,7 @@ def each_attempt_is_one_handout(life: Life) -> Iterator[str]:
 
 
 def only_the_holder_is_heard(life: Life) -> Iterator[str]:
-    """I3."""
+    """Only the holder is heard (docs/design/guarantees.md, I3)."""
     for beat in life.accepted("heartbeat"):
         for claim in life.took_over_before(beat):
             yield (
@@ -210,7 +211,7 @@ def is_written_down(life: Life, report: Call) -> bool:
 
 
 def silence_is_waited_for(life: Life) -> Iterator[str]:
-    """A lease is taken from nobody before two intervals of silence, and outages do not count as silence (I16)."""
+    """No lease is taken before two intervals of silence, and outages are none (docs/design/guarantees.md, I16)."""
     two = 2 * timedelta(seconds=life.job["heartbeat_interval"])
     for before, after in zip(life.attempts, life.attempts[1:], strict=False):
         if before["outcome"] != "interrupted":
@@ -224,7 +225,7 @@ def silence_is_waited_for(life: Life) -> Iterator[str]:
 
 
 def nothing_after_the_end(life: Life) -> Iterator[str]:
-    """I4."""
+    """Nothing follows a final state (docs/design/guarantees.md, I4)."""
     ends = [event["kind"] for event in life.events if event["kind"] in FINAL]
     if ends != [life.job["status"]] * life.is_final:
         yield f"it is {life.job['status']}, its history tells of {ends}"
@@ -240,7 +241,7 @@ def nothing_after_the_end(life: Life) -> Iterator[str]:
 
 
 def each_failed_attempt_counts_once(life: Life) -> Iterator[str]:
-    """I7."""
+    """Each failed attempt counts once (docs/design/guarantees.md, I7)."""
     told = [(event["attempt"], event["actor"]) for event in life.events if event["kind"] == "attempt_failed"]
     failed = [attempt["number"] for attempt in life.attempts if attempt["outcome"] == "failed"]
     if sorted(number for number, _ in told if number) != failed or len(set(told)) != len(told):
@@ -252,7 +253,7 @@ def each_failed_attempt_counts_once(life: Life) -> Iterator[str]:
 
 
 def never_to_a_banned_machine(life: Life) -> Iterator[str]:
-    """I9."""
+    """No banned machine is handed the job (docs/design/guarantees.md, I9)."""
     failed = set()
     for event in life.events:
         if event["kind"] == "attempt_failed":
@@ -265,14 +266,14 @@ def never_to_a_banned_machine(life: Life) -> Iterator[str]:
 
 
 def only_its_own_tenant(life: Life) -> Iterator[str]:
-    """I10."""
+    """No call of another tenant is accepted (docs/design/guarantees.md, I10)."""
     for call in life.calls:
         if call.accepted and call.tenant_id != life.job["tenant_id"]:
             yield f"a {call.kind} of tenant {call.tenant_id} was accepted, it belongs to {life.job['tenant_id']}"
 
 
 def a_webhook_for_each_transition(life: Life) -> Iterator[str]:
-    """I11."""
+    """Each transition has its webhook (docs/design/guarantees.md, I11)."""
     due = ["running"] * life.job["attempt"]
     if life.job["status"] in {"completed", "failed"}:
         due.append(life.job["status"])

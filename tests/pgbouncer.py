@@ -1,4 +1,5 @@
-"""A PgBouncer in transaction mode before the database of the tests, as operators have it (contract section 8)."""
+"""A PgBouncer in transaction mode before the database of the tests, as operators have it
+(docs/design/protocol.md, Operating)."""
 
 from __future__ import annotations
 

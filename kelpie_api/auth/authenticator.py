@@ -1,4 +1,5 @@
-"""Who is calling: a key or a token becomes a Caller, which every statement is scoped by (contract section 5)."""
+"""Who is calling: a key or a token becomes a Caller, which every statement is scoped by
+(docs/design/protocol.md, Callers)."""
 
 from __future__ import annotations
 

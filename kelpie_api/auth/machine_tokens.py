@@ -1,4 +1,5 @@
-"""The tokens of Salad's machines: whose they are, and the public keys that prove it (reliability section 2)."""
+"""The tokens of Salad's machines: whose they are, and the public keys that prove it
+(docs/design/protocol.md, Callers)."""
 
 from __future__ import annotations
 

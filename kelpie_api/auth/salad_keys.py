@@ -1,7 +1,8 @@
 """What Salad vouches for: that an API key is good for a project, and that a container group is in one.
 
 A yes is believed for some minutes, and while Salad gives no answer for a day: kept in the database, so that all
-processes share it and a restart forgets nothing. A no is believed for some seconds (contract section 5).
+processes share it and a restart forgets nothing. A no is believed for some seconds
+(docs/design/protocol.md, Callers).
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Bad machines are sent away: the outbox of reallocations is carried out at Salad (contract section 3).
+"""Bad machines are sent away: the outbox of reallocations is carried out at Salad
+(docs/design/protocol.md, Bad machines).
 
 Taking one and writing down what came of it are short statements; Salad is asked in between, in no transaction.
 """

@@ -1,7 +1,8 @@
 """Requests to addresses that users name: to public ones only, and to the very address that was checked.
 
 What a name leads to may change between a check and a connection, so the connection is made to what was checked;
-the certificate, SNI and Host stay the name's. No redirect is followed and no proxy asked (reliability section 2).
+the certificate, SNI and Host stay the name's. No redirect is followed and no proxy asked
+(docs/design/protocol.md, Webhooks).
 """
 
 from __future__ import annotations

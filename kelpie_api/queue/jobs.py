@@ -25,7 +25,7 @@ from kelpie_api.queue.listing import get
 from kelpie_api.queue.states import Outcome, Report, Status
 
 # Failures that say something of the job and nothing of the machine: five misspelt buckets must not send a healthy
-# fleet away (contract section 3).
+# fleet away (docs/design/protocol.md, Bad machines).
 JOBS_OWN_FAULTS = {"not_found", "not_started", "download", "pattern", "worker_broken"}
 
 # So many jobs end in a fraction of a second, and no claim has to step over more rows that are locked.

@@ -1,4 +1,5 @@
-"""Waiting for work: claims that found nothing wait here until there may be something (contract section 3, `wait`).
+"""Waiting for work: claims that found nothing wait here until there may be something
+(docs/design/protocol.md, Waiting for work).
 
 A process looks at the queue once for all that wait in it, when a notification says so and every few seconds, and
 wakes as many as there are jobs for them. So a submission costs a handful of claims however many wait for it.

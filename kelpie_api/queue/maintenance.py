@@ -66,7 +66,7 @@ class Maintenance:
         """Remove the dead entries that claims leave at the head of the queue's index; seconds until the next look.
 
         Autovacuum wakes once a minute, and claims at full speed slow to a third within fifteen seconds
-        (reliability section 2).
+        (bench/README.md).
         """
         dead = self.db.one_or_none(SQL.count_dead_queue_rows)
         if dead is None or dead["n_dead_tup"] < DEAD_ROWS:

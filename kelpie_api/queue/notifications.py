@@ -23,7 +23,7 @@ RECONNECT_PAUSE = 1.0
 class Listener:
     """Hears of new work on a connection of its own, once it has proven that it hears at all.
 
-    Behind PgBouncer LISTEN succeeds and nothing is ever heard (contract section 8).
+    Behind PgBouncer LISTEN succeeds and nothing is ever heard (docs/design/protocol.md, Waiting for work).
     """
 
     def __init__(self, db: Database, tell: Callable[[str], None]) -> None:

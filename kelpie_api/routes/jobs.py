@@ -1,4 +1,4 @@
-"""Jobs as users see them: submit, list, read, cancel, and the history of one (contract section 2)."""
+"""Jobs as users see them: submit, list, read, cancel, and the history of one (docs/design/protocol.md, Routes)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The machines that work, and what they failed at (contract section 3, Bad machines)."""
+"""The machines that work, and what they failed at (docs/design/protocol.md, Bad machines)."""
 
 from __future__ import annotations
 

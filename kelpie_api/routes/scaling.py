@@ -1,4 +1,5 @@
-"""Scaling rules, what the autoscaler decided, and the numbers for autoscalers of others (contract section 6)."""
+"""Scaling rules, what the autoscaler decided, and the numbers for autoscalers of others
+(docs/design/protocol.md, Scaling)."""
 
 from __future__ import annotations
 

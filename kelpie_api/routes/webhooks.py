@@ -1,4 +1,5 @@
-"""Webhooks as their owner sees them: the log, another delivery, and the signing secret (contract section 4)."""
+"""Webhooks as their owner sees them: the log, another delivery, and the signing secret
+(docs/design/protocol.md, Webhooks)."""
 
 from __future__ import annotations
 

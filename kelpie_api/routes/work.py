@@ -1,4 +1,4 @@
-"""What workers call: the claim and the reports (contract section 3)."""
+"""What workers call: the claim and the reports (docs/design/protocol.md, Claim)."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def carry_out(
     transition: Callable[[Database, Caller, UUID, Report], None], job_id: str, report: Report, done: str
 ) -> Row:
     """Carry a report out. The original's worker exits on a 409, and its next job with it, so a refused report
-    without an attempt is answered as if it had been accepted (contract section 3, Fence)."""
+    without an attempt is answered as if it had been accepted (docs/design/protocol.md, Attempt and fence)."""
     try:
         fenced(transition, job_id, report)
     except NotTheHolder as refusal:

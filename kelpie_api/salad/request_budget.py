@@ -2,7 +2,7 @@
 
 Salad counts the requests of a key, so they are counted where all processes see it, in one row of the database.
 Whoever wants to send one takes its place first and waits until it is due. A person who waits for an answer may be
-further ahead than programs: it is served first, and it never waits long (contract section 6).
+further ahead than programs: it is served first, and it never waits long (docs/design/protocol.md, Scaling).
 """
 
 from __future__ import annotations

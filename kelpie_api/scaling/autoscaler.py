@@ -1,4 +1,5 @@
-"""One run of the autoscaler: for each rule look, decide, carry out, and write down (contract section 6).
+"""One run of the autoscaler: for each rule look, decide, carry out, and write down
+(docs/design/protocol.md, Scaling).
 
 Nothing is held open while Salad is asked: what is wanted of a group is read in one statement, and what was done is
 recorded in a short transaction. A run that died half-way is healed by the next one, which sees what is.
@@ -255,8 +256,12 @@ class Autoscaler:
             raise RuleChanged
 
     def _stop(self, rule: Row, turn: RunLock) -> None:
-        """Stop a group that holds no lease (I17). From the last look on its machines are handed no job. That ends
-        by itself after the call, and where one try had no answer: Salad may carry it out still."""
+        """Stop a group that holds no lease (docs/design/guarantees.md, I17).
+
+        From the last look on its machines are handed no job, until STOPPING has passed after the last call: also
+        where a call had no answer, since Salad may still carry it out. Raises DecisionOutdated, StopUnconfirmed,
+        SaladRefused, NoAnswer.
+        """
         tries = 0
 
         def about_to_ask() -> None:

@@ -1,4 +1,5 @@
-"""How many replicas a container group should have, and what has to be done for it (contract section 6)."""
+"""How many replicas a container group should have, and what has to be done for it
+(docs/design/protocol.md, Scaling)."""
 
 from __future__ import annotations
 

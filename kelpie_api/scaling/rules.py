@@ -1,5 +1,5 @@
 """Scaling rules: which container groups follow their queue, between which limits, and what is wanted of them
-(contract section 6)."""
+(docs/design/protocol.md, Scaling)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The wire: what may be sent and what is answered (contract sections 1 to 6). A module for each resource, like the
+"""The wire: what may be sent and what is answered
+(docs/design/protocol.md, Requests and answers). A module for each resource, like the
 routes; here is what they share."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Jobs and their history as they are asked for and answered (contract sections 2 and 3)."""
+"""Jobs and their history as they are asked for and answered (docs/design/protocol.md, Routes)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Machines and their reallocations (contract section 3, Bad machines)."""
+"""Machines and their reallocations (docs/design/protocol.md, Bad machines)."""
 
 from __future__ import annotations
 

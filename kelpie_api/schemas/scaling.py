@@ -1,4 +1,4 @@
-"""Scaling rules, decisions, and the numbers of a group (contract section 6)."""
+"""Scaling rules, decisions, and the numbers of a group (docs/design/protocol.md, Scaling)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A job as a user submits it (contract section 2)."""
+"""A job as a user submits it (docs/design/protocol.md, Submission)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def webhook_url(url: str) -> None:
 
 
 def compilable_pattern(pattern: str) -> None:
-    """Patterns are ECMAScript's, which Python's `re` reads differently (contract section 2)."""
+    """Patterns are ECMAScript's, which Python's `re` reads differently (docs/design/protocol.md, Sync blocks)."""
     if problem := problem_of(pattern):
         raise ValidationError(f"The pattern is no ECMAScript regular expression: {problem}.")
 

@@ -1,4 +1,4 @@
-"""Users and their keys (contract section 5)."""
+"""Users and their keys (docs/design/protocol.md, Callers)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What workers ask for and report (contract section 3)."""
+"""What workers ask for and report (docs/design/protocol.md, Reports)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Browsers of other origins: what they may send, and what they may read (contract section 1)."""
+"""Browsers of other origins: what they may send, and what they may read
+(docs/design/protocol.md, Requests and answers)."""
 
 from __future__ import annotations
 

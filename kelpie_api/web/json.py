@@ -1,6 +1,6 @@
 """Reading what strangers send: what the column cannot hold or the parser cannot bear is a 400, never a 500.
 
-The rules are contract section 1 and reliability section 2 (hostile JSON). And writing much of it without keeping
+The rules are in docs/design/protocol.md, Errors. And writing much of it without keeping
 everybody else waiting.
 """
 

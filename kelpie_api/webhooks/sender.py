@@ -1,4 +1,5 @@
-"""The sender: takes due webhooks from the outbox, delivers them, and writes down how it went (contract section 4).
+"""The sender: takes due webhooks from the outbox, delivers them, and writes down how it went
+(docs/design/protocol.md, Webhooks).
 
 Taking and writing down are short statements; the network is in between, in no transaction.
 """
@@ -52,7 +53,7 @@ class DeliveryResult:
 def backoff(tries: int, jitter: float) -> timedelta:
     """The pause after the `tries`-th try: doubling from 4 seconds to an hour, less up to half (`jitter` 0 to 1).
 
-    The first is at most 4 seconds, so the first retry comes within 10 (contract section 4).
+    The first is at most 4 seconds, so the first retry comes within 10 (docs/design/protocol.md, Webhooks).
     """
     longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(tries - 1, 20))
     return timedelta(seconds=longest * (1 - jitter / 2))

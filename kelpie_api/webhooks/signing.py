@@ -1,7 +1,8 @@
 """Signatures of webhooks, by which a receiver knows who sent them, and the secrets they are made with.
 
 The form is that of Standard Webhooks (https://www.standardwebhooks.com). A secret belongs to a user, is encrypted
-in the database, and is made when first needed. After a rotation two are valid for a day (contract section 4).
+in the database, and is made when first needed. After a rotation two are valid for a day
+(docs/design/protocol.md, Webhooks).
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Over which objects an attempt writes: over those it knows, and over no newer attempt's (invariant I12).
+"""Over which objects an attempt writes: over those it knows, and over no newer attempt's
+(docs/design/guarantees.md, I12).
 
 A worker that has lost its lease may not have heard of it: its machine slept between the look at the lease and the
 request, or the request was long on its way. So the request itself names the ETag of the object that it replaces,

@@ -31,7 +31,7 @@ class Ledger:
     def due_for_deletion(self, now: Snapshot, final: bool) -> list[str]:
         """Files the command has removed, and that neither this generation nor the one before it has.
 
-        Only what this attempt had can be in it: absence at the start never deletes (contract section 7).
+        Only what this attempt had can be in it: absence at the start never deletes (docs/worker.md, Checkpoints).
         """
         kept = set(now) if final else set(now) | self.previous
         return sorted(self.had - kept)

@@ -122,7 +122,7 @@ class RunningCommand:
 
 
 def command_environment(job: Job, config: Config, container: Mapping[str, str]) -> dict[str, str]:
-    """The container's environment, then the job's, then Kelpie's own (contract section 7)."""
+    """The container's environment, then the job's, then Kelpie's own (docs/worker.md, What the command sees)."""
     return {
         **without_bundle(container, is_frozen()),
         **job.environment,

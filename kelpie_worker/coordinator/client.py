@@ -70,7 +70,8 @@ class Api:
     """One client; its methods may be called from several threads.
 
     `extensions` holds what the server named in `Kelpie-Extensions` last, None before that is known. Nothing
-    beyond the original API is used before it was seen there (contract section 3). Who stands in front of a server
+    beyond the original API is used before it was seen there (docs/design/protocol.md,
+    Extensions). Who stands in front of a server
     (a proxy with a page of its own) does not name them, which means nothing: only a claim that is answered
     without them shows that the server itself has become one of the original API.
     """

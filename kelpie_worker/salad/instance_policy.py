@@ -27,7 +27,7 @@ Send = Callable[[SetDeletionCost | LeaveInstance], None]
 
 
 def deletion_cost(jobs: Jobs, heartbeats: Mapping[str, int]) -> int:
-    """Of a worker with these jobs in hand (the newest seed's rule): it is deleted together with every one."""
+    """Of a worker with these jobs in hand: it is deleted together with every one."""
     return max((_cost_of(job, heartbeats.get(claim_id, 0)) for claim_id, job in jobs.items()), default=0)
 
 

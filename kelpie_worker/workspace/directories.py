@@ -46,7 +46,8 @@ def make_missing(job: Job) -> None:
 
 
 def wipe(job: Job, state_file: str, places: DirectoryRecord) -> None:
-    """Empty the job's directories. What cannot or must not be deleted stays, and is told (contract section 7)."""
+    """Empty the job's directories. What cannot or must not be deleted stays, and is told
+    (docs/worker.md, Directories)."""
     for directory in job.directories:
         try:
             _wipe_one(directory, job, state_file, places)

@@ -25,7 +25,8 @@ class PatternTooSlow(ValueError):
 def matcher(pattern: str | None) -> Callable[[str], bool]:
     """Whether a name holds a match: the whole key of a download, the relative path of an upload.
 
-    Patterns are ECMAScript's (contract section 2), which Python's `re` reads differently. ValueError for one
+    Patterns are ECMAScript's
+    (docs/design/protocol.md, Sync blocks), which Python's `re` reads differently. ValueError for one
     that does not compile; the function that is returned may raise PatternTooSlow.
     """
     if pattern is None:

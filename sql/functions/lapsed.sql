@@ -1,4 +1,4 @@
--- A lease lapses after two intervals of silence (contract section 3). The cheap comparison comes first: the
+-- A lease lapses after two intervals of silence (docs/design/protocol.md, Lease). The cheap comparison comes first: the
 -- function is asked only about leases that look dead.
 create or replace function lapsed(heartbeat timestamptz, heartbeat_interval integer) returns boolean
 language sql stable as $$

@@ -1,4 +1,4 @@
-"""Keys and users (contract section 5)."""
+"""Keys and users (docs/design/protocol.md, Callers)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Runs of the autoscaler against a Salad that has trouble, and against itself (contract section 6)."""
+"""Runs of the autoscaler against a Salad that has trouble, and against itself
+(docs/design/protocol.md, Scaling)."""
 
 from __future__ import annotations
 
@@ -167,7 +168,7 @@ def test_a_rule_sees_only_its_own_group(
     assert (fleet.standing(idle), fleet.standing(busy)) == (("stopped", 0), ("deploying", 2))
 
 
-# A live lease is never stopped (I17)
+# A live lease is never stopped (docs/design/guarantees.md, I17)
 
 
 def test_a_group_in_which_a_job_runs_keeps_its_machine_and_no_other_whoever_the_job_belongs_to(

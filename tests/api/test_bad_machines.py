@@ -1,5 +1,5 @@
 """Bad machines: bans are counted, the fifth has Salad move the instance, once for each set of bans
-(contract section 3)."""
+(docs/design/protocol.md, Bad machines)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Manifests of committed checkpoints: who may report one, which are kept, who is given the newest (contract
-section 3, extension `checkpoint`)."""
+"""Manifests of committed checkpoints: who may report one, which are kept, who is given the newest
+(docs/design/protocol.md, Checkpoint manifests)."""
 
 from __future__ import annotations
 

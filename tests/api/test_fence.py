@@ -1,4 +1,5 @@
-"""Who may report what about a job, and what everybody else is told (contract section 3, Fence)."""
+"""Who may report what about a job, and what everybody else is told
+(docs/design/protocol.md, Attempt and fence)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Machines as they are listed, and jobs that none of the live ones may have (contract section 3)."""
+"""Machines as they are listed, and jobs that none of the live ones may have
+(docs/design/protocol.md, Bad machines)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Behind PgBouncer in transaction mode: every statement may meet another session (contract section 8).
+"""Behind PgBouncer in transaction mode: every statement may meet another session
+(docs/design/protocol.md, Operating).
 
 These run always; `KELPIE_TEST_PGBOUNCER=1` puts it before the database of all tests.
 """

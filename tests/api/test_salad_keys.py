@@ -1,4 +1,4 @@
-"""Salad's API key as a credential: proven by Salad, believed for a while (contract section 5)."""
+"""Salad's API key as a credential: proven by Salad, believed for a while (docs/design/protocol.md, Callers)."""
 
 from __future__ import annotations
 

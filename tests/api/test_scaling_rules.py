@@ -1,4 +1,4 @@
-"""Scaling rules over HTTP (contract section 6)."""
+"""Scaling rules over HTTP (docs/design/protocol.md, Scaling)."""
 
 from __future__ import annotations
 

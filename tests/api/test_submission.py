@@ -1,4 +1,4 @@
-"""What may be submitted, what is refused, and what is answered (contract section 2)."""
+"""What may be submitted, what is refused, and what is answered (docs/design/protocol.md, Submission)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who sees and touches what: every route, by every kind of caller (contract sections 1 and 5)."""
+"""Who sees and touches what: every route, by every kind of caller (docs/design/protocol.md, Callers)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The tokens of Salad's machines: what proves one, what it may do, and whence the keys (contract section 5)."""
+"""The tokens of Salad's machines: what proves one, what it may do, and whence the keys
+(docs/design/protocol.md, Callers)."""
 
 from __future__ import annotations
 

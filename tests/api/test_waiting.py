@@ -1,4 +1,4 @@
-"""Waiting for work: `GET /work?...&wait=` (contract section 3, Extensions)."""
+"""Waiting for work: `GET /work?...&wait=` (docs/design/protocol.md, Waiting for work)."""
 
 from __future__ import annotations
 

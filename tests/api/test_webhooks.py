@@ -1,4 +1,5 @@
-"""Webhooks: written with the change of the job, sent afterwards, at least once, in order (contract section 4)."""
+"""Webhooks: written with the change of the job, sent afterwards, at least once, in order
+(docs/design/protocol.md, Webhooks)."""
 
 from __future__ import annotations
 

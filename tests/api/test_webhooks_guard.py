@@ -1,4 +1,5 @@
-"""Where webhooks may go: public addresses, and the very address that was checked (reliability section 2)."""
+"""Where webhooks may go: public addresses, and the very address that was checked
+(docs/design/protocol.md, Webhooks)."""
 
 from __future__ import annotations
 

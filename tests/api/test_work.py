@@ -1,4 +1,4 @@
-"""The claim over HTTP (contract section 3)."""
+"""The claim over HTTP (docs/design/protocol.md, Claim)."""
 
 from __future__ import annotations
 

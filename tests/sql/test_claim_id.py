@@ -1,4 +1,4 @@
-"""A claim whose answer was lost can be asked again (contract section 3, `claim-id`)."""
+"""A claim whose answer was lost can be asked again (docs/design/protocol.md, Extensions)."""
 
 from __future__ import annotations
 

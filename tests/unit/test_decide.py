@@ -1,4 +1,5 @@
-"""What the autoscaler decides: every rule of contract section 6 as rows of one table."""
+"""What the autoscaler decides: every rule as a row of one table
+(docs/design/protocol.md, Scaling)."""
 
 from __future__ import annotations
 
