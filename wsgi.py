@@ -1,8 +1,3 @@
-"""`app` for gunicorn: `gunicorn wsgi:app`."""
+"""`app` for `gunicorn wsgi:app` from a checkout; installed it is `kelpie-server serve`."""
 
-import os
-
-from kelpie_api.app import create_app
-from kelpie_api.config import Config
-
-app = create_app(Config.from_env(os.environ))
+from kelpie_api.wsgi import app as app

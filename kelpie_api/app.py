@@ -23,8 +23,8 @@ def create_app(config: Config) -> Flask:
     logs.configure(config.log_level)
     refuse_unfit_database(config)
     app = Flask(__name__, static_folder=None)
-    requests.prepare(app, Coordinator.of(config))
     api = openapi.documented(app)
+    requests.prepare(app, Coordinator.of(config))  # after the document, which brings a shape of errors of its own
     for routes in (jobs, work, machines, scaling, webhooks, users, health, metrics):
         api.register_blueprint(routes.blueprint)
     app.register_blueprint(docs.blueprint)

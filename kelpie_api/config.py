@@ -14,8 +14,6 @@ from psycopg.conninfo import conninfo_to_dict
 
 from kelpie_api.errors import ConfigError
 
-VERSION = "0.1.0"  # of the coordinator and the worker, which are released together
-
 
 @dataclass(frozen=True)
 class Config:

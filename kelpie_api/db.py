@@ -23,7 +23,7 @@ from kelpie_api.errors import ConnectionLost, RolledBack, Unavailable, UserRemov
 
 Row = dict[str, Any]
 Result = TypeVar("Result")
-SQL_FOLDER = Path(__file__).parent.parent / "sql"
+SQL_FOLDER = Path(__file__).parent / "sql"  # in a checkout a link to the folder at the top
 AWAY = "The database does not answer; the request was not carried out, so send it again in a moment."
 TOO_SLOW = "The database gave the request up because it took too long; send it again in a moment."
 CROSSED = "The request crossed another one and was not carried out; send it again in a moment."

@@ -1,7 +1,7 @@
 """What a monitoring system sees of the coordinator: no tenant, job or machine is named in it.
 
 What web processes do is counted where it happens. Several of them keep their counts in files of one directory
-(`PROMETHEUS_MULTIPROC_DIR`, made by gunicorn.conf.py), so that any of them answers for all. What waits in the
+(`PROMETHEUS_MULTIPROC_DIR`, made by gunicorn_conf.py), so that any of them answers for all. What waits in the
 database is measured when somebody asks, and seldom enough that nobody can keep the database busy by asking.
 """
 

@@ -2,5 +2,3 @@
 
 Read `messages.py` first, `pipeline.py` second; the rest follows from those two.
 """
-
-__version__ = "0.1.0"

@@ -1,22 +1,37 @@
-"""`kelpie`, or `python -m kelpie_worker`: works until SIGTERM or SIGINT; `kelpie doctor` looks for trouble."""
+"""`kelpie`, or `python -m kelpie_worker`: works until SIGTERM or SIGINT; `kelpie doctor` looks for trouble.
+
+Only what is cheap is imported here: a process that is spawned, as a nursery that begins from nothing, imports this
+module too, and signals must be listened to before all that takes time.
+"""
 
 import os
+import sys
+from collections.abc import Sequence
 
 from kelpie_worker.system import signals
 
-if __name__ == "__main__":
-    # Before all that takes time: the first process of a container is not ended by a signal that it has not asked
-    # for, and there is nothing in hand yet.
-    signals.when_told_to_end(lambda _: os._exit(0))
 
-import multiprocessing
-import sys
-from collections.abc import Sequence
+def run() -> None:
+    """The program: ends the process with the exit code of `main`."""
+    # The first process of a container is not ended by a signal that it has not asked for, and there is nothing
+    # in hand yet.
+    signals.when_told_to_end(lambda _: os._exit(0))
+    _have_standard_streams()
+    import multiprocessing
+
+    multiprocessing.freeze_support()  # a frozen process that is spawned ends in here
+    try:
+        code = main(sys.argv[1:])
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("kelpie"):
+            raise
+        print(f"kelpie: {error.name} is not installed: pip install 'kelpie[worker]'", file=sys.stderr)
+        code = 2
+    sys.exit(code)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Exit code 0 after a shutdown, 1 if it cannot go on or the doctor found trouble, 2 if it refuses to start."""
-    # Imported here, for a nursery that begins from nothing imports this module too.
     from kelpie_worker import cli
 
     asked = cli.parse(arguments)
@@ -58,6 +73,4 @@ def _work() -> int:
 
 
 if __name__ == "__main__":
-    _have_standard_streams()
-    multiprocessing.freeze_support()  # a frozen process that is spawned ends in here
-    sys.exit(main(sys.argv[1:]))
+    run()

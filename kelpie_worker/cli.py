@@ -5,21 +5,21 @@ from collections.abc import Sequence
 from textwrap import wrap
 from typing import Literal, NamedTuple
 
-from kelpie_worker import __version__
+from kelpie_version import VERSION
 from kelpie_worker.config import VARIABLES, Variable
 
 _WIDTH = 100
 
 
 class Asked(NamedTuple):
-    command: Literal["work", "doctor"]
+    command: Literal["worker", "doctor"]
     bucket: str | None = None
 
 
 def parse(arguments: Sequence[str]) -> Asked:
     """Raises SystemExit: 0 after --help and --version, 2 for anything unknown."""
     given = _parser().parse_args(arguments)
-    return Asked(given.command or "work", getattr(given, "bucket", None))
+    return Asked(given.command or "worker", getattr(given, "bucket", None))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -29,8 +29,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_settings(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"kelpie {__version__}")
+    parser.add_argument("--version", action="version", version=f"kelpie {VERSION}")
     commands = parser.add_subparsers(dest="command", metavar="command")
+    commands.add_parser("worker", help="claim and run jobs until it is stopped; so does no command")
     doctor = commands.add_parser("doctor", help="look whether everything that a job needs is there")
     doctor.add_argument(
         "--bucket",

@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from kelpie_worker import __version__, event_log, logs
+from kelpie_version import VERSION
+from kelpie_worker import event_log, logs
 from kelpie_worker.command import runner
 from kelpie_worker.config import Config, ConfigError, TokenUse
 from kelpie_worker.coordinator import heartbeat
@@ -125,7 +126,7 @@ def _work(config: Config, fork_server: ForkServer, store: StateFile) -> int:
     _listen_to_signals(inbox, children.bury, config.shutdown_grace)
     try:
         try:
-            logs.info("worker_started", version=__version__, container_group_id=config.container_group_id)
+            logs.info("worker_started", version=VERSION, container_group_id=config.container_group_id)
             children.start_all()
             instance.start()
             supervisor.start()

@@ -95,14 +95,14 @@ class LocalStack:
     def start_api(self) -> None:
         """Also after `kill_api`: at the same address."""
         options = {
-            "config": CHECKOUT / "gunicorn.conf.py",
+            "config": "python:kelpie_api.gunicorn_conf",
             "bind": self.api_url.removeprefix("http://"),
             "workers": self._web_processes,
         }
         flags = [f"--{name}={value}" for name, value in options.items()]
         self._api = Child(
             "api",
-            [sys.executable, "-m", "gunicorn", *flags, "wsgi:app"],
+            [sys.executable, "-m", "gunicorn", *flags, "kelpie_api.wsgi:app"],
             folder=self.root,
             env=self.coordinator_environment(),
             death_signal=signal.SIGTERM,
@@ -124,18 +124,18 @@ class LocalStack:
 
     def _migrate(self) -> None:
         migrated = subprocess.run(
-            [sys.executable, str(CHECKOUT / "scripts" / "migrate")],
+            [sys.executable, "-m", "kelpie_api", "migrate"],
             env=self.coordinator_environment(),
             capture_output=True,
             text=True,
         )
         if migrated.returncode != 0:
-            raise RuntimeError(f"scripts/migrate failed:\n{migrated.stdout}{migrated.stderr}")
+            raise RuntimeError(f"The migrations failed:\n{migrated.stdout}{migrated.stderr}")
 
     def _start_webhook_sender(self) -> None:
         sender = Child(
             "webhooks",
-            [sys.executable, str(CHECKOUT / "scripts" / "webhooks")],
+            [sys.executable, "-m", "kelpie_api", "webhooks"],
             folder=self.root,
             env=self.coordinator_environment(),
         )

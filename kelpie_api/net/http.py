@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 
 import certifi
 
-from kelpie_api.config import VERSION
 from kelpie_api.errors import NoAnswer
+from kelpie_version import VERSION
 
 CONNECT = 2.0  # seconds for one address of several
 LARGEST_ANSWER = 16 * 1024 * 1024

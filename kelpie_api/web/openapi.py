@@ -12,6 +12,7 @@ from werkzeug.routing import Rule
 
 from kelpie_api.schemas.fields import Failure, Instant
 from kelpie_api.web.access import DATABASE_FREE, PUBLIC
+from kelpie_version import VERSION
 
 # Refusals that no route decides itself: the rules around each request do.
 ANY_TIME = {
@@ -170,7 +171,7 @@ def documented(app: Flask) -> DocumentedApi:
     """What blueprints are registered with so that /openapi.json tells of their routes."""
     app.config |= {
         "API_TITLE": "Kelpie",
-        "API_VERSION": "1",
+        "API_VERSION": VERSION,
         "OPENAPI_VERSION": "3.0.3",
         "OPENAPI_URL_PREFIX": "/",
         "OPENAPI_JSON_PATH": "openapi.json",

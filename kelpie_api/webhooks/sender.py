@@ -17,12 +17,12 @@ from datetime import timedelta
 import psycopg
 
 from kelpie_api import encryption, logs, migrations
-from kelpie_api.config import VERSION
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.encryption import Seal
 from kelpie_api.errors import NoAnswer, SchemaError, Unavailable, WrongSecretKey
 from kelpie_api.net.public_http import PublicHttp
 from kelpie_api.webhooks import fairness, signing
+from kelpie_version import VERSION
 
 IDLE = 0.5  # seconds between two looks at an empty outbox
 HOLD = timedelta(seconds=60)  # longer than any delivery takes: then another sender may have it

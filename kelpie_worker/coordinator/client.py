@@ -12,7 +12,7 @@ from typing import Any
 import requests
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
-from kelpie_worker import __version__
+from kelpie_version import VERSION
 from kelpie_worker.config import Config
 from kelpie_worker.coordinator.credentials import Credentials, NoToken
 from kelpie_worker.job import Job, Manifest, from_wire
@@ -85,7 +85,7 @@ class Api:
         # Even a worker whose files were removed has to say so, and may have to say it by TLS.
         self._session.verify = frozen.kept(DEFAULT_CA_BUNDLE_PATH)
         self._session.auth = _as_it_is  # a .netrc must not put its password in the place of a token
-        self._session.headers["User-Agent"] = f"kelpie/{__version__}"
+        self._session.headers["User-Agent"] = f"kelpie/{VERSION}"
 
     @property
     def waits(self) -> bool:

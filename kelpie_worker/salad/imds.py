@@ -17,7 +17,8 @@ from math import inf
 from typing import Any
 from urllib.parse import urlsplit
 
-from kelpie_worker import __version__, logs
+from kelpie_version import VERSION
+from kelpie_worker import logs
 from kelpie_worker.system.backoff import Backoff
 from kelpie_worker.system.linux import boottime
 from kelpie_worker.system.retry import Failure, retry, sleep
@@ -79,7 +80,7 @@ class Imds:
 
 
 def _headers(body: Mapping[str, Any] | None) -> dict[str, str]:
-    headers = {"Metadata": "true", "User-Agent": f"kelpie/{__version__}"}
+    headers = {"Metadata": "true", "User-Agent": f"kelpie/{VERSION}"}
     return headers if body is None else headers | {"Content-Type": "application/json"}
 
 

@@ -17,13 +17,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from kelpie_api.config import VERSION
 from kelpie_api.db import Database
 from kelpie_api.encryption import Seal
 from kelpie_api.errors import NoAnswer
 from kelpie_api.net.public_http import PublicHttp, Target, is_public
 from kelpie_api.webhooks.sender import Sender
-from kelpie_worker import __version__
+from kelpie_version import VERSION
 from tests.api.receiver import Receiver, listening, outbox, send_round
 from tests.conftest import SECRET_KEY
 from tests.helpers import Client
@@ -357,7 +356,3 @@ class TestTLS:
                 with pytest.raises(NoAnswer, match="not trusted"):
                     post(host, **parts)
             assert len(heard) == 1
-
-
-def test_both_programs_have_one_version() -> None:
-    assert __version__ == VERSION

@@ -109,6 +109,7 @@ def test_the_image_holds_what_runs_and_nothing_secret(built: Compose) -> None:
 
     assert set(inside("ls", "-A", "/app").stdout.split()) == {
         "kelpie_api",
+        "kelpie_version.py",
         "sql",
         "scripts",
         "requirements",

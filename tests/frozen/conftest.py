@@ -21,7 +21,13 @@ from tests.worker.conftest import bucket, coordinator, s3  # noqa: F401 - fixtur
 from tests.worker.coordinator import FakeCoordinator
 
 BUILT = CHECKOUT / "build" / "frozen"
-INGREDIENTS = ["kelpie_worker/*.py", "packaging/*", "requirements/freeze.txt", "scripts/freeze"]
+INGREDIENTS = [
+    "kelpie_version.py",
+    "kelpie_worker/**/*.py",
+    "packaging/*",
+    "requirements/freeze.txt",
+    "scripts/freeze",
+]
 # An old user's image and a new one: the setting, the stand-in where no registry is reached, the official one.
 IMAGES = {
     "bullseye": ("KELPIE_TEST_OLD_DEBIAN_IMAGE", "kelpie-test/debian:bullseye", "debian:bullseye-slim"),

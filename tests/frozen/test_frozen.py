@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kelpie_worker import __version__
+from kelpie_version import VERSION
 from local_stack.processes import wait_for
 from local_stack.s3 import S3Server
 from tests.frozen.machine import Layers, Machine, variables
@@ -43,7 +43,7 @@ def test_it_is_small(binary: Path) -> None:
 def test_it_says_its_version(make_machine: MakeMachine, image: str) -> None:
     machine = make_machine(image, command=("kelpie", "--version"))
     assert machine.wait() == 0
-    assert machine.printed() == f"kelpie {__version__}\n"
+    assert machine.printed() == f"kelpie {VERSION}\n"
 
 
 def test_it_refuses_a_bad_setting_with_one_line(make_machine: MakeMachine, old_image: str) -> None:

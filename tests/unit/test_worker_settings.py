@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from kelpie_worker import __version__, cli, config, doctor
+from kelpie_version import VERSION
+from kelpie_worker import cli, config, doctor
 from kelpie_worker.config import VARIABLES, Authorization, ConfigError, LegacyDirectories, Stay, TokenUse
 
 ROOT = Path(__file__).parents[2]
@@ -187,7 +188,7 @@ def test_every_variable_that_is_read_is_in_the_help() -> None:
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         cli.parse(["--version"])
-    assert (end.value.code, capsys.readouterr().out) == (0, f"kelpie {__version__}\n")
+    assert (end.value.code, capsys.readouterr().out) == (0, f"kelpie {VERSION}\n")
 
 
 @pytest.mark.parametrize("arguments", [["doctr"], ["--verbose"], ["doctor", "--bucket"]])

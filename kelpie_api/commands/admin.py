@@ -1,0 +1,168 @@
+"""Users and their keys, straight on the database of DATABASE_URL."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+import click
+
+from kelpie_api import encryption, logs, migrations
+from kelpie_api.auth import users as auth_users
+from kelpie_api.auth.authenticator import REMEMBERED_FOR
+from kelpie_api.config import Config, database_url
+from kelpie_api.db import Database
+from kelpie_api.encryption import Seal
+from kelpie_api.errors import ConfigError, KelpieError, Unavailable
+from kelpie_api.webhooks import signing
+
+BEFORE_A_CHANGE = "All programs must have this KELPIE_SECRET_KEY by now; if they do, say --yes."
+BEFORE_A_LOSS = (
+    "Webhooks that wait will be sent without a key, and each user gets a new signing secret, unless"
+    " KELPIE_SECRET_KEY is NEW,OLD with the key of this database; stop the API and the sender of webhooks, then say --yes."
+)
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+@contextmanager
+def database() -> Iterator[Database]:
+    """The database, with the schema of this release; whatever refuses is said in a sentence."""
+    logs.leave_attempts_out()
+    try:
+        db = Database(database_url(os.environ), connections=1)
+        db.open()
+        try:
+            if problem := db.repeatable(lambda tx: migrations.problem(tx.connection)):
+                raise click.ClickException(problem)
+            yield db
+        finally:
+            db.close()
+    except Unavailable as error:
+        raise click.ClickException(f"The database of DATABASE_URL does not answer: {error.message}") from None
+    except (KelpieError, ConfigError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+def config() -> Config:
+    try:
+        return Config.from_env(os.environ)
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def say(found: Any, line: str, as_json: bool) -> None:
+    click.echo(json.dumps(found, default=str) if as_json else line)
+
+
+def table(rows: list[dict[str, Any]], columns: list[str]) -> str:
+    lines = [columns, *([str(row[column]) for column in columns] for row in rows)]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+@click.group(help=__doc__)
+def main() -> None:
+    pass
+
+
+@main.command("create-user")
+@click.argument("name")
+@as_json
+def create_user(name: str, as_json: bool) -> None:
+    """Make a user."""
+    with database() as db:
+        user = auth_users.create_user(db, name)
+    say(user, f"Made user {user['username']} ({user['id']}).", as_json)
+
+
+@main.command("create-key")
+@click.argument("user")
+@click.option("--org", required=True, help="The organization that the key stands for.")
+@click.option("--project", required=True, help="The project whose jobs it submits, reads and runs.")
+@as_json
+def create_key(user: str, org: str, project: str, as_json: bool) -> None:
+    """Make an API key of USER (name or id); it is printed this once."""
+    with database() as db:
+        key = auth_users.create_key(db, user, org, project)
+    say({"token": key}, key, as_json)
+    if not as_json:
+        click.echo("Keep it: only its digest is stored, and it cannot be shown again.", err=True)
+
+
+@main.command("list-users")
+@as_json
+def list_users(as_json: bool) -> None:
+    """List all users."""
+    with database() as db:
+        users = auth_users.list_users(db)
+    say(users, table(users, ["id", "username", "is_admin", "created"]), as_json)
+
+
+@main.command("list-keys")
+@click.argument("user", required=False)
+@as_json
+def list_keys(user: str | None, as_json: bool) -> None:
+    """List the keys of USER (name or id), or of all: whose they are, never what they are."""
+    with database() as db:
+        keys = auth_users.list_keys(db, user)
+    say(keys, table(keys, ["id", "username", "org_name", "project_name", "created"]), as_json)
+
+
+@main.command("revoke-key")
+@click.argument("key_id", metavar="ID", type=click.UUID)
+@as_json
+def revoke_key(key_id: UUID, as_json: bool) -> None:
+    """Make a key worthless; ID is the one that list-keys shows."""
+    with database() as db:
+        revoked = auth_users.revoke_key(db, key_id)
+    whose = f"{revoked['username']} in project {revoked['project_name']}"
+    known = f"Web processes that know it refuse it within {REMEMBERED_FOR:.0f} seconds."
+    say(revoked, f"Revoked key {key_id} of {whose}. {known}", as_json)
+
+
+@main.command("rotate-signing-secret")
+@click.argument("user")
+@as_json
+def rotate_signing_secret(user: str, as_json: bool) -> None:
+    """Give USER (name or id) a new secret that signs webhooks; the one before is valid for another day."""
+    with database() as db:
+        seal = Seal(config().secret_key)
+        rotated = signing.rotate_signing_secret(db, seal, auth_users.find_user(db, user)["id"])
+    say(rotated, rotated["secret"], as_json)
+
+
+@main.command("change-secret-key")
+@click.option("--yes", is_flag=True, help="Do it, do not ask.")
+@as_json
+def change_secret_key(yes: bool, as_json: bool) -> None:
+    """Adopt the KELPIE_SECRET_KEY of the environment.
+
+    With NEW,OLD nothing is lost: NEW is adopted, and what was sealed with OLD is sealed with it. All programs must
+    have both by then; run it once more half a minute later, for what they sealed meanwhile.
+
+    With NEW alone what was sealed with the key before is dropped; stop the API and the sender of webhooks first,
+    and start them with NEW.
+    """
+    seal = Seal(config().secret_key)
+    with database() as db:
+        if not yes:
+            raise click.ClickException(BEFORE_A_CHANGE if encryption.is_readable(db, seal) else BEFORE_A_LOSS)
+        changed = encryption.change(db, seal)
+    if changed is None:
+        say({"changed": False}, "This is the key of the database already; nothing was changed.", as_json)
+        return
+    say({"changed": True} | changed, what_changed(**changed), as_json)
+
+
+def what_changed(
+    secrets: int = 0, keys: int = 0, resealed_secrets: int | None = None, resealed_keys: int = 0
+) -> str:
+    if resealed_secrets is None:
+        return f"The key is adopted; dropped {secrets} signing secrets and the keys of {keys} webhooks."
+    what = f"{resealed_secrets} signing secrets and the keys of {resealed_keys} webhooks"
+    return f"The key is adopted; sealed {what} anew."

@@ -1,0 +1,72 @@
+"""How gunicorn serves the API. Settings on the command line or in GUNICORN_CMD_ARGS come before these."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import gunicorn.util
+from gunicorn.arbiter import Arbiter
+
+from kelpie_api.web import gunicorn_worker
+
+# Before anything imports prometheus_client, which looks for it only then. A reload keeps what there is.
+if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(gunicorn_worker.folder_for_counts())
+
+from kelpie_api import metrics
+from kelpie_api.app import refuse_unfit_database
+from kelpie_api.config import Config, whole_number
+from kelpie_api.errors import ConfigError, SchemaError
+
+bind = os.environ.get("KELPIE_BIND", "0.0.0.0:8080")
+workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
+# Threads, not greenlets: a request that computes for seconds (a thousand jobs with patterns) slows the others of
+# its process down but stops none, so no worker loses its lease because of it.
+worker_class = gunicorn_worker.Worker
+try:
+    max_waiters = whole_number(os.environ, "KELPIE_MAX_WAITERS", Config.max_waiters)
+except ConfigError as error:
+    sys.exit(f"kelpie: {error}")
+# As many as may wait for work, and plenty for everybody else; they are made when they are needed.
+threads = max_waiters + 64
+worker_connections = threads + 500  # connections between two requests take no thread
+# Clients reuse a connection that was idle for up to a minute.
+keepalive = 75
+timeout = 60
+graceful_timeout = 30
+# Memory that a library leaks is given back now and then, never by all processes at once.
+max_requests = 100_000
+max_requests_jitter = 20_000
+limit_request_line = 8190
+limit_request_fields = 100
+control_socket_disable = True
+forwarder_headers = ""  # no client says below which path the API lies
+errorlog = "-"
+
+
+gunicorn.util.write_error = gunicorn_worker.write_error
+
+
+def on_starting(server: Arbiter) -> None:
+    """Say in one sentence what keeps the API from starting, before any process is made."""
+    try:
+        refuse_unfit_database(Config.from_env(os.environ))
+    except (ConfigError, SchemaError) as error:
+        sys.exit(f"kelpie: {error}")
+
+
+def child_exit(server: Arbiter, worker: gunicorn_worker.Worker) -> None:
+    """What a process counted stays counted after its end. No trouble with that may end the server."""
+    folder = metrics.shared_folder()
+    try:
+        if folder:
+            metrics.keep_counts_of_ended(Path(folder), living=set(server.WORKERS) - {worker.pid})
+    except OSError as error:
+        server.log.warning("The counts of process %s were not kept: %s", worker.pid, error)
+
+
+def on_exit(server: Arbiter) -> None:
+    folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+    if folder.name.startswith(gunicorn_worker.COUNTS):
+        shutil.rmtree(folder, ignore_errors=True)
