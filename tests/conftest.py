@@ -29,13 +29,19 @@ from testcontainers.community.postgres import PostgresContainer
 from kelpie_api.app import create_app
 from kelpie_api.config import Config
 from kelpie_api.db import Database
+from kelpie_api.encryption import Seal
 from kelpie_api.migrations import migrate
+from kelpie_api.net.public_http import PublicHttp
+from kelpie_api.webhooks.sender import Sender
 from local_stack.postgres import EmbeddedPostgres
 from tests import pgbouncer
 from tests.doubles.fleet import FleetDouble
+from tests.doubles.receiver import Receiver, receiving
 from tests.doubles.salad import SaladDouble
 from tests.doubles.tokens import TokenDouble
 from tests.helpers import Client, Tenant, empty_tables, make_tenant
+
+pytest_plugins = ["tests.worker_fixtures"]
 
 OFFICIAL_IMAGE = "postgres:17"
 ADMIN_KEY = "the-administrators-key"
@@ -217,3 +223,16 @@ def admin(app: Flask) -> Client:
 def stranger(app: Flask, db: Database) -> Client:
     """A client of another user."""
     return Client(app.test_client(), make_tenant(db, "rival", "default").key)
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A receiver of webhooks."""
+    with receiving() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def sender(db: Database) -> Sender:
+    """A sender of webhooks that may reach this machine."""
+    return Sender(db, Seal(SECRET_KEY), PublicHttp(allow_private=True))

@@ -17,8 +17,8 @@ from kelpie_api.encryption import Key, Seal, keys_in
 from kelpie_api.errors import ConfigError
 from kelpie_api.net.public_http import PublicHttp
 from kelpie_api.webhooks.sender import Sender
-from tests.api.receiver import Receiver, make_due, outbox, run_job, send_round
 from tests.conftest import SECRET_KEY
+from tests.doubles.receiver import Receiver, make_due, outbox, run_job, send_round
 from tests.doubles.salad import SaladDouble
 from tests.helpers import Client, Tenant, refused, with_salad_key
 

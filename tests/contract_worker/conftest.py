@@ -9,9 +9,8 @@ import pytest
 
 from local_stack.s3 import S3Server
 from tests.contract_worker.server import ScriptedCoordinator
-from tests.worker.conftest import bucket, faulty, s3  # noqa: F401
-from tests.worker.coordinator import EXTENSIONS
-from tests.worker.worker import Worker
+from tests.doubles.coordinator import EXTENSIONS
+from tests.real_worker import Worker
 
 
 class Pair:
@@ -27,7 +26,7 @@ class Pair:
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> Iterator[Pair]:  # noqa: F811
+def original(tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> Iterator[Pair]:
     """At the original API, which announces nothing."""
     pair = Pair(tmp_path_factory.mktemp("original") / "worker", s3, "")
     pair.worker.start(MAX_JOB_FAILURES="0")
@@ -36,7 +35,7 @@ def original(tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> Iterator
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> Iterator[Pair]:  # noqa: F811
+def own(tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> Iterator[Pair]:
     """At this project's API, but with short polls."""
     pair = Pair(tmp_path_factory.mktemp("own") / "worker", s3, EXTENSIONS)
     pair.worker.start(MAX_JOB_FAILURES="0")
@@ -45,7 +44,7 @@ def own(tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> Iterator[Pair
 
 
 @pytest.fixture
-def make_pair(tmp_path: Path, s3: S3Server) -> Iterator[Callable[..., Pair]]:  # noqa: F811
+def make_pair(tmp_path: Path, s3: S3Server) -> Iterator[Callable[..., Pair]]:
     """Pairs of a test's own, not started; an empty list of extensions is the original."""
     made: list[Pair] = []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tests.worker.coordinator import Call, FakeCoordinator, Handout
+from tests.doubles.coordinator import Call, FakeCoordinator, Handout
 
 Answer = tuple[int, Any]
 

@@ -13,8 +13,7 @@ import pytest
 
 from local_stack.processes import wait_for
 from tests.contract_worker.conftest import Pair
-from tests.worker.conftest import block
-from tests.worker.test_journey import finished, python, shell
+from tests.real_worker import block, finished, python, shell
 
 
 def looked_at(own: Pair, expression: str, **fields: Any) -> Any:

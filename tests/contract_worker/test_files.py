@@ -14,9 +14,8 @@ import pytest
 from local_stack.processes import wait_for
 from local_stack.s3 import S3Server
 from tests.contract_worker.conftest import Pair
-from tests.worker.conftest import block
-from tests.worker.faulty import FaultyProxy
-from tests.worker.test_journey import finished, shell
+from tests.doubles.faulty_proxy import FaultyProxy
+from tests.real_worker import block, finished, shell
 
 LISTING = "find in -type f | sort | tr '\\n' ' ' > listing"
 

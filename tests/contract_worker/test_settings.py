@@ -10,10 +10,10 @@ import pytest
 
 from local_stack.processes import wait_for
 from tests.contract_worker.conftest import Pair
+from tests.doubles.coordinator import Call
 from tests.doubles.double import page
 from tests.doubles.tokens import TokenDouble
-from tests.worker.coordinator import Call
-from tests.worker.test_journey import finished, shell
+from tests.real_worker import finished, shell
 
 Make = Callable[..., Pair]
 NAMELESS = {

@@ -12,8 +12,7 @@ import pytest
 from local_stack.processes import wait_for
 from tests.contract_worker.conftest import Pair
 from tests.contract_worker.server import ScriptedCoordinator
-from tests.worker.conftest import block
-from tests.worker.test_journey import finished, shell
+from tests.real_worker import block, finished, shell
 
 HOLDER = {"machine_id": "machine", "container_group_id": "group"}
 HEADERS_OF_HTTP = {"host", "connection", "accept", "accept-encoding", "content-length", "content-type"}

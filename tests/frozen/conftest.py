@@ -16,9 +16,8 @@ from local_stack.processes import CHECKOUT
 from local_stack.s3 import S3Server
 from tests.conftest import docker_answers
 from tests.containers.conftest import base_image, cannot
+from tests.doubles.coordinator import FakeCoordinator
 from tests.frozen.machine import Machine
-from tests.worker.conftest import bucket, coordinator, s3  # noqa: F401 - fixtures
-from tests.worker.coordinator import FakeCoordinator
 
 BUILT = CHECKOUT / "build" / "frozen"
 INGREDIENTS = [
@@ -82,8 +81,8 @@ def image_of(release: str) -> str:
 @pytest.fixture
 def make_machine(
     binary: Path,
-    s3: S3Server,  # noqa: F811
-    coordinator: FakeCoordinator,  # noqa: F811
+    s3: S3Server,
+    coordinator: FakeCoordinator,
 ) -> Iterator[Callable[..., Machine]]:
     """Machines whose environment has the worker's settings, and what the keyword `environment` adds."""
     made: list[Machine] = []

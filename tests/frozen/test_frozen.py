@@ -10,9 +10,9 @@ import pytest
 from kelpie_version import VERSION
 from local_stack.processes import wait_for
 from local_stack.s3 import S3Server
+from tests.doubles.coordinator import FakeCoordinator
 from tests.frozen.machine import Layers, Machine, variables
-from tests.worker.conftest import block
-from tests.worker.coordinator import FakeCoordinator
+from tests.real_worker import block
 
 MakeMachine = Callable[..., Machine]
 KELPIES = (

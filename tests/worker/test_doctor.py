@@ -11,11 +11,11 @@ import pytest
 
 from kelpie_worker.state_file import StateFile
 from local_stack.s3 import S3Server
+from tests.doubles.coordinator import FakeCoordinator
 from tests.doubles.double import page
+from tests.doubles.faulty_proxy import FaultyProxy
 from tests.doubles.tokens import TokenDouble
-from tests.worker.coordinator import FakeCoordinator
-from tests.worker.faulty import FaultyProxy
-from tests.worker.worker import CHECKOUT
+from tests.real_worker import CHECKOUT
 
 Ask = Callable[..., tuple[int, dict[str, tuple[bool, str]]]]
 

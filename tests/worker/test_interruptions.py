@@ -17,11 +17,9 @@ import pytest
 from kelpie_worker.system.linux import boottime
 from local_stack.processes import free_port, wait_for
 from local_stack.s3 import S3Server
-from tests.worker.conftest import block
-from tests.worker.coordinator import FakeCoordinator
-from tests.worker.faulty import FaultyProxy
-from tests.worker.test_journey import Sync, finished, python, shell
-from tests.worker.worker import CHECKOUT, Worker
+from tests.doubles.coordinator import FakeCoordinator
+from tests.doubles.faulty_proxy import FaultyProxy
+from tests.real_worker import CHECKOUT, Sync, Worker, block, finished, group_of, is_alive, python, shell
 
 # Counts to 5 with a checkpoint for every number, from wherever the checkpoint is; says where it began.
 COUNT = """
@@ -38,27 +36,6 @@ for number in range(first + 1, 6):
 pathlib.Path("out/result").write_text("counted")
 """
 FAMILY = "sleep 1000 & sleep 1000 & echo up > checkpoint/up; wait"
-
-
-def is_alive(pid: int) -> bool:
-    """Whether it runs; one that only waits to be reaped does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def group_of(pid: int) -> list[int]:
-    """The living members of a process group."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(fields[2]) == pid and fields[0] != "Z":
-            found.append(int(stat.parent.name))
-    return found
 
 
 # --- the command's end ----------------------------------------------------------------------------------

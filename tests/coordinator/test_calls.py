@@ -1,0 +1,106 @@
+"""Calls that may wait, and what comes in between."""
+
+from __future__ import annotations
+
+import json
+import threading
+from queue import SimpleQueue
+from typing import cast
+
+import pytest
+
+from kelpie_worker.coordinator.calls import CoordinatorCalls
+from kelpie_worker.coordinator.client import Api
+from kelpie_worker.job import Job, SyncBlock
+from kelpie_worker.messages import (
+    CeaseClaiming,
+    Claim,
+    Claimed,
+    Ending,
+    Message,
+    Report,
+    Reported,
+    Verdict,
+)
+
+CLAIM = "5ab3a9b4-6fd1-4ef5-9a3e-0d6d3a0e9c11"
+BLOCK = SyncBlock("b", "p/", "/out", "x$")
+JOB = Job(CLAIM, "job", 3, 5.0, before=(BLOCK,), during=(BLOCK,), after=(BLOCK,))
+COMPLETED = Ending(Verdict.COMPLETED, None, 0)
+
+
+class Held:
+    """An API whose claim is held back until the test answers it; asked at once, it has what was `given`."""
+
+    waits = knows_claims = True
+
+    def __init__(self, given: Job | None = None) -> None:
+        self.given = given
+        self.asked, self.answered = threading.Event(), threading.Event()
+
+    def claim(self, claim_id: str, until: float | None = None, at_once: bool = False) -> Claimed:
+        self.asked.set()
+        if at_once:
+            return Claimed(claim_id, self.given)
+        assert self.answered.wait(30)
+        return Claimed(claim_id, JOB)
+
+
+@pytest.mark.parametrize("given", [None, JOB])
+def test_a_claim_that_the_server_holds_back_does_not_delay_the_end_and_its_job_is_told(given: Job | None) -> None:
+    api, told = Held(given), SimpleQueue[Message]()
+    coordinator = CoordinatorCalls(cast(Api, api), told.put)
+    coordinator.obey(Claim(CLAIM))
+    assert api.asked.wait(30)
+    coordinator.obey(CeaseClaiming())
+    assert told.get(timeout=30) == Claimed(CLAIM, given)
+    api.answered.set()
+    assert told.get(timeout=30) == Claimed(CLAIM, JOB)
+
+
+def test_an_answer_that_comes_at_the_last_moment_is_the_only_one() -> None:
+    api, told = Held(), SimpleQueue[Message]()
+    coordinator = CoordinatorCalls(cast(Api, api), told.put)
+    coordinator.obey(Claim(CLAIM))
+    assert api.asked.wait(30)
+    coordinator.obey(CeaseClaiming())
+    api.answered.set()
+    assert told.get(timeout=30) == Claimed(CLAIM, JOB)
+    coordinator._ask_again(CLAIM)
+    assert told.empty()
+
+
+class Stumbling:
+    """An API whose every call fails once in a way that nobody thought of."""
+
+    waits = False
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def _stumble(self, name: str) -> None:
+        self.calls.append(name)
+        if self.calls.count(name) == 1:
+            raise ZeroDivisionError(name)
+
+    def claim(self, claim_id: str, until: float | None = None) -> Claimed:
+        self._stumble("claim")
+        return Claimed(claim_id, JOB)
+
+    def report(self, job: Job, outcome: Ending) -> bool:
+        self._stumble("report")
+        return True
+
+
+def test_an_unexpected_error_leaves_no_claim_and_no_report_unanswered(capfd: pytest.CaptureFixture[str]) -> None:
+    told = SimpleQueue[Message]()
+    coordinator = CoordinatorCalls(cast(Api, Stumbling()), told.put)
+    coordinator.obey(Claim(CLAIM))
+    assert told.get(timeout=30) == Claimed(CLAIM, JOB)
+    coordinator.obey(Report(JOB, COMPLETED))
+    assert told.get(timeout=30) == Reported(CLAIM)
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [(line["event"], line["detail"]) for line in lines] == [
+        ("coordinator_failed", "ZeroDivisionError: claim"),
+        ("coordinator_failed", "ZeroDivisionError: report"),
+    ]

@@ -1,0 +1,169 @@
+"""A proxy before a server that breaks the requests a test names, the way networks and servers do."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import struct
+import threading
+from collections.abc import Callable, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
+
+# "503", "500", "html" (a page of somebody in between), "403", "400", "reset" and "stall" (no answer before the
+# proxy is closed) in place of being carried out, "lost" after it, "truncate" in its answer, "behead" in that's
+# headers; "halve" answers with half a body that passes for a whole one, "spoil" with other bytes; "swallow" is a
+# yes to what is not carried out; "gone" is what S3 answers to the completion of an upload that is complete, and
+# moto does not; "501" and "412" are what a server says that knows no conditions.
+Fault = str
+# What networks and servers do to any request.
+FAULTS = ["503", "500", "stall", "reset", "truncate", "behead", "lost"]
+# What networks and servers do to any request.
+FAULTS = ["503", "500", "stall", "reset", "truncate", "behead", "lost"]
+PAGE = b"<html><body><h1>It works!</h1></body></html>"
+DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Not now.</Message></Error>"
+GONE = b"<?xml version='1.0'?><Error><Code>NoSuchUpload</Code><Message>It is gone.</Message></Error>"
+
+
+class FaultyProxy:
+    """`fault` says what to do to a request, given its method and path with query; None lets it pass."""
+
+    def __init__(self, target: str) -> None:
+        self.fault: Callable[[str, str], Fault | None] = lambda method, path: None
+        self.requests: list[tuple[str, str]] = []
+        self.broken: list[str] = []  # operations, by `break_each_once`
+        self._closed = threading.Event()
+        self.headers: list[tuple[str, dict[str, str]]] = []  # of the requests, after their methods
+        # Or "whole": they are ignored; "mislabelled": answered with 200; "of any version": If-Match is ignored.
+        self.ranges = "honoured"
+        # What this storage makes of If-Match and If-None-Match: heeds them (""), has never heard of them
+        # ("ignored"), or answers them with a fault.
+        self.conditions: Fault = ""
+        self._target = urlsplit(target)
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                proxy._pass_on(self)
+
+            do_PUT = do_POST = do_DELETE = do_HEAD = do_GET
+
+            def log_message(self, *_: Any) -> None:
+                """Quiet."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closed.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def break_in_turn(self, faults: Sequence[Fault], method: str, part: str = "") -> None:
+        """Break requests of a method whose path holds a part, one for each fault; let all others pass."""
+        left = list(faults)
+
+        def decide(this_method: str, path: str) -> Fault | None:
+            return left.pop(0) if left and this_method == method and part in path else None
+
+        self.fault = decide
+
+    def break_each_once(self, fault: Fault, operation_of: Callable[[str, str], str | None]) -> None:
+        """Break the first request of every operation; None: one that is let pass."""
+
+        def decide(method: str, path: str) -> Fault | None:
+            operation = operation_of(method, path)
+            if operation is None or operation in self.broken:
+                return None
+            self.broken.append(operation)
+            return fault
+
+        self.fault = decide
+
+    def _pass_on(self, request: BaseHTTPRequestHandler) -> None:
+        body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
+        self.requests.append((request.command, request.path))
+        self.headers.append((request.command, dict(request.headers.items())))
+        fault = self.fault(request.command, request.path)
+        if self.conditions and (request.headers["If-Match"] or request.headers["If-None-Match"]):
+            fault = fault or self.conditions
+            del request.headers["If-Match"], request.headers["If-None-Match"]
+        if fault in ("503", "500"):
+            _answer(request, int(fault), {}, b"")
+        elif fault == "html":
+            _answer(request, 200, {"Content-Type": "text/html"}, PAGE)
+        elif fault == "stall":
+            self._closed.wait()
+            _reset(request)
+        elif fault == "swallow":
+            _answer(request, 200, {"ETag": f'"{"0" * 32}"'}, b"")
+        elif fault == "400":
+            _answer(request, 400, {}, b"")
+        elif fault == "403":
+            _answer(request, 403, {"Content-Type": "application/xml"}, DENIED)
+        elif fault in ("501", "412"):
+            _answer(request, int(fault), {}, b"")
+        elif fault == "gone":
+            _answer(request, 404, {"Content-Type": "application/xml"}, GONE)
+        elif fault == "reset":
+            _reset(request)
+        else:
+            status, headers, content = self._ask(request, body)
+            if fault == "lost":
+                _reset(request)
+            elif fault == "behead" or (fault == "truncate" and (not content or request.command == "HEAD")):
+                # The most treacherous place: what came is a status, and passes for an answer without headers.
+                request.wfile.write(f"HTTP/1.1 {status} OK\r\nContent-Le".encode())
+                request.close_connection = True
+            elif fault == "halve":
+                _answer(request, status, headers, content[: len(content) // 2])
+            elif fault == "spoil":
+                _answer(request, status, headers, content[::-1])
+            elif fault == "truncate":
+                _answer(request, status, headers, content, cut=len(content) // 2)
+            else:
+                _answer(request, status, headers, content)
+
+    def _ask(self, request: BaseHTTPRequestHandler, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPConnection(self._target.hostname or "", self._target.port or 80, timeout=30)
+        try:
+            headers = {name: value for name, value in request.headers.items() if name.lower() != "connection"}
+            if self.ranges == "whole":
+                headers.pop("Range", None)
+            if self.ranges == "of any version":
+                headers.pop("If-Match", None)
+            connection.request(request.command, request.path, body, headers)
+            answer = connection.getresponse()
+            status = 200 if answer.status == 206 and self.ranges == "mislabelled" else answer.status
+            return status, dict(answer.getheaders()), answer.read()
+        finally:
+            connection.close()
+
+
+def _answer(
+    request: BaseHTTPRequestHandler, status: int, headers: dict[str, str], content: bytes, cut: int = 0
+) -> None:
+    request.send_response_only(status)
+    dropped = ("transfer-encoding", "connection", "content-length")
+    for name, value in headers.items():
+        if name.lower() not in dropped:
+            request.send_header(name, value)
+    length = headers.get("Content-Length", len(content)) if request.command == "HEAD" else len(content)
+    request.send_header("Content-Length", str(length))
+    request.end_headers()
+    request.wfile.write(content[: len(content) - cut])
+    if cut:
+        request.close_connection = True
+
+
+def _reset(request: BaseHTTPRequestHandler) -> None:
+    request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    request.close_connection = True
+    request.connection.close()

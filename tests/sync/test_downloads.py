@@ -1,0 +1,201 @@
+"""Buckets and storage that make it hard to bring what the job means: what lands is whole, and the right object."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from kelpie_worker.job import CheckpointStatus, Job, StoredObject, SyncBlock
+from kelpie_worker.lease import Lease
+from kelpie_worker.messages import Download, Refused
+from kelpie_worker.s3 import get_object
+from kelpie_worker.s3.bucket import Storage
+from kelpie_worker.s3.client import SharedClient
+from kelpie_worker.s3.errors import StorageUnreachable
+from kelpie_worker.s3.objects import RemoteFile, Target
+from kelpie_worker.sync.download import Collision, Landing, download, one_for_each_path
+from kelpie_worker.sync.failures import answer_to
+from kelpie_worker.transfer.compression import NotPacked
+from local_stack.s3 import S3Server
+from tests.doubles.faulty_proxy import FaultyProxy
+
+WHOLE = gzip.compress(b"x" * 1000)
+
+
+@pytest.fixture
+def stored(faulty: FaultyProxy, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    for name, value in {**s3.environment, "AWS_ENDPOINT_URL": faulty.url}.items():
+        monkeypatch.setenv(name, value)
+    return Storage(SharedClient("us-east-1"), Lease(), max_retries=1)
+
+
+def job_from(bucket: str, folder: Path, *checkpoint: StoredObject, compression: bool = False) -> Job:
+    block = SyncBlock(bucket, "ck/", str(folder))
+    return Job("claim", "job", compression=compression, before=(block,), during=(block,), checkpoint=checkpoint)
+
+
+def reported(s3: S3Server, bucket: str, key: str) -> StoredObject:
+    return StoredObject(bucket, key, len(s3.get(bucket, key)), s3.etags(bucket)[key])
+
+
+# --- two keys for one file ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("named", ["state", "state.gz"])
+def test_of_two_keys_for_one_file_the_one_of_the_manifest_is_brought(
+    stored: Storage, s3: S3Server, bucket: str, tmp_path: Path, named: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    s3.put(bucket, "ck/state.gz", gzip.compress(b"state.gz"))
+    s3.put(bucket, "ck/state", b"state" * 400_000)
+    job = job_from(bucket, tmp_path, reported(s3, bucket, f"ck/{named}"), compression=True)
+    brought = download(job, stored, lambda paths: None)
+    content = (tmp_path / "state").read_bytes()
+    assert content == (b"state.gz" if named == "state.gz" else b"state" * 400_000)
+    assert [stored.key for stored in brought.objects.values()] == [f"ck/{named}"]
+    assert capfd.readouterr().err.count('"key_skipped"') == 1
+
+
+@pytest.mark.parametrize(
+    ("chosen", "other", "why"),
+    [
+        (("ck/a", 2.0), ("ck/a.gz", 1.0), "it is younger"),
+        (("ck/a.gz", 2.0), ("ck/a", 1.0), "it is younger"),
+        (("ck/a.gz", 1.0), ("ck/a", 1.0), "it is what this job would send"),
+        (("ck/a/b", 2.0), ("ck/a//b", 1.0), "it is younger"),
+    ],
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_without_a_manifest_it_is_the_younger_and_else_the_compressed_one(
+    chosen: tuple[str, float], other: tuple[str, float], why: str, turned: bool
+) -> None:
+    landings = [
+        Landing(RemoteFile(key, 1, modified=modified), "/ck/a", key.endswith(".gz"))
+        for key, modified in (chosen, other)
+    ]
+    job = Job("claim", "job", compression=True)
+    found = one_for_each_path(landings[::-1] if turned else landings, job, SyncBlock("b", "ck/", "/ck"))
+    assert [landing.remote.key for landing in found] == [chosen[0]], why
+
+
+# --- a file and a directory of one name -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("named", "brought"),
+    [
+        (("ck/state",), ["state"]),  # the holder died before it could report what came in its place
+        (("ck/state/a", "ck/state/b"), ["state/a", "state/b"]),  # or before it deleted the old one
+    ],
+)
+def test_what_a_command_replaced_by_a_directory_stops_no_resume(
+    stored: Storage, s3: S3Server, bucket: str, tmp_path: Path, named: tuple[str, ...], brought: list[str]
+) -> None:
+    for key in ("ck/state", "ck/state/a", "ck/state/b", "ck/other"):
+        s3.put(bucket, key, key.encode())
+    job = job_from(bucket, tmp_path, *(reported(s3, bucket, key) for key in (*named, "ck/other")))
+    download(job, stored, lambda paths: None)
+    files = [path for path in sorted(tmp_path.rglob("*")) if path.is_file()]
+    assert [str(path.relative_to(tmp_path)) for path in files] == ["other", *brought]
+
+
+def test_inputs_that_cannot_be_on_one_disk_stop_the_attempt(
+    stored: Storage, s3: S3Server, bucket: str, tmp_path: Path
+) -> None:
+    for key in ("ck/state", "ck/state/a"):
+        s3.put(bucket, key, key.encode())
+    with pytest.raises(Collision, match="ck/state"):
+        download(job_from(bucket, tmp_path), stored, lambda paths: None)
+
+
+# --- what cannot be unpacked ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", [b"no gzip", WHOLE[:-9], WHOLE[:12] + b"junk"], ids=["none", "cut", "spoiled"])
+def test_a_key_that_cannot_be_unpacked_is_named_and_leaves_nothing(
+    stored: Storage, s3: S3Server, bucket: str, tmp_path: Path, content: bytes
+) -> None:
+    s3.put(bucket, "ck/data.gz", content)
+    job = job_from(bucket, tmp_path, compression=True)
+    with pytest.raises(NotPacked, match=r"ck/data\.gz") as error:
+        download(job, stored, lambda paths: None)
+    answer = answer_to(error.value, Download(job))
+    assert isinstance(answer, Refused) and (answer.reason, list(tmp_path.iterdir())) == ("download", [])
+
+
+# --- storage that lies ----------------------------------------------------------------------------------
+
+
+def test_half_an_object_that_passes_for_a_whole_one_is_brought_again(
+    stored: Storage, s3: S3Server, bucket: str, tmp_path: Path, faulty: FaultyProxy
+) -> None:
+    s3.put(bucket, "ck/state", b"0123456789")
+    faulty.break_in_turn(["halve"], "GET", "ck/state")
+    job = job_from(bucket, tmp_path, reported(s3, bucket, "ck/state"))
+    assert download(job, stored, lambda paths: None).checkpoint.status is CheckpointStatus.CLEAN
+    assert (tmp_path / "state").read_bytes() == b"0123456789"
+    faulty.break_in_turn(["halve"] * 2, "GET", "ck/state")
+    with pytest.raises(StorageUnreachable, match="5 bytes came of 10"):
+        download(job, stored, lambda paths: None)
+
+
+def test_other_bytes_than_those_of_the_etag_are_no_object_where_etags_are_known_to_be_sums(
+    stored: Storage, s3: S3Server, bucket: str, tmp_path: Path, faulty: FaultyProxy
+) -> None:
+    stored.put(Target(bucket, "mine", "text/plain"), b"it answers with an MD5")
+    s3.put(bucket, "ck/state", b"0123456789")
+    faulty.break_in_turn(["spoil"], "GET", "ck/state")
+    download(job_from(bucket, tmp_path), stored, lambda paths: None)
+    assert (tmp_path / "state").read_bytes() == b"0123456789"
+
+
+def test_an_etag_that_is_no_sum_of_the_content_stops_nothing(
+    stored: Storage, s3: S3Server, bucket: str, tmp_path: Path, faulty: FaultyProxy
+) -> None:
+    s3.put(bucket, "ck/state", b"0123456789")
+    faulty.fault = lambda method, path: "spoil" if "ck/state" in path else None
+    download(job_from(bucket, tmp_path), stored, lambda paths: None)
+    assert (tmp_path / "state").read_bytes() == b"9876543210"
+
+
+@pytest.mark.parametrize(
+    ("etag", "headers", "comparable"),
+    [
+        ("0" * 32, {}, True),
+        ("0" * 32, {"x-amz-server-side-encryption": "AES256"}, True),
+        ("0" * 32, {"x-amz-server-side-encryption": "aws:kms"}, False),
+        ("0" * 32, {"x-amz-server-side-encryption": "aws:kms:dsse"}, False),
+        ("0" * 32, {"x-amz-server-side-encryption-customer-algorithm": "AES256"}, False),
+        ("0" * 32 + "-2", {}, False),
+        ("", {}, False),
+    ],
+)
+def test_only_what_may_be_a_sum_is_compared_with_one(etag: str, headers: dict[str, str], comparable: bool) -> None:
+    assert get_object.may_be_md5(etag, headers) is comparable
+
+
+@pytest.mark.parametrize("in_pieces", [False, True])
+def test_an_object_replaced_after_it_was_listed_is_brought_and_the_checkpoint_is_torn(
+    stored: Storage,
+    s3: S3Server,
+    bucket: str,
+    tmp_path: Path,
+    faulty: FaultyProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    in_pieces: bool,
+) -> None:
+    if in_pieces:
+        monkeypatch.setattr(get_object, "LARGE", 1)
+    s3.put(bucket, "ck/state", b"old")
+    job = job_from(bucket, tmp_path, reported(s3, bucket, "ck/state"))
+
+    def replace_it(method: str, path: str) -> None:
+        if "ck/state" in path and s3.get(bucket, "ck/state") == b"old":
+            s3.put(bucket, "ck/state", b"younger")
+
+    faulty.fault = replace_it
+    brought = download(job, stored, lambda paths: None)
+    assert (tmp_path / "state").read_bytes() == b"younger"
+    assert brought.checkpoint.status is CheckpointStatus.TORN and "ck/state" in brought.checkpoint.detail
+    assert list(brought.objects.values()) == [reported(s3, bucket, "ck/state")]

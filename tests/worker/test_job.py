@@ -1,0 +1,47 @@
+"""A job as it comes over the wire, and as it is saved."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kelpie_worker.config import LegacyDirectories
+from kelpie_worker.job import Job, SyncBlock, from_saved, from_wire, to_saved
+
+DIRECTORIES = LegacyDirectories("/input", "/checkpoint", "/output")
+
+
+def wire(**fields: Any) -> dict[str, Any]:
+    return {"id": "1", "command": "run", **fields}
+
+
+def test_both_generations_of_a_job_have_one_shape() -> None:
+    names = ("input", "checkpoint", "output")
+    legacy = {f"{name}_bucket": "b" for name in names} | {f"{name}_prefix": f"{name}s" for name in names}
+    job = from_wire(wire(sync=None, **legacy), "claim", DIRECTORIES, None)
+    inputs, checkpoint = job.before
+    assert (inputs.prefix, inputs.local_path) == ("inputs/", "/input")
+    assert job.during == (checkpoint, SyncBlock("b", "outputs/", "/output", mirrors_deletes=False))
+    assert job.after == job.during[1:]
+
+
+def test_a_job_without_files_moves_none_even_beside_legacy_keys() -> None:
+    job = from_wire(wire(sync={}, input_bucket=None), "claim", DIRECTORIES, None)
+    assert (job.before, job.during, job.after) == ((), (), ())
+
+
+def test_relative_paths_are_taken_from_the_working_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    block = {"bucket": "b", "prefix": "p", "local_path": "a/../in/", "direction": "download"}
+    job = from_wire(wire(sync={"before": [block]}), "claim", DIRECTORIES, None)
+    assert job.before[0].local_path == str(tmp_path / "in")
+
+
+def test_what_is_saved_of_a_job_is_read_again() -> None:
+    job = Job("c", "1", 2, 5.0, before=(SyncBlock("b", "p/", "/in"),), during=(SyncBlock("b", "q/", "/c", "x"),))
+    assert from_saved(json.loads(json.dumps(to_saved(job)))) == job

@@ -1,0 +1,30 @@
+"""Which files a directory has."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from kelpie_worker.workspace.scan import Scanner
+
+
+def test_a_scan_finds_files_at_any_depth_and_nothing_that_is_none(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "deep/er").mkdir(parents=True)
+    for name in ("a", "deep/b", "deep/er/c", ".kelpie-0123456789abcdef~part", "state"):
+        (root / name).touch()
+    (tmp_path / "outside").touch()
+    (root / "out-link").symlink_to(tmp_path / "outside")
+    (root / "in-link").symlink_to("a")
+    (root / "loop").symlink_to(root)
+    (root / "dangling").symlink_to("nowhere")
+    (root / "latest").symlink_to("deep")
+    os.mkfifo(root / "pipe")
+    Path(os.fsdecode(os.fsencode(root) + b"/\xff")).touch()
+    (root / "d" / ("e" * 200)).mkdir(parents=True)
+    found = Scanner(str(root), lambda name: True, frozenset({str(root / "state")})).scan()
+    assert sorted(found) == ["a", "deep/b", "deep/er/c", "in-link", "latest/b", "latest/er/c"]
+
+
+def test_a_missing_directory_is_empty(tmp_path: Path) -> None:
+    assert Scanner(str(tmp_path / "missing"), lambda name: True, frozenset()).scan() == {}

@@ -1,0 +1,174 @@
+"""Outputs out of the way of the next job, until they are sent."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+
+import pytest
+
+from kelpie_worker.job import Job, SyncBlock
+from kelpie_worker.workspace.directories import make, wipe
+from kelpie_worker.workspace.paths import Moved
+from kelpie_worker.workspace.record import DirectoryRecord
+from kelpie_worker.workspace.scan import Scanner
+from kelpie_worker.workspace.set_aside import bring_back, moved_path, places_aside, remove_aside, set_aside
+
+
+def test_outputs_are_set_aside_once_however_many_blocks_name_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "out"
+    (out / "deep").mkdir(parents=True)
+    (out / "deep/file").write_text("1")
+    blocks = tuple(SyncBlock("b", "", str(path)) for path in (out, out, out / "deep", tmp_path / "missing"))
+    job = Job("c", "1", after=blocks)
+    aside = set_aside(job, str(tmp_path / "state"), DirectoryRecord())
+    assert set_aside(job, str(tmp_path / "state"), DirectoryRecord()) == aside  # repeated after a crash
+    assert list(out.iterdir()) == []
+    assert Path(moved_path(str(out / "deep"), aside), "file").read_text() == "1"
+
+
+def names_in(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+class Disk:
+    """One job's directory `ck` on a disk with somebody else's files."""
+
+    def __init__(self, root: Path) -> None:
+        self.state_file = str(root / "state" / "kelpie-state.json")
+        self.shared, self.directory = root / "shared", root / "work" / "ck"
+        self.job = Job("claim", "job", after=(SyncBlock("b", "", str(self.directory)),))
+        for made in (self.shared / "ck", root / "state", root / "work"):
+            made.mkdir(parents=True)
+        (self.shared / "foreign").write_text("somebody's")
+        (self.shared / "ck" / "foreign").write_text("somebody's")
+
+    def make(self) -> DirectoryRecord:
+        return make(self.job, self.state_file)
+
+    def wipe(self, known: DirectoryRecord) -> None:
+        wipe(self.job, self.state_file, known)
+
+    def replace_by_link(self, target: Path | str) -> None:
+        shutil.rmtree(self.directory)
+        self.directory.symlink_to(target)
+
+    @property
+    def foreign_is_there(self) -> bool:
+        return (self.shared / "foreign").exists() and (self.shared / "ck" / "foreign").exists()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Disk:
+    return Disk(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "found"),
+    [
+        ("abs", "{out}/a", {"abs": b"a"}),
+        ("latest", "{out}/d", {"latest/file": b"f"}),
+        ("relative", "d/file", {"relative": b"f"}),
+        ("d/up", "../a", {"d/up": b"a"}),
+        ("round", "../out/a", {"round": b"a"}),
+        ("twice", "{out}/first", {"twice": b"a"}),
+        ("through", "{out}/folder/file", {"through": b"f"}),
+        ("loop", "{out}/loop", {}),
+        ("above", "{out}", {}),
+        ("outside", "{out}/../outside", {}),
+        ("nowhere", "{out}/nowhere", {}),
+    ],
+)
+def test_links_mean_what_they_meant_before_the_outputs_were_moved(
+    tmp_path: Path, link: str, target: str, found: dict[str, bytes], capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "work" / "out"
+    (out / "d").mkdir(parents=True)
+    (out / "a").write_bytes(b"a")
+    (out / "d/file").write_bytes(b"f")
+    (out.parent / "outside").touch()
+    (out / "first").symlink_to(out / "a")
+    (out / "folder").symlink_to(out / "d")
+    (out / link).symlink_to(target.format(out=out))
+    aside = set_aside(
+        Job("claim", "job", after=(SyncBlock("b", "", str(out)),)), str(tmp_path / "state"), DirectoryRecord()
+    )
+    scanner = Scanner(str(out), lambda name: True, frozenset(), str(out), Moved(aside))
+
+    scanner.scan()
+
+    contents = {name: Path(place).read_bytes() for name, place in scanner.locations.items()}
+    usual = {"a": b"a", "d/file": b"f", "first": b"a", "folder/file": b"f"}
+    if link == "d/up":
+        found = {**found, "folder/up": b"a"}
+    assert contents == usual | found
+    warned = link in ("loop", "outside", "nowhere")
+    assert (f"{out}/{link}" in capfd.readouterr().err) == warned
+
+
+def test_the_place_aside_is_found_again_and_bears_a_name_that_no_scan_takes(disk: Disk) -> None:
+    disk.make()
+    (disk.directory / "file").touch()
+    aside = set_aside(disk.job, disk.state_file, DirectoryRecord())
+    assert aside == places_aside(disk.job, disk.state_file, DirectoryRecord())
+    assert Scanner(str(disk.directory.parent), lambda name: True, frozenset()).scan() == {}
+    wipe(
+        Job("next", "2", before=(SyncBlock("b", "", str(disk.directory.parent)),)),
+        disk.state_file,
+        DirectoryRecord(),
+    )
+    assert names_in(Path(aside[0][1])) == ["file"]
+    remove_aside(aside, disk.job)
+    assert names_in(disk.directory.parent) == []
+
+
+def test_outputs_aside_deep_in_another_jobs_directory_stay_until_they_are_sent(tmp_path: Path) -> None:
+    state_file, data = str(tmp_path / "state"), tmp_path / "data"
+    (data / "a/out").mkdir(parents=True)
+    (data / "a/out/result").touch()
+    (data / "a/other").touch()
+    aside = set_aside(
+        Job("claim", "1", after=(SyncBlock("b", "", str(data / "a/out")),)), state_file, DirectoryRecord()
+    )
+    outer = Job("next", "2", before=(SyncBlock("b", "", str(data)),), after=(SyncBlock("b", "", str(data)),))
+    set_aside(outer, state_file, DirectoryRecord())
+    wipe(outer, state_file, DirectoryRecord())
+    assert names_in(Path(aside[0][1])) == ["result"]
+    assert not (data / "a/other").exists()
+
+
+@pytest.mark.parametrize("full", ["while moving", "while copying"])
+def test_outputs_that_found_no_room_lie_where_they_lay(
+    disk: Disk, full: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = disk.make()
+    (disk.directory / "d/deep").mkdir(parents=True)
+    (disk.directory / "a").write_text("1")
+    (disk.directory / "d/deep/b").write_text("2")
+    (disk.directory / "z").write_text("3")
+    if full == "while copying":
+        monkeypatch.chdir(disk.directory)
+    ((_, aside),) = places_aside(disk.job, disk.state_file, known)
+    real_copy = shutil.copy2
+
+    def copy(source: str, target: Path, **more: bool) -> object:
+        if source.endswith("/z"):
+            raise OSError(errno.ENOSPC, "no room")
+        return real_copy(source, target, **more)
+
+    def rename(source: Path, target: Path) -> None:
+        raise OSError(errno.EXDEV, "another device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "copy2", copy)
+        patched.setattr("kelpie_worker.workspace.tree._rename", rename)
+        with pytest.raises(OSError, match="no room"):
+            set_aside(disk.job, disk.state_file, known)
+        bring_back(((str(disk.directory), aside),), disk.job, disk.state_file, known)
+    found = {str(path.relative_to(disk.directory)) for path in disk.directory.rglob("*") if path.is_file()}
+    assert found == {"a", "d/deep/b", "z"}
+    assert not [path for path in Path(aside).rglob("*") if path.is_file()]
