@@ -1,7 +1,7 @@
-"""Bad machines are sent away: the outbox of reallocations is carried out at Salad
-(docs/design/protocol.md, Bad machines).
+"""Reallocation of bad machines: the outbox is carried out at Salad (docs/design/protocol.md, Bad machines).
 
-Taking one and writing down what came of it are short statements; Salad is asked in between, in no transaction.
+Taking a reallocation and recording its result are short statements; Salad is asked in between, outside of any
+transaction.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ from kelpie_api.salad.client import GroupName, Salad, SaladRefused, is_name, nam
 from kelpie_api.salad.request_budget import REALLOCATION, RequestBudget
 
 IDLE = 2.0  # seconds between two looks at an empty outbox
-AT_WORK = 5.0  # and between two reallocations, of three requests each: the autoscaler needs the key as well
-KEYLESS_PAUSE = 60.0
-TROUBLE_PAUSE = 10.0
-HOLD = timedelta(minutes=2)  # longer than all calls of one reallocation take: then another process may have it
+AT_WORK = 5.0  # seconds between two reallocations of three requests each: the autoscaler shares the request budget
+KEYLESS_PAUSE = 60.0  # seconds
+TROUBLE_PAUSE = 10.0  # seconds
+HOLD = timedelta(minutes=2)  # longer than all calls of one reallocation take; then another process may take it
 GIVE_UP_AFTER = timedelta(hours=24)
-# Who is sent away right after its last failure has begun little. Later, it finishes the job that it holds.
+# A machine that is moved this soon after its last failure has done little of a next job. Later it finishes its job
+# first.
 STILL_FRESH = timedelta(minutes=1)
 FIRST_PAUSE, LONGEST_PAUSE = 10.0, 3600.0  # seconds before a reallocation is tried again
-LONGEST_SILENCE = 60.0  # that Salad may ask of all of them
+LONGEST_SILENCE = 60.0  # seconds of a Retry-After by which all of them wait
 
 Result = TypeVar("Result")
 
@@ -40,7 +41,7 @@ class ReallocationState(StrEnum):
     """How a reallocation ends."""
 
     REALLOCATED = "reallocated"
-    GONE = "gone"  # the machine works for the group no more, which is what was wanted
+    GONE = "gone"  # the machine no longer belongs to the group, which was the aim
     GIVEN_UP = "given_up"
 
 
@@ -51,18 +52,20 @@ class ReallocationResult:
 
 
 class Gone(Exception):
-    """Salad lists the group's instances, and none of them is on the machine."""
+    """None of the instances that Salad lists for the group is on the machine."""
 
 
 def backoff(tries: int, jitter: float) -> timedelta:
-    """The pause after the `tries`-th try: doubling from ten seconds to an hour, less up to half."""
+    """The pause after the `tries`-th try: 10 seconds, doubling to an hour, less up to half (`jitter` 0 to 1)."""
     longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(tries - 1, 20))
     return timedelta(seconds=longest * (1 - jitter / 2))
 
 
 class Reallocator:
-    """One reallocation after the other; any number of these may run. Without a key of the coordinator's own they
-    are kept for a day and then given up."""
+    """Carries out one reallocation after the other; any number of processes may do so.
+
+    Without the coordinator's own key reallocations are stored for a day and then given up.
+    """
 
     def __init__(self, db: Database, salad: Salad, key: str | None, stopped: threading.Event) -> None:
         self.db = db
@@ -73,7 +76,7 @@ class Reallocator:
         self.said_keyless = False
 
     def run(self) -> None:
-        """Until stopped. Nobody waits for this thread, so what it meets is logged, and it goes on."""
+        """Carry reallocations out until stopped. An error is logged and the loop goes on: no caller reads it."""
         while not self.stopped.is_set():
             try:
                 pause = self.round()
@@ -86,7 +89,7 @@ class Reallocator:
             self.stopped.wait(pause)
 
     def round(self) -> float:
-        """Carry out the reallocation that is due longest; the seconds until the next look."""
+        """Carry out the reallocation that has been due longest; return the seconds until the next look."""
         if self.key is None:
             return self._do_without_a_key()
         taken = self.db.one_or_none(SQL.take_reallocation, hold=HOLD)
@@ -107,7 +110,7 @@ class Reallocator:
         return AT_WORK
 
     def carry_out(self, reallocation: Row, key: str) -> ReallocationResult:
-        """Tell Salad to move the machine's instance elsewhere. Raises NoAnswer, SaladRefused."""
+        """Have Salad move the machine's instance to another machine. Raises NoAnswer, SaladRefused."""
         try:
             group_id = UUID(reallocation["container_group"])
         except ValueError:
@@ -132,7 +135,7 @@ class Reallocator:
         return GroupName(organization, project, name)
 
     def _instances(self, key: str, name: GroupName, machine_id: str) -> list[str]:
-        """The instances on a machine; Salad wants to hear the instance's id, and workers know the machine's."""
+        """The ids of the instances on a machine: Salad needs these, and workers know only the machine's id."""
         found = [
             str(instance.get("id"))
             for instance in self._ask(lambda: self.salad.instances(key, name))

@@ -1,5 +1,5 @@
-"""Machines as the coordinator knows them: which were heard of lately, their bans, and the jobs that wait
-for none but banned ones."""
+"""Machines as their requests made them known: when each was seen, its bans, and jobs that all live machines are
+banned from."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from kelpie_api.db import SQL, Database, Row
 
 FLUSH_PAUSE = 10.0  # seconds between two writings
 WRITTEN_FOR = 30.0  # seconds for which a machine is not written again
-MOST_SEEN = 10_000  # machines that are remembered between two writings; who calls chooses their names
+MOST_SEEN = 10_000  # machines remembered between two writings; callers choose the names, so there is a limit
 PRUNE_BATCH = 5000
-SHORTEST_MEMORY = timedelta(days=1)  # a machine that is at work is never forgotten
+SHORTEST_MEMORY = timedelta(days=1)  # longer than any machine that works goes unseen
 
 Machine = tuple[int, str, str]  # tenant, container group, machine
 
 
 class Sightings:
-    """Which machines this process heard of. Written behind the requests: a claim stays one statement."""
+    """The machines that this process has seen. A thread stores them, so that a claim stays one statement."""
 
     def __init__(self, db: Database) -> None:
         self.db = db
@@ -40,14 +40,14 @@ class Sightings:
                 self.unwritten.add(machine)
 
     def record_sightings(self) -> float:
-        """Write down who was heard of, and which jobs nobody of them may have; seconds until the next time."""
+        """Store the machines seen and note jobs that no live one may have; seconds until the next time."""
         self.write()
         if blocked := self.db.execute(SQL.note_blocked_jobs):
             logs.warning("jobs_blocked_on_machines", jobs=blocked)
         return FLUSH_PAUSE
 
     def write(self) -> None:
-        """What cannot be written now is written the next time."""
+        """Store the machines seen; if that fails they are stored the next time."""
         with self.lock:
             seen = list(self.unwritten)
         if seen:
@@ -60,7 +60,7 @@ class Sightings:
 
 
 def columns(machines: Collection[Machine]) -> dict[str, list[Any]]:
-    """As statements take a list of machines."""
+    """Machines as the parameters of a statement: one list for each column."""
     tenant_ids, container_groups, machine_ids = zip(*machines, strict=True) if machines else ((), (), ())
     return {
         "tenant_ids": list(tenant_ids),
@@ -91,7 +91,7 @@ def key_of(row: Row) -> Machine:
 
 
 def blocking(db: Database, job: Row) -> list[str]:
-    """The live machines that could run a waiting job if they were not banned from it, all of them; else none."""
+    """The live machines that could run a waiting job, if all of them are banned from it; else an empty list."""
     if job["status"] not in {"pending", "running"} or not job["num_failures"]:
         return []
     found = db.one_or_none(SQL.machines_that_block, job_id=UUID(str(job["id"])))
@@ -99,7 +99,7 @@ def blocking(db: Database, job: Row) -> list[str]:
 
 
 def prune(db: Database, older_than: timedelta) -> int:
-    """Forget machines that were not heard of, and reallocations that ended, longer ago than that; how many."""
+    """Remove machines last seen, and reallocations ended, longer ago than `older_than`; return their number."""
     age = max(older_than, SHORTEST_MEMORY)
     pruned = 0
     for statement in (SQL.prune_machines, SQL.prune_reallocations):

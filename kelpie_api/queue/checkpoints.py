@@ -1,4 +1,4 @@
-"""The manifests of committed checkpoints: kept from the holder only, brought to whoever resumes."""
+"""Manifests of committed checkpoints: accepted from the holder only, handed to the next attempt."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from kelpie_api.queue.states import Report
 def keep(
     db: Database, caller: Caller, job_id: UUID, report: Report, generation: int, files: list[dict[str, Any]]
 ) -> int:
-    """Keep the manifest of a generation; the newest generation that is known of this attempt.
+    """Store the manifest of a generation; return the number of the newest generation stored for this attempt.
 
-    A number lower than that writes nothing: an answer that came late must not outlive what followed it.
+    A lower number than that one is not stored: a report that was delayed must not replace a later one.
     Raises NotTheHolder, JobNotFound.
     """
     kept = _by_holder(
@@ -31,13 +31,16 @@ def keep(
 def tell_resumed(
     db: Database, caller: Caller, job_id: UUID, report: Report, checkpoint: str, detail: str | None
 ) -> None:
-    """Write down how an attempt found the checkpoint it began with, once. Raises NotTheHolder, JobNotFound."""
+    """Record once whether the checkpoint that an attempt began with was clean or torn.
+
+    Raises NotTheHolder, JobNotFound.
+    """
     _by_holder(db, caller, job_id, report, SQL.tell_resumed, checkpoint=checkpoint, detail=detail)
 
 
 def with_newest(db: Database, job: Row) -> Row:
-    """A job as a claim answers it: with the newest manifest, if there is one."""
-    if job["attempt"] < 2:  # nobody had it before
+    """The job as a claim answers it: with its newest manifest, if there is one."""
+    if job["attempt"] < 2:  # no earlier attempt could report one
         return job
     newest = db.one_or_none(SQL.newest_checkpoint, job_id=job["id"])
     return job | {"checkpoint": newest} if newest else job

@@ -1,7 +1,7 @@
-"""The life of a job: one function per transition.
+"""The transitions of a job, one function each.
 
-Each is one guarded statement. Zero rows from it is an answer: the caller does not hold the job, or the job is
-final. Only then the job is read, to say which.
+Each is one guarded statement. No row from it means that the caller does not hold the job or that the job is final;
+only then the job is read, to say which of the two.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from kelpie_api.errors import (
 from kelpie_api.queue.listing import get
 from kelpie_api.queue.states import Outcome, Report, Status
 
-# Failures that say something of the job and nothing of the machine: five misspelt buckets must not send a healthy
-# fleet away (docs/design/protocol.md, Bad machines).
+# Failure reasons that are the job's own fault, not the machine's: five misspelt buckets must not have a healthy
+# fleet reallocated (docs/design/protocol.md, Bad machines).
 JOBS_OWN_FAULTS = {"not_found", "not_started", "download", "pattern", "worker_broken"}
 
-# So many jobs end in a fraction of a second, and no claim has to step over more rows that are locked.
+# Jobs that one statement of a purge ends: a fraction of a second, so claims step over few locked rows meanwhile.
 PURGED_AT_ONCE = 2000
 
 
@@ -40,9 +40,9 @@ def claim(
     claim_id: UUID | None,
     gone: Callable[[], bool] = lambda: False,
 ) -> Row | None:
-    """The next job for this machine, or None. Repeating it with the same claim_id gives the same answer.
+    """Hand out the next job for this machine, or None. The same claim_id gives the same answer again.
 
-    `gone` tells whether the client hung up: nothing is claimed for nobody.
+    `gone` says whether the client has closed its connection: then nothing is claimed. Raises ClaimIdTaken.
     """
     values = {
         "tenant_id": caller.tenant_id,
@@ -55,7 +55,7 @@ def claim(
     }
 
     def take(tx: Transaction) -> Row | None:
-        # Only now: it may have stood in line, for a thread and for a connection, until its client gave up.
+        # As late as possible: the client may have given up while this waited for a thread and a connection.
         return None if gone() else tx.one_or_none(SQL.claim_job, **values)
 
     if claim_id is None:
@@ -63,7 +63,7 @@ def claim(
     try:
         return db.repeatable(take)
     except psycopg.errors.UniqueViolation:
-        # The same request raced with itself. The winner's row is there now and answers both.
+        # A repetition of this request was committed first; its row is the answer to both.
         return _claim_again(db, take)
 
 
@@ -75,7 +75,10 @@ def _claim_again(db: Database, take: Callable[[Transaction], Row | None]) -> Row
 
 
 def heartbeat(db: Database, caller: Caller, job_id: UUID, report: Report) -> str:
-    """Renew a lease its holder still has; tell anyone else what became of the job."""
+    """Renew the lease and return `running`; for any other reporter, the status that its worker must act on.
+
+    Raises JobNotFound.
+    """
     held = db.one_or_none(
         SQL.renew_lease,
         job_id=job_id,
@@ -87,7 +90,8 @@ def heartbeat(db: Database, caller: Caller, job_id: UUID, report: Report) -> str
     if held:
         return Status.RUNNING
     status = str(_standing(db, caller, job_id, report)["status"])
-    # Running, but not by the caller: it must drop the job, and `canceled` is the word every worker obeys.
+    # Running, but not held by the caller, which must drop the job: `canceled` is the status that every worker
+    # obeys.
     return Status.CANCELED if status == Status.RUNNING else status
 
 
@@ -96,16 +100,20 @@ def complete(db: Database, caller: Caller, job_id: UUID, report: Report) -> None
 
 
 def fail(db: Database, caller: Caller, job_id: UUID, report: Report, max_bans: int = Config.max_bans) -> None:
-    """Count one failure and ban the machine from the job; the job fails for good at `max_failures`.
+    """Count one failure and ban the machine from the job; at `max_failures` the job becomes `failed`.
 
-    The ban that makes `max_bans` of the machine in its group, by its own fault, has it reallocated (0: never).
+    Once the machine has `max_bans` bans in its group that may be its own fault, its reallocation is written
+    (0: never). Raises NotTheHolder, JobNotFound.
     """
     counting = {"max_bans": max_bans, "counts": int(report.reason not in JOBS_OWN_FAULTS)}
     _report(db, caller, job_id, report, SQL.fail_job, Outcome.FAILED, **counting)
 
 
 def release(db: Database, caller: Caller, job_id: UUID, report: Report) -> None:
-    """Take a job back from a worker that is being shut down: no failure, no ban."""
+    """Take a job back from a worker that is being shut down, without a failure and without a ban.
+
+    Raises NotTheHolder, JobNotFound.
+    """
     _report(db, caller, job_id, report, SQL.release_job, Outcome.RELEASED)
 
 
@@ -146,7 +154,7 @@ def _report(
 
 
 def why_refused(db: Database, caller: Caller, job_id: UUID, report: Report) -> str:
-    """What to tell somebody who is not the holder. Raises JobNotFound."""
+    """The sentence for a reporter that is not the holder. Raises JobNotFound."""
     return _refusal(_standing(db, caller, job_id, report), job_id, report)
 
 
@@ -158,10 +166,10 @@ def _refusal(standing: Row, job_id: UUID, report: Report) -> str:
 
 
 def _said_before(standing: Row, report: Report, outcome: Outcome) -> bool:
-    """Was this very report accepted already, so that only its answer was lost?"""
+    """Whether this report was accepted before, so that it is a repetition after a lost answer."""
     if standing["outcome"] == outcome:
         return True
-    # A job that was pending has no attempt to remember the report by.
+    # A job that was still pending has no attempt in which the report could be recorded.
     match outcome:
         case Outcome.COMPLETED:
             accepted = standing["status"] == Status.COMPLETED and standing["touched_last"]
@@ -186,8 +194,10 @@ def _standing(db: Database, caller: Caller, job_id: UUID, report: Report) -> Row
 
 
 def cancel(db: Database, caller: Caller, job_id: UUID) -> None:
-    """End a job; canceling it again is fine. Raises JobNotFound, or Conflict if it completed or failed, and
-    Forbidden if a token may read it only."""
+    """Cancel a job; a canceled one stays canceled.
+
+    Raises JobNotFound, Conflict if it has completed or failed, Forbidden if a token may only read it.
+    """
     if caller.machine:
         caller.require_own_group(get(db, caller, job_id)["container_group_id"])
     if db.one_or_none(SQL.cancel_job, job_id=job_id, **caller.scope, actor=caller.actor):
@@ -198,16 +208,16 @@ def cancel(db: Database, caller: Caller, job_id: UUID) -> None:
 
 
 def purge_group(db: Database, caller: Caller, container_group_id: str) -> int:
-    """Remove the pending jobs of a container group and cancel the running ones; how many there were.
+    """Remove the pending jobs of a container group, cancel the running ones, and return the number of both.
 
-    In rounds of a statement each: a million jobs take minutes, and claims go on meanwhile.
+    Works in rounds of one statement each: a million jobs take minutes, and claims go on in between.
     """
     lines = db.all(SQL.lines_of_group, **caller.scope, container_group=container_group_id)
     return sum(_purge_line(db, caller, {"container_group": container_group_id, **line}) for line in lines)
 
 
 def _purge_line(db: Database, caller: Caller, line: Row) -> int:
-    """First what was never handed out, then what was, so that a job claimed meanwhile is canceled."""
+    """Pending jobs first, then those that were handed out, so that a job claimed in between is canceled too."""
     ended, after = 0, -1
     while (removed := _round(db, SQL.remove_pending_jobs, **line, after_seq=after))["count"]:
         ended, after = ended + removed["count"], removed["last_seq"]
@@ -223,5 +233,5 @@ def _round(db: Database, statement: LiteralString, **values: Any) -> Row:
 
 
 def purge(db: Database) -> None:
-    """Remove all jobs of everybody."""
+    """Remove the jobs of all tenants."""
     db.execute(SQL.purge_jobs)

@@ -12,13 +12,13 @@ from kelpie_api.errors import (
     JobNotFound,
 )
 
-PORTION = 250  # jobs of a page that are read at once, for each may have up to 256 KiB
-LARGEST_PAGE = 64 * 2**20
+PORTION = 250  # jobs of a page that are read at a time, since each may have 256 KiB
+LARGEST_PAGE = 64 * 2**20  # bytes
 
 
 @dataclass(frozen=True)
 class Cursor:
-    """A place in the list of jobs, just beyond the one with this number; jobs added later do not move it."""
+    """A place in the list of jobs, just after the job with this number; later jobs do not move it."""
 
     seq: int
     oldest_first: bool
@@ -42,8 +42,11 @@ def list_page(
     oldest_first: bool,
     cursor: Cursor | None = None,
 ) -> tuple[list[Row], Cursor | None]:
-    """One page of the caller's jobs, newest first unless `oldest_first`, and where the next one begins if there
-    is more. The order is total. A `cursor` brings its own order and wins over `page`."""
+    """One page of the caller's jobs, newest first unless `oldest_first`, and the cursor of the next, if any.
+
+    The order is total. A `cursor` has its own order and takes precedence over `page`. Raises InvalidRequest where
+    the jobs of the page are too large together.
+    """
     if cursor:
         page, oldest_first = 1, cursor.oldest_first
     statement = SQL.list_jobs_oldest_first if oldest_first else SQL.list_jobs_newest_first
@@ -62,7 +65,7 @@ def list_page(
 
 
 def _refuse_too_large(page: list[Row]) -> None:
-    """Raise InvalidRequest before a page takes all of the memory."""
+    """Raise InvalidRequest before a page uses too much memory."""
     if sum(row["bytes"] for row in page) > LARGEST_PAGE:
         raise InvalidRequest(
             f"A page may have at most {LARGEST_PAGE // 2**20} MiB, this one has more; take a smaller page_size.",
@@ -71,12 +74,12 @@ def _refuse_too_large(page: list[Row]) -> None:
 
 
 def attempts(db: Database, caller: Caller, job_id: UUID) -> list[Row]:
-    """Every handout of a job and how it ended."""
+    """Every attempt of a job and how it ended. Raises JobNotFound."""
     get(db, caller, job_id)
     return db.all(SQL.list_attempts, job_id=job_id)
 
 
 def events(db: Database, caller: Caller, job_id: UUID) -> list[Row]:
-    """Every change of a job and who made it."""
+    """Every change of a job with its actor. Raises JobNotFound."""
     get(db, caller, job_id)
     return db.all(SQL.list_events, job_id=job_id)

@@ -1,9 +1,9 @@
-"""Waiting for work: claims that found nothing wait here until there may be something
+"""Long polling: claims that found no job wait here until there may be one
 (docs/design/protocol.md, Waiting for work).
 
-A process looks at the queue once for all that wait in it, when a notification says so and every few seconds, and
-wakes as many as there are jobs for them. So a submission costs a handful of claims however many wait for it.
-Nobody holds a connection while waiting.
+One thread of a process looks at the queue for all its waiters, after a notification and every few seconds, and
+wakes as many waiters as it sees jobs for. So a submission costs a few claims however many waiters there are. A
+waiter holds no database connection.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from kelpie_api.errors import Unavailable
 from kelpie_api.queue.notifications import Listener
 
 LONGEST_WAIT = 30  # seconds that a request may wait
-LOOK_PAUSE = 2.0  # seconds between two looks at the queue: a lapse notifies nobody
-POLL_PAUSE = 0.4  # the same, while notifications are not heard
-SHORTEST_LOOK_PAUSE = 0.01  # many submissions are one look
-CLAIMS_AT_ONCE = 5  # of all that wait: the other connections of the pool are for everybody else
-SLOT_TIMEOUT = 5.0  # seconds to wait for one of these
+LOOK_PAUSE = 2.0  # seconds between two looks at the queue, since a lapse sends no notification
+POLL_PAUSE = 0.4  # the same, while notifications do not arrive
+SHORTEST_LOOK_PAUSE = 0.01  # seconds, in which many submissions become one look
+CLAIMS_AT_ONCE = 5  # of all waiters: the other connections of the pool are for other requests
+SLOT_TIMEOUT = 5.0  # seconds that a waiter waits for one of these slots
 
-QueueKey = tuple[int, str]  # tenant and container group; '' is the line of the null group
-Handout = tuple[UUID, int]  # a job, and the attempts it had when it was seen
+QueueKey = tuple[int, str]  # tenant and container group; '' is the null group
+Handout = tuple[UUID, int]  # a job, and the number of attempts that it had when it was seen
 
 
 class TooManyWaiters(Exception):
-    """So many wait already that nobody else may."""
+    """The process has as many waiters as it may have."""
 
 
 @dataclass(eq=False)
 class Waiter:
-    """Somebody who waits for work: who asks, and for which lines."""
+    """One waiting claim: its machine, and the groups whose queues it may be served from."""
 
     tenant_id: int
     machine_id: str
@@ -57,7 +57,7 @@ class Waiter:
 
 
 class LongPoll:
-    """Those who wait in this process, and who calls them."""
+    """The waiters of this process, and the thread that wakes them."""
 
     def __init__(self, db: Database, most: int) -> None:
         self.db = db
@@ -65,10 +65,10 @@ class LongPoll:
         self.closed = False
         self.listener = Listener(db, self._on_notification)
         self._lock = threading.Lock()
-        self._by_queue: dict[QueueKey, dict[Waiter, None]] = {}  # who came first is called first
+        self._by_queue: dict[QueueKey, dict[Waiter, None]] = {}  # in the order of arrival
         self._waiting: dict[Waiter, None] = {}
         self._assigned: dict[Handout, Waiter] = {}
-        self._failed: dict[Handout, float] = {}  # somebody else had them locked; not tried again at once
+        self._failed: dict[Handout, float] = {}  # taken or locked by others; not assigned again at once
         self._slots = threading.BoundedSemaphore(CLAIMS_AT_ONCE)
         self._look_now = threading.Event()
         self._started = False
@@ -77,13 +77,13 @@ class LongPoll:
     def claim(
         self, waiter: Waiter, take: Callable[[], Row | None], seconds: float, gone: Callable[[], bool]
     ) -> Row | None:
-        """What `take` answers, as soon as it answers anything, else None in the end.
+        """The job that `take` returns, as soon as it returns one; None after so many seconds.
 
-        `gone` tells whether the client hung up: nothing is taken for nobody. Raises NoRoom before anything was
-        tried, and whatever `take` raises.
+        `gone` says whether the client has closed its connection: then nothing is taken. Raises TooManyWaiters
+        before the first try, Unavailable, and what `take` raises.
         """
         deadline = time.monotonic() + seconds
-        with self._registered(waiter):  # before the first try: what comes after it wakes the waiter
+        with self._registered(waiter):  # before the first try, so that what comes after it wakes the waiter
             job = self._take_with_slot(take)
             while job is None and not self.closed:
                 called = waiter.woken.wait(max(0.0, deadline - time.monotonic()))
@@ -95,7 +95,7 @@ class LongPoll:
             return job
 
     def close(self) -> None:
-        """Send everybody away, for good; for the end of a process."""
+        """Answer all waiters with nothing and accept no other; for the end of a process."""
         self.closed = True
         with self._lock:
             for waiter in self._waiting:
@@ -107,7 +107,7 @@ class LongPoll:
         return len(self._waiting)
 
     def look(self) -> None:
-        """Look at the queue once, and call those who can have what is there."""
+        """Look at the queue once, and wake the waiters that can take what is there."""
         with self._lock:
             waiting = list(self._waiting)
             queues = {queue_key: list(waiters) for queue_key, waiters in self._by_queue.items()}
@@ -126,7 +126,7 @@ class LongPoll:
         with self._lock:
             self._wake_for(found)
 
-    # --- those who wait -----------------------------------------------------------------------------
+    # --- in the threads of the waiters ----------------------------------------------------------------
 
     @contextmanager
     def _registered(self, waiter: Waiter) -> Iterator[None]:
@@ -150,7 +150,7 @@ class LongPoll:
                 waiters.pop(waiter, None)
                 if not waiters:
                     del self._by_queue[queue_key]
-        if waiter.assigned is not None:  # it hung up, or failed: what it was called for is there for the next
+        if waiter.assigned is not None:  # it gave up or failed: its job is for the next waiter
             self._assigned.pop(waiter.assigned, None)
             self._look_now.set()
 
@@ -162,7 +162,7 @@ class LongPoll:
         return job
 
     def _settle(self, waiter: Waiter, job: Row | None) -> None:
-        """What became of a call. Taken: good. Else somebody may be left to call for something."""
+        """End the assignment of a woken waiter. If it did not take its job, look again for another waiter."""
         handout, waiter.assigned = waiter.assigned, None
         if handout is None:
             return
@@ -180,7 +180,7 @@ class LongPoll:
         finally:
             self._slots.release()
 
-    # --- who calls them -----------------------------------------------------------------------------
+    # --- in the thread that looks ----------------------------------------------------------------------
 
     def _wake_for(self, found: list[Row]) -> None:
         now = time.monotonic()
@@ -192,7 +192,7 @@ class LongPoll:
                 self._wake_first((row["tenant_id"], row["container_group"]), row)
 
     def _wake_repeated_claims(self, row: Row) -> None:
-        """The claim of this id was carried out for another request: its answer is known."""
+        """Wake the waiters whose claim_id was carried out by another request, whose answer is theirs too."""
         for waiter in self._waiting:
             if (waiter.tenant_id, waiter.claim_id) == (row["tenant_id"], row["claim_id"]):
                 waiter.woken.set()
@@ -209,13 +209,13 @@ class LongPoll:
                 return
 
     def _on_notification(self, word: str) -> None:
-        """A notification: the line that got something."""
+        """A notification: tenant and group of a queue that got something."""
         tenant_id, _, group = word.partition(" ")
         if tenant_id.isdigit() and (int(tenant_id), group) in self._by_queue:
             self._look_now.set()
 
     def _start_threads(self) -> None:
-        """With the first waiter of a process: it may have been forked after this object was made."""
+        """Start the threads with the first waiter: a process may be forked after this object was made."""
         with self._lock:
             if self._started:
                 return
@@ -234,7 +234,7 @@ class LongPoll:
                 self.look()
                 self._database_away = False
             except (Unavailable, psycopg.Error) as error:
-                # They go on waiting; whoever claims in the end hears that the database is away.
+                # The waiters stay; each final try answers that the database is away.
                 if not self._database_away:
                     logs.warning("queue_not_seen", message=str(error).strip())
                 self._database_away = True
@@ -243,7 +243,7 @@ class LongPoll:
 
 
 def as_seen_by_peek(queue_key: QueueKey, waiters: list[Waiter]) -> dict[str, Any]:
-    """A line as `peek_at_lines` takes it; the machine of most of its waiters first."""
+    """A queue as the statement `peek_at_lines` takes it; the machine with the most waiters first."""
     machines = Counter(waiter.machine_id for waiter in waiters)
     return {
         "tenant_id": queue_key[0],

@@ -1,6 +1,6 @@
-"""What every web process does beside answering: keep the coordinator's liveness, and keep the claim fast.
+"""Housekeeping threads of a web process: they renew the coordinator's liveness and keep the claim fast.
 
-Several processes may do it at once; the statements see to it that one is enough.
+Every web process runs them; the statements make it harmless that several do so at the same time.
 """
 
 from __future__ import annotations
@@ -15,17 +15,20 @@ from kelpie_api import logs
 from kelpie_api.db import SQL, Database, Transaction
 from kelpie_api.errors import Unavailable
 
-BEAT = 0.5  # seconds between two signs of life; a gap of a second is an outage
-DEAD_ROWS = 1000  # so many dead rows at the head of the line make a claim read tens of pages more
-VACUUM_PAUSE = 1.0
-VACUUM_SHARE = 0.1  # of the time at most, however little a vacuum achieves under an old snapshot
-LONGEST_VACUUM = 3600.0
-FORGET_PAUSE = 3600.0
+BEAT = 0.5  # seconds between two renewals of the liveness row; a gap of a second is an outage
+DEAD_ROWS = 1000  # dead rows at the head of the queue, by which a claim reads tens of pages more
+VACUUM_PAUSE = 1.0  # seconds
+VACUUM_SHARE = 0.1  # of the time at most, even where an old snapshot lets a vacuum achieve little
+LONGEST_VACUUM = 3600.0  # seconds
+FORGET_PAUSE = 3600.0  # seconds
 
 
 class Maintenance:
-    """Loops in threads of their own: a long vacuum must not look like an outage. A duty is done once a call, and
-    answers the seconds until the next; `more` are those of other parts of the process."""
+    """A thread for each duty, so that a long vacuum does not delay the liveness row.
+
+    A duty does its work once for each call and returns the seconds until the next one. `more` are the duties of
+    other parts of the process.
+    """
 
     def __init__(self, db: Database, more: Sequence[Callable[[], float]] = ()) -> None:
         self.db = db
@@ -42,7 +45,7 @@ class Maintenance:
         self.stopped.set()
 
     def keep_beating(self) -> None:
-        """Beat on a connection of its own: requests may have taken all of the pool."""
+        """Renew the liveness row until stopped, on a connection of its own: requests may occupy the whole pool."""
         while not self.stopped.is_set():
             try:
                 with self.db.connect() as connection:
@@ -56,14 +59,14 @@ class Maintenance:
                 self.stopped.wait(BEAT)
 
     def beat(self, tx: Transaction) -> None:
-        """A sign of life, and what claims may rely on until the next."""
+        """Renew the liveness row once, and note which queues can have no lapsed lease until the next time."""
         outage = tx.one_or_none(SQL.be_seen)
         if outage:
             logs.warning("outage_noted", **outage)
         tx.execute(SQL.note_lapse_horizons)
 
     def vacuum(self) -> float:
-        """Remove the dead entries that claims leave at the head of the queue's index; seconds until the next look.
+        """Remove the dead entries that claims leave in the queue's index; return the seconds until the next look.
 
         Autovacuum wakes once a minute, and claims at full speed slow to a third within fifteen seconds
         (bench/README.md).
@@ -76,13 +79,13 @@ class Maintenance:
         return max(VACUUM_PAUSE, (time.monotonic() - began) / VACUUM_SHARE)
 
     def forget(self) -> float:
-        """Remove what matters to nobody any more; the seconds until the next time."""
+        """Remove outages and submissions that no rule needs any more; return the seconds until the next time."""
         self.db.execute(SQL.forget_outages)
         self.db.execute(SQL.forget_submissions)
         return FORGET_PAUSE
 
     def cut_overdue(self) -> float:
-        """End requests that a frozen database keeps waiting; the seconds until the next look."""
+        """Cut requests that a frozen database keeps waiting; return the seconds until the next look."""
         if overdue := self.db.cut_overdue(time.monotonic()):
             logs.warning("database_overdue", connections=overdue)
         return BEAT
@@ -102,7 +105,7 @@ class Maintenance:
             self.away = True
             return BEAT
         except psycopg.Error as error:
-            # Without these threads no lease would ever lapse: they go on, and say why a round was lost.
+            # Without these threads no lease would ever lapse: so they log why a round failed, and go on.
             logs.error("housekeeping_failed", error, duty=duty.__name__)
             return BEAT
         return pause

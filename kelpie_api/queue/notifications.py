@@ -1,4 +1,4 @@
-"""Hearing that there is work: one LISTEN of a process, which proves that it hears."""
+"""Notifications of new work: one LISTEN connection for each process, which proves that it receives them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from kelpie_api import logs
 from kelpie_api.db import SQL, Database, Row, shut_down
 from kelpie_api.errors import Unavailable
 
-PROOF_TIME = 2.0  # seconds in which the listener must hear what was sent to it
-PROVEN_FOR = 30.0
-DEAF_PAUSE = 30.0  # before the next try where notifications do not arrive, as behind PgBouncer
-RECONNECT_PAUSE = 1.0
+PROOF_TIME = 2.0  # seconds in which the listener must receive its own notification
+PROVEN_FOR = 30.0  # seconds until the next proof
+DEAF_PAUSE = 30.0  # seconds before the next try where notifications do not arrive, as behind PgBouncer
+RECONNECT_PAUSE = 1.0  # seconds
 
 
 class Listener:
-    """Hears of new work on a connection of its own, once it has proven that it hears at all.
+    """Receives notifications of new work on a connection of its own, once it has proven that they arrive.
 
-    Behind PgBouncer LISTEN succeeds and nothing is ever heard (docs/design/protocol.md, Waiting for work).
+    Behind PgBouncer LISTEN succeeds and no notification ever arrives (docs/design/protocol.md, Waiting for work).
     """
 
     def __init__(self, db: Database, tell: Callable[[str], None]) -> None:
@@ -37,7 +37,7 @@ class Listener:
         self.stopped.set()
         connection = self._connection
         if connection is not None and not connection.closed:
-            with suppress(OSError):  # it ended by itself meanwhile
+            with suppress(OSError):  # the connection ended by itself meanwhile
                 shut_down(connection)
 
     def keep_listening(self) -> None:
@@ -54,7 +54,7 @@ class Listener:
                 self._note(proven=False)
 
     def listen(self) -> None:
-        """Listen for as long as every proof succeeds."""
+        """Pass notifications on for as long as each proof succeeds; return when one fails."""
         with self.db.connect() as connection:
             self._connection = connection
             connection.execute(SQL.listen)

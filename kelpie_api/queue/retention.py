@@ -1,4 +1,4 @@
-"""Removing old history, in small steps beside a working queue."""
+"""Removal of old history, in short transactions beside a working queue."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from datetime import timedelta
 
 from kelpie_api.db import SQL, Database, Row
 
-SHORTEST_PAUSE = 0.05
+SHORTEST_PAUSE = 0.05  # seconds
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one transaction did: how many jobs it removed (or would have), and how long it took."""
+    """The result of one transaction: the jobs that it removed (or would have), and the seconds it took."""
 
     jobs: int
     seconds: float
-    taken: bool = False  # another one was at work, and nothing was done
+    taken: bool = False  # another process was pruning, so nothing was done
 
     @property
     def pause(self) -> float:
-        """Seconds until the next: removing takes half of the time at most, claims have the rest for themselves."""
+        """Seconds to wait before the next step, so that removing takes at most half of the time."""
         return max(SHORTEST_PAUSE, self.seconds)
 
 
 def prune(db: Database, kept_for: timedelta, batch: int, *, really: bool = True) -> Iterator[Step]:
-    """Remove jobs that finished longer ago, from the oldest on; a batch is looked at for each step asked for.
+    """Remove jobs that finished longer ago than `kept_for`, oldest first; each step examines `batch` of them.
 
-    Each step is a transaction: whoever stops between two of them, or dies, leaves whole jobs.
+    Each step is a transaction, so a stop or a kill between two steps leaves whole jobs. With `really` false jobs
+    are only counted.
     """
     after: int | None = 0
     while after is not None:

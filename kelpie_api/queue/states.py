@@ -1,4 +1,4 @@
-"""The words of a job's life: its statuses, how attempts end, and what a report says."""
+"""Statuses of jobs, outcomes of attempts, and the content of a worker's report."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Report:
-    """What a worker says about a job: who it is, and how the command ended.
+    """What a worker reports about a job: its own name, and how the command ended.
 
-    `attempt` is the fence; it is None from the original's worker, then the machine alone is compared. `reason` is
-    one of a few classes, `detail` the worker's own sentence. `output` is the last of what the command printed,
-    from a worker that was asked for it. `checkpoint_lag` is of a heartbeat.
+    `attempt` is the fencing token; the original's worker sends None, and then the machine alone is compared.
+    `reason` is one of a few classes, `detail` a sentence. `output` is the end of what the command printed, where
+    the worker is configured to send it. `checkpoint_lag` comes with heartbeats only.
     """
 
     machine_id: str

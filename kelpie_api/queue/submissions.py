@@ -1,4 +1,4 @@
-"""Submitting jobs: all of a batch or none, and the same submission once however often it is sent."""
+"""Submission of jobs: a batch whole or not at all, and one with an Idempotency-Key only once."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from kelpie_api.errors import (
 
 @dataclass(frozen=True)
 class IdempotencyKey:
-    """What makes a submission safe to repeat: the caller's key, and a digest of what was sent with it."""
+    """The Idempotency-Key of a submission, and a digest of the body that it came with."""
 
     key: str
     digest: bytes
 
 
 def submit(db: Database, caller: Caller, definitions: Sequence[dict[str, Any]]) -> list[Row]:
-    """Create all jobs or none, in the order given."""
+    """Create all jobs or none; return them in the order given."""
     return db.unrepeatable(lambda tx: tx.all(SQL.submit_jobs, **_submission(caller, definitions)))
 
 
 def submit_once(
     db: Database, caller: Caller, definitions: Sequence[dict[str, Any]], once: IdempotencyKey
 ) -> tuple[list[Row], bool]:
-    """Create all jobs or none, unless this key did so within a day; whether it did.
+    """Create all jobs or none, unless this key did so within a day; return the jobs, and whether they existed.
 
-    A connection lost on the way does no harm: the second try finds what the first created, by its ids.
+    The try may be repeated after a lost connection: the second one finds by its ids what the first created.
     Raises IdempotencyKeyReused, SubmittedJobsGone.
     """
     values = _submission(caller, definitions, once)
@@ -44,7 +44,7 @@ def submit_once(
         if created := db.all(SQL.submit_jobs, **values):
             return created, False
         earlier = db.one_or_none(SQL.find_submission, tenant_id=caller.tenant_id, key=once.key)
-        if earlier:  # else it was forgotten in between, and the key is free
+        if earlier:  # else it was removed in between, and the key is free
             return _submitted(db, caller, earlier, once), earlier["job_ids"] != values["job_ids"]
 
 
@@ -68,7 +68,7 @@ def _submission(
 
 
 def _submitted(db: Database, caller: Caller, earlier: Row, once: IdempotencyKey) -> list[Row]:
-    """The jobs of an earlier submission as they are now."""
+    """The jobs of an earlier submission as they are now. Raises IdempotencyKeyReused, SubmittedJobsGone."""
     if bytes(earlier["digest"]) != once.digest:
         raise IdempotencyKeyReused
     found = db.all(SQL.get_submitted_jobs, **caller.scope, job_ids=earlier["job_ids"])
@@ -78,10 +78,10 @@ def _submitted(db: Database, caller: Caller, earlier: Row, once: IdempotencyKey)
 
 
 def new_job_id() -> UUID:
-    """A random id that begins with its time (version 7 of RFC 9562).
+    """A random id that begins with the current time (version 7 of RFC 9562).
 
-    What is written about a job goes to indexes by its id. With the time in front, jobs of one time lie side by
-    side in them, and a claim beside millions of finished jobs finds its few pages in memory.
+    Indexes on the id then keep jobs of one time side by side, so that a claim among millions of finished jobs
+    touches few pages, which are in memory (bench/README.md, claim).
     """
     milliseconds = time.time_ns() // 1_000_000
     return UUID(int=milliseconds << 80 | 7 << 76 | secrets.randbits(12) << 64 | 2 << 62 | secrets.randbits(62))

@@ -1,4 +1,4 @@
-"""Swagger UI at /docs, from this server: nothing is fetched from elsewhere, and no script stands in the page."""
+"""Swagger UI at /docs, served by this server alone: no asset from elsewhere, no inline script."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ASSETS = {
 }
 START = "start.js"
 
-# The page's own styles are set by script; `unsafe-inline` is for the style attributes in rendered descriptions.
+# `unsafe-inline` is for the style attributes in rendered descriptions.
 POLICY = (
     "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -54,7 +54,7 @@ SwaggerUIBundle({
 
 @blueprint.get("/docs")
 def get_page() -> Response:
-    """The page. The keys that it asks for under Authorize are the document's security schemes."""
+    """The page; its Authorize dialog asks for the security schemes of the document."""
     return guarded(make_response(render_template_string(PAGE)), "no-cache")
 
 

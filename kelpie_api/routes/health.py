@@ -1,4 +1,4 @@
-"""Is the process alive, and can it work?"""
+"""Probes: whether the process lives, and whether it can serve."""
 
 from __future__ import annotations
 

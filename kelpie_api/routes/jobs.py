@@ -30,7 +30,7 @@ REPLAYED = {"Idempotent-Replayed": TEXT}
 SAME_ON_EVERY_PAGE = ("status", "container_group_id", "page_size", "asc")
 P = ParamSpec("P")
 
-# What a route answers: a value for its schema, the status, headers.
+# What a route returns: a value for its schema, the status, headers.
 RouteResult = tuple[Row | list[Row], int, dict[str, str]]
 
 
@@ -39,7 +39,7 @@ def warnings(definition: Any) -> dict[str, list[str]]:
 
 
 def accept(definitions: list[dict[str, Any]], key: str | None) -> tuple[list[Row], dict[str, str]]:
-    """Submit jobs; with a key, at most once. The jobs and the headers of the answer."""
+    """Submit jobs, at most once if there is a key; return the jobs and the headers of the answer."""
     if key is None:
         return submissions.submit(db(), caller(), definitions), {}
     submitted, replayed = submissions.submit_once(
@@ -49,7 +49,7 @@ def accept(definitions: list[dict[str, Any]], key: str | None) -> tuple[list[Row
 
 
 def digest_of_body() -> bytes:
-    """The same for bodies that differ only in layout; a list is a batch, so the body tells the routes apart."""
+    """A digest of the body's JSON value, whatever its layout; a batch is a list, so no body fits both routes."""
     canonical = json.dumps(request_json(), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).digest()
 
@@ -105,7 +105,7 @@ def list_jobs(query: dict[str, Any]) -> RouteResult:
 
 
 def link_to(following: Cursor | None) -> dict[str, str]:
-    """The way to the next page, asked for as this one was."""
+    """A `Link` header to the next page, with the parameters of this one; empty if there is none."""
     if following is None:
         return {}
     asked = {name: value for name in SAME_ON_EVERY_PAGE if (value := request.args.get(name))}
@@ -116,7 +116,7 @@ def link_to(following: Cursor | None) -> dict[str, str]:
 @blueprint.response(204)
 @blueprint.alt_response(403, schema=Failure)
 def purge_jobs() -> None:
-    """Remove all jobs of everybody (administrator)."""
+    """Remove all jobs of all users (administrator)."""
     administrator()
     jobs.purge(db())
 
@@ -130,7 +130,7 @@ def purge_group(container_group_id: str) -> Row:
 
 
 def group_name(text: str) -> str:
-    """A container group from a path. Raises InvalidRequest where no job can be of such a group."""
+    """A container group from a path. Raises InvalidRequest if no job can have that group."""
     if len(text) > 255 or "\0" in text or "\ufffd" in text:
         sentence = "The id of a container group is 1 to 255 characters in UTF-8, without a NUL."
         raise InvalidRequest(sentence, {"container_group_id": [sentence]})
@@ -138,15 +138,17 @@ def group_name(text: str) -> str:
 
 
 def revalidated(answer: Callable[P, Response]) -> Callable[P, Response]:
-    """Name the version of an answer, so that whoever has it already is spared the body. The answer is the caller's
-    own: no cache may give it to another, nor to the same without asking here."""
+    """Give the answers of a route an ETag, and answer 304 to a caller that has that version already.
+
+    Caches may store an answer for its caller only, and must ask here before they use it.
+    """
 
     @functools.wraps(answer)
     def conditional(*args: P.args, **kwargs: P.kwargs) -> Response:
         response = answer(*args, **kwargs)
         response.headers["Cache-Control"] = "private, no-cache"
         response.add_etag()
-        # Only If-None-Match: the library would also answer a failed If-Match, with 412 and the job.
+        # If-None-Match only: the library would answer a failed If-Match with 412 and the job.
         response.make_conditional({**request.environ, "HTTP_IF_MATCH": "", "HTTP_RANGE": ""})
         return response
 
@@ -159,7 +161,7 @@ def revalidated(answer: Callable[P, Response]) -> Callable[P, Response]:
 @blueprint.alt_response(304, description="The job is as the If-None-Match of the request says.", success=True)
 @blueprint.alt_response(404, schema=Failure)
 def get_job(job_id: str) -> Row:
-    """Read a job. One that waits for machines that are all banned from it names them in `blocked_on_machines`."""
+    """Read a job. `blocked_on_machines` is there if all live machines that it waits for are banned from it."""
     job = listing.get(db(), caller(), identifier(job_id, "job"))
     blocking = sightings.blocking(db(), job)
     return job | ({"blocked_on_machines": blocking} if blocking else {})
@@ -179,7 +181,7 @@ def cancel_job(job_id: str) -> Row:
 @blueprint.response(200, AttemptList)
 @blueprint.alt_response(404, schema=Failure)
 def list_attempts(job_id: str) -> Row:
-    """Every handout of a job and how it ended."""
+    """Every attempt of a job and how it ended."""
     found = listing.attempts(db(), caller(), identifier(job_id, "job"))
     return {"_count": len(found), "attempts": found}
 
@@ -188,6 +190,6 @@ def list_attempts(job_id: str) -> Row:
 @blueprint.response(200, EventList)
 @blueprint.alt_response(404, schema=Failure)
 def list_events(job_id: str) -> Row:
-    """Every change of a job and who made it."""
+    """Every change of a job with its actor."""
     found = listing.events(db(), caller(), identifier(job_id, "job"))
     return {"_count": len(found), "events": found}

@@ -1,4 +1,4 @@
-"""The machines that work, and what they failed at (docs/design/protocol.md, Bad machines)."""
+"""Machines with their jobs, bans and reallocations (docs/design/protocol.md, Bad machines)."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ blueprint.ARGUMENTS_PARSER = BodyParser()
 @blueprint.response(200, MachineList)
 @blueprint.alt_response(400, schema=Failure)
 def list_machines(query: dict[str, Any]) -> Row:
-    """List machines by group and id: when they were heard of last (within some seconds), the jobs that they hold,
-    their bans, and their reallocations, the newest first."""
+    """List machines by group and id: when each was last seen (to within a minute), the jobs that it holds, its
+    bans, and its reallocations, the newest first."""
     page = sightings.list_page(
         db(),
         caller(),

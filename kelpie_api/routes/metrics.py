@@ -1,4 +1,4 @@
-"""For Prometheus: what this coordinator did and what waits for it."""
+"""The metrics that Prometheus reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scaling rules, what the autoscaler decided, and the numbers for autoscalers of others
+"""Scaling rules, the autoscaler's decisions, and the numbers that other autoscalers read
 (docs/design/protocol.md, Scaling)."""
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def warnings(schema: Schema) -> dict[str, list[str]]:
 @blueprint.alt_response(429, schema=Failure)
 @blueprint.alt_response(503, schema=Failure)
 def create_rule(new: dict[str, Any]) -> Row:
-    """Let a container group follow its queue."""
+    """Make a rule: a container group follows its queue."""
     made = scaling_rules.create_rule(db(), coordinator().lookups, caller(), new)
     return made | warnings(NewRule())
 
@@ -51,7 +51,7 @@ def list_rules() -> Row:
 @blueprint.response(204)
 @blueprint.alt_response(403, schema=Failure)
 def delete_rules() -> None:
-    """Remove all rules of everybody (administrator)."""
+    """Remove all rules of all users (administrator)."""
     administrator()
     scaling_rules.delete_rules(db())
 
@@ -70,7 +70,7 @@ def get_rule(container_group_id: str) -> Row:
 @blueprint.alt_response(400, schema=Failure)
 @blueprint.alt_response(404, schema=Failure)
 def change_rule(changes: dict[str, int], container_group_id: str) -> Row:
-    """Change a rule; what is not named stays."""
+    """Change a rule; fields that are not given stay."""
     changed = scaling_rules.change_rule(db(), caller(), identifier(container_group_id, WHAT), changes)
     return changed | warnings(RuleChanges())
 
@@ -89,7 +89,7 @@ def delete_rule(container_group_id: str) -> None:
 @blueprint.alt_response(400, schema=Failure)
 @blueprint.alt_response(404, schema=Failure)
 def list_decisions(query: dict[str, Any], container_group_id: str) -> Row:
-    """What the autoscaler decided for a group, newest first, and the replica-hours that came of it."""
+    """The autoscaler's decisions for a group, newest first, and the replica-hours that they add up to."""
     group_id = identifier(container_group_id, WHAT)
     return scaling_rules.decisions(db(), caller(), group_id, page=query["page"], page_size=query["page_size"])
 
@@ -98,5 +98,5 @@ def list_decisions(query: dict[str, Any], container_group_id: str) -> Row:
 @blueprint.response(200, GroupMetrics)
 @blueprint.alt_response(400, schema=Failure)
 def get_group_metrics(container_group_id: str) -> Row:
-    """How much work a container group has, for other autoscalers; a group that has none answers zeros."""
+    """The numbers of a container group's jobs, for other autoscalers; zeros if it has none."""
     return scaling_rules.metrics(db(), caller(), group_name(container_group_id))

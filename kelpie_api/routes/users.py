@@ -41,7 +41,7 @@ def create_user(new: dict[str, Any]) -> dict[str, Any]:
 @blueprint.alt_response(403, schema=Failure)
 @blueprint.alt_response(404, schema=Failure)
 def create_token(new: dict[str, Any], user_id: str) -> dict[str, Any]:
-    """Make a key for a user in a project (administrator); it is shown this once."""
+    """Make a key for a user in a project (administrator); it is shown only in this answer."""
     administrator()
     return {"token": users.create_token(db(), identifier(user_id, "user"), new["org_name"], new["project_name"])}
 

@@ -1,4 +1,4 @@
-"""Webhooks as their owner sees them: the log, another delivery, and the signing secret
+"""Webhooks of a job: their log and redelivery; and the secret that signs them
 (docs/design/protocol.md, Webhooks)."""
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from kelpie_api.schemas.webhooks import SigningSecret, WebhookList
 from kelpie_api.web.context import caller, coordinator, db, identifier
 from kelpie_api.webhooks import log, signing
 
-blueprint = Blueprint(
-    "webhooks", __name__, description="What was told to receivers, and how they know it is true."
-)
+blueprint = Blueprint("webhooks", __name__, description="Webhooks, their tries, and the secret that signs them.")
 NO_STORE = {"Cache-Control": {"schema": {"type": "string"}}}
 
 
@@ -34,7 +32,7 @@ def list_webhooks(job_id: str) -> Row:
 @blueprint.response(202, Message)
 @blueprint.alt_response(404, schema=Failure)
 def redeliver_webhook(job_id: str, webhook_id: str) -> Row:
-    """Send a webhook again, under its old id and with the key of this call; one that waits is sent at once."""
+    """Send a webhook again under its id, with the key of this call; a pending one goes at once with its own."""
     job = listing.get(db(), caller(), identifier(job_id, "job"))
     log.redeliver(db(), job["id"], identifier(webhook_id, "webhook"), caller().sealed_key)
     return {"message": "The webhook will be delivered again"}
@@ -43,14 +41,14 @@ def redeliver_webhook(job_id: str, webhook_id: str) -> Row:
 @blueprint.get("/users/me/signing-secret")
 @blueprint.response(200, SigningSecret, headers=NO_STORE)
 def get_signing_secret() -> tuple[dict[str, Any], int, dict[str, str]]:
-    """The secret that your webhooks are signed with; made when it is first asked for."""
+    """The secret that signs your webhooks; made when it is first read."""
     return confidential(signing.signing_secret(db(), coordinator().authenticator.seal, caller().user_id))
 
 
 @blueprint.post("/users/me/signing-secret")
 @blueprint.response(200, SigningSecret, headers=NO_STORE)
 def rotate_signing_secret() -> tuple[dict[str, Any], int, dict[str, str]]:
-    """A new secret; the one before stays valid for 24 hours beside it, an older one ends now."""
+    """Make a new secret; the previous one stays valid for 24 hours, an older one ends now."""
     return confidential(signing.rotate_signing_secret(db(), coordinator().authenticator.seal, caller().user_id))
 
 

@@ -1,4 +1,4 @@
-"""What workers call: the claim and the reports (docs/design/protocol.md, Claim)."""
+"""The routes of workers: the claim and the reports (docs/design/protocol.md, Claim)."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from kelpie_api.schemas.work import (
 from kelpie_api.web.body import BodyParser
 from kelpie_api.web.context import TEXT, caller, coordinator, db, identifier
 
-blueprint = Blueprint("work", __name__, description="Work, as workers ask for it and report it.")
+blueprint = Blueprint("work", __name__, description="Work: what workers claim and report.")
 blueprint.ARGUMENTS_PARSER = BodyParser()
 Result = TypeVar("Result")
-CROWDED = "5"  # seconds after which a worker that found no room to wait may ask again
+CROWDED = "5"  # Retry-After, in seconds, for a worker that found no room to wait
 
 
 @blueprint.get("/work")
@@ -46,10 +46,10 @@ CROWDED = "5"  # seconds after which a worker that found no room to wait may ask
 @blueprint.alt_response(409, schema=Failure)
 def get_work(query: dict[str, Any]) -> tuple[list[Row], int, dict[str, str]]:
     """Claim the next job: a list of one, or an empty list. With `wait` (seconds, 30 at most) the answer is held
-    back until there is work; where too many wait already it is an empty list with `Retry-After`."""
+    back until there is work; where too many requests wait already it is an empty list with `Retry-After`."""
     g.machine_id = query["machine_id"]
-    heard_of(query["machine_id"], query["container_group_id"])
-    # A claim changes state: a cache that answers it would hand one job to two workers.
+    admit_machine(query["machine_id"], query["container_group_id"])
+    # A claim changes state: a cache that answered it would hand one job to two workers.
     headers = {"Cache-Control": "no-store"}
     try:
         job = claim(query)
@@ -61,38 +61,41 @@ def get_work(query: dict[str, Any]) -> tuple[list[Row], int, dict[str, str]]:
 
 
 def claim(query: dict[str, Any]) -> Row | None:
-    """Raises NoRoom."""
+    """The claimed job, or None. Raises TooManyWaiters, ClaimIdTaken, Unavailable."""
     machine, group, claim_id = query["machine_id"], query["container_group_id"], query["claim_id"]
-    who = caller()
-    line = request.environ.get("gunicorn.socket")  # absent under another server: then nobody is known to be gone
+    claimant = caller()
+    client = request.environ.get("gunicorn.socket")  # absent under other servers: then no client counts as gone
 
     def gone() -> bool:
-        return line is not None and has_hung_up(line)
+        return client is not None and is_closed(client)
 
     def take() -> Row | None:
-        return jobs.claim(db(), who, machine, group, claim_id, gone)
+        return jobs.claim(db(), claimant, machine, group, claim_id, gone)
 
     if not query["wait"]:
         return take()
-    waiter = Waiter(who.tenant_id, machine, who.served_groups(group), claim_id)
+    waiter = Waiter(claimant.tenant_id, machine, claimant.served_groups(group), claim_id)
     return coordinator().waiting.claim(waiter, take, query["wait"], gone)
 
 
-def has_hung_up(line: socket.socket) -> bool:
-    """Whether the client closed its connection; what it sent ahead does not count. Who closes only the half it
-    sends on looks the same until it is sent something, and then a job would be claimed already."""
-    return line.fileno() < 0 or next_byte(line.fileno()) == b""
+def is_closed(client: socket.socket) -> bool:
+    """Whether the client closed its connection; bytes that it sent ahead do not count.
+
+    A client that closed only its sending half looks the same: the difference shows when something is sent to it,
+    and by then a job would have been claimed.
+    """
+    return client.fileno() < 0 or next_byte(client.fileno()) == b""
 
 
 def report_of(fields: dict[str, Any]) -> Report:
     report = Report(**fields)
     g.machine_id, g.attempt = report.machine_id, report.attempt
-    heard_of(report.machine_id, report.container_group_id)
+    admit_machine(report.machine_id, report.container_group_id)
     return report
 
 
-def heard_of(machine_id: str, container_group_id: str) -> None:
-    """Raise Forbidden where a token speaks for another machine than its own."""
+def admit_machine(machine_id: str, container_group_id: str) -> None:
+    """Note that this machine was seen. Raises Forbidden if a token names another machine or group than its own."""
     caller().require_own(machine_id, container_group_id)
     coordinator().sightings.note(caller().tenant_id, container_group_id, machine_id)
 
@@ -103,7 +106,7 @@ def heard_of(machine_id: str, container_group_id: str) -> None:
 @blueprint.alt_response(400, schema=Failure)
 @blueprint.alt_response(404, schema=Failure)
 def heartbeat(fields: dict[str, Any], job_id: str) -> Row:
-    """Renew the lease; any answer but `running` tells the worker to drop the job."""
+    """Renew the lease; with any status but `running` the worker must drop the job."""
     status = jobs.heartbeat(db(), caller(), identifier(job_id, "job"), report_of(fields))
     if status != Status.RUNNING:
         metrics.report_refused("heartbeat")
@@ -151,8 +154,8 @@ def released(fields: dict[str, Any], job_id: str) -> Row:
 @blueprint.alt_response(404, schema=Failure)
 @blueprint.alt_response(409, schema=Failure)
 def keep_checkpoint(fields: dict[str, Any], job_id: str) -> Row:
-    """The manifest of a generation that is whole in the bucket; the next attempt is given the newest. The answer's
-    `generation` is the newest that is known of this attempt: a lower one was not kept."""
+    """Report the manifest of a generation that is whole in the bucket; the next attempt gets the newest one. The
+    `generation` of the answer is the newest of this attempt: a report with a lower one is not stored."""
     generation, files = fields.pop("generation"), fields.pop("files")
     return {"generation": fenced(checkpoints.keep, job_id, report_of(fields), generation, files)}
 
@@ -164,14 +167,14 @@ def keep_checkpoint(fields: dict[str, Any], job_id: str) -> Row:
 @blueprint.alt_response(404, schema=Failure)
 @blueprint.alt_response(409, schema=Failure)
 def resumed(fields: dict[str, Any], job_id: str) -> Row:
-    """How the attempt found the checkpoint that it begins with: as the newest manifest says, or torn."""
+    """Report whether the checkpoint that the attempt begins with is as the newest manifest says, or torn."""
     checkpoint, detail = fields.pop("checkpoint"), fields.pop("detail")
     fenced(checkpoints.tell_resumed, job_id, report_of(fields), checkpoint, detail)
     return {"message": "Resume reported"}
 
 
 def fenced(tell: Callable[..., Result], job_id: str, report: Report, *told: Any) -> Result:
-    """Carry out what only the holder can say. Raises NotTheHolder, and counts it."""
+    """Carry out a report that only the holder may send; a refusal is counted. Raises NotTheHolder, JobNotFound."""
     try:
         return tell(db(), caller(), identifier(job_id, "job"), report, *told)
     except NotTheHolder:
@@ -182,8 +185,11 @@ def fenced(tell: Callable[..., Result], job_id: str, report: Report, *told: Any)
 def carry_out(
     transition: Callable[[Database, Caller, UUID, Report], None], job_id: str, report: Report, done: str
 ) -> Row:
-    """Carry a report out. The original's worker exits on a 409, and its next job with it, so a refused report
-    without an attempt is answered as if it had been accepted (docs/design/protocol.md, Attempt and fence)."""
+    """Carry out a report. A refused one without an attempt gets the status of an accepted one, and `Ignored: ...`.
+
+    The original's worker exits on a 409, and abandons its next job with it (docs/design/protocol.md, Attempt and
+    fence).
+    """
     try:
         fenced(transition, job_id, report)
     except NotTheHolder as refusal:

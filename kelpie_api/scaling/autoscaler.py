@@ -1,8 +1,7 @@
-"""One run of the autoscaler: for each rule look, decide, carry out, and write down
-(docs/design/protocol.md, Scaling).
+"""One run of the autoscaler: for each rule observe, decide, act, record (docs/design/protocol.md, Scaling).
 
-Nothing is held open while Salad is asked: what is wanted of a group is read in one statement, and what was done is
-recorded in a short transaction. A run that died half-way is healed by the next one, which sees what is.
+No transaction is open during a request to Salad: the demand is read in one statement, and the result recorded in a
+short transaction. A run that was killed half-way is completed by the next one, which starts from what it observes.
 """
 
 from __future__ import annotations
@@ -33,10 +32,11 @@ from kelpie_api.scaling.groups import (
 )
 
 RULES_AT_ONCE = 5
-# In a row; then the rule of a group that Salad does not know is removed. Where Salad knows no such project either,
-# the first of them must be a day ago: time for the operator to see that a setting is wrong.
+# After so many runs in a row in which Salad did not have the group its rule is removed. If Salad does not have the
+# project either, the first of them must be a day ago, so that the operator has time to correct a wrong setting.
 MISSING_RUNS, MISSING_WITH_PROJECT_FOR = 3, timedelta(days=1)
-# How long a turn lasts after its owner's last word; the longest silence between two is a wait for the allowance.
+# How long the lock is held after its last renewal; the longest wait between two renewals is one for the request
+# budget.
 TURN = timedelta(minutes=2)
 # How long a group that is being stopped is handed no job: longer than the call that stops it takes.
 STOPPING = timedelta(seconds=15)
@@ -45,14 +45,14 @@ LIMITING = ("container_group_id", "tenant_id", "min_replicas", "max_replicas", "
 
 
 class RunInProgress(Exception):
-    """The autoscaler runs somewhere else, or took the turn over because this one was silent too long."""
+    """Another run holds the lock, or took it over because this one did not renew it in time."""
 
     def __init__(self) -> None:
         super().__init__("Another run of the autoscaler is under way; this one leaves the rules to it.")
 
 
 class DecisionOutdated(Exception):
-    """What was decided is not right any more."""
+    """The decision no longer fits; nothing more is done for this rule."""
 
 
 class GroupNeeded(DecisionOutdated):
@@ -66,11 +66,11 @@ class RuleChanged(DecisionOutdated):
 
 
 class StopUnconfirmed(Exception):
-    """The stop was called off or refused, but Salad may have carried out an earlier try of it."""
+    """The stop ended in a refusal or was no longer wanted, but Salad may have carried out an earlier try of it."""
 
     def __init__(self, ending: DecisionOutdated | SaladRefused) -> None:
         super().__init__(
-            "an earlier try to stop the group had no answer, so nobody knows whether it was carried out;"
+            "an earlier try to stop the group had no answer, so it is not known whether it was carried out;"
             f" then {reason(ending)}"
         )
         self.ending = ending
@@ -81,7 +81,7 @@ TROUBLE = (NoAnswer, SaladRefused, GroupNotFound, UnexpectedGroup, KelpieError, 
 
 @dataclass(frozen=True)
 class RuleResult:
-    """What became of one rule in one run."""
+    """The result of one rule in one run."""
 
     rule: Row
     demand: Demand | None = None
@@ -89,15 +89,15 @@ class RuleResult:
     decision: Decision | None = None
     error: str | None = None
     vanished: GroupNotFound | None = None
-    rule_moved: bool = False  # so nothing, or nothing more, was done
+    rule_moved: bool = False  # then nothing, or nothing more, was done
 
     @property
     def is_quiet(self) -> bool:
-        """Nothing was to be done, so nobody needs to hear of it."""
+        """Whether there was nothing to do, which is not logged."""
         return not self.error and self.decision is not None and self.decision.action == Action.NONE
 
     def as_row(self) -> Row:
-        """As it is recorded, printed and answered."""
+        """The columns that are recorded, printed and answered."""
         return {
             "container_group_id": self.rule["container_group_id"],
             "active": self.demand and self.demand.active,
@@ -112,8 +112,11 @@ class RuleResult:
 
 
 class RunLock:
-    """Only one run at a time, on whatever host: a row that says whose turn it is and until when. It needs no
-    session and no long transaction, so it works through PgBouncer; a host that vanished blocks nobody for long."""
+    """Only one run at a time on all hosts: a row with an owner and an end time, which the owner keeps moving.
+
+    It needs no session and no long transaction, so it works through PgBouncer, and after a host has vanished the
+    lock is free within `length`.
+    """
 
     def __init__(self, db: Database, length: timedelta = TURN) -> None:
         self.db = db
@@ -129,7 +132,7 @@ class RunLock:
         self.db.execute(SQL.end_turn, owner=self.owner)
 
     def keep(self) -> None:
-        """Before each call to Salad: a run that was frozen meanwhile changes nothing any more."""
+        """Renew before each call to Salad, so that a run that was frozen changes nothing. Raises RunInProgress."""
         if not self.db.one_or_none(SQL.keep_turn, owner=self.owner, length=self.length):
             raise RunInProgress
 
@@ -150,7 +153,7 @@ class Autoscaler:
             return self._each_rule(only, look, lambda rule, look: self._apply(rule, look, turn))
 
     def dry_run(self, only: UUID | None = None) -> list[RuleResult]:
-        """What a run would decide; nothing is changed, here or at Salad."""
+        """The results that a run would have; nothing is changed, here or at Salad."""
         return self._each_rule(only, GroupObserver(self.fleet, lambda: None), self._weigh)
 
     def rule_exists(self, group_id: UUID) -> bool:
@@ -159,8 +162,10 @@ class Autoscaler:
     def _each_rule(
         self, only: UUID | None, look: GroupObserver, judge: Callable[[Row, GroupObserver], RuleResult]
     ) -> list[RuleResult]:
-        """A project is asked about before its rules are begun, so that none waits for it in another's place; not
-        long before, for what was seen must not be old."""
+        """Judge the rules, RULES_AT_ONCE at a time; a project is fetched just before its rules are judged.
+
+        So no rule waits for the project of another one, and no decision is made on an old observation.
+        """
         rules = self.db.all(SQL.list_rules_to_apply, only=only)
         projects: list[Future[list[tuple[Row, Future[RuleResult | None]]]]] = []
         ahead = threading.Semaphore(RULES_AT_ONCE)
@@ -185,7 +190,7 @@ class Autoscaler:
         return None if self.stopped.is_set() else judge(rule, look)
 
     def _verdict(self, rule: Row, future: Future[RuleResult | None]) -> RuleResult | None:
-        """A defect at one rule is logged whole and stops no other; a lost turn ends the run."""
+        """The result of a future. A defect is logged and ends this rule only; RunInProgress ends the run."""
         error = future.exception()
         if error is None:
             return future.result()
@@ -234,7 +239,7 @@ class Autoscaler:
                     self.fleet.set_replicas(name, wanted, before)
         except GroupNeeded:
             return replace(result, decision=hold(result))
-        except RuleChanged:  # the next run applies what it says then
+        except RuleChanged:  # the next run applies the rule as it is then
             return replace(result, decision=done, rule_moved=True)
         except StopUnconfirmed as unheard:
             decision = hold(result) if isinstance(unheard.ending, DecisionOutdated) else result.decision
@@ -249,8 +254,8 @@ class Autoscaler:
         self.fleet.start(name_of(rule), before)
 
     def _require_rule(self, rule: Row, turn: RunLock) -> None:
-        """Right before each call that changes a group: a run may last for minutes, and whoever removes or changes
-        a rule meanwhile means it."""
+        """Right before each call that changes a group: a run may last for minutes, in which the rule may have been
+        changed or removed. Raises RuleChanged, RunInProgress."""
         turn.keep()
         if not self.db.one_or_none(SQL.rule_stands, **{name: rule[name] for name in LIMITING}):
             raise RuleChanged
@@ -272,7 +277,7 @@ class Autoscaler:
         try:
             self.fleet.stop(name_of(rule), before=about_to_ask)
         except (DecisionOutdated, SaladRefused) as ending:
-            answered = 1 if isinstance(ending, SaladRefused) else 0  # a refusal is the answer to the last try
+            answered = 1 if isinstance(ending, SaladRefused) else 0  # a refusal answers the last try
             if tries > answered:
                 raise StopUnconfirmed(ending) from ending
             self._unmark(rule)
@@ -282,8 +287,10 @@ class Autoscaler:
         self.db.execute(SQL.unmark_stopping, container_group=str(rule["container_group_id"]))
 
     def _require_idle(self, rule: Row, turn: RunLock) -> None:
-        """Right before a group is stopped, however long that had to wait. A rule that wants no replica at all may
-        stop a group whose jobs wait, never one whose jobs run."""
+        """Right before each try to stop a group: it has no live lease, and no job unless the rule's maximum is 0.
+
+        Raises GroupNeeded, RuleChanged, RunInProgress.
+        """
         self._require_rule(rule, turn)
         group = str(rule["container_group_id"])
         marked = self.db.all(
@@ -298,7 +305,7 @@ class Autoscaler:
             raise GroupNeeded
 
     def _record(self, result: RuleResult) -> RuleResult:
-        """Write a verdict down and log it."""
+        """Record and log a result."""
         try:
             with self.db.transaction() as tx:
                 result = self._noted(tx, result)
@@ -315,7 +322,7 @@ class Autoscaler:
         return result
 
     def _noted(self, tx: Transaction, result: RuleResult) -> RuleResult:
-        """Keep the rule's count of runs without its group, and remove the rule when it is full."""
+        """Count the runs in which Salad did not have the group, and remove the rule when there were enough."""
         group_id = result.rule["container_group_id"]
         if result.vanished:
             long = MISSING_WITH_PROJECT_FOR if result.vanished.with_project else timedelta()
@@ -344,7 +351,7 @@ def reason(error: Exception) -> str:
 
 
 def after_missing(result: RuleResult, row: Row | None) -> RuleResult:
-    """The third run in a row in which Salad does not know the group ends its rule, if the first is `long_ago`."""
+    """Decide to remove the rule at the third run in a row without its group, if the first is `long_ago`."""
     if row is None or row["missing_runs"] < MISSING_RUNS or not row["long_ago"]:
         return result
     return replace(result, decision=Decision(Action.REMOVE_RULE, 0), error=None)
@@ -363,7 +370,7 @@ def all_applied(results: Sequence[RuleResult]) -> bool:
 
 
 def repeat(run: Callable[[], object], stopped: threading.Event, interval: timedelta) -> None:
-    """Begin a run every `interval`, until `stopped`. Trouble of one run is logged; the next one tries again."""
+    """Begin a run every `interval` until `stopped`. A run that fails is logged, and the next one tries again."""
     while not stopped.is_set():
         began = time.monotonic()
         try:

@@ -1,4 +1,4 @@
-"""How many replicas a container group should have, and what has to be done for it
+"""The decision of the autoscaler: how many replicas a container group should have, and the action for it
 (docs/design/protocol.md, Scaling)."""
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class Action(StrEnum):
     SCALE = "scale"
     START_AND_SCALE = "start_and_scale"
     STOP = "stop"
-    HOLD = "hold"  # it would be stopped, but jobs are running in all of it, or one came at the last moment
-    REMOVE_RULE = "remove_rule"  # Salad does not know the group any more
+    HOLD = "hold"  # would be stopped, but every replica has a live lease, or a job came at the last moment
+    REMOVE_RULE = "remove_rule"  # Salad no longer has the group
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What a group is wanted for: jobs that are not final, with those that finished a moment ago, live leases."""
+    """`active`: jobs that are not final; `warm`: with those that finished lately; `leases`: live leases."""
 
     active: int
     warm: int
@@ -39,7 +39,7 @@ class Demand:
 
 @dataclass(frozen=True)
 class Observed:
-    """What Salad says of a group. A stopped group keeps the number of replicas that it would have."""
+    """State and replicas of a group at Salad. A stopped group has the replicas that it would start with."""
 
     state: State
     replicas: int
@@ -64,14 +64,15 @@ class Limits:
 
 @dataclass(frozen=True)
 class Decision:
-    """`replicas` is what the group has once the action is carried out."""
+    """`replicas` is their number once the action is carried out."""
 
     action: Action
     replicas: int
 
 
 def decide(demand: Demand, observed: Observed, rule: Limits) -> Decision:
-    """Recently finished jobs slow the way down, they never scale up; no group with a live lease is stopped.
+    """The action for a group. Recently finished jobs delay scaling down, they never scale up; a group with a live
+    lease is never stopped.
 
         replicas  group             leases  action
         0         stopped           any     none

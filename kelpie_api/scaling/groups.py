@@ -1,5 +1,5 @@
-"""Salad's container groups as the autoscaler sees and changes them: with the coordinator's own key, patiently, and
-within a budget of requests."""
+"""Salad's container groups as the autoscaler observes and changes them: with the coordinator's own key, with
+retries, and within the request budget."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kelpie_api.salad.client import GroupName, Salad, SaladRefused, id_of
 from kelpie_api.salad.request_budget import RequestBudget
 from kelpie_api.scaling.decision import Observed, State
 
-LONGEST_PAUSE = 60.0  # who is asked to wait longer leaves it to the next run
+LONGEST_PAUSE = 60.0  # seconds; a longer Retry-After leaves the rule to the next run
 PAUSES = (1.0, 4.0, 10.0)  # seconds before the second, third and last try
 
 Result = TypeVar("Result")
@@ -24,14 +24,14 @@ Project = dict[str, Group]  # by their ids
 
 
 class RunStopped(Exception):
-    """The program is being stopped; what was not begun is left to the next run."""
+    """The program is being stopped; what has not begun is left to the next run."""
 
     def __init__(self) -> None:
         super().__init__("the autoscaler was stopped before this could be done")
 
 
 class GroupNotFound(Exception):
-    """Salad does not know the group any more, or another group has its name now."""
+    """Salad no longer has the group, or another group has its name."""
 
     def __init__(self, with_project: bool = False) -> None:
         super().__init__(
@@ -43,12 +43,14 @@ class GroupNotFound(Exception):
 
 
 class UnexpectedGroup(Exception):
-    """Salad says something of a group that this release does not understand."""
+    """Salad's answer about a group is not as its specification says."""
 
 
 class ContainerGroups:
-    """Each call is tried again while Salad gives no answer. `before` runs right before each try and may forbid it
-    by raising. Raises SaladRefused, NoAnswer, RunStopped."""
+    """Each call is retried while Salad gives no usable answer. Raises SaladRefused, NoAnswer, RunStopped.
+
+    `before` runs right before each try and may prevent it by raising.
+    """
 
     def __init__(
         self,
@@ -86,7 +88,7 @@ class ContainerGroups:
             except NoAnswer as silence:
                 if silence.retry_after > LONGEST_PAUSE:
                     raise
-                if not silence.retry_after:  # else the allowance knows how long to wait
+                if not silence.retry_after:  # else the request budget waits as long as Salad asked
                     self._wait(pause * random.uniform(0.75, 1.25))
         return self._once(ask, before)
 
@@ -98,13 +100,13 @@ class ContainerGroups:
         return self.request_budget.ask(asking, self._wait)
 
     def _wait(self, seconds: float) -> None:
-        """What can be sent at once is sent, also while the program ends: a rule that was begun is finished."""
+        """Wait, unless the program ends meanwhile: then only what need not wait is sent. Raises RunStopped."""
         if seconds > 0 and self.stopped.wait(seconds):
             raise RunStopped
 
 
 class GroupObserver:
-    """What Salad says of groups, asked once a project and run: a thousand rules must fit into the budget."""
+    """Observes groups with one request a project and run, since a thousand rules must fit into the budget."""
 
     def __init__(self, fleet: ContainerGroups, before: Callable[[], None]) -> None:
         self.fleet = fleet
@@ -112,8 +114,7 @@ class GroupObserver:
         self.projects: dict[tuple[str, str], Future[Project | None]] = {}
 
     def ask_about(self, rule: Row) -> None:
-        """About all groups of the rule's project, before the first look `at` one. Trouble is for each of its rules
-        to hear."""
+        """Fetch all groups of the rule's project, before the first call of `at`, which raises the errors of it."""
         answer = self.projects.setdefault(project_of(rule), Future())
         try:
             answer.set_result(self._ask(*project_of(rule)))
@@ -143,7 +144,7 @@ class GroupObserver:
         return group
 
     def _ask(self, organization: str, project: str) -> Project | None:
-        """None where Salad does not know the project."""
+        """The project's groups by id; None if Salad does not have the project."""
         try:
             groups = self.fleet.groups(organization, project, self.before)
         except SaladRefused as refusal:
@@ -162,7 +163,7 @@ def name_of(rule: Row) -> GroupName:
 
 
 def observed(group: Group) -> Observed:
-    """Raises UnexpectedGroup where Salad says what its specification does not know."""
+    """State and replicas from Salad's description of a group. Raises UnexpectedGroup."""
     state = group.get("current_state")
     status = state.get("status") if isinstance(state, dict) else None
     replicas = group.get("replicas")
@@ -178,5 +179,5 @@ def is_state(status: object) -> bool:
 
 
 def is_count(replicas: object) -> bool:
-    """Can this be a number of replicas? More than the database can write down were never asked for."""
+    """Whether this can be a number of replicas, which the database stores as an integer."""
     return type(replicas) is int and 0 <= replicas < 2**31

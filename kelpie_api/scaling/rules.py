@@ -1,4 +1,4 @@
-"""Scaling rules: which container groups follow their queue, between which limits, and what is wanted of them
+"""Scaling rules: which container groups follow their queue, their limits, and the demand that the queue has
 (docs/design/protocol.md, Scaling)."""
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from kelpie_api.salad.request_budget import PERSON, RequestBudget
 from kelpie_api.scaling.decision import Demand, Limits
 
 PRUNE_BATCH = 5000
-# Groups that a tenant may have looked up: so many at once, then one in so many seconds, in each process. Who asks
-# for rules goes before the autoscaler, and must not use up what Salad allows all of them.
+# Lookups of groups that a tenant may cause in each process: a number at once, then one in some seconds. They go
+# before the autoscaler's requests and must not use up the budget that all share.
 LOOKUPS_AT_ONCE, LOOKUP_PAUSE = 20, 2.0
 REMEMBERED_TENANTS = 10_000
 
 
 class GroupLookups:
-    """Looks groups up with the coordinator's own key, for each tenant only so often."""
+    """Looks groups up with the coordinator's own key, at a limited rate for each tenant."""
 
     def __init__(self, db: Database, salad: Salad, own_key: str | None) -> None:
         self.salad = salad
@@ -166,16 +166,16 @@ def delete_rule(db: Database, caller: Caller, group_id: UUID) -> None:
 
 
 def delete_rules(db: Database) -> None:
-    """The rules of everybody."""
+    """Remove the rules of all tenants."""
     db.execute(SQL.delete_rules)
 
 
 def decisions(db: Database, caller: Caller, group_id: UUID, *, page: int, page_size: int) -> dict[str, Any]:
     """One page of what was decided for a group, newest first, also after its rule is gone; and the replica-hours
     since the oldest decision that is kept."""
-    whose = caller.scope | {"container_group_id": group_id}
-    rows = db.all(SQL.list_decisions, **whose, page_size=page_size, skipped=(page - 1) * page_size)
-    hours = db.one_or_none(SQL.replica_hours, **whose)
+    rows_of = caller.scope | {"container_group_id": group_id}
+    rows = db.all(SQL.list_decisions, **rows_of, page_size=page_size, skipped=(page - 1) * page_size)
+    hours = db.one_or_none(SQL.replica_hours, **rows_of)
     if not (rows or hours):
         get_rule(db, caller, group_id)
     return {"_count": len(rows), "decisions": rows, **(hours or {"replica_hours": 0.0, "since": None})}

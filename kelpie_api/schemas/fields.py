@@ -1,6 +1,7 @@
-"""The wire: what may be sent and what is answered
-(docs/design/protocol.md, Requests and answers). A module for each resource, like the
-routes; here is what they share."""
+"""What the schemas of all resources share: the base classes of requests and responses, and fields.
+
+The rules are in docs/design/protocol.md, Requests and answers. Each resource has a module, like the routes.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +45,7 @@ class StrictBoolean(fields.Boolean):
 
 
 class QueryText(fields.String):
-    """Text from a query string, which may hold an encoded NUL."""
+    """Text from a query string. ValidationError for a NUL, which can be there in percent signs."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> str:
         text = super()._deserialize(value, attr, data, **kwargs)
@@ -54,7 +55,7 @@ class QueryText(fields.String):
 
 
 class QueryNumber(fields.Integer):
-    """A number from a query string. Python alone takes more for one: `1_0`, blanks, the digits of any script."""
+    """A whole number from a query string. `int` alone accepts more: `1_0`, blanks, the digits of any script."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
         if not re.fullmatch("-?[0-9]{1,20}", value):
@@ -63,7 +64,7 @@ class QueryNumber(fields.Integer):
 
 
 class RequestSchema(Schema):
-    """Unknown fields are ignored, as the original does; `unknown_fields` names them for a warning."""
+    """Unknown fields are ignored, as by the original; `unknown_fields` lists them for warnings."""
 
     class Meta:
         unknown = EXCLUDE
@@ -82,7 +83,7 @@ class PageQuery(RequestSchema):
 
 
 def unknown_fields(schema: Schema, data: Any, path: str = "") -> Iterator[str]:
-    """The paths of the fields that a schema does not know, nested ones included."""
+    """The paths of the fields of `data` that a schema does not have, nested ones included."""
     if not isinstance(data, dict):
         return
     for name, value in data.items():
@@ -97,12 +98,12 @@ def unknown_fields(schema: Schema, data: Any, path: str = "") -> Iterator[str]:
 
 
 class ResponseSchema(Schema):
-    """What is answered. Every key is there, and null where there is no value; `sometimes` names the exceptions."""
+    """Every key is in the answer, with null where there is no value; `sometimes` lists the exceptions."""
 
     sometimes: ClassVar[Collection[str]] = ()
 
     def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
-        # Says so in the document; serialization asks nothing of it.
+        # For the OpenAPI document; serialization does not look at it.
         field_obj.required = field_name not in self.sometimes
 
 

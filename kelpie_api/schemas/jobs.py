@@ -1,4 +1,4 @@
-"""Jobs and their history as they are asked for and answered (docs/design/protocol.md, Routes)."""
+"""Jobs and their history: queries and answers (docs/design/protocol.md, Routes)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from kelpie_api.text import yield_to_other_threads
 
 
 class CursorText(fields.String):
-    """A place in a list, between one job and the next. Callers hand it back as they got it."""
+    """A place between two jobs of a list, as opaque text that callers send back unchanged."""
 
-    # Exactly what `as_cursor` writes: a mark, and eight bytes that are no negative number.
+    # Exactly what `as_cursor` writes: a mark for the order, and a non-negative number of eight bytes.
     PATTERN = "P[A-Hg-n][A-Za-z0-9_-]{10}"
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
@@ -49,7 +49,7 @@ class JobQuery(PageQuery):
 
 
 class CheckpointFile(ResponseSchema):
-    """An object as the answer to its commit described it."""
+    """An object of a checkpoint, as the bucket described it when it was committed."""
 
     bucket = fields.String(allow_none=True)
     key = fields.String()
@@ -59,7 +59,7 @@ class CheckpointFile(ResponseSchema):
 
 
 class Checkpoint(ResponseSchema):
-    """The manifest of a generation that was whole in the bucket."""
+    """The manifest of a generation: the objects that were in the bucket when it was committed."""
 
     attempt = fields.Integer()
     generation = fields.Integer()
@@ -68,7 +68,7 @@ class Checkpoint(ResponseSchema):
 
 
 class Job(ResponseSchema):
-    """A job as it is answered: with `sync`, or with the legacy fields of the user who submitted those."""
+    """A job in an answer: with `sync`, or with the legacy fields if it was submitted with those."""
 
     sometimes = (*LEGACY_FIELDS, "sync", "warnings", "checkpoint", "checkpoint_lag", "blocked_on_machines")
 
@@ -102,7 +102,7 @@ class Job(ResponseSchema):
     attempt = fields.Integer()
     checkpoint_lag = fields.Integer(
         metadata={
-            "description": "Only of a single job, and where its worker tells it, as of the last heartbeat: seconds"
+            "description": "Only of a single job whose worker reports it, as of the last heartbeat: seconds"
             " since the oldest change in the directories of `sync.during` that is not whole in the bucket."
         },
     )

@@ -12,7 +12,7 @@ class MachineQuery(PageQuery):
 
 
 class Reallocation(ResponseSchema):
-    """`gone`: when Salad was asked, the machine worked for the group no more."""
+    """`gone`: when Salad was asked, the machine no longer belonged to the group."""
 
     id = fields.Integer()
     created = Instant()
@@ -24,7 +24,7 @@ class Reallocation(ResponseSchema):
 
 
 class Machine(ResponseSchema):
-    """`bans` counts the jobs that it failed, `counted_bans` those that speak for its next reallocation."""
+    """`bans` is the number of jobs that it is banned from, `counted_bans` those that count for a reallocation."""
 
     container_group_id = fields.String()
     machine_id = fields.String()

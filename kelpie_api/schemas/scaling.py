@@ -11,7 +11,7 @@ IDLE_SECONDS = validate.Range(0, 3600)
 
 
 class RuleChanges(RequestSchema):
-    """What can be changed of a scaling rule."""
+    """The fields of a scaling rule that can be changed."""
 
     min_replicas = StrictInteger(validate=REPLICAS)
     max_replicas = StrictInteger(validate=REPLICAS)
@@ -47,7 +47,7 @@ class RuleList(ResponseSchema):
 
 
 class ScalingDecision(ResponseSchema):
-    """What one run of the autoscaler saw, wanted and did; null where it did not come so far."""
+    """What one run of the autoscaler observed, decided and did; null where the run did not get that far."""
 
     id = fields.Integer()
     at = Instant()
@@ -63,7 +63,7 @@ class ScalingDecision(ResponseSchema):
 
 
 class DecisionPage(ResponseSchema):
-    """`replica_hours` are those since `since`, the time of the oldest decision that is kept."""
+    """`replica_hours` counts from `since`, the time of the oldest stored decision."""
 
     _count = fields.Integer()
     decisions = fields.List(fields.Nested(ScalingDecision))

@@ -1,4 +1,4 @@
-"""A job as a user submits it (docs/design/protocol.md, Submission)."""
+"""The definition of a job in a submission (docs/design/protocol.md, Submission)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def storable_name(name: str) -> None:
 
 
 def webhook_url(url: str) -> None:
-    """Any http(s) URL with a host; also hosts without a dot, and any port. Empty means none."""
+    """ValidationError unless this is an http(s) URL with a host, on any port, or empty for none."""
     if not url:
         return
     try:
@@ -38,14 +38,14 @@ def webhook_url(url: str) -> None:
 
 
 def compilable_pattern(pattern: str) -> None:
-    """Patterns are ECMAScript's, which Python's `re` reads differently (docs/design/protocol.md, Sync blocks)."""
+    """ValidationError unless this is an ECMAScript regular expression (docs/design/protocol.md, Sync blocks)."""
     if problem := problem_of(pattern):
         raise ValidationError(f"The pattern is no ECMAScript regular expression: {problem}.")
 
 
 @functools.lru_cache(1024)
 def problem_of(pattern: str) -> str | None:
-    """Why it does not compile. The jobs of a batch have the same few patterns, and each takes milliseconds."""
+    """Why a pattern does not compile, or None. Cached, since it takes milliseconds and batches repeat patterns."""
     try:
         Regex(pattern)
     except RegressError as error:
@@ -81,7 +81,7 @@ class Sync(RequestSchema):
 
 
 class JobDefinition(RequestSchema):
-    """What a user submits."""
+    """One job of a submission."""
 
     command = fields.String(required=True, validate=validate.Length(min=1))
     arguments = fields.List(fields.String(), load_default=list)
@@ -103,7 +103,7 @@ class JobDefinition(RequestSchema):
 
     @pre_load(pass_collection=True)
     def check_size(self, data: Any, many: bool, **kwargs: Any) -> Any:
-        """Before everything else: to find all that is wrong with what is too long would take minutes."""
+        """Refuse what is too large before anything else: validating it could take minutes."""
         if many and isinstance(data, list) and not 1 <= len(data) <= LARGEST_BATCH:
             raise InvalidRequest(f"A batch has 1 to {LARGEST_BATCH} jobs, this one has {len(data)}.")
         for index, definition in enumerate(data if many and isinstance(data, list) else [data]):
@@ -127,7 +127,7 @@ class JobDefinition(RequestSchema):
 
     @post_load
     def as_columns(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """A row of jobs. A job that moves no files keeps an empty sync: no worker takes it for legacy."""
+        """The columns of a row. A job without files has an empty `sync`, else workers would take it for legacy."""
         legacy = data.get("input_bucket") is not None
         data["container_group"] = data.pop("container_group_id")
         data["sync"] = None if legacy else data.get("sync") or {}

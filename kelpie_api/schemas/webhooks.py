@@ -1,4 +1,4 @@
-"""Webhooks as their owner sees them (docs/design/protocol.md, Webhooks)."""
+"""Webhooks and signing secrets (docs/design/protocol.md, Webhooks)."""
 
 from __future__ import annotations
 

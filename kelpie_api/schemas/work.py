@@ -1,4 +1,4 @@
-"""What workers ask for and report (docs/design/protocol.md, Reports)."""
+"""Claims and reports of workers (docs/design/protocol.md, Reports)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class QueryId(fields.UUID):
 
 
 class Seconds(QueryText):
-    """Whole seconds from a query string, cut at a longest time."""
+    """Whole seconds from a query string; more than `longest` count as `longest`."""
 
     def __init__(self, longest: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -50,7 +50,7 @@ class WorkQuery(RequestSchema):
 
 
 class WorkerReport(RequestSchema):
-    """Required of every worker; `attempt`, `exit_code` and `reason` are not sent by the original's."""
+    """What every report may carry; the original's worker sends the two required fields only."""
 
     machine_id = fields.String(required=True, validate=NAME)
     container_group_id = fields.String(required=True, validate=NAME)
@@ -60,25 +60,25 @@ class WorkerReport(RequestSchema):
 
 
 class HeartbeatReport(WorkerReport):
-    """With the seconds since the oldest change that is not whole in the bucket, from a worker that knows them."""
+    """`checkpoint_lag`: seconds since the oldest change that is not whole in the bucket."""
 
     checkpoint_lag = StrictInteger(load_default=None, allow_none=True, validate=validate.Range(0, 2**31 - 1))
 
 
 class ReleaseReport(WorkerReport):
-    """`reason` is a class of ends, `detail` the sentence that tells of this one."""
+    """`reason` is one of a few classes, `detail` a sentence about this case."""
 
     detail = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=1000))
 
 
 class EndReport(ReleaseReport):
-    """How a command ended, by itself: with its last output, if its worker was asked to report it."""
+    """The end of a command; `output` is the last of what it printed, if the worker is configured to send it."""
 
     output = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=LARGEST_OUTPUT))
 
 
 class FencedReport(RequestSchema):
-    """What only a worker that knows its attempt can say."""
+    """A report that needs the attempt, so that the original's worker cannot send it."""
 
     machine_id = fields.String(required=True, validate=NAME)
     container_group_id = fields.String(required=True, validate=NAME)

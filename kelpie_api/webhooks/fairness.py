@@ -1,4 +1,4 @@
-"""Who may have how many of the sender's threads, so that a slow or dead receiver delays nobody else's webhooks.
+"""How the sender's threads are shared, so that a slow or dead receiver delays no other receiver's webhooks.
 
 A lane is one user's way to one receiver. A lane whose last try got no prompt answer is a suspect until a try gets
 one: it holds a thread for long with every webhook, so it gets one at a time, and all suspects together get half of

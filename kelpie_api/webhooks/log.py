@@ -10,7 +10,7 @@ from kelpie_api.errors import NotFound
 
 
 def log_of(db: Database, job_id: UUID) -> list[Row]:
-    """Every webhook of a job with its tries, in the order of the job's life."""
+    """Every webhook of a job with its tries, in the order in which they were written."""
     attempts: dict[UUID, list[Row]] = defaultdict(list)
     for delivery in db.all(SQL.list_deliveries, job_id=job_id):
         attempts[delivery["webhook_id"]].append(delivery)
@@ -20,7 +20,7 @@ def log_of(db: Database, job_id: UUID) -> list[Row]:
 
 
 def redeliver(db: Database, job_id: UUID, webhook_id: UUID, sealed_key: bytes | None) -> None:
-    """Send a webhook once more, with the same webhook-id and the key of whoever asks. Raises NotFound."""
+    """Send a webhook again, with the same webhook-id and the caller's key. Raises NotFound."""
     if not db.one_or_none(SQL.redeliver_webhook, job_id=job_id, id=webhook_id, sealed_key=sealed_key):
         raise NotFound(
             f"Job {job_id} has no webhook {webhook_id}; GET /jobs/{job_id}/webhooks lists those it has."

@@ -1,7 +1,7 @@
-"""The sender: takes due webhooks from the outbox, delivers them, and writes down how it went
+"""The sender: takes due webhooks from the outbox, delivers them, and records the results
 (docs/design/protocol.md, Webhooks).
 
-Taking and writing down are short statements; the network is in between, in no transaction.
+Taking and recording are short statements; the request is in between, outside of any transaction.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from kelpie_api.webhooks import fairness, signing
 from kelpie_version import VERSION
 
 IDLE = 0.5  # seconds between two looks at an empty outbox
-HOLD = timedelta(seconds=60)  # longer than any delivery takes: then another sender may have it
+HOLD = timedelta(seconds=60)  # longer than any delivery takes; then another sender may take it
 GIVE_UP_AFTER = timedelta(hours=24)
 GIVE_UP_PAUSE = 60.0  # seconds between two looks for webhooks that are too old
-FIRST_PAUSE = 4.0
-LONGEST_PAUSE = 3600.0
+FIRST_PAUSE = 4.0  # seconds
+LONGEST_PAUSE = 3600.0  # seconds
 GONE = 410
 
 
 @dataclass(frozen=True)
 class DeliveryResult:
-    """What a receiver said: its status, or None and why there was none; and how many seconds it took."""
+    """The result of one try: the receiver's status, or None and why there was none; and the seconds it took."""
 
     status: int | None
     error: str | None = None
@@ -72,32 +72,32 @@ def body_of(webhook: Row) -> bytes:
 
 
 def report_defect(delivery: Future[None]) -> None:
-    """Nobody waits for a delivery, so what it raises would be heard by nobody. It is due again after its hold."""
+    """Log a defect in a delivery thread, whose result no code reads. The webhook is due again after HOLD."""
     if error := delivery.exception():
         logs.error("webhook_delivery_failed", error)
 
 
 def sentence(error: Exception) -> str:
-    """What the database said, without the statement that it quotes after it."""
+    """The database's message without the statement that it quotes."""
     return str(error).strip().partition("\n")[0]
 
 
 class Sender:
-    """Delivers in threads; `Lanes` says who may have how many of them."""
+    """Delivers webhooks in threads, which `Lanes` shares between receivers."""
 
     def __init__(self, db: Database, seal: Seal, public_http: PublicHttp) -> None:
         self.db = db
         self.seal = seal
         self.public_http = public_http
         self.stopped = threading.Event()
-        self.freed = threading.Event()  # since the last look a thread came free, so there may be room in a lane
+        self.freed = threading.Event()  # set when a thread has ended a delivery, so that a lane may have room
         self.lanes = fairness.Lanes()
         self.give_up_at = 0.0
-        self.fit = False  # the database has this release's schema and knows our key
-        self.trouble: str | None = None  # what the last look at the database was refused with
+        self.fit = False  # the schema and the secret key of the database were checked
+        self.trouble: str | None = None  # what the database refused last, so that it is logged once
 
     def run(self) -> None:
-        """Until stopped; then what is under way is finished. Raises SchemaError and WrongSecretKey."""
+        """Deliver until stopped, then finish what is under way. Raises SchemaError, WrongSecretKey."""
         with ThreadPoolExecutor(fairness.THREADS, thread_name_prefix="webhook") as pool:
             while not self.stopped.is_set():
                 self.freed.clear()
@@ -105,7 +105,7 @@ class Sender:
                     self.freed.wait(IDLE)
 
     def look(self, pool: ThreadPoolExecutor) -> int:
-        """One turn of the loop; the number taken. A database that refuses is asked again until it does not."""
+        """One iteration of the loop; the number of webhooks taken, 0 also while the database refuses."""
         try:
             self.require_fit()
             self.give_up_old(time.monotonic())
@@ -119,7 +119,7 @@ class Sender:
         return taken
 
     def require_fit(self) -> None:
-        """Raise SchemaError or WrongSecretKey, at the first look that the database answers."""
+        """Check schema and secret key when the database first answers. Raises SchemaError, WrongSecretKey."""
         if self.fit:
             return
         if problem := self.db.repeatable(lambda tx: migrations.problem(tx.connection)):
@@ -128,7 +128,7 @@ class Sender:
         self.fit = True
 
     def _say_trouble(self, error: Exception) -> None:
-        """Once, however often it is met in a row."""
+        """Log a refusal of the database once, however often it is repeated."""
         message = sentence(error)
         if message != self.trouble:
             logs.warning(
@@ -137,7 +137,7 @@ class Sender:
         self.trouble = message
 
     def round(self, pool: ThreadPoolExecutor) -> int:
-        """Take as many due webhooks as there is room for, and set them going; the number taken."""
+        """Take as many due webhooks as there is room for and start their delivery; return their number."""
         room = self.lanes.room()
         due = self.db.all(SQL.take_webhooks, hold=HOLD, **room) if room["batch"] > 0 else []
         for webhook in due:
@@ -146,7 +146,7 @@ class Sender:
         return len(due)
 
     def give_up_old(self, now: float) -> None:
-        """End what has waited for a day; looked for once a minute."""
+        """Give up webhooks that have waited for a day; looks once a minute. `now` is monotonic, in seconds."""
         if now < self.give_up_at:
             return
         self.give_up_at = now + GIVE_UP_PAUSE
@@ -159,11 +159,11 @@ class Sender:
         try:
             prompt = self.deliver(webhook).prompt
         except (Unavailable, psycopg.Error) as error:
-            # Perhaps sent, but not written down: due again when the hold ends. At least once, never lost.
+            # Perhaps sent, but not recorded: due again after HOLD, so delivered at least once.
             logs.warning("webhook_not_recorded", webhook_id=webhook["id"], message=sentence(error))
             prompt = True
         except WrongSecretKey:
-            self.fit = False  # the next look ends this sender
+            self.fit = False  # the next iteration checks again and ends this sender
             prompt = True
         finally:
             self.lanes.end(webhook["user_id"], webhook["lane"], prompt)
@@ -175,7 +175,7 @@ class Sender:
         return answer
 
     def post(self, webhook: Row) -> DeliveryResult:
-        """One try, with its own connection and no redirects."""
+        """Send a webhook once, on a connection of its own, without following redirects."""
         secrets = signing.valid_secrets(self.db, self.seal, webhook["user_id"])
         body = body_of(webhook)
         headers = {
@@ -193,7 +193,10 @@ class Sender:
             return DeliveryResult(None, str(error), time.monotonic() - began)
 
     def _key_of(self, webhook: Row) -> str:
-        """Empty if there is none, or who sealed it had a wrong key. Raises WrongSecretKey if ours is."""
+        """The key to send; empty if there is none, or if it was sealed with a wrong secret key.
+
+        Raises WrongSecretKey if the secret key of this process is not the database's.
+        """
         key = self.seal.open(webhook["sealed_key"])
         if webhook["sealed_key"] is not None and not key:
             self.db.repeatable(lambda tx: encryption.require(tx, self.seal))
