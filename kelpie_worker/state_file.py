@@ -17,11 +17,13 @@ from typing import Any, Protocol
 
 from kelpie_worker import logs
 from kelpie_worker.job import from_saved, is_text, is_whole, to_saved
-from kelpie_worker.messages import Ending, Transferring, Verdict
+from kelpie_worker.job_in_hand import JobInHand, Times
+from kelpie_worker.messages import Ending, Verdict
 from kelpie_worker.pipeline import JobState, Phase
 from kelpie_worker.system.linux import boot_id
 
 KEPT_FINISHED_JOBS = 100
+_BEFORE_ITS_END = (Phase.DOWNLOADING, Phase.RUNNING, Phase.STOPPING)  # of its command
 _KNOWS_ITS_END = (Phase.FLUSHING, Phase.STAGING, Phase.UPLOADING, Phase.REPORTING, Phase.WIPING)
 
 
@@ -33,15 +35,6 @@ class StateFileCopied(ValueError):
     """It was written as another file, whose worker may be at work with what it says."""
 
 
-@dataclass(frozen=True)
-class Times:
-    """Of a job on this worker; RFC 3339."""
-
-    start: str
-    exit_time: str | None = None
-    end: str | None = None
-
-
 @dataclass
 class WorkerState:
     """Everything a worker knows that its successor needs. Jobs in hand are keyed by claim id."""
@@ -49,31 +42,24 @@ class WorkerState:
     start: str
     machine_id: str
     claim_id: str | None = None  # of the claim whose answer is not stored yet, or of the next
-    jobs: dict[str, JobState] = field(default_factory=dict)
-    times: dict[str, Times] = field(default_factory=dict)
-    transfers: dict[str, Transferring] = field(default_factory=dict)
+    jobs: dict[str, JobInHand] = field(default_factory=dict)
     finished: list[dict[str, Any]] = field(default_factory=list)
     boot: str = field(default_factory=boot_id)
 
-    def put(self, job: JobState) -> None:
+    def put(self, state: JobState) -> None:
         """Keep a job in hand as it is now; one that is done moves to the list of the finished."""
-        claim_id = job.job.claim_id
-        times = self.times.get(claim_id) or Times(start=logs.now())
-        if job.phase not in (Phase.DOWNLOADING, Phase.RUNNING, Phase.STOPPING) and times.exit_time is None:
-            times = replace(times, exit_time=logs.now())
-        self.jobs[claim_id], self.times[claim_id] = job, times
-        if job.phase is Phase.DONE:
-            self._finish(claim_id)
-
-    def _finish(self, claim_id: str) -> None:
-        self.times[claim_id] = replace(self.times[claim_id], end=logs.now())
-        self.transfers.pop(claim_id, None)
-        listed = self._listed(claim_id)
-        self.finished = [*self.finished, listed][-KEPT_FINISHED_JOBS:]
-        del self.jobs[claim_id], self.times[claim_id]
+        claim_id = state.job.claim_id
+        held = self.jobs.setdefault(claim_id, JobInHand(state, Times(start=logs.now())))
+        held.state = state
+        if state.phase not in _BEFORE_ITS_END and held.times.exit_time is None:
+            held.times = replace(held.times, exit_time=logs.now())
+        if state.phase is Phase.DONE:
+            held.times, held.transfers = replace(held.times, end=logs.now()), None
+            self.finished = [*self.finished, _listed(held)][-KEPT_FINISHED_JOBS:]
+            del self.jobs[claim_id]
 
     def to_json(self) -> dict[str, Any]:
-        in_hand = [{**self._listed(claim_id), "kelpie": _saved_state(job)} for claim_id, job in self.jobs.items()]
+        in_hand = [{**_listed(held), "kelpie": _saved_state(held.state)} for held in self.jobs.values()]
         return {
             "start": self.start,
             "machine_id": self.machine_id,
@@ -82,22 +68,23 @@ class WorkerState:
             "jobs": [*self.finished, *in_hand],
         }
 
-    def _listed(self, claim_id: str) -> dict[str, Any]:
-        job, times = self.jobs[claim_id], self.times[claim_id]
-        transfers = self.transfers.get(claim_id, Transferring(claim_id))
-        done = "completed" if job.verdict is Verdict.COMPLETED else "failed"
-        return {
-            "id": job.job.id,
-            "status": done if job.phase is Phase.DONE else "running",
-            "start": times.start,
-            "exitTime": times.exit_time,
-            "exitCode": job.outcome.exit_code if job.outcome else None,
-            "end": times.end,
-            "activeUploads": sorted(transfers.uploads),
-            "activeDownloads": sorted(transfers.downloads),
-            "attempt": job.job.attempt,
-            "outcome": job.verdict,
-        }
+
+def _listed(held: JobInHand) -> dict[str, Any]:
+    """As the original listed a job, with the attempt and how it ended."""
+    state, times, transfers = held.state, held.times, held.transfers
+    done = "completed" if state.verdict is Verdict.COMPLETED else "failed"
+    return {
+        "id": state.job.id,
+        "status": done if state.phase is Phase.DONE else "running",
+        "start": times.start,
+        "exitTime": times.exit_time,
+        "exitCode": state.outcome.exit_code if state.outcome else None,
+        "end": times.end,
+        "activeUploads": sorted(transfers.uploads) if transfers else [],
+        "activeDownloads": sorted(transfers.downloads) if transfers else [],
+        "attempt": state.job.attempt,
+        "outcome": state.verdict,
+    }
 
 
 class StateStore(Protocol):
@@ -215,8 +202,7 @@ def parse(saved: Mapping[str, Any]) -> WorkerState:
             job = _parse_state(entry["kelpie"], rebooted)
             if job.job.claim_id in state.jobs:
                 raise ValueError("a job is listed twice")
-            state.jobs[job.job.claim_id] = job
-            state.times[job.job.claim_id] = _parse_times(entry)
+            state.jobs[job.job.claim_id] = JobInHand(job, _parse_times(entry))
         else:
             state.finished.append(dict(entry))
     return state

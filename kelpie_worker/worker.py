@@ -156,7 +156,7 @@ def _hear(supervisor: Supervisor, inbox: SimpleQueue[Message], store: StateFile,
         store.keep_lock()
         _demand_a_place()
         if message is not None:
-            watchdog.hear(message)
+            watchdog.hear(message, store.state.jobs)
             supervisor.on(message)
         for name in watchdog.broken(store.state.jobs):
             logs.error("child_silent", child=name, detail="it lives and does nothing: it is replaced")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+from kelpie_worker.job_in_hand import JobInHand
 from kelpie_worker.messages import ChildStarted, LeaseRenewed, LeaseUnanswered, Message, Responded, Verdict
 from kelpie_worker.pipeline import JobState, Phase
 from kelpie_worker.system.linux import boottime
@@ -21,33 +22,34 @@ class Watchdog:
         self._ask = ask
         self._clock = clock
         self._looked = clock()
-        self._silence: dict[str, float] = {}  # of leases
-        self._unasked = 0.0  # seconds since everybody was asked
+        self._unasked = 0.0  # seconds since the children were asked
         self._unanswered: dict[str, float] = {}  # seconds, of children
 
-    def hear(self, message: Message) -> None:
+    def hear(self, message: Message, jobs: Mapping[str, JobInHand]) -> None:
         match message:
-            case LeaseRenewed() | LeaseUnanswered():
-                self._silence[message.claim_id] = 0.0
+            case LeaseRenewed() | LeaseUnanswered() if held := jobs.get(message.claim_id):
+                held.silence = 0.0
             case Responded() | ChildStarted():
                 self._unanswered.pop(message.name, None)
 
-    def broken(self, jobs: Mapping[str, JobState]) -> list[str]:
+    def broken(self, jobs: Mapping[str, JobInHand]) -> list[str]:
         """The children that are to be replaced. With each of them it begins anew."""
         passed, self._looked = min(self._clock() - self._looked, _LONGEST_LOOK), self._clock()
         return [*self._leaving_leases(jobs, passed), *self._not_responding(bool(jobs), passed)]
 
-    def _leaving_leases(self, jobs: Mapping[str, JobState], passed: float) -> list[str]:
-        """Of the heartbeat nothing was heard of a lease in hand for so long that nobody renews it."""
-        held = {claim_id: job for claim_id, job in jobs.items() if _is_held(job)}
-        self._silence = {claim_id: self._silence.get(claim_id, 0.0) + passed for claim_id in held}
-        if any(self._silence[claim_id] > _longest_silence(job) for claim_id, job in held.items()):
-            self._silence.clear()
+    def _leaving_leases(self, jobs: Mapping[str, JobInHand], passed: float) -> list[str]:
+        """The heartbeat, if it has sent no news of a lease in hand for so long that it cannot be renewing it."""
+        leases = [held for held in jobs.values() if _is_leased(held.state)]
+        for held in leases:
+            held.silence += passed
+        if any(held.silence > _longest_silence(held.state) for held in leases):
+            for held in leases:
+                held.silence = 0.0
             return ["heartbeat"]
         return []
 
     def _not_responding(self, busy: bool, passed: float) -> list[str]:
-        """Nobody is asked without a job in hand: an idle worker lets its processes sleep."""
+        """Children whose answer is overdue. Without a job in hand none is asked, so that they sleep."""
         self._unanswered = {name: waited + passed for name, waited in self._unanswered.items()}
         silent = [name for name, waited in self._unanswered.items() if waited > _LONGEST_ANSWER]
         for name in silent:
@@ -62,7 +64,7 @@ class Watchdog:
         return silent
 
 
-def _is_held(job: JobState) -> bool:
+def _is_leased(job: JobState) -> bool:
     return job.phase not in (Phase.WIPING, Phase.DONE) and job.verdict is not Verdict.DROPPED
 
 

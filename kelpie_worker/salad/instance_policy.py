@@ -6,6 +6,7 @@ Decisions only; `instance.py` carries them out.
 from collections.abc import Callable, Mapping
 
 from kelpie_worker.config import Stay
+from kelpie_worker.job_in_hand import JobInHand
 from kelpie_worker.messages import (
     Departed,
     Departure,
@@ -16,23 +17,26 @@ from kelpie_worker.messages import (
     SetDeletionCost,
     Verdict,
 )
-from kelpie_worker.pipeline import JobState, Phase
+from kelpie_worker.pipeline import Phase
 from kelpie_worker.system.linux import boottime
 
 BUSIEST = 999_999_999  # while final uploads are under way: nothing could be interrupted at a worse time
 _FINAL_UPLOADS = (Phase.FLUSHING, Phase.STAGING, Phase.UPLOADING, Phase.REPORTING)
 _ROLLING = 5.0  # seconds until the worker looks again, where only uploads keep it
-Jobs = Mapping[str, JobState]
+Jobs = Mapping[str, JobInHand]  # by claim id
 Send = Callable[[SetDeletionCost | LeaveInstance], None]
 
 
-def deletion_cost(jobs: Jobs, heartbeats: Mapping[str, int]) -> int:
-    """Of a worker with these jobs in hand: it is deleted together with every one."""
-    return max((_cost_of(job, heartbeats.get(claim_id, 0)) for claim_id, job in jobs.items()), default=0)
+def deletion_cost(jobs: Jobs) -> int:
+    """Of a worker with these jobs in hand, which are all interrupted with it: that of the job that costs most.
+
+    A job costs more with every heartbeat, as more work would be lost.
+    """
+    return max((_cost_of(held) for held in jobs.values()), default=0)
 
 
-def _cost_of(job: JobState, heartbeats: int) -> int:
-    return BUSIEST if job.phase in _FINAL_UPLOADS else min(1 + heartbeats, BUSIEST - 1)
+def _cost_of(held: JobInHand) -> int:
+    return BUSIEST if held.state.phase in _FINAL_UPLOADS else min(1 + held.heartbeats, BUSIEST - 1)
 
 
 class InstancePolicy:
@@ -48,8 +52,7 @@ class InstancePolicy:
         self._stay = stay or Stay()
         self._send = send
         self._clock = clock
-        self._heartbeats: dict[str, int] = {}
-        self._failed: set[str] = set()
+        self._failures = 0  # of jobs on this machine
         self._has_worked = False
         self._free_since: float | None = None
         self._told = SetDeletionCost(0, holds_job=False)
@@ -58,15 +61,14 @@ class InstancePolicy:
 
     def see(self, message: Message, jobs: Jobs) -> None:
         match message:
-            case LeaseRenewed() if message.claim_id in jobs:
-                self._heartbeats[message.claim_id] = self._heartbeats.get(message.claim_id, 0) + 1
-            case Reported(accepted=True) if _failed(jobs.get(message.claim_id)):
-                self._failed.add(message.claim_id)
+            case LeaseRenewed() if held := jobs.get(message.claim_id):
+                held.heartbeats += 1
+            case Reported(accepted=True) if held := jobs.get(message.claim_id):
+                self._count_failure(held)
             case Departed():
                 self._departed(message)
-        self._heartbeats = {claim_id: count for claim_id, count in self._heartbeats.items() if claim_id in jobs}
         self._has_worked = self._has_worked or bool(jobs)
-        if any(job.occupies_directories for job in jobs.values()):
+        if any(held.state.occupies_directories for held in jobs.values()):
             self._free_since = None
         self._tell_cost(jobs)
 
@@ -88,8 +90,8 @@ class InstancePolicy:
 
     def _due(self, jobs: Jobs) -> LeaveInstance | None:
         limit, since = self._stay.max_idle, self._free_since
-        if self._stay.max_failures and len(self._failed) >= self._stay.max_failures:
-            return LeaveInstance(Departure.REALLOCATE, f"{len(self._failed)} jobs failed here", exits=False)
+        if self._stay.max_failures and self._failures >= self._stay.max_failures:
+            return LeaveInstance(Departure.REALLOCATE, f"{self._failures} jobs failed here", exits=False)
         if self._stay.one_job and self._has_worked:
             return LeaveInstance(Departure.RECREATE, "a job is over, and the next one wants a fresh container")
         if limit is not None and since is not None and not jobs and self._clock() - since >= limit:
@@ -101,14 +103,16 @@ class InstancePolicy:
             self.left = True
         else:  # it has to do with this machine, and asks again after the next failure
             self._leave, self._asked = None, False
-            self._failed.pop()
+            self._failures -= 1
+
+    def _count_failure(self, held: JobInHand) -> None:
+        """Once, however often its report is answered."""
+        if held.state.verdict is Verdict.FAILED and not held.failure_counted:
+            held.failure_counted = True
+            self._failures += 1
 
     def _tell_cost(self, jobs: Jobs) -> None:
-        telling = SetDeletionCost(deletion_cost(jobs, self._heartbeats), holds_job=bool(jobs))
+        telling = SetDeletionCost(deletion_cost(jobs), holds_job=bool(jobs))
         if telling != self._told:
             self._told = telling
             self._send(telling)
-
-
-def _failed(job: JobState | None) -> bool:
-    return job is not None and job.verdict is Verdict.FAILED

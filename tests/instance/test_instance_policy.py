@@ -9,6 +9,7 @@ import pytest
 from kelpie_worker.config import Stay
 from kelpie_worker.coordinator.calls import _Deadline
 from kelpie_worker.job import Job
+from kelpie_worker.job_in_hand import JobInHand, Times
 from kelpie_worker.messages import (
     Claimed,
     Departed,
@@ -28,8 +29,8 @@ from kelpie_worker.system.linux import boottime
 RUNNING = JobState(Job("1", "job"), Phase.RUNNING)
 UPLOADING = JobState(Job("1", "job"), Phase.UPLOADING, Ending(Verdict.COMPLETED), aside=())
 FAILED = JobState(Job("1", "job"), Phase.WIPING, Ending(Verdict.FAILED, "exit_code", 1))
-NOTHING: dict[str, JobState] = {}
 NEXT = Claimed("next")
+NOW = Times("2026-01-01T00:00:00Z")
 
 # --- what a deletion would cost -------------------------------------------------------------------------
 
@@ -54,24 +55,31 @@ NEXT = Claimed("next")
 def test_the_deletion_cost_is_that_of_the_dearest_job(
     phases: list[Phase], heartbeats: dict[str, int], cost: int
 ) -> None:
-    jobs = {str(number): replace(RUNNING, phase=phase) for number, phase in enumerate(phases)}
-    assert deletion_cost(jobs, heartbeats) == cost
+    jobs = {
+        str(number): JobInHand(replace(RUNNING, phase=phase), NOW, heartbeats=heartbeats.get(str(number), 0))
+        for number, phase in enumerate(phases)
+    }
+    assert deletion_cost(jobs) == cost
 
 
 class Scene:
-    """A residence, what it has sent, and a clock that the test turns."""
+    """A policy, what it has sent, and a clock that the test turns."""
 
     def __init__(self, stay: Stay) -> None:
         self.time = 0.0
+        self.jobs: dict[str, JobInHand] = {}
         self.sent: list[SetDeletionCost | LeaveInstance] = []
         self.instance_policy = InstancePolicy(stay, self.sent.append, lambda: self.time)
 
     def see(self, message: Message, *jobs: JobState) -> bool:
         """Whether the worker would rather go than claim."""
-        held = {job.job.claim_id: job for job in jobs}
-        self.instance_policy.see(message, held)
-        free = not any(job.occupies_directories for job in jobs)
-        return free and self.instance_policy.ends(held)
+        for gone in self.jobs.keys() - {state.job.claim_id for state in jobs}:
+            del self.jobs[gone]
+        for state in jobs:
+            self.jobs.setdefault(state.job.claim_id, JobInHand(state, NOW)).state = state
+        self.instance_policy.see(message, self.jobs)
+        free = not any(state.occupies_directories for state in jobs)
+        return free and self.instance_policy.ends(self.jobs)
 
     @property
     def leaves(self) -> list[tuple[Departure, str]]:

@@ -52,7 +52,9 @@ def reread(path: Path, content: dict[str, Any]) -> WorkerState:
 
 def test_what_was_saved_is_taken_up_again(saved: tuple[Path, dict[str, Any]]) -> None:
     state = reread(*saved)
-    assert state.jobs == {CLAIM: JobState(JOB, P.UPLOADING, COMPLETED, (("/out", "/aside"),))}
+    assert {claim_id: held.state for claim_id, held in state.jobs.items()} == {
+        CLAIM: JobState(JOB, P.UPLOADING, COMPLETED, (("/out", "/aside"),))
+    }
     assert state.claim_id == CLAIM and not list(saved[0].parent.glob("*.damaged-*"))
 
 
@@ -63,7 +65,7 @@ def test_what_a_command_printed_is_not_saved(tmp_path: Path) -> None:
     store.save()
     store.close()
     assert "swordfish" not in path.read_text()
-    assert reread(path, json.loads(path.read_text())).jobs[CLAIM].outcome == COMPLETED
+    assert reread(path, json.loads(path.read_text())).jobs[CLAIM].state.outcome == COMPLETED
 
 
 @pytest.mark.parametrize(
@@ -173,7 +175,8 @@ def test_the_state_file_has_the_original_keys_and_is_read_again(saved_state: Pat
     assert content["start"] and all(keys <= set(job) for job in content["jobs"])
     assert [job["status"] for job in content["jobs"]] == ["failed", "running"]
     store = StateFile(str(saved_state))
-    assert store.state.jobs["c2"].phase is Phase.RUNNING and store.state.jobs["c2"].job.attempt == 3
+    assert store.state.jobs["c2"].state.phase is Phase.RUNNING
+    assert store.state.jobs["c2"].state.job.attempt == 3
     assert (store.state.claim_id, store.state.machine_id) == (NEXT_CLAIM, content["machine_id"])
     store.close()
 
