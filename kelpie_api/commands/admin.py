@@ -21,7 +21,8 @@ from kelpie_api.webhooks import signing
 BEFORE_A_CHANGE = "All programs must have this KELPIE_SECRET_KEY by now; if they do, say --yes."
 BEFORE_A_LOSS = (
     "Webhooks that wait will be sent without a key, and each user gets a new signing secret, unless"
-    " KELPIE_SECRET_KEY is NEW,OLD with the key of this database; stop the API and the sender of webhooks, then say --yes."
+    " KELPIE_SECRET_KEY is NEW,OLD with the key of this database; stop the API and the sender of webhooks,"
+    " then say --yes."
 )
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
