@@ -10,8 +10,8 @@ from kelpie_api.config import Config
 from kelpie_api.db import HOW_TO_CONNECT, Transaction
 from kelpie_api.encryption import Seal
 from kelpie_api.errors import ConfigError, SchemaError, WrongSecretKey
-from kelpie_api.routes import docs, health, jobs, machines, metrics, scaling, users, webhooks, work
-from kelpie_api.web import openapi, requests
+from kelpie_api.routes import docs
+from kelpie_api.web import requests
 from kelpie_api.web.process import Coordinator
 
 
@@ -23,11 +23,9 @@ def create_app(config: Config) -> Flask:
     logs.configure(config.log_level)
     refuse_unfit_database(config)
     app = Flask(__name__, static_folder=None)
-    api = openapi.documented(app)
-    requests.prepare(app, Coordinator.of(config))  # after the document, which brings a shape of errors of its own
-    for routes in (jobs, work, machines, scaling, webhooks, users, health, metrics):
-        api.register_blueprint(routes.blueprint)
-    app.register_blueprint(docs.blueprint)
+    requests.prepare(app, Coordinator.of(config))
+    for blueprint in (*docs.DOCUMENTED, docs.blueprint):
+        app.register_blueprint(blueprint)
     # Flask adds HEAD to every GET; here it would claim a job and keep it to itself.
     for rule in app.url_map.iter_rules("work.get_work"):
         (rule.methods or set()).discard("HEAD")

@@ -1,4 +1,4 @@
-"""Swagger UI at /docs, served by this server alone: no asset from elsewhere, no inline script."""
+"""The document at /openapi.json, and Swagger UI at /docs; no asset from elsewhere, no inline script."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ from flask import Blueprint, Response, make_response, render_template_string, se
 from swagger_ui_bundle import swagger_ui_path
 
 from kelpie_api.errors import NotFound
+from kelpie_api.routes import health, jobs, machines, metrics, scaling, users, webhooks, work
+from kelpie_api.web.openapi import ApiDocument
 
 blueprint = Blueprint("docs", __name__)
+# The routes that the document describes, in its order.
+DOCUMENTED = [room.blueprint for room in (jobs, work, machines, scaling, webhooks, users, health, metrics)]
+DOCUMENT = ApiDocument(DOCUMENTED)
 
 ASSETS = {
     "swagger-ui.css",
@@ -33,7 +38,7 @@ PAGE = """<!doctype html>
     <link rel="icon" type="image/png" href="{{ url_for('docs.get_asset', name='favicon-32x32.png') }}">
   </head>
   <body>
-    <div id="api" data-document="{{ url_for('api-docs.openapi_json') }}"></div>
+    <div id="api" data-document="{{ url_for('docs.get_document') }}"></div>
     <script src="{{ url_for('docs.get_asset', name='swagger-ui-bundle.js') }}"></script>
     <script src="{{ url_for('docs.get_asset', name='start.js') }}"></script>
   </body>
@@ -50,6 +55,11 @@ SwaggerUIBundle({
   presets: [SwaggerUIBundle.presets.apis],
 });
 """
+
+
+@blueprint.get("/openapi.json")
+def get_document() -> Response:
+    return Response(DOCUMENT.text(), mimetype="application/json")
 
 
 @blueprint.get("/docs")

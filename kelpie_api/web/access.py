@@ -9,7 +9,7 @@ PUBLIC = {
     "health.healthz",
     "health.readyz",
     "metrics.get_metrics",
-    "api-docs.openapi_json",
+    "docs.get_document",
     "docs.get_page",
     "docs.get_asset",
 }

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Iterator
 from typing import Any
 
 from apispec import APISpec, BasePlugin
 from flask import Flask
-from flask_smorest import Api
+from flask_smorest import Api, Blueprint
 from werkzeug.routing import Rule
 
 from kelpie_api.schemas.fields import Failure, Instant
 from kelpie_api.web.access import DATABASE_FREE, PUBLIC
+from kelpie_api.web.body import FreeText
+from kelpie_api.web.json import Json
 from kelpie_version import VERSION
 
 # Refusals that no route decides itself: the rules around each request do.
@@ -167,18 +170,31 @@ class DocumentedApi(Api):
     DEFAULT_ERROR_RESPONSE_NAME = None
 
 
-def documented(app: Flask) -> DocumentedApi:
-    """What blueprints are registered with so that /openapi.json tells of their routes."""
-    app.config |= {
-        "API_TITLE": "Kelpie",
-        "API_VERSION": VERSION,
-        "OPENAPI_VERSION": "3.0.3",
-        "OPENAPI_URL_PREFIX": "/",
-        "OPENAPI_JSON_PATH": "openapi.json",
-    }
-    api = DocumentedApi(app, spec_kwargs={"extra_plugins": [CallersInSpec(PUBLIC), Document(DATABASE_FREE)]})
-    api.register_field(Instant, "string", "date-time")
-    return api
+class ApiDocument:
+    """The text of /openapi.json, made when it is first asked for: that takes longer than all else of a start."""
+
+    def __init__(self, blueprints: Collection[Blueprint]) -> None:
+        self._blueprints = blueprints
+        self._making = threading.Lock()
+        self._text: str | None = None
+
+    def text(self) -> str:
+        with self._making:
+            if self._text is None:
+                self._text = self._made()
+            return self._text
+
+    def _made(self) -> str:
+        """Registering routes is what describes them, so they are registered once more, where no request comes."""
+        app = Flask(__name__, static_folder=None)
+        app.url_map.converters["text"] = FreeText
+        app.config |= {"API_TITLE": "Kelpie", "API_VERSION": VERSION, "OPENAPI_VERSION": "3.0.3"}
+        plugins = [CallersInSpec(PUBLIC), Document(DATABASE_FREE)]
+        api = DocumentedApi(app, spec_kwargs={"extra_plugins": plugins})
+        api.register_field(Instant, "string", "date-time")
+        for blueprint in self._blueprints:
+            api.register_blueprint(blueprint)
+        return Json(app).dumps(api.spec.to_dict(), indent=2)
 
 
 class CallersInSpec(BasePlugin):
