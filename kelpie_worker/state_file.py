@@ -5,12 +5,10 @@ The keys that the original wrote are kept for scripts that read them: `start`, a
 is resumed from.
 """
 
-import fcntl
 import json
 import os
 import uuid
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +18,7 @@ from kelpie_worker.job import from_saved, is_text, is_whole, to_saved
 from kelpie_worker.job_in_hand import JobInHand, Times
 from kelpie_worker.messages import Ending, Verdict
 from kelpie_worker.pipeline import JobState, Phase
+from kelpie_worker.system import atomic, locks
 from kelpie_worker.system.linux import boot_id
 
 KEPT_FINISHED_JOBS = 100
@@ -115,7 +114,7 @@ class StateFile:
         was faster.
         """
         try:
-            if _is_at(_lock_of(self._path), self._lock):
+            if locks.is_at(_lock_of(self._path), self._lock):
                 self._troubled = False
                 return
             removed, self._lock = self._lock, _locked(self._path)
@@ -132,24 +131,14 @@ class StateFile:
 
         Raises OSError, which then names the file; it is the old one.
         """
-        temporary = self._path.with_name(self._path.name + ".tmp")
         try:
-            self._replace(temporary)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            text = json.dumps({**self.state.to_json(), "place": self._place()}, indent=1)
+            atomic.write_text(self._path, text)
         except OSError as error:
-            with suppress(OSError):  # half a file only takes space that is missed elsewhere
-                temporary.unlink()
             raise OSError(
                 error.errno, f"the state file cannot be written: {error.strerror}", str(self._path)
             ) from error
-
-    def _replace(self, temporary: Path) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w") as file:
-            json.dump({**self.state.to_json(), "place": self._place()}, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._path)
-        _sync_directory(self._path.parent)
 
     def close(self) -> None:
         os.close(self._lock)
@@ -291,17 +280,7 @@ def _parse_move(source: Any, target: Any) -> tuple[str, str]:
 
 def is_free(path: Path) -> bool:
     """Whether no worker has this state file open; nothing is made or changed. OSError."""
-    try:
-        descriptor = os.open(_lock_of(path), os.O_RDONLY)
-    except FileNotFoundError:
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(descriptor)
-    return True
+    return locks.is_free(_lock_of(path))
 
 
 def _lock_of(path: Path) -> Path:
@@ -310,33 +289,9 @@ def _lock_of(path: Path) -> Path:
 
 
 def _locked(path: Path) -> int:
-    lock = _lock_of(path)
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise StateFileInUse(
-                f"Another worker uses the state file {path}: give each its own KELPIE_STATE_FILE."
-            ) from None
-        if _is_at(lock, descriptor):
-            return descriptor
-        os.close(descriptor)  # removed meanwhile
-
-
-def _is_at(path: Path, descriptor: int) -> bool:
-    """Whether this is the file that everybody finds at the path."""
     try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return locks.lock_file(_lock_of(path))
+    except locks.LockedElsewhere:
+        raise StateFileInUse(
+            f"Another worker uses the state file {path}: give each its own KELPIE_STATE_FILE."
+        ) from None

@@ -4,7 +4,6 @@ Each has a file there that it holds locked for as long as it lives, with what th
 that nobody holds belonged to a worker that is dead.
 """
 
-import fcntl
 import json
 import os
 import time
@@ -15,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kelpie_worker.system.linux import boottime
+from kelpie_worker.system.locks import try_lock
 
 _PATIENCE = 2.0  # seconds; a worker that is stopped while it holds the common lock must not stop the others
 _LOOK_AGAIN = 0.02
@@ -57,7 +57,7 @@ class Peers:
         lock = os.open(self._directory / "turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             deadline = boottime() + _PATIENCE
-            while not _locked(lock) and boottime() < deadline:
+            while not try_lock(lock) and boottime() < deadline:
                 time.sleep(_LOOK_AGAIN)
             yield
         finally:
@@ -79,7 +79,7 @@ class Peers:
             with suppress(FileNotFoundError):  # the last of the others has just closed the door
                 file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
                 # Between the two calls it looked like one of the dead.
-                if _locked(file) and path.exists():
+                if try_lock(file) and path.exists():
                     return path, file
                 os.close(file)
 
@@ -91,7 +91,7 @@ def _standing(path: Path) -> PeerState | None:
     except OSError:
         return None
     try:
-        if _locked(file):
+        if try_lock(file):
             path.unlink(missing_ok=True)
             return None
         told = json.loads(os.pread(file, 4096, 0) or b"{}")
@@ -100,11 +100,3 @@ def _standing(path: Path) -> PeerState | None:
         return PeerState(holds_job=True)  # it lives, and is not understood: better not to take its machine away
     finally:
         os.close(file)
-
-
-def _locked(file: int) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -6,7 +6,6 @@ what it started, and removes its folder then. What none of them sees to, the SIG
 here. A folder is in use as long as somebody has a lock on it; the kernel takes it from the dead.
 """
 
-import fcntl
 import os
 import select
 import shutil
@@ -23,6 +22,7 @@ from pathlib import Path
 
 from kelpie_worker import logs
 from kelpie_worker.system.linux import boottime
+from kelpie_worker.system.locks import try_lock
 
 _MARK = "kelpie"  # is in each of our folders; other programs are packed the same way
 _PYINSTALLERS, _STATICX = "_MEI", "staticx-"
@@ -96,7 +96,7 @@ def held() -> Iterator[None]:
         yield
         return
     ours = _ours(Path(sys._MEIPASS), os.environ)  # type: ignore[attr-defined]
-    locks = [_locked(unpacked.folder, fcntl.LOCK_SH) for unpacked in ours]
+    locks = [_locked(unpacked.folder, shared=True) for unpacked in ours]
     remove_abandoned(ours)
     for task in (_end_with_keepers, _look_again):
         threading.Thread(target=task, args=(ours,), daemon=True).start()
@@ -221,7 +221,7 @@ def _is_unpacked_now(folder: Path, keepers: Collection[int | None]) -> bool:
 
 
 def _remove_if_free(folder: Path) -> None:
-    lock = _locked(folder, fcntl.LOCK_EX)
+    lock = _locked(folder)
     if lock is not None:
         _remove(folder)
         os.close(lock)
@@ -236,18 +236,17 @@ def _remove(folder: Path) -> None:
         logs.warn("bundle_remains", folder=str(folder), detail=str(error))
 
 
-def _locked(folder: Path, kind: int) -> int | None:
+def _locked(folder: Path, shared: bool = False) -> int | None:
     """A descriptor with the lock; None if it is gone, somebody has it, or the file system knows no locks."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:
         return None
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
+    with suppress(OSError):
+        if try_lock(descriptor, shared):
+            return descriptor
+    os.close(descriptor)
+    return None
 
 
 # --- processes ------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from kelpie_worker import logs
 from kelpie_worker.job import ObjectKey
+from kelpie_worker.system import atomic
 from kelpie_worker.workspace.file_version import Signature, Snapshot
 from kelpie_worker.workspace.paths import is_inside, own_name
 
@@ -98,10 +99,8 @@ def save(places: DirectoryRecord, path: Path) -> None:
         "taken": sorted(places.taken),
         "filled": None if places.filled is None else sorted(places.filled),
     }
-    draft = path.with_name(path.name + ".new")
     try:
-        draft.write_text(json.dumps(saved))
-        draft.replace(path)
+        atomic.write_text(path, json.dumps(saved), suffix=".new")
     except OSError as error:
         logs.warn("places_not_saved", detail=str(error))
 
