@@ -1,165 +1,305 @@
-"""Every environment variable of the coordinator, read once into one frozen object
+"""Every environment variable of the coordinator: a table of them all, and what they hold as one frozen object
 (docs/operating.md, Settings)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
+from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from kelpie_api.errors import ConfigError
+from kelpie_api.logs import LEVELS
+
+SHORTEST_KEY = 32  # characters of a KELPIE_SECRET_KEY
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of value; `parse` makes it from text. Its ValueError holds the rest of a sentence that begins with
+    the variable's name. Secrets are shown nowhere."""
+
+    words: str
+    parse: Callable[[str], Any]
+    is_secret: bool = False
+
+
+@dataclass(frozen=True)
+class Variable:
+    """`default` as it would be written; `shown` says in words what is meant without one."""
+
+    name: str
+    kind: Kind
+    meaning: str
+    default: str = ""
+    shown: str = ""
+    is_required: bool = False
+
+    def read(self, env: Mapping[str, str]) -> Any:
+        """A variable that is empty or blank counts as absent. Raises ConfigError."""
+        text = env.get(self.name, "")
+        if self.is_required and not text.strip():
+            raise ConfigError(f"{self.name} is not set: it must hold {self.kind.words}.")
+        try:
+            return self.kind.parse(text if text.strip() else self.default)
+        except ValueError as error:
+            raise ConfigError(f"{self.name} {error}") from None
+
+
+def _must_be(words: str, text: str) -> ValueError:
+    return ValueError(f"must be {words}, not {text!r}.")
+
+
+def _truth(text: str) -> bool:
+    word = text.strip().lower()
+    if word not in TRUE + FALSE:
+        raise _must_be("true or false", text)
+    return word in TRUE
+
+
+def _log_level(text: str) -> str:
+    level = text.strip().lower()
+    level = "warn" if level == "warning" else level
+    if level not in LEVELS:
+        raise _must_be(f"one of {', '.join(LEVELS)}", text)
+    return level
+
+
+def _whole_number(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,9}", text.strip(), re.ASCII):
+        raise _must_be("a whole number, 0 or more", text)
+    return int(text)
+
+
+def _at_least_one(text: str) -> int:
+    if not (number := _whole_number(text)):
+        raise _must_be("a whole number, 1 or more", text)
+    return number
+
+
+def _seconds(text: str) -> timedelta:
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text.strip(), re.ASCII):
+        raise _must_be("a number of seconds, 0 or more", text)
+    return timedelta(seconds=float(text))
+
+
+def _web_address(text: str) -> str:
+    url = text.strip()
+    try:
+        parts = urlsplit(url)
+        is_usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_usable = False
+    if not (is_usable and url.isascii() and url.isprintable() and " " not in url):
+        raise _must_be("an http or https address", url)
+    return url.rstrip("/")
+
+
+def _list(text: str) -> tuple[str, ...]:
+    """What stands between commas, without empty places."""
+    items = tuple(item.strip() for item in text.split(",") if item.strip())
+    if not items:
+        raise ValueError("names nothing between its commas.")
+    return items
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    """As browsers write them: another spelling would never match."""
+    for origin in (origins := _list(text)):
+        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+", origin):
+            raise ValueError(f"names {origin!r}, which is no origin: write https://example.com or *.")
+    return origins
+
+
+def _algorithms(text: str) -> tuple[str, ...]:
+    """Only asymmetric ones: with HS256 the public key, which anybody can fetch, would sign tokens."""
+    for algorithm in (algorithms := _list(text)):
+        if algorithm not in PUBLIC_KEY_ALGORITHMS:
+            raise ValueError(f"names {algorithm!r}, which is no algorithm with a public key.")
+    return algorithms
+
+
+def _database_url(text: str) -> str:
+    """What is wrong with it is not quoted: it holds a password."""
+    try:
+        port = str(conninfo_to_dict(text).get("port") or "")
+    except psycopg.ProgrammingError:
+        port = "none"
+    if not all(one.strip().isdigit() or not one for one in port.split(",")):
+        raise ValueError(
+            "is no address of a Postgres; write postgresql://user:password@host:5432/database, with what is"
+            " special in a password as %40 and the like."
+        )
+    return text
+
+
+def _secret_key(text: str) -> str:
+    if len(text) < SHORTEST_KEY:
+        raise ValueError(f"is too short: it needs {SHORTEST_KEY} characters or more.")
+    return text
+
+
+def _header_key(text: str) -> str | None:
+    """It is sent in a header. The line break at the end of a secret's file is no part of it."""
+    key = text.strip()
+    if not all(32 <= ord(character) < 127 for character in key):
+        raise ValueError("must be one line of printable ASCII.")
+    return key or None
+
+
+def _text(text: str) -> str:
+    return text.strip()
+
+
+def _text_or_none(text: str) -> str | None:
+    return text or None
+
+
+TRUE, FALSE = ("true", "yes", "1", "on"), ("false", "no", "0", "off")
+PUBLIC_KEY_ALGORITHMS = {f"{family}{bits}" for family in ("ES", "RS", "PS") for bits in (256, 384, 512)} | {
+    "EdDSA"
+}
+
+TRUTH = Kind("true or false", _truth)
+LOG_LEVEL = Kind(f"one of {', '.join(LEVELS)}", _log_level)
+WHOLE_NUMBER = Kind("a whole number, 0 or more", _whole_number)
+AT_LEAST_ONE = Kind("a whole number, 1 or more", _at_least_one)
+SECONDS = Kind("a number of seconds, 0 or more", _seconds)
+WEB_ADDRESS = Kind("an http or https address", _web_address)
+ORIGINS = Kind("origins, separated by commas", _origins)
+ALGORITHMS = Kind("names of algorithms, separated by commas", _algorithms)
+TEXT = Kind("text", _text)
+FOLDER = Kind("a folder", _text_or_none)
+POSTGRES = Kind("the address of a Postgres 15 or newer", _database_url, is_secret=True)
+SECRET_KEY = Kind(f"a random string of {SHORTEST_KEY} characters or more", _secret_key, is_secret=True)
+ADMIN_KEY = Kind("a random string", _text_or_none, is_secret=True)
+HEADER_KEY = Kind("a key, one line of printable ASCII", _header_key, is_secret=True)
+
+
+def _setting(name: str, kind: Kind, meaning: str, **words: Any) -> Any:
+    """A field of Config that holds the variable of this name."""
+    variable = Variable(name, kind, meaning, **words)
+    preset = {} if variable.is_required else {"default": kind.parse(variable.default)}
+    return field(**preset, repr=not kind.is_secret, metadata={"variable": variable})
 
 
 @dataclass(frozen=True)
 class Config:
-    database_url: str = field(repr=False)
-    secret_key: str = field(repr=False)
-    admin_key: str | None = field(repr=False, default=None)
-    log_level: str = "INFO"
-    salad_api_url: str = "https://api.salad.com/api/public"
-    salad_api_key: str | None = field(repr=False, default=None)  # the coordinator's own
-    salad_jwks_url: str = "https://matrix-rest-api.salad.com/.well-known/workload-jwks.json"
-    jwt_issuer: str = "https://matrix-api.salad.io"
-    jwt_algorithms: tuple[str, ...] = ("ES256",)
-    jwt_strict: bool = True
-    jwt_can_submit: bool = False
-    proven_for: timedelta = timedelta(minutes=5)  # how long a Salad API key is believed
-    refused_for: timedelta = timedelta(seconds=15)  # how long a refused one is not asked about again
-    webhook_allow_private: bool = False
-    cors_origins: tuple[str, ...] = ("*",)
-    max_bans: int = 5  # of a machine in a group, by its own fault; then it is reallocated (0: never)
-    max_waiters: int = 1000  # requests of one process that wait for work at the same time
+    """What the variables hold. Each field names its variable, its kind, what it means, and the default."""
+
+    database_url: str = _setting(
+        "DATABASE_URL",
+        POSTGRES,
+        "the database; PgBouncer in transaction mode may stand in between",
+        is_required=True,
+    )
+    secret_key: str = _setting(
+        "KELPIE_SECRET_KEY",
+        SECRET_KEY,
+        "encrypts webhooks' keys and signing secrets; `NEW,OLD` while it is being changed",
+        is_required=True,
+    )
+    admin_key: str | None = _setting(
+        "KELPIE_ADMIN_KEY", ADMIN_KEY, "the key of the administrator, who makes users and keys"
+    )
+    log_level: str = _setting(
+        "KELPIE_LOG_LEVEL",
+        LOG_LEVEL,
+        "nothing below it is logged; in any case, and `warning` is `warn`",
+        default="info",
+    )
+    bind: str = _setting("KELPIE_BIND", TEXT, "address and port of the API", default="0.0.0.0:8080")
+    web_processes: int = _setting(
+        "WEB_CONCURRENCY", AT_LEAST_ONE, "processes of one gunicorn, or of one container of the API", default="2"
+    )
+    max_waiters: int = _setting(
+        "KELPIE_MAX_WAITERS",
+        WHOLE_NUMBER,
+        "requests of one process that wait for work at the same time",
+        default="1000",
+    )
+    metrics_folder: str | None = _setting(
+        "PROMETHEUS_MULTIPROC_DIR",
+        FOLDER,
+        "where the processes of one gunicorn add up what they count",
+        shown="made in /dev/shm at the start",
+    )
+    cors_origins: tuple[str, ...] = _setting(
+        "KELPIE_CORS_ORIGINS", ORIGINS, "whose pages may call from a browser; `*`: all", default="*"
+    )
+    webhook_allow_private: bool = _setting(
+        "KELPIE_WEBHOOK_ALLOW_PRIVATE",
+        TRUTH,
+        "whether webhooks may go to loopback and private addresses",
+        default="false",
+    )
+    max_bans: int = _setting(
+        "KELPIE_MAX_BANS_PER_MACHINE",
+        WHOLE_NUMBER,
+        "failures of different jobs, by its own fault, after which a machine of a group is reallocated; 0: never",
+        default="5",
+    )
+    salad_api_key: str | None = _setting(
+        "SALAD_API_KEY",
+        HEADER_KEY,
+        "the coordinator's own key at Salad, which scaling rules and reallocations need",
+    )
+    salad_api_url: str = _setting(
+        "SALAD_API_URL", WEB_ADDRESS, "where keys are proven", default="https://api.salad.com/api/public"
+    )
+    salad_jwks_url: str = _setting(
+        "SALAD_JWKS_URL",
+        WEB_ADDRESS,
+        "where the keys of tokens come from",
+        default="https://matrix-rest-api.salad.com/.well-known/workload-jwks.json",
+    )
+    proven_for: timedelta = _setting(  # noqa: RUF009 - it makes a field
+        "KELPIE_SALAD_KEY_TTL_S", SECONDS, "how long a Salad API key is believed", default="300"
+    )
+    refused_for: timedelta = _setting(  # noqa: RUF009 - it makes a field
+        "KELPIE_SALAD_KEY_REFUSED_TTL_S", SECONDS, "how long a refused one is not asked about again", default="15"
+    )
+    jwt_issuer: str = _setting(
+        "KELPIE_JWT_ISSUER", TEXT, "whose tokens are believed", default="https://matrix-api.salad.io"
+    )
+    jwt_algorithms: tuple[str, ...] = _setting(
+        "KELPIE_JWT_ALGORITHMS", ALGORITHMS, "how they are signed; with a public key only", default="ES256"
+    )
+    jwt_strict: bool = _setting(
+        "KELPIE_JWT_STRICT",
+        TRUTH,
+        "whether a token's group and machine must be those of the request",
+        default="true",
+    )
+    jwt_can_submit: bool = _setting(
+        "KELPIE_JWT_CAN_SUBMIT", TRUTH, "whether a token may submit, cancel and scale", default="false"
+    )
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Config:
-        """Read all settings; ConfigError names the variable that is missing or wrong."""
-        secret_key = required(env, "KELPIE_SECRET_KEY", "a random string of 32 characters or more")
-        if len(secret_key) < 32:
-            raise ConfigError("KELPIE_SECRET_KEY is too short: it needs 32 characters or more.")
-        return cls(
-            database_url=database_url(env),
-            secret_key=secret_key,
-            admin_key=env.get("KELPIE_ADMIN_KEY") or None,
-            log_level=log_level(env),
-            salad_api_url=web_address(env, "SALAD_API_URL", cls.salad_api_url),
-            salad_api_key=salad_api_key(env),
-            salad_jwks_url=web_address(env, "SALAD_JWKS_URL", cls.salad_jwks_url),
-            jwt_issuer=env.get("KELPIE_JWT_ISSUER", cls.jwt_issuer),
-            jwt_algorithms=jwt_algorithms(env, cls.jwt_algorithms),
-            jwt_strict=true_or_false(env, "KELPIE_JWT_STRICT", cls.jwt_strict),
-            jwt_can_submit=true_or_false(env, "KELPIE_JWT_CAN_SUBMIT", cls.jwt_can_submit),
-            proven_for=seconds(env, "KELPIE_SALAD_KEY_TTL_S", cls.proven_for),
-            refused_for=seconds(env, "KELPIE_SALAD_KEY_REFUSED_TTL_S", cls.refused_for),
-            webhook_allow_private=true_or_false(env, "KELPIE_WEBHOOK_ALLOW_PRIVATE", cls.webhook_allow_private),
-            cors_origins=origins(env, "KELPIE_CORS_ORIGINS", cls.cors_origins),
-            max_bans=whole_number(env, "KELPIE_MAX_BANS_PER_MACHINE", cls.max_bans),
-            max_waiters=whole_number(env, "KELPIE_MAX_WAITERS", cls.max_waiters),
-        )
+        """Read all settings. Raises ConfigError with a sentence for each variable that is missing or wrong."""
+        values: dict[str, Any] = {}
+        problems: list[str] = []
+        for setting in fields(cls):
+            try:
+                values[setting.name] = setting.metadata["variable"].read(env)
+            except ConfigError as problem:
+                problems += problem.sentences
+        if problems:
+            raise ConfigError(*problems)
+        return cls(**values)
+
+
+VARIABLES: dict[str, Variable] = {
+    variable.name: variable for variable in (setting.metadata["variable"] for setting in fields(Config))
+}
 
 
 def database_url(env: Mapping[str, str]) -> str:
-    """The one setting that the migrations need too. What is wrong with it is not quoted: it holds a password."""
-    url = required(env, "DATABASE_URL", "the address of a Postgres 15 or newer")
-    try:
-        port = str(conninfo_to_dict(url).get("port") or "")
-    except psycopg.ProgrammingError:
-        port = "none"
-    if not all(one.strip().isdigit() or not one for one in port.split(",")):
-        raise ConfigError(
-            "DATABASE_URL is no address of a Postgres; write postgresql://user:password@host:5432/database, with"
-            " what is special in a password as %40 and the like."
-        )
-    return url
-
-
-def required(env: Mapping[str, str], name: str, what: str) -> str:
-    value = env.get(name)
-    if not value:
-        raise ConfigError(f"{name} is not set: it must hold {what}.")
-    return value
-
-
-def web_address(env: Mapping[str, str], name: str, default: str) -> str:
-    url = env.get(name, "").strip() or default
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not (usable and url.isascii() and url.isprintable() and " " not in url):
-        raise ConfigError(f"{name} must be an http or https address, not {url!r}.")
-    return url.rstrip("/")
-
-
-def salad_api_key(env: Mapping[str, str]) -> str | None:
-    """It is sent in a header. The line break at the end of a secret's file is no part of it; what is wrong with it
-    is said without showing it."""
-    key = env.get("SALAD_API_KEY", "").strip()
-    if not all(32 <= ord(character) < 127 for character in key):
-        raise ConfigError("SALAD_API_KEY must be one line of printable ASCII.")
-    return key or None
-
-
-def log_level(env: Mapping[str, str]) -> str:
-    level = env.get("KELPIE_LOG_LEVEL", "info").upper()
-    if level not in {"DEBUG", "INFO", "WARN", "WARNING", "ERROR"}:
-        raise ConfigError(f"KELPIE_LOG_LEVEL must be debug, info, warn or error, not {env['KELPIE_LOG_LEVEL']!r}.")
-    return "WARNING" if level == "WARN" else level
-
-
-def true_or_false(env: Mapping[str, str], name: str, default: bool) -> bool:
-    text = env.get(name, "").strip().lower()
-    if text not in {"", "true", "false", "1", "0", "yes", "no"}:
-        raise ConfigError(f"{name} must be true or false, not {env[name]!r}.")
-    return text in {"true", "1", "yes"} if text else default
-
-
-def whole_number(env: Mapping[str, str], name: str, default: int) -> int:
-    text = env.get(name) or str(default)
-    if not (text.isascii() and text.isdigit() and len(text) <= 9):
-        raise ConfigError(f"{name} must be a whole number, 0 or more, not {text!r}.")
-    return int(text)
-
-
-def seconds(env: Mapping[str, str], name: str, default: timedelta) -> timedelta:
-    return timedelta(seconds=whole_number(env, name, int(default.total_seconds())))
-
-
-def listed(env: Mapping[str, str], name: str, default: tuple[str, ...]) -> tuple[str, ...]:
-    """A comma-separated list without empty places."""
-    return tuple(item.strip() for item in env.get(name, "").split(",") if item.strip()) or default
-
-
-def origins(env: Mapping[str, str], name: str, default: tuple[str, ...]) -> tuple[str, ...]:
-    """As browsers write them; any other spelling would never match and be wondered about."""
-    for origin in (named := listed(env, name, default)):
-        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+", origin):
-            raise ConfigError(f"{name} names {origin!r}, which is no origin: write https://example.com or *.")
-    return named
-
-
-def jwt_algorithms(env: Mapping[str, str], default: tuple[str, ...]) -> tuple[str, ...]:
-    """Only asymmetric ones: with HS256 the public key, which anybody can fetch, would sign tokens."""
-    algorithms = listed(env, "KELPIE_JWT_ALGORITHMS", default)
-    for algorithm in algorithms:
-        if algorithm not in {
-            "ES256",
-            "ES384",
-            "ES512",
-            "RS256",
-            "RS384",
-            "RS512",
-            "PS256",
-            "PS384",
-            "PS512",
-            "EdDSA",
-        }:
-            raise ConfigError(
-                f"KELPIE_JWT_ALGORITHMS names {algorithm!r}, which is no algorithm with a public key."
-            )
-    return algorithms
+    """The one setting that the migrations need. Raises ConfigError."""
+    return str(VARIABLES["DATABASE_URL"].read(env))

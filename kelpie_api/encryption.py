@@ -15,10 +15,10 @@ from typing import LiteralString
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
+from kelpie_api.config import SHORTEST_KEY
 from kelpie_api.db import SQL, Database, Row, Transaction
 from kelpie_api.errors import WrongSecretKey
 
-SHORTEST_KEY = 32  # characters
 BATCH = 500  # webhooks that are sealed anew by one statement
 
 

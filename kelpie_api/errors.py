@@ -187,7 +187,11 @@ class NoAnswer(Exception):
 
 
 class ConfigError(Exception):
-    """A setting is missing or wrong; the program does not start."""
+    """Settings are missing or wrong, and the program does not start; a sentence for each names its variable."""
+
+    def __init__(self, *sentences: str) -> None:
+        super().__init__(" ".join(sentences))
+        self.sentences = sentences
 
 
 class SchemaError(Exception):

@@ -8,28 +8,29 @@ from pathlib import Path
 import gunicorn.util
 from gunicorn.arbiter import Arbiter
 
+from kelpie_api.config import Config
+from kelpie_api.errors import ConfigError, SchemaError
 from kelpie_api.web import gunicorn_worker
 
+try:
+    settings = Config.from_env(os.environ)
+except ConfigError as error:
+    sys.exit("\n".join(f"kelpie: {sentence}" for sentence in error.sentences))
+
 # Before anything imports prometheus_client, which looks for it only then. A reload keeps what there is.
-if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+if settings.metrics_folder is None:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(gunicorn_worker.folder_for_counts())
 
 from kelpie_api import metrics
 from kelpie_api.app import refuse_unfit_database
-from kelpie_api.config import Config, whole_number
-from kelpie_api.errors import ConfigError, SchemaError
 
-bind = os.environ.get("KELPIE_BIND", "0.0.0.0:8080")
-workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
+bind = settings.bind
+workers = settings.web_processes
 # Threads, not greenlets: a request that computes for seconds (a thousand jobs with patterns) slows the others of
 # its process down but stops none, so no worker loses its lease because of it.
 worker_class = gunicorn_worker.Worker
-try:
-    max_waiters = whole_number(os.environ, "KELPIE_MAX_WAITERS", Config.max_waiters)
-except ConfigError as error:
-    sys.exit(f"kelpie: {error}")
 # As many as may wait for work, and plenty for everybody else; they are made when they are needed.
-threads = max_waiters + 64
+threads = settings.max_waiters + 64
 worker_connections = threads + 500  # connections between two requests take no thread
 # Clients reuse a connection that was idle for up to a minute.
 keepalive = 75
@@ -51,7 +52,7 @@ gunicorn.util.write_error = gunicorn_worker.write_error
 def on_starting(server: Arbiter) -> None:
     """Say in one sentence what keeps the API from starting, before any process is made."""
     try:
-        refuse_unfit_database(Config.from_env(os.environ))
+        refuse_unfit_database(settings)
     except (ConfigError, SchemaError) as error:
         sys.exit(f"kelpie: {error}")
 

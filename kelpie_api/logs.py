@@ -8,6 +8,16 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+# What KELPIE_LOG_LEVEL may say, the least first; the worker's are the same.
+LEVELS = {
+    "trace": 5,
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warn": logging.WARNING,
+    "error": logging.ERROR,
+    "fatal": logging.CRITICAL,
+    "silent": logging.CRITICAL + 1,
+}
 _logger = logging.getLogger("kelpie")
 
 
@@ -25,11 +35,13 @@ class JsonLines(logging.Formatter):
 
 
 def configure(level: str) -> None:
-    """Send this process's log lines, the libraries' warnings among them, to standard error."""
+    """Send this process's log lines, the libraries' warnings among them, to standard error, but none below the
+    level, one of LEVELS."""
     handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(LEVELS[level])
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    _logger.setLevel(level)
+    _logger.setLevel(LEVELS[level])
     leave_attempts_out()
 
 

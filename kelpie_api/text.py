@@ -11,7 +11,6 @@ from uuid import UUID
 from kelpie_api.errors import InvalidRequest
 
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")
-LONGEST_NAME = 255
 # The text of a name: it forges no line in the lists and logs in which people read it.
 NAME_TEXT = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$(?!\n)"
 DEEPEST = 100

@@ -1,18 +1,25 @@
 """Every environment variable of the worker, read once into one frozen object (docs/worker.md, Settings)."""
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-Number = TypeVar("Number", int, float)
+from kelpie_worker.limits import LARGEST_OUTPUT, LONGEST_NAME
 
-LARGEST_OUTPUT = 65_536  # bytes; the coordinator keeps no more
+Value = TypeVar("Value")
+
 LOG_LEVELS = ("trace", "debug", "info", "warn", "error", "fatal", "silent")
+
+
+TRUE, FALSE = ("true", "yes", "1", "on"), ("false", "no", "0", "off")
+NEVER = "-1"
 
 
 class Variable(NamedTuple):
@@ -50,7 +57,9 @@ VARIABLES = {
         "./kelpie-state.json", "What outlives the worker. Several workers on a machine need one each."
     ),
     "KELPIE_RUNTIME_DIR": Variable("", "Where the workers on a machine find each other.", "/run/kelpie"),
-    "KELPIE_LOG_LEVEL": Variable("info", f"One of {', '.join(LOG_LEVELS)}."),
+    "KELPIE_LOG_LEVEL": Variable(
+        "info", f"One of {', '.join(LOG_LEVELS)}, in any case; warning is warn. Nothing below it is logged."
+    ),
     "KELPIE_SHUTDOWN_GRACE_S": Variable("25", "Seconds between SIGTERM and the end."),
     "KELPIE_RECREATE_BETWEEN_JOBS": Variable(
         "false", "After a job and its uploads: have the container made anew, and exit."
@@ -60,16 +69,19 @@ VARIABLES = {
     ),
     "HEARTBEAT_INTERVAL_S": Variable("10", "Seconds between two questions for work, where the API cannot wait."),
     "MAX_TIME_WITH_NO_WORK_S": Variable(
-        "0", "After so many seconds without work the instance is reallocated and the worker exits; 0: never."
+        "0", "After so many seconds without work the instance is reallocated and the worker exits; 0 or -1: never."
     ),
-    "MAX_JOB_FAILURES": Variable("3", "After so many failed jobs the instance is reallocated; 0: never."),
+    "MAX_JOB_FAILURES": Variable("3", "After so many failed jobs the instance is reallocated; 0 or -1: never."),
     "MAX_RETRIES": Variable("3", "How often one operation on the bucket is repeated."),
     "FILE_WATCHER_DEBOUNCE_MS": Variable(
         "0", "Wait so long after a change before looking whether files are stable."
     ),
     "FILE_WATCHER_STABILITY_CHECK_MS": Variable("50", "Files that stay the same for so long are stable."),
     "FILE_WATCHER_MAX_WAIT_MS": Variable(
-        "5000", "Upload after so long even if they are not; 0: as long as it takes."
+        "5000", "Upload after so long even if they are not; 0 or -1: as long as it takes."
+    ),
+    "KELPIE_DOCTOR_BUCKET": Variable(
+        "", "For kelpie doctor alone: NAME/PREFIX of a place to try, as its option --bucket."
     ),
     "INPUT_DIR": Variable("/input", "Input of jobs of the older generation; passed to every command."),
     "CHECKPOINT_DIR": Variable("/checkpoint", "Their checkpoint."),
@@ -77,12 +89,16 @@ VARIABLES = {
     "AWS_REGION": Variable("", "The bucket's region; AWS_DEFAULT_REGION is read too."),
     "AWS_*": Variable("", "As boto3 reads them: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, ..."),
 }
+_DECIMAL = r"[0-9]{1,9}(\.[0-9]{1,9})?"
 _SECRET_NAMES = ("KELPIE_API_KEY", "SALAD_API_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-_LONGEST_ID = 255
 
 
 class ConfigError(Exception):
-    """A setting is missing or wrong; the sentence names the variable."""
+    """Settings are missing or wrong; a sentence for each names its variable."""
+
+    def __init__(self, *sentences: str) -> None:
+        super().__init__(" ".join(sentences))
+        self.sentences = sentences
 
 
 @dataclass(frozen=True)
@@ -153,20 +169,21 @@ class Config:
 
 
 def load(environment: Mapping[str, str] = os.environ) -> Config:
-    """Read and check the settings. Raises ConfigError with one sentence that names the variable."""
+    """Read and check the settings. Raises ConfigError, with a sentence for each that is missing or wrong."""
     read = _Reader(environment)
-    _check_endpoints(environment)
-    imds_url = _imds_url(read, environment)
-    auth = authorization(environment, on_salad=imds_url is not None)
-    return Config(
-        api_url=_web_address("KELPIE_API_URL", read.text("KELPIE_API_URL"), "https"),
+    imds_url = read.value(lambda: _imds_url(read, environment), None)
+    auth = read.value(lambda: authorization(environment, _is_on_salad(environment)), Authorization({}))
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        read.value(partial(_check_endpoint, name, environment.get(name)), None)
+    config = Config(
+        api_url=read.value(lambda: _web_address("KELPIE_API_URL", read.text("KELPIE_API_URL"), "https"), ""),
         auth=auth,
         imds_url=imds_url,
         machine_id=read.identity("SALAD_MACHINE_ID"),
         container_group_id=_container_group(read, named_by_token=auth.token is TokenUse.BEARER),
         state_file=_file(read, "KELPIE_STATE_FILE"),
         runtime_directory=read.path("KELPIE_RUNTIME_DIR") or default_runtime_directory(),
-        log_level=read.choice("KELPIE_LOG_LEVEL", LOG_LEVELS),
+        log_level=read.log_level("KELPIE_LOG_LEVEL"),
         directories=LegacyDirectories(
             input=read.path("INPUT_DIR"),
             checkpoint=read.path("CHECKPOINT_DIR"),
@@ -175,20 +192,23 @@ def load(environment: Mapping[str, str] = os.environ) -> Config:
         watch=WatchTimes(
             debounce=read.milliseconds("FILE_WATCHER_DEBOUNCE_MS"),
             stability=read.milliseconds("FILE_WATCHER_STABILITY_CHECK_MS"),
-            max_wait=read.milliseconds("FILE_WATCHER_MAX_WAIT_MS") or None,
+            max_wait=read.milliseconds_or_never("FILE_WATCHER_MAX_WAIT_MS"),
         ),
         stay=Stay(
-            max_failures=read.integer("MAX_JOB_FAILURES") or None,
-            max_idle=read.seconds("MAX_TIME_WITH_NO_WORK_S") or None,
+            max_failures=read.integer_or_never("MAX_JOB_FAILURES"),
+            max_idle=read.seconds_or_never("MAX_TIME_WITH_NO_WORK_S"),
             one_job=read.truth("KELPIE_RECREATE_BETWEEN_JOBS"),
         ),
         max_retries=read.integer("MAX_RETRIES"),
         poll_interval=read.seconds("HEARTBEAT_INTERVAL_S"),
         shutdown_grace=read.seconds("KELPIE_SHUTDOWN_GRACE_S"),
         aws_region=read.text("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or None,
-        report_output=_at_most(LARGEST_OUTPUT, read.integer("KELPIE_REPORT_OUTPUT"), "KELPIE_REPORT_OUTPUT"),
+        report_output=read.integer("KELPIE_REPORT_OUTPUT", at_most=LARGEST_OUTPUT),
         secrets=tuple(environment[name] for name in _SECRET_NAMES if environment.get(name)),
     )
+    if read.problems:
+        raise ConfigError(*read.problems)
+    return config
 
 
 def authorization(environment: Mapping[str, str], on_salad: bool = False) -> Authorization:
@@ -204,15 +224,18 @@ def authorization(environment: Mapping[str, str], on_salad: bool = False) -> Aut
             "Set KELPIE_API_KEY, or SALAD_API_KEY with SALAD_ORGANIZATION and SALAD_PROJECT, or on a machine of"
             " Salad's SALAD_PROJECT alone."
         )
-    if not project:
-        raise ConfigError("SALAD_PROJECT must be set where SALAD_API_KEY is used.")
     if not key:
         return Authorization({"Salad-Project": project, **named}, TokenUse.BEARER)
-    headers = {"Salad-Api-Key": key, "Salad-Project": project, **named}
+    missing = []
+    if not project:
+        missing.append("SALAD_PROJECT must be set where SALAD_API_KEY is used.")
     if not organization and not on_salad:
-        raise ConfigError(
+        missing.append(
             "SALAD_ORGANIZATION must be set where SALAD_API_KEY is used and no metadata service knows it."
         )
+    if missing:
+        raise ConfigError(*missing)
+    headers = {"Salad-Api-Key": key, "Salad-Project": project, **named}
     return Authorization(headers, TokenUse.NOTHING if organization else TokenUse.ORGANIZATION)
 
 
@@ -224,64 +247,98 @@ def default_runtime_directory() -> str:
 
 
 class _Reader:
-    """One method per kind of value; an empty variable counts as absent."""
+    """One method per kind of value. What is wrong is noted in `problems`, and something else stands in for it. A
+    variable that is empty or blank counts as absent."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
+        self.problems: list[str] = []
+
+    def value(self, read: Callable[[], Value], otherwise: Value) -> Value:
+        """What `read` returns; its ConfigError is noted."""
+        try:
+            return read()
+        except ConfigError as problem:
+            self.problems += problem.sentences
+            return otherwise
 
     def text(self, name: str) -> str:
-        value = self._environment.get(name) or VARIABLES[name].default
+        value = self._environment.get(name, "")
+        value = value if value.strip() else VARIABLES[name].default
         if any(ord(character) < 32 for character in value):
-            raise ConfigError(f"{name} must not contain control characters.")
+            return self._refuse(f"{name} must not contain control characters.", VARIABLES[name].default)
         if not _is_utf8(value):
-            raise ConfigError(f"{name} must be UTF-8.")
+            return self._refuse(f"{name} must be UTF-8.", VARIABLES[name].default)
         return value
 
     def identity(self, name: str) -> str:
         value = self.text(name)
-        if len(value) > _LONGEST_ID:
-            raise ConfigError(f"{name} must have at most {_LONGEST_ID} characters.")
+        if len(value) > LONGEST_NAME:
+            return self._refuse(f"{name} must have at most {LONGEST_NAME} characters.", value[:LONGEST_NAME])
         return value
 
     def path(self, name: str) -> str:
         value = self.text(name)
         return os.path.normpath(Path.cwd() / value) if value else ""
 
-    def choice(self, name: str, choices: tuple[str, ...]) -> str:
-        value = self.text(name)
-        if value not in choices:
-            raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}.")
-        return value
+    def log_level(self, name: str) -> str:
+        level = self._word(name)
+        level = "warn" if level == "warning" else level
+        if level not in LOG_LEVELS:
+            return self._must_be(name, f"one of {', '.join(LOG_LEVELS)}", "info")
+        return level
 
     def truth(self, name: str) -> bool:
-        value = self.text(name).lower()
-        if value not in ("true", "false", "1", "0"):
-            raise ConfigError(f"{name} must be true or false, not {value!r}.")
-        return value in ("true", "1")
+        word = self._word(name)
+        if word not in TRUE + FALSE:
+            return self._must_be(name, "true or false", False)
+        return word in TRUE
 
-    def integer(self, name: str) -> int:
-        return self._number(name, int, "a whole number of 0 or more")
+    def integer(self, name: str, at_most: int = 999_999_999) -> int:
+        number = self._number(name, "[0-9]{1,9}", "a whole number, 0 or more", int)
+        if number > at_most:
+            return self._refuse(f"{name} must be at most {at_most}, not {number}.", at_most)
+        return number
 
     def seconds(self, name: str) -> float:
-        return self._number(name, float, "a number of seconds of 0 or more")
+        return self._number(name, _DECIMAL, "a number of seconds, 0 or more", float)
 
     def milliseconds(self, name: str) -> float:
-        return self._number(name, float, "a number of milliseconds of 0 or more") / 1000
+        return self._number(name, _DECIMAL, "a number of milliseconds, 0 or more", float) / 1000
 
-    def _number(self, name: str, parse: Callable[[str], Number], meaning: str) -> Number:
-        raw = self._environment.get(name) or VARIABLES[name].default
-        try:
-            value = parse(raw)
-        except ValueError:
-            value = parse("-1")
-        if not 0 <= value < 1e9:
-            raise ConfigError(f"{name} must be {meaning}, not {raw!r}.")
-        return value
+    def integer_or_never(self, name: str) -> int | None:
+        """None is never. Users of the original write -1 for it."""
+        return None if self._word(name) == NEVER else self.integer(name) or None
+
+    def seconds_or_never(self, name: str) -> float | None:
+        return None if self._word(name) == NEVER else self.seconds(name) or None
+
+    def milliseconds_or_never(self, name: str) -> float | None:
+        return None if self._word(name) == NEVER else self.milliseconds(name) or None
+
+    def _number(self, name: str, form: str, words: str, parse: Callable[[str], Value]) -> Value:
+        word = self._word(name)
+        if not re.fullmatch(form, word):
+            return self._must_be(name, words, parse(VARIABLES[name].default))
+        return parse(word)
+
+    def _word(self, name: str) -> str:
+        return (self._environment.get(name, "").strip() or VARIABLES[name].default).lower()
+
+    def _must_be(self, name: str, words: str, otherwise: Value) -> Value:
+        return self._refuse(f"{name} must be {words}, not {self._environment[name]!r}.", otherwise)
+
+    def _refuse(self, sentence: str, otherwise: Value) -> Value:
+        self.problems.append(sentence)
+        return otherwise
 
 
 def _file(read: _Reader, name: str) -> str:
+    return read.value(lambda: _a_file(name, read.path(name)), "")
+
+
+def _a_file(name: str, path: str) -> str:
     """What is there already is one, for a damaged state file is renamed: never a device, such as /dev/null."""
-    path = read.path(name)
     if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113 - false where we may not look
         raise ConfigError(f"{name} must name a file, and {path} is a directory or a device.")
     return path
@@ -292,16 +349,11 @@ def _is_utf8(value: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
-def _at_most(limit: int, value: int, name: str) -> int:
-    if value > limit:
-        raise ConfigError(f"{name} must be at most {limit}, not {value}.")
-    return value
-
-
 def _container_group(read: _Reader, named_by_token: bool) -> str:
+    problems = len(read.problems)
     value = read.identity("SALAD_CONTAINER_GROUP_ID")
-    if not value and not named_by_token:
-        raise ConfigError("SALAD_CONTAINER_GROUP_ID must be set: it names the queue to take jobs from.")
+    if not value and not named_by_token and len(read.problems) == problems:
+        read.problems.append("SALAD_CONTAINER_GROUP_ID must be set: it names the queue to take jobs from.")
     return value
 
 
@@ -320,17 +372,19 @@ def _credential(environment: Mapping[str, str], name: str) -> str:
 
 def _imds_url(read: _Reader, environment: Mapping[str, str]) -> str | None:
     url = _web_address("SALAD_IMDS_URL", read.text("SALAD_IMDS_URL"), "http")
-    return url if environment.get("SALAD_IMDS_URL") or environment.get("SALAD_MACHINE_ID") else None
+    return url if _is_on_salad(environment) else None
 
 
-def _check_endpoints(environment: Mapping[str, str]) -> None:
+def _is_on_salad(environment: Mapping[str, str]) -> bool:
+    return bool(environment.get("SALAD_IMDS_URL") or environment.get("SALAD_MACHINE_ID"))
+
+
+def _check_endpoint(name: str, value: str | None) -> None:
     """Of storage, which boto3 reads itself and needs with a scheme."""
-    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
-        value = environment.get(name)
-        if value and not value.lower().startswith(("http://", "https://")):
-            raise ConfigError(f"{name} must begin with http:// or https://.")
-        if value:
-            _web_address(name, value, "https")
+    if value and not value.lower().startswith(("http://", "https://")):
+        raise ConfigError(f"{name} must begin with http:// or https://.")
+    if value:
+        _web_address(name, value, "https")
 
 
 def _web_address(name: str, value: str, scheme: str) -> str:

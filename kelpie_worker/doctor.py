@@ -49,7 +49,7 @@ def _findings(bucket: str | None) -> Iterator[Finding]:
     try:
         settings = config.load()
     except ConfigError as error:
-        yield Finding("settings", False, str(error))
+        yield from (Finding("settings", False, sentence) for sentence in error.sentences)
         return
     yield Finding(
         "settings", True, f"the queue is {settings.container_group_id or 'the one that the token names'}"

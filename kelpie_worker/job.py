@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kelpie_worker.config import LegacyDirectories
-
-DEFAULT_HEARTBEAT_INTERVAL = 30
-_LONGEST_HEARTBEAT_INTERVAL = 86_400
+from kelpie_worker.limits import DEFAULT_HEARTBEAT_INTERVAL, LONGEST_HEARTBEAT_INTERVAL
 
 
 @dataclass(frozen=True)
@@ -126,7 +124,7 @@ def from_saved(saved: Mapping[str, Any]) -> Job:
     _demand(job.checkpoint_status in list(CheckpointStatus), "a checkpoint has another status")
     interval = job.heartbeat_interval
     _demand(isinstance(interval, int | float) and not isinstance(interval, bool), "an interval is no number")
-    _demand(math.isfinite(interval) and 0 < interval <= _LONGEST_HEARTBEAT_INTERVAL, "an interval is out of range")
+    _demand(math.isfinite(interval) and 0 < interval <= LONGEST_HEARTBEAT_INTERVAL, "an interval is out of range")
     _demand(isinstance(job.compression, bool), "the compression is neither on nor off")
     return job
 

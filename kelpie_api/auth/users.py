@@ -10,7 +10,8 @@ from uuid import UUID
 from kelpie_api.auth.caller import Caller
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.errors import InvalidRequest, NotFound, UserRemoved
-from kelpie_api.text import LONGEST_NAME, NAME_TEXT, UNSTORABLE
+from kelpie_api.limits import LONGEST_NAME
+from kelpie_api.text import NAME_TEXT, UNSTORABLE
 
 
 def storable(name: str, what: str) -> str:

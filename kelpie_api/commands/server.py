@@ -13,6 +13,7 @@ COMMANDS = (
     "autoscale",
     "prune",
     "admin",
+    "settings",
 )
 
 

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, pre_load, validate
 
-from kelpie_api.text import LONGEST_NAME, UNSTORABLE
+from kelpie_api.limits import LONGEST_NAME
+from kelpie_api.text import UNSTORABLE
 
 NAME = validate.Length(min=1, max=LONGEST_NAME)
 

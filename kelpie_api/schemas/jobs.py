@@ -10,6 +10,7 @@ from typing import Any
 
 from marshmallow import ValidationError, fields, post_dump, validate
 
+from kelpie_api.limits import LONGEST_NAME
 from kelpie_api.queue.listing import Cursor
 from kelpie_api.queue.states import LEGACY_FIELDS, Status
 from kelpie_api.schemas.fields import Instant, PageQuery, QueryText, ResponseSchema
@@ -37,7 +38,7 @@ class JobQuery(PageQuery):
     status = QueryText(
         validate=validate.OneOf([*Status, ""], error=f"Must be one of: {', '.join(Status)}; or empty, for all.")
     )
-    container_group_id = QueryText(validate=validate.Length(max=255))
+    container_group_id = QueryText(validate=validate.Length(max=LONGEST_NAME))
     cursor = CursorText(
         load_default=None,
         metadata={

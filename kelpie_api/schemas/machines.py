@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from marshmallow import fields, validate
 
+from kelpie_api.limits import LONGEST_NAME
 from kelpie_api.schemas.fields import Instant, PageQuery, QueryText, ResponseSchema
 
 
 class MachineQuery(PageQuery):
-    container_group_id = QueryText(validate=validate.Length(max=255))
+    container_group_id = QueryText(validate=validate.Length(max=LONGEST_NAME))
 
 
 class Reallocation(ResponseSchema):

@@ -12,6 +12,7 @@ from marshmallow import ValidationError, fields, post_load, pre_load, validate, 
 from regress import Regex, RegressError
 
 from kelpie_api.errors import InvalidRequest
+from kelpie_api.limits import DEFAULT_HEARTBEAT_INTERVAL, LONGEST_HEARTBEAT_INTERVAL, LONGEST_KEY
 from kelpie_api.queue.states import LEGACY_FIELDS
 from kelpie_api.schemas.fields import NAME, RequestSchema, StrictBoolean, StrictInteger
 
@@ -55,7 +56,7 @@ def problem_of(pattern: str) -> str | None:
 
 class SyncBlock(RequestSchema):
     bucket = fields.String(required=True, validate=NAME)
-    prefix = fields.String(required=True, validate=validate.Length(max=1024))
+    prefix = fields.String(required=True, validate=validate.Length(max=LONGEST_KEY))
     local_path = fields.String(required=True, validate=validate.Length(min=1, max=4096))
     pattern = fields.String(allow_none=True, validate=[validate.Length(max=4096), compilable_pattern])
 
@@ -98,7 +99,9 @@ class JobDefinition(RequestSchema):
     output_prefix = fields.String(allow_none=True)
     compression = StrictBoolean(load_default=False)
     max_failures = StrictInteger(load_default=3, validate=validate.Range(1, 1000))
-    heartbeat_interval = StrictInteger(load_default=30, validate=validate.Range(1, 86400))
+    heartbeat_interval = StrictInteger(
+        load_default=DEFAULT_HEARTBEAT_INTERVAL, validate=validate.Range(1, LONGEST_HEARTBEAT_INTERVAL)
+    )
     webhook = fields.String(allow_none=True, load_default=None, validate=webhook_url)
 
     @pre_load(pass_collection=True)

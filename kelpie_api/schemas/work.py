@@ -8,14 +8,13 @@ from uuid import UUID
 
 from marshmallow import ValidationError, fields, validate
 
+from kelpie_api.limits import LARGEST_OUTPUT, LONGEST_DETAIL, LONGEST_KEY, MOST_CHECKPOINT_FILES
 from kelpie_api.queue.long_poll import LONGEST_WAIT
 from kelpie_api.queue.states import Status
 from kelpie_api.schemas.fields import NAME, QueryText, RequestSchema, ResponseSchema, StrictInteger
 from kelpie_api.text import parse_uuid
 
-NAME_OF_OBJECT = validate.Length(min=1, max=1024)
-LARGEST_OUTPUT = 65_536  # characters
-MOST_CHECKPOINT_FILES = 20_000
+NAME_OF_OBJECT = validate.Length(min=1, max=LONGEST_KEY)
 
 
 class QueryId(fields.UUID):
@@ -68,7 +67,7 @@ class HeartbeatReport(WorkerReport):
 class ReleaseReport(WorkerReport):
     """`reason` is one of a few classes, `detail` a sentence about this case."""
 
-    detail = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=1000))
+    detail = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=LONGEST_DETAIL))
 
 
 class EndReport(ReleaseReport):
@@ -102,7 +101,7 @@ class CheckpointReport(FencedReport):
 
 class ResumeReport(FencedReport):
     checkpoint = fields.String(required=True, validate=validate.OneOf(["clean", "torn"]))
-    detail = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=1000))
+    detail = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=LONGEST_DETAIL))
 
 
 class HeartbeatAnswer(ResponseSchema):

@@ -7,11 +7,10 @@ import threading
 from kelpie_worker.checkpoints.fence import Fence
 from kelpie_worker.checkpoints.watch import Checkpoints
 from kelpie_worker.job import Manifest, ObjectKey, StoredObject
+from kelpie_worker.limits import MOST_CHECKPOINT_FILES
 from kelpie_worker.messages import Committed
 from kelpie_worker.processes.child import Tell
 from kelpie_worker.s3.objects import Version
-
-_LARGEST_MANIFEST = 20_000  # files; the coordinator takes no more
 
 
 class JobManifest:
@@ -29,7 +28,7 @@ class JobManifest:
         with self._lock:
             self._generation += 1
             manifest = self._manifest()
-            if len(manifest) > _LARGEST_MANIFEST:
+            if len(manifest) > MOST_CHECKPOINT_FILES:
                 manifest = ()  # better nothing is known than something old
             self._tell(Committed(self._claim_id, self._generation, manifest))
 

@@ -16,6 +16,7 @@ from kelpie_version import VERSION
 from kelpie_worker.config import Config
 from kelpie_worker.coordinator.credentials import Credentials, NoToken
 from kelpie_worker.job import Job, Manifest, from_wire
+from kelpie_worker.limits import LONGEST_DETAIL
 from kelpie_worker.logs import without_secrets
 from kelpie_worker.messages import Claimed, Ending, Verdict
 from kelpie_worker.system import frozen
@@ -26,7 +27,6 @@ _CONNECT_TIMEOUT = 5.0
 _READ_TIMEOUT = 15.0
 _SHORT_READ_TIMEOUT = 3.0  # seconds, where the answer is wanted by some time
 _SHORTEST_WAIT = 3  # seconds
-_LONGEST_DETAIL = 1000  # characters; the coordinator keeps no more
 _SHORTEST_POLL = 0.1  # whatever HEARTBEAT_INTERVAL_S says: 0 would be all that worker and server do
 _UNWAITED_PAUSE = 1.0  # seconds before the next claim, where an empty answer came without the wait that was asked
 _CREDENTIALS = {
@@ -304,7 +304,7 @@ def _patience(until: float | None, now: float) -> float:
 def _presentable(detail: str) -> str:
     """As a server takes and keeps it: one that refused a sentence would have refused the whole report."""
     readable = without_secrets(detail).encode(errors="replace").decode().replace("\0", "\ufffd")
-    return readable[:_LONGEST_DETAIL]
+    return readable[:LONGEST_DETAIL]
 
 
 def _words(text: str) -> frozenset[str]:

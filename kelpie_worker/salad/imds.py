@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from kelpie_version import VERSION
 from kelpie_worker import logs
+from kelpie_worker.limits import LONGEST_NAME
 from kelpie_worker.system.backoff import Backoff
 from kelpie_worker.system.linux import boottime
 from kelpie_worker.system.retry import Failure, retry, sleep
@@ -27,7 +28,6 @@ _TIMEOUT = 1.5  # seconds without a sign of life
 LONGEST_CALL = 3.0  # seconds in all
 _LARGEST_ANSWER = 64 * 1024
 BACKOFF = Backoff(0.5, 15.0)  # from one call for a token to the next
-_LONGEST_NAME = 255
 
 
 class ImdsUnavailable(Exception):
@@ -148,7 +148,7 @@ def whereabouts_of(token: str) -> Whereabouts:
 
 
 def _name(claim: Any) -> str:
-    usable = isinstance(claim, str) and claim.isprintable() and len(claim) <= _LONGEST_NAME
+    usable = isinstance(claim, str) and claim.isprintable() and len(claim) <= LONGEST_NAME
     return claim if usable else ""
 
 

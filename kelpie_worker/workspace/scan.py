@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kelpie_worker import logs
+from kelpie_worker.limits import LONGEST_KEY
 from kelpie_worker.workspace.file_version import Snapshot, signature_of
 from kelpie_worker.workspace.paths import Moved, is_inside, is_own_name
 
-_LONGEST_KEY = 1024  # bytes; S3 counts the whole of it
 _LOST_AND_FOUND = "lost+found"  # root's, and closed to all others
 
 
@@ -122,8 +122,8 @@ class Scanner:
             key = self._key_of(relative).encode()
         except UnicodeEncodeError:
             return "has a name that is not UTF-8"
-        if len(key) > _LONGEST_KEY:
-            return f"would have a key of more than {_LONGEST_KEY} bytes"
+        if len(key) > LONGEST_KEY:
+            return f"would have a key of more than {LONGEST_KEY} bytes"
         if entry.is_symlink() and not is_inside(real, self._real_root):
             return "is a link that leads out of the directory"
         return None

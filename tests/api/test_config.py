@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+import re
 
-from kelpie_api.config import Config
+import pytest
+from click.testing import CliRunner
+
+from kelpie_api.commands import settings
+from kelpie_api.config import VARIABLES, Config
 from kelpie_api.errors import ConfigError
+from local_stack.processes import CHECKOUT
 
 USUAL = {"DATABASE_URL": "postgresql://kelpie@localhost/kelpie", "KELPIE_SECRET_KEY": "x" * 32}
 
@@ -40,3 +45,38 @@ def test_an_address_of_salads_needs_no_slash_at_its_end() -> None:
     assert (
         Config.from_env(USUAL | {"SALAD_API_URL": "http://localhost:1/x/"}).salad_api_url == "http://localhost:1/x"
     )
+
+
+@pytest.mark.parametrize("name", [name for name, variable in VARIABLES.items() if not variable.is_required])
+@pytest.mark.parametrize("written", ["", " ", "\n"])
+def test_a_variable_that_is_empty_or_blank_counts_as_absent(name: str, written: str) -> None:
+    assert Config.from_env(USUAL | {name: written}) == Config.from_env(USUAL)
+
+
+def test_what_is_read_from_an_empty_environment_is_what_the_table_says() -> None:
+    assert Config.from_env(USUAL) == Config(USUAL["DATABASE_URL"], USUAL["KELPIE_SECRET_KEY"])
+
+
+def test_the_document_has_the_table_of_the_settings() -> None:
+    """`kelpie-server settings --markdown` prints it."""
+    assert "\n".join(settings.table()) in (CHECKOUT / "docs" / "operating.md").read_text()
+
+
+def test_the_list_of_the_settings_says_of_each_what_it_means_what_it_must_be_and_its_default() -> None:
+    listed = CliRunner().invoke(settings.main)
+    shown = re.sub(r"\s+", " ", listed.output).lower()
+    assert listed.exit_code == 0
+    for name, variable in VARIABLES.items():
+        words = f"{name} {variable.meaning}. {variable.kind.words}. "
+        words += (
+            "required." if variable.is_required else f"default: {variable.default or variable.shown or 'none'}."
+        )
+        assert words.replace("`", "").lower() in shown
+
+
+def test_every_variable_that_a_program_of_the_coordinator_reads_is_in_the_table() -> None:
+    sources = [path.read_text() for path in (CHECKOUT / "kelpie_api").rglob("*.py")]
+    read = {name for source in sources for name in re.findall(r'"((?:KELPIE|SALAD)_[A-Z_]+|[A-Z_]+_URL)"', source)}
+    read |= {name for source in sources for name in re.findall(r'environ(?:\.get\(|\[)"([A-Z_]+)"', source)}
+    assert {"DATABASE_URL", "PROMETHEUS_MULTIPROC_DIR"} <= read
+    assert read <= VARIABLES.keys()

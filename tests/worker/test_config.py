@@ -82,10 +82,10 @@ def test_without_a_whole_way_to_authenticate_the_worker_refuses(
         ({"AWS_ENDPOINT_URL": "127.0.0.1:9000"}, "AWS_ENDPOINT_URL"),
         ({"AWS_ENDPOINT_URL": "http://"}, "AWS_ENDPOINT_URL"),
         ({"AWS_ENDPOINT_URL_S3": "s3.example.com"}, "AWS_ENDPOINT_URL_S3"),
-        ({"KELPIE_LOG_LEVEL": "INFO"}, "KELPIE_LOG_LEVEL"),
-        ({"KELPIE_RECREATE_BETWEEN_JOBS": "yes"}, "KELPIE_RECREATE_BETWEEN_JOBS"),
+        ({"KELPIE_LOG_LEVEL": "loud"}, "KELPIE_LOG_LEVEL"),
+        ({"KELPIE_RECREATE_BETWEEN_JOBS": "maybe"}, "KELPIE_RECREATE_BETWEEN_JOBS"),
         ({"MAX_RETRIES": "2.5"}, "MAX_RETRIES"),
-        ({"MAX_JOB_FAILURES": "-1"}, "MAX_JOB_FAILURES"),
+        ({"MAX_JOB_FAILURES": "-2"}, "MAX_JOB_FAILURES"),
         ({"MAX_TIME_WITH_NO_WORK_S": "soon"}, "MAX_TIME_WITH_NO_WORK_S"),
         ({"HEARTBEAT_INTERVAL_S": "nan"}, "HEARTBEAT_INTERVAL_S"),
         ({"KELPIE_SHUTDOWN_GRACE_S": "-1"}, "KELPIE_SHUTDOWN_GRACE_S"),
@@ -175,7 +175,8 @@ def test_the_document_names_every_variable_with_its_default() -> None:
 
 
 def test_every_variable_that_is_read_is_in_the_help() -> None:
-    read = set(re.findall(r'"((?:KELPIE|SALAD|AWS|MAX|FILE)_[A-Z_]+|[A-Z]+_DIR)"', inspect.getsource(config)))
+    sources = inspect.getsource(config) + inspect.getsource(doctor)
+    read = set(re.findall(r'"((?:KELPIE|SALAD|AWS|MAX|FILE)_[A-Z_]+|[A-Z]+_DIR)"', sources))
     elsewhere = {
         "AWS_DEFAULT_REGION",
         "AWS_ENDPOINT_URL",

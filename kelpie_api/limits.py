@@ -1,0 +1,9 @@
+"""What the wire takes, and no more. The worker keeps to the same numbers."""
+
+LONGEST_NAME = 255  # characters of a machine, a container group, a bucket
+LONGEST_KEY = 1024  # of an object; the worker and S3 count bytes, so no key is longer in characters
+LONGEST_DETAIL = 1000  # characters of a report's sentence
+LARGEST_OUTPUT = 65_536  # of a report's output; the worker counts bytes, so none is longer in characters
+MOST_CHECKPOINT_FILES = 20_000
+DEFAULT_HEARTBEAT_INTERVAL = 30  # seconds
+LONGEST_HEARTBEAT_INTERVAL = 86_400

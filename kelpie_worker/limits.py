@@ -1,0 +1,9 @@
+"""What the coordinator takes, and no more. It has the same numbers."""
+
+LONGEST_NAME = 255  # characters of a machine, a container group, a bucket
+LONGEST_KEY = 1024  # bytes of an object's whole key, as S3 counts them
+LONGEST_DETAIL = 1000  # characters of a report's sentence
+LARGEST_OUTPUT = 65_536  # bytes of a report's output
+MOST_CHECKPOINT_FILES = 20_000
+DEFAULT_HEARTBEAT_INTERVAL = 30  # seconds
+LONGEST_HEARTBEAT_INTERVAL = 86_400
