@@ -1,8 +1,8 @@
-"""What a monitoring system sees of the coordinator: no tenant, job or machine is named in it.
+"""Metrics for Prometheus, which name no tenant, job or machine.
 
-What web processes do is counted where it happens. Several of them keep their counts in files of one directory
-(`PROMETHEUS_MULTIPROC_DIR`, made by gunicorn_conf.py), so that any of them answers for all. What waits in the
-database is measured when somebody asks, and seldom enough that nobody can keep the database busy by asking.
+Each web process counts what it does, in files of one directory (`PROMETHEUS_MULTIPROC_DIR`, made by
+gunicorn_conf.py), so that any of them answers for all. The queue is measured in the database when metrics are
+requested, at a limited rate, so that requests cannot keep the database busy.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SHARED = "PROMETHEUS_MULTIPROC_DIR"
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 UNKNOWN = "unknown"
 
-FRESH = 5.0  # seconds that a measurement is told again
+FRESH = 5.0  # seconds for which a measurement is used again
 SHARE = 0.02  # of a process's time at most is spent on measuring, however long the queue is
 LONGEST_MEASURING = 10.0
 
@@ -56,7 +56,7 @@ refusals = Counter(
 
 
 def request_answered(method: str, route: str | None, status: int, seconds: float) -> None:
-    """`route` is the template, never the path: labels must not grow with what strangers send."""
+    """Count a request. `route` is the template, never the path: callers must not be able to add labels."""
     known = method if method in METHODS else UNKNOWN
     requests.labels(known, route or UNKNOWN, str(status)).observe(seconds)
 
@@ -89,7 +89,7 @@ class QueueGauges(Collector):
     def _latest(self) -> Row | None:
         """The last measurement, or a new one if that is old; None while the database does not answer.
 
-        Only before the first is known, anybody waits for somebody else's.
+        A request waits for another one's measurement only before there is a first one.
         """
         if self.measuring.acquire(blocking=self.next_time == 0):
             try:
@@ -132,7 +132,7 @@ def gauges(measured: Row) -> Iterator[Metric]:
 
 
 def exposition(queue: QueueGauges) -> bytes:
-    """All of it in Prometheus's text format."""
+    """All metrics in Prometheus's text format."""
     folder = shared_folder()
     counted = here
     if folder:
@@ -146,14 +146,14 @@ def exposition(queue: QueueGauges) -> bytes:
 
 
 def shared_folder() -> str | None:
-    """None where one process serves alone, and where somebody swept the folder away beneath a running server."""
+    """The folder of the counts; None where one process serves alone, or where the folder was removed meanwhile."""
     folder = os.environ.get(SHARED)
     return folder if folder and Path(folder).is_dir() else None
 
 
 @contextmanager
 def unchanging(folder: str | None) -> Iterator[None]:
-    """While the counts are added up, none of them moves from one file to another."""
+    """Hold a shared lock, so that no count moves from one file to another while they are added up."""
     if folder is None:
         yield
         return
@@ -166,7 +166,7 @@ def keep_counts_of_ended(folder: Path, living: set[int]) -> None:
     """Add the counts of ended processes up in one file for each kind, and remove theirs.
 
     Web processes are replaced again and again; a file for each that ever lived would fill the directory. If
-    somebody is reading just now, the next time does it: the caller must not be kept waiting.
+    the counts are being read just now, this does nothing, and the next call does it: the caller must not wait.
     """
     with (folder / "moving").open("ab") as file:
         try:
@@ -180,7 +180,7 @@ def keep_counts_of_ended(folder: Path, living: set[int]) -> None:
 
 
 def add_up(counts: Path, total: Path) -> None:
-    """Move one file's counts into another; a file that a kill left half written is given up."""
+    """Add one file's counts to another file and remove it; what a kill left half written is logged and lost."""
     sums = MmapedDict(str(total))
     try:
         for key, value, at, _ in MmapedDict.read_all_values_from_file(str(counts)):

@@ -1,1 +1,1 @@
-"""Proof of a request's caller: in come its headers, out goes a Caller that names user, project and machine."""
+"""Authentication: in come a request's headers, out goes a Caller that names user, project and machine."""

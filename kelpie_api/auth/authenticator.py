@@ -1,4 +1,4 @@
-"""Who is calling: a key or a token becomes a Caller, which every statement is scoped by
+"""Authentication: a key or a token becomes a Caller, which restricts every statement
 (docs/design/protocol.md, Callers)."""
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Headers(Protocol):
 
 
 class Authenticator:
-    """Proves callers, by the first credential that they bring of: Kelpie's key, Salad's key, a machine's token.
+    """Authenticates callers by the first of these credentials: Kelpie's key, Salad's key, a machine's token.
 
-    Remembers proven keys for a few seconds, so that a heartbeat costs one statement.
+    Remembers proven keys for REMEMBERED_FOR, so that a heartbeat costs one statement.
     """
 
     def __init__(self, db: Database, config: Config) -> None:
@@ -47,7 +47,10 @@ class Authenticator:
         self.owners: Cache[tuple[str, str], Caller] = Cache(REMEMBERED_KEYS, REMEMBERED_FOR)
 
     def caller(self, headers: Headers) -> Caller:
-        """Raises MissingCredentials, InvalidRequest, Forbidden, and Unavailable while nobody can vouch for it."""
+        """The caller of a request. Raises MissingCredentials, InvalidRequest, Forbidden.
+
+        Raises Unavailable while Salad does not answer and the credential needs its confirmation.
+        """
         if key := headers.get("X-Kelpie-Key"):
             return self.of_kelpie_key(key)
         if key := headers.get("Salad-Api-Key"):
@@ -63,7 +66,7 @@ class Authenticator:
         return self.remembered.get(digest(key)) or self.remembered.put(digest(key), self._look_up(key))
 
     def of_salad_key(self, key: str, organization: str, project: str) -> Caller:
-        """All jobs of the organization's project are this caller's."""
+        """A caller with all jobs of the organization's project."""
         for header, name in (("Salad-Organization", organization), ("Salad-Project", project)):
             if not is_name(name):
                 raise invalid_header(header, "is no name at Salad: 2 to 63 lower-case letters, digits and hyphens")
@@ -75,9 +78,11 @@ class Authenticator:
         return self._owner(organization, project, proven=True)
 
     def of_token(self, token: str, project: str) -> Caller:
-        """The jobs of the machine's own container group are this caller's. Those of the null group, of all groups
-        (if the operator is not strict), and a project that is new, are only if Salad has the group in the project,
-        for the header is the word of whoever calls."""
+        """A caller with the jobs of the machine's own container group.
+
+        Jobs of the null group, jobs of all groups (where KELPIE_JWT_STRICT is false) and a project that is new to
+        the coordinator need Salad's confirmation that the group is in the project: the header is only a claim.
+        """
         if not (len(project) <= 255 and project.isprintable()):
             raise invalid_header("Salad-Project", "is no name of a project")
         machine = self.tokens.machine(token)
@@ -93,7 +98,7 @@ class Authenticator:
         )
 
     def forget(self) -> None:
-        """Look every key and owner up anew, after this process removed some."""
+        """Forget all remembered keys and owners, after this process has removed users."""
         self.remembered.clear()
         self.owners.clear()
 
@@ -102,8 +107,10 @@ class Authenticator:
         self.tokens.keys.flights.end()
 
     def _owner(self, organization: str, project: str, *, proven: bool) -> Caller:
-        """The user and tenant of an organization, made on first sight; no tenant of a project that is not proven,
-        for the names that can be made up have no end."""
+        """The user and tenant of an organization, created on its first request.
+
+        No tenant is created for a project that is not proven: a caller could make up any number of names.
+        """
         if known := self.owners.get((organization, project)):
             return known
         names = {"organization": organization, "project": project}
@@ -121,7 +128,7 @@ class Authenticator:
         if admin and admin["username"] == organization:
             return Forbidden(f"The organization {organization} has the administrator's name and cannot be served.")
         return Forbidden(
-            f"There is a user {organization} whom the administrator made without this organization; it is served"
+            f"There is a user {organization} that the administrator made without this organization; it is served"
             f" once the administrator makes a key of that user with the org_name {organization}."
         )
 
@@ -130,7 +137,7 @@ class Authenticator:
         if self.admin_digest and hmac.compare_digest(wanted, self.admin_digest):
             admin = self.db.one_or_none(SQL.find_admin)
             if admin:
-                return Caller(**admin, is_admin=True)  # without a sealed key: no receiver may ever get this one
+                return Caller(**admin, is_admin=True)  # without a sealed key: this key is never sent to a receiver
         found = self.db.one_or_none(SQL.find_api_key, digest=wanted)
         if found is None or not hmac.compare_digest(wanted, found.pop("digest")):
             raise Forbidden(

@@ -1,4 +1,4 @@
-"""The proven caller of a request: all that the rooms below may know of it."""
+"""The authenticated caller of a request: all that the rooms below know of the request."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from kelpie_api.errors import (
     Forbidden,
 )
 
-NO_TENANT = 0  # owns no rows and never will
+NO_TENANT = 0  # an id that no row has
 
 
 @dataclass(frozen=True)
 class Caller:
-    """The user behind a request and the tenant (user, project) that owns what it creates.
+    """The user of a request, and the tenant (user, project) that owns what the request creates.
 
     `sealed_key` is its API key, encrypted, for the webhooks that its report causes. `groups` are the container
-    groups whose jobs it may touch, '' being the null group; None: all of the tenant's. `machine` is whose token it
-    is, None for a key. `speaks_for_others`: it may name other machines and groups than its own.
+    groups with the jobs that it may touch ('' is the null group); None: all groups of the tenant. `machine` is the
+    machine of a token, None for a key. `speaks_for_others`: it may name other machines and groups than its own.
     """
 
     user_id: UUID
@@ -36,20 +36,20 @@ class Caller:
 
     @property
     def scope(self) -> dict[str, Any]:
-        """The rows it may touch, as every statement on them asks: of one tenant, of some groups. None is all."""
+        """The parameters that restrict a statement to the caller's rows: tenant and groups; None means all."""
         return {"scope": None if self.is_admin else self.tenant_id, "groups": self.groups}
 
     def served_groups(self, container_group_id: str) -> list[str]:
-        """The lines of the queue that a machine of this group is served from; '' is that of the null group."""
-        lines = [container_group_id, ""] if self.serves_null_group else [container_group_id]
-        return [line for line in lines if self.groups is None or line in self.groups]
+        """The groups from which a machine of this group is handed jobs: its own, and '' for the null group."""
+        served = [container_group_id, ""] if self.serves_null_group else [container_group_id]
+        return [group for group in served if self.groups is None or group in self.groups]
 
     @property
     def actor(self) -> str:
         return f"machine:{self.machine.machine_id}" if self.machine else f"user:{self.username}"
 
     def require_own(self, machine_id: str, container_group_id: str) -> None:
-        """Raise Forbidden if a token works or reports for another machine or group than its own."""
+        """Raise Forbidden if a token claims or reports for another machine or group than its own."""
         if self.machine is None or self.speaks_for_others:
             return
         if (machine_id, container_group_id) != (self.machine.machine_id, self.machine.workload_id):
@@ -66,17 +66,17 @@ class Caller:
             )
 
     def require_tenant(self) -> None:
-        """Raise Forbidden if there is nothing that could own what this caller makes."""
+        """Raise Forbidden if the caller has no tenant that could own what it creates."""
         if self.tenant_id == NO_TENANT:
             raise Forbidden(
-                f"Nobody has used the project {self.project} of {self.organization} yet, and Salad did not say"
-                " that the container group of this token is in it; check Salad-Project, or begin with a key."
+                f"The project {self.project} of {self.organization} is new here, and Salad did not say that the"
+                " container group of this token is in it; check Salad-Project, or begin with a key."
             )
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a token says of its bearer."""
+    """The machine that a token names."""
 
     organization: str
     workload_id: str  # the id of its container group

@@ -1,4 +1,4 @@
-"""The keys that prove machines' tokens: fetched beside requests, kept for days while Salad is away."""
+"""The public keys that verify machines' tokens: fetched in the background, stored for days while Salad is away."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from kelpie_api.errors import NoAnswer, Unavailable
 from kelpie_api.net.http import Reply, get
 from kelpie_api.net.single_flight import Budget, Flights
 
-FRESH_FOR = 600.0  # seconds; older keys serve while new ones are fetched
-STALE_AFTER = 3600.0  # older ones serve only if new ones do not come at once
-STALE_FOR = 7 * 24 * 3600.0  # seconds that keys serve while none can be fetched
+FRESH_FOR = 600.0  # seconds; older keys are used while new ones are fetched
+STALE_AFTER = 3600.0  # seconds; for keys older than this a request waits a moment for new ones
+STALE_FOR = 7 * 24 * 3600.0  # seconds that keys are used while none can be fetched
 LIMIT = 4.0  # seconds for one fetch
 PATIENCE, SHORT_PATIENCE = 5.0, 2.0  # seconds that a request waits for keys: without any, and with old ones
 PAUSE, PAUSE_WITHOUT_KEYS = 10.0, 2.0  # seconds after a fetch that failed
-# A token signed with an unknown key makes us look for new ones at once; garbage must not make us do it for ever.
+# A token that is signed with an unknown key has new keys fetched at once; made-up tokens must not do so without
+# limit.
 REFETCHES_AT_ONCE, REFETCH_PAUSE = 3, 10.0
 MOST_KEYS = 100
 SEVERAL = 10  # keys that one token may be tried with
@@ -48,9 +49,9 @@ class Key:
 
 
 class KeyRing:
-    """Salad's public keys. No request waits for new ones while there are old ones to go on with.
+    """Salad's public keys. No request waits for new ones while old ones can be used.
 
-    (PyJWT's own client holds a lock while it fetches, and fails everything when its cache ends.)
+    (PyJWT's own client holds a lock while it fetches, and fails every request when its cache expires.)
     """
 
     def __init__(self, db: Database, config: Config) -> None:
@@ -64,8 +65,10 @@ class KeyRing:
         self.refetches = Budget(1 / REFETCH_PAUSE, REFETCHES_AT_ONCE)
 
     def candidates(self, kid: str | None, algorithm: str) -> list[Key]:
-        """The keys that a token may be signed with; none, if Salad has no such key. Raises Unavailable while that
-        cannot be known: a token of a key that is new must not be told that it is forged."""
+        """The keys that a token may be signed with; an empty list if Salad has no such key.
+
+        Raises Unavailable while that is not known: a token of a new key must not be refused as forged.
+        """
         self._freshen()
         known = self.fetched
         found = self._named(kid, algorithm)
@@ -81,7 +84,7 @@ class KeyRing:
         return time.monotonic() - self.fetched
 
     def _named(self, kid: str | None, algorithm: str) -> list[Key]:
-        """A key without a name may be anyone's."""
+        """The keys with this name and those without a name; all keys for a token without one."""
         return [key for key in self.keys if key.algorithm == algorithm and (kid is None or key.kid in {None, kid})]
 
     def _freshen(self) -> None:
@@ -109,10 +112,10 @@ class KeyRing:
         try:
             self.flights.ask(self, lambda: self._fetch(known), patience)
         except NoAnswer:
-            return  # what there is serves on
+            return  # the old keys stay in use
 
     def _recall(self) -> bool:
-        """Take over the set that another process fetched, if it is newer than ours."""
+        """Load the set that another process stored, if it is newer; whether it was."""
         stored = self.db.one_or_none(SQL.recall_jwks, url=self.url)
         # A second: the age comes from another clock.
         if stored is None or stored["age"] > self.age() - 1:
@@ -123,7 +126,7 @@ class KeyRing:
     def _fetch(self, known: float) -> None:
         """Fetch the set, unless another came since the one that was fetched at `known`."""
         if self.fetched != known:
-            return  # a fetch ended between somebody's look and the question
+            return  # another thread's fetch ended in between
         try:
             keys = public_keys_of(get(self.url, {"Accept": "application/json"}, LIMIT))
             usable = self._usable(keys)
@@ -141,7 +144,7 @@ class KeyRing:
 
 
 def public_keys_of(reply: Reply) -> list[dict[str, Any]]:
-    """The public part of each key of a set. Raises NoAnswer if this is none."""
+    """The public members of each key of a set. Raises NoAnswer if the reply is not a set of keys."""
     keys = reply.json.get("keys") if isinstance(reply.json, dict) else None
     if reply.status != 200 or not isinstance(keys, list):
         raise NoAnswer(f"the answer, {reply.status}, is no set of keys")
@@ -153,7 +156,7 @@ def public_keys_of(reply: Reply) -> list[dict[str, Any]]:
 
 
 def key_from(jwk: dict[str, Any], algorithm: str) -> Key | None:
-    """The key for this algorithm, or None if it is of another kind, for another use, or broken."""
+    """The key for this algorithm; None if its type or use does not fit, or it is malformed."""
     kty, curves = KEYS_FOR.get(algorithm, RSA)
     kid, operations = jwk.get("kid"), jwk.get("key_ops", ["verify"])
     fits = (

@@ -1,5 +1,4 @@
-"""The tokens of Salad's machines: whose they are, and the public keys that prove it
-(docs/design/protocol.md, Callers)."""
+"""Tokens of Salad's machines: JWTs, verified with Salad's public keys (docs/design/protocol.md, Callers)."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ REQUIRED = ["exp", "iat", "nbf", "iss", "aud", "sub"]
 
 
 class MachineTokens:
-    """Proves tokens."""
+    """Verifies tokens."""
 
     def __init__(self, db: Database, config: Config) -> None:
         self.algorithms = config.jwt_algorithms
@@ -27,7 +26,7 @@ class MachineTokens:
         self.keys = KeyRing(db, config)
 
     def machine(self, token: str) -> Machine:
-        """Whose token this is. Raises Forbidden, or Unavailable while there are no keys to prove it with."""
+        """The machine that a valid token names. Raises Forbidden; Unavailable while there are no keys."""
         header = header_of(token)
         algorithm = header.get("alg")
         if algorithm not in self.algorithms:
@@ -56,7 +55,7 @@ class MachineTokens:
 
 
 def header_of(token: str) -> dict[str, Any]:
-    """The header, of which only `alg` and `kid` are used: what else it brings (`jwk`, `jku`) is the bearer's."""
+    """The token's header. Only `alg` and `kid` may be used: a forger chooses the rest (`jwk`, `jku`)."""
     try:
         header = jwt.get_unverified_header(token) if len(token) <= LONGEST_TOKEN else {"crit": "too long"}
     except (jwt.PyJWTError, ValueError, RecursionError):
@@ -80,7 +79,7 @@ def refusal(error: Exception) -> str:
 
 
 def bearer(claims: dict[str, Any]) -> Machine:
-    """The machine that proven claims name. A token is made for its own organization, and for nobody else."""
+    """The machine that verified claims name. Raises Forbidden for another audience than its organization."""
     organization_id = claim(claims, "salad_organization_id")
     if claims["aud"] not in (organization_id, [organization_id]):
         raise Forbidden("This token is for another audience than its own organization.")
@@ -94,7 +93,7 @@ def bearer(claims: dict[str, Any]) -> Machine:
 
 
 def claim(claims: dict[str, Any], name: str) -> str:
-    """A claim that is a name. An empty one would be more than nothing: '' is how the null group is kept."""
+    """A claim that is a name. Raises Forbidden, also if it is empty: '' is stored for the null group."""
     text = claims.get(name)
     if not isinstance(text, str) or not 1 <= len(text) <= 255 or not text.isprintable():
         raise Forbidden(f"This token lacks the claim {name}.")

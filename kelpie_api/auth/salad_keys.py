@@ -1,8 +1,7 @@
-"""What Salad vouches for: that an API key is good for a project, and that a container group is in one.
+"""Proofs by Salad: that an API key is valid for a project, and that a container group is in a project.
 
-A yes is believed for some minutes, and while Salad gives no answer for a day: kept in the database, so that all
-processes share it and a restart forgets nothing. A no is believed for some seconds
-(docs/design/protocol.md, Callers).
+A yes counts for some minutes, and for a day while Salad does not answer. It is stored in the database, so that all
+processes share it and it survives restarts. A no counts for some seconds (docs/design/protocol.md, Callers).
 """
 
 from __future__ import annotations
@@ -23,25 +22,25 @@ from kelpie_api.net.single_flight import Budget, Flights
 from kelpie_api.salad.client import Salad, SaladRefused, group_with, is_name
 from kelpie_api.salad.request_budget import TOKEN, RequestBudget
 
-KEPT_FOR = 24 * 3600.0  # seconds that a yes counts while Salad gives no answer
+KEPT_FOR = 24 * 3600.0  # seconds that a yes counts while Salad does not answer
 REMEMBERED = 10_000
-# Seconds to wait for Salad: for a key that nothing is known of, for a group, and where an older yes will do.
+# Seconds to wait for Salad: for an unproven key, for a group, and where there is an older yes to fall back on.
 KEY_PATIENCE, GROUP_PATIENCE, SHORT_PATIENCE = 6.0, 2.0, 1.0
-# Seconds until Salad is asked again after it gave no answer: with and without an older yes.
+# Seconds until Salad is asked again after it did not answer: with and without an older yes.
 SILENCE, SILENCE_UNPROVEN = 10.0, 2.0
 LONGEST_SILENCE = 60.0
-# Anybody can make up keys. What is asked about them comes to an end, and nobody else waits for it.
+# Anyone can make up keys, so questions about unproven keys are limited, and no other question waits for them.
 UNPROVEN_AT_ONCE, MOST_UNPROVEN = 8, 32
-# Whose token it is may name any project, and the coordinator's own key asks about each: so many at once, then one
-# in so many seconds, for each workload.
+# A machine may name any project beside its token, and the coordinator's own key asks about each of them: so there
+# is a limit for each workload, some questions at once and then one in some seconds.
 PROJECTS_AT_ONCE, PROJECT_PAUSE = 4, 15.0
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What is known of a question; times are monotonic."""
+    """What is known about a question; times are monotonic, in seconds."""
 
-    proven: float | None  # of Salad's last yes
+    proven: float | None  # when Salad last said yes
     refused: bool
     ask_again: float
 
@@ -54,9 +53,10 @@ Question = tuple[bytes, ...]  # its digests: what is kept in the database of it,
 
 
 class SaladKeys:
-    """Asks Salad as seldom as it may, and remembers.
+    """Asks Salad as rarely as the rules allow, and remembers the answers.
 
-    Keys that were proven, keys that were not, and workloads: those who ask about one kind wait for no other.
+    Questions about proven keys, about unproven keys and about workloads have separate threads, so that none of the
+    three kinds waits for another.
     """
 
     def __init__(self, db: Database, config: Config) -> None:
@@ -77,7 +77,7 @@ class SaladKeys:
         self.warned = False
 
     def key_is_good(self, key: str, organization: str, project: str) -> bool:
-        """Is this Salad's key for the project? Raises Unavailable if Salad gives no answer and never did."""
+        """Whether the key is valid for the project. Raises Unavailable if Salad has never answered about it."""
         question = self._question("key", key, organization, project)
         proof = self._proof(
             question,
@@ -91,7 +91,7 @@ class SaladKeys:
         return proof.holds()
 
     def has_workload(self, workload_id: str, organization: str, project: str) -> bool:
-        """Does the coordinator's own key find this container group in the project? Without an answer: no."""
+        """Whether the coordinator's own key finds this container group in the project; without an answer: no."""
         if not self._can_look() or not (is_name(organization) and is_name(project)):
             return False
         question = self._question("workload", workload_id, organization, project)
@@ -114,7 +114,7 @@ class SaladKeys:
         return self.unproven_keys.ask(question, asking, KEY_PATIENCE)
 
     def _budget(self, workload_id: str, organization: str) -> Budget:
-        """What may be asked on behalf of one workload, whatever projects its machines name."""
+        """The limit of questions about one workload, whatever projects its machines name."""
         return self.budgets.get_or_put((organization, workload_id), Budget(1 / PROJECT_PAUSE, PROJECTS_AT_ONCE))
 
     def _can_look(self) -> bool:
@@ -127,7 +127,7 @@ class SaladKeys:
         return self.own_key is not None
 
     def _question(self, *parts: str) -> Question:
-        """Keyed digests; each part with its length, so that no two questions look alike."""
+        """Keyed digests of the parts with their lengths, so that no two questions share a digest."""
         encoded = [part.encode("utf-8", "surrogateescape") for part in parts]
         message = b"".join(len(part).to_bytes(8, "big") + part for part in encoded)
         return tuple(hmac.digest(secret, message, "sha256") for secret in self.secrets)
@@ -135,7 +135,10 @@ class SaladKeys:
     def _proof(
         self, question: Question, vouch: Callable[[], bool], send: Callable[[Proof, Asking], Proof]
     ) -> Proof:
-        """`vouch` asks Salad; `send` has it asked, among its like."""
+        """What is known about a question, after asking Salad if that is due.
+
+        `vouch` is the request to Salad; `send` runs it in the threads for this kind of question.
+        """
         known = self.remembered.get(question)
         if known and known.ask_again > time.monotonic():
             return known
@@ -148,7 +151,7 @@ class SaladKeys:
             return known
 
     def _recall(self, question: Question) -> Proof:
-        """What this or another process was told before."""
+        """The stored answer, from this process or another."""
         kept = self.db.one_or_none(SQL.recall_proof, digests=list(question))
         if kept is None:
             return Proof(None, refused=False, ask_again=0.0)
@@ -160,7 +163,7 @@ class SaladKeys:
 
     def _ask(self, question: Question, vouch: Callable[[], bool], known: Proof) -> Proof:
         told = self.remembered.get(question)
-        if told and told.ask_again > time.monotonic():  # the answer came while this question was on its way
+        if told and told.ask_again > time.monotonic():  # another thread got the answer in between
             return told
         try:
             vouched = vouch()
@@ -168,7 +171,8 @@ class SaladKeys:
             logs.warning("salad_silent", reason=str(silence))
             return self.remembered.put(question, after_silence(known, silence))
         if not vouched:
-            # Remembered first: who finds the proof gone asks as a stranger does, and finds the refusal then.
+            # Remembered before the stored proof is dropped: a request that misses the proof then finds the
+            # refusal.
             refusal = self.remembered.put(question, Proof(None, True, time.monotonic() + self.refused_for))
             self.db.execute(SQL.drop_proof, digests=list(question))
             return refusal
@@ -190,7 +194,7 @@ class SaladKeys:
                 lambda: self.salad.container_groups(self.own_key or "", organization, project)
             )
         except SaladRefused as refusal:
-            if refusal.status == 401:  # it is our key that is wrong, which says nothing about the group
+            if refusal.status == 401:  # our own key is wrong, which says nothing about the group
                 raise NoAnswer("Salad does not know the coordinator's SALAD_API_KEY") from refusal
             return False
         return group_with(groups, workload_id) is not None

@@ -1,4 +1,4 @@
-"""Salad's public API, held to the specification that Salad publishes."""
+"""A client of Salad's public API, by the specification that Salad publishes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ NAME = re.compile(r"[a-z][a-z0-9-]{0,61}[a-z0-9]")  # of an organization, a proj
 
 
 class SaladRefused(Exception):
-    """Salad said no: the key is wrong (401), has no right to this project (403), or there is none (404). `said` is
-    its own reason, where it gave one."""
+    """Salad refused: the key is wrong (401), has no access to this project (403), or there is none (404).
+
+    `said` is the reason that Salad gave, or empty.
+    """
 
     def __init__(self, status: int, said: str = "") -> None:
         super().__init__(f"Salad answered {status}" + (f" ({said})" if said else ""))
@@ -30,7 +32,7 @@ class SaladRefused(Exception):
 
 
 def what_to_do(refusal: SaladRefused) -> str:
-    """A refusal of the coordinator's own key, as its operator reads it."""
+    """What the operator should do about a refusal of the coordinator's own key, in a sentence."""
     match refusal.status:
         case 401:
             sentence = "Salad does not know SALAD_API_KEY (401); renew it"
@@ -44,12 +46,12 @@ def what_to_do(refusal: SaladRefused) -> str:
 
 
 def is_name(text: str) -> bool:
-    """Can this be a name at Salad? What cannot must not get into a path."""
+    """Whether this can be a name at Salad. What cannot must not become part of a path."""
     return NAME.fullmatch(text) is not None
 
 
 class GroupName(NamedTuple):
-    """Where a container group is at Salad, which knows groups by their names."""
+    """The names that address a container group at Salad."""
 
     organization: str
     project: str
@@ -62,7 +64,7 @@ class GroupName(NamedTuple):
 
 
 class Salad:
-    """Calls with the key that each call brings, for the callers' keys are asked about as well as our own."""
+    """Each call takes a key: the coordinator's own, or a caller's key that is to be proven."""
 
     def __init__(self, base_url: str, limit: float = LIMIT) -> None:
         self.base_url = base_url.rstrip("/")
@@ -87,7 +89,7 @@ class Salad:
         one_group(accepted(self._send("PATCH", key, name.path, change), 200))
 
     def instances(self, key: str, name: GroupName) -> list[dict[str, Any]]:
-        """The group's instances; each has an id of its own beside its machine's."""
+        """The group's instances; each has an id of its own and its machine's. Raises SaladRefused, NoAnswer."""
         document = accepted(self._send("GET", key, f"{name.path}/instances"), 200).json
         found = document.get("instances") if isinstance(document, dict) else None
         if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
@@ -106,7 +108,7 @@ class Salad:
 
 
 def without(key: str, reply: Reply) -> Reply:
-    """Whoever refuses a request may quote it, and its reason is shown and logged."""
+    """The reply with the key masked: a refusal may quote the request, and its reason is shown and logged."""
     if reply.status < 400 or not isinstance(reply.json, dict):
         return reply
     clean = {
@@ -116,7 +118,7 @@ def without(key: str, reply: Reply) -> Reply:
 
 
 def accepted(reply: Reply, status: int) -> Reply:
-    """An answer of the status that means yes. Raises SaladRefused, or NoAnswer where asking again may help."""
+    """The reply, if it has the expected status. Raises SaladRefused; NoAnswer where a retry may help."""
     if reply.status == status:
         return reply
     if 400 <= reply.status < 500 and reply.status not in {408, 429}:
@@ -125,22 +127,24 @@ def accepted(reply: Reply, status: int) -> Reply:
 
 
 def refusal(reply: Reply) -> SaladRefused:
-    """Raises NoAnswer for a 404 that is not Salad's own: what stands between us and Salad answers one for
-    everything while it is set up wrong, and groups must not pass for deleted then."""
+    """The refusal in a reply. Raises NoAnswer for a 404 that is not Salad's own.
+
+    A misconfigured proxy in between answers 404 to everything, and then groups must not be taken for deleted.
+    """
     if reply.status == 404 and not is_problem(reply.json, 404):
-        raise NoAnswer("somebody else than Salad answered 404")
+        raise NoAnswer("something else than Salad answered 404")
     return SaladRefused(reply.status, reason_given(reply.json))
 
 
 def is_problem(document: Any, status: int) -> bool:
-    """Is this how Salad's specification describes errors?"""
+    """Whether this is an error as Salad's specification describes them."""
     if not isinstance(document, dict) or document.get("status", status) != status:
         return False
     return isinstance(document.get("title"), str) or isinstance(document.get("type"), str)
 
 
 def reason_given(document: Any) -> str:
-    """Title and detail of a problem, on one short line."""
+    """Title and detail of an error, on one line of at most LONGEST_REASON characters."""
     if not isinstance(document, dict):
         return ""
     parts = [document[name] for name in ("title", "detail") if isinstance(document.get(name), str)]
@@ -155,8 +159,10 @@ def one_group(reply: Reply) -> dict[str, Any]:
 
 
 def answered(reply: Reply) -> Any:
-    """The JSON of a good answer. Raises SaladRefused, NoAnswer; Salad's errors may be HTML. It decides on
-    callers' keys too, so nothing counts as a refusal but what is said of a key or a project."""
+    """The JSON of a 200. Raises SaladRefused for 401, 403 and 404, else NoAnswer; Salad's errors may be HTML.
+
+    Callers' keys are decided by it too, so only these three statuses count as a refusal.
+    """
     if reply.status in {401, 403, 404}:
         raise refusal(reply)
     if reply.status != 200:
@@ -165,17 +171,17 @@ def answered(reply: Reply) -> Any:
 
 
 def id_of(group: dict[str, Any]) -> str:
-    """Ids mean the same in capitals."""
+    """The group's id in lower case: Salad's ids mean the same in capitals."""
     return str(group.get("id")).lower()
 
 
 def group_with(groups: Iterable[dict[str, Any]], group_id: str) -> dict[str, Any] | None:
-    """The container group of this id among those that Salad lists."""
+    """The container group with this id, or None."""
     return next((group for group in groups if id_of(group) == group_id.lower()), None)
 
 
 def name_of_group(groups: Iterable[dict[str, Any]], group_id: UUID) -> str | None:
-    """What Salad calls the container group of this id; None if it lists none, or under a name that can be none."""
+    """The name of the container group with this id; None if there is none, or its name is not a legal one."""
     group = group_with(groups, str(group_id))
     name = str(group.get("name")) if group else ""
     return name if is_name(name) else None

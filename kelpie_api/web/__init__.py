@@ -1,1 +1,1 @@
-"""What surrounds one request: in come HTTP requests, out go answers in one shape; routes are called in between."""
+"""Handling of HTTP requests around the routes: access, bodies, errors, CORS, the OpenAPI document."""

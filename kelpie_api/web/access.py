@@ -1,4 +1,4 @@
-"""Which routes ask for no caller, and which ones a machine's token may call."""
+"""Which routes need no caller, and which ones a machine's token may call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Request bodies and paths: how they are read, and the sentences that refuse them."""
+"""Reading of request bodies and paths, and the errors for malformed ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOST_NAMED = 100  # fields in one refusal, or in the warnings about one job or r
 
 
 class BodyParser(FlaskParser):
-    """Reads JSON whatever the Content-Type says, for the original's clients post it as text/plain."""
+    """Reads JSON whatever the Content-Type is, since the original's clients post it as text/plain."""
 
     DEFAULT_VALIDATION_STATUS = 400
 
@@ -68,7 +68,7 @@ def whole_body() -> bytes:
         data = request.get_data()
     except RequestEntityTooLarge:
         raise
-    except Exception as error:  # the server reads it here, and raises what it likes at a chunk that is none
+    except Exception as error:  # the server reads here, and raises various errors for a malformed chunk
         raise InvalidRequest("The request body is cut off or its chunks are malformed; send it again.") from error
     if len(data) > LARGEST_BODY:
         raise RequestEntityTooLarge
@@ -78,7 +78,7 @@ def whole_body() -> bytes:
 
 
 def invalid(error: ValidationError) -> InvalidRequest:
-    """Marshmallow's nested messages as one flat map of field paths; of very many, the first hundred."""
+    """The error for marshmallow's nested messages: a flat map of field paths, at most MOST_NAMED of them."""
     _, inner = next(iter(error.messages_dict.items()))
     index = min((key for key in inner if isinstance(key, int)), default=None) if isinstance(inner, dict) else None
     flat = dict(itertools.islice(flatten(inner if index is None else inner[index]), MOST_NAMED))
@@ -97,7 +97,7 @@ def flatten(messages: Any, path: str = "") -> Iterator[tuple[str, list[str]]]:
 
 
 def ignored(schema: Schema, body: Any, what: str) -> dict[str, list[str]]:
-    """Warnings that name the fields of a body which are not `what`; nothing where there are none."""
+    """Warnings about the fields of a body that are not `what`: `{"warnings": [...]}`, or empty."""
     names = unknown_fields(schema, body)
     warnings = [f"{name} is not {what}; it was ignored." for name in itertools.islice(names, MOST_NAMED)]
     if next(names, None):

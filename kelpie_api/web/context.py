@@ -1,4 +1,4 @@
-"""What a route asks of the request that it answers: its caller, the database, an id from the path."""
+"""What routes need of the current request: its caller, the database, an id from the path."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kelpie_api.errors import Forbidden, NotFound
 from kelpie_api.text import parse_uuid
 from kelpie_api.web.process import Coordinator
 
-TEXT = {"schema": {"type": "string"}}  # what the document says of a header
+TEXT = {"schema": {"type": "string"}}  # a header in the OpenAPI document
 
 
 def coordinator() -> Coordinator:
@@ -36,7 +36,7 @@ def administrator() -> Caller:
 
 
 def identifier(text: str, what: str) -> UUID:
-    """An id from a path; one that is no UUID names nothing."""
+    """An id from a path. Raises NotFound if it is not a UUID, since no row can have it."""
     try:
         return parse_uuid(text)
     except ValueError:

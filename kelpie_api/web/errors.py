@@ -1,4 +1,4 @@
-"""Every refusal in one shape: a title, a sentence, a status."""
+"""Error handlers: every error is answered as JSON with a title, a sentence and a status."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def answer_error(error: KelpieError) -> Response:
 
 
 def answer_http_error(error: HTTPException) -> Response:
-    """What Flask itself refuses, in the same shape as every other error."""
+    """Errors of Flask itself, in the same shape as all others."""
     status = error.code or 500
     title, message = TITLES.get(status, (error.name, error.description or error.name))
     response = jsonify({"error": title, "message": message})
@@ -41,7 +41,7 @@ def answer_http_error(error: HTTPException) -> Response:
 
 
 def answer_bug(error: Exception) -> Response:
-    """A defect of ours: logged whole, answered without its inside."""
+    """A defect: the log has its traceback, the answer only the request id."""
     logs.error("request_failed", error, request_id=g.get("request_id"), path=request.path)
     response = jsonify(
         {

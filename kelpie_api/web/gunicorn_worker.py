@@ -1,4 +1,4 @@
-"""What is ours in how gunicorn serves: an end that nobody has to wait for, refusals in JSON, a place to count."""
+"""Our changes to gunicorn: waiting claims end at shutdown, errors in JSON, a folder for metrics."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ SHARED_MEMORY = Path("/dev/shm")
 
 
 class Worker(ThreadWorker):
-    """A process that ends soon when it shall: who waits for work is answered."""
+    """A worker that answers its waiting claims as soon as it is told to end."""
 
     def notify(self) -> None:
-        """Called every second, also while the process comes to its end."""
+        """Called every second, also while the process is ending."""
         super().notify()
         if not self.alive:
             self.wsgi.extensions["kelpie"].waiting.close()
 
 
 def write_error(client: socket.socket, status: int, reason: str, message: str) -> None:
-    """What is no HTTP never reaches the application; it is refused in JSON like everything else."""
+    """Answer malformed HTTP, which never reaches the application, with the JSON of all errors."""
     body = json.dumps(
         {"error": reason, "message": f"{message or reason}."} | ({"errors": {}} if status == 400 else {})
     )
@@ -37,9 +37,9 @@ def write_error(client: socket.socket, status: int, reason: str, message: str) -
 
 
 def folder_for_counts(base: Path = SHARED_MEMORY) -> Path:
-    """A new folder for what the web processes count, in memory where there is some: the disk may be read-only.
+    """A new folder for the counts of the web processes, in shared memory if possible: the disk may be read-only.
 
-    Its lock lasts as long as this gunicorn; those that nobody locks were left behind by a kill.
+    It is locked for as long as this gunicorn runs; unlocked ones were left behind by a kill and are removed.
     """
     if not os.access(base, os.W_OK):
         base = Path(tempfile.gettempdir())
@@ -49,7 +49,7 @@ def folder_for_counts(base: Path = SHARED_MEMORY) -> Path:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(old.parent, ignore_errors=True)
         except OSError:
-            continue  # in use, somebody else's, or removed meanwhile
+            continue  # in use, of another user, or removed meanwhile
     folder = Path(tempfile.mkdtemp(prefix=COUNTS, dir=base))
     lock = os.open(folder / "lock", os.O_CREAT | os.O_WRONLY, 0o600)
     fcntl.flock(lock, fcntl.LOCK_SH)

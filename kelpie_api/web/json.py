@@ -1,7 +1,5 @@
-"""Reading what strangers send: what the column cannot hold or the parser cannot bear is a 400, never a 500.
-
-The rules are in docs/design/protocol.md, Errors. And writing much of it without keeping
-everybody else waiting.
+"""JSON: requests that Postgres cannot store or Python cannot parse are a 400, never a 500
+(docs/design/protocol.md, Errors); long answers are written in pieces, so that other requests go on meanwhile.
 """
 
 from __future__ import annotations
@@ -15,11 +13,11 @@ from flask.json.provider import DefaultJSONProvider
 from kelpie_api.errors import InvalidRequest
 from kelpie_api.text import UNSTORABLE, holds_unstorable, strings_of, yield_to_other_threads
 
-PIECE = 50  # items of a list that are written at once
+PIECE = 50  # items of a list that are written at a time
 
 
 def parse_json(body: bytes) -> Any:
-    """The value of a request body, whatever its Content-Type said. Raises InvalidRequest."""
+    """The value of a request body, whatever its Content-Type is. Raises InvalidRequest."""
     if not body.strip():
         raise InvalidRequest("The request has no body; send a JSON value.")
     try:
@@ -36,7 +34,7 @@ def parse_json(body: bytes) -> Any:
 
 
 def unstorable(value: Any) -> InvalidRequest:
-    """The refusal of a body that holds such text, by the field where it stands; a list is a batch."""
+    """The error for a body with text that cannot be stored; it names the fields, and the place in a batch."""
     index = None
     if isinstance(value, list):
         index, value = next((place, item) for place, item in enumerate(value) if holds_unstorable(item))
@@ -52,7 +50,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def json_in_pieces(value: Any, dumps: Callable[[Any], str]) -> str:
-    """The JSON of a value whose long lists, at the top or one level down, are written a few items at a time."""
+    """The JSON of a value; long lists, at the top or one level down, are written PIECE items at a time."""
     if isinstance(value, dict):
         return (
             "{"
@@ -73,7 +71,7 @@ def _list_in_pieces(value: Any, dumps: Callable[[Any], str]) -> str:
 
 
 class Json(DefaultJSONProvider):
-    """Writes answers; the largest take a second, in which other requests are served."""
+    """Writes answers. The largest take a second, during which other requests are served."""
 
     sort_keys = False
 

@@ -1,4 +1,4 @@
-"""What one web process holds for all of its requests."""
+"""The objects that all requests of one web process share."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from kelpie_api.scaling.rules import GroupLookups
 
 @dataclass
 class Coordinator:
-    """What one web process has: a pool, proven callers, and housekeeping threads.
+    """The parts of one web process: a pool, the authenticator, housekeeping threads.
 
-    Nothing of it survives a fork, so it begins with the first request that a process serves.
+    Threads and connections do not survive a fork, so they are started by the first request that a process serves.
     """
 
     config: Config

@@ -1,4 +1,4 @@
-"""What happens around every request: its caller is admitted, its answer stamped and logged."""
+"""What is done before and after every request: authentication, headers, metrics, one log line."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def prepare(app: Flask, parts: Coordinator) -> None:
 
 
 def admit() -> Response | None:
-    """Before each request: the process is ready, and the caller is known where the route asks for one."""
+    """Before each request: start the process if it is new, authenticate the caller if the route needs one."""
     g.began = time.monotonic()
     g.request_id = request_id()
     if request.method == "OPTIONS" and request.url_rule is not None:
@@ -59,13 +59,13 @@ def admit() -> Response | None:
 
 
 def request_id() -> str:
-    """What this request is called in our log: as the caller or its proxy calls it, if that is a name."""
+    """The id of this request in the log: the X-Request-Id that came with it if well-formed, else a new one."""
     given = request.headers.get("X-Request-Id", "")
     return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 def stamp(response: Response) -> Response:
-    """After each request: what this server speaks, a count, and one log line."""
+    """After each request: set the common headers, count it, and log one line."""
     response.headers["Kelpie-Extensions"] = EXTENSIONS
     response.headers["X-Request-Id"] = g.request_id
     response.headers["X-Content-Type-Options"] = "nosniff"

@@ -216,7 +216,7 @@ def test_a_job_that_comes_between_the_decision_and_the_stop_is_seen(
     assert fleet.standing(group) == ("running", 2)
     [decision] = decisions(db, group)
     assert (decision["action"], decision["outcome"]) == ("hold", "failed")
-    assert "nobody knows whether it was carried out" in decision["error"]
+    assert "it is not known whether it was carried out" in decision["error"]
 
 
 def claimed(db: Database, tenant: Tenant, group: str) -> Row | None:
@@ -275,7 +275,7 @@ def test_a_group_whose_stop_may_have_been_carried_out_is_handed_no_job_for_a_mom
     [result] = autoscaler.run()
     jobs(db, tenant, group)
     assert claimed(db, tenant, group) is None
-    assert result.error and "nobody knows whether it was carried out" in result.error
+    assert result.error and "it is not known whether it was carried out" in result.error
     db.execute("update stopping_groups set until = until - interval '15 seconds'")
     assert claimed(db, tenant, group)
 
@@ -644,7 +644,7 @@ def test_a_404_that_is_not_salads_own_costs_no_rule(
     autoscaler.run()
     rule = rule_of(db, group)
     assert rule and rule["missing_runs"] == 0
-    assert "somebody else than Salad" in decisions(db, group)[-1]["error"]
+    assert "something else than Salad" in decisions(db, group)[-1]["error"]
 
 
 def test_groups_that_vanish_together_lose_their_rules_each_after_its_own_three_runs(
