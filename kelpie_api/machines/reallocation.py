@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from kelpie_api import logs
+from kelpie_api.backoff import Backoff
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.errors import KelpieError, NoAnswer
 from kelpie_api.salad.client import GroupName, Salad, SaladRefused, is_name, name_of_group, what_to_do
@@ -31,7 +32,7 @@ GIVE_UP_AFTER = timedelta(hours=24)
 # A machine that is moved this soon after its last failure has done little of a next job. Later it finishes its job
 # first.
 STILL_FRESH = timedelta(minutes=1)
-FIRST_PAUSE, LONGEST_PAUSE = 10.0, 3600.0  # seconds before a reallocation is tried again
+BACKOFF = Backoff(timedelta(seconds=10), timedelta(hours=1))  # before a reallocation is tried again
 LONGEST_SILENCE = 60.0  # seconds of a Retry-After by which all of them wait
 
 Result = TypeVar("Result")
@@ -53,12 +54,6 @@ class ReallocationResult:
 
 class Gone(Exception):
     """None of the instances that Salad lists for the group is on the machine."""
-
-
-def backoff(tries: int, jitter: float) -> timedelta:
-    """The pause after the `tries`-th try: 10 seconds, doubling to an hour, less up to half (`jitter` 0 to 1)."""
-    longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(tries - 1, 20))
-    return timedelta(seconds=longest * (1 - jitter / 2))
 
 
 class Reallocator:
@@ -161,7 +156,7 @@ class Reallocator:
         say("reallocation_ended", outcome=end.outcome, error=end.error, **facts(taken))
 
     def _postpone(self, taken: Row, error: str, asked_for: timedelta) -> None:
-        pause = max(backoff(taken["tries"], random.random()), asked_for)
+        pause = max(BACKOFF.after(taken["tries"], random.random()), asked_for)
         if taken["age"] + pause > GIVE_UP_AFTER:
             self._end(taken, ReallocationResult(ReallocationState.GIVEN_UP, error))
             return

@@ -17,6 +17,7 @@ from datetime import timedelta
 import psycopg
 
 from kelpie_api import encryption, logs, migrations
+from kelpie_api.backoff import Backoff
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.encryption import Seal
 from kelpie_api.errors import NoAnswer, SchemaError, Unavailable, WrongSecretKey
@@ -28,8 +29,8 @@ IDLE = 0.5  # seconds between two looks at an empty outbox
 HOLD = timedelta(seconds=60)  # longer than any delivery takes; then another sender may take it
 GIVE_UP_AFTER = timedelta(hours=24)
 GIVE_UP_PAUSE = 60.0  # seconds between two looks for webhooks that are too old
-FIRST_PAUSE = 4.0  # seconds
-LONGEST_PAUSE = 3600.0  # seconds
+# The first retry must come within 10 seconds (docs/design/protocol.md, Webhooks).
+BACKOFF = Backoff(timedelta(seconds=4), timedelta(hours=1))
 GONE = 410
 
 
@@ -48,15 +49,6 @@ class DeliveryResult:
     @property
     def prompt(self) -> bool:
         return self.status is not None and self.took <= fairness.PROMPT
-
-
-def backoff(tries: int, jitter: float) -> timedelta:
-    """The pause after the `tries`-th try: doubling from 4 seconds to an hour, less up to half (`jitter` 0 to 1).
-
-    The first is at most 4 seconds, so the first retry comes within 10 (docs/design/protocol.md, Webhooks).
-    """
-    longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(tries - 1, 20))
-    return timedelta(seconds=longest * (1 - jitter / 2))
 
 
 def body_of(webhook: Row) -> bytes:
@@ -208,7 +200,7 @@ class Sender:
         facts = {"webhook_id": webhook["id"], "job_id": webhook["job_id"], "status": webhook["status"]}
         took = timedelta(seconds=answer.took)
         said = {"id": webhook["id"], "tries": webhook["tries"], "took": took, "answer": answer.status}
-        pause = backoff(webhook["tries_since"], random.random())
+        pause = BACKOFF.after(webhook["tries_since"], random.random())
         if answer.delivered:
             self.db.execute(SQL.webhook_delivered, **said)
             logs.info("webhook_delivered", answer=answer.status, **facts)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from kelpie_api.auth import users
 from kelpie_api.db import SQL, Database
-from kelpie_api.machines.reallocation import FIRST_PAUSE, IDLE, LONGEST_PAUSE, Reallocator, backoff
+from kelpie_api.machines.reallocation import BACKOFF, IDLE, Reallocator
 from kelpie_api.queue import jobs
 from kelpie_api.queue.states import Report
 from kelpie_api.salad.client import Salad
@@ -543,8 +543,8 @@ class TestWhere:
 
 @given(tries=st.integers(1, 10_000), jitter=st.floats(0, 1))
 def test_the_backoff_is_bounded(tries: int, jitter: float) -> None:
-    assert FIRST_PAUSE / 2 <= backoff(tries, jitter).total_seconds() <= LONGEST_PAUSE
-    assert backoff(tries, jitter) <= backoff(tries + 1, jitter)
+    assert BACKOFF.first / 2 <= BACKOFF.after(tries, jitter) <= BACKOFF.longest
+    assert BACKOFF.after(tries, jitter) <= BACKOFF.after(tries + 1, jitter)
 
 
 class TestScript:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from kelpie_api.db import SQL, Database
 from kelpie_api.encryption import Seal
 from kelpie_api.webhooks.fairness import Lanes
-from kelpie_api.webhooks.sender import GIVE_UP_AFTER, HOLD, Sender, backoff
+from kelpie_api.webhooks.sender import BACKOFF, GIVE_UP_AFTER, HOLD, Sender
 from local_stack.processes import wait_for
 from tests.doubles.receiver import Receiver, make_due, outbox, run_job, send_round
 from tests.helpers import Client, Tenant, make_job
@@ -323,13 +323,13 @@ class TestSenders:
 
 @given(tries=st.integers(1, 1000), jitter=st.floats(0, 1))
 def test_a_pause_is_between_half_and_all_of_its_step_and_never_over_an_hour(tries: int, jitter: float) -> None:
-    longest = backoff(tries, 0)
-    assert longest / 2 <= backoff(tries, jitter) <= longest <= timedelta(hours=1)
-    assert backoff(tries + 1, 0) >= longest
+    longest = BACKOFF.after(tries, 0)
+    assert longest / 2 <= BACKOFF.after(tries, jitter) <= longest <= timedelta(hours=1)
+    assert BACKOFF.after(tries + 1, 0) >= longest
 
 
 @pytest.mark.parametrize(
     ("tries", "seconds"), [(1, 4), (2, 8), (3, 16), (4, 32), (10, 2048), (11, 3600), (10_000, 3600)]
 )
 def test_pauses_double_to_an_hour(tries: int, seconds: int) -> None:
-    assert backoff(tries, 0) == timedelta(seconds=seconds)
+    assert BACKOFF.after(tries, 0) == timedelta(seconds=seconds)
