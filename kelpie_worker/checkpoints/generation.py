@@ -1,14 +1,15 @@
 """One generation of a watched directory on its way: all of it prepared unseen, then committed in order."""
 
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from kelpie_worker import logs
 from kelpie_worker.checkpoints.fence import Fence
 from kelpie_worker.checkpoints.plan import commit_steps, prepare_order
+from kelpie_worker.checkpoints.tracked_files import TrackedFiles
 from kelpie_worker.job import Job, StoredObject, SyncBlock
 from kelpie_worker.lease import Lease
 from kelpie_worker.s3.errors import Misconfigured, NoBucket, NotBegun, StorageRefused
@@ -26,86 +27,89 @@ class Unreadable(StorageRefused):
     """A file is closed to this worker: storage is not even asked."""
 
 
+@dataclass
+class NotSent:
+    """What came of the files of a generation that are not in the bucket now."""
+
+    refused: dict[str, StorageRefused] = field(default_factory=dict)  # others were taken; or they are Unreadable
+    removed: set[str] = field(default_factory=set)  # they went away with their directories
+
+
 class Generations:
-    """Those of one block, one at a time. `took` is told each file that has become visible, by several threads."""
+    """Sends those of one block, one at a time, and notes in `files` what the bucket has taken."""
 
     def __init__(
-        self,
-        job: Job,
-        block: SyncBlock,
-        transfer: Transfer,
-        lease: Lease,
-        fence: Fence,
-        took: Callable[[str, Signature, StoredObject], None],
+        self, job: Job, block: SyncBlock, transfer: Transfer, lease: Lease, fence: Fence, files: TrackedFiles
     ) -> None:
         self._job = job
         self._block = block
         self._transfer = transfer
         self._lease = lease
         self._fence = fence
-        self._took = took
+        self._files = files
         self._number = 0
-        self._spoiled: Counter[str] = Counter()  # how often, by path
         self._spoiled_in_a_row = 0  # generations
-        self._tails: dict[str, bytes] = {}  # of the files as they were sent
-        self.removed: set[str] = set()  # files of the last one that went away with their directories, unsent
+        self.has_sent = False  # whether the bucket has taken anything
 
     def target(self, path: str) -> Target:
         return self._transfer.target(self._block.bucket, self._block.prefix, path)
 
-    def forget_all_but(self, paths: Collection[str]) -> None:
-        for path in [path for path in self._spoiled if path not in paths]:
-            del self._spoiled[path]
-        for path in [path for path in self._tails if path not in paths]:
-            del self._tails[path]
+    def read_tails(self, files: Snapshot) -> None:
+        """Note the last bytes of files that are in the bucket as they are here."""
+        for path, version in files.items():
+            self._files[path].tail = tail_of(self._source(path), version.size)
 
-    def know(self, files: Snapshot) -> None:
-        """These are in the bucket as they are here."""
-        self._tails |= {path: tail_of(self._source(path), version.size) for path, version in files.items()}
+    def mark_rewritten(self, changed: Snapshot) -> None:
+        """Mark those that were written anew and are longer already, and pass for logs, with half of them whole."""
+        for path, version in changed.items():
+            file = self._files[path]
+            has_grown = file.sent and file.sent.inode == version.inode and file.sent.size < version.size
+            if file.sent and has_grown and not self._begins_as_sent(path, file.sent, file.tail):
+                file.movement.rewritten = True
 
-    def begins_as_sent(self, path: str, sent: Signature) -> bool:
+    def _begins_as_sent(self, path: str, sent: Signature, tail: bytes | None) -> bool:
         """Whether a file that became longer was only appended to, as far as its last bytes then can tell."""
-        return path not in self._tails or tail_of(self._source(path), sent.size) == self._tails[path]
+        return tail is None or tail_of(self._source(path), sent.size) == tail
 
-    def send(self, files: Snapshot) -> dict[str, StorageRefused]:
+    def send(self, files: Snapshot) -> NotSent:
         """Prepare all, then commit all but those that move even while they are copied.
 
-        The answer are those that the bucket refuses while it takes others, and those that are Unreadable. Raises
-        Spoiled before anything is visible, and the storage's errors, a refusal only of all that was tried.
+        Raises Spoiled before anything is visible, and the storage's errors, a refusal only of all that was tried.
         """
         self._number += 1
-        self.removed = set()
         prepared: dict[str, Prepared] = {}
         try:
-            refused = self._prepare(files, prepared)
+            not_sent = self._prepare(files, prepared)
             if not prepared:
-                return refused
+                return not_sent
             for upload in prepared.values():
                 upload.ready()
             self._tell("checkpoint_prepared", prepared.values())
-            refused |= self._commit(prepared, files)
+            not_sent.refused |= self._commit(prepared, files)
         finally:
             for upload in prepared.values():
                 upload.abort()
-        return refused
+        return not_sent
 
-    def _prepare(self, files: Snapshot, prepared: dict[str, Prepared]) -> dict[str, StorageRefused]:
-        refused: dict[str, StorageRefused] = {}
+    def _prepare(self, files: Snapshot, prepared: dict[str, Prepared]) -> NotSent:
+        left = NotSent()
         spoiled = False
         for path in prepare_order(files, WHOLE_SIZE):
             self._lease.check()
-            prepare = self._prepare_copy if self._spoiled[path] >= _SPOILED_BEFORE_COPY else self._prepare_one
+            prepare = (
+                self._prepare_copy if self._files[path].spoiled >= _SPOILED_BEFORE_COPY else self._prepare_one
+            )
             try:
                 prepare(path, files[path], prepared)
             except NotBegun as refusal:
-                if not refused and not self._takes_another(files.keys() - {path}):
+                if not left.refused and not self._takes_another(files.keys() - {path}):
                     raise
-                refused[path] = refusal
+                left.refused[path] = refusal
             except PermissionError as error:
-                refused[path] = Unreadable(f"{self._source(path)} cannot be read: {error.strerror}")
+                left.refused[path] = Unreadable(f"{self._source(path)} cannot be read: {error.strerror}")
             except Spoiled:
                 if self._is_removed(path):
-                    self.removed.add(path)
+                    left.removed.add(path)
                 elif self._spoiled_in_a_row < _SPOILED_BEFORE_COPY:
                     self._spoiled_in_a_row += 1
                     raise
@@ -113,8 +117,8 @@ class Generations:
                     spoiled = True
         if not spoiled:
             self._spoiled_in_a_row = 0
-        self._drop_halves(prepared)
-        return refused
+        self._drop_halves(prepared, left.removed)
+        return left
 
     def _is_removed(self, path: str) -> bool:
         """With its whole directory, as old checkpoints are; of one that was renamed there is a newer version."""
@@ -125,12 +129,12 @@ class Generations:
         gone = [parent for parent in PurePosixPath(path).parents if not Path(self._source(str(parent))).exists()]
         return gone[-1] if gone and gone[-1].name else None
 
-    def _drop_halves(self, prepared: dict[str, Prepared]) -> None:
-        """What was read of a directory before the rest of it was removed is of use to nobody."""
-        halves = {self._removed_directory(path) for path in self.removed}
+    def _drop_halves(self, prepared: dict[str, Prepared], removed: set[str]) -> None:
+        """What was read of a directory before the rest of it was removed is of no use."""
+        halves = {self._removed_directory(path) for path in removed}
         for path in [path for path in prepared if halves.intersection(PurePosixPath(path).parents)]:
             prepared.pop(path).abort()
-            self.removed.add(path)
+            removed.add(path)
 
     def _takes_another(self, paths: Collection[str]) -> bool:
         """Asked of the bucket, for what it takes not at all must not tear what it has by the rest."""
@@ -140,7 +144,7 @@ class Generations:
         try:
             prepared[path] = self._transfer.prepare(self._source(path), version, self.target(path))
         except Spoiled:
-            self._spoiled[path] += 1
+            self._files[path].spoiled += 1
             raise
 
     def _prepare_copy(self, path: str, version: Signature, prepared: dict[str, Prepared]) -> None:
@@ -177,9 +181,10 @@ class Generations:
                     raise
                 return
             taken.append(path)
-            self._tails[path] = prepared[path].tail
-            place = StoredObject(target.bucket, target.key, prepared[path].sent, stored.etag, stored.version_id)
-            self._took(path, files[path], place)
+            size = prepared[path].sent
+            there = StoredObject(target.bucket, target.key, size, stored.etag, stored.version_id)
+            self._files[path].take(files[path], there, prepared[path].tail)
+            self.has_sent = True
 
         together, alone = commit_steps({path: files[path] for path in prepared})
         with ThreadPoolExecutor(_COMMITS_AT_ONCE, thread_name_prefix="commit") as pool:

@@ -1,77 +1,144 @@
-"""What is known of each file of a watched directory."""
+"""One record for each file of a watched directory: what is known of it here, and of its object in the bucket.
+
+All times are in seconds of the monotonic clock.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from kelpie_worker import logs
-from kelpie_worker.job import Job
-from kelpie_worker.s3.errors import StorageRefused
-from kelpie_worker.system.backoff import backoff
-from kelpie_worker.workspace.file_version import Snapshot
+from kelpie_worker.job import ObjectKey, StoredObject
+from kelpie_worker.system.backoff import Backoff
+from kelpie_worker.workspace.file_version import Signature, Snapshot
+
+_BETWEEN_REFUSALS = Backoff(first=1.0, longest=60.0)
 
 
-@dataclass
-class Ledger:
-    """What is known of a directory's files and of their objects. Paths are relative."""
+@dataclass(frozen=True)
+class DirectoryHistory:
+    """What happened to a directory before its watch began. The keys of the mappings are relative paths."""
 
-    sent: Snapshot = field(default_factory=dict)  # in the bucket in this version, or brought by the download
-    had: set[str] = field(default_factory=set)  # seen here in this attempt, and not deleted from the bucket since
-    previous: set[str] = field(default_factory=set)  # files of the generation before
+    brought: Snapshot  # the files that the download brought
+    objects: Mapping[str, StoredObject]  # what they are in the bucket still, as far as that is known
+    origins: Mapping[str, ObjectKey]  # the objects that all of them came from
+    sent: bool  # an earlier uploader of this attempt sent from the directory
 
-    def is_settled(self, now: Snapshot) -> bool:
+
+@dataclass(slots=True)
+class Movement:
+    """How one file has been written since it appeared. A file that takes its place under the path begins anew."""
+
+    appeared: float = -math.inf
+    moved_at: float = -math.inf  # when it was last seen to have changed
+    moves_since: float | None = None  # without a rest
+    open_since: float | None = None  # as long as it moves, and is open at each look
+    rewritten: bool = False  # in place, since it was sent: not only appended to
+    held_since: float | None = None  # since when it has been open, as far as it was looked, though rewritten
+    always_open: bool = False  # it was waited for in vain
+
+
+@dataclass(slots=True)
+class TrackedFile:
+    """What is known of one file, and of its object."""
+
+    # In the directory.
+    seen: Signature | None = None  # as the last scan found it; None: it is not there
+    movement: Movement = field(default_factory=Movement)
+    was_here: bool = False  # in a decision of this attempt, and not deleted from the bucket since
+    in_last_generation: bool = False
+    # In the bucket.
+    origin: ObjectKey | None = None  # the object that the download brought it from
+    sent: Signature | None = None  # the version that the bucket has: of this watch, or brought by the download
+    uploaded: Signature | None = None  # the version that this watch has put there
+    stored: StoredObject | None = None  # the object, where the file would be sent
+    tail: bytes | None = None  # the last bytes of the version that was sent; None: not known
+    # On its way there.
+    spoiled: int = 0  # times that it was rewritten while it was read
+    refused: int = 0  # times that the bucket refused it, since it changed
+    try_again_at: float = -math.inf  # after a refusal
+
+    def take(self, version: Signature, stored: StoredObject, tail: bytes) -> None:
+        """The bucket has taken this version."""
+        self.sent = self.uploaded = version
+        self.stored, self.tail = stored, tail
+        self.movement.rewritten, self.movement.held_since = False, None
+
+    def put_off(self, now: float) -> None:
+        """It was refused, and may be permitted later: it is tried again ever more rarely."""
+        self.refused += 1
+        self.try_again_at = now + _BETWEEN_REFUSALS.after(self.refused)
+
+    def settle(self) -> None:
+        """It needs no sending: refusals of it are over."""
+        self.refused, self.try_again_at = 0, -math.inf
+
+    def leave(self) -> None:
+        """It is gone from the directory: only what its object is still matters."""
+        self.seen, self.movement = None, Movement()
+        self.tail, self.spoiled = None, 0
+
+    @property
+    def matters(self) -> bool:
+        """Whether anything depends on it though it is not here."""
+        return self.was_here or self.sent is not None or self.stored is not None
+
+
+class TrackedFiles(dict[str, TrackedFile]):
+    """The records of one directory by relative path. `files[path]` begins a record, `del` forgets it."""
+
+    def __init__(
+        self, history: DirectoryHistory, matches: Callable[[str], bool], key_of: Callable[[str], ObjectKey]
+    ):
+        """`matches` says which paths are watched, `key_of` where each of them would be sent."""
+        super().__init__()
+        self._origins = history.origins
+        for path, version in history.brought.items():
+            if matches(path):
+                self[path].sent = version
+                stored = history.objects.get(path)
+                if stored and stored.place == key_of(path):
+                    self[path].stored = stored
+
+    def __missing__(self, path: str) -> TrackedFile:
+        file = self[path] = TrackedFile(origin=self._origins.get(path))
+        return file
+
+    def forget_absent(self, found: Snapshot) -> None:
+        """Of the files that a scan does not show any more, keep only what their objects are."""
+        for path in [path for path, file in self.items() if file.seen and path not in found]:
+            self[path].leave()
+            if not self[path].matters:
+                del self[path]
+
+    def changed(self, found: Snapshot) -> Snapshot:
+        """Those that the bucket has not got as they were found."""
+        return {path: version for path, version in found.items() if self[path].sent != version}
+
+    def is_settled(self, found: Snapshot) -> bool:
         """Whether nothing was written, and nothing removed, since the last generation."""
-        return not self.changed(now) and set(now) == self.previous
+        last = {path for path, file in self.items() if file.in_last_generation}
+        return found.keys() == last and not self.changed(found)
 
-    def changed(self, now: Snapshot) -> Snapshot:
-        return {path: version for path, version in now.items() if self.sent.get(path) != version}
+    def removed(self, found: Snapshot, final: bool) -> list[str]:
+        """Those that the command has removed, and that neither this generation nor the one before has, in order.
 
-    def due_for_deletion(self, now: Snapshot, final: bool) -> list[str]:
-        """Files the command has removed, and that neither this generation nor the one before it has.
-
-        Only what this attempt had can be in it: absence at the start never deletes (docs/worker.md, Checkpoints).
+        With `final` the one before does not matter. Only a file that was here in this attempt counts as removed:
+        what was absent at its start may be another attempt's (docs/worker.md, Checkpoints).
         """
-        kept = set(now) if final else set(now) | self.previous
-        return sorted(self.had - kept)
+        return sorted(
+            path
+            for path, file in self.items()
+            if file.was_here and path not in found and (final or not file.in_last_generation)
+        )
 
-
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
-
-
-class Refusals:
-    """Each is tried again, for what is refused may be permitted later; ever more rarely, and alone."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._times: dict[str, int] = {}  # refused, by path
-        self._next: dict[str, float] = {}  # when to try again, by the monotonic clock
-
-    def note(self, refused: Mapping[str, StorageRefused]) -> None:
-        for path in refused.keys() - self._times.keys():
-            logs.warn("checkpoint_file_refused", self._job, path=path, detail=str(refused[path]))
-        self._put_off(refused)
-
-    def note_again(self, paths: Collection[str]) -> None:
-        """All that was tried was refused: that says nothing of those that were not known."""
-        self._put_off([path for path in paths if path in self._times])
-
-    def _put_off(self, paths: Collection[str]) -> None:
-        for path in paths:
-            self._times[path] = self._times.get(path, 0) + 1
-            self._next[path] = time.monotonic() + backoff(self._times[path], _FIRST_PAUSE, _LONGEST_PAUSE)
-
-    def forget_all_but(self, paths: Collection[str]) -> None:
-        for path in [path for path in self._times if path not in paths]:
-            del self._times[path], self._next[path]
+    def end_generation(self, found: Snapshot) -> None:
+        """The next generation is compared with these files."""
+        for path, file in self.items():
+            file.in_last_generation = path in found
 
     @property
-    def known(self) -> set[str]:
-        return set(self._times)
-
-    @property
-    def resting(self) -> set[str]:
-        """Those whose next try is not due."""
-        now = time.monotonic()
-        return {path for path, when in self._next.items() if now < when}
+    def objects(self) -> dict[str, StoredObject]:
+        """What the bucket has of the directory."""
+        return {path: file.stored for path, file in self.items() if file.stored}

@@ -3,45 +3,50 @@
 A *generation* is one scan of the quiet directory. All of its files are prepared first: their bytes are in the
 bucket, or in memory if small, and nothing is visible. Then, while the lease is safe, they are committed in the
 order in which they were written, the markers that name the others last. What the command has removed is
-deleted after that. So whoever resumes finds one whole generation, but for the moment of a commit.
+deleted after that. So a resume finds one whole generation, but for the moment of a commit.
+
+Here is the loop: it looks, has `mirror` decide, and carries the decision out.
 """
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 
 from kelpie_worker import logs
+from kelpie_worker.checkpoints.deletion import Deletions
 from kelpie_worker.checkpoints.fence import Fence
 from kelpie_worker.checkpoints.file_events import FileEvents
 from kelpie_worker.checkpoints.generation import Generations
+from kelpie_worker.checkpoints.mirror import Look, Mirror, Send, UpToDate, Wait
 from kelpie_worker.checkpoints.overlaps import Overlaps
-from kelpie_worker.checkpoints.plan import commit_order
 from kelpie_worker.checkpoints.stability import Stability
-from kelpie_worker.checkpoints.tracked_files import Ledger, Refusals
+from kelpie_worker.checkpoints.tracked_files import DirectoryHistory, TrackedFiles
 from kelpie_worker.config import WatchTimes
-from kelpie_worker.job import Job, Manifest, ObjectKey, StoredObject, SyncBlock
+from kelpie_worker.job import Job, Manifest, ObjectKey, SyncBlock
 from kelpie_worker.lease import Cancelled, Lease
 from kelpie_worker.s3.errors import NotThere, StorageRefused, StorageUnreachable
 from kelpie_worker.s3.objects import Absent, Version
-from kelpie_worker.system.backoff import backoff
+from kelpie_worker.system.backoff import Backoff
 from kelpie_worker.system.linux import boottime
+from kelpie_worker.system.retry import Failure, Interrupted, retry
 from kelpie_worker.transfer.retry import LONGEST, Patience
 from kelpie_worker.transfer.two_phase_upload import Transfer
 from kelpie_worker.workspace.file_version import Signature, Snapshot, Spoiled
 from kelpie_worker.workspace.pattern import PatternTooSlow, matcher
 from kelpie_worker.workspace.scan import Scanner
 
-MOST_FILES = 1000  # of one generation; what is beyond it follows in the next
-_SHORTEST_SCAN_PAUSE, _SCAN_PAUSE_FACTOR = 2.0, 20
-_SHORTEST_STABILITY = 0.01  # below it a second write could bear the first one's time
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
-_PAUSE_IF_SPOILED = 1.0
+_SHORTEST_SCAN_PAUSE, _LONGEST_SCAN_PAUSE = 2.0, 60.0  # seconds
+_SCAN_PAUSE_FACTOR = 20  # times as long as a scan takes
+_SHORTEST_STABILITY = 0.01  # seconds; below it a second write could bear the first one's time
+_AFTER_TROUBLE = Backoff(first=1.0, longest=60.0)
+_PAUSE_IF_UNSTEADY = 1.0  # seconds
 
 
 @dataclass(frozen=True)
-class Attempt:
+class WatchContext:
     """What the watches of one attempt share."""
 
     job: Job
@@ -54,77 +59,63 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Past:
-    """What happened to a directory before its watch began, by relative path.
+class WatchCallbacks:
+    """What a watch calls, from its own thread."""
 
-    `brought` are the files of the download, `objects` what they are still in the bucket, as far as that is known,
-    `origins` where all of them came from. `sent`: an earlier uploader of this attempt sent from the directory.
-    """
-
-    brought: Snapshot
-    objects: Mapping[str, StoredObject]
-    origins: Mapping[str, ObjectKey]
-    sent: bool
-
-
-@dataclass(frozen=True)
-class Listener:
-    """Who is told what a watch does.
-
-    `busy`: of the paths that are on their way. `committed`: once a generation is whole; `whole` says then what it
-    is. `refused`: once, if storage keeps refusing before anything was sent, or a match never ends.
-    """
-
-    busy: Callable[[Iterable[str]], None]
-    committed: Callable[[], None]
+    busy: Callable[[Iterable[str]], None]  # with the paths that are on their way
+    committed: Callable[[], None]  # once a generation is whole; `whole` says then what it is
+    # Once, if storage keeps refusing before it took anything, or if matching the pattern takes too long.
     refused: Callable[[StorageRefused | PatternTooSlow], None]
 
 
 class Checkpoints:
     """Watches one block of `sync.during` in a thread of its own, from `start` to `finish`."""
 
-    def __init__(self, attempt: Attempt, block: SyncBlock, real_path: str, past: Past, listener: Listener) -> None:
+    def __init__(
+        self,
+        context: WatchContext,
+        block: SyncBlock,
+        real_path: str,
+        history: DirectoryHistory,
+        callbacks: WatchCallbacks,
+    ) -> None:
         """`real_path` is that of the block's `local_path`."""
-        job, lease, transfer = attempt.job, attempt.lease, attempt.transfer
+        job, fence, overlaps = context.job, context.fence, context.overlaps
         matches = matcher(block.pattern)
-        brought = {path: version for path, version in past.brought.items() if matches(path)}
         self.block = block
-        # What was brought and is not here any more, nobody saw the command remove.
-        self.ledger = Ledger(sent=dict(brought))
-        self._job = job
-        self._lease = lease
-        self._times = attempt.times
-        self._listener = listener
-        self._told = False  # that storage refuses
-        self._key_of = partial(transfer.key_in, block.prefix)
-        self._scanner = Scanner(block.local_path, matches, attempt.own_files, real_path, key_of=self._key_of)
-        self._file_events = FileEvents()
-        self._stability = Stability(attempt.times.max_wait)
-        self._refusals = Refusals(job)
-        self._uploaded: Snapshot = {}
-        self._fence = attempt.fence
-        self._generations = Generations(job, block, transfer, lease, self._fence, self._took)
-        self._past = past
-        self._objects = self._own_objects(past.objects, brought)
-        self._fence.know(past.objects.values())
-        self._overlaps = attempt.overlaps
-        self.whole: Manifest = tuple(self._objects.values())  # what the bucket has of the last whole generation
-        self._looked = self._had_all = boottime()  # at the directory; when the bucket had all that was seen there
+        self._key_in = partial(context.transfer.key_in, block.prefix)
+        self.files = TrackedFiles(history, matches, self._key_of)
+        self.stability = Stability(context.times.max_wait)
+        self.whole: Manifest = tuple(self.files.objects.values())  # of the last whole generation
         self.behind_since: float | None = None  # CLOCK_BOOTTIME; None while the bucket has all
-        self._spoiled: set[str] = set()  # left out of the last generation, as somebody writes to them all the time
-        self._in_motion = False  # the directory, when the last wait for quiet ended
+        self.waits = False  # for files that are being written
+        self._context = context
+        self._callbacks = callbacks
+        self._sent_before = history.sent
+        self._told = False  # that storage refuses
+        self._scanner = Scanner(block.local_path, matches, context.own_files, real_path, key_of=self._key_in)
+        self._file_events = FileEvents()
+        self._mirror = Mirror(self.files, self.stability, block.mirrors_deletes)
+        self._generations = Generations(job, block, context.transfer, context.lease, fence, self.files)
+        self._deletions = Deletions(job, block, fence, overlaps, self._key_of, history.sent)
+        self._looked = self._had_all = boottime()  # at the directory; when the bucket had all that was seen there
+        self._unsteady: Collection[
+            str
+        ] = ()  # left out of the last generation, as they are written to all the time
+        self._unsteady_since: float | None = None
         self._scan_pause = _SHORTEST_SCAN_PAUSE
         self._finishing = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="checkpoints")
         self._error: BaseException | None = None
+        fence.know(history.objects.values())
 
     def start(self) -> None:
         """Ready when it returns: whatever changes from now on is noticed."""
-        found = self._scan()
-        self.ledger.had |= set(found)
-        self._generations.know(
-            {path: version for path, version in found.items() if self.ledger.sent.get(path) == version}
-        )
+        found = self._look().found
+        for path in found:
+            self.files[path].was_here = True
+        changed = self.files.changed(found)
+        self._generations.read_tails({path: found[path] for path in found.keys() - changed.keys()})
         self._file_events.listen(self.block.local_path)
         self._thread.start()
 
@@ -140,249 +131,215 @@ class Checkpoints:
         self.stop()
         if self._error:
             raise self._error
-        failures, patience = 0, Patience()
-        spoiled_since: float | None = None
-        while True:
-            try:
-                self._spoiled = set()
-                if self.cycle(final=True):
-                    return
-                spoiled_since = (spoiled_since or boottime()) if self._spoiled else None
-                if spoiled_since and boottime() - spoiled_since >= LONGEST:
-                    logs.warn("checkpoint_without_restless", self._job, files=sorted(self._spoiled))
-                    return
-                self._lease.pause(_PAUSE_IF_SPOILED if self._spoiled else 0)
-                continue
-            except (StorageUnreachable, StorageRefused) as error:
-                failures += 1
-                if isinstance(error, StorageUnreachable):
-                    patience.renew()
-                elif self._told or patience.has_ended(error):
-                    raise
-                logs.warn("checkpoint_delayed", self._job, detail=str(error))
-            self._lease.pause(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE))
+        patience = Patience()
+        self._unsteady_since = None
+        retry(
+            self._send_the_rest,
+            on=(StorageUnreachable, StorageRefused),
+            backoff=_AFTER_TROUBLE,
+            pause=self._context.lease.pause,
+            until=lambda failure: patience.has_ended(failure) or self._is_told(failure),
+            on_failure=self._note_delay,
+        )
 
     @property
     def has_sent(self) -> bool:
         """Whether the bucket has taken anything."""
-        return bool(self._uploaded)
+        return self._generations.has_sent
 
-    def sent_objects(self) -> dict[tuple[str, str], Signature]:
+    def sent_objects(self) -> dict[ObjectKey, Signature]:
         """The versions that this watch has put into the bucket, and that are still there, by bucket and key."""
         return {
-            stored.place: version
-            for path, version in self._uploaded.items()
-            if not self._is_overwritten(path) and (stored := self._objects[path])
+            file.stored.place: file.uploaded
+            for path, file in self.files.items()
+            if file.uploaded and file.stored and not self._is_overwritten(path)
         }
 
     # --- while the command runs ---------------------------------------------------------------------
 
     def _watch(self) -> None:
         try:
-            self._send_changes()
+            with suppress(Interrupted):
+                self._send_changes()
         except BaseException as error:  # noqa: BLE001 - `finish` raises it where it can be answered
             self._error = error
             if isinstance(error, PatternTooSlow):
-                self._listener.refused(error)
+                self._callbacks.refused(error)
         finally:
             self._file_events.stop()
 
     def _send_changes(self) -> None:
-        failures, patience = 0, Patience()
+        """Until the command has ended. No defect of this worker may end the checkpoints of a week."""
+        patience = Patience()
         while not self._finishing.is_set():
-            try:
-                up_to_date = self.cycle(final=False)
-                failures = 0
-                patience.renew()
-            except (StorageUnreachable, StorageRefused, OSError) as error:
-                failures += 1
-                logs.warn("checkpoint_delayed", self._job, detail=str(error))
-                self._tell_refusal(error, patience)
-                self._finishing.wait(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE))
-                continue
-            except (Cancelled, PatternTooSlow):
-                raise
-            except Exception as error:  # noqa: BLE001 - no defect of ours may end the checkpoints of a week
-                failures += 1
-                logs.error("checkpoint_failed", self._job, detail=f"{type(error).__name__}: {error}")
-                self._finishing.wait(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE))
-                continue
+            up_to_date = retry(
+                partial(self.cycle, final=False),
+                on=Exception,
+                backoff=_AFTER_TROUBLE,
+                pause=self._finishing.wait,
+                until=lambda failure: isinstance(failure.error, Cancelled | PatternTooSlow),
+                on_failure=partial(self._note_trouble, patience),
+            )
+            patience.renew()
             if up_to_date:
                 self._file_events.wait(self._scan_pause)
-            self._lease.check()
+            self._context.lease.check()
 
-    def _tell_refusal(self, error: Exception, patience: Patience) -> None:
+    def _note_trouble(self, patience: Patience, failure: Failure[Exception]) -> None:
+        error = failure.error
+        if isinstance(error, StorageUnreachable | StorageRefused | OSError):
+            self._note_delay(failure)
+            self._tell_refusal(patience, failure)
+        else:
+            logs.error("checkpoint_failed", self._context.job, detail=f"{type(error).__name__}: {error}")
+
+    def _note_delay(self, failure: Failure[Exception]) -> None:
+        logs.warn("checkpoint_delayed", self._context.job, detail=str(failure.error))
+
+    def _tell_refusal(self, patience: Patience, failure: Failure[Exception]) -> None:
         """A command must not run for a week beside a bucket that never took anything."""
-        nothing_to_tell = self._told or self._uploaded or self._past.sent or isinstance(error, NotThere)
-        if not isinstance(error, StorageRefused):
-            patience.renew()
-        elif not nothing_to_tell and patience.has_ended(error):
+        error = failure.error
+        may_pass = self._told or self.has_sent or self._sent_before or isinstance(error, NotThere)
+        if not may_pass and patience.has_ended(failure) and isinstance(error, StorageRefused):
             self._told = True
-            self._listener.refused(error)
+            self._callbacks.refused(error)
+
+    def _is_told(self, failure: Failure[Exception]) -> bool:
+        return self._told and isinstance(failure.error, StorageRefused)
+
+    # --- when it has ended --------------------------------------------------------------------------
+
+    def _send_the_rest(self) -> None:
+        """Until all is there, but for files that something writes to for as long as refusals are waited out."""
+        while True:
+            self._unsteady = ()
+            if self.cycle(final=True):
+                return
+            self._unsteady_since = (self._unsteady_since or boottime()) if self._unsteady else None
+            if self._unsteady_since and boottime() - self._unsteady_since >= LONGEST:
+                logs.warn("checkpoint_without_restless", self._context.job, files=sorted(self._unsteady))
+                return
+            self._context.lease.pause(_PAUSE_IF_UNSTEADY if self._unsteady else 0)
+
+    # --- one turn of either -------------------------------------------------------------------------
 
     def cycle(self, final: bool) -> bool:
-        """Send what has changed, if anything. True if nothing is left of what was seen, or it may wait."""
-        now = self._scan() if final else self._quiet()
-        self.ledger.had |= set(now)
-        changed = self.ledger.changed(now)
-        self._refusals.forget_all_but(changed)
-        due = self._due_for_deletion(now, final)
-        if self.ledger.is_settled(now) and not due:
-            return True
-        self._tell_rewritten(changed)
-        restless = set() if final else self._stability.restless(changed, self.ledger.sent, not self._in_motion)
-        if restless and not self._stability.waited_enough():
-            self._finishing.wait(self._stability.pause)
-            return False
-        ready = self._ready(changed, restless, final)
-        taken = commit_order(ready)[:MOST_FILES]
+        """Look, and do what `mirror` decides. True if nothing is left of what was seen, or it may wait.
+
+        With `final` the directory is not waited for: it is taken as it is.
+        """
+        look = self._look(final=True) if final else self._quiet()
+        self._generations.mark_rewritten(self.files.changed(look.found))
+        decision = self._mirror.decide(look)
+        self.waits = isinstance(decision, Wait)
+        match decision:
+            case UpToDate():
+                return True
+            case Wait(seconds):
+                self._finishing.wait(seconds)
+                return False
+            case Send():
+                return self._carry_out(decision, look)
+
+    def _carry_out(self, decision: Send, look: Look) -> bool:
         try:
-            self._send_generation({path: ready[path] for path in taken})
+            look = look.without(self._send(decision.files) if decision.files else ())
         except Spoiled as error:
-            logs.debug("checkpoint_spoiled", self._job, path=str(error))
+            logs.debug("checkpoint_spoiled", self._context.job, path=str(error))
             return False
-        if taken:
-            now = {path: version for path, version in now.items() if path not in self._generations.removed}
-        if len(taken) < len(ready):
+        sequel = self._mirror.after(decision, look, time.monotonic())
+        if sequel is None:
             return False
-        left_out = restless | self.ledger.changed(now).keys()
-        if left_out - self.ledger.sent.keys():
-            due = []  # what takes the place of the old files may be among them
-        if (taken or due) and not left_out:
-            self._tell_whole(due)
-        self._delete(due, final)
-        self.ledger.previous = set(now)
-        self._note_lag(now)
-        self._spoiled = left_out - self._refusals.known
-        return not left_out if final else left_out <= self._refusals.resting
+        if sequel.is_whole:
+            self._tell_whole(sequel.delete)
+        self._deletions.delete(sequel.delete, self.files, look.final)
+        self.files.end_generation(look.found)
+        self._note_lag(look.found)
+        self._unsteady = sequel.unsteady
+        return sequel.up_to_date
 
-    def _tell_rewritten(self, changed: Snapshot) -> None:
-        """A file that was longer again before anybody looked passes for a log, and half of it for a whole one."""
-        for path, version in changed.items():
-            sent = self.ledger.sent.get(path)
-            has_grown = sent and sent.inode == version.inode and sent.size < version.size
-            if sent and has_grown and not self._generations.begins_as_sent(path, sent):
-                self._stability.rewritten(path)
+    def _send(self, files: Snapshot) -> Collection[str]:
+        """Send a generation; the files that went away meanwhile. Raises Spoiled, storage's errors, Cancelled."""
+        self._callbacks.busy(files)
+        try:
+            not_sent = self._generations.send(files)
+            self._note_refused(not_sent.refused)
+            if self._finishing.is_set() and not_sent.refused.keys() == files.keys():  # only they are left
+                raise next(iter(not_sent.refused.values()))
+        except StorageRefused:
+            # All that was tried was refused: that says nothing of those that were not known for it.
+            self._put_off(path for path in files if self.files[path].refused)
+            raise
+        finally:
+            self._callbacks.busy(())
+        return not_sent.removed
 
-    def _due_for_deletion(self, now: Snapshot, final: bool) -> list[str]:
-        """What cannot be seen is not removed: behind a link in the directory's place, or in a closed folder."""
-        mirrored = self.block.mirrors_deletes and not (self._scanner.led_away or self._scanner.shut_out)
-        return self.ledger.due_for_deletion(now, final) if mirrored else []
+    def _note_refused(self, refused: dict[str, StorageRefused]) -> None:
+        for path, refusal in refused.items():
+            if not self.files[path].refused:
+                logs.warn("checkpoint_file_refused", self._context.job, path=path, detail=str(refusal))
+        self._put_off(refused)
 
-    def _ready(self, changed: Snapshot, restless: set[str], final: bool) -> Snapshot:
-        """What goes up now. In the end also what was refused, but after all the others are safe."""
-        ready = {path for path in changed if path not in restless or self._stability.is_log(path)}
-        others = ready - (self._refusals.known if final else self._refusals.resting)
-        return {path: changed[path] for path in (ready if final and not others else others)}
+    def _put_off(self, paths: Iterable[str]) -> None:
+        now = time.monotonic()
+        for path in paths:
+            self.files[path].put_off(now)
 
-    def _tell_whole(self, due: list[str]) -> None:
+    def _tell_whole(self, without: Collection[str]) -> None:
         """Before anything is deleted: a reported generation must not lack what it names."""
-        self.whole = tuple(self._objects[path] for path in sorted(self._objects.keys() - set(due)))
-        self._listener.committed()
+        objects = self.files.objects
+        self.whole = tuple(objects[path] for path in sorted(objects.keys() - set(without)))
+        self._callbacks.committed()
 
-    def _scan(self) -> Snapshot:
-        """Look, and leave a pause that keeps looking at a large tree from being all that is done."""
+    # --- looking ------------------------------------------------------------------------------------
+
+    def _quiet(self) -> Look:
+        """The directory, once two scans in a row agree (FILE_WATCHER_*) or the wait has been long enough."""
+        times, before = self._context.times, self._look()
+        if self.files.is_settled(before.found):
+            return before
+        began = time.monotonic()
+        while not self._finishing.wait(max(times.stability, _SHORTEST_STABILITY)):
+            look = self._look()
+            if look.found == before.found and self._file_events.quiet_for() >= times.debounce:
+                return look
+            if times.max_wait is not None and time.monotonic() - began >= times.max_wait:
+                return replace(look, at_rest=False)
+            before = look
+            self._context.lease.check()
+        return self._look()
+
+    def _look(self, final: bool = False) -> Look:
+        """Scan, and leave a pause that keeps scans of a large tree from being all that is done."""
         self._looked, began = boottime(), time.monotonic()
-        found = self._overlaps.left_to(self.block, self._scanner.scan())
-        for path in [path for path in found if path in self.ledger.sent and self._is_overwritten(path)]:
-            del self.ledger.sent[path]  # by another directory of this job
-        self._stability.see(found)
-        self._generations.forget_all_but(found)
-        took = time.monotonic() - began
-        self._scan_pause = min(max(_SHORTEST_SCAN_PAUSE, _SCAN_PAUSE_FACTOR * took), _LONGEST_PAUSE)
+        found = self._context.overlaps.left_to(self.block, self._scanner.scan())
+        self._forget_what_others_replaced(found)
+        now = time.monotonic()
+        self.stability.see(self.files, found, now)
+        self._scan_pause = min(max(_SHORTEST_SCAN_PAUSE, _SCAN_PAUSE_FACTOR * (now - began)), _LONGEST_SCAN_PAUSE)
         self._note_lag(found)
-        return found
+        return Look(found, now, final, shows_removals=not (self._scanner.led_away or self._scanner.shut_out))
 
-    def _note_lag(self, seen: Snapshot) -> None:
+    def _forget_what_others_replaced(self, found: Snapshot) -> None:
+        """The bucket has not got a file any more where another directory of the job put something in its place."""
+        for path in found:
+            if self.files[path].sent and self._is_overwritten(path):
+                self.files[path].sent = None
+
+    def _note_lag(self, found: Snapshot) -> None:
         """A change that is seen counts from the look before: by a pause too long rather than too short.
 
         Only what the bucket lacks: that a file is removed waits for another generation on purpose.
         """
-        if self.ledger.changed(seen):
+        if self.files.changed(found):
             self.behind_since = self._had_all
         else:
             self._had_all, self.behind_since = self._looked, None
 
-    def _quiet(self) -> Snapshot:
-        """The directory, once two scans in a row agree (FILE_WATCHER_*) or the wait has been long enough."""
-        self._in_motion = False
-        before = self._scan()
-        if self.ledger.is_settled(before):
-            return before
-        began = time.monotonic()
-        while not self._finishing.wait(max(self._times.stability, _SHORTEST_STABILITY)):
-            now = self._scan()
-            waited = time.monotonic() - began
-            if now == before and self._file_events.quiet_for() >= self._times.debounce:
-                return now
-            if self._times.max_wait is not None and waited >= self._times.max_wait:
-                self._in_motion = True
-                return now
-            before = now
-            self._lease.check()
-        return self._scan()
-
-    # --- one generation -----------------------------------------------------------------------------
-
-    def _send_generation(self, files: Snapshot) -> None:
-        """As `Generations.send`, told to whoever shows what is on its way."""
-        if not files:
-            return
-        self._listener.busy(files)
-        try:
-            refused = self._generations.send(files)
-            self._refusals.note(refused)
-            if self._finishing.is_set() and refused.keys() == files.keys():  # closed ones, and only they are left
-                raise next(iter(refused.values()))
-        except StorageRefused:
-            self._refusals.note_again(files)
-            raise
-        finally:
-            self._listener.busy(())
-
-    def _took(self, path: str, version: Signature, stored: StoredObject) -> None:
-        self.ledger.sent[path] = self._uploaded[path] = version
-        self._stability.sent(path)
-        self._objects[path] = stored
-
-    def _delete(self, due: list[str], final: bool) -> None:
-        deleted = 0
-        for path in due:
-            is_needed = partial(self._overlaps.have, self.block, path, final)
-            for bucket, key in self._had_as(path):
-                try:
-                    deleted += self._fence.delete((bucket, key), is_needed)
-                    self._objects.pop(path, None)
-                except StorageRefused as error:  # a bucket may allow writing only; nothing is lost by what stays
-                    logs.warn("delete_refused", self._job, key=key, detail=str(error))
-            self.ledger.had.discard(path)
-            self.ledger.sent.pop(path, None)
-            self._uploaded.pop(path, None)
-        if deleted:
-            logs.info("checkpoint_deleted", self._job, files=deleted)
-
-    def _had_as(self, path: str) -> set[ObjectKey]:
-        """The objects that this attempt brought the file from, or sent it to; all others are somebody else's.
-
-        A file `a` may come from `a`, where `a.gz` would be sent, and `x/y` from `x//y`. What an earlier uploader
-        sent is not known here: in a directory that it sent from, that is whatever nobody brought.
-        """
-        bucket, key = origin = self._past.origins.get(path, ("", ""))
-        brought = bucket == self.block.bucket and key.startswith(self.block.prefix)
-        sent = path in self._uploaded or (self._past.sent and path not in self._past.origins)
-        return ({origin} if brought else set()) | ({self._place(path)} if sent else set())
-
     def _is_overwritten(self, path: str) -> bool:
-        stored = self._objects.get(path)
-        return self._fence.is_overwritten(self._place(path), Version(stored.etag) if stored else Absent())
+        stored = self.files[path].stored
+        state = Version(stored.etag) if stored else Absent()
+        return self._context.fence.is_overwritten(self._key_of(path), state)
 
-    def _place(self, path: str) -> ObjectKey:
-        return self.block.bucket, self._key_of(path)
-
-    def _own_objects(self, objects: Mapping[str, StoredObject], brought: Snapshot) -> dict[str, StoredObject]:
-        """Those of the objects that lie where their files would be sent."""
-        return {
-            path: objects[path]
-            for path in objects.keys() & brought.keys()
-            if self._place(path) == objects[path].place
-        }
+    def _key_of(self, path: str) -> ObjectKey:
+        return self.block.bucket, self._key_in(path)

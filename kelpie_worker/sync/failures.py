@@ -7,6 +7,7 @@ from kelpie_worker.messages import Download, Flush, Refused, Stage, Troubled, Up
 from kelpie_worker.s3.errors import Misconfigured, StorageRefused, StorageUnreachable
 from kelpie_worker.sync.download import Collision
 from kelpie_worker.system.linux import is_disk_full
+from kelpie_worker.system.retry import Failure
 from kelpie_worker.transfer import retry
 from kelpie_worker.transfer.compression import NotPacked
 from kelpie_worker.workspace.directories import FilesLost
@@ -14,6 +15,14 @@ from kelpie_worker.workspace.set_aside import OutputReplaced
 
 _JOBS_FAULT = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)  # a key that is no name for a file
 Work = Download | Watch | Flush | Stage | Upload | Wipe
+
+
+class WorkFailed(Exception):
+    """A command about files came to this answer."""
+
+    def __init__(self, answer: Refused | Troubled) -> None:
+        super().__init__(answer.detail)
+        self.answer = answer
 
 
 def answer_to(error: Exception, command: Work) -> Refused | Troubled:
@@ -42,12 +51,18 @@ def answer_to(error: Exception, command: Work) -> Refused | Troubled:
     return Troubled(claim_id, "internal", detail)
 
 
-def may_pass(trouble: Troubled, command: Work, waited: float) -> bool:
-    """Whether the files of a command that has ended are worth more waiting: outputs aside are in nobody's way."""
-    if isinstance(command, Upload) and trouble.reason not in ("internal", "configuration"):
+def may_be_repeated(failure: Failure[WorkFailed], command: Work) -> bool:
+    """Whether a WorkFailed may pass. The files of a command that has ended are worth some waiting.
+
+    Outputs that were set aside are in no job's way, so storage may take its time.
+    """
+    answer = failure.error.answer
+    if isinstance(answer, Refused):
+        return False
+    if isinstance(command, Upload) and answer.reason not in ("internal", "configuration"):
         return True
-    is_lost = trouble.reason == "disk"  # what is gone does not come back
-    return isinstance(command, Flush | Stage | Upload) and not is_lost and waited < retry.LONGEST
+    is_lost = answer.reason == "disk"  # what is gone does not come back
+    return isinstance(command, Flush | Stage | Upload) and not is_lost and failure.waited < retry.LONGEST
 
 
 def last_answer(answer: Refused | Troubled, command: Work) -> Refused | Troubled:

@@ -13,7 +13,8 @@ from kelpie_worker import logs
 from kelpie_worker.checkpoints.fence import Fence
 from kelpie_worker.checkpoints.manifest import JobManifest
 from kelpie_worker.checkpoints.overlaps import Overlaps
-from kelpie_worker.checkpoints.watch import Attempt, Checkpoints, Listener, Past
+from kelpie_worker.checkpoints.tracked_files import DirectoryHistory
+from kelpie_worker.checkpoints.watch import Checkpoints, WatchCallbacks, WatchContext
 from kelpie_worker.config import Config
 from kelpie_worker.job import Job, ObjectKey, StoredObject, SyncBlock
 from kelpie_worker.lease import Cancelled, Lease
@@ -42,11 +43,11 @@ from kelpie_worker.s3.bucket import Storage
 from kelpie_worker.s3.client import SharedClient
 from kelpie_worker.s3.errors import Misconfigured, StorageRefused
 from kelpie_worker.sync.download import download
-from kelpie_worker.sync.failures import Work, answer_to, last_answer, may_pass
+from kelpie_worker.sync.failures import Work, WorkFailed, answer_to, last_answer, may_be_repeated
 from kelpie_worker.sync.outputs import Outputs
 from kelpie_worker.sync.progress import Moving
-from kelpie_worker.system.backoff import backoff
-from kelpie_worker.system.linux import boottime
+from kelpie_worker.system.backoff import Backoff
+from kelpie_worker.system.retry import Failure, retry
 from kelpie_worker.transfer.two_phase_upload import Transfer
 from kelpie_worker.workspace import directories, record, set_aside
 from kelpie_worker.workspace.file_version import Signature
@@ -54,7 +55,7 @@ from kelpie_worker.workspace.paths import is_inside
 from kelpie_worker.workspace.pattern import PatternTooSlow, matcher
 
 Known = TypeVar("Known")
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds
+_BETWEEN_TRIES = Backoff(first=1.0, longest=60.0)
 
 
 class JobFiles:
@@ -131,20 +132,32 @@ class JobFiles:
 
     def _answer(self, command: Work, work: Callable[[Any], Message]) -> Message:
         """What the command came to. Once the job's command has ended, trouble is waited out: it cost hours."""
-        began, failures = boottime(), 0
-        while True:
+
+        def note(failure: Failure[WorkFailed]) -> None:
+            logs.warn(
+                "files_delayed", command.job, command=type(command).__name__, detail=failure.error.answer.detail
+            )
+
+        def carry_out() -> Message:
             try:
                 return work(command)
             except Cancelled:
                 raise
-            except Exception as error:  # noqa: BLE001 - whatever it was, the job must not wait for ever
+            except Exception as error:  # whatever it was, the job must not wait for ever
                 self.lease.check()
-                answer = answer_to(error, command)
-            if isinstance(answer, Refused) or not may_pass(answer, command, boottime() - began):
-                return last_answer(answer, command)
-            failures += 1
-            logs.warn("files_delayed", command.job, command=type(command).__name__, detail=answer.detail)
-            self.lease.pause(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE))
+                raise WorkFailed(answer_to(error, command)) from error
+
+        try:
+            return retry(
+                carry_out,
+                on=WorkFailed,
+                backoff=_BETWEEN_TRIES,
+                pause=self.lease.pause,
+                until=lambda failure: not may_be_repeated(failure, command),
+                on_failure=note,
+            )
+        except WorkFailed as failed:
+            return last_answer(failed.answer, command)
 
     # --- what the commands do -----------------------------------------------------------------------
 
@@ -270,7 +283,7 @@ class JobFiles:
     def _all_watches(self, job: Job) -> list[Checkpoints]:
         # One fence for all directories: two blocks may send to one key.
         fence = Fence(job, self._storage, self.lease, lambda: self._tell(Doubted(self._claim_id)))
-        attempt = Attempt(
+        context = WatchContext(
             job, self._transfers(job), self.lease, fence, Overlaps(job), self._config.watch, self._own_files
         )
         manifests = JobManifest(self._claim_id, self._tell, fence)
@@ -279,23 +292,23 @@ class JobFiles:
             self.remember_what_was_taken()  # before anybody hears of it
             manifests.tell()
 
-        manifests.watches = [self._checkpoints(attempt, block, committed) for block in job.during]
+        manifests.watches = [self._checkpoints(context, block, committed) for block in job.during]
         return manifests.watches
 
-    def _checkpoints(self, attempt: Attempt, block: SyncBlock, committed: Callable[[], None]) -> Checkpoints:
+    def _checkpoints(self, context: WatchContext, block: SyncBlock, committed: Callable[[], None]) -> Checkpoints:
         directory = block.local_path
-        past = Past(
+        history = DirectoryHistory(
             brought=_below(directory, self._places.brought),
             objects=_below(directory, self._brought_objects),
             origins=_below(directory, self._places.origins),
             sent=directory in self._places.taken,
         )
-        listener = Listener(
+        callbacks = WatchCallbacks(
             busy=lambda paths: self.moving.uploads(f"{directory}/{path}" for path in paths),
             committed=committed,
             refused=self._tell_refusal,
         )
-        return Checkpoints(attempt, block, self._places.real_path(directory), past, listener)
+        return Checkpoints(context, block, self._places.real_path(directory), history, callbacks)
 
     def _tell_refusal(self, refusal: StorageRefused | PatternTooSlow) -> None:
         if isinstance(refusal, Misconfigured):

@@ -13,7 +13,8 @@ from kelpie_worker.lease import Lease
 from kelpie_worker.messages import Aside
 from kelpie_worker.s3.errors import StorageRefused, StorageUnreachable
 from kelpie_worker.s3.objects import Target
-from kelpie_worker.system.backoff import backoff
+from kelpie_worker.system.backoff import Backoff
+from kelpie_worker.system.retry import Failure, retry
 from kelpie_worker.transfer.retry import Patience
 from kelpie_worker.transfer.two_phase_upload import Transfer
 from kelpie_worker.workspace.file_version import Signature, Spoiled, signature_of
@@ -26,7 +27,7 @@ from kelpie_worker.workspace.tree import open_up
 
 _FILES_AT_ONCE = 8
 _SKIPPED_NAMED = 10
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+_BETWEEN_TRIES = Backoff(first=1.0, longest=60.0)
 
 
 @dataclass(frozen=True)
@@ -125,24 +126,26 @@ class Outputs:
 
         StorageRefused, OSError, Cancelled.
         """
-        failures, patience = 0, Patience()
-        while True:
-            try:
-                self._send_once(output)
-                return
-            except StorageUnreachable as error:
-                failures += 1
-                patience.renew()
-                logs.warn("upload_delayed", self._job, key=output.target.key, detail=str(error))
-            except StorageRefused as error:
-                failures += 1
-                if patience.has_ended(error):
-                    raise
-                logs.warn("upload_refused", self._job, key=output.target.key, detail=str(error))
-            except Spoiled:  # by whoever else has a link to the file, be it only its number of links
-                failures += 1
-                output = replace(output, version=signature_of(Path(output.path).stat()))
-            self._lease.pause(backoff(failures, _FIRST_PAUSE, _LONGEST_PAUSE))
+        patience = Patience()
+
+        def note(failure: Failure[Exception]) -> None:
+            nonlocal output
+            match failure.error:
+                case StorageUnreachable() as error:
+                    logs.warn("upload_delayed", self._job, key=output.target.key, detail=str(error))
+                case StorageRefused() as error:
+                    logs.warn("upload_refused", self._job, key=output.target.key, detail=str(error))
+                case Spoiled():  # through another link to the file; be it only that there is one more
+                    output = replace(output, version=signature_of(Path(output.path).stat()))
+
+        retry(
+            lambda: self._send_once(output),
+            on=(StorageUnreachable, StorageRefused, Spoiled),
+            backoff=_BETWEEN_TRIES,
+            pause=self._lease.pause,
+            until=lambda failure: not isinstance(failure.error, Spoiled) and patience.has_ended(failure),
+            on_failure=note,
+        )
 
     def _send_once(self, output: Output) -> None:
         upload = self._transfer.prepare(output.path, output.version, output.target)

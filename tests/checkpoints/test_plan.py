@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kelpie_worker.checkpoints.plan import commit_order, commit_steps
-from kelpie_worker.checkpoints.tracked_files import Ledger
+from kelpie_worker.checkpoints.tracked_files import DirectoryHistory, TrackedFiles
 from kelpie_worker.workspace.file_version import Signature
 
 
@@ -41,5 +41,9 @@ def test_commits_go_by_age_and_small_markers_last() -> None:
 def test_what_is_deleted_after_a_generation(
     had: set[str], now: set[str], previous: set[str], final: bool, due: list[str]
 ) -> None:
-    ledger = Ledger(had=had, previous=previous)
-    assert ledger.due_for_deletion({path: signature(1) for path in now}, final) == due
+    files = TrackedFiles(DirectoryHistory({}, {}, {}, False), lambda path: True, lambda path: ("b", path))
+    for path in had:
+        files[path].was_here = True
+    for path in previous:
+        files[path].in_last_generation = True
+    assert files.removed({path: signature(1) for path in now}, final) == due

@@ -194,7 +194,7 @@ def test_what_is_deleted_is_what_this_attempt_brought_or_sent_and_nobody_elses(
     watched = Watched(
         tmp_path / "checkpoint", bucket, brought, origins={"x/file": origin} if origin else None, sent=sent
     )
-    watched.checkpoints.ledger.had.add("x/file")
+    watched.checkpoints.files["x/file"].was_here = True
     file.unlink()
     watched.checkpoints.finish()
     assert keys_of(s3, bucket).keys() == left
@@ -276,7 +276,7 @@ def test_a_file_that_is_rewritten_in_place_while_it_is_sent_never_becomes_visibl
 def test_a_file_that_is_always_being_rewritten_does_not_keep_the_others_back(
     watched: Watched, s3: S3Server, bucket: str
 ) -> None:
-    watched.checkpoints._stability._longest_wait = 1
+    watched.checkpoints.stability.longest_wait = 1
     with scribbling(watched.folder / "restless"):
         watched.checkpoints.start()
         watched.write("weights", b"w")
@@ -306,7 +306,7 @@ def test_half_of_a_new_file_is_not_sent_for_as_long_as_its_writer_has_it_open(
     with (watched.folder / "weights").open("wb", buffering=0) as file:
         file.write(b"n" * 100)
         watched.write("latest", b"weights")
-        wait_for(lambda: watched.checkpoints._stability.waits, "the watch to wait for the writer")
+        wait_for(lambda: watched.checkpoints.waits, "the watch to wait for the writer")
         assert keys_of(s3, bucket) == {}
         file.write(b"n" * 100)
     wait_for(lambda: keys_of(s3, bucket) == {"weights": b"n" * 200, "latest": b"weights"}, "the whole file")
@@ -315,7 +315,7 @@ def test_half_of_a_new_file_is_not_sent_for_as_long_as_its_writer_has_it_open(
 def test_beside_a_file_that_never_rests_the_others_go_up_but_are_not_reported_whole(
     watched: Watched, s3: S3Server, bucket: str
 ) -> None:
-    watched.checkpoints._stability._longest_wait = 1
+    watched.checkpoints.stability.longest_wait = 1
     watched.checkpoints.start()
     watched.write("weights", b"1")
     watched.write("restless", b"1" * 2000)
@@ -345,7 +345,7 @@ def test_what_was_spoiled_goes_up_from_a_copy_that_bears_no_name(
     monkeypatch.setattr(PinnedFile, "copy_to", copy_and_look)
     watched.write("weights", b"1")
     watched.write("spoiled", b"1")
-    watched.checkpoints._generations._spoiled["spoiled"] = 2
+    watched.checkpoints.files["spoiled"].spoiled = 2
     watched.checkpoints.cycle(final=True)
     assert keys_of(s3, bucket) == {"weights": b"1", "spoiled": b"1"}
     assert seen == [["checkpoint", "spoiled", "weights"]]
@@ -360,7 +360,7 @@ def test_without_room_for_a_copy_what_was_spoiled_goes_up_once_it_rests(
     monkeypatch.setattr(PinnedFile, "copy_to", no_room)
     watched.write("weights", b"1")
     watched.write("spoiled", b"1")
-    watched.checkpoints._generations._spoiled["spoiled"] = 2
+    watched.checkpoints.files["spoiled"].spoiled = 2
     watched.checkpoints.finish()
     assert keys_of(s3, bucket) == {"weights": b"1", "spoiled": b"1"}
 
@@ -374,7 +374,7 @@ def test_a_copy_leaves_the_command_the_room_for_its_next_version(
     for free, copies in ((16 * 1024 * 1024 + 2 * LARGE - 1, 0), (16 * 1024 * 1024 + 2 * LARGE, 1)):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: usage._replace(free=free))
         watched.write("spoiled", b"s" * LARGE)
-        watched.checkpoints._generations._spoiled["spoiled"] = 2
+        watched.checkpoints.files["spoiled"].spoiled = 2
         watched.checkpoints.cycle(final=True)
         assert len(copied) == copies
         assert set(keys_of(s3, bucket)["spoiled"]) == set(b"c" if copies else b"s")

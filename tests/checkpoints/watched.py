@@ -10,7 +10,8 @@ from typing import Any
 
 from kelpie_worker.checkpoints.fence import Fence
 from kelpie_worker.checkpoints.overlaps import Overlaps
-from kelpie_worker.checkpoints.watch import Attempt, Checkpoints, Listener, Past
+from kelpie_worker.checkpoints.tracked_files import DirectoryHistory
+from kelpie_worker.checkpoints.watch import Checkpoints, WatchCallbacks, WatchContext
 from kelpie_worker.config import WatchTimes
 from kelpie_worker.job import Job, StoredObject, SyncBlock
 from kelpie_worker.lease import Lease
@@ -49,13 +50,15 @@ class Watched:
         self.doubt: Callable[[], None] = lambda: None  # asks for a heartbeat
         fence = Fence(job, self.transfer.storage, self.lease, lambda: self.doubt())
         keys = origins or {path: f"c/{path}" for path in brought or ()}
-        attempt = Attempt(job, self.transfer, self.lease, fence, Overlaps(job), TIMES, frozenset())
+        context = WatchContext(job, self.transfer, self.lease, fence, Overlaps(job), TIMES, frozenset())
         self.checkpoints = Checkpoints(
-            attempt,
+            context,
             SyncBlock(bucket, "c/", str(folder), **block),
             os.path.realpath(folder),
-            Past(brought or {}, objects or {}, {path: (bucket, key) for path, key in keys.items()}, sent),
-            Listener(busy=lambda paths: None, committed=lambda: None, refused=refused),
+            DirectoryHistory(
+                brought or {}, objects or {}, {path: (bucket, key) for path, key in keys.items()}, sent
+            ),
+            WatchCallbacks(busy=lambda paths: None, committed=lambda: None, refused=refused),
         )
 
     def write(self, name: str, content: bytes) -> None:

@@ -23,6 +23,7 @@ from kelpie_worker.s3.objects import Target
 from kelpie_worker.sync import job_files
 from kelpie_worker.sync.job_files import JobFiles
 from kelpie_worker.sync.outputs import Outputs
+from kelpie_worker.system.backoff import Backoff
 from kelpie_worker.transfer.two_phase_upload import Transfer
 from kelpie_worker.workspace import directories, tree
 from kelpie_worker.workspace.record import DirectoryRecord
@@ -438,7 +439,7 @@ def test_once_the_command_has_ended_trouble_is_waited_out(
     answer: type[Message],
 ) -> None:
     monkeypatch.setattr(kelpie_worker.transfer.retry, "LONGEST", patience)
-    monkeypatch.setattr(job_files, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(job_files, "_BETWEEN_TRIES", Backoff(first=0.01, longest=60.0))
     assert type(files_in(tmp_path)._answer(command, Full(2, error))) is answer
 
 

@@ -1,0 +1,61 @@
+"""The objects of files that the command has removed: which of them are this attempt's to delete."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from kelpie_worker import logs
+from kelpie_worker.checkpoints.fence import Fence
+from kelpie_worker.checkpoints.overlaps import Overlaps
+from kelpie_worker.checkpoints.tracked_files import TrackedFile, TrackedFiles
+from kelpie_worker.job import Job, ObjectKey, SyncBlock
+from kelpie_worker.s3.errors import StorageRefused
+
+
+class Deletions:
+    """Of one block. `sent_before`: an earlier uploader of this attempt sent from its directory."""
+
+    def __init__(
+        self,
+        job: Job,
+        block: SyncBlock,
+        fence: Fence,
+        overlaps: Overlaps,
+        key_of: Callable[[str], ObjectKey],
+        sent_before: bool,
+    ) -> None:
+        self._job = job
+        self._block = block
+        self._fence = fence
+        self._overlaps = overlaps
+        self._key_of = key_of
+        self._sent_before = sent_before
+
+    def delete(self, paths: Iterable[str], files: TrackedFiles, final: bool) -> None:
+        """Delete the objects of these files, and forget the files. Raises StorageUnreachable, Cancelled."""
+        deleted = 0
+        for path in paths:
+            stays = None
+            for bucket, key in self._objects_of(path, files[path]):
+                try:
+                    deleted += self._fence.delete(
+                        (bucket, key), partial(self._overlaps.have, self._block, path, final)
+                    )
+                except StorageRefused as error:  # a bucket may allow writing only; nothing is lost by what stays
+                    logs.warn("delete_refused", self._job, key=key, detail=str(error))
+                    stays = files[path].stored
+            del files[path]
+            if stays:
+                files[path].stored = stays
+        if deleted:
+            logs.info("checkpoint_deleted", self._job, files=deleted)
+
+    def _objects_of(self, path: str, file: TrackedFile) -> set[ObjectKey]:
+        """The objects that this attempt brought the file from, or sent it to; all others belong to something else.
+
+        A file `a` may come from `a`, where `a.gz` would be sent, and `x/y` from `x//y`. What an earlier uploader
+        sent is not known here: in a directory that it sent from, that is whatever was not brought.
+        """
+        bucket, key = file.origin or ("", "")
+        brought = file.origin is not None and bucket == self._block.bucket and key.startswith(self._block.prefix)
+        sent = file.uploaded is not None or (self._sent_before and file.origin is None)
+        return ({(bucket, key)} if brought else set()) | ({self._key_of(path)} if sent else set())

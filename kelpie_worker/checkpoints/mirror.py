@@ -1,0 +1,169 @@
+"""What is to be done about a watched directory, decided from one look at it. Decisions only: nothing here waits,
+reads a clock, or touches a disk or a bucket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+
+from kelpie_worker.checkpoints.plan import commit_order
+from kelpie_worker.checkpoints.stability import OpenFiles, Restless, Stability
+from kelpie_worker.checkpoints.tracked_files import TrackedFiles
+from kelpie_worker.workspace.file_version import Snapshot
+
+MOST_FILES = 1000  # of one generation; what is beyond it follows in the next
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a scan of the directory shows, and when."""
+
+    found: Snapshot
+    now: float  # seconds of the monotonic clock
+    final: bool = False  # the command has ended: what is found now is all there will be
+    at_rest: bool = True  # two scans in a row agreed; else the longest wait for that is over
+    shows_removals: bool = True  # what was not found is gone, and not only hidden
+    opened: OpenFiles = field(default_factory=OpenFiles)
+
+    def without(self, removed: Collection[str]) -> Look:
+        return replace(self, found={path: seen for path, seen in self.found.items() if path not in removed})
+
+
+@dataclass(frozen=True)
+class UpToDate:
+    """Nothing is to be done until something changes."""
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Look again in so many seconds: files are being written, and the others wait for them."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Send:
+    """Send these files as one generation, which may be empty; then ask what follows."""
+
+    files: Snapshot  # in the order of their commit
+    is_all: bool  # else more is ready, and follows in a generation of its own
+    restless: frozenset[str]  # files that are being written; a log among them is sent as it is
+    removed: tuple[str, ...]  # files whose objects are due for deletion
+
+
+@dataclass(frozen=True)
+class Sequel:
+    """What follows a generation that was sent."""
+
+    is_whole: bool  # report what the bucket has, less what is deleted: it is one state of the directory
+    delete: tuple[str, ...]  # after that, the objects of these files
+    unsteady: frozenset[str]  # files left out that the bucket did not refuse: they are, or were, being written
+    up_to_date: bool  # what is left out can wait until something changes, or until refusals are tried again
+
+
+class Mirror:
+    """What one turn of a watch does, by what its look shows.
+
+    `whole` says whether the generation is reported as one state of the directory, and `again` when the next look
+    is worth while: `change`, when something changed, or after the usual pause between scans; `soon`, after the
+    seconds of a Wait; `now`, at once; `end`, never. How long a file is waited for, `Stability` says.
+
+        the look shows                                              sends       whole  deletes  again
+        ----------------------------------------------------------  ----------  -----  -------  ------
+        nothing written or removed since the last generation        -           -      -        change
+        a new file                                                  new         yes    -        change
+        a file replaced by a new version                            file        yes    -        change
+        a file that grows without a rest, after it was sent once    file        yes    -        change
+        more files than a generation may have                       1000 files  -      -        now
+        a file removed since the last generation                    -           -      -        change
+        the same, beside a new file                                 new         yes    -        change
+        a file removed before the last generation                   -           yes    old      change
+        the same, beside a new file                                 new         yes    old      change
+        the same, hidden by a link or in a closed folder            -           -      -        change
+        the same, where deletes are not mirrored                    -           -      -        change
+        a new file that is open for writing, beside a new one       -           -      -        soon
+        the same, once it was waited for                            new open    yes    -        change
+        a file being rewritten in place, beside a new one           -           -      -        soon
+        the same, once it was waited for                            new         -      -        now
+        the same, beside a file removed before                      new         -      old      now
+        a new file being rewritten, beside a file removed before    -           -      -        now
+        a new file that grows without a rest                        -           -      -        soon
+        the same, once it was waited for                            log         -      -        now
+        a file that the bucket refuses, beside a new one            new no      -      -        change
+        a refused file, beside a new one                            new         -      -        change
+        a refused file that is due again                            no          yes    -        change
+        a file that goes away with its directory, beside a new one  new gone    yes    -        change
+        final: a file being rewritten in place                      file        yes    -        end
+        final: a file removed since the last generation             -           yes    old      end
+        final: a refused file, beside a new one                     new         -      -        now
+        final: a refused file                                       no          yes    -        end
+
+    A file that is left out keeps the others' generation from being whole. If the bucket has no version of it, it
+    keeps deletions back, too: it may be what takes the place of the removed files.
+    """
+
+    def __init__(self, files: TrackedFiles, stability: Stability, mirrors_deletes: bool) -> None:
+        self.files = files
+        self.stability = stability
+        self._mirrors_deletes = mirrors_deletes
+
+    def decide(self, look: Look) -> UpToDate | Wait | Send:
+        """What to do after this look. The files were noted by `Stability.see`."""
+        for path in look.found:
+            self.files[path].was_here = True
+        changed = self.files.changed(look.found)
+        for path, file in self.files.items():
+            if file.refused and path not in changed:
+                file.settle()
+        removed = self._removed(look)
+        if self.files.is_settled(look.found) and not removed:
+            return UpToDate()
+        restless = self._restless(look, changed)
+        if restless.paths and not self.stability.waited_enough(look.now):
+            return Wait(self.stability.pause)
+        ready = self._ready(look, changed.keys() - (restless.paths - restless.logs))
+        taken = commit_order({path: changed[path] for path in ready})[:MOST_FILES]
+        return Send(
+            files={path: changed[path] for path in taken},
+            is_all=len(taken) == len(ready),
+            restless=restless.paths,
+            removed=tuple(removed),
+        )
+
+    def after(self, sent: Send, look: Look, now: float) -> Sequel | None:
+        """What follows once a generation is sent; None if the next one follows at once, with what is ready too.
+
+        `look` is the one that it was decided by, without what is gone since.
+        """
+        if not sent.is_all:
+            return None
+        left_out = sent.restless | self.files.changed(look.found).keys()
+        # What takes the place of the removed files may be among those that the bucket has no version of.
+        delete = () if any(self.files[path].sent is None for path in left_out) else sent.removed
+        refused = {path for path in left_out if self.files[path].refused}
+        not_due = {path for path in refused if now < self.files[path].try_again_at}
+        return Sequel(
+            is_whole=bool(sent.files or delete) and not left_out,
+            delete=delete,
+            unsteady=left_out - refused,
+            up_to_date=not left_out if look.final else left_out <= not_due,
+        )
+
+    def _removed(self, look: Look) -> list[str]:
+        shown = self._mirrors_deletes and look.shows_removals
+        return self.files.removed(look.found, look.final) if shown else []
+
+    def _restless(self, look: Look, changed: Snapshot) -> Restless:
+        """In the end no file is waited for: its writer has ended, or is not the command."""
+        if look.final:
+            return Restless()
+        files = {path: self.files[path] for path in changed}
+        return self.stability.restless(files, look.now, look.at_rest, look.opened)
+
+    def _ready(self, look: Look, written: Collection[str]) -> Collection[str]:
+        """What may go up now. In the end also what was refused, but once all the others are safe."""
+        refused = {path for path in written if self.files[path].refused}
+        not_due = {path for path in refused if look.now < self.files[path].try_again_at}
+        others = [path for path in written if path not in (refused if look.final else not_due)]
+        return others or (refused if look.final else ())
