@@ -1,4 +1,4 @@
-"""`kelpie doctor`: whether everything that a job needs is there; each line says ok, or what to do."""
+"""`kelpie doctor`: checks whether everything that a job needs is there; each line says ok, or what to do."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ from kelpie_worker.config import Config, ConfigError, TokenUse
 from kelpie_worker.coordinator.client import Api, Greeting, Unreachable
 from kelpie_worker.s3 import probe
 from kelpie_worker.s3.client import connect
-from kelpie_worker.s3.probe import Ailment
+from kelpie_worker.s3.probe import CheckFailed
 from kelpie_worker.salad.imds import Imds, ImdsUnavailable, whereabouts_of
 from kelpie_worker.state_file import is_free
 
@@ -37,7 +37,7 @@ class Finding:
 
 
 def examine(bucket: str | None) -> int:
-    """Look at everything, one line each. 0 if all is well, 1 if not."""
+    """Run every check and print one line for each. Returns 0 if all passed, 1 if not."""
     well = True
     for finding in _findings(bucket or os.environ.get("KELPIE_DOCTOR_BUCKET")):
         print(finding)
@@ -66,8 +66,8 @@ def _findings(bucket: str | None) -> Iterator[Finding]:
 def _finding(subject: str, look: Callable[[], str]) -> Finding:
     try:
         return Finding(subject, True, look())
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is what the user asked for
-        words = str(error) if isinstance(error, Ailment) else f"{type(error).__name__}: {error}"
+    except Exception as error:  # noqa: BLE001 - any error is a finding; the other checks still run
+        words = str(error) if isinstance(error, CheckFailed) else f"{type(error).__name__}: {error}"
         return Finding(subject, False, words)
 
 
@@ -84,21 +84,21 @@ def _metadata_service(settings: Config) -> str:
             return f"{settings.imds_url} answers"
         token = imds.token()
     except ImdsUnavailable as error:
-        raise Ailment(
+        raise CheckFailed(
             f"{error}; on a machine of Salad's {settings.imds_url} must answer (SALAD_IMDS_URL)"
         ) from error
     if not settings.container_group_id and not whereabouts_of(token).container_group_id:
-        raise Ailment("the token names no container group: set SALAD_CONTAINER_GROUP_ID")
+        raise CheckFailed("the token names no container group: set SALAD_CONTAINER_GROUP_ID")
     return f"{settings.imds_url} answers and issues a token"
 
 
 def _api(settings: Config) -> Iterator[Finding]:
-    """What one greeting shows: whether we are let in, and how far the clocks are apart."""
+    """What one request to the API shows: whether it accepts this worker's key, and how far the clocks differ."""
     greetings: list[Greeting] = []
 
     def greet() -> str:
         greetings.append(_greeting(settings))
-        return _welcome(settings, greetings[0])
+        return _accepted(settings, greetings[0])
 
     yield _finding("API", greet)
     if greetings:
@@ -109,21 +109,24 @@ def _greeting(settings: Config) -> Greeting:
     try:
         return Api(settings).greet()
     except Unreachable as error:
-        raise Ailment(
+        raise CheckFailed(
             f"{settings.api_url} does not answer: check KELPIE_API_URL and the network ({error})"
         ) from error
 
 
-def _welcome(settings: Config, greeting: Greeting) -> str:
+def _accepted(settings: Config, greeting: Greeting) -> str:
     if greeting.status in (400, 401, 403):
-        raise Ailment(f"{settings.api_url} refuses {_way_in(settings)} with {greeting.status}: check it")
+        raise CheckFailed(f"{settings.api_url} refuses {_credential(settings)} with {greeting.status}: check it")
     if greeting.status != 200:
-        raise Ailment(f"{settings.api_url} answers with {greeting.status}: is it the Kelpie API (KELPIE_API_URL)?")
+        raise CheckFailed(
+            f"{settings.api_url} answers with {greeting.status}: is it the Kelpie API (KELPIE_API_URL)?"
+        )
     extensions = ", ".join(sorted(greeting.extensions)) or "none"
-    return f"{settings.api_url} accepts {_way_in(settings)}; extensions: {extensions}"
+    return f"{settings.api_url} accepts {_credential(settings)}; extensions: {extensions}"
 
 
-def _way_in(settings: Config) -> str:
+def _credential(settings: Config) -> str:
+    """The name of the credential that the worker sends to the API."""
     if settings.auth.token is TokenUse.BEARER:
         return "the token of the metadata service with SALAD_PROJECT"
     return "KELPIE_API_KEY" if "X-Kelpie-Key" in settings.auth.headers else "SALAD_API_KEY"
@@ -131,12 +134,12 @@ def _way_in(settings: Config) -> str:
 
 def _clock(greeting: Greeting) -> str:
     try:
-        theirs = parsedate_to_datetime(greeting.date)
+        api_time = parsedate_to_datetime(greeting.date)
     except ValueError:
         return "the API does not tell the time"
-    difference = (datetime.now(UTC) - theirs).total_seconds()
+    difference = (datetime.now(UTC) - api_time).total_seconds()
     if abs(difference) > _LARGEST_CLOCK_DIFFERENCE:
-        raise Ailment(
+        raise CheckFailed(
             f"{difference:+.0f} s against the API: set this machine's clock, or storage refuses signatures"
         )
     return f"within {max(1, round(abs(difference)))} s of the API's"
@@ -173,17 +176,19 @@ def _bucket(settings: Config, place: str | None) -> Iterator[Finding]:
 
 
 def _state_file(settings: Config) -> str:
-    """Not opened as a worker opens it: that would set a damaged one aside."""
+    """Checks the lock only. Opening the file as a worker does would move a damaged one aside."""
     try:
         if not is_free(Path(settings.state_file)):
-            raise Ailment(f"a worker runs with {settings.state_file}: another one needs its own KELPIE_STATE_FILE")
+            raise CheckFailed(
+                f"a worker runs with {settings.state_file}: another one needs its own KELPIE_STATE_FILE"
+            )
     except OSError as error:
-        raise Ailment(f"{settings.state_file} cannot be used: {error.strerror} (KELPIE_STATE_FILE)") from error
+        raise CheckFailed(f"{settings.state_file} cannot be used: {error.strerror} (KELPIE_STATE_FILE)") from error
     return f"no worker uses {settings.state_file}"
 
 
 def _file_watching() -> str:
-    """Scans decide what is sent; inotify only makes them come sooner."""
+    """Never fails: scans decide what is uploaded, inotify only makes them run sooner."""
     if not _INOTIFY.exists():
         return "there is no inotify; directories are scanned"
     watches, instances = (int((_INOTIFY / f"max_user_{what}").read_text()) for what in ("watches", "instances"))
@@ -193,7 +198,7 @@ def _file_watching() -> str:
 
 
 def _directories(settings: Config) -> list[str]:
-    """Where a job writes, as far as it is known before there is a job; each disk once."""
+    """The directories that a job may write to, as far as they are known without a job; one for each disk."""
     state = next(str(above) for above in Path(settings.state_file).parents if _is_directory(str(above)))
     wanted = [state, str(Path.cwd()), *vars(settings.directories).values(), tempfile.gettempdir()]
     disks: dict[int, str] = {}
@@ -204,7 +209,7 @@ def _directories(settings: Config) -> list[str]:
 
 
 def _is_directory(path: str) -> bool:
-    return os.path.isdir(path)  # noqa: PTH112 - false where we may not look
+    return os.path.isdir(path)  # noqa: PTH112 - it answers False instead of raising PermissionError
 
 
 def _disk(directory: str) -> str:
@@ -213,7 +218,7 @@ def _disk(directory: str) -> str:
         with tempfile.TemporaryFile(dir=directory) as file:
             file.write(b"x")
     except OSError as error:
-        raise Ailment(f"nothing can be written ({error.strerror}): let this user write there") from error
+        raise CheckFailed(f"nothing can be written ({error.strerror}): let this user write there") from error
     if free < _LEAST_SPACE:
-        raise Ailment(f"{free / 1024**2:.0f} MiB are free: make room, or mount a larger disk")
+        raise CheckFailed(f"{free / 1024**2:.0f} MiB are free: make room, or mount a larger disk")
     return f"{free / 1024**3:.1f} GiB are free"

@@ -1,3 +1,3 @@
-"""The bucket: in come keys and bytes, out come objects, or errors in a few classes of our own. The only room
-that imports botocore.
+"""Object storage: takes keys and bytes, returns objects or raises a few error classes of its own. The only package
+that imports boto3 and botocore.
 """

@@ -1,7 +1,7 @@
-"""The bucket: what one attempt does there. No module above this one knows boto3.
+"""The bucket operations of one attempt. No module outside of this package knows boto3.
 
-Every operation is repeated `max_retries` times with backoff. What remains is one of two errors: storage that
-cannot be reached now, and storage that refuses; among the refusals are those of this worker's own settings.
+Every request is repeated up to `max_retries` times with backoff. What still fails raises StorageUnreachable (a
+later try may succeed) or StorageRefused (storage says no, or this worker's AWS settings cannot be used).
 """
 
 import base64
@@ -26,8 +26,8 @@ from kelpie_worker.s3.errors import (
     StorageUnreachable,
     translated,
 )
-from kelpie_worker.s3.fast_path import AskBoto
-from kelpie_worker.s3.get_object import Fetching
+from kelpie_worker.s3.fast_path import NoFastPath
+from kelpie_worker.s3.get_object import Downloads
 from kelpie_worker.s3.objects import (
     UNKNOWN,
     Absent,
@@ -49,20 +49,20 @@ if TYPE_CHECKING:
 
 
 class Storage:
-    """The bucket operations of one attempt. Each raises StorageUnreachable, StorageRefused or Cancelled."""
+    """Each method that sends a request raises StorageUnreachable, StorageRefused or Cancelled."""
 
     def __init__(self, client: SharedClient, lease: Lease, max_retries: int) -> None:
         self._shared = client
         self._calls = Calls(client, lease, max_retries)
-        self._fetching = Fetching(self._calls)
+        self._downloads = Downloads(self._calls)
         self._conditions = Conditions(self._calls)
 
     def check_settings(self) -> None:
-        """Raises Misconfigured; asks nobody."""
+        """Raises Misconfigured if the AWS_* variables cannot be used. Sends no request."""
         self._shared.get()
 
     def files(self, bucket: str, prefix: str) -> Iterator[RemoteFile]:
-        """Everything under a prefix, page by page."""
+        """All objects under a prefix, listed page by page."""
         where: dict[str, str] = {"Bucket": bucket, "Prefix": prefix}
         while True:
             page = self._calls.repeated(
@@ -76,11 +76,11 @@ class Storage:
             where["ContinuationToken"] = page["NextContinuationToken"]
 
     def fetch(self, bucket: str, key: str, path: Path, listed: RemoteFile | None = None) -> RemoteFile:
-        """Write an object to a new file; what was really brought. OSError."""
-        return self._fetching.fetch(bucket, key, path, listed)
+        """Download an object into a new file; returns what was received. Raises OSError too."""
+        return self._downloads.fetch(bucket, key, path, listed)
 
     def has(self, stored: StoredObject) -> bool:
-        """Whether the bucket still has this version."""
+        """Whether the bucket still has this version of the object."""
         which: dict[str, Any] = {"Bucket": stored.bucket, "Key": stored.key, "VersionId": stored.version_id}
         try:
             found = self._calls.repeated(
@@ -91,7 +91,7 @@ class Storage:
         return found.get("ContentLength") == stored.size and stored_by(found).etag == stored.etag
 
     def put(self, target: Target, body: bytes, over: ObjectState = UNKNOWN) -> Stored:
-        """Store a small object whole, and make sure that it arrived. `over` as in Conditions; raises Changed."""
+        """Store a small object in one request, verified. `over` as in Conditions.store_over; raises Changed."""
         digest = hashlib.md5(body, usedforsecurity=False)
         what = f"uploading {target.bucket}/{target.key}"
 
@@ -101,7 +101,7 @@ class Storage:
             if answer["ETag"].strip('"') != digest.hexdigest():
                 self._verify(target, answer["ETag"], len(body))
             else:
-                self._shared.gives_md5.add(target.bucket)
+                self._shared.etag_is_md5.add(target.bucket)
             return stored_by(answer)
 
         content = digest.hexdigest(), len(body)
@@ -110,7 +110,7 @@ class Storage:
         )
 
     def begin(self, target: Target) -> str:
-        """Start a multipart upload, of which nothing is visible until `complete`; its id. Raises NotBegun."""
+        """Start a multipart upload; returns its id. Nothing is visible until `complete`. Raises NotBegun."""
         try:
             answer = self._calls.repeated(
                 f"beginning {target.bucket}/{target.key}",
@@ -145,7 +145,7 @@ class Storage:
     def complete(
         self, target: Target, upload_id: str, parts: list[Part], size: int, over: ObjectState = UNKNOWN
     ) -> Stored:
-        """Make a multipart upload visible, and make sure that it is what was sent. `over` as in `put`."""
+        """Complete a multipart upload and verify that the object is what was sent. `over` as in `put`."""
         listed: Any = {"Parts": [{"PartNumber": part.number, "ETag": part.etag} for part in parts]}
         etag = _multipart_etag(parts)
         what = f"completing {target.bucket}/{target.key}"
@@ -162,7 +162,7 @@ class Storage:
             stored = self._conditions.store_over(over, target, (etag, size), store)
         except NoUpload:
             self._shared.open_uploads.over(upload_id)
-            # The answer to an earlier try was lost: the upload is gone because it is complete.
+            # An earlier try completed it and its answer was lost.
             return self._verify(target, etag, size)
         self._shared.open_uploads.over(upload_id)
         return stored
@@ -171,7 +171,7 @@ class Storage:
         self._conditions.go_without(bucket, detail)
 
     def state_of(self, bucket: str, key: str) -> ObjectState:
-        """What is under the key now; Unknown if storage does not let this worker look."""
+        """What is stored under the key now; Unknown if storage refuses the look-up."""
         try:
             return Version(stored_by(self._calls.head(bucket, key)).etag)
         except NotThere:
@@ -180,7 +180,7 @@ class Storage:
             return Unknown()
 
     def abort(self, target: Target, upload_id: str) -> None:
-        """Forget a multipart upload; tried once, for whoever aborts has no time. `abort_left` tries again."""
+        """Abort a multipart upload. Tried once, because the caller is shutting down; `abort_left` tries again."""
         what = f"aborting {target.bucket}/{target.key}"
         try:
             translated(
@@ -190,23 +190,23 @@ class Storage:
                 what,
             )
         except NoUpload:
-            pass  # aborted or complete: the answer to an earlier try was lost
+            pass  # an earlier abort or completion succeeded and its answer was lost
         except (StorageUnreachable, StorageRefused) as error:
-            self._shared.open_uploads.leave(upload_id)
+            self._shared.open_uploads.abandon(upload_id)
             logs.warn("upload_not_aborted", key=target.key, detail=str(error))
             return
         self._shared.open_uploads.over(upload_id)
 
     def abort_left(self) -> None:
-        """Abort what this worker left unfinished, in an earlier life or when storage was away."""
+        """Abort the uploads that an earlier run, or an abort that failed, left open."""
         self._shared.open_uploads.abort_left(
             lambda upload: self.abort(Target(bucket=upload[1], key=upload[2], content_type=""), upload[0])
         )
 
     def delete(self, bucket: str, key: str, known: ObjectState = UNKNOWN) -> None:
-        """Delete an object. Raises Changed too, where another is there than the `known`, if storage can tell."""
+        """Delete an object. Raises Changed if another than `known` is there and storage enforces conditions."""
         what = f"deleting {bucket}/{key}"
-        if isinstance(known, Version) and self._conditions.are_heeded(bucket):
+        if isinstance(known, Version) and self._conditions.are_enforced(bucket):
             match_etag = f'"{known.etag}"'
             try:
                 self._calls.repeated(
@@ -218,7 +218,7 @@ class Storage:
             except NotThere:
                 return
             except StorageRefused:
-                pass  # not every storage that heeds conditions does so for this
+                pass  # some storage knows conditions for writes but not for deletes
         self._calls.repeated(what, lambda: self._client.delete_object(Bucket=bucket, Key=key))
 
     @property
@@ -231,7 +231,7 @@ class Storage:
         where = target.bucket, target.key, body, target.content_type, md5
         try:
             return self._shared.fast_path.put(*where, as_headers(condition))
-        except AskBoto:
+        except NoFastPath:
             return self._client.put_object(
                 Bucket=target.bucket,
                 Key=target.key,
@@ -252,15 +252,19 @@ class Storage:
         return self._client.list_objects_v2(**where)
 
     def _as_listed(self, target: Target, stored: Stored) -> Stored:
-        """Some servers answer a completion with another ETag than they show later: seen once, asked each time."""
-        if self._shared.etags_hold:
+        """The object with the ETag that a listing shows.
+
+        Some servers answer a completion with another ETag. Once one was seen to, every completion is followed by a
+        HEAD request.
+        """
+        if self._shared.completion_etags_last:
             return stored
         try:
             shown = stored_by(self._calls.head(target.bucket, target.key))
-        except (StorageUnreachable, StorageRefused):  # it is there; only its ETag is not sure
+        except (StorageUnreachable, StorageRefused):  # the object is stored; only its ETag is uncertain
             return stored
-        if self._shared.etags_hold is None:
-            self._shared.etags_hold = shown.etag == stored.etag
+        if self._shared.completion_etags_last is None:
+            self._shared.completion_etags_last = shown.etag == stored.etag
         return shown
 
     def _verify(self, target: Target, etag: str, size: int) -> Stored:
@@ -271,7 +275,7 @@ class Storage:
 
 
 def _multipart_etag(parts: list[Part]) -> str:
-    """The ETag that S3 gives an object made of these parts."""
+    """The ETag that S3 computes for an object made of these parts."""
     digest = hashlib.md5(b"".join(part.md5 for part in parts), usedforsecurity=False)
     return f"{digest.hexdigest()}-{len(parts)}"
 

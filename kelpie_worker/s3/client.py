@@ -1,4 +1,4 @@
-"""One client of boto3 for all attempts, made once it is needed, and what was learned of the storage behind it."""
+"""The boto3 client that all attempts share, and what was found out about the storage that it talks to."""
 
 import os
 import threading
@@ -17,19 +17,19 @@ _CONNECTIONS = 32
 
 
 def connect(region: str | None) -> "S3Client":
-    """A client as the AWS_* variables describe it. It may be shared by threads. BotoCoreError, ValueError."""
+    """A thread-safe client configured by the AWS_* variables. Raises BotoCoreError or ValueError."""
     import boto3
     import botocore.session
     from botocore.config import Config as ClientConfig
     from botocore.exceptions import NoCredentialsError
 
     _forget_empty_settings()
-    # Some other providers refuse the checksums that boto3 adds; Content-MD5 goes with every upload anyway.
+    # Some providers other than AWS refuse the checksums that boto3 adds; every upload has a Content-MD5 anyway.
     foreign = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     checksums: Any = "when_required" if foreign else "when_supported"
     session = botocore.session.get_session()
-    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_moment)
-    if session.get_credentials() is None:  # boto3 itself says so only when it has something to sign
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_timestamp)
+    if session.get_credentials() is None:  # boto3 would report this only when the first request is signed
         raise NoCredentialsError
     return boto3.session.Session(botocore_session=session).client(
         "s3",
@@ -46,16 +46,16 @@ def connect(region: str | None) -> "S3Client":
 
 
 def _forget_empty_settings() -> None:
-    """An empty variable counts as absent; boto3 would look for a profile without a name, say.
+    """Treat empty AWS_* variables as absent; boto3 would look for a profile with an empty name, for example.
 
-    The command does not hear of it: it descends from another process.
+    The command's environment is not affected: it descends from another process.
     """
     for name in [name for name, value in os.environ.items() if name.startswith("AWS_") and not value]:
         del os.environ[name]
 
 
 class SharedClient:
-    """Connects on first need, once."""
+    """Creates the client on first use. Threads may share it."""
 
     def __init__(self, region: str | None, open_uploads: OpenUploads | None = None) -> None:
         self._region = region
@@ -63,10 +63,11 @@ class SharedClient:
         self._lock = threading.Lock()
         self._client: S3Client | None = None
         self._fast_path: FastPath | None = None
-        self.etags_hold: bool | None = None  # whether a listing shows what a completion answered; None: unknown
-        self.honours_ranges = True  # until it is seen not to
-        self.gives_md5: set[str] = set()  # buckets of which an ETag was seen to be the content's MD5
-        self.heeds_conditions: dict[str, bool] = {}  # by bucket, once it is known
+        # Whether listings show the ETag that CompleteMultipartUpload answered; None: not yet known.
+        self.completion_etags_last: bool | None = None
+        self.supports_ranges = True  # until an answer shows otherwise
+        self.etag_is_md5: set[str] = set()  # buckets in which an ETag was seen to be the MD5 of the content
+        self.enforces_conditions: dict[str, bool] = {}  # by bucket; absent: not yet known
 
     def get(self) -> "S3Client":
         with self._lock:
@@ -91,8 +92,8 @@ def _connected(region: str | None) -> "S3Client":
         raise Misconfigured(f"the AWS_* variables cannot be used: {error}") from error
 
 
-def _moment(text: str) -> datetime:
-    """A time in an answer. The general reader takes longer over a listing than its bytes take to come."""
+def _timestamp(text: str) -> datetime:
+    """Parse a time of an answer. botocore's own parser takes longer than the transfer of a large listing."""
     from botocore.utils import parse_timestamp
 
     try:

@@ -1,4 +1,8 @@
-"""Writes that replace a known object only: storage itself refuses where another one is there, if it can."""
+"""Conditional writes: a write names the ETag of the object that it may replace, and storage refuses any other.
+
+This is the fence against an attempt that lost its lease: it cannot overwrite the files of its successor. Some
+storage does not know conditions, or ignores them; that is found out once for each bucket.
+"""
 
 from collections.abc import Callable
 
@@ -7,21 +11,21 @@ from kelpie_worker.s3.errors import Changed, Misconfigured, NoBucket, NotThere, 
 from kelpie_worker.s3.objects import Absent, ObjectState, Stored, Target, Unknown, Version, stored_by
 from kelpie_worker.s3.retrying import Calls
 
-_SMALL_TRIAL = 64 * 1024  # bytes that may be sent twice to find something out
+_SMALL_TRIAL = 64 * 1024  # bytes; a larger body is not sent twice for a trial
 _NO_OBJECT_HAS_IT = Version("0" * 32)
-Condition = dict[str, str]  # of a request, by boto3's names
+Condition = dict[str, str]  # the condition of a request as boto3's parameters
 
 
 class Conditions:
-    """Sends writes with a condition, and finds out once for each bucket whether it heeds conditions."""
+    """Writes with conditions, and without them in the buckets that do not enforce them."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
-        self._heeded = calls.shared.heeds_conditions
+        self._enforced = calls.shared.enforces_conditions
 
-    def are_heeded(self, bucket: str) -> bool:
-        """Whether the bucket was seen to refuse a write for its condition; False where that is not known yet."""
-        return self._heeded.get(bucket, False)
+    def are_enforced(self, bucket: str) -> bool:
+        """Whether the bucket was seen to refuse a write because of its condition; False if not yet known."""
+        return self._enforced.get(bucket, False)
 
     def store_over(
         self,
@@ -30,12 +34,12 @@ class Conditions:
         content: tuple[str, int],
         store: Callable[[Condition], Stored],
     ) -> Stored:
-        """Call `store` with the condition that `over` is what it replaces; there is none over Unknown.
+        """Call `store` with the condition that `over` is what it replaces; returns what was stored.
 
-        `content` is the ETag and the size of what is stored. Storage that knows no conditions, or does not permit
-        them, is used without. Raises Changed if something else than `over` is there.
+        Over Unknown, and in a bucket that does not enforce conditions, the write has no condition. `content` is the
+        ETag and size of what is to be stored. Raises Changed if something else than `over` is there.
         """
-        condition = {} if self._heeded.get(target.bucket) is False else _condition(over)
+        condition = {} if self._enforced.get(target.bucket) is False else _condition(over)
         if not condition:
             return store({})
         try:
@@ -43,12 +47,13 @@ class Conditions:
         except (NoUpload, NoBucket, Misconfigured):
             raise
         except (Changed, NotThere) as error:
-            return self._perhaps_ours(target, content, error)
-        except StorageRefused as refusal:  # for the condition, or for good: a write without one tells
+            return self._stored_by_earlier_try(target, content, error)
+        except StorageRefused as refusal:
+            # Either the condition or the write itself is refused: a write without a condition will show which.
             raise Changed(str(refusal)) from refusal
 
-    def _perhaps_ours(self, target: Target, content: tuple[str, int], error: Exception) -> Stored:
-        """What is there, if it is what was sent: the answer to an earlier try was lost. Else raises Changed."""
+    def _stored_by_earlier_try(self, target: Target, content: tuple[str, int], error: Exception) -> Stored:
+        """What is there, if it is what was sent (the answer to an earlier try was lost). Else raises Changed."""
         try:
             found = self._calls.head(target.bucket, target.key)
         except NotThere:
@@ -67,17 +72,17 @@ class Conditions:
         content: tuple[str, int],
         store: Callable[[Condition], Stored],
     ) -> Stored | None:
-        """Find out whether conditions are heeded, by a write with one that cannot hold.
+        """Find out whether the bucket enforces conditions, with one that cannot hold.
 
-        What was stored if they are not; None if they are, or it is no time to find out. Nothing is put into the
-        bucket for it that is not to be there anyway.
+        Returns what was stored if the bucket ignored the condition; None if it enforces conditions, or if this is no
+        write to try it with. The body is the one that is to be stored anyway: a trial leaves no extra object.
         """
-        if not isinstance(over, Version) or content[1] > _SMALL_TRIAL or target.bucket in self._heeded:
+        if not isinstance(over, Version) or content[1] > _SMALL_TRIAL or target.bucket in self._enforced:
             return None
         try:
             stored = store(_condition(_NO_OBJECT_HAS_IT))
         except Changed:
-            self._heeded[target.bucket] = True
+            self._enforced[target.bucket] = True
             return None
         except StorageRefused:
             return None
@@ -86,13 +91,13 @@ class Conditions:
 
     def go_without(self, bucket: str, detail: str) -> None:
         """Send no conditions to this bucket any more, unless they were seen to work there before."""
-        if bucket not in self._heeded:
-            self._heeded[bucket] = False
+        if bucket not in self._enforced:
+            self._enforced[bucket] = False
             logs.warn("conditional_writes_not_usable", bucket=bucket, detail=detail)
 
 
 def _condition(over: ObjectState) -> Condition:
-    """The condition that `over` is what is replaced; empty if anything may be."""
+    """The condition that `over` is what is replaced; empty if anything may be replaced."""
     match over:
         case Absent():
             return {"IfNoneMatch": "*"}

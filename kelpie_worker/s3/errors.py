@@ -1,4 +1,4 @@
-"""What storage answers when it does not do as it is asked: our few words for the many of boto3."""
+"""The errors of storage: boto3's many exceptions mapped to a few classes, by what a caller can do about them."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -18,41 +18,41 @@ Result = TypeVar("Result")
 
 
 class StorageUnreachable(Exception):
-    """Storage did not answer, or not as it should; it may be otherwise in a moment."""
+    """Storage gave no answer, or an unusable one; a later try may succeed."""
 
 
 class StorageRefused(Exception):
-    """Storage answered no: no such bucket, no permission, no credentials. Asking again changes nothing."""
+    """Storage refused the request: no permission, no credentials, no such bucket. Repeating it changes nothing."""
 
 
 class NotTheListed(StorageUnreachable):
-    """What came bears the name of what was listed, and has another size."""
+    """An answer has the ETag of the listed object and another size."""
 
 
 class NotThere(StorageRefused):
-    """There is no such object (or multipart upload)."""
+    """The object (or multipart upload) does not exist."""
 
 
 class NoUpload(NotThere):
-    """There is no such multipart upload (any more)."""
+    """The multipart upload does not exist (any more)."""
 
 
 class NotBegun(StorageRefused):
-    """An upload was refused before any byte of it was sent: it may be for its key alone."""
+    """An upload was refused before any byte of it was sent; the reason may concern this key only."""
 
 
 class NoBucket(StorageRefused):
-    """There is no such bucket, nor can there be one of that name: only another job definition helps."""
+    """The bucket does not exist, or its name is invalid: only another job definition helps."""
 
 
 class Misconfigured(StorageRefused):
-    """No request left this worker: its AWS settings cannot be used. Another worker may have better ones."""
+    """No request was sent: this worker's AWS settings cannot be used. Another worker's may be usable."""
 
 
 class Changed(Exception):
-    """Nothing was stored: `found` is there, and not what was to be replaced.
+    """Nothing was stored, because the current object is not the one that was to be replaced.
 
-    `found` is Unknown where storage does not let this worker look, or did not say.
+    `found` is what is there instead; Unknown if storage refuses the look-up, or did not say.
     """
 
     def __init__(self, what: str, found: ObjectState = UNKNOWN) -> None:
@@ -61,7 +61,7 @@ class Changed(Exception):
 
 
 def translated(operation: Callable[[], Result], what: str) -> Result:
-    """The operation's result, its errors turned into ours."""
+    """Call `operation` and return its result. An error of boto3 is raised as one of this module's classes."""
     from botocore import exceptions as aws
     from urllib3.exceptions import HTTPError
 
@@ -73,7 +73,7 @@ def translated(operation: Callable[[], Result], what: str) -> Result:
         HTTPError,
         ConnectionError,
     )
-    # Credentials are looked for, and renewed, when a request is signed.
+    # These come with a request too, because credentials are looked up and renewed when it is signed.
     of_the_worker = (
         aws.ConfigNotFound,
         aws.ConfigParseError,
@@ -103,7 +103,7 @@ def _refusal(response: Any, what: str) -> Exception:
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     code = str(response.get("Error", {}).get("Code", status))
     sentence = f"{what}: {code}"
-    if status == 501:  # it knows no such request, or no such header
+    if status == 501:  # storage does not implement this request or header
         return StorageRefused(sentence)
     if status >= 500 or status in (0, 408, 429) or 300 <= status < 400 or code in _PASSING_CODES:
         return StorageUnreachable(sentence)
@@ -114,6 +114,6 @@ def _refusal(response: Any, what: str) -> Exception:
         "InvalidBucketName": NoBucket,
         "NoSuchUpload": NoUpload,
         "NoSuchKey": NotThere,
-        "404": NotThere,  # the answer to HEAD has no body, and so no code
+        "404": NotThere,  # the answer to HEAD has no body, so it has no error code
     }
     return kinds.get(code, StorageRefused)(sentence)

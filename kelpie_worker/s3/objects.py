@@ -1,4 +1,4 @@
-"""What lies in a bucket, and where an upload goes. Values only."""
+"""The values of this package: objects in a bucket, upload targets, parts. No requests."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Unknown:
-    """There may be an object; which one, storage does not say or nothing depends on."""
+    """There may be any object or none: storage does not tell, or it does not matter."""
 
 
 # What is under a key; for a write, what it may replace. A write over Unknown replaces any object.
@@ -32,14 +32,14 @@ UNKNOWN = Unknown()
 class RemoteFile:
     key: str
     size: int
-    etag: str = ""  # empty: the listing says none
+    etag: str = ""  # empty: the listing has none
     modified: float = 0.0  # seconds since 1970, by the clock of the storage
     version_id: str | None = None  # None: the current one
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What became visible: its ETag as a listing shows it, its version where the bucket keeps versions."""
+    """A stored object: its ETag as a listing shows it, and its version if the bucket keeps versions."""
 
     etag: str
     version_id: str | None
@@ -47,7 +47,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Target:
-    """Where an upload goes."""
+    """Where an upload goes, and its content type."""
 
     bucket: str
     key: str

@@ -1,8 +1,8 @@
-"""The multipart uploads that are open, on disk: whoever comes after a crash aborts them, and nobody else's.
+"""A journal of the open multipart uploads, so that the next run of this worker aborts what a crash left open.
 
-A journal beside the state file, which has one worker. A line is [true, id, bucket, key] for an upload that was
-begun, [false, id] for one that is over; the file goes with the last open one. An upload that was begun on a
-machine that vanished is known to nobody: a lifecycle rule of the bucket ends it.
+The file is beside the state file, which only one worker uses. A line is [true, id, bucket, key] for an upload that
+was begun, [false, id] for one that was completed or aborted; with the last open upload the file is deleted. The
+uploads of a machine that vanished cannot be found this way: a lifecycle rule of the bucket has to end them.
 """
 
 import json
@@ -21,13 +21,13 @@ def journal_of(state_file: str) -> Path:
 
 
 class OpenUploads:
-    """What is open. Without a path nothing outlives the process."""
+    """The open uploads. Without a path they are not saved."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
         self._lock = threading.Lock()
         self._open: dict[str, Upload] = dict(_read(path)) if path else {}
-        self._left = set(self._open)  # those that nobody goes on with
+        self._abandoned = set(self._open)  # ids of those that no thread continues
 
     def begun(self, upload: Upload) -> None:
         with self._lock:
@@ -35,30 +35,30 @@ class OpenUploads:
             self._note([True, *upload])
 
     def over(self, upload_id: str) -> None:
-        """It is complete, or aborted."""
+        """The upload is complete, or aborted."""
         with self._lock:
-            self._left.discard(upload_id)
+            self._abandoned.discard(upload_id)
             if self._open.pop(upload_id, None):
                 self._note([False, upload_id])
 
-    def leave(self, upload_id: str) -> None:
-        """It could not be aborted; later, perhaps."""
+    def abandon(self, upload_id: str) -> None:
+        """The upload could not be aborted; `abort_left` is to try again."""
         with self._lock:
-            self._left |= self._open.keys() & {upload_id}
+            self._abandoned |= self._open.keys() & {upload_id}
 
     @property
     def any_left(self) -> bool:
-        return bool(self._left)
+        return bool(self._abandoned)
 
     def abort_left(self, abort: Callable[[Upload], None]) -> None:
-        """Abort those that nobody goes on with; `abort` says by `over` that it has."""
+        """Call `abort` for every abandoned upload; it calls `over` when it succeeds."""
         with self._lock:
-            left = [self._open[upload_id] for upload_id in sorted(self._left)]
-        for upload in left:
+            abandoned = [self._open[upload_id] for upload_id in sorted(self._abandoned)]
+        for upload in abandoned:
             abort(upload)
 
     def _note(self, line: list[object]) -> None:
-        """As well as it can be done: what is lost with it costs a little storage, never a file."""
+        """Append a line. A failure is logged and not raised: it costs a little storage, never a file."""
         if self._path is None:
             return
         try:
@@ -66,13 +66,13 @@ class OpenUploads:
                 self._path.unlink(missing_ok=True)
                 return
             with self._path.open("a") as journal:
-                journal.write("\n" + json.dumps(line))  # the line before may be cut
+                journal.write("\n" + json.dumps(line))  # begins with a newline: the line before may be truncated
         except OSError as error:
             logs.warn("unfinished_uploads_not_noted", detail=str(error))
 
 
 def _read(path: Path) -> list[tuple[str, Upload]]:
-    """What an earlier life left open; a line that was cut off by its end counts as none."""
+    """The uploads that an earlier run left open. Truncated lines are skipped."""
     found: dict[str, Upload] = {}
     try:
         lines = path.read_text().splitlines()
@@ -83,9 +83,9 @@ def _read(path: Path) -> list[tuple[str, Upload]]:
         return []
     for line in lines:
         try:
-            is_open, upload_id, *place = json.loads(line)
+            is_open, upload_id, *target = json.loads(line)
             if is_open:
-                bucket, key = place
+                bucket, key = target
                 found[str(upload_id)] = (str(upload_id), str(bucket), str(key))
             else:
                 found.pop(str(upload_id), None)

@@ -1,4 +1,4 @@
-"""What `kelpie doctor` tries in a bucket: each step says what it saw, or raises Ailment with what to do."""
+"""The bucket checks of `kelpie doctor`: each returns a sentence about what it saw, or raises CheckFailed."""
 
 import os
 from typing import TYPE_CHECKING
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 _KEY_IS_WRONG = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
 
 
-class Ailment(Exception):
-    """Something is wrong; the sentence says what to do."""
+class CheckFailed(Exception):
+    """Something is wrong; the message says what to do."""
 
 
 def storage(region: str | None) -> str:
-    """Whether somebody answers there who knows the key, as far as that can be seen without a bucket."""
+    """Check that the endpoint answers and accepts the key, as far as that is possible without a bucket."""
     if not any(name.startswith("AWS_") for name in os.environ):
         return "not tried: no AWS_* variable is set; jobs that move files need a key"
     from botocore.exceptions import BotoCoreError, ClientError
@@ -26,9 +26,9 @@ def storage(region: str | None) -> str:
         client.list_buckets()
     except ClientError as error:
         if error.response.get("Error", {}).get("Code") in _KEY_IS_WRONG:
-            raise Ailment(f"{error}; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
+            raise CheckFailed(f"{error}; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
     except (BotoCoreError, ValueError) as error:
-        raise Ailment(f"the AWS_* variables are not usable: {error}") from error
+        raise CheckFailed(f"the AWS_* variables are not usable: {error}") from error
     return f"{client.meta.endpoint_url} answers"
 
 
@@ -38,9 +38,11 @@ def write(client: "S3Client", bucket: str, key: str) -> str:
     try:
         client.put_object(Bucket=bucket, Key=key, Body=key.encode())
     except client.exceptions.ClientError as error:
-        raise Ailment(f"{error}; check the bucket's name, AWS_ENDPOINT_URL and what the AWS key may do") from error
+        raise CheckFailed(
+            f"{error}; check the bucket's name, AWS_ENDPOINT_URL and what the AWS key may do"
+        ) from error
     except BotoCoreError as error:
-        raise Ailment(f"{error}; check AWS_ENDPOINT_URL, AWS_REGION and the network") from error
+        raise CheckFailed(f"{error}; check AWS_ENDPOINT_URL, AWS_REGION and the network") from error
     return f"{key} was stored"
 
 
@@ -48,14 +50,14 @@ def read(client: "S3Client", bucket: str, key: str) -> str:
     try:
         body = client.get_object(Bucket=bucket, Key=key)["Body"].read()
     except client.exceptions.ClientError as error:
-        raise Ailment(f"{error}; let the AWS key read there, or no job starts from its checkpoint") from error
+        raise CheckFailed(f"{error}; let the AWS key read there, or no job starts from its checkpoint") from error
     if body != key.encode():
-        raise Ailment("what was stored came back changed: do not trust this storage with checkpoints")
+        raise CheckFailed("what was stored came back changed: do not trust this storage with checkpoints")
     return "what was stored came back"
 
 
 def conditional(client: "S3Client", bucket: str, key: str) -> str:
-    """Not having them is no ailment: an attempt that lost its lease then holds its writes back by itself."""
+    """Never fails: without conditional writes, an attempt that lost its lease stops writing by itself."""
     try:
         client.put_object(Bucket=bucket, Key=key, Body=b"", IfNoneMatch="*")
     except client.exceptions.ClientError as error:
@@ -69,8 +71,8 @@ def delete(client: "S3Client", bucket: str, key: str) -> str:
     try:
         client.delete_object(Bucket=bucket, Key=key)
     except client.exceptions.ClientError as error:
-        raise Ailment(f"{error}; delete {key} by hand, and let the AWS key delete") from error
+        raise CheckFailed(f"{error}; delete {key} by hand, and let the AWS key delete") from error
     left = client.list_objects_v2(Bucket=bucket, Prefix=key).get("Contents", [])
     if left:
-        raise Ailment(f"{key} is still there: delete it by hand, and let the AWS key delete")
+        raise CheckFailed(f"{key} is still there: delete it by hand, and let the AWS key delete")
     return "the object is gone again"

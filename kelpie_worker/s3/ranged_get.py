@@ -1,7 +1,7 @@
-"""A large object in pieces at the same time, each piece taken up again where its connection broke.
+"""Download a large object in ranges at the same time; a range whose connection broke continues where it stopped.
 
-Every answer must be the very range that was asked for, of the same object: else its bytes would be written where
-they do not belong. Some servers ignore ranges, and one was seen that honours them and says that it does not.
+Every answer must be exactly the range that was requested, of the same object: otherwise its bytes would be
+written to the wrong offset. Some servers ignore ranges, and one was seen that sends the range without saying so.
 """
 
 import os
@@ -22,78 +22,92 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
 class NotTheRange(Exception):
-    """The answer is something else than the range that was asked for. `first`: it was the first answer."""
+    """The answer is not the range that was requested. `first`: it was the first answer of this download."""
 
     def __init__(self, first: bool) -> None:
         super().__init__(first)
         self.first = first
 
 
-class Ask(Protocol):
+class GetRange(Protocol):
     def __call__(self, first: int, last: int, etag: str | None) -> Any:
-        """GetObject of these bytes, both ends included, if the object has that ETag."""
+        """GetObject of the bytes from `first` to `last`, both included, if the object has that ETag."""
 
 
 @dataclass(frozen=True)
-class _Whole:
+class _Version:
+    """The object that all ranges must belong to."""
+
     size: int
     etag: str
 
 
-class Ranges:
-    """Brings one object into a file. `repeated` tries an operation as often as it should be tried."""
+class RangedGet:
+    """Downloads one object into an open file.
+
+    `repeated` calls an operation with retries, `check` raises to end the download.
+    """
 
     def __init__(
-        self, ask: Ask, repeated: Callable[[Callable[[], None]], None], check: Callable[[], None], descriptor: int
+        self,
+        get_range: GetRange,
+        repeated: Callable[[Callable[[], None]], None],
+        check: Callable[[], None],
+        descriptor: int,
     ) -> None:
-        self._ask = ask
+        self._get_range = get_range
         self._repeated = repeated
         self._check = check
         self._descriptor = descriptor
-        self._whole: _Whole | None = None
+        self._version: _Version | None = None  # None until the first answer
         self._given_up = threading.Event()
 
     def fetch(self) -> tuple[int, str]:
-        """The object's size and ETag. NotTheRange; what `repeated` and `check` raise; OSError."""
+        """Returns the object's size and ETag. Raises NotTheRange, OSError, and what `repeated` and `check` raise.
+
+        On any error the file holds an incomplete object.
+        """
         self._fetch_piece(0)
-        assert self._whole
+        assert self._version
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="ranges") as pool:
             try:
-                for _ in pool.map(self._fetch_piece, range(_PIECE, self._whole.size, _PIECE)):
+                for _ in pool.map(self._fetch_piece, range(_PIECE, self._version.size, _PIECE)):
                     pass
             except BaseException:
                 self._given_up.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        return self._whole.size, self._whole.etag
+        return self._version.size, self._version.etag
 
     def _fetch_piece(self, start: int) -> None:
         position = start
 
-        def go_on() -> None:
+        def fetch_rest() -> None:
             nonlocal position
-            answer = self._ask(position, self._end(start) - 1, self._whole.etag if self._whole else None)
+            etag = self._version.etag if self._version else None
+            answer = self._get_range(position, self._end(start) - 1, etag)
             with closing(answer["Body"]) as body:
-                self._judge(answer, position, start)
+                self._check_range(answer, position, start)
                 while position < self._end(start) and not self._given_up.is_set():
                     self._check()
                     position += self._write(body.read(min(_BLOCK, self._end(start) - position)), position)
 
-        self._repeated(go_on)
+        self._repeated(fetch_rest)
 
     def _end(self, start: int) -> int:
-        """Of the piece that starts there."""
-        return min(start + _PIECE, self._whole.size) if self._whole else start + _PIECE
+        """The end, exclusive, of the piece that begins at `start`."""
+        return min(start + _PIECE, self._version.size) if self._version else start + _PIECE
 
-    def _judge(self, answer: Any, position: int, start: int) -> None:
+    def _check_range(self, answer: Any, position: int, start: int) -> None:
+        """Raises NotTheRange unless the answer is the rest of the piece, from `position`."""
         shown = _CONTENT_RANGE.fullmatch(answer.get("ContentRange", ""))
         if answer["ResponseMetadata"]["HTTPStatusCode"] != _PARTIAL_CONTENT or not shown:
-            raise NotTheRange(first=self._whole is None)
+            raise NotTheRange(first=self._version is None)
         first, last, size = map(int, shown.groups())
-        whole = _Whole(size, answer.get("ETag", ""))
-        if whole != (self._whole or whole) or (first, last + 1) != (position, min(start + _PIECE, size)):
-            raise NotTheRange(first=self._whole is None)
-        self._whole = whole
+        version = _Version(size, answer.get("ETag", ""))
+        if version != (self._version or version) or (first, last + 1) != (position, min(start + _PIECE, size)):
+            raise NotTheRange(first=self._version is None)
+        self._version = version
 
     def _write(self, block: bytes, position: int) -> int:
         if not block:

@@ -1,4 +1,4 @@
-"""The calls of one attempt to storage: each is repeated with backoff, and raises errors of our own classes."""
+"""The requests of one attempt to storage: repeated with backoff, with the errors of `errors.py`."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
@@ -17,7 +17,7 @@ _BACKOFF = Backoff(0.3, 10.0)
 
 
 class Calls:
-    """Each raises StorageUnreachable, StorageRefused, Changed or Cancelled."""
+    """Each method that sends a request raises StorageUnreachable, StorageRefused, Changed or Cancelled."""
 
     def __init__(self, shared: SharedClient, lease: Lease, max_retries: int) -> None:
         self.shared = shared
@@ -29,15 +29,15 @@ class Calls:
         return self.shared.get()
 
     def repeated(self, what: str, operation: Callable[[], Result], *needed: str) -> Result:
-        """The answer of `operation`, which is called up to `max_retries` times more; `what` names it in an error.
+        """Call `operation` until it succeeds, at most `max_retries` times more; returns its answer.
 
-        The answer must have one of the fields that are `needed`.
+        `what` names the operation in an error. The answer must have at least one of the fields `needed`.
         """
 
         def once() -> Result:
             self.lease.check()
             answer = translated(operation, what)
-            # An answer whose headers were cut off passes for a whole one, and so for an empty listing.
+            # botocore takes an answer whose headers were cut off for a complete one, such as an empty listing.
             if needed and not any(cast(dict[str, Any], answer).get(name) is not None for name in needed):
                 raise StorageUnreachable(f"{what}: an answer without {needed[0]}")
             return answer

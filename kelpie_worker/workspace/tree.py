@@ -163,11 +163,11 @@ def copy_contents(source: str, target: str, leave: frozenset[str]) -> None:
 
 
 def _copy_whole(source: str, destination: Path) -> None:
-    open_uploads = destination.with_name(own_name("copy", "copy"))
-    open_uploads.unlink(missing_ok=True)  # of a crash; a link there would be followed
+    draft = destination.with_name(own_name("copy", "copy"))
+    draft.unlink(missing_ok=True)  # left by a crash; if it were a link, it would be followed
     try:
-        shutil.copy2(source, open_uploads, follow_symlinks=False)
+        shutil.copy2(source, draft, follow_symlinks=False)
     except OSError:
-        open_uploads.unlink(missing_ok=True)  # half a file takes room that others need
+        draft.unlink(missing_ok=True)  # half a file takes room that others need
         raise
-    open_uploads.replace(destination)
+    draft.replace(destination)

@@ -24,7 +24,7 @@ def test_only_what_an_earlier_life_left_open_is_aborted(tmp_path: Path) -> None:
     own: list[Upload] = []
     life.abort_left(own.append)
     assert own == [] and left_by(journal) == [SECOND]
-    life.leave(SECOND[0])
+    life.abandon(SECOND[0])
     life.abort_left(own.append)
     assert own == [SECOND]
     life.over(SECOND[0])
