@@ -1,4 +1,4 @@
-"""The worker: claims jobs, runs them, and gets their files to the bucket whatever happens to the machine.
+"""The worker: claims jobs, runs them, and keeps their files in the bucket, so that a lost machine costs little.
 
-Read `messages.py` first, `pipeline.py` second; the rest follows from those two.
+Read `messages.py` first, `pipeline.py` second and `supervisor.py` third.
 """

@@ -1,7 +1,7 @@
-"""`kelpie`, or `python -m kelpie_worker`: works until SIGTERM or SIGINT; `kelpie doctor` looks for trouble.
+"""`kelpie`, or `python -m kelpie_worker`: works until SIGTERM or SIGINT. `kelpie doctor` checks the set-up.
 
-Only what is cheap is imported here: a process that is spawned, as a nursery that begins from nothing, imports this
-module too, and signals must be listened to before all that takes time.
+Only what is cheap is imported at the top: spawned processes (a new fork server, for example) import this module
+too, and the signal handlers must be in place before the imports that take time.
 """
 
 import os
@@ -13,13 +13,13 @@ from kelpie_worker.system import signals
 
 def run() -> None:
     """The program: ends the process with the exit code of `main`."""
-    # The first process of a container is not ended by a signal that it has not asked for, and there is nothing
-    # in hand yet.
+    # The first process of a container ignores every signal for which it has no handler. There is no job to lose
+    # yet.
     signals.when_told_to_end(lambda _: os._exit(0))
     _have_standard_streams()
     import multiprocessing
 
-    multiprocessing.freeze_support()  # a frozen process that is spawned ends in here
+    multiprocessing.freeze_support()  # a process that a frozen worker spawned runs in this call, and exits
     try:
         code = main(sys.argv[1:])
     except ModuleNotFoundError as error:
@@ -31,28 +31,28 @@ def run() -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit code 0 after a shutdown, 1 if it cannot go on or the doctor found trouble, 2 if it refuses to start."""
+    """Exit code 0 after a shutdown, 1 if it cannot go on or a check failed, 2 if it refuses to start."""
     from kelpie_worker import cli
 
-    asked = cli.parse(arguments)
-    if asked.command == "doctor":
+    given = cli.parse(arguments)
+    if given.command == "doctor":
         signals.as_usual()
         from kelpie_worker import doctor
         from kelpie_worker.system import frozen
 
-        with frozen.held():
-            return doctor.examine(asked.bucket)
+        with frozen.folders_in_use():
+            return doctor.examine(given.bucket)
     return _work()
 
 
 def _have_standard_streams() -> None:
-    """Whoever starts us may have closed them; a file that is opened later would pass for one of them."""
+    """Open /dev/null for each standard stream that is closed; the next opened file would take its number."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest that is free
-    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115 - as long as the process lives
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # open returns the lowest free number
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115 - stays open until the process ends
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
@@ -65,7 +65,7 @@ def _work() -> int:
     try:
         settings = config.load()
         fork_server = ForkServer(worker.MAINS)  # while there is only one thread
-        with frozen.held():
+        with frozen.folders_in_use():
             return worker.work(settings, fork_server)
     except (config.ConfigError, StateFileInUse) as error:
         print(f"kelpie: {error}", file=sys.stderr)

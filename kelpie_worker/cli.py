@@ -1,4 +1,4 @@
-"""The command line: what can be asked, and the help that names every setting."""
+"""The command line, and its help, which names every setting."""
 
 import argparse
 from collections.abc import Sequence
@@ -11,28 +11,28 @@ from kelpie_worker.config import VARIABLES, Variable
 _WIDTH = 100
 
 
-class Asked(NamedTuple):
+class Arguments(NamedTuple):
     command: Literal["worker", "doctor"]
     bucket: str | None = None
 
 
-def parse(arguments: Sequence[str]) -> Asked:
-    """Raises SystemExit: 0 after --help and --version, 2 for anything unknown."""
+def parse(arguments: Sequence[str]) -> Arguments:
+    """Raises SystemExit: 0 after --help and --version, 2 for unknown arguments."""
     given = _parser().parse_args(arguments)
-    return Asked(given.command or "worker", getattr(given, "bucket", None))
+    return Arguments(given.command or "worker", getattr(given, "bucket", None))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="kelpie",
-        description="Claims jobs from the Kelpie API and sees each through to its end, until it is stopped.",
+        description="Claims jobs from the Kelpie API and runs them, one after the other, until it is stopped.",
         epilog=_settings(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"kelpie {VERSION}")
     commands = parser.add_subparsers(dest="command", metavar="command")
     commands.add_parser("worker", help="claim and run jobs until it is stopped; so does no command")
-    doctor = commands.add_parser("doctor", help="look whether everything that a job needs is there")
+    doctor = commands.add_parser("doctor", help="check whether everything that a job needs is there")
     doctor.add_argument(
         "--bucket",
         metavar="NAME[/PREFIX]",

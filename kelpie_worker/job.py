@@ -1,4 +1,4 @@
-"""The job as the worker sees it: one shape, whichever generation of the API it was submitted to."""
+"""The job as the worker sees it: one shape, for jobs of the current API and of the legacy one."""
 
 import math
 import os
@@ -14,13 +14,13 @@ from kelpie_worker.limits import DEFAULT_HEARTBEAT_INTERVAL, LONGEST_HEARTBEAT_I
 
 @dataclass(frozen=True)
 class SyncBlock:
-    """A directory and its place in a bucket. `local_path` is absolute, `prefix` is empty or ends in `/`."""
+    """A directory and the prefix it is synced with. `local_path` is absolute, `prefix` is empty or ends in `/`."""
 
     bucket: str
     prefix: str
     local_path: str
     pattern: str | None = None
-    mirrors_deletes: bool = True  # a file that the command removes is removed from the bucket too
+    mirrors_deletes: bool = True  # a file that the command deletes is deleted from the bucket too
 
 
 ObjectKey = tuple[str, str]  # bucket and key
@@ -41,20 +41,20 @@ class StoredObject:
         return self.bucket, self.key
 
 
-Manifest = tuple[StoredObject, ...]  # all of one generation of the checkpoints
+Manifest = tuple[StoredObject, ...]  # all objects of one generation of the checkpoints
 
 
 class CheckpointStatus(StrEnum):
     """How the checkpoint in the bucket compares with the newest manifest that the coordinator knows."""
 
     CLEAN = "clean"
-    TORN = "torn"  # or not provably whole: it is something else than what was reported
-    NONE = "none"  # there is nothing to compare with
+    TORN = "torn"  # it differs from the manifest, so that it may mix files of several generations
+    NONE = "none"  # there is no manifest to compare with
 
 
 @dataclass(frozen=True)
 class Job:
-    """One handout of a job. `claim_id` names the handout, also where the server knows no attempts."""
+    """One attempt at a job. `claim_id` identifies the attempt, also where the server does not number attempts."""
 
     claim_id: str
     id: str
@@ -65,10 +65,10 @@ class Job:
     before: tuple[SyncBlock, ...] = ()
     during: tuple[SyncBlock, ...] = ()
     after: tuple[SyncBlock, ...] = ()
-    checkpoint_status: str = CheckpointStatus.NONE  # known once everything is downloaded
-    # Only of use while downloading, and long: never saved.
+    checkpoint_status: str = CheckpointStatus.NONE  # set when everything is downloaded
+    # Needed only while downloading, and long: not saved.
     checkpoint: Manifest = field(default=(), repr=False)
-    # May hold secrets: never saved, fetched again when a job is resumed.
+    # May hold secrets: not saved, but fetched again when a job is resumed.
     command: str = field(default="", repr=False)
     arguments: tuple[str, ...] = field(default=(), repr=False)
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -86,8 +86,10 @@ _UNSAVED = ("checkpoint", "command", "arguments", "environment")
 def from_wire(
     document: Mapping[str, Any], claim_id: str, directories: LegacyDirectories, attempt: int | None
 ) -> Job:
-    """Read a job as the API shows it
-    (docs/design/protocol.md, Submission); KeyError, TypeError or ValueError if it is none."""
+    """Read a job from the API's JSON (docs/design/protocol.md, Submission).
+
+    Raises KeyError, TypeError or ValueError if it is no valid job.
+    """
     before, during, after = _blocks(document, directories)
     return Job(
         claim_id=claim_id,
@@ -107,17 +109,17 @@ def from_wire(
 
 
 def to_saved(job: Job) -> dict[str, Any]:
-    """What the state file keeps of a job: everything but what may hold a secret."""
+    """The fields of a job that the state file keeps: all but those that may hold a secret or are not needed."""
     return {name: value for name, value in asdict(replace(job, checkpoint=())).items() if name not in _UNSAVED}
 
 
 def from_saved(saved: Mapping[str, Any]) -> Job:
-    """The job that `to_saved` saved. KeyError, TypeError or ValueError for anything that it would not write."""
-    saved = {"checkpoint_status": CheckpointStatus.NONE, **saved}  # releases before it did not save it
+    """The job that `to_saved` saved. Raises KeyError, TypeError or ValueError for what it would not write."""
+    saved = {"checkpoint_status": CheckpointStatus.NONE, **saved}  # older releases did not save it
     _demand(set(saved) == {part.name for part in fields(Job)} - set(_UNSAVED), "a job has other fields")
     blocks = {name: tuple(_saved_block(block) for block in saved[name]) for name in ("before", "during", "after")}
     job = Job(**{**saved, **blocks})
-    # The claim id becomes part of a file's name, the job's id part of a URL.
+    # The claim id becomes part of a file name, the job's id part of a URL.
     _demand(all(is_text(name) and name and "/" not in name for name in (job.claim_id, job.id)), "a job has no id")
     _demand(job.attempt is None or is_whole(job.attempt), "an attempt is no number")
     _demand(is_whole(job.num_failures), "the failures are no number")
@@ -130,12 +132,12 @@ def from_saved(saved: Mapping[str, Any]) -> Job:
 
 
 def is_whole(value: Any) -> bool:
-    """Whether it is a number that counts something; JSON's true is a 1 to Python."""
+    """Whether it is an integer of at least 0. JSON's true does not count, though Python's bool is an int."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def is_text(value: Any) -> bool:
-    """Whether it is a string that can be sent and can name a file: no half surrogate pair, no NUL."""
+    """Whether it is a string that can be sent and can name a file: without lone surrogates and NUL."""
     return isinstance(value, str) and not any(char == "\0" or "\ud800" <= char <= "\udfff" for char in value)
 
 
@@ -150,10 +152,10 @@ def _saved_block(saved: Mapping[str, Any]) -> SyncBlock:
 
 
 def _manifest(document: Any, attempt: int | None) -> Manifest:
-    """The newest manifest of a job; one that cannot be read is none, and stops no job.
+    """The newest manifest of a job; empty if there is none, or one that cannot be read.
 
-    Its versions are worth going back to only if it is that of the attempt just before: one in between may have
-    gone on for days and known no manifests.
+    Its version ids are used only if it is the previous attempt's: an attempt in between, by a worker that reports
+    no manifests, may have worked for days after it.
     """
     try:
         follows = attempt is not None and bool(document) and document["attempt"] == attempt - 1
@@ -198,7 +200,7 @@ def _sync_blocks(blocks: Iterable[Mapping[str, Any]]) -> Blocks:
 
 
 def _legacy_blocks(document: Mapping[str, Any], directories: LegacyDirectories) -> tuple[Blocks, Blocks, Blocks]:
-    """Inputs come down, checkpoints go both ways, outputs go up as they appear and again at the end."""
+    """Inputs are downloaded, checkpoints synced both ways, outputs uploaded as they appear and at the end."""
 
     def block(kind: str, local_path: str, mirrors_deletes: bool = True) -> SyncBlock:
         bucket, prefix = str(document[f"{kind}_bucket"]), str(document.get(f"{kind}_prefix") or "")

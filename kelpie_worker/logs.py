@@ -1,6 +1,6 @@
-"""The worker's story on stderr: one JSON object a line, one line a fact.
+"""The worker's log on stderr: one JSON object a line, one line an event.
 
-`event` names the fact; `job_id` and `attempt` are there wherever a job is meant.
+`event` names what happened; `job_id` and `attempt` are in every line that is about a job.
 """
 
 import json
@@ -14,16 +14,16 @@ from typing import Any
 from kelpie_worker.config import LOG_LEVELS, Config
 from kelpie_worker.job import Job
 
-_PATIENCE_MS = 250
+_LONGEST_WAIT_MS = 250
 
 
 class _Log:
-    """Set once per process by `configure`."""
+    """The settings of this process, set once by `configure`."""
 
     threshold = LOG_LEVELS.index("info")
     machine_id = ""
     secrets: tuple[str, ...] = ()
-    lost = 0  # lines that could not be written since the last that could
+    lost = 0  # lines that could not be written since the last one that was
 
 
 def configure(config: Config) -> None:
@@ -55,8 +55,8 @@ def _write(level: str, event: str, job: Job | None, facts: dict[str, Any]) -> No
     line = {"time": now(), "level": level, "event": event, **about, "machine_id": _Log.machine_id, **facts}
     if _Log.lost:
         line["lines_lost"] = _Log.lost
-    # One write for the whole line: several processes share this stream. Where it leads to a full disk, or to
-    # nobody any more, a job is worth more than its story.
+    # One write for the whole line, because several processes share this stream. A full disk or a closed pipe must
+    # not end a job, so that the line is dropped and counted.
     with suppress(OSError):
         if _has_room(sys.stderr.fileno()):
             os.write(sys.stderr.fileno(), (without_secrets(json.dumps(line, default=str)) + "\n").encode())
@@ -66,10 +66,10 @@ def _write(level: str, event: str, job: Job | None, facts: dict[str, Any]) -> No
 
 
 def _has_room(stream: int) -> bool:
-    """Whether a line can be written soon: a heartbeat must not wait for whoever reads logs, or does not."""
+    """Whether a line can be written soon: a heartbeat must not wait for a log reader that is blocked."""
     poll = select.poll()
     poll.register(stream, select.POLLOUT)
-    return bool(poll.poll(_PATIENCE_MS))
+    return bool(poll.poll(_LONGEST_WAIT_MS))
 
 
 def without_secrets(text: str) -> str:
@@ -79,5 +79,5 @@ def without_secrets(text: str) -> str:
 
 
 def now() -> str:
-    """The wall clock, for people to read; nothing is decided by it."""
+    """The wall clock in ISO 8601, for people to read; no decision depends on it."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -123,7 +123,7 @@ def _work(config: Config, fork_server: ForkServer, store: StateFile) -> int:
     coordinator = CoordinatorCalls(Api(config), inbox.put)
     instance = Instance(config, inbox.put)
     supervisor = _supervisor(config, store, children, coordinator, instance, inbox)
-    _listen_to_signals(inbox, children.bury, config.shutdown_grace)
+    _listen_to_signals(inbox, children.reap_adopted, config.shutdown_grace)
     try:
         try:
             logs.info("worker_started", version=VERSION, container_group_id=config.container_group_id)
@@ -208,7 +208,7 @@ def _supervisor(
 # --- the end --------------------------------------------------------------------------------------------
 
 
-def _listen_to_signals(inbox: SimpleQueue[Message], bury: Callable[[], None], grace: float) -> None:
+def _listen_to_signals(inbox: SimpleQueue[Message], reap_adopted: Callable[[], None], grace: float) -> None:
     """Have a signal asked of the supervisor, and the process ended in time even if nothing answers it.
 
     The handlers run in the main thread alone, which a write to a dead disk may hold; the file descriptor is
@@ -227,7 +227,7 @@ def _listen_to_signals(inbox: SimpleQueue[Message], bury: Callable[[], None], gr
     threading.Thread(target=end_in_time, daemon=True).start()
     # SimpleQueue.put may interrupt itself, which is what a signal handler needs.
     signals.when_told_to_end(lambda number: inbox.put(ShutdownRequested(finish_uploads=number != signal.SIGINT)))
-    signal.signal(signal.SIGCHLD, lambda *_: bury())
+    signal.signal(signal.SIGCHLD, lambda *_: reap_adopted())
 
 
 def _tell_failure(error: Exception) -> str:

@@ -72,7 +72,7 @@ class Runner(Duty):
     def descriptors(self) -> list[int]:
         return [self._child_ended]
 
-    def orphaned(self) -> None:
+    def clean_up(self) -> None:
         if self._command:
             self._command.kill()
         end_descendants(self._config.state_file)

@@ -1,3 +1,3 @@
-"""The worker's processes: in come commands for a child, out come its messages; one that dies or hangs is
-replaced.
+"""The worker's child processes: takes commands for a child, passes its messages on, and replaces a child that dies
+or hangs.
 """

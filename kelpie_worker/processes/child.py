@@ -1,4 +1,4 @@
-"""The loop that all children of the supervisor share."""
+"""The main loop that all child processes of the supervisor share."""
 
 import threading
 from abc import ABC, abstractmethod
@@ -15,30 +15,30 @@ Tell = Callable[[Message], None]
 
 
 class Duty(ABC):
-    """What one child does."""
+    """The work of one child process, called by the loop."""
 
     @abstractmethod
     def obey(self, command: Any) -> None:
-        """Begin with a command; harmless if it has come before. Returns at once."""
+        """Begin to carry out a command, and return at once. A repeated command must be harmless."""
 
     def tick(self) -> float | None:
-        """Do what is due; the seconds until the next time, None if nothing is waited for."""
+        """Do what is due. Returns the seconds until it is to be called again; None: not before the next event."""
         return None
 
     def is_spent(self) -> bool:
-        """Whether it holds memory that nobody needs any more. Then it ends, and a fresh one takes its place."""
+        """Whether the process holds memory that it cannot give back. Then it ends, and is replaced."""
         return False
 
     def descriptors(self) -> list[int]:
-        """What to wake up for besides a command."""
+        """The file descriptors that wake the loop when they are readable."""
         return []
 
-    def orphaned(self) -> None:  # noqa: B027 - most have nothing that outlives them
-        """The supervisor is gone: leave nothing behind."""
+    def clean_up(self) -> None:  # noqa: B027 - most children have nothing to clean up
+        """Called at the end of the loop: end what would outlive this process."""
 
 
 def live(commands: Connection, messages: Connection, config: Config, begin: Callable[[Tell], Duty]) -> None:
-    """Obey commands until the supervisor is gone, or the duty is spent."""
+    """Obey commands until the supervisor is gone or the duty is spent. The whole life of a child process."""
     signals.leave_to_supervisor()
     logs.configure(config)
     tell = _Teller(messages)
@@ -55,7 +55,7 @@ def live(commands: Connection, messages: Connection, config: Config, begin: Call
     except (EOFError, ConnectionError):
         return
     finally:
-        duty.orphaned()
+        duty.clean_up()
 
 
 class _Teller:

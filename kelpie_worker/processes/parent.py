@@ -1,4 +1,4 @@
-"""The supervisor's processes: started, listened to, and replaced when they die."""
+"""The supervisor's side of its child processes: starting them, talking to them, ending them."""
 
 import os
 import signal
@@ -20,19 +20,19 @@ _PATIENCE = {
     "runner": 2.0,
     "heartbeat": 0.3,
     "uploader": 0.3,
-}  # seconds to end by itself; the runner has work to do
-_LONGEST_CLEANUP = 1.0  # seconds; a process that the kernel cannot end now is not waited for
-_LOOK_AGAIN = 0.005
+}  # seconds to end by itself; the runner has to end the command first
+_LONGEST_CLEANUP = 1.0  # seconds; a process in uninterruptible sleep is not waited for
+_POLL = 0.005
 
 
 class Children:
-    """The three processes. Their messages, and the news of their death, go to `tell`.
+    """The three child processes. Their messages, and a ChildDied for each that dies, go to `tell`.
 
-    Only to be used from the main thread: the kernel ends a child together with the thread that started it.
+    To be used from the main thread only: the kernel kills a child when the thread that started it ends.
 
-    What a command started is adopted by the runner, and when that dies by this process; as the first process of
-    a container it adopts everybody's orphans. Whoever was its child before (a shell that started something and
-    then became Kelpie) is left alone.
+    The orphans of a command are adopted by the runner, and when the runner dies by this process, a subreaper. As
+    the first process of a container it adopts all other orphans too. Children that it had at its start (of a
+    shell that started something and then exec'ed Kelpie) are not touched.
     """
 
     def __init__(self, fork_server: ForkServer, config: Config, tell: Callable[[Message], None]) -> None:
@@ -40,11 +40,11 @@ class Children:
         self._config = config
         self._tell = tell
         self._children: dict[str, _Child] = {}
-        self._left_alone = frozenset[int]()
+        self._not_ours = frozenset[int]()  # the children that this process had at its start
         self._killed = False
 
     def start(self, name: str) -> None:
-        """Start a child, or a fresh one in place of a dead one: nothing of the old queue is used again."""
+        """Start a child, or replace a dead one. The commands queued for the dead one are dropped."""
         if name == "runner" and name in self._children:
             self._end_adopted()
         self._children[name] = _Child(name, self._fork_server, self._config, self._tell)
@@ -52,10 +52,13 @@ class Children:
     def start_all(self) -> None:
         for name in _PATIENCE:
             self.start(name)
-        self._left_alone = self._own_children() - self._pids()
+        self._not_ours = self._own_children() - self._pids()
 
-    def bury(self) -> None:
-        """Reap the adopted that have ended; the end of a child of ours is for whoever waits for it to hear."""
+    def reap_adopted(self) -> None:
+        """Reap adopted processes that have ended.
+
+        Our three children are reaped by the threads that read from them.
+        """
         for pid in self._own_children() - self._pids():
             with suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
@@ -64,11 +67,11 @@ class Children:
         self._children[name].commands.put(command)
 
     def kill(self, name: str) -> None:
-        """End one; its death is told as any other."""
+        """Kill a child; a ChildDied follows."""
         self._children[name].kill()
 
     def stop_all(self) -> None:
-        """End every child, and with the runner the command and all that it started."""
+        """End every child, and with the runner the command and all its descendants."""
         if self._killed:
             return
         for child in self._children.values():
@@ -76,11 +79,11 @@ class Children:
         for child in self._children.values():
             child.join()
         self._fork_server.end()
-        leftovers.end_leftovers(self._config.state_file)  # of a runner that could not do it
+        leftovers.end_leftovers(self._config.state_file)  # what a killed runner did not end
         self._end_adopted()
 
     def kill_all(self) -> None:
-        """End every child and what descends from it, at once, and nobody else."""
+        """Kill every child and its descendants at once. Other children of this process are not touched."""
         for child in self._children.values():
             child.kill()
         self._fork_server.end()
@@ -89,15 +92,15 @@ class Children:
 
     def _end_adopted(self) -> None:
         deadline = boottime() + _LONGEST_CLEANUP
-        while left := descendants(os.getpid(), but=self._left_alone | self._pids()):
+        while left := descendants(os.getpid(), but=self._not_ours | self._pids()):
             for pid in left:
                 with suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
-            self.bury()
+            self.reap_adopted()
             if boottime() >= deadline:
                 logs.warn("leftovers_remain", pids=sorted(left))
                 return
-            time.sleep(_LOOK_AGAIN)
+            time.sleep(_POLL)
 
     def _pids(self) -> frozenset[int]:
         return frozenset(child.pid for child in self._children.values() if child.pid) | {self._fork_server.pid}
@@ -108,31 +111,31 @@ class Children:
 
 
 class _Child:
-    """One process and the two threads that write and read its pipes, so that the supervisor never waits."""
+    """One child process, and the two threads that write and read its pipes so that the supervisor never blocks."""
 
     def __init__(
         self, name: str, fork_server: ForkServer, config: Config, tell: Callable[[Message], None]
     ) -> None:
         self.name = name
-        self.pid = 0  # as long as there is none
+        self.pid = 0  # until the process is started
         self.commands: SimpleQueue[Command | Respond | None] = SimpleQueue()
         self._tell = tell
         self._ended = threading.Event()
         try:
-            born = fork_server.begin(name, config)
+            forked = fork_server.start(name, config)
         except NotForked as error:
             logs.error("child_not_started", child=name, detail=str(error))
             self._ended.set()
             tell(ChildDied(name, None))
             return
-        self.pid, self._command_end, self._message_end = born.pid, born.commands, born.messages
+        self.pid, self._command_end, self._message_end = forked.pid, forked.commands, forked.messages
         logs.info("child_started", child=name, pid=self.pid)
         tell(ChildStarted(name))
         threading.Thread(target=self._write, daemon=True).start()
         threading.Thread(target=self._read, daemon=True).start()
 
     def join(self) -> None:
-        """Wait a moment for it to end by itself, then make it."""
+        """Give the process a moment to end by itself, then kill it."""
         if not self._ended.wait(_PATIENCE[self.name]):
             self.kill()
 
@@ -147,11 +150,11 @@ class _Child:
             try:
                 self._command_end.send(command)
             except OSError:
-                return  # it died, which the reading thread tells
+                return  # the process died; the reading thread sends ChildDied
         self._command_end.close()
 
     def _read(self) -> None:
-        """Until the end of its messages, which is its own: nobody else has the other end."""
+        """Pass messages on until the pipe ends. No other process holds its other end: so this one has ended."""
         try:
             while True:
                 self._tell(self._message_end.recv())
@@ -163,5 +166,5 @@ class _Child:
     def _reaped(self) -> int | None:
         try:
             return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        except ChildProcessError:  # it ended before anybody knew that it is one of ours
+        except ChildProcessError:  # `reap_adopted` was faster, before the process counted as one of the three
             return None

@@ -1,4 +1,4 @@
-"""How often a child may die before the worker gives up."""
+"""Restarting dead children with backoff, until one dies too often."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _BACKOFF = Backoff(0.1, 2.0)
 
 
 class ChildKeepsDying(Exception):
-    """Restarting it does not help."""
+    """A child died several times in a row soon after its start: restarting it does not help."""
 
 
 class Restarts:
-    """Replaces dead children, in a row of quick deaths with growing pauses, and not for ever."""
+    """Restarts dead children: at once after a long life, with growing pauses after quick deaths in a row."""
 
     def __init__(self, start: Callable[[str], None], pause: Callable[[float], object] = sleep) -> None:
         self._start = start
@@ -28,7 +28,7 @@ class Restarts:
         self._quick: dict[str, int] = {}
 
     def restart(self, name: str) -> None:
-        """Raises ChildKeepsDying."""
+        """Start the child again. Raises ChildKeepsDying after too many quick deaths in a row."""
         lived = boottime() - self._started.get(name, self._begun)
         quick = self._quick[name] = self._quick.get(name, 0) + 1 if lived < _QUICK_DEATH else 0
         if quick >= _MOST_QUICK_DEATHS:

@@ -1,4 +1,4 @@
-"""Notices a child that lives and does nothing: one that was stopped, say. Decisions only."""
+"""Detects a child that is alive and does nothing, because it was sent SIGSTOP for example. Decisions only."""
 
 from collections.abc import Callable, Mapping
 
@@ -7,23 +7,23 @@ from kelpie_worker.messages import ChildStarted, LeaseRenewed, LeaseUnanswered, 
 from kelpie_worker.pipeline import JobState, Phase
 from kelpie_worker.system.linux import boottime
 
-_PATIENCE = 20.0  # seconds beyond an interval: a heartbeat may wait for a token, a connection and an answer
-_SHORTEST_SILENCE = 30.0  # seconds; what is replaced more often counts as dying all the time
-_LONGEST_LOOK = 2.0  # seconds that count at most from one look to the next: the worker itself may have slept
-_ASKED = ("runner", "uploader")  # their work may take days, but it keeps neither from answering
+_PATIENCE = 20.0  # seconds beyond the interval: a heartbeat may wait for a token, a connection and an answer
+_SHORTEST_SILENCE = 30.0  # seconds; a child replaced more often would count as dying quickly (see restarts.py)
+_LONGEST_STEP = 2.0  # seconds counted at most between two calls: the worker itself may have been suspended
+_ASKED = ("runner", "uploader")  # their work may take days, but does not keep them from responding
 _ASK_EVERY = 30.0  # seconds
-_LONGEST_ANSWER = 300.0  # seconds; to start a command from a slow disk, or to save on one, takes its time
+_LONGEST_ANSWER = 300.0  # seconds; starting a command from a slow disk may take minutes
 
 
 class Watchdog:
-    """Hears every message, and looks again and again. `ask` has a child respond."""
+    """Is told every message, and asked regularly for hanging children. `ask` requests a response from a child."""
 
     def __init__(self, ask: Callable[[str], None], clock: Callable[[], float] = boottime) -> None:
         self._ask = ask
         self._clock = clock
         self._looked = clock()
         self._unasked = 0.0  # seconds since the children were asked
-        self._unanswered: dict[str, float] = {}  # seconds, of children
+        self._unanswered: dict[str, float] = {}  # by child: seconds since it was asked
 
     def hear(self, message: Message, jobs: Mapping[str, JobInHand]) -> None:
         match message:
@@ -33,11 +33,11 @@ class Watchdog:
                 self._unanswered.pop(message.name, None)
 
     def broken(self, jobs: Mapping[str, JobInHand]) -> list[str]:
-        """The children that are to be replaced. With each of them it begins anew."""
-        passed, self._looked = min(self._clock() - self._looked, _LONGEST_LOOK), self._clock()
-        return [*self._leaving_leases(jobs, passed), *self._not_responding(bool(jobs), passed)]
+        """The names of the children to be replaced; their silence is counted from zero again."""
+        passed, self._looked = min(self._clock() - self._looked, _LONGEST_STEP), self._clock()
+        return [*self._not_renewing(jobs, passed), *self._not_responding(bool(jobs), passed)]
 
-    def _leaving_leases(self, jobs: Mapping[str, JobInHand], passed: float) -> list[str]:
+    def _not_renewing(self, jobs: Mapping[str, JobInHand], passed: float) -> list[str]:
         """The heartbeat, if it has sent no news of a lease in hand for so long that it cannot be renewing it."""
         leases = [held for held in jobs.values() if _is_leased(held.state)]
         for held in leases:

@@ -36,8 +36,8 @@ class Conditions:
     ) -> Stored:
         """Call `store` with the condition that `over` is what it replaces; returns what was stored.
 
-        Over Unknown, and in a bucket that does not enforce conditions, the write has no condition. `content` is the
-        ETag and size of what is to be stored. Raises Changed if something else than `over` is there.
+        Over Unknown, and in a bucket that does not enforce conditions, the write has no condition. `content` is
+        the ETag and size of what is to be stored. Raises Changed if something else than `over` is there.
         """
         condition = {} if self._enforced.get(target.bucket) is False else _condition(over)
         if not condition:

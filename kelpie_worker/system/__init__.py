@@ -1,1 +1,1 @@
-"""Linux and the frozen binary: small calls that know nothing of jobs."""
+"""Operating system calls, and the frozen binary: small functions that know nothing of jobs."""

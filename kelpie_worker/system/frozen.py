@@ -1,9 +1,9 @@
-"""The frozen worker among the programs that unpacked it: it ends with them, and leaves no folder of theirs behind.
+"""The frozen worker and the programs that unpacked it: it ends when they are killed, and removes their folders.
 
-One file is three processes. staticx's unpacks a C library and PyInstaller's program into one folder and starts
-that; PyInstaller's unpacks Python into a second folder and starts the worker. Each passes signals on, waits for
-what it started, and removes its folder then. What none of them sees to, the SIGKILL of one of them, is seen to
-here. A folder is in use as long as somebody has a lock on it; the kernel takes it from the dead.
+One executable file runs as three processes. staticx unpacks a C library and PyInstaller's program into one folder
+and starts that program; PyInstaller unpacks Python into a second folder and starts the worker. Each passes
+signals on, waits for its child and then removes its folder, unless it gets SIGKILL: that case is covered here. A
+worker that uses a folder holds a lock (flock) on it, which the kernel releases when the worker dies.
 """
 
 import os
@@ -24,21 +24,24 @@ from kelpie_worker import logs
 from kelpie_worker.system.linux import boottime
 from kelpie_worker.system.locks import try_lock
 
-_MARK = "kelpie"  # is in each of our folders; other programs are packed the same way
-_PYINSTALLERS, _STATICX = "_MEI", "staticx-"
-_QUIET = 5.0  # seconds; who unpacks into a folder has no lock on it yet
-_UNPACKED_BY_THEN = 600.0  # seconds; what is not whole after so long was cut short
-_CLOCKS_DIFFER = 1.0  # seconds, at most, between what a file and a process say of the same moment
-_LOOK_AGAIN = 1.0  # seconds, where a container forbids to wait for the end of a process
+_MARK = "kelpie"  # a file in each of our folders; other programs are packed the same way
+_PYINSTALLERS, _STATICX = "_MEI", "staticx-"  # prefixes of the folders' names
+_QUIET = 5.0  # seconds; while a folder is being unpacked no process has a lock on it
+_UNPACKED_BY_THEN = 600.0  # seconds; a folder that is incomplete after that was interrupted
+_CLOCKS_DIFFER = 1.0  # seconds, at most, between a file's time and a process's start for the same moment
+_POLL = 1.0  # seconds, where a container forbids pidfd_open
 _OURS = ("LD_LIBRARY_PATH", "LD_LIBRARY_PATH_ORIG", "STATICX_BUNDLE_DIR", "STATICX_PROG_PATH")
 
 
 @dataclass(frozen=True)
 class Unpacked:
-    """A folder of this worker, and the process that removes it at the end. None: it was killed already."""
+    """A folder of this worker, and the process that unpacked it and removes it at its end.
+
+    `unpacker` is that process's id; None if it was killed already.
+    """
 
     folder: Path
-    keeper: int | None
+    unpacker: int | None
 
 
 def is_frozen() -> bool:
@@ -46,7 +49,10 @@ def is_frozen() -> bool:
 
 
 def missing() -> Path | None:
-    """The folder that was unpacked for this process, if somebody removed it. Its first file stands for all."""
+    """The folder that was unpacked for this process, if it was removed meanwhile; None if it is there.
+
+    Only the first file in it is looked for.
+    """
     if not is_frozen():
         return None
     folder = Path(sys._MEIPASS)  # type: ignore[attr-defined]
@@ -54,14 +60,17 @@ def missing() -> Path | None:
         (folder / _MARK).stat()
     except FileNotFoundError:
         return folder
-    except OSError:  # of the disk, say, which may pass
+    except OSError:  # a disk error, for example, which may be temporary
         return None
     return None
 
 
 @cache
 def kept(path: str) -> str:
-    """Where to read a file of ours. Of a frozen program's it is a copy in memory, which nobody can remove."""
+    """A path under which a file of the program can be read even if the unpacked folder is removed.
+
+    In a frozen program that is a copy in memory.
+    """
     if not is_frozen():
         return path
     copy = os.memfd_create(Path(path).name)
@@ -71,13 +80,13 @@ def kept(path: str) -> str:
 
 
 def program_files() -> list[str]:
-    """What the program needs to be on the disk, now and for its next start."""
+    """The paths that the program needs on the disk, now and at its next start."""
     unpacked = [getattr(sys, "_MEIPASS", None), os.environ.get("STATICX_PROG_PATH")] if is_frozen() else []
     return [sys.executable, *filter(None, unpacked)]
 
 
 def without_bundle(environment: Mapping[str, str], frozen: bool) -> dict[str, str]:
-    """The environment as it was before a frozen Kelpie put its own libraries first."""
+    """The environment without what staticx and PyInstaller put into it, such as their library path."""
     if not frozen:
         return dict(environment)
     clean = {
@@ -90,21 +99,24 @@ def without_bundle(environment: Mapping[str, str], frozen: bool) -> dict[str, st
 
 
 @contextmanager
-def held() -> Iterator[None]:
-    """Hold our folders and remove those of the dead; as long as this lasts, SIGTERM if a keeper is killed."""
+def folders_in_use() -> Iterator[None]:
+    """Lock this worker's folders and remove those of dead workers.
+
+    Within the context, this process gets SIGTERM if a process that unpacked it is killed.
+    """
     if not is_frozen():
         yield
         return
     ours = _ours(Path(sys._MEIPASS), os.environ)  # type: ignore[attr-defined]
     locks = [_locked(unpacked.folder, shared=True) for unpacked in ours]
     remove_abandoned(ours)
-    for task in (_end_with_keepers, _look_again):
+    for task in (_end_with_unpackers, _remove_abandoned_later):
         threading.Thread(target=task, args=(ours,), daemon=True).start()
     try:
         yield
     finally:
         for unpacked in ours:
-            if unpacked.keeper is None or not is_alive(unpacked.keeper):
+            if unpacked.unpacker is None or not is_alive(unpacked.unpacker):
                 _remove(unpacked.folder)
         for lock in locks:
             if lock is not None:
@@ -122,10 +134,11 @@ def _ours(pyinstallers: Path, environment: Mapping[str, str]) -> list[Unpacked]:
 
 
 def _may_run(pid: int, program: str) -> bool:
-    """Whether a process runs a program, as far as can be seen; the parent of an orphan runs another.
+    """Whether a process may be running this program. The parent of an orphan (init) runs another one.
 
-    Which program somebody else's process runs cannot be seen, and none of ours is somebody else's: a first process
-    of root adopts the orphans of a user. What is ours and cannot be seen (a program file that was replaced) may.
+    Another user's process may not be inspected and is never ours, such as a root's init process that adopts a
+    user's orphans. A process of our own user that cannot be inspected (its program file was replaced) may be
+    ours.
     """
     try:
         return Path(f"/proc/{pid}/exe").samefile(program)
@@ -134,7 +147,10 @@ def _may_run(pid: int, program: str) -> bool:
 
 
 def _owner(pid: int) -> int | None:
-    """By what everybody may read; the folder's owner is another for a process that must not be looked into."""
+    """The user id of a process, from a file that every user may read.
+
+    The owner of the folder /proc/PID is root instead for a process that must not be inspected.
+    """
     try:
         status = Path(f"/proc/{pid}/status").read_text(errors="replace")
     except OSError:
@@ -142,16 +158,17 @@ def _owner(pid: int) -> int | None:
     return next((int(line.split()[2]) for line in status.splitlines() if line.startswith("Uid:")), None)
 
 
-# --- the end of a keeper --------------------------------------------------------------------------------
+# --- the end of an unpacking process --------------------------------------------------------------------
 
 
-def _end_with_keepers(ours: Collection[Unpacked]) -> None:
-    _wait_for_an_end([unpacked.keeper for unpacked in ours])
+def _end_with_unpackers(ours: Collection[Unpacked]) -> None:
+    _wait_for_an_end([unpacked.unpacker for unpacked in ours])
     logs.warn("bundle_killed", detail="The process around the worker was killed, so the worker ends.")
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _wait_for_an_end(pids: Collection[int | None]) -> None:
+    """Wait until one of the processes ends; returns at once if one (None) has ended already."""
     alive = [pid for pid in pids if pid is not None]
     if len(alive) < len(pids):
         return
@@ -159,42 +176,46 @@ def _wait_for_an_end(pids: Collection[int | None]) -> None:
         ends = [os.pidfd_open(pid) for pid in alive]
     except ProcessLookupError:
         return
-    except OSError:  # forbidden here
+    except OSError:  # pidfd_open is forbidden here
         while all(is_alive(pid) for pid in alive):
-            time.sleep(_LOOK_AGAIN)
+            time.sleep(_POLL)
         return
     select.select(ends, [], [])
 
 
-# --- what the dead left ---------------------------------------------------------------------------------
+# --- folders of dead workers ----------------------------------------------------------------------------
 
 
-def _look_again(ours: Collection[Unpacked]) -> None:
+def _remove_abandoned_later(ours: Collection[Unpacked]) -> None:
+    """Remove also the folders that were too young when this worker started."""
     time.sleep(_QUIET)
     remove_abandoned(ours)
 
 
 def remove_abandoned(ours: Collection[Unpacked], quiet: float = _QUIET) -> None:
-    """Remove the folders beside ours that a worker unpacked and nobody uses any more."""
+    """Remove the folders beside ours that were unpacked for a worker and that no process uses any more.
+
+    `quiet` is the age in seconds that a folder must have.
+    """
     own = {unpacked.folder for unpacked in ours}
-    keepers = {unpacked.keeper for unpacked in ours}
+    unpackers = {unpacked.unpacker for unpacked in ours}
     names = {entry.name for folder in own if folder.name.startswith(_STATICX) for entry in folder.glob("*")}
-    for place in {folder.parent for folder in own}:
-        for folder in {*place.glob(f"{_PYINSTALLERS}*"), *place.glob(f"{_STATICX}*")} - own:
-            workers = _is_a_workers(folder, quiet) or _is_cut_short(folder, names)
-            if workers and not _is_unpacked_now(folder, keepers):
+    for parent in {folder.parent for folder in own}:
+        for folder in {*parent.glob(f"{_PYINSTALLERS}*"), *parent.glob(f"{_STATICX}*")} - own:
+            of_a_worker = _is_of_a_worker(folder, quiet) or _is_incomplete(folder, names)
+            if of_a_worker and not _is_being_unpacked(folder, unpackers):
                 _remove_if_free(folder)
 
 
-def _is_a_workers(folder: Path, quiet: float) -> bool:
-    """Whether it was unpacked for a worker of this user, and not just now."""
+def _is_of_a_worker(folder: Path, quiet: float) -> bool:
+    """Whether it was unpacked for a worker of this user, at least `quiet` seconds ago."""
     return _is_mine(folder, quiet) and (folder / _MARK).is_file()
 
 
-def _is_cut_short(folder: Path, names: Collection[str]) -> bool:
-    """Whether its unpacking was ended long ago: the worker itself, which marks it, comes behind its libraries.
+def _is_incomplete(folder: Path, names: Collection[str]) -> bool:
+    """Whether its unpacking was interrupted long ago. The marking file is unpacked last, so it is missing then.
 
-    A whole folder of another program has that program in it, which is none of our `names`.
+    A complete folder of another program contains that program, which is not among our `names`.
     """
     if not folder.name.startswith(_STATICX) or not _is_mine(folder, _UNPACKED_BY_THEN):
         return False
@@ -204,18 +225,18 @@ def _is_cut_short(folder: Path, names: Collection[str]) -> bool:
 def _is_mine(folder: Path, quiet: float) -> bool:
     try:
         about = folder.lstat()
-    except OSError:  # its worker has removed it meanwhile
+    except OSError:  # its own worker has just removed it
         return False
     mine = stat.S_ISDIR(about.st_mode) and about.st_uid == os.geteuid()
     return mine and time.time() - about.st_mtime >= quiet
 
 
-def _is_unpacked_now(folder: Path, keepers: Collection[int | None]) -> bool:
-    """Whether somebody lives who unpacks it, or runs from it, and will have the lock in a moment."""
+def _is_being_unpacked(folder: Path, unpackers: Collection[int | None]) -> bool:
+    """Whether a living process unpacks it, or runs from it, whose worker will lock it soon."""
     if folder.name.startswith(_STATICX):
         return any(program.is_relative_to(folder) for program in _programs())
     unpacker = _unpacker(folder)
-    if unpacker is None or unpacker in keepers or _is_younger(unpacker, folder):  # the number was given anew
+    if unpacker is None or unpacker in unpackers or _is_younger(unpacker, folder):  # the process id was reused
         return False
     return _program(unpacker).name == _program(os.getpid()).name
 
@@ -230,14 +251,14 @@ def _remove_if_free(folder: Path) -> None:
 def _remove(folder: Path) -> None:
     try:
         shutil.rmtree(folder)
-    except FileNotFoundError:  # somebody else was about it too
+    except FileNotFoundError:  # another worker is removing it too
         return
     except OSError as error:
         logs.warn("bundle_remains", folder=str(folder), detail=str(error))
 
 
 def _locked(folder: Path, shared: bool = False) -> int | None:
-    """A descriptor with the lock; None if it is gone, somebody has it, or the file system knows no locks."""
+    """A descriptor that holds the lock; None if the folder is gone or locked, or the file system has no locks."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:
@@ -253,7 +274,7 @@ def _locked(folder: Path, shared: bool = False) -> int | None:
 
 
 def _unpacker(folder: Path) -> int | None:
-    """The process that PyInstaller's folder is named after: _MEI, eight hexadecimal digits, and six of chance."""
+    """The process id in the name of PyInstaller's folder: _MEI, eight hex digits, six random characters."""
     digits = folder.name.removeprefix(_PYINSTALLERS)[:8]
     with suppress(ValueError):
         return int(digits, 16) or None
@@ -261,20 +282,20 @@ def _unpacker(folder: Path) -> int | None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether it runs; the dead that nobody has reaped do not."""
+    """Whether the process runs. A zombie does not."""
     state = _stat(pid)
     return state is not None and state[0] not in "ZX"
 
 
 def _is_younger(pid: int, folder: Path) -> bool:
-    """Whether a process started after a folder was filled: numbers repeat when a container is started again."""
+    """Whether a process started after a folder was filled: process ids repeat when a container is restarted."""
     state = _stat(pid)
     if state is None:
         return True
     age = boottime() - int(state[19]) / os.sysconf("SC_CLK_TCK")
     try:
         return age + _CLOCKS_DIFFER < time.time() - folder.stat().st_mtime
-    except OSError:  # it is gone
+    except OSError:  # the folder is gone
         return True
 
 
@@ -284,7 +305,7 @@ def _parent(pid: int) -> int | None:
 
 
 def _stat(pid: int) -> list[str] | None:
-    """The fields behind the name in /proc/PID/stat: state, parent, ..."""
+    """The fields after the name in /proc/PID/stat: state, parent, ...; None if the process ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
@@ -297,7 +318,7 @@ def _programs() -> Iterator[Path]:
 
 
 def _program(pid: int) -> Path:
-    """The file that a process runs; the path . if it ended or is somebody else's."""
+    """The program file of a process; Path() if the process ended or may not be inspected."""
     try:
         return (Path("/proc") / str(pid) / "exe").readlink()
     except OSError:

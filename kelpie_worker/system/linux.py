@@ -1,4 +1,4 @@
-"""The few calls of Linux that Python has no name for."""
+"""Linux system calls and files of /proc that Python's library does not cover."""
 
 import ctypes
 import errno
@@ -19,52 +19,55 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def boottime() -> float:
-    """Seconds since boot, those of a suspended machine included; the same for every process on it."""
+    """Seconds since boot, including time in suspend; the same in every process of the machine."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def boot_id() -> str:
-    """The same for as long as the machine runs, in every container on it; empty where it is not known."""
+    """An id that changes with every boot and is the same in all containers of a machine; empty if unknown."""
     with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return ""
 
 
 def die_with(parent: int) -> None:
-    """Have the kernel kill this process when the thread that spawned it ends, or the process that adopted it."""
+    """Have the kernel send this process SIGKILL when its parent ends. `parent` is the parent's process id.
+
+    "Parent" is the thread that forked it, or the process that adopted it as an orphan.
+    """
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before the kernel was asked
+    if os.getppid() != parent:  # the parent ended before the prctl call, so that no signal will come
         os._exit(1)
 
 
-def be_called(name: str) -> None:
-    """Bear a name in `ps` and `top`, of 15 bytes at most."""
+def set_process_name(name: str) -> None:
+    """Set the name that `ps` and `top` show; the kernel cuts it to 15 bytes."""
     _prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()))
 
 
 def adopt_orphans() -> None:
-    """Become the parent of every descendant whose own parent ends, so that it can be reaped."""
+    """Become a subreaper: the parent of every descendant whose own parent ends, so that it can be reaped here."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def give_memory_back() -> None:
-    """Have the C library return what is freed, where it is much at once, and not keep a store for each thread."""
-    with suppress(AttributeError):  # another C library than GNU's
+def return_freed_memory() -> None:
+    """Have the C library return large freed blocks to the system, and keep at most two arenas for all threads."""
+    with suppress(AttributeError):  # a C library other than glibc has no mallopt
         _libc.mallopt(_M_MMAP_THRESHOLD, 1024 * 1024)
         _libc.mallopt(_M_ARENA_MAX, 2)
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether there was no room, or no more of a user's quota."""
+    """Whether the error means that the disk, or the user's quota, is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def wake_on_child_ends() -> int:
-    """A descriptor that becomes readable whenever a child ends, an adopted one too."""
+    """A file descriptor that becomes readable whenever a child ends, adopted orphans included."""
     readable, written = os.pipe()
     os.set_blocking(readable, False)
     os.set_blocking(written, False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)  # without a handler nothing is written
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # the wakeup descriptor is written only if there is a handler
     signal.set_wakeup_fd(written, warn_on_full_buffer=False)
     return readable
 
@@ -73,10 +76,10 @@ def process_ids() -> list[int]:
     return [int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit()]
 
 
-def about(pid: int, file: str) -> bytes:
-    """What a file of /proc says about a process: OSError if it ended, or is somebody else's.
+def read_proc(pid: int, file: str) -> bytes:
+    """The content of /proc/PID/FILE. Raises OSError if the process ended, or may not be inspected.
 
-    Without Python's file objects, which take longer than the kernel where there are hundreds of processes.
+    Python's file objects would take longer than the kernel where there are hundreds of processes.
     """
     descriptor = os.open(f"/proc/{pid}/{file}", os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -90,17 +93,17 @@ def about(pid: int, file: str) -> bytes:
 
 
 def children_of_all() -> dict[int, set[int]]:
-    """The children of every process, those included that wait to be reaped."""
+    """The process ids of the children of every process, zombies included."""
     children: dict[int, set[int]] = {}
     for pid in process_ids():
-        with suppress(OSError):  # it ended
-            parent = about(pid, "stat").rpartition(b")")[2].split(None, 2)[1]
+        with suppress(OSError):  # the process ended
+            parent = read_proc(pid, "stat").rpartition(b")")[2].split(None, 2)[1]
             children.setdefault(int(parent), set()).add(pid)
     return children
 
 
 def descendants(ancestor: int, but: frozenset[int] = frozenset()) -> set[int]:
-    """The descendants of a process, without some of them and theirs."""
+    """The process ids of all descendants of a process, without those in `but` and their descendants."""
     children = children_of_all()
     found, new = set[int](), {ancestor}
     while new := {child for parent in new for child in children.get(parent, ())} - found - but:
@@ -109,22 +112,22 @@ def descendants(ancestor: int, but: frozenset[int] = frozenset()) -> set[int]:
 
 
 def files_being_written() -> set[int]:
-    """The inodes of the files that a process has open for writing, as far as this one may look."""
+    """The inodes of the files that any process has open for writing, as far as this one may inspect others."""
     found: set[int] = set()
     for pid in process_ids():
         with suppress(OSError), os.scandir(f"/proc/{pid}/fd") as descriptors:
             for descriptor in descriptors:
-                with suppress(OSError):  # closed since
-                    # The bits of the link itself say what the descriptor may be used for.
+                with suppress(OSError):  # closed meanwhile
+                    # The mode bits of the link itself say whether the descriptor was opened for writing.
                     if descriptor.stat(follow_symlinks=False).st_mode & stat.S_IWUSR:
                         opened = descriptor.stat()
-                        if stat.S_ISREG(opened.st_mode):  # sockets and pipes have numbers of their own
+                        if stat.S_ISREG(opened.st_mode):  # sockets and pipes have inode numbers of their own
                             found.add(opened.st_ino)
     return found
 
 
 def oom_kills(root: Path = Path("/")) -> int | None:
-    """How many processes of this container the kernel has killed for want of memory; None if it does not say."""
+    """How many processes of this container the OOM killer has killed; None if the kernel does not tell."""
     for counter in _oom_counters(root):
         with suppress(OSError, ValueError):
             for line in counter.read_text().splitlines():
@@ -135,9 +138,9 @@ def oom_kills(root: Path = Path("/")) -> int | None:
 
 
 def _oom_counters(root: Path) -> Iterator[Path]:
-    """Where it may say so, the most telling first: of our own cgroup (of either version), of the whole system.
+    """The files that may hold the counter, the most specific first: of our cgroup (v1 or v2), of the system.
 
-    A container may see its own cgroup as the root, and yet the path that the host gives it.
+    A container may see its own cgroup mounted as the root, while /proc/self/cgroup shows the host's path of it.
     """
     mounted = root / "sys/fs/cgroup"
     with suppress(OSError, ValueError):

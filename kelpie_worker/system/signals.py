@@ -1,11 +1,11 @@
-"""What signals mean to Kelpie's processes: the supervisor is told to end, and its children leave that to it."""
+"""Signals: the ones that end the supervisor, and its children ignore all of them, because it ends them."""
 
 import signal
 from collections.abc import Callable
 
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-_MAY_BE_IGNORED = (signal.SIGHUP, signal.SIGQUIT)  # by who starts us with `nohup`, or with & from a shell
-_MEANINGLESS = (signal.SIGUSR1, signal.SIGUSR2)  # their default would end us without a word to anybody
+_MAY_BE_IGNORED = (signal.SIGHUP, signal.SIGQUIT)  # `nohup`, or & in a shell, start a program that ignores them
+_MEANINGLESS = (signal.SIGUSR1, signal.SIGUSR2)  # their default action would end the process without a log line
 
 
 def when_told_to_end(end: Callable[[int], object]) -> None:
@@ -18,12 +18,12 @@ def when_told_to_end(end: Callable[[int], object]) -> None:
 
 
 def leave_to_supervisor() -> None:
-    """Whoever signals the whole process group means the supervisor, which decides when it is time to go."""
+    """Ignore the signals that end a process: sent to the whole process group, they are for the supervisor."""
     for number in (*_ENDING, *_MEANINGLESS):
         signal.signal(number, signal.SIG_IGN)
 
 
 def as_usual() -> None:
-    """As any program that does nothing about them."""
+    """Restore the default action of every signal that this module changes."""
     for number in (*_ENDING, *_MEANINGLESS):
         signal.signal(number, signal.SIG_DFL)

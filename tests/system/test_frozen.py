@@ -74,7 +74,7 @@ def test_neither_the_file_that_was_started_nor_what_is_unpacked_is_ever_wiped(
 
 @pytest.fixture
 def ours(tmp_path: Path) -> Unpacked:
-    return Unpacked(unpacked(tmp_path / "_MEI00000001aaaaaa"), keeper=os.getpid())
+    return Unpacked(unpacked(tmp_path / "_MEI00000001aaaaaa"), unpacker=os.getpid())
 
 
 def unpacked(folder: Path) -> Path:
@@ -190,7 +190,7 @@ def test_what_was_cut_short_while_it_was_unpacked_goes_after_a_while(
     for name in names:
         (folder / name).touch()
     os.utime(folder, (time.time() - age,) * 2)
-    remove_abandoned([Unpacked(own, keeper=os.getpid())], quiet=0)
+    remove_abandoned([Unpacked(own, unpacker=os.getpid())], quiet=0)
     assert folder.exists() is not goes and own.exists()
 
 
