@@ -74,8 +74,8 @@ class Conditions:
     ) -> Stored | None:
         """Find out whether the bucket enforces conditions, with one that cannot hold.
 
-        Returns what was stored if the bucket ignored the condition; None if it enforces conditions, or if this is no
-        write to try it with. The body is the one that is to be stored anyway: a trial leaves no extra object.
+        Returns what was stored if the bucket ignored the condition; None if it enforces conditions, or if this is
+        no write to try it with. The body is the one that is to be stored anyway: a trial leaves no extra object.
         """
         if not isinstance(over, Version) or content[1] > _SMALL_TRIAL or target.bucket in self._enforced:
             return None
