@@ -117,7 +117,7 @@ def _origins(text: str) -> tuple[str, ...]:
 
 
 def _algorithms(text: str) -> tuple[str, ...]:
-    """Only asymmetric ones: with HS256 the public key, which anybody can fetch, would sign tokens."""
+    """Only asymmetric ones: with HS256 the public key, which everyone can fetch, would sign tokens."""
     for algorithm in (algorithms := _list(text)):
         if algorithm not in PUBLIC_KEY_ALGORITHMS:
             raise ValueError(f"names {algorithm!r}, which is no algorithm with a public key.")
@@ -230,7 +230,7 @@ class Config:
         shown="made in /dev/shm at the start",
     )
     cors_origins: tuple[str, ...] = _setting(
-        "KELPIE_CORS_ORIGINS", ORIGINS, "whose pages may call from a browser; `*`: all", default="*"
+        "KELPIE_CORS_ORIGINS", ORIGINS, "origins of web pages that may call from a browser; `*`: all", default="*"
     )
     webhook_allow_private: bool = _setting(
         "KELPIE_WEBHOOK_ALLOW_PRIVATE",
@@ -265,7 +265,7 @@ class Config:
         "KELPIE_SALAD_KEY_REFUSED_TTL_S", SECONDS, "how long a refused one is not asked about again", default="15"
     )
     jwt_issuer: str = _setting(
-        "KELPIE_JWT_ISSUER", TEXT, "whose tokens are believed", default="https://matrix-api.salad.io"
+        "KELPIE_JWT_ISSUER", TEXT, "the issuer of tokens that are accepted", default="https://matrix-api.salad.io"
     )
     jwt_algorithms: tuple[str, ...] = _setting(
         "KELPIE_JWT_ALGORITHMS", ALGORITHMS, "how they are signed; with a public key only", default="ES256"

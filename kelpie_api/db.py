@@ -95,24 +95,24 @@ class Transaction:
 
 
 def check_connection(connection: psycopg.Connection[Any]) -> None:
-    """Is there anything to read on a connection that nobody uses? Then it is the server's goodbye.
+    """Raise OperationalError if the server has closed an idle connection, which then has something to read.
 
-    It costs a system call and no round trip, so also a request that must not be sent twice, like a submission,
-    gets a connection that lives after a restart of Postgres.
+    It costs a system call and no round trip. So after a restart of Postgres also a request that must not be sent
+    twice, like a submission, gets a live connection.
     """
     if next_byte(connection.fileno()) is not None:
-        connection.close()  # or the pool would take it for a good one and hand it out again
+        connection.close()  # else the pool would hand it out again
         raise psycopg.OperationalError("the server closed the connection")
 
 
 def next_byte(fileno: int) -> bytes | None:
-    """What a socket has to read, without taking it: a byte, b"" at its end, None for nothing yet.
+    """The next byte that a socket has to read, without taking it; b"" at its end, None if there is none yet.
 
     Never waits, and costs one system call.
     """
-    with closing(_socket.socket(fileno=os.dup(fileno))) as line:
+    with closing(_socket.socket(fileno=os.dup(fileno))) as duplicate:
         try:
-            return line.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            return duplicate.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
             return None
         except OSError:
@@ -120,9 +120,9 @@ def next_byte(fileno: int) -> bytes | None:
 
 
 def shut_down(connection: psycopg.Connection[Any]) -> None:
-    """End a conversation from another thread; whoever waits for the answer gets an OperationalError."""
-    with socket.socket(fileno=os.dup(connection.fileno())) as line:
-        line.shutdown(socket.SHUT_RDWR)
+    """Shut a connection down from another thread; the thread that waits on it gets an OperationalError."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
+        duplicate.shutdown(socket.SHUT_RDWR)
 
 
 class Database:
@@ -134,7 +134,7 @@ class Database:
     """
 
     def __init__(self, url: str, connections: int = 10) -> None:
-        self.away = False  # the last request for a connection was in vain
+        self.away = False  # the last request for a connection got none
         self.due: dict[psycopg.Connection[Row], float] = {}  # connections in use: when they must be back
         self.url = url
         self.pool: ConnectionPool[psycopg.Connection[Row]] = ConnectionPool(
@@ -143,7 +143,7 @@ class Database:
             max_size=connections,
             open=False,
             check=check_connection,
-            # Given up soon and begun again by the next request: the pool's own pauses double up to minutes.
+            # Short: the next request begins a new attempt, while the pool's own pauses double up to minutes.
             reconnect_timeout=5,
             kwargs=HOW_TO_CONNECT,
         )
@@ -155,7 +155,7 @@ class Database:
         self.pool.close()
 
     def connect(self) -> psycopg.Connection[Row]:
-        """A connection beside the pool, for who needs one for long."""
+        """A connection outside of the pool, for threads that keep one for long."""
         return psycopg.Connection.connect(self.url, **HOW_TO_CONNECT)
 
     def all(self, statement: LiteralString, **values: Any) -> list[Row]:
@@ -168,10 +168,10 @@ class Database:
         return self.repeatable(lambda tx: tx.execute(statement, **values))
 
     def repeatable(self, work: Callable[[Transaction], Result]) -> Result:
-        """Do work that is harmless twice, and do it again once if the connection breaks meanwhile.
+        """Do work that may be repeated, and repeat it once if the connection breaks.
 
-        Dead connections are noticed when they are taken from the pool, so one retry serves all requests through
-        a restart of Postgres.
+        Dead connections are noticed when they are taken from the pool, so one retry is enough for a restart of
+        Postgres. Raises Unavailable, UserRemoved.
         """
         try:
             return self.unrepeatable(work)
@@ -179,9 +179,10 @@ class Database:
             return self.unrepeatable(work)
 
     def unrepeatable(self, work: Callable[[Transaction], Result], limit: float = OVERDUE) -> Result:
-        """Do work once, its statements each on their own; given up after `limit` seconds.
+        """Do work once, each statement in its own transaction; it is cut after `limit` seconds.
 
-        What Postgres rolled back because it crossed something else was not done, so it is begun anew.
+        Work that Postgres rolled back (a deadlock, a serialization failure) was not done, so it is repeated.
+        Raises Unavailable, ConnectionLost, UserRemoved.
         """
         for _ in range(TRIES_OF_CROSSED):
             try:
@@ -201,7 +202,10 @@ class Database:
             yield Transaction(connection)
 
     def cut_overdue(self, now: float) -> int:
-        """End what takes longer than a request may (a frozen server); `now` is monotonic. How many there were."""
+        """Cut connections that are used for longer than allowed (a frozen server); return their number.
+
+        `now` is monotonic, in seconds.
+        """
         overdue = [connection for connection, due in list(self.due.items()) if due < now]
         for connection in overdue:
             if self.due.pop(connection, None) is not None:
@@ -226,19 +230,19 @@ class Database:
                 with self.in_time(connection, limit):
                     yield connection
         except PoolTimeout as error:
-            # All taken, by others who are served: that is a crowd, and no reason to be impatient with the next.
+            # If all connections are in use the database is not away, and the next request may wait as long.
             self.away = not self.due
             raise Unavailable(AWAY) from error
         except psycopg.errors.ForeignKeyViolation as error:
             raise UserRemoved from error
         except psycopg.errors.ReadOnlySqlTransaction as error:
-            self.pool.drain()  # these connections lead to what was the primary; new ones lead to what is
+            self.pool.drain()  # these connections lead to the former primary; new ones lead to the current one
             raise Unavailable(READ_ONLY) from error
         except psycopg.errors.QueryCanceled as error:
             raise Unavailable(TOO_SLOW) from error
         except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure) as error:
             raise RolledBack(CROSSED) from error
         except psycopg.OperationalError as error:
-            if time.monotonic() >= due:  # we hung up: a second try would only wait as long again
+            if time.monotonic() >= due:  # we cut it: a second try would only wait as long again
                 raise Unavailable(UNSURE) from error
             raise ConnectionLost(UNSURE) from error

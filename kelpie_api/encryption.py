@@ -1,4 +1,4 @@
-"""Secrets that must be kept for a while and read again: the keys that webhooks carry, and those that sign them.
+"""Encryption of secrets that are stored and read again: the keys that webhooks carry, and those that sign them.
 
 While KELPIE_SECRET_KEY is being changed it holds two keys, `NEW,OLD`. Both open what is sealed. New secrets are
 sealed with the one that the database knows, which is OLD until `change` adopts NEW: so a process that was started
@@ -93,7 +93,7 @@ def require(tx: Transaction, seal: Seal) -> Seal:
 
 
 def is_readable(db: Database, seal: Seal) -> bool:
-    """Does one of the keys open what is sealed in this database?"""
+    """Whether one of the keys opens what is sealed in this database."""
     try:
         db.repeatable(lambda tx: require(tx, seal))
     except WrongSecretKey:
@@ -125,7 +125,7 @@ def change(db: Database, seal: Seal) -> Row | None:
 
 
 def _seal_anew(db: Database, seal: Seal, listed: LiteralString, reseal: LiteralString) -> int:
-    """In short statements, for the sender is at work on the same rows; how many were sealed anew."""
+    """Reseal in short statements, since the sender works on the same rows; return their number."""
     found = [(row["id"], row["sealed"], seal.sealed_anew(row["sealed"])) for row in db.all(listed)]
     old = [(id_, before, after) for id_, before, after in found if after]
     resealed = 0

@@ -1,4 +1,4 @@
-"""Every refusal the coordinator can answer: a status, a short title, and a sentence that says what to do."""
+"""The errors that the coordinator answers: a status, a short title, and a sentence that says what to do."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Forbidden(KelpieError):
 
 
 class UserRemoved(Forbidden):
-    """The tenant of a remembered caller was removed a moment ago, perhaps by another process."""
+    """The user of a remembered caller was removed a moment ago, perhaps by another process."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -89,7 +89,7 @@ class Conflict(KelpieError):
 
 
 class NotTheHolder(Conflict):
-    """A report from somebody who does not hold the job's lease (docs/design/protocol.md, Attempt and fence)."""
+    """A report from a worker that does not hold the job's lease (docs/design/protocol.md, Attempt and fence)."""
 
     title = "Not The Holder"
 
@@ -145,18 +145,18 @@ class Unavailable(KelpieError):
 
 
 class TooManyRequests(Unavailable):
-    """One caller asks for more than its share; nothing is wrong with us."""
+    """One caller exceeds its rate limit."""
 
     status = 429
     title = "Too Many Requests"
 
 
 class RolledBack(Unavailable):
-    """Postgres undid the statement, for it and another one waited for each other."""
+    """Postgres rolled the statement back because of a concurrent one (a deadlock, a serialization failure)."""
 
 
 class ConnectionLost(Unavailable):
-    """The connection broke while a statement was under way: it was carried out, or not."""
+    """The connection broke during a statement: it is unknown whether it was carried out."""
 
 
 class WrongSecretKey(KelpieError):
@@ -176,9 +176,9 @@ class WrongSecretKey(KelpieError):
 
 
 class NoAnswer(Exception):
-    """Somebody whom we asked said nothing that counts: silence, a broken line, 429, 5xx, a page of HTML.
+    """A request to another service had no usable answer: a time-out, a broken connection, 429, 5xx, HTML for JSON.
 
-    Of a webhook's receiver the sentence is shown to the job's owner.
+    For a webhook's receiver the sentence is shown to the job's owner.
     """
 
     def __init__(self, why: str, retry_after: float = 0.0) -> None:

@@ -29,7 +29,7 @@ workers = settings.web_processes
 # Threads, not greenlets: a request that computes for seconds (a thousand jobs with patterns) slows the others of
 # its process down but stops none, so no worker loses its lease because of it.
 worker_class = gunicorn_worker.Worker
-# As many as may wait for work, and plenty for everybody else; they are made when they are needed.
+# As many as may wait for work, and plenty for other requests; they are created when they are needed.
 threads = settings.max_waiters + 64
 worker_connections = threads + 500  # connections between two requests take no thread
 # Clients reuse a connection that was idle for up to a minute.
@@ -58,7 +58,7 @@ def on_starting(server: Arbiter) -> None:
 
 
 def child_exit(server: Arbiter, worker: gunicorn_worker.Worker) -> None:
-    """What a process counted stays counted after its end. No trouble with that may end the server."""
+    """Keep the counts of a process that ended. An error here is logged and does not end the server."""
     folder = metrics.shared_folder()
     try:
         if folder:

@@ -1,4 +1,4 @@
-"""What the wire takes, and no more. The worker keeps to the same numbers."""
+"""Limits of the wire; the worker has the same numbers (a test compares them)."""
 
 LONGEST_NAME = 255  # characters of a machine, a container group, a bucket
 LONGEST_KEY = 1024  # of an object; the worker and S3 count bytes, so no key is longer in characters

@@ -1,4 +1,4 @@
-"""Which text can be stored, what a name and an id look like, and how deep JSON may be."""
+"""Rules for text: what can be stored, names, ids, and the depth of JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from uuid import UUID
 from kelpie_api.errors import InvalidRequest
 
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")
-# The text of a name: it forges no line in the lists and logs in which people read it.
+# A name has no line ends or control characters, so that it cannot forge lines in lists and logs.
 NAME_TEXT = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$(?!\n)"
 DEEPEST = 100
 UUID_TEXT = re.compile("[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
@@ -22,14 +22,14 @@ def holds_unstorable(value: Any) -> bool:
 
 
 def parse_uuid(text: str) -> UUID:
-    """Python alone takes much more for one: underscores, braces, the digits of any script. Raises ValueError."""
+    """A UUID from text. `UUID` alone accepts more: braces, underscores, digits of any script. ValueError."""
     if not UUID_TEXT.fullmatch(text):
         raise ValueError("this is not a UUID")
     return UUID(text)
 
 
 def strings_of(value: Any) -> Iterator[str]:
-    """Every string in a JSON value, keys included, level by level. InvalidRequest where these are too many."""
+    """Every string in a JSON value, keys included. Raises InvalidRequest for more than DEEPEST levels."""
     level = [value]
     for _ in range(DEEPEST + 1):
         below: list[Any] = []
@@ -47,5 +47,5 @@ def strings_of(value: Any) -> Iterator[str]:
 
 
 def yield_to_other_threads() -> None:
-    """Let other requests of this process go on, which wait while one computes."""
+    """Let other threads of this process run during a long computation."""
     time.sleep(0)

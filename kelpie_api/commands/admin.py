@@ -30,7 +30,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for 
 
 @contextmanager
 def database() -> Iterator[Database]:
-    """The database, with the schema of this release; whatever refuses is said in a sentence."""
+    """The database, with the schema of this release. Raises ClickException with the sentence of any refusal."""
     logs.leave_attempts_out()
     try:
         db = Database(database_url(os.environ), connections=1)
@@ -108,7 +108,7 @@ def list_users(as_json: bool) -> None:
 @click.argument("user", required=False)
 @as_json
 def list_keys(user: str | None, as_json: bool) -> None:
-    """List the keys of USER (name or id), or of all: whose they are, never what they are."""
+    """List the keys of USER (name or id), or of all users: id, owner and project, never the key."""
     with database() as db:
         keys = auth_users.list_keys(db, user)
     say(keys, table(keys, ["id", "username", "org_name", "project_name", "created"]), as_json)
@@ -118,12 +118,12 @@ def list_keys(user: str | None, as_json: bool) -> None:
 @click.argument("key_id", metavar="ID", type=click.UUID)
 @as_json
 def revoke_key(key_id: UUID, as_json: bool) -> None:
-    """Make a key worthless; ID is the one that list-keys shows."""
+    """Revoke a key; ID is the one that list-keys shows."""
     with database() as db:
         revoked = auth_users.revoke_key(db, key_id)
-    whose = f"{revoked['username']} in project {revoked['project_name']}"
+    owner = f"{revoked['username']} in project {revoked['project_name']}"
     known = f"Web processes that know it refuse it within {REMEMBERED_FOR:.0f} seconds."
-    say(revoked, f"Revoked key {key_id} of {whose}. {known}", as_json)
+    say(revoked, f"Revoked key {key_id} of {owner}. {known}", as_json)
 
 
 @main.command("rotate-signing-secret")

@@ -77,11 +77,11 @@ def settings() -> Config:
 
 
 def show(text: str) -> None:
-    """What was decided is done and written down: that nobody reads it here any more must not end the program."""
+    """Print a line. A closed output must not end the program, for the decisions are recorded already."""
     try:
         click.echo(text, nl=False)
     except OSError as error:
-        logs.warning("output_lost", message=f"Nobody reads the output any more: {error}")
+        logs.warning("output_lost", message=f"The output was closed: {error}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 

@@ -1,5 +1,5 @@
-"""Send what waits in the outboxes, until SIGTERM: webhooks to their receivers, and to Salad which machines are to
-be reallocated. Any number of these may run."""
+"""Deliver webhooks and have Salad reallocate bad machines, from their outboxes, until SIGTERM. Any number of these
+may run."""
 
 import os
 import signal

@@ -42,7 +42,7 @@ QUEUE = {
     "submit_job_by_old_path": "$request.body#/container_group_id",
     "submit_batch": "$request.body#/0/container_group_id",
 }
-# Who has a claimed job, as its reports must say.
+# The holder of a claimed job, as its reports must name it.
 HOLDER = {
     "machine_id": "$request.query.machine_id",
     "container_group_id": "$request.query.container_group_id",

@@ -1,9 +1,9 @@
 """How the sender's threads are shared, so that a slow or dead receiver delays no other receiver's webhooks.
 
-A lane is one user's way to one receiver. A lane whose last try got no prompt answer is a suspect until a try gets
-one: it holds a thread for long with every webhook, so it gets one at a time, and all suspects together get half of
-the threads. Nothing is known of a new receiver, so `take_webhooks` leaves threads for who has none: no user gets
-one more who has half as many as are free.
+A lane is one user's way to one receiver. If the last try of a lane got no prompt answer it is a suspect until a
+try gets one: it holds a thread for long with every webhook, so it gets one at a time, and all suspects together
+get half of the threads. Nothing is known about a new receiver, so `take_webhooks` leaves threads for users that
+have none: a user with half as many threads as are free gets no other one.
 """
 
 from __future__ import annotations

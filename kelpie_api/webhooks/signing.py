@@ -1,4 +1,4 @@
-"""Signatures of webhooks, by which a receiver knows who sent them, and the secrets they are made with.
+"""Signatures of webhooks, by which a receiver knows that they are genuine, and the secrets that make them.
 
 The form is that of Standard Webhooks (https://www.standardwebhooks.com). A secret belongs to a user, is encrypted
 in the database, and is made when first needed. After a rotation two are valid for a day
