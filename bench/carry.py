@@ -34,17 +34,17 @@ def main(what: str, folder: Path, bucket: str, prefix: str) -> None:
     uploader._client.get()  # boto3 is loaded once in a worker's life
     begun, cpu = time.monotonic(), time.process_time()  # a worker's uploader is there when its job comes
     block = (SyncBlock(bucket, prefix, str(folder.resolve())),)
-    uploader.obey(Renew(CLAIM, boottime() + 86_400))
+    uploader.carry_out(Renew(CLAIM, boottime() + 86_400))
     match what:
         case "outputs":
             lies = str(folder.resolve())
-            uploader.obey(Upload(Job(CLAIM, CLAIM, after=block), aside=((lies, lies),)))
+            uploader.carry_out(Upload(Job(CLAIM, CLAIM, after=block), aside=((lies, lies),)))
         case "checkpoint":
             job = Job(CLAIM, CLAIM, during=block)
-            uploader.obey(Watch(job))
-            uploader.obey(Flush(job))
+            uploader.carry_out(Watch(job))
+            uploader.carry_out(Flush(job))
         case "download":
-            uploader.obey(Download(Job(CLAIM, CLAIM, before=block)))
+            uploader.carry_out(Download(Job(CLAIM, CLAIM, before=block)))
     failure = wait_for_end(told, ENDS[what])
     click.echo(f"carried in {time.monotonic() - begun:.3f} s, {time.process_time() - cpu:.3f} s CPU")
     sys.exit(failure)

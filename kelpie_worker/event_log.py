@@ -39,7 +39,7 @@ _EVENTS: dict[type[Message], str] = {
 
 
 def tell(message: Message, job: Job, outcome: Ending | None = None) -> None:
-    """Log a message, if it is a fact that somebody reading the log wants to know."""
+    """Log a message, if it is one of those that have a line in the log."""
     if isinstance(message, Claimed):
         logs.info("claimed", job, claim_id=message.claim_id)
     elif isinstance(message, Reported):

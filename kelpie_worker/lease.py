@@ -9,11 +9,11 @@ _LONGEST_MARGIN = 10.0
 
 
 class Cancelled(Exception):
-    """The attempt is over; whoever works for it stops here."""
+    """The attempt is over, and so is all work for it."""
 
 
 def safe_until(sent_at: float, heartbeat_interval: float) -> float:
-    """When a lease that was renewed by a request sent then may be somebody else's, less a margin.
+    """When a lease that was renewed by a request sent then may belong to another attempt, less a margin.
 
     A lease lapses two intervals after the last heartbeat
     (docs/design/protocol.md, Lease). The margin is for what is on

@@ -1,14 +1,14 @@
 """READ FIRST: everything the worker's processes say to each other.
 
-The worker is a star. The supervisor is its centre and the only one who decides; around it stand
+The worker is a star. The supervisor is its centre, and decides alone; around it are
 
     coordinator   calls the API: claims and reports      (threads of the supervisor: a call may wait for hours)
-    instance      speaks of the machine to its landlord  (a thread of the supervisor)
+    instance      calls the metadata service             (a thread of the supervisor)
     runner        runs the command                       (a process)
     heartbeat     renews the leases                      (a process, so that no busy disk delays it)
     uploader      moves every file, down and up          (a process)
 
-who never talk to each other. A *command* is an imperative and goes outwards, a *message* is in the past tense
+which never talk to each other. A *command* is an imperative and goes outwards, a *message* is in the past tense
 and comes back. A command may arrive twice (a crash, a restarted child) and must then do no harm.
 """
 
@@ -24,7 +24,7 @@ class Verdict(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     RELEASED = "released"  # given back, by a shutdown or by trouble with storage or disk: counts as no failure
-    DROPPED = "dropped"  # the lease is not ours any more: nobody wants to hear from us
+    DROPPED = "dropped"  # the lease is not ours any more: a report would be refused
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Ending:
     verdict: Verdict
     reason: str | None = None
     exit_code: int | None = None
-    output: str | None = field(default=None, repr=False)  # may hold what nobody masked: never saved
+    output: str | None = field(default=None, repr=False)  # may hold secrets that were not masked: never saved
     detail: str | None = field(default=None, repr=False)  # what happened, in a sentence; nor this
 
 
@@ -211,7 +211,7 @@ class LeaveInstance:
 
 @dataclass(frozen=True)
 class Respond:
-    """Say that you are there: every child hears this, and nobody's work delays its answer."""
+    """Answer with Responded: every child takes this, and no work of it delays the answer."""
 
     name: str
 
@@ -226,7 +226,7 @@ Command = (
     | Renew | Download | Watch | Flush | Stage | Upload | Abandon | Wipe
 )  # fmt: skip
 
-OBEYED_BY: dict[type[Command], str] = {
+CARRIED_OUT_BY: dict[type[Command], str] = {
     **dict.fromkeys((Claim, Report, ReportCheckpoint, ReportResume, Recall, CeaseClaiming), "coordinator"),
     **dict.fromkeys((SetDeletionCost, LeaveInstance), "instance"),
     **dict.fromkeys((Run, Stop), "runner"),
@@ -289,7 +289,7 @@ class LeaseRenewed:
 
 @dataclass(frozen=True)
 class LeaseUnanswered:
-    """A heartbeat was sent, and nobody answered."""
+    """A heartbeat was sent, and not answered."""
 
     claim_id: str
 
@@ -409,7 +409,7 @@ class GraceEnded:
 
 @dataclass(frozen=True)
 class Departed:
-    """The answer to LeaveInstance. Not `gone`: the instance is not given up, and nobody else here needs it."""
+    """The answer to LeaveInstance. Not `gone`: the instance is not given up, and no other worker here needs it."""
 
     gone: bool
 

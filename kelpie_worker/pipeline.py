@@ -1,7 +1,7 @@
 """READ SECOND: a job's way through the worker, as pure functions.
 
 A phase begins with the commands of `entering()`, ends with a message, and `NEXT` names the phase after it.
-Whoever resumes after a crash saves nothing but the phase and enters it again.
+To resume after a crash is to enter the saved phase again.
 
     downloading -> running -> flushing -> staging -> uploading -> reporting -> wiping -> done
                       |          ^                                    ^
@@ -66,7 +66,7 @@ class JobState:
     """A job in hand.
 
     `aside` is set once its directories belong to the next job. `begun` is how often its command was begun since it
-    last got anywhere, and nobody saw its end.
+    last got anywhere, without its end being seen.
     """
 
     job: Job
@@ -113,7 +113,7 @@ NEXT: dict[tuple[Phase, type[Message]], Phase] = {
     (P.STAGING, Troubled): P.REPORTING,
     (P.UPLOADING, Refused): P.REPORTING,
     (P.UPLOADING, Troubled): P.REPORTING,
-    # canceled, or handed to somebody else
+    # canceled, or handed to another worker
     (P.DOWNLOADING, LeaseLost): P.WIPING,
     (P.RUNNING, LeaseLost): P.STOPPING,
     (P.STOPPING, LeaseLost): P.STOPPING,
@@ -241,11 +241,11 @@ def exit_outcome(exited: Exited) -> Ending:
     return Ending(Verdict.COMPLETED, None, 0, exited.output)
 
 
-BROKEN = "worker_broken"  # the reason, where a command does not let its worker be
+BROKEN = "worker_broken"  # the reason, where a command ends its worker or removes its files
 
 
 def outcome_of_abandoned(job: JobState, reason: str, detail: str | None = None) -> Ending | None:
-    """How an attempt ends that its worker cannot go on with; None if nobody wants to hear of it.
+    """How an attempt ends that its worker cannot go on with; None if it is not to be reported.
 
     What is decided stays. Success is decided once everything is uploaded, which is where the report begins. A
     worker is broken by the command that runs, which would break the next one if it were released.

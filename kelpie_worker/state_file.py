@@ -108,7 +108,7 @@ class StateFile:
         self.state = self._load()
 
     def keep_lock(self) -> None:
-        """Lock the file anew if somebody has removed the lock, which then keeps no other worker away.
+        """Lock the file anew if the lock file was removed, and so keeps no other worker away.
 
         The file may be gone with it, and the folder: so it is saved too. Raises StateFileInUse if another worker
         was faster.
@@ -119,7 +119,7 @@ class StateFile:
                 return
             removed, self._lock = self._lock, _locked(self._path)
             os.close(removed)
-            logs.warn("state_file_locked_again", detail=f"somebody removed {_lock_of(self._path)}")
+            logs.warn("state_file_locked_again", detail=f"{_lock_of(self._path)} was removed")
             self.save()
         except OSError as error:  # of the disk; the job goes on, and what must be saved fails by itself
             if not self._troubled:
@@ -200,8 +200,8 @@ def parse(saved: Mapping[str, Any]) -> WorkerState:
 def _is_same(saved: Any, own: Mapping[str, list[Any]]) -> bool:
     """Whether a file was saved here. One fact that is still true is enough.
 
-    There are disks that number their files anew with every mount, owners that change, and people who remove locks;
-    a copy shares nothing. An earlier release did not say.
+    Some disks number their files anew with every mount, owners change, and locks are removed by hand; a copy
+    shares nothing. An earlier release did not say.
     """
     if saved is None:
         return True
@@ -259,7 +259,7 @@ def _parse_state(saved: Mapping[str, Any], rebooted: bool) -> JobState:
 
 
 def _saved_outcome(outcome: Ending) -> dict[str, Any]:
-    """Without free text, that nobody can be sure of: a report after a crash lacks it."""
+    """Without free text, which may hold secrets: a report after a crash lacks it."""
     return {name: value for name, value in asdict(outcome).items() if name not in ("output", "detail")}
 
 

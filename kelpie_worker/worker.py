@@ -1,4 +1,4 @@
-"""The composition root: one inbox, the supervisor that reads it, and those who obey it."""
+"""The composition root: one inbox, the supervisor that reads it, and what carries its commands out."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ from kelpie_worker.coordinator import heartbeat
 from kelpie_worker.coordinator.calls import CoordinatorCalls
 from kelpie_worker.coordinator.client import Api
 from kelpie_worker.messages import (
-    OBEYED_BY,
+    CARRIED_OUT_BY,
     CeaseClaiming,
     Claimed,
     Command,
@@ -52,11 +52,11 @@ MAINS: dict[str, Main] = {
 }  # what each child of the supervisor runs
 _SHORTEST_GRACE = 1.0  # seconds; a release is sent even without any grace
 _OVERTIME = 2.0  # seconds after the grace for the children to end
-_LOOK_AGAIN = 1.0  # seconds; at what nobody tells: the lock of the state file, a child that does nothing
+_LOOK_AGAIN = 1.0  # seconds; at what no message tells: the lock of the state file, a child that does nothing
 
 
 class Evicted(Exception):
-    """Somebody removed what this process and its children stand on; what is made in its place is another."""
+    """The files that this process and its children run from were removed; new ones in their place do not help."""
 
 
 def work(config: Config, fork_server: ForkServer) -> int:
@@ -132,10 +132,10 @@ def _work(config: Config, fork_server: ForkServer, store: StateFile) -> int:
             supervisor.start()
             _hear(supervisor, inbox, store, children)
         except StateFileInUse:
-            children.kill_all()  # and nobody else: what looks like a leftover of ours may be the other worker's
+            children.kill_all()  # and nothing else: what looks like a leftover of ours may be the other worker's
             raise
         finally:
-            children.stop_all()  # whatever happened: a worker without a head would hold its jobs for ever
+            children.stop_all()  # whatever happened: children without a supervisor would hold its jobs for ever
             instance.end()
         logs.info("worker_stopped", jobs_in_hand=len(store.state.jobs))
         return 0
@@ -188,11 +188,11 @@ def _supervisor(
     inbox: SimpleQueue[Message],
 ) -> Supervisor:
     def send(command: Command) -> None:
-        name = OBEYED_BY[type(command)]
+        name = CARRIED_OUT_BY[type(command)]
         if name == "coordinator":
-            coordinator.obey(command)  # type: ignore[arg-type]
+            coordinator.carry_out(command)  # type: ignore[arg-type]
         elif name == "instance":
-            instance.obey(command)  # type: ignore[arg-type]
+            instance.carry_out(command)  # type: ignore[arg-type]
         else:
             children.send(name, command)
 
@@ -254,12 +254,12 @@ def _give_back(
 ) -> None:
     """Send the last reports, that of a job claimed meanwhile among them, and wait for the answers in the grace."""
     deadline = boottime() + max(grace, _SHORTEST_GRACE)
-    coordinator.obey(CeaseClaiming())
+    coordinator.carry_out(CeaseClaiming())
     awaited: dict[str, Report] = {}
 
     def send(report: Report) -> None:
         awaited[report.job.claim_id] = report
-        coordinator.obey(report)
+        coordinator.carry_out(report)
 
     for report in reports:
         send(report)

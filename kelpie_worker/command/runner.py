@@ -43,7 +43,7 @@ class Runner(Duty):
         self._tail: Tail | None = None
         self._child_ended = wake_on_child_ends()
 
-    def obey(self, command: Run | Stop) -> None:
+    def carry_out(self, command: Run | Stop) -> None:
         match command:
             case Run():
                 if self._command is None:

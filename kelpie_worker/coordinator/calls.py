@@ -34,7 +34,7 @@ Answer = TypeVar("Answer")
 
 
 class CoordinatorCalls:
-    """Obeys what `OBEYED_BY` leads to it; `tell` takes the messages, from any thread."""
+    """Carries out what `CARRIED_OUT_BY` leads to it; `tell` takes the messages, from any thread."""
 
     def __init__(self, api: Api, tell: Callable[[Message], None]) -> None:
         self._api = api
@@ -44,7 +44,9 @@ class CoordinatorCalls:
         self._reporting: set[str] = set()
         self._manifests = CheckpointReports(api)
 
-    def obey(self, command: Claim | Report | ReportCheckpoint | ReportResume | Recall | CeaseClaiming) -> None:
+    def carry_out(
+        self, command: Claim | Report | ReportCheckpoint | ReportResume | Recall | CeaseClaiming
+    ) -> None:
         match command:
             case Claim():
                 self._claiming.add(command.claim_id)
@@ -87,7 +89,7 @@ class CoordinatorCalls:
         """A server that has work answers now; one that holds the claim back would delay the end by its whole wait.
 
         Should a job come after all it is told, and released. The call ends with the process at the latest, and the
-        server gives nothing to who has hung up.
+        server gives no job to a connection that was closed.
         """
         for claim_id in self._claiming.copy() if self._api.waits else ():
             timer = threading.Timer(_LAST_MOMENT, self._ask_again, args=(claim_id,))
@@ -122,7 +124,7 @@ class CoordinatorCalls:
     def _report(self, report: Report) -> None:
         tries = 1 if report.again else 0
         if report.outcome.verdict is not Verdict.COMPLETED:
-            # Whoever resumes the job needs the last manifest, and once it is given back nobody hears of it.
+            # The next attempt needs the last manifest, and once the job is given back the server refuses it.
             patience = _LAST_MANIFEST_AT_THE_END if self._ceased.is_set() else _LAST_MANIFEST
             self._manifests.wait_for(report.job.claim_id, patience)
 
@@ -143,7 +145,7 @@ class CoordinatorCalls:
 
 
 class _Deadline:
-    """Pauses that are cut short when claiming ends, or when nobody wants the answer any more."""
+    """Pauses that are cut short when claiming ends, or when the answer is not wanted any more."""
 
     def __init__(self, until: float | None, wait: Callable[[float], bool]) -> None:
         self._until = until

@@ -70,10 +70,9 @@ class Api:
     """One client; its methods may be called from several threads.
 
     `extensions` holds what the server named in `Kelpie-Extensions` last, None before that is known. Nothing
-    beyond the original API is used before it was seen there (docs/design/protocol.md,
-    Extensions). Who stands in front of a server
-    (a proxy with a page of its own) does not name them, which means nothing: only a claim that is answered
-    without them shows that the server itself has become one of the original API.
+    beyond the original API is used before it was seen there (docs/design/protocol.md, Extensions). A proxy before
+    the server that answers with a page of its own does not name them, which means nothing: only a claim that is
+    answered without them shows that the server itself has become one of the original API.
     """
 
     def __init__(self, config: Config, identity: Credentials | None = None) -> None:
@@ -123,7 +122,7 @@ class Api:
         return self._claimed(claim_id, answer, sent_at, self._pause_after(answer, sent_at, wait))
 
     def greet(self) -> Greeting:
-        """Ask who we are, and take any answer for one."""
+        """Ask what our credentials stand for, and take any answer for one."""
         try:
             headers = self._identity.headers()
             response = self._session.get(
@@ -139,7 +138,7 @@ class Api:
     def heartbeat(self, job: Job, timeout: float, checkpoint_lag: int | None = None) -> str:
         """What the server says about the job: `running`, or a word that ends it (404: `unknown`).
 
-        `checkpoint_lag` (seconds) goes to a server that is known to keep checkpoints; nobody is asked for that.
+        `checkpoint_lag` (seconds) goes to a server that is known to keep checkpoints; no call is made for that.
         """
         body = self._holder(job)
         if checkpoint_lag is not None and job.attempt is not None and "checkpoint" in (self.extensions or ()):
@@ -155,7 +154,7 @@ class Api:
     def report(self, job: Job, outcome: Ending) -> bool:
         """Tell how the attempt ended. False if the server answered that it does not want to know."""
         if outcome.verdict is Verdict.RELEASED and "release" not in self._known_extensions():
-            return True  # nobody to tell: the heartbeats end, and the lease lapses
+            return True  # such a server takes no release: the heartbeats end, and the lease lapses
         details: dict[str, Any] = {"exit_code": outcome.exit_code, "reason": outcome.reason}
         if job.attempt is not None and outcome.detail:
             details["detail"] = _presentable(outcome.detail)
@@ -273,7 +272,7 @@ class Api:
         try:
             answer = _Response(status, response.json(), _seconds(response.headers.get("Retry-After")))
         except ValueError:
-            # A success without JSON is no success of this API; an error's body matters to nobody.
+            # A success without JSON is no success of this API; an error's body does not matter.
             if status < 300:
                 raise
             answer = _Response(status, None)
@@ -297,7 +296,7 @@ class Api:
 
 
 def _patience(until: float | None, now: float) -> float:
-    """Seconds for an answer: few only where nobody wants it later, for a job may be lost with it."""
+    """Seconds for an answer: few only where it is not wanted later, for a job may be lost with it."""
     return _READ_TIMEOUT if until is None else max(_SHORT_READ_TIMEOUT, min(_READ_TIMEOUT, until - now))
 
 
@@ -323,5 +322,5 @@ def longest_wait(until: float | None, now: float) -> int:
 
 
 def _seconds(text: str | None) -> float:
-    """The number form of Retry-After, within a minute; its other form, a date, is the clock of somebody else."""
+    """The number form of Retry-After, within a minute; its other form, a date, is by the server's clock."""
     return min(float(text), 60.0) if text and text.isascii() and text.isdigit() else 0.0

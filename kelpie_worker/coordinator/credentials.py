@@ -20,7 +20,7 @@ class NoToken(Exception):
 
 
 class Credentials:
-    """The headers that say who is calling, with a token that a thread of its own keeps fresh.
+    """The headers that authorize a call, with a token that a thread of its own keeps fresh.
 
     One for each process: the thread starts with the first call that needs it, and fetches well before the token
     ends, or as soon as the API refuses it. While nothing new is to be had the old token is sent on.

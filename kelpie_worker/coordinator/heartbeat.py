@@ -46,7 +46,7 @@ class Heartbeat(Duty):
         self._identity = Credentials(config.auth, config.imds_url)
         self._held: dict[str, HeldLease] = {}
 
-    def obey(self, command: HoldLease | TellLag | ProveLease | DropLease) -> None:
+    def carry_out(self, command: HoldLease | TellLag | ProveLease | DropLease) -> None:
         match command:
             case HoldLease():
                 claim_id = command.job.claim_id

@@ -18,7 +18,7 @@ class Duty(ABC):
     """The work of one child process, called by the loop."""
 
     @abstractmethod
-    def obey(self, command: Any) -> None:
+    def carry_out(self, command: Any) -> None:
         """Begin to carry out a command, and return at once. A repeated command must be harmless."""
 
     def tick(self) -> float | None:
@@ -51,7 +51,7 @@ def live(commands: Connection, messages: Connection, config: Config, begin: Call
                 if isinstance(command, Respond):
                     tell(Responded(command.name))
                 else:
-                    duty.obey(command)
+                    duty.carry_out(command)
     except (EOFError, ConnectionError):
         return
     finally:

@@ -1,6 +1,6 @@
-"""Salad's instance metadata service, and the token it issues; the only one who calls it.
+"""Calls to Salad's instance metadata service, and what the token says that it issues.
 
-Each call ends within seconds, by itself: a metadata service that hangs must delay nobody. No proxy stands
+Each call ends within seconds, by itself: a metadata service that hangs must delay no other work. No proxy stands
 between a machine and its metadata, so none is asked, whatever the environment says.
 """
 
@@ -153,7 +153,7 @@ def _name(claim: Any) -> str:
 
 
 def claims_of(token: str) -> dict[str, Any]:
-    """What it says. Nobody relies on it who would have to verify it: the API does that."""
+    """What it says, unverified: the API verifies it, and nothing here relies on it for a right."""
     with suppress(ValueError, IndexError, binascii.Error):
         body = token.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))

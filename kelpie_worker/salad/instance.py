@@ -1,8 +1,8 @@
-"""The instance that the worker lives on, as Salad's metadata service lets it be spoken of: what its deletion would
-cost, and that it is given up.
+"""What Salad's metadata service is told of the instance that the worker runs on: what its deletion would cost, and
+that it is given up.
 
-A thread of its own makes the calls, so that a metadata service that hangs delays nobody; a worker that is to leave
-waits for seconds at most.
+A thread of its own makes the calls, so that a metadata service that hangs delays no other work; a worker that is
+to leave waits for seconds at most.
 """
 
 import threading
@@ -19,22 +19,22 @@ from kelpie_worker.system.retry import retry
 
 _TRIES = 2  # to be let go
 _BACKOFF_TO_LEAVE = Backoff(0.5, 0.5)
-_LOOK_AGAIN = 20.0  # seconds; for neighbours that died, and can publish nothing any more
+_LOOK_AGAIN = 20.0  # seconds; for peers that died, and can publish nothing any more
 _BACKOFF = Backoff(1.0, 60.0)  # after a deletion cost that could not be set
 
 
 class Instance:
-    """Obeys SetDeletionCost and LeaveInstance; `tell` takes Departed, from its thread."""
+    """Carries out SetDeletionCost and LeaveInstance; `tell` takes Departed, from its thread."""
 
     def __init__(self, config: Config, tell: Callable[[Message], None]) -> None:
         self._imds = Imds(config.imds_url) if config.imds_url else None
         self._tell = tell
-        self._peers = _neighbours_in(config.runtime_directory)
+        self._peers = _peers_in(config.runtime_directory)
         self._changed = threading.Condition()
         self._own = PeerState()
         self._leave: LeaveInstance | None = None
-        self._published: int | None = None  # by us, and by nobody else since
-        self._had_neighbours = False
+        self._published: int | None = None  # by us, and by no peer since
+        self._had_peers = False
         self._failures = 0
         if self._imds is None:
             logs.warn(
@@ -44,18 +44,18 @@ class Instance:
     def start(self) -> None:
         threading.Thread(target=self._live, daemon=True).start()
 
-    def obey(self, command: SetDeletionCost | LeaveInstance) -> None:
+    def carry_out(self, command: SetDeletionCost | LeaveInstance) -> None:
         with self._changed:
             match command:
                 case SetDeletionCost():
                     self._own = PeerState(command.cost, command.holds_job)
-                    self._tell_neighbours()
+                    self._tell_peers()
                 case LeaveInstance():
                     self._leave = command
             self._changed.notify_all()
 
     def end(self) -> None:
-        """The others need not reckon with this worker any more."""
+        """From now on its peers do not count this worker."""
         if self._peers:
             self._peers.leave()
 
@@ -71,8 +71,8 @@ class Instance:
             elif self._imds:
                 self._publish(self._imds, seen)
 
-    def _tell_neighbours(self) -> None:
-        """At once, not by the thread: while a call hangs nobody may take the machine away from a new job."""
+    def _tell_peers(self) -> None:
+        """At once, not by the thread: while a call hangs, no peer may give up the machine of a new job."""
         try:
             if self._peers:
                 self._peers.tell(self._own)
@@ -91,11 +91,11 @@ class Instance:
         try:
             with self._peers.turn() if self._peers else nullcontext():
                 others = self._peers.others() if self._peers else []
-                if others or self._had_neighbours:
+                if others or self._had_peers:
                     self._published = None
-                self._had_neighbours = bool(others)
+                self._had_peers = bool(others)
                 self._put(imds, max([own.cost, *(other.cost for other in others)]))
-        except OSError as error:  # somebody removed the directory
+        except OSError as error:  # the directory was removed
             logs.warn("neighbours_unknown", detail=str(error))
             self._peers = None
 
@@ -149,7 +149,7 @@ class Instance:
         return True
 
 
-def _neighbours_in(directory: str) -> Peers | None:
+def _peers_in(directory: str) -> Peers | None:
     try:
         return Peers(directory)
     except OSError as error:

@@ -1,7 +1,7 @@
-"""The workers on one machine, who find each other through a directory.
+"""The workers on one machine, which find each other through a directory.
 
 Each has a file there that it holds locked for as long as it lives, with what the others must know of it. A file
-that nobody holds belonged to a worker that is dead.
+that is not locked belonged to a worker that is dead.
 """
 
 import json
@@ -31,25 +31,25 @@ class PeerState:
 
 
 class Peers:
-    """This worker's file and the sight of the others'. Raises OSError if the directory cannot be used."""
+    """This worker's file, and what the others' say. Raises OSError if the directory cannot be used."""
 
     def __init__(self, directory: str) -> None:
         self._directory = Path(directory)
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._directory.stat().st_uid != os.getuid():
-            raise PermissionError(f"{directory} belongs to somebody else")
+            raise PermissionError(f"{directory} belongs to another user")
         self._path, self._file = self._entered()
         self.tell(PeerState())
 
-    def tell(self, standing: PeerState) -> None:
+    def tell(self, state: PeerState) -> None:
         """Always as long as before, so that no full disk is in its way."""
-        os.pwrite(self._file, json.dumps(asdict(standing)).ljust(_LENGTH).encode(), 0)
+        os.pwrite(self._file, json.dumps(asdict(state)).ljust(_LENGTH).encode(), 0)
 
     def others(self) -> list[PeerState]:
-        """What the others who live have told; files of the dead are removed."""
+        """What the other living workers have told; files of dead workers are removed."""
         paths = sorted(self._directory.glob(f"*{_SUFFIX}"))
-        seen = (_standing(path) for path in paths if path != self._path)
-        return [standing for standing in seen if standing is not None]
+        seen = (_state_in(path) for path in paths if path != self._path)
+        return [state for state in seen if state is not None]
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -64,7 +64,7 @@ class Peers:
             os.close(lock)
 
     def leave(self) -> None:
-        """The last one closes the door."""
+        """Remove this worker's file, and the last worker the directory."""
         self._path.unlink(missing_ok=True)
         os.close(self._file)
         with suppress(OSError):
@@ -76,15 +76,15 @@ class Peers:
         while True:
             self._directory.mkdir(mode=0o700, exist_ok=True)
             path = self._directory / f"{os.getpid()}-{uuid.uuid4().hex[:8]}{_SUFFIX}"
-            with suppress(FileNotFoundError):  # the last of the others has just closed the door
+            with suppress(FileNotFoundError):  # the last of the others has just removed the directory
                 file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-                # Between the two calls it looked like one of the dead.
+                # Between the two calls it looked like the file of a dead worker.
                 if try_lock(file) and path.exists():
                     return path, file
                 os.close(file)
 
 
-def _standing(path: Path) -> PeerState | None:
+def _state_in(path: Path) -> PeerState | None:
     """What a living worker has told, None of a dead one."""
     try:
         file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)

@@ -37,7 +37,7 @@ class Uploader(Duty):
         self._rests_at: float | None = None
         self._clear_up()
 
-    def obey(self, command: Work | Renew | Abandon) -> None:
+    def carry_out(self, command: Work | Renew | Abandon) -> None:
         match command:
             case Renew():
                 self._of(command.claim_id).lease.renew(command.until)

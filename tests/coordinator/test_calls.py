@@ -50,9 +50,9 @@ class Held:
 def test_a_claim_that_the_server_holds_back_does_not_delay_the_end_and_its_job_is_told(given: Job | None) -> None:
     api, told = Held(given), SimpleQueue[Message]()
     coordinator = CoordinatorCalls(cast(Api, api), told.put)
-    coordinator.obey(Claim(CLAIM))
+    coordinator.carry_out(Claim(CLAIM))
     assert api.asked.wait(30)
-    coordinator.obey(CeaseClaiming())
+    coordinator.carry_out(CeaseClaiming())
     assert told.get(timeout=30) == Claimed(CLAIM, given)
     api.answered.set()
     assert told.get(timeout=30) == Claimed(CLAIM, JOB)
@@ -61,9 +61,9 @@ def test_a_claim_that_the_server_holds_back_does_not_delay_the_end_and_its_job_i
 def test_an_answer_that_comes_at_the_last_moment_is_the_only_one() -> None:
     api, told = Held(), SimpleQueue[Message]()
     coordinator = CoordinatorCalls(cast(Api, api), told.put)
-    coordinator.obey(Claim(CLAIM))
+    coordinator.carry_out(Claim(CLAIM))
     assert api.asked.wait(30)
-    coordinator.obey(CeaseClaiming())
+    coordinator.carry_out(CeaseClaiming())
     api.answered.set()
     assert told.get(timeout=30) == Claimed(CLAIM, JOB)
     coordinator._ask_again(CLAIM)
@@ -95,9 +95,9 @@ class Stumbling:
 def test_an_unexpected_error_leaves_no_claim_and_no_report_unanswered(capfd: pytest.CaptureFixture[str]) -> None:
     told = SimpleQueue[Message]()
     coordinator = CoordinatorCalls(cast(Api, Stumbling()), told.put)
-    coordinator.obey(Claim(CLAIM))
+    coordinator.carry_out(Claim(CLAIM))
     assert told.get(timeout=30) == Claimed(CLAIM, JOB)
-    coordinator.obey(Report(JOB, COMPLETED))
+    coordinator.carry_out(Report(JOB, COMPLETED))
     assert told.get(timeout=30) == Reported(CLAIM)
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     assert [(line["event"], line["detail"]) for line in lines] == [
