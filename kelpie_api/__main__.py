@@ -52,7 +52,7 @@ def _explain(command: str | None, missing: str) -> NoReturn:
     needed = (
         f"{name} needs packages that this Python lacks ({missing}). Install them, then --help shows the options:\n"
         "    in a checkout:  scripts/bootstrap api && . .venv/bin/activate\n"
-        "    elsewhere:      pip install 'kelpie[api]'"
+        f"    from a wheel:   pip install './kelpie-{VERSION}-py3-none-any.whl[api]'"
     )
     if asked:
         print(f"Usage: {name} [OPTIONS]\n\n{purpose}\n\n{needed}")

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from kelpie_version import VERSION
 from kelpie_worker.system import signals
 
 
@@ -25,7 +26,8 @@ def run() -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("kelpie"):
             raise
-        print(f"kelpie: {error.name} is not installed: pip install 'kelpie[worker]'", file=sys.stderr)
+        wheel = f"kelpie-{VERSION}-py3-none-any.whl"
+        print(f"kelpie: {error.name} is missing: pip install './{wheel}[worker]'", file=sys.stderr)
         code = 2
     sys.exit(code)
 

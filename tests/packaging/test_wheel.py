@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from kelpie_api.commands.server import COMMANDS
 from kelpie_version import VERSION
 from local_stack.client import ApiClient
 from local_stack.processes import CHECKOUT, Child, free_port, wait_until_ready
@@ -106,7 +107,7 @@ def test_every_program_tells_its_use_and_the_version(programs: Path) -> None:
         assert helped.returncode == 0 and helped.stdout.lower().startswith(f"usage: {name} ")
 
 
-@pytest.mark.parametrize("command", ["migrate", "serve", "webhooks", "autoscale", "prune", "admin"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_of_the_server_tells_its_use(programs: Path, command: str) -> None:
     helped = run(programs / "kelpie-server", command, "--help")
     assert helped.returncode == 0 and helped.stdout.startswith(f"Usage: kelpie-server {command} ")
@@ -116,7 +117,7 @@ def test_without_the_packages_of_its_extra_a_program_says_which_to_install(
     install: Callable[[bool], Path],
 ) -> None:
     programs = install(False)
-    for name, extra in (("kelpie", "kelpie[worker]"), ("kelpie-server", "kelpie[api]")):
+    for name, extra in (("kelpie", "whl[worker]"), ("kelpie-server", "whl[api]")):
         assert run(programs / name, "--help").returncode == 0
         assert run(programs / name, "--version").stdout == f"{name} {VERSION}\n"
         refused = run(programs / name)
