@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 SERVICES = ("s3", "sts", "sso", "sso-oidc", "signin")
+# Resources and examples, which only clients of other kinds have; zones by name: botocore knows local time and UTC.
+UNREAD = (("boto3", "data"), ("boto3", "examples"), ("dateutil", "zoneinfo"))
 # What these are called in the list of everybody's addresses.
 _ADDRESSES = ("s3", "sts", "portal.sso", "oidc", "signin")
 _WORDS = "documentation"
@@ -18,7 +20,7 @@ _WORDS = "documentation"
 def is_used(target: str) -> bool:
     """Whether a file of the bundle, by its path there, is anything that the worker reads."""
     parts = Path(target).parts
-    if parts[:2] == ("boto3", "data") or parts[:2] == ("boto3", "examples"):
+    if parts[:2] in UNREAD:
         return False
     if parts[:2] != ("botocore", "data") or len(parts) <= 3:
         return True

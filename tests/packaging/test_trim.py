@@ -14,6 +14,7 @@ from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.loaders import Loader
 from botocore.model import ServiceModel
 from botocore.regions import EndpointResolver
+from botocore.utils import parse_timestamp
 from urllib3.response import HTTPResponse
 
 from local_stack.processes import CHECKOUT
@@ -99,3 +100,12 @@ def test_most_of_it_is_left_out(trimmed: Loader) -> None:
     size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
     assert size < 200_000
     assert not trimmed.load_service_model("s3", "service-2")["documentation"]
+
+
+@pytest.mark.parametrize("written", ["2026-11-29T20:53:23.5Z", "Sun, 29 Nov 2026 20:53:23 GMT", "1795985603.5"])
+def test_times_are_read_without_the_names_of_zones(written: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not TRIM["is_used"]("dateutil/zoneinfo/dateutil-zoneinfo.tar.gz")
+    asked: list[str] = []
+    monkeypatch.setattr("dateutil.zoneinfo.getzoneinfofile_stream", lambda: asked.append("zones"))
+    read = parse_timestamp(written)
+    assert read.timestamp() // 1 == 1795985603 and asked == []
