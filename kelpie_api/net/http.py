@@ -1,5 +1,5 @@
-"""Asking services that may be slow, away, or answer rubbish: a deadline for the whole exchange, one asker however
-many wait, and no more questions than the service likes."""
+"""HTTP requests to services that may be slow or unreachable, or may answer anything: with a deadline for the whole
+exchange."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 import certifi
@@ -26,9 +26,8 @@ CONNECT = 2.0  # seconds for one address of several
 LARGEST_ANSWER = 16 * 1024 * 1024
 A_DAY = 24 * 3600.0
 
-WHO = {"User-Agent": f"kelpie/{VERSION}", "Connection": "close"}
+OWN_HEADERS = {"User-Agent": f"kelpie/{VERSION}", "Connection": "close"}
 
-Answer = TypeVar("Answer")
 Target = tuple[int, tuple[Any, ...]]  # an address family and what `connect` takes
 
 
@@ -44,10 +43,10 @@ def get(url: str, headers: Mapping[str, str], limit: float) -> Reply:
 
 
 def send(method: str, url: str, headers: Mapping[str, str], limit: float, body: bytes | None = None) -> Reply:
-    """One request within `limit` seconds, from the connection to the last byte, however slowly the answer drips.
-    Raises NoAnswer.
+    """Send one request; `limit` is seconds from the connection to the last byte of the answer. Raises NoAnswer.
 
-    Redirects are not followed and the environment's proxies and .netrc not read: the key goes to this address.
+    Redirects are not followed, and the environment's proxies and .netrc are not used: a key goes to this address
+    only.
     """
     due = time.monotonic() + limit
     try:
@@ -62,43 +61,43 @@ def exchange(method: str, url: str, headers: Mapping[str, str], body: bytes | No
     port = parts.port or (443 if secure else 80)
     with dial(resolve(host, port), CONNECT, due) as plain:
         plain.settimeout(left(due))
-        with tls().wrap_socket(plain, server_hostname=host) if secure else plain as line:
+        with tls().wrap_socket(plain, server_hostname=host) if secure else plain as sock:
             connection = (http.client.HTTPSConnection if secure else http.client.HTTPConnection)(host, port)
-            connection.sock = DeadLine(line, due)  # else it would connect by itself, and wait as long as it likes
+            connection.sock = DeadlineSocket(sock, due)  # else it would connect by itself, without the deadline
             target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-            connection.request(method, target, body, {**WHO, **headers})
+            connection.request(method, target, body, {**OWN_HEADERS, **headers})
             with connection.getresponse() as answer:
                 return Reply(answer.status, parsed(read(answer)), retry_after(answer))
 
 
-class DeadLine:
-    """A connection that is dead after a moment, though each byte comes in time."""
+class DeadlineSocket:
+    """A socket for http.client with a deadline for all operations together, not for each."""
 
-    def __init__(self, line: socket.socket, due: float) -> None:
-        self.line = line
+    def __init__(self, sock: socket.socket, due: float) -> None:
+        self.sock = sock
         self.due = due
 
     def sendall(self, data: bytes) -> None:
-        self.line.settimeout(left(self.due))
-        self.line.sendall(data)
+        self.sock.settimeout(left(self.due))
+        self.sock.sendall(data)
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(Inflow(self))
+        return io.BufferedReader(DeadlineReader(self))
 
     def close(self) -> None:
-        """The client closes once it has the headers, and reads on; who opened the connection closes it."""
+        """Do nothing: http.client calls this after the headers and reads on; `exchange` closes the socket."""
 
 
-class Inflow(io.RawIOBase):
-    def __init__(self, dead_line: DeadLine) -> None:
-        self.dead_line = dead_line
+class DeadlineReader(io.RawIOBase):
+    def __init__(self, deadline_socket: DeadlineSocket) -> None:
+        self.deadline_socket = deadline_socket
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any, /) -> int:
-        self.dead_line.line.settimeout(left(self.dead_line.due))
-        return self.dead_line.line.recv_into(buffer)
+        self.deadline_socket.sock.settimeout(left(self.deadline_socket.due))
+        return self.deadline_socket.sock.recv_into(buffer)
 
 
 def resolve(host: str, port: int) -> list[Target]:
@@ -107,22 +106,22 @@ def resolve(host: str, port: int) -> list[Target]:
 
 
 def dial(targets: Iterable[Target], patience: float, due: float) -> socket.socket:
-    """A connection to the first of the addresses that takes one within `patience` seconds."""
+    """A connection to the first address that accepts one within `patience` seconds. Raises OSError."""
     failure: OSError = socket.gaierror("The name has no address")
     for family, address in targets:
-        line = socket.socket(family, socket.SOCK_STREAM)
+        sock = socket.socket(family, socket.SOCK_STREAM)
         try:
-            line.settimeout(min(patience, left(due)))
-            line.connect(address)
-            return line
+            sock.settimeout(min(patience, left(due)))
+            sock.connect(address)
+            return sock
         except OSError as error:
-            line.close()
+            sock.close()
             failure = error
     raise failure
 
 
 def left(due: float) -> float:
-    """The seconds until then. Raises TimeoutError if there are none."""
+    """The seconds left until the deadline. Raises TimeoutError if there are none."""
     seconds = due - time.monotonic()
     if seconds <= 0:
         raise TimeoutError
@@ -160,7 +159,7 @@ def parsed(body: bytes) -> Any:
 
 
 def retry_after(answer: http.client.HTTPResponse) -> float:
-    """The seconds that the service asks for, itself or by naming a date (RFC 9110, section 10.2.3)."""
+    """The seconds of Retry-After, given as such or as a date (RFC 9110, section 10.2.3); 0 without the header."""
     text = answer.headers.get("Retry-After", "")
     if text.isascii() and text.isdigit():
         return float(text) if len(text) <= 5 else 0.0
@@ -168,6 +167,6 @@ def retry_after(answer: http.client.HTTPResponse) -> float:
         until = parsedate_to_datetime(text)
     except (ValueError, OverflowError):
         return 0.0
-    # Without a zone it is GMT, as all of HTTP's dates.
+    # A date without a zone is GMT, as all dates of HTTP.
     seconds = (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
     return min(max(0.0, seconds), A_DAY)

@@ -1,7 +1,7 @@
-"""Requests to addresses that users name: to public ones only, and to the very address that was checked.
+"""Requests to URLs that users choose: to public addresses only, and to the very address that was checked.
 
-What a name leads to may change between a check and a connection, so the connection is made to what was checked;
-the certificate, SNI and Host stay the name's. No redirect is followed and no proxy asked
+A name may resolve differently between a check and a connection, so the connection goes to the checked address; the
+certificate, SNI and Host are still those of the name. Redirects are not followed, proxies not used
 (docs/design/protocol.md, Webhooks).
 """
 
@@ -24,13 +24,13 @@ from kelpie_api.errors import NoAnswer
 from kelpie_api.net.http import Target, dial, left, resolve, trust
 
 CONNECT = 5.0  # seconds for one address
-IN_ALL = 15.0  # seconds from the look at the name to the status line, however slowly it drips
-LINGER = 0.5  # seconds for the rest of the answer: closed at once, the receiver would hear of a broken connection
+IN_ALL = 15.0  # seconds from the resolution of the name to the status line
+LINGER = 0.5  # seconds to read the rest of the answer, so that the receiver sees no broken connection
 MOST_READ = 64 * 1024
 
 Resolver = Callable[[str, int], list[Target]]
 
-# Spelt out, for what `ipaddress` calls global differs between releases of Python and is wrong for some.
+# Listed here, since what `ipaddress` calls global differs between releases of Python and is wrong for some.
 CLOSED_V4 = [
     IPv4Network(network)
     for network in (
@@ -38,7 +38,7 @@ CLOSED_V4 = [
         "10.0.0.0/8",
         "100.64.0.0/10",  # between carriers and their customers; also a metadata service
         "127.0.0.0/8",
-        "168.63.129.16/32",  # a metadata service in public clothes
+        "168.63.129.16/32",  # a metadata service at a public address
         "169.254.0.0/16",  # link-local, metadata services
         "172.16.0.0/12",
         "192.0.0.0/24",
@@ -52,7 +52,7 @@ CLOSED_V4 = [
         "240.0.0.0/4",  # reserved, broadcast
     )
 ]
-OPEN_V6 = IPv6Network("2000::/3")  # all that was ever given out; loopback, local and multicast lie outside
+OPEN_V6 = IPv6Network("2000::/3")  # all that has been allocated; loopback, local and multicast lie outside
 CLOSED_V6 = [
     IPv6Network(network)
     for network in (
@@ -65,7 +65,7 @@ NAT64 = IPv6Network("64:ff9b::/96")
 
 
 def is_public(address: str) -> bool:
-    """Is this the address of somebody on the internet? An IPv4 address inside an IPv6 one is looked at itself."""
+    """Whether this is a public address. For an IPv4 address that is embedded in an IPv6 one, that one decides."""
     try:
         ip = ip_address(address)
     except ValueError:
@@ -80,7 +80,7 @@ def is_public(address: str) -> bool:
 
 
 def inner_v4(ip: IPv6Address) -> IPv4Address | None:
-    """Where packets to this address come out: v4-mapped, 6to4, NAT64. Other wrappings are never public."""
+    """The embedded IPv4 address: v4-mapped, 6to4, NAT64. Other embeddings are never public."""
     if ip.ipv4_mapped or ip.sixtofour:
         return ip.ipv4_mapped or ip.sixtofour
     return IPv4Address(int(ip) & 0xFFFFFFFF) if ip in NAT64 else None
@@ -88,7 +88,7 @@ def inner_v4(ip: IPv6Address) -> IPv4Address | None:
 
 @dataclass(frozen=True)
 class PublicHttp:
-    """The way out. `allow_private`: the operator lets users name any address."""
+    """Posts to public addresses; with `allow_private` to any."""
 
     allow_private: bool = False
     resolver: Resolver = resolve
@@ -105,17 +105,17 @@ class PublicHttp:
             host = parts.hostname or ""
             port = parts.port or (443 if parts.scheme == "https" else 80)
             found = self.targets(host, port)
-            with dial(found, self.connect, deadline) as plain, self._secure(parts, plain, deadline) as line:
-                _send(parts, port, line, headers, body)
-                status = _status(line, deadline)
-                _linger(line)
+            with dial(found, self.connect, deadline) as plain, self._secure(parts, plain, deadline) as sock:
+                _send(parts, port, sock, headers, body)
+                status = _status(sock, deadline)
+                _linger(sock)
                 return status
         except (OSError, ValueError, http.client.HTTPException) as error:
             # ValueError: a host that no name server could know, a header that is no header.
             raise NoAnswer(_why(error, host[:100], self.in_all)) from error
 
     def targets(self, host: str, port: int) -> list[Target]:
-        """All addresses of a host. Raises NoAnswer if one of them is not public: which is taken is chance."""
+        """All addresses of a host. Raises NoAnswer if any is not public, since any of them may be connected to."""
         found = self.resolver(host, port)
         if not self.allow_private and not all(_is_open(address) for _, address in found):
             raise NoAnswer(
@@ -132,30 +132,30 @@ class PublicHttp:
 
 
 def _is_open(address: tuple[Any, ...]) -> bool:
-    """A scoped address (`fe80::1%eth0`) is one of this machine's network, whatever it says."""
+    """Whether an address is public. A scoped one (`fe80::1%eth0`) belongs to this machine's network: it is not."""
     return not any(address[3:]) and is_public(str(address[0]))
 
 
-def _send(parts: SplitResult, port: int, line: socket.socket, headers: Mapping[str, str], body: bytes) -> None:
+def _send(parts: SplitResult, port: int, sock: socket.socket, headers: Mapping[str, str], body: bytes) -> None:
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.hostname or "", port)
-    connection.sock = line  # else it would look the name up again
+    connection.sock = sock  # else it would resolve the name again
     path = parts.path or "/"
     target = quote(f"{path}?{parts.query}" if parts.query else path, safe="!#$%&'()*+,/:;=?@[]~")
     connection.request("POST", target, body, {**_login(parts), **headers, "Connection": "close"})
 
 
 def _login(parts: SplitResult) -> dict[str, str]:
-    """A user and a password in the URL go where every client puts them."""
+    """Basic authentication from a user and a password in the URL."""
     if parts.username is None:
         return {}
     pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
     return {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
 
 
-def _status(line: socket.socket, deadline: float) -> int:
-    """The status of the final answer; interim ones (100 Continue) are passed over."""
-    lines = _lines(line, deadline)
+def _status(sock: socket.socket, deadline: float) -> int:
+    """The status of the final answer; interim ones (100 Continue) are skipped. Raises NoAnswer."""
+    lines = _lines(sock, deadline)
     while True:
         found = re.match(rb"HTTP/1\.[01] ([1-9]\d\d)(?:\s|$)", next(lines))
         if found is None:
@@ -166,34 +166,34 @@ def _status(line: socket.socket, deadline: float) -> int:
             continue
 
 
-def _lines(line: socket.socket, deadline: float) -> Iterator[bytes]:
+def _lines(sock: socket.socket, deadline: float) -> Iterator[bytes]:
     buffer, read = b"", 0
     while True:
         while b"\n" in buffer:
             text, _, buffer = buffer.partition(b"\n")
             yield text.rstrip(b"\r")
-        line.settimeout(left(deadline))
-        chunk = line.recv(4096)
+        sock.settimeout(left(deadline))
+        chunk = sock.recv(4096)
         read += len(chunk)
         if not chunk or read > MOST_READ:
             raise NoAnswer("The receiver closed the connection, or sent headers without end, before it answered.")
         buffer += chunk
 
 
-def _linger(line: socket.socket) -> None:
-    """Let the receiver finish its answer, if it is short."""
+def _linger(sock: socket.socket) -> None:
+    """Read the rest of a short answer, so that the receiver can finish it."""
     deadline, read = time.monotonic() + LINGER, 0
     with suppress(OSError):
         while read < MOST_READ:
-            line.settimeout(left(deadline))
-            chunk = line.recv(4096)
+            sock.settimeout(left(deadline))
+            chunk = sock.recv(4096)
             if not chunk:
                 return
             read += len(chunk)
 
 
 def _why(error: Exception, host: str, in_all: float) -> str:
-    """A sentence for the one who looks after the receiver."""
+    """What went wrong, in a sentence for the operator of the receiver."""
     match error:
         case TimeoutError():
             return f"No connection or no answer in time; a webhook must be answered within {in_all:g} seconds."

@@ -1,4 +1,4 @@
-"""One question to a slow service at a time: everyone that asks it meanwhile waits for the same answer."""
+"""Single flight: concurrent callers with the same question to a slow service share one request and its answer."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from kelpie_api import logs
 from kelpie_api.errors import KelpieError, NoAnswer
-from kelpie_api.net.http import Answer
 
-AT_ONCE = 16  # questions of one kind that are under way at the same time
-MOST_QUESTIONS = 200  # that are, or wait to be; beyond it nobody is asked
-GIVEN_UP = 30.0  # seconds after which a question counts no more, whatever became of it
+AT_ONCE = 16  # threads, so requests under way at the same time
+MOST_QUESTIONS = 200  # under way or waiting for a thread; further questions are refused
+GIVEN_UP = 30.0  # seconds after which a question no longer counts, even if its request still runs
+
+Result = TypeVar("Result")
 
 
 class Budget:
-    """Requests of this process: a few at once, then so many a second."""
+    """A rate limit of this process: a burst of `at_once` requests, then `a_second` of them."""
 
     def __init__(self, a_second: float, at_once: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.space = 1 / a_second
@@ -29,7 +30,7 @@ class Budget:
         self.next_at = 0.0  # when the next request would be due if they came evenly
 
     def spare(self) -> bool:
-        """Take one request's place if it may be sent at once."""
+        """Whether a request may be sent now; if so it is counted."""
         with self.lock:
             now = self.clock()
             if self.next_at - self.slack > now:
@@ -40,16 +41,16 @@ class Budget:
 
 @dataclass
 class Flight:
-    """A question under way."""
+    """A request under way."""
 
     began: float
     answer: Future[Any]
 
 
 class Flights:
-    """Asks each question once at a time, in threads of its own, so that nobody waits longer than it likes.
+    """Runs one request for each question at a time, in its own threads, so that each caller has its own time-out.
 
-    Whose questions must not delay another's has Flights of its own.
+    Kinds of questions that must not delay each other use separate Flights.
     """
 
     def __init__(self, at_once: int = AT_ONCE, most: int = MOST_QUESTIONS) -> None:
@@ -59,14 +60,16 @@ class Flights:
         self.under_way: dict[object, Flight] = {}
 
     def ask(
-        self, question: object, asking: Callable[[], Answer], patience: float, budget: Budget | None = None
-    ) -> Answer:
-        """The answer, if it comes within `patience` seconds of the asking, else NoAnswer. The asking goes on then:
-        it leaves its answer where the next caller looks first. A `budget` says whether a question may be asked;
-        to wait for one that somebody asked already costs nothing."""
+        self, question: object, asking: Callable[[], Result], patience: float, budget: Budget | None = None
+    ) -> Result:
+        """The answer, if it comes within `patience` seconds after the request began. Raises NoAnswer.
+
+        After that the request goes on, and `asking` stores its answer for later callers. `budget` limits new
+        requests; sharing one that is under way costs nothing.
+        """
         flight = self._flight(question, asking, budget)
         try:
-            answer: Answer = flight.answer.result(max(0.0, flight.began + patience - time.monotonic()))
+            answer: Result = flight.answer.result(max(0.0, flight.began + patience - time.monotonic()))
         except (TimeoutError, CancelledError):
             raise NoAnswer("no answer yet") from None
         return answer
@@ -89,7 +92,7 @@ class Flights:
         return flight
 
     def _give_up(self) -> None:
-        """Forget what was asked so long ago that nobody waits for it: it would stand in the way of the next."""
+        """Forget requests that no caller can wait for any more, so that the question can be asked again."""
         before = time.monotonic() - GIVEN_UP
         for question in [question for question, flight in self.under_way.items() if flight.began < before]:
             self.under_way.pop(question).answer.cancel()
