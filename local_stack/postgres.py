@@ -204,7 +204,7 @@ def copy_programs(wheel: Path, target: Path) -> None:
 
 
 def open_for_everybody(tree: Path) -> None:
-    """The wheel's own modes may be closed: whoever installed it may have had a strict umask."""
+    """Make the wheel's files readable and executable: it may have been installed under a strict umask."""
     for path in [tree, *tree.rglob("*")]:
         mode = path.stat().st_mode
         executable = path.is_dir() or mode & stat.S_IXUSR

@@ -163,7 +163,7 @@ def working_folders() -> Iterator[tuple[int, str]]:
         try:
             yield int(entry.name), str((entry / "cwd").readlink())
         except OSError:
-            continue  # it ended meanwhile, waits to be reaped, or belongs to somebody else
+            continue  # it ended meanwhile, waits to be reaped, or belongs to another user
 
 
 @contextmanager
@@ -178,7 +178,7 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on."""
+    """A TCP port of 127.0.0.1 that no process listens on."""
     for port in random.sample(PORTS, 100):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,4 +1,4 @@
-"""A second S3 server that nobody here wrote: rclone's, over a folder. It differs from moto's in many answers."""
+"""A second independent S3 server: rclone's, over a folder. It differs from moto's in many answers."""
 
 import shutil
 import sys
@@ -18,7 +18,7 @@ class RcloneServer(S3Server):
         self.root.mkdir(exist_ok=True)
         keys = f"{self.environment['AWS_ACCESS_KEY_ID']},{self.environment['AWS_SECRET_ACCESS_KEY']}"
         address = ["--addr", f"127.0.0.1:{self.port}", "--auth-key", keys]
-        # Without a cache of its own; and no configuration of whoever runs this.
+        # Without a cache of its own, and without the user's configuration.
         return [
             rclone(),
             "serve",

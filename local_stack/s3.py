@@ -89,7 +89,7 @@ class S3Server:
         return [upload["Key"] for upload in answer.get("Uploads", [])]
 
     def begin_upload(self, bucket: str, key: str) -> str:
-        """A multipart upload of somebody else's; its id."""
+        """Begin a multipart upload as another client; return its id."""
         return self._client.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
 
     def abort_upload(self, bucket: str, key: str, upload_id: str) -> None:

@@ -59,7 +59,7 @@ class EnforcedConditions:
 
     def __init__(self, app: WsgiApp) -> None:
         self._app = app
-        self._lock = threading.Lock()  # nobody writes between the look and the completion
+        self._lock = threading.Lock()  # no other write between the check and the completion
 
     def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
         completes = environ["REQUEST_METHOD"] == "POST" and "uploadId=" in environ["QUERY_STRING"]

@@ -221,7 +221,7 @@ class Worker:
             wait_for(lambda: not processes_in(self.disk), f"everything on {self.machine_id} to end")
 
     def vanish(self) -> None:
-        """kill -9 and the disk with it, as when the node is given to somebody else."""
+        """kill -9 and remove the disk, as when the node is given to another customer."""
         self.crash()
         shutil.rmtree(self.disk)
 

@@ -1,4 +1,4 @@
-"""What the jobs leave when nobody interrupts them: the same scripts, run without Kelpie.
+"""The results of jobs without an interruption: the same scripts, run without Kelpie.
 
     python -m local_stack.demo.reference FOLDER
 
