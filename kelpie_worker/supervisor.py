@@ -130,7 +130,7 @@ class Supervisor:
             case Departed():
                 self._pace(message)
             case _:
-                self._hear(message.claim_id, message)
+                self._advance(message.claim_id, message)
         self._instance_policy.see(message, self._state.jobs)
         self._claim_if_free()
 
@@ -194,7 +194,7 @@ class Supervisor:
 
     # --- the jobs in hand ---------------------------------------------------------------------------
 
-    def _hear(self, claim_id: str, message: Message) -> None:
+    def _advance(self, claim_id: str, message: Message) -> None:
         """Let the pipeline answer a message about a job in hand; about any other there is nothing to do."""
         held = self._state.jobs.get(claim_id)
         if held is None:
@@ -226,7 +226,7 @@ class Supervisor:
 
     def _advance_all(self, message: Message) -> None:
         for claim_id in list(self._state.jobs):
-            self._hear(claim_id, message)
+            self._advance(claim_id, message)
 
     def _enter(self, job: JobState) -> None:
         self._issue(entering(job))
@@ -346,4 +346,4 @@ class Supervisor:
     def _release_uploading(self) -> None:
         for claim_id, held in list(self._state.jobs.items()):
             if held.state.phase in (Phase.STAGING, Phase.UPLOADING):
-                self._hear(claim_id, TimeRanOut())
+                self._advance(claim_id, TimeRanOut())

@@ -20,8 +20,3 @@ class Backoff:
         """Seconds to wait after so many failures in a row (from 1). `jitter` gives numbers from 0 to 1."""
         step = min(self.longest, self.first * 2.0 ** min(failures - 1, 40))
         return step * (1 - jitter() / 2)
-
-
-def backoff(failures: int, first: float, limit: float, jitter: Callable[[], float] = random.random) -> float:
-    """Seconds to wait after `failures` in a row, as `Backoff(first, limit)` has it."""
-    return Backoff(first, limit).after(failures, jitter)
