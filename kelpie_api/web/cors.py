@@ -1,5 +1,9 @@
 """Browsers of other origins: what they may send, and what they may read
-(docs/design/protocol.md, Requests and answers)."""
+(docs/design/protocol.md, Requests and answers).
+
+By hand, for a preflight tells the methods of its very route, whatever it asks for. flask-cors knows one list of
+methods for a pattern of paths, and leaves it out for a preflight that names no method.
+"""
 
 from __future__ import annotations
 
