@@ -15,8 +15,9 @@ Value = TypeVar("Value")
 
 
 class Cache(Generic[Key, Value]):
-    """At most `size` values, each for at most `seconds`. Where one more comes, the one that was unused for longest
-    goes: callers choose the keys, and a caller that makes up many must not cost the others all that is known.
+    """At most `size` values, each for at most `seconds`; one more value replaces the least recently used one.
+
+    Callers choose the keys, so a caller that makes up many of them must not empty the cache for all others.
     """
 
     def __init__(self, size: int, seconds: float = inf, clock: Callable[[], float] = time.monotonic) -> None:
@@ -29,13 +30,13 @@ class Cache(Generic[Key, Value]):
             return self.values.get(key)
 
     def put(self, key: Key, value: Value) -> Value:
-        """Keep `value` and return it."""
+        """Store `value` and return it."""
         with self._lock:
             self.values[key] = value
         return value
 
     def get_or_put(self, key: Key, value: Value) -> Value:
-        """What is kept for this key; `value`, if nothing is."""
+        """The stored value of this key; if there is none, `value`, which is stored."""
         with self._lock:
             return self.values.setdefault(key, value)
 

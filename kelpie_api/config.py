@@ -21,8 +21,8 @@ SHORTEST_KEY = 32  # characters of a KELPIE_SECRET_KEY
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of value; `parse` makes it from text. Its ValueError holds the rest of a sentence that begins with
-    the variable's name. Secrets are shown nowhere."""
+    """A kind of value. `parse` makes it from text; the message of its ValueError continues a sentence that begins
+    with the variable's name. `is_secret`: the value is never shown."""
 
     words: str
     parse: Callable[[str], Any]
@@ -31,7 +31,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Variable:
-    """`default` as it would be written; `shown` says in words what is meant without one."""
+    """An environment variable; `shown` is its default in words, where the value itself would say too little."""
 
     name: str
     kind: Kind
@@ -41,7 +41,7 @@ class Variable:
     is_required: bool = False
 
     def read(self, env: Mapping[str, str]) -> Any:
-        """A variable that is empty or blank counts as absent. Raises ConfigError."""
+        """The value; an empty or blank variable counts as absent. Raises ConfigError."""
         text = env.get(self.name, "")
         if self.is_required and not text.strip():
             raise ConfigError(f"{self.name} is not set: it must hold {self.kind.words}.")
@@ -101,7 +101,7 @@ def _web_address(text: str) -> str:
 
 
 def _list(text: str) -> tuple[str, ...]:
-    """What stands between commas, without empty places."""
+    """The items between commas, without empty ones."""
     items = tuple(item.strip() for item in text.split(",") if item.strip())
     if not items:
         raise ValueError("names nothing between its commas.")
@@ -109,7 +109,7 @@ def _list(text: str) -> tuple[str, ...]:
 
 
 def _origins(text: str) -> tuple[str, ...]:
-    """As browsers write them: another spelling would never match."""
+    """Origins in the spelling of browsers: any other would never match."""
     for origin in (origins := _list(text)):
         if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+", origin):
             raise ValueError(f"names {origin!r}, which is no origin: write https://example.com or *.")
@@ -117,7 +117,7 @@ def _origins(text: str) -> tuple[str, ...]:
 
 
 def _algorithms(text: str) -> tuple[str, ...]:
-    """Only asymmetric ones: with HS256 the public key, which everyone can fetch, would sign tokens."""
+    """Asymmetric algorithms only: with HS256 the public key, which everyone can fetch, would sign tokens."""
     for algorithm in (algorithms := _list(text)):
         if algorithm not in PUBLIC_KEY_ALGORITHMS:
             raise ValueError(f"names {algorithm!r}, which is no algorithm with a public key.")
@@ -125,7 +125,7 @@ def _algorithms(text: str) -> tuple[str, ...]:
 
 
 def _database_url(text: str) -> str:
-    """What is wrong with it is not quoted: it holds a password."""
+    """The address of the database. An error does not quote it, since it holds a password."""
     try:
         port = str(conninfo_to_dict(text).get("port") or "")
     except psycopg.ProgrammingError:
@@ -145,7 +145,7 @@ def _secret_key(text: str) -> str:
 
 
 def _header_key(text: str) -> str | None:
-    """It is sent in a header. The line break at the end of a secret's file is no part of it."""
+    """A key that is sent in a header; the line break at the end of a file with the secret is removed."""
     key = text.strip()
     if not all(32 <= ord(character) < 127 for character in key):
         raise ValueError("must be one line of printable ASCII.")
@@ -301,5 +301,5 @@ VARIABLES: dict[str, Variable] = {
 
 
 def database_url(env: Mapping[str, str]) -> str:
-    """The one setting that the migrations need. Raises ConfigError."""
+    """DATABASE_URL, the only setting that migrations need. Raises ConfigError."""
     return str(VARIABLES["DATABASE_URL"].read(env))

@@ -37,7 +37,7 @@ class Key:
 
     def __init__(self, secret: str) -> None:
         derived = hashlib.sha256(b"kelpie webhook key\0" + secret.encode()).digest()
-        self.fingerprint = hmac.digest(derived, b"kelpie fingerprint", "sha256")  # tells keys apart, and no more
+        self.fingerprint = hmac.digest(derived, b"kelpie fingerprint", "sha256")  # names the key, reveals nothing
         self.fernet = Fernet(base64.urlsafe_b64encode(derived))
 
 

@@ -15,7 +15,7 @@ from kelpie_api.text import NAME_TEXT, UNSTORABLE
 
 
 def storable(name: str, what: str) -> str:
-    """The rule that the API has for names. Raises InvalidRequest."""
+    """The name, if it may be stored; the API has the same rule. Raises InvalidRequest."""
     if not 1 <= len(name) <= LONGEST_NAME:
         raise InvalidRequest(f"The {what} must have 1 to {LONGEST_NAME} characters.")
     if not re.match(NAME_TEXT, name) or UNSTORABLE.search(name):
@@ -24,7 +24,7 @@ def storable(name: str, what: str) -> str:
 
 
 def find_user(db: Database, wanted: str) -> Row:
-    """By name or id. Raises NotFound."""
+    """The user with this name or id. Raises NotFound, InvalidRequest."""
     user = db.one_or_none(SQL.find_user, wanted=storable(wanted, "user's name"))
     if user is None:
         raise NotFound(f"There is no user {wanted}; list-users shows those there are.")
@@ -41,12 +41,12 @@ def list_users(db: Database) -> list[Row]:
 
 
 def list_keys(db: Database, wanted: str | None) -> list[Row]:
-    """Of one user, or of all."""
+    """The keys of one user, or of all; without the keys themselves, which are not stored."""
     return db.all(SQL.list_api_keys, user_id=find_user(db, wanted)["id"] if wanted else None)
 
 
 def revoke_key(db: Database, key_id: UUID) -> Row:
-    """Its owner. Raises NotFound."""
+    """Remove a key and return its owner. Raises NotFound."""
     revoked = db.unrepeatable(lambda tx: tx.one_or_none(SQL.revoke_api_key, key_id=key_id))
     if revoked is None:
         raise NotFound(f"There is no key with the id {key_id}; list-keys shows those there are.")
@@ -54,12 +54,12 @@ def revoke_key(db: Database, key_id: UUID) -> Row:
 
 
 def digest(key: str) -> bytes:
-    """What is kept of a key. It has 256 random bits, so there is nothing that a slow hash would protect."""
+    """The stored form of a key. A slow hash would add nothing: a key has 256 random bits."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
 def create_user(db: Database, username: str) -> Row:
-    """Raises InvalidRequest where the name cannot be stored or is taken."""
+    """Make a user. Raises InvalidRequest if the name cannot be stored or is taken."""
     storable(username, "user's name")
     user = db.unrepeatable(lambda tx: tx.one_or_none(SQL.create_user, username=username))
     if user is None:
@@ -71,7 +71,7 @@ def create_user(db: Database, username: str) -> Row:
 
 
 def create_token(db: Database, user_id: UUID, org_name: str, project_name: str) -> str:
-    """A new API key; only its digest is kept. Raises NotFound for an unknown user."""
+    """Make an API key and return it; only its digest is stored. Raises NotFound for an unknown user."""
     token = f"kelpie_{secrets.token_urlsafe(32)}"
     made = db.unrepeatable(
         lambda tx: tx.one_or_none(
@@ -91,7 +91,7 @@ def get_user(db: Database, caller: Caller) -> Row:
 
 
 def delete_users(db: Database) -> None:
-    """All users but the administrator, with their keys and jobs."""
+    """Remove all users but the administrator, with their keys and jobs."""
     with db.transaction() as tx:
         tx.execute(SQL.empty_queue_of_users)
         tx.execute(SQL.delete_users)

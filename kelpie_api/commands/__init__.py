@@ -1,2 +1,2 @@
-"""The commands of `kelpie-server`, a file each: a command line and the settings come in, a program's work and its
-exit code go out."""
+"""The commands of `kelpie-server`, one file each: in come arguments and settings, out go a program's work and its
+exit code."""

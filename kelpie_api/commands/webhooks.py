@@ -19,7 +19,7 @@ from kelpie_api.webhooks.sender import Sender
 
 
 def reallocate(sender: Sender, reallocator: Reallocator) -> None:
-    """From the moment on that the sender has found the database fit."""
+    """Carry out reallocations, once the sender has checked schema and secret key of the database."""
     while not sender.fit and not sender.stopped.wait(0.2):
         continue
     reallocator.run()

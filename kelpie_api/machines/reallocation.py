@@ -141,7 +141,7 @@ class Reallocator:
         return found
 
     def _ask(self, question: Callable[[], Result]) -> Result:
-        """Raises NoAnswer, SaladRefused."""
+        """Send a request within the budget. Raises NoAnswer, SaladRefused."""
         return self.request_budget.ask(question, self._wait)
 
     def _wait(self, seconds: float) -> None:

@@ -1,3 +1,1 @@
-"""Outgoing HTTP: in come an address and a deadline, out goes a reply or NoAnswer; one request at a time for one
-question.
-"""
+"""Outgoing HTTP: in come an address and a deadline, out goes a reply or NoAnswer."""

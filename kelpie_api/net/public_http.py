@@ -43,7 +43,7 @@ CLOSED_V4 = [
         "172.16.0.0/12",
         "192.0.0.0/24",
         "192.0.2.0/24",  # documentation
-        "192.88.99.0/24",  # relays that are no more
+        "192.88.99.0/24",  # 6to4 relays, which no longer exist
         "192.168.0.0/16",
         "198.18.0.0/15",  # benchmarks
         "198.51.100.0/24",  # documentation
@@ -97,7 +97,7 @@ class PublicHttp:
     in_all: float = IN_ALL
 
     def post(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
-        """The status of the answer. Raises NoAnswer."""
+        """Send one POST and return the status of the answer. Raises NoAnswer."""
         deadline = time.monotonic() + self.in_all
         host = "the receiver"
         try:

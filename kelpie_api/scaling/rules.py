@@ -58,7 +58,7 @@ class GroupLookups:
 
 
 def create_rule(db: Database, lookups: GroupLookups, caller: Caller, wanted: Mapping[str, Any]) -> Row:
-    """A rule for a group that Salad shows the coordinator in the caller's project.
+    """Create a rule for a group that the coordinator's key finds in the caller's project.
 
     Raises InvalidRequest for an unknown group, RuleExists, and Unavailable while Salad gives no answer.
     """
@@ -85,7 +85,7 @@ def create_rule(db: Database, lookups: GroupLookups, caller: Caller, wanted: Map
 
 
 def group_name(lookups: GroupLookups, caller: Caller, group_id: UUID) -> str:
-    """The name of a group in the caller's project."""
+    """The name of a group in the caller's project. Raises InvalidRequest, Unavailable."""
     if not (is_name(caller.organization) and is_name(caller.project)):
         raise unknown_group("This key belongs to no organization and project of Salad's; call with one that does.")
     try:
@@ -135,7 +135,7 @@ def get_rule(db: Database, caller: Caller, group_id: UUID) -> Row:
 
 
 def change_rule(db: Database, caller: Caller, group_id: UUID, changes: Mapping[str, int]) -> Row:
-    """Change what is named and leave the rest; min and max are compared as they are together."""
+    """Change the given fields; minimum and maximum are compared as they are after the change."""
     require_own_rule(db, caller, group_id)
     unchanged = {"min_replicas": None, "max_replicas": None, "idle_threshold_seconds": None}
     try:
@@ -171,7 +171,7 @@ def delete_rules(db: Database) -> None:
 
 
 def decisions(db: Database, caller: Caller, group_id: UUID, *, page: int, page_size: int) -> dict[str, Any]:
-    """One page of what was decided for a group, newest first, also after its rule is gone; and the replica-hours
+    """One page of the decisions for a group, newest first, also after its rule was removed; and the replica-hours
     since the oldest decision that is kept."""
     rows_of = caller.scope | {"container_group_id": group_id}
     rows = db.all(SQL.list_decisions, **rows_of, page_size=page_size, skipped=(page - 1) * page_size)
@@ -182,15 +182,14 @@ def decisions(db: Database, caller: Caller, group_id: UUID, *, page: int, page_s
 
 
 def metrics(db: Database, caller: Caller, container_group: str) -> dict[str, Any]:
-    """What another autoscaler needs to know of a group. Without a rule a group is wanted to have a replica for
-    each job."""
+    """The numbers of a group that another autoscaler needs; without a rule one replica for each job is desired."""
     caller.require_own_group(container_group)
     counted = db.one_or_none(SQL.count_group_jobs, **caller.scope, spellings=spellings(container_group)) or {}
     return {**counted, "desired_replicas": limits(db, caller, container_group).clamp(counted["active"])}
 
 
 def spellings(container_group: str) -> list[str]:
-    """How jobs may spell a group. Salad's ids mean the same in capitals; any other name is taken as it is."""
+    """The spellings of a group in jobs: Salad's ids mean the same in capitals, any other name has one spelling."""
     try:
         group_id = str(UUID(container_group))
     except ValueError:
@@ -209,7 +208,7 @@ def limits(db: Database, caller: Caller, container_group: str) -> Limits:
 
 
 def weigh(db: Database, rule: Row) -> Demand:
-    """What a rule's group is wanted for, as of now."""
+    """The demand for a rule's group now."""
     found = db.one_or_none(
         SQL.weigh_rule,
         tenant_id=rule["tenant_id"],
@@ -222,7 +221,7 @@ def weigh(db: Database, rule: Row) -> Demand:
 
 
 def prune_decisions(db: Database, older_than: timedelta) -> int:
-    """Remove what was decided longer ago than that, in short statements; how many there were."""
+    """Remove decisions older than that, in short statements; return their number."""
     pruned = 0
     while batch := db.execute(SQL.prune_decisions, older_than=older_than, batch=PRUNE_BATCH):
         pruned += batch

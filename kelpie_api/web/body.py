@@ -63,7 +63,7 @@ def request_json() -> Any:
 
 
 def whole_body() -> bytes:
-    """Raises RequestEntityTooLarge, and InvalidRequest if not all of the body came."""
+    """The bytes of the body. Raises RequestEntityTooLarge; InvalidRequest if the body is incomplete."""
     try:
         data = request.get_data()
     except RequestEntityTooLarge:

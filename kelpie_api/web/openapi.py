@@ -1,4 +1,4 @@
-"""What /openapi.json says of every operation alike, and how one leads to the next."""
+"""The OpenAPI document: what all operations have in common, and the links between them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kelpie_api.web.body import FreeText
 from kelpie_api.web.json import Json
 from kelpie_version import VERSION
 
-# Refusals that no route decides itself: the rules around each request do.
+# Errors that are decided before a route is called.
 ANY_TIME = {
     "503": "The database, or Salad where it must vouch for the caller, gives no answer; "
     "`Retry-After` says when to ask again."
@@ -27,7 +27,7 @@ BODY_TAKEN = {
     "413": "The body is larger than 16 MiB.",
 }
 
-# Where an answer brings what other operations ask for: operation -> (status, the place of the id in the answer).
+# Answers with an id that other operations need: operation -> (status, where the id is in the answer).
 SOURCES = {
     "submit_job": ("202", "$response.body#/id"),
     "submit_job_by_old_path": ("202", "$response.body#/id"),
@@ -36,7 +36,7 @@ SOURCES = {
     "create_user": ("201", "$response.body#/id"),
     "create_rule": ("201", "$response.body#/container_group_id"),
 }
-# The queue in which a submitted job waits, as a claim must say.
+# The container group of a submitted job, which a claim for it must name.
 QUEUE = {
     "submit_job": "$request.body#/container_group_id",
     "submit_job_by_old_path": "$request.body#/container_group_id",
@@ -55,7 +55,7 @@ PARAMETER = {
 
 
 class Document(BasePlugin):
-    """Adds to each operation its id, the refusals that all have in common, and links to what can follow.
+    """Adds to each operation its id, the errors that all have in common, and links to operations that can follow.
 
     `free` are the endpoints that do not need the database.
     """
@@ -102,7 +102,7 @@ class Document(BasePlugin):
 
 
 def link(source: str, rule: Rule) -> dict[str, Any]:
-    """From an answer to an operation; nothing, if that does not ask for what the answer brings."""
+    """A link from the answer of one operation to another one; empty if that one does not need the id."""
     if source in QUEUE and name_of(rule) == "get_work":
         return {"get_work": {"operationId": "get_work", "parameters": {"container_group_id": QUEUE[source]}}}
     parameter = PARAMETER.get(source, "job_id")
@@ -171,7 +171,7 @@ class DocumentedApi(Api):
 
 
 class ApiDocument:
-    """The text of /openapi.json, made when it is first asked for: that takes longer than all else of a start."""
+    """The text of /openapi.json, made by its first request: making it takes longer than the rest of a start."""
 
     def __init__(self, blueprints: Collection[Blueprint]) -> None:
         self._blueprints = blueprints
@@ -185,7 +185,7 @@ class ApiDocument:
             return self._text
 
     def _made(self) -> str:
-        """Registering routes is what describes them, so they are registered once more, where no request comes."""
+        """Make the document by registering all routes with an application that serves no requests."""
         app = Flask(__name__, static_folder=None)
         app.url_map.converters["text"] = FreeText
         app.config |= {"API_TITLE": "Kelpie", "API_VERSION": VERSION, "OPENAPI_VERSION": "3.0.3"}
@@ -198,7 +198,7 @@ class ApiDocument:
 
 
 class CallersInSpec(BasePlugin):
-    """Adds to each route that asks for a caller how to be one, and how one is refused."""
+    """Adds the security schemes, and the errors of authentication, to each route that needs a caller."""
 
     def __init__(self, public: Collection[str]) -> None:
         self.public = public
