@@ -160,7 +160,7 @@ def test_what_killed_workers_left_goes_and_what_others_use_stays(
     assert ANOTHER_PROGRAMS in first
 
 
-def test_a_killed_nursery_is_replaced(
+def test_a_killed_fork_server_is_replaced(
     make_machine: MakeMachine, old_image: str, coordinator: FakeCoordinator, s3: S3Server, bucket: str
 ) -> None:
     machine = make_machine(old_image)

@@ -237,7 +237,7 @@ def test_a_worker_leaves_alone_while_another_holds_a_job(
     assert finished(coordinator, job)[0] == "completed"
 
 
-def test_a_worker_that_was_killed_keeps_nobody(
+def test_a_worker_that_was_killed_keeps_no_other(
     coordinator: FakeCoordinator, on_salad: Make, tokens: TokenDouble
 ) -> None:
     coordinator.submit(**shell("sleep 1000"), sync={})
@@ -326,7 +326,7 @@ def test_a_worker_waits_for_a_metadata_service_that_is_not_up_yet(
     worker = on_salad(**WITHOUT_KEYS).start()
     worker.wait_for("token_not_fetched")
     worker.wait_for("api_unreachable")
-    assert coordinator.calls == []  # nobody calls without saying who it is
+    assert coordinator.calls == []  # no call without a name
     tokens.instead = None
     assert finished(coordinator, job)[0] == "completed"
 

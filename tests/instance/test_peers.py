@@ -1,4 +1,4 @@
-"""The workers of one machine, who find each other."""
+"""The workers of one machine, which find each other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kelpie_worker.salad.instance_policy import BUSIEST
 from kelpie_worker.salad.peers import Peers, PeerState
 
 
-def test_workers_see_what_the_others_tell_and_forget_who_left(tmp_path: Path) -> None:
+def test_workers_see_what_the_others_tell_and_forget_those_that_left(tmp_path: Path) -> None:
     directory = str(tmp_path / "run")
     one, two = Peers(directory), Peers(directory)
     assert one.others() == [PeerState()]
@@ -34,7 +34,7 @@ def test_the_file_of_a_dead_worker_counts_for_nothing_and_is_removed(tmp_path: P
     one.leave()
 
 
-def test_a_living_worker_that_nobody_understands_is_taken_to_hold_a_job(tmp_path: Path) -> None:
+def test_a_living_worker_that_is_not_understood_is_taken_to_hold_a_job(tmp_path: Path) -> None:
     one, two = Peers(str(tmp_path)), Peers(str(tmp_path))
     os.pwrite(two._file, b"{]" + b" " * 100, 0)
     assert one.others() == [PeerState(0, True)]

@@ -1,4 +1,4 @@
-"""Processes as they come and go: who starts Kelpie, what it starts, and who kills whom."""
+"""Processes as they come and go: what starts Kelpie, what it starts, and what ends with what."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_closed_standard_streams_cost_no_job(coordinator: FakeCoordinator, worke
     assert finished(coordinator, job)[0] == "completed"
 
 
-def test_a_log_that_nobody_reads_keeps_no_job_and_no_heartbeat_waiting(
+def test_a_log_that_is_not_read_keeps_no_job_and_no_heartbeat_waiting(
     coordinator: FakeCoordinator, worker: Worker, tmp_path: Path
 ) -> None:
     os.mkfifo(tmp_path / "log")
@@ -219,7 +219,7 @@ def named(worker: Worker) -> list[str]:
 def names_below(worker: Worker) -> dict[int, str]:
     names = {}
     for pid in descendants(worker.pid):
-        with suppress(FileNotFoundError, ProcessLookupError):  # it only stood between another one and the nursery
+        with suppress(FileNotFoundError, ProcessLookupError):  # it stood between another one and the fork server
             names[pid] = Path(f"/proc/{pid}/comm").read_text().strip()
     return names
 
@@ -230,23 +230,23 @@ def test_an_idle_worker_is_its_supervisor_and_four_processes(worker: Worker) -> 
     assert named(worker) == ["kelpie-heartbea", "kelpie-nursery", "kelpie-runner", "kelpie-uploader"]
 
 
-def nursery_of(worker: Worker) -> int:
-    """Once no other one bears its name, as each does that is just being born."""
+def fork_server_of(worker: Worker) -> int:
+    """Once no other one has its name, as each has that is just being forked."""
 
     def alone() -> int | None:
         named = [pid for pid, name in names_below(worker).items() if name == "kelpie-nursery"]
         return named[0] if len(named) == 1 else None
 
-    return wait_for(alone, "the nursery", pause=0.01)
+    return wait_for(alone, "the fork server", pause=0.01)
 
 
-def test_a_stopped_nursery_is_replaced_before_it_costs_a_lease(
+def test_a_stopped_fork_server_is_replaced_before_it_costs_a_lease(
     coordinator: FakeCoordinator, worker: Worker
 ) -> None:
     job = coordinator.submit(**shell("until [ -e go ]; do sleep 0.05; done"), sync={}, heartbeat_interval=10)
     worker.start()
     worker.wait_for("command_started")
-    os.kill(nursery_of(worker), signal.SIGSTOP)
+    os.kill(fork_server_of(worker), signal.SIGSTOP)
     os.kill(worker.child("heartbeat"), signal.SIGKILL)
     worker.wait_for("child_started", child="heartbeat", count=2, timeout=20)
     (worker.folder / "go").touch()
@@ -294,14 +294,14 @@ def test_a_stopped_runner_and_a_stopped_uploader_are_replaced_and_the_job_comple
     assert sorted(seen["child"] for seen in worker.seen("child_silent")) == ["runner", "uploader"]
 
 
-def test_a_killed_nursery_is_replaced_when_a_process_is_to_be_born(
+def test_a_killed_fork_server_is_replaced_when_a_process_is_to_be_started(
     coordinator: FakeCoordinator, worker: Worker, s3: S3Server, bucket: str, sync: dict[str, list[dict[str, Any]]]
 ) -> None:
     s3.put(bucket, "in/data", b"input")
     job = coordinator.submit(**shell("until [ -e go ]; do sleep 0.05; done; cp in/data out/"), sync=sync)
     worker.start()
     worker.wait_for("command_started")
-    os.kill(nursery_of(worker), signal.SIGKILL)
+    os.kill(fork_server_of(worker), signal.SIGKILL)
     for name in ("uploader", "heartbeat"):
         os.kill(worker.child(name), signal.SIGKILL)
         worker.wait_for("child_started", child=name, count=2)
@@ -367,7 +367,7 @@ def outside(worker: Worker, pid: int) -> int:
     return named
 
 
-def test_as_process_1_it_reaps_whoever_nobody_else_does(first_process: Callable[[], Worker]) -> None:
+def test_as_process_1_it_reaps_what_no_other_process_does(first_process: Callable[[], Worker]) -> None:
     worker = first_process()
     worker.wait_for("worker_started")
     worker.child("uploader")
@@ -454,7 +454,7 @@ def test_sigterm_before_the_program_is_loaded_is_heard(
 def test_a_report_carries_the_last_output_where_that_is_asked_for(
     coordinator: FakeCoordinator, make_worker: Callable[..., Worker], code: int
 ) -> None:
-    # One stream: of two, nobody can say which was written first.
+    # One stream: of two it cannot be said which was written first.
     script = f"exec 1>&2; echo beginning; echo out $TOKEN; echo $FROM_CONTAINER_KEY; sleep 1000 & exit {code}"
     job = coordinator.submit(**shell(script), environment={"TOKEN": "swordfish"}, sync={})
     worker = make_worker(KELPIE_REPORT_OUTPUT="25", FROM_CONTAINER_KEY="in-the-container").start()

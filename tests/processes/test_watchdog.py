@@ -51,7 +51,7 @@ def test_silence_about_a_held_lease_is_noticed_before_it_lapses() -> None:
 
 
 @pytest.mark.parametrize("news", [LeaseRenewed("claim", 1e9), LeaseUnanswered("claim")])
-def test_who_speaks_works_whatever_it_says(news: Message) -> None:
+def test_a_child_that_sends_news_works_whatever_the_news(news: Message) -> None:
     assert broken_at(HELD, news) is None
 
 
@@ -66,7 +66,7 @@ def test_of_a_lease_that_is_not_held_nothing_is_expected(job: JobState) -> None:
     assert broken_at(job) is None
 
 
-def test_a_worker_that_slept_itself_blames_nobody() -> None:
+def test_a_worker_that_slept_itself_blames_no_child() -> None:
     assert broken_at(HELD, pause=150) is None
 
 
@@ -112,6 +112,6 @@ def test_a_child_that_was_replaced_meanwhile_owes_no_answer() -> None:
     assert children.broken_in(500, in_hand(HELD)) == []
 
 
-def test_an_idle_worker_asks_nobody_and_one_that_was_suspended_waits_on() -> None:
+def test_an_idle_worker_asks_no_child_and_one_that_was_suspended_waits_on() -> None:
     assert Children("runner").broken_in(1000, {}) == []
     assert Children("runner").broken_in(2000, in_hand(HELD), pause=100) == []

@@ -86,7 +86,7 @@ def unpacked(folder: Path) -> Path:
 
 @pytest.fixture
 def dead() -> Iterator[int]:
-    """A process that has ended and that nobody has reaped yet."""
+    """A process that has ended and is not reaped yet."""
     process = subprocess.Popen(["true"])
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     yield process.pid
@@ -98,7 +98,7 @@ def abandoned(tmp_path: Path, dead: int) -> list[Path]:
     return [unpacked(tmp_path / f"_MEI{dead:08x}bbbbbb"), unpacked(tmp_path / "staticx-cccccc")]
 
 
-def test_the_dead_are_not_alive_though_nobody_has_reaped_them(dead: int) -> None:
+def test_the_dead_are_not_alive_though_they_are_not_reaped(dead: int) -> None:
     assert is_alive(os.getpid())
     assert not is_alive(dead)
 
@@ -114,7 +114,7 @@ def test_what_was_unpacked_a_moment_ago_is_left_to_its_worker(ours: Unpacked, ab
     assert all(folder.exists() for folder in abandoned)
 
 
-def test_what_somebody_has_a_lock_on_stays(ours: Unpacked, abandoned: list[Path]) -> None:
+def test_what_another_process_has_a_lock_on_stays(ours: Unpacked, abandoned: list[Path]) -> None:
     descriptors = [os.open(folder, os.O_RDONLY) for folder in abandoned]
     for descriptor in descriptors:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
@@ -176,7 +176,7 @@ def test_folders_of_other_programs_and_links_stay(ours: Unpacked, tmp_path: Path
     [
         (["libc.so.6"], 3600, True),
         ([], 3600, True),
-        (["libc.so.6"], 60, False),  # somebody may be about it
+        (["libc.so.6"], 60, False),  # another worker may be at it
         (["libc.so.6", "another-program"], 3600, False),
     ],
 )
@@ -197,7 +197,7 @@ def test_what_was_cut_short_while_it_was_unpacked_goes_after_a_while(
 NOBODY = 65534
 
 
-def test_an_orphans_new_parent_that_is_somebody_elses_is_not_taken_for_the_keeper() -> None:
+def test_an_orphans_new_parent_of_another_user_is_not_taken_for_the_keeper() -> None:
     child = os.fork()
     if child == 0:
         try:

@@ -107,8 +107,8 @@ def test_a_bad_setting_is_refused_by_name_in_one_sentence(change: dict[str, str]
     assert "\n" not in str(refusal.value) and "canary" not in str(refusal.value)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can become somebody else for a while")
-def test_a_folder_that_may_not_be_looked_into_is_for_whoever_opens_the_file_to_refuse(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can become another user for a while")
+def test_a_folder_that_may_not_be_looked_into_is_refused_only_when_the_file_is_opened(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     settings = SETTINGS | {"KELPIE_STATE_FILE": f"{closed}/state/file.json", "INPUT_DIR": f"{closed}/in/data"}
@@ -193,7 +193,7 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["doctr"], ["--verbose"], ["doctor", "--bucket"]])
-def test_what_nobody_can_mean_is_refused(arguments: list[str]) -> None:
+def test_arguments_that_mean_nothing_are_refused(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as end:
         cli.parse(arguments)
     assert end.value.code == 2

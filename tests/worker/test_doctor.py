@@ -155,7 +155,7 @@ def test_a_clock_that_is_wrong_is_named(ask: Ask, coordinator: FakeCoordinator) 
     assert (code, said["clock"][0]) == (1, False)
 
 
-def test_a_metadata_service_that_is_somebody_elses_is_named(ask: Ask, tokens: TokenDouble) -> None:
+def test_a_metadata_service_of_another_program_is_named(ask: Ask, tokens: TokenDouble) -> None:
     tokens.instead = page(200)
     code, said = ask()
     assert (code, said["metadata service"][0]) == (1, False)

@@ -1,4 +1,4 @@
-"""A worker that cannot go on lets go of its jobs, and leaves nobody behind."""
+"""A worker that cannot go on gives its jobs back, and leaves no process behind."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def children_of(worker: Worker) -> list[int]:
     return [worker.child(name) for name in CHILDREN]
 
 
-def test_a_full_disk_under_the_state_file_gives_the_job_back_and_leaves_nobody_behind(
+def test_a_full_disk_under_the_state_file_gives_the_job_back_and_leaves_no_process_behind(
     coordinator: FakeCoordinator, worker: Worker
 ) -> None:
     job = coordinator.submit(**shell(f"sleep 1000 & {UNTIL_TOLD}; sleep 1000"), sync={})
@@ -90,7 +90,7 @@ def test_sigterm_ends_a_worker_whose_disk_hangs(
     worker = make_worker(KELPIE_SHUTDOWN_GRACE_S="1").start()
     command = worker.wait_for("command_started")["pid"]
     children = children_of(worker)
-    os.mkfifo(draft_of(worker))  # which nobody reads: opening it does not return
+    os.mkfifo(draft_of(worker))  # which is never read: opening it does not return
     (worker.folder / "go").touch()
     worker.wait_for("command_exited")
 
@@ -155,7 +155,7 @@ def test_a_job_whose_command_kills_its_runner_again_and_again_fails_and_the_next
     assert finished(coordinator, after)[0] == "completed"
 
 
-def test_a_job_whose_command_kills_everybody_in_its_container_each_time_fails(
+def test_a_job_whose_command_kills_all_in_its_container_each_time_fails(
     coordinator: FakeCoordinator, worker: Worker, in_namespace: Sequence[str], sync: Sync
 ) -> None:
     job = coordinator.submit(**shell("echo 1 > checkpoint/state; kill -KILL -1"), sync=sync)

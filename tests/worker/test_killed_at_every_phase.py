@@ -17,14 +17,14 @@ CONTENT = os.urandom(300_000)
 
 
 SUPERVISORS_LAST = ["claimed", "downloaded", "command_exited", "outputs_set_aside", "uploaded", "reported"]
-EVERYBODYS_LAST = ["downloading", "command_started", "checkpoint_prepared", "checkpoint_committed", "uploading"]
-EVERYBODYS_LAST += ["reported"]  # which is while it wipes
+LAST_OF_EVERYTHING = ["downloading", "command_started", "checkpoint_prepared", "checkpoint_committed", "uploading"]
+LAST_OF_EVERYTHING += ["reported"]  # which is while it wipes
 
 
 @pytest.mark.parametrize(
     ("kill", "moment"),
     [(Worker.kill, moment) for moment in SUPERVISORS_LAST]
-    + [(kill_everything, moment) for moment in EVERYBODYS_LAST],
+    + [(kill_everything, moment) for moment in LAST_OF_EVERYTHING],
 )
 def test_a_worker_killed_at_any_moment_goes_on_with_the_same_attempt(
     coordinator: FakeCoordinator,
@@ -55,7 +55,7 @@ def test_a_worker_killed_at_any_moment_goes_on_with_the_same_attempt(
 
 
 @pytest.mark.parametrize("phase", ["during", "after"])
-def test_what_a_killed_worker_left_unfinished_in_the_bucket_is_aborted_and_nobody_elses(
+def test_what_a_killed_worker_left_unfinished_in_the_bucket_is_aborted_and_nothing_else(
     coordinator: FakeCoordinator,
     make_worker: Callable[..., Worker],
     s3: S3Server,
@@ -63,7 +63,7 @@ def test_what_a_killed_worker_left_unfinished_in_the_bucket_is_aborted_and_nobod
     faulty: FaultyProxy,
     phase: str,
 ) -> None:
-    somebody_elses = s3.begin_upload(bucket, "ck/large")
+    of_another_program = s3.begin_upload(bucket, "ck/large")
     faulty.fault = lambda method, path: "503" if "partNumber" in path else None
     end = "exec sleep 1000" if phase == "during" else "exit 0"
     job = coordinator.submit(
@@ -77,6 +77,6 @@ def test_what_a_killed_worker_left_unfinished_in_the_bucket_is_aborted_and_nobod
     worker.start()
 
     wait_for(lambda: s3.unfinished_uploads(bucket) == ["ck/large"], "the upload to be aborted")
-    s3.abort_upload(bucket, "ck/large", somebody_elses)
+    s3.abort_upload(bucket, "ck/large", of_another_program)
     worker.wait_for("wiped")
     wait_for(lambda: not list(worker.folder.glob(".kelpie-*")), "the notes to be gone")

@@ -214,6 +214,6 @@ def test_what_is_told_of_a_job_that_its_worker_cannot_go_on_with(
 
 
 @pytest.mark.parametrize(("phase", "verdict"), [(P.RUNNING, Verdict.FAILED), (P.DOWNLOADING, Verdict.RELEASED)])
-def test_who_breaks_the_worker_is_the_command_that_runs(phase: Phase, verdict: Verdict) -> None:
+def test_what_breaks_the_worker_is_the_command_that_runs(phase: Phase, verdict: Verdict) -> None:
     told = outcome_of_abandoned(JobState(JOB, phase), BROKEN, "it removed everything")
     assert told == Ending(verdict, BROKEN, detail="it removed everything")

@@ -52,7 +52,7 @@ def lock_of(worker: Worker) -> Path:
     return worker.state_file.with_name(worker.state_file.name + ".lock")
 
 
-def test_a_command_that_removes_the_lock_opens_the_state_file_to_nobody(
+def test_a_command_that_removes_the_lock_opens_the_state_file_to_no_other_worker(
     coordinator: FakeCoordinator, worker: Worker, make_worker: Make
 ) -> None:
     job = coordinator.submit(**shell("rm *.lock; until [ -e go ]; do sleep 0.05; done"), sync={})
