@@ -69,7 +69,10 @@ def _work() -> int:
         fork_server = ForkServer(worker.MAINS)  # while there is only one thread
         with frozen.folders_in_use():
             return worker.work(settings, fork_server)
-    except (config.ConfigError, StateFileInUse) as error:
+    except config.ConfigError as error:
+        print("\n".join(f"kelpie: {sentence}" for sentence in error.sentences), file=sys.stderr)
+        return 2
+    except StateFileInUse as error:
         print(f"kelpie: {error}", file=sys.stderr)
         return 2
 
