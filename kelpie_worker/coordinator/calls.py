@@ -137,6 +137,7 @@ class CoordinatorCalls:
 
         accepted = _until_answered(once)
         self._tell(Reported(report.job.claim_id, accepted))
+        self._manifests.forget(report.job.claim_id)
         self._reporting.discard(report.job.claim_id)
 
     def _counts_twice(self, report: Report) -> bool:

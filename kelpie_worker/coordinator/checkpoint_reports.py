@@ -1,7 +1,9 @@
 """Telling the coordinator what is whole in the bucket, in the background and in order."""
 
 import threading
+from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from kelpie_worker import logs
@@ -14,6 +16,15 @@ from kelpie_worker.system.retry import Failure, retry, sleep
 _BACKOFF = Backoff(0.5, 30.0)
 
 
+@dataclass
+class _Attempt:
+    """What is to be reported for one attempt, and what is known of the server's numbers."""
+
+    due: ReportCheckpoint | None = None  # the newest manifest that is not sent yet
+    is_sending: bool = False
+    ahead: int = 0  # by how much the server's numbers are ahead of ours
+
+
 class CheckpointReports:
     """Sends the newest manifest of each attempt until it is answered; one that is overtaken is never sent."""
 
@@ -21,76 +32,81 @@ class CheckpointReports:
         self._api = api
         self._pause = pause
         self._changed = threading.Condition()
-        self._due: dict[str, ReportCheckpoint] = {}  # by claim id
-        self._sending: set[str] = set()
-        self._ahead: dict[str, int] = {}  # by how much the server's numbers are ahead of ours, by claim id
+        self._attempts: dict[str, _Attempt] = defaultdict(_Attempt)  # by claim id
 
     def send(self, report: ReportCheckpoint) -> None:
         """Returns at once."""
-        claim_id = report.job.claim_id
         with self._changed:
-            self._due[claim_id] = report
-            if claim_id in self._sending:
+            attempt = self._attempts[report.job.claim_id]
+            attempt.due = report
+            if attempt.is_sending:
                 return
-            self._sending.add(claim_id)
-        threading.Thread(target=self._send_all, args=(report.job,), daemon=True).start()
+            attempt.is_sending = True
+        threading.Thread(target=self._send_all, args=(report.job, attempt), daemon=True).start()
 
     def wait_for(self, claim_id: str, timeout: float) -> None:
         """Until everything is answered: what is told after the job is given back is refused."""
         with self._changed:
-            self._changed.wait_for(lambda: claim_id not in self._sending, timeout)
+            if attempt := self._attempts.get(claim_id):
+                self._changed.wait_for(lambda: not attempt.is_sending, timeout)
 
-    def _send_all(self, job: Job) -> None:
-        while self._has_more(job.claim_id):
+    def forget(self, claim_id: str) -> None:
+        """The attempt is over."""
+        with self._changed:
+            self._attempts.pop(claim_id, None)
+
+    def _send_all(self, job: Job, attempt: _Attempt) -> None:
+        while self._has_more(attempt):
             retry(
-                partial(self._send_newest, job.claim_id),
+                partial(self._send_newest, attempt),
                 on=Unreachable,
                 backoff=_BACKOFF,
                 pause=self._pause,
                 on_failure=partial(_tell_failure, job),
             )
 
-    def _has_more(self, claim_id: str) -> bool:
+    def _has_more(self, attempt: _Attempt) -> bool:
         with self._changed:
-            if claim_id in self._due:
+            if attempt.due:
                 return True
-            self._sending.discard(claim_id)
+            attempt.is_sending = False
             self._changed.notify_all()
             return False
 
-    def _send_newest(self, claim_id: str) -> None:
+    def _send_newest(self, attempt: _Attempt) -> None:
         with self._changed:
-            report = self._due.pop(claim_id)
+            report, attempt.due = attempt.due, None
+        assert report is not None
         try:
-            self._send_one(report)
+            self._send_one(attempt, report)
         except Unreachable:
             with self._changed:
-                self._due.setdefault(claim_id, report)  # unless a newer one has come meanwhile
+                attempt.due = attempt.due or report  # unless a newer one has come meanwhile
             raise
 
-    def _send_one(self, report: ReportCheckpoint) -> None:
+    def _send_one(self, attempt: _Attempt, report: ReportCheckpoint) -> None:
         if not self._api.keeps_checkpoints(report.job):
             return
         try:
-            self._keep(report.job, report.generation, report.manifest)
+            self._keep(attempt, report, report.manifest)
         except ManifestRefused as error:
             # Better nothing is known of the newest generation than that an old one passes for it.
             logs.warn("manifest_refused", report.job, files=len(report.manifest), detail=str(error))
-            self._keep_nothing(report)
+            self._keep_nothing(attempt, report)
 
-    def _keep_nothing(self, report: ReportCheckpoint) -> None:
+    def _keep_nothing(self, attempt: _Attempt, report: ReportCheckpoint) -> None:
         try:
-            self._keep(report.job, report.generation, ())
+            self._keep(attempt, report, ())
         except ManifestRefused as error:
             logs.warn("manifest_refused", report.job, files=0, detail=str(error))
 
-    def _keep(self, job: Job, generation: int, manifest: Manifest) -> None:
+    def _keep(self, attempt: _Attempt, report: ReportCheckpoint, manifest: Manifest) -> None:
         """Numbers begin anew with each life of the worker; the server says how far an earlier one had come."""
-        ahead = self._ahead.get(job.claim_id, 0)
-        newest = self._api.report_checkpoint(job, generation + ahead, manifest)
-        if newest is not None and newest > generation + ahead:
-            self._ahead[job.claim_id] = newest + 1 - generation
-            self._api.report_checkpoint(job, newest + 1, manifest)
+        generation = report.generation + attempt.ahead
+        newest = self._api.report_checkpoint(report.job, generation, manifest)
+        if newest is not None and newest > generation:
+            attempt.ahead = newest + 1 - report.generation
+            self._api.report_checkpoint(report.job, newest + 1, manifest)
 
 
 def _tell_failure(job: Job, failure: Failure[Unreachable]) -> None:

@@ -40,7 +40,7 @@ def send(server: Server, *generations: int) -> None:
         manifests.send(ReportCheckpoint(Job("claim", "job", attempt=1), generation, REPORTED))
     server.may_answer.set()
     manifests.wait_for("claim", 10)
-    assert not manifests._sending
+    assert not manifests._attempts["claim"].is_sending
 
 
 def test_a_manifest_is_sent_until_it_is_answered() -> None:
