@@ -34,20 +34,24 @@ class Deletions:
         """Delete the objects of these files, and forget the files. Raises StorageUnreachable, Cancelled."""
         deleted = 0
         for path in paths:
-            stays = None
-            for bucket, key in self._objects_of(path, files[path]):
-                try:
-                    deleted += self._fence.delete(
-                        (bucket, key), partial(self._overlaps.have, self._block, path, final)
-                    )
-                except StorageRefused as error:  # a bucket may allow writing only; nothing is lost by what stays
-                    logs.warn("delete_refused", self._job, key=key, detail=str(error))
-                    stays = files[path].stored
+            for place in self._objects_of(path, files[path]):
+                deleted += self._delete(place, path, files[path], final)
+            stays = files[path].stored
             del files[path]
             if stays:
                 files[path].stored = stays
         if deleted:
             logs.info("checkpoint_deleted", self._job, files=deleted)
+
+    def _delete(self, place: ObjectKey, path: str, file: TrackedFile, final: bool) -> bool:
+        try:
+            is_deleted = self._fence.delete(place, partial(self._overlaps.have, self._block, path, final))
+        except StorageRefused as error:  # a bucket may allow writing only; nothing is lost by what stays
+            logs.warn("delete_refused", self._job, key=place[1], detail=str(error))
+            return False
+        if file.stored and file.stored.place == place:
+            file.stored = file.sent = file.uploaded = None
+        return is_deleted
 
     def _objects_of(self, path: str, file: TrackedFile) -> set[ObjectKey]:
         """The objects that this attempt brought the file from, or sent it to; all others belong to something else.

@@ -200,6 +200,30 @@ def test_what_is_deleted_is_what_this_attempt_brought_or_sent_and_nobody_elses(
     assert keys_of(s3, bucket).keys() == left
 
 
+@pytest.mark.parametrize(("refused", "left"), [("x/file", {"x/file"}), ("x//file", {"x//file"})])
+def test_what_the_bucket_does_not_let_go_is_reported_only_if_it_is_still_there(
+    aws: None, tmp_path: Path, s3: S3Server, bucket: str, faulty: FaultyProxy, refused: str, left: set[str]
+) -> None:
+    file = tmp_path / "checkpoint" / "x" / "file"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"1")
+    s3.put(bucket, "c/x//file", b"1")
+    brought = {"x/file": signature_of(file.stat())}
+    watched = Watched(tmp_path / "checkpoint", bucket, brought, origins={"x/file": "c/x//file"})
+    watched.write("x/file", b"2")
+    watched.write("other", b"1")
+    assert watched.checkpoints.cycle(final=False)
+    faulty.fault = lambda method, path: "403" if method == "DELETE" and path.endswith(f"/c/{refused}") else None
+    file.unlink()
+    watched.checkpoints.finish()
+    assert keys_of(s3, bucket).keys() == left | {"other"}
+    watched.write("other", b"2")
+    watched.checkpoints.finish()
+    assert {stored.key for stored in watched.checkpoints.whole} == {f"c/{name}" for name in left - {"x//file"}} | {
+        "c/other"
+    }
+
+
 def test_a_pattern_limits_what_is_sent_and_what_is_deleted(
     aws: None, tmp_path: Path, s3: S3Server, bucket: str
 ) -> None:
