@@ -1,10 +1,10 @@
-"""Over which objects an attempt writes: over those it knows, and over no newer attempt's
+"""Which objects an attempt may replace: those it knows, and never those of a newer attempt
 (docs/design/guarantees.md, I12).
 
-A worker that has lost its lease may not have heard of it: its machine slept between the look at the lease and the
-request, or the request was long on its way. So the request itself names the ETag of the object that it replaces,
-and storage refuses it if there is another. That is no proof of a newer attempt, for users change objects too: a
-heartbeat sent after the other object was seen tells.
+A worker that has lost its lease may not know it: its machine slept between the look at the lease and the request,
+or the request was long on its way. So the request itself names the ETag of the object that it replaces, and
+storage refuses it if another one is there. That is no proof of a newer attempt, for users change objects too: a
+heartbeat that is sent after the other object was seen, and accepted, proves that there is none.
 """
 
 import threading

@@ -14,12 +14,15 @@ _MOST_LOST = 100_000  # directories
 
 
 class FileEvents:
+    """Watches a directory at any depth for events of the file system. Its methods may be called by any thread."""
+
     def __init__(self) -> None:
         self._changed = threading.Event()
         self._last = 0.0
         self._stop: Callable[[], None] = lambda: None
 
     def listen(self, directory: str) -> None:
+        """Begin; without inotify there are no events, and the scans after each pause find everything."""
         from watchdog.events import (
             EVENT_TYPE_CLOSED_NO_WRITE,
             EVENT_TYPE_OPENED,
@@ -47,14 +50,17 @@ class FileEvents:
         self._stop = lambda: _stop(observer)
 
     def set(self) -> None:
+        """Note an event, and end a `wait`."""
         self._last = time.monotonic()
         self._changed.set()
 
     def wait(self, timeout: float) -> None:
+        """Sleep until something happens, or happened since the last wait; `timeout` seconds at most."""
         self._changed.wait(timeout)
         self._changed.clear()
 
     def quiet_for(self) -> float:
+        """Seconds since the last event."""
         return time.monotonic() - self._last
 
     def stop(self) -> None:
@@ -62,7 +68,7 @@ class FileEvents:
 
 
 def _be_quiet() -> None:
-    """What watchdog says of its own confusion helps nobody, and is no line of our log."""
+    """Silence watchdog's own log and warnings: they are about its inner state, and not in the format of ours."""
     logging.getLogger("watchdog").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"watchdog\.")
 
@@ -81,5 +87,5 @@ def _stop(observer: Any) -> None:
                 break
     try:
         observer.stop()
-    except Exception as error:  # noqa: BLE001 - what it keeps is missed by nobody yet; a checkpoint would be
+    except Exception as error:  # noqa: BLE001 - a few descriptors are lost; an error would lose a checkpoint
         logs.warn("watching_not_ended", detail=f"{type(error).__name__}: {error}")

@@ -52,6 +52,7 @@ class Generations:
         self.has_sent = False  # whether the bucket has taken anything
 
     def target(self, path: str) -> Target:
+        """Where a file is sent."""
         return self._transfer.target(self._block.bucket, self._block.prefix, path)
 
     def read_tails(self, files: Snapshot) -> None:
@@ -60,7 +61,7 @@ class Generations:
             self._files[path].tail = tail_of(self._source(path), version.size)
 
     def mark_rewritten(self, changed: Snapshot) -> None:
-        """Mark those that were written anew and are longer already, and pass for logs, with half of them whole."""
+        """Mark those that were written anew and became longer than what was sent: they only look like logs."""
         for path, version in changed.items():
             file = self._files[path]
             has_grown = file.sent and file.sent.inode == version.inode and file.sent.size < version.size
@@ -121,11 +122,11 @@ class Generations:
         return left
 
     def _is_removed(self, path: str) -> bool:
-        """With its whole directory, as old checkpoints are; of one that was renamed there is a newer version."""
+        """Whether it went with its whole directory, as old checkpoints do, and not by a rename alone."""
         return self._removed_directory(path) is not None
 
     def _removed_directory(self, path: str) -> PurePosixPath | None:
-        """The outermost of those that it lay in and that are gone; all of them are below the watched one."""
+        """The outermost directory below the watched one that it lay in and that is gone; None if none is."""
         gone = [parent for parent in PurePosixPath(path).parents if not Path(self._source(str(parent))).exists()]
         return gone[-1] if gone and gone[-1].name else None
 
@@ -137,7 +138,7 @@ class Generations:
             removed.add(path)
 
     def _takes_another(self, paths: Collection[str]) -> bool:
-        """Asked of the bucket, for what it takes not at all must not tear what it has by the rest."""
+        """Whether the bucket takes any of these. If not, a refusal is not for one key, and none is committed."""
         return any(self._transfer.may_begin(self.target(path)) for path in sorted(paths)[:_MOST_PROBES])
 
     def _prepare_one(self, path: str, version: Signature, prepared: dict[str, Prepared]) -> None:
@@ -164,7 +165,10 @@ class Generations:
         return f"{self._block.local_path}/{path}"
 
     def _commit(self, prepared: dict[str, Prepared], files: Snapshot) -> dict[str, StorageRefused]:
-        """The fewer moments it takes, the less likely is a node to vanish in one of them."""
+        """Make all visible, many at once: a machine that vanishes meanwhile leaves a torn checkpoint.
+
+        The answer are the files that were refused while others were taken. A refusal of all is raised.
+        """
         targets = {path: self.target(path) for path in prepared}
         taken: list[str] = []
         refused: dict[str, StorageRefused] = {}

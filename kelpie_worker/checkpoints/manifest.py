@@ -1,4 +1,4 @@
-"""The manifest of a job's checkpoint: the committed generations of all its watched directories in one list."""
+"""The manifest of a job's checkpoint: what the last whole generations of all its directories are in the bucket."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kelpie_worker.s3.objects import Version
 
 
 class JobManifest:
-    """Tells what is whole in the bucket of all watches of a job together, each time one of them has finished."""
+    """Sends the manifest of all watches of a job each time one of them has committed a whole generation."""
 
     def __init__(self, claim_id: str, tell: Tell, fence: Fence) -> None:
         self.watches: list[Checkpoints] = []
@@ -25,17 +25,18 @@ class JobManifest:
         self._lock = threading.Lock()
 
     def tell(self) -> None:
+        """Send a Committed message with the next number. Watches call this from their threads."""
         with self._lock:
             self._generation += 1
             manifest = self._manifest()
             if len(manifest) > MOST_CHECKPOINT_FILES:
-                manifest = ()  # better nothing is known than something old
+                manifest = ()  # the coordinator would refuse it, and keep an older one
             self._tell(Committed(self._claim_id, self._generation, manifest))
 
     def _manifest(self) -> Manifest:
-        """Each object once: where several watches have put it there, as the one that is there now.
+        """Each object once: where several watches have put one under the same key, the one that is there now.
 
-        If none of theirs is, the next generation has begun, and whoever compares is to find another version.
+        If it is none of theirs, the next generation has begun: then a comparison is to find another version.
         """
         objects: dict[ObjectKey, StoredObject] = {}
         for stored in (stored for watch in self.watches for stored in watch.whole):

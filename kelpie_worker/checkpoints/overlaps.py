@@ -1,4 +1,4 @@
-"""The directories of one job that lead to the same place in a bucket: which of their files an object is.
+"""The directories of one job whose prefixes in a bucket overlap: which of their files becomes an object.
 
 Users let checkpoints and outputs share a prefix, and move files from one directory to the other.
 """
@@ -45,7 +45,7 @@ class Overlaps:
         self._seen: dict[int, Snapshot] = {}  # by the directory's number
 
     def left_to(self, block: SyncBlock, found: Snapshot) -> Snapshot:
-        """What is left to a directory of what was found in it: of two files for one object the newest is sent."""
+        """The files found in a directory that it is to send: of two files for one object the newest is sent."""
         if not (others := self._beside(block)):
             return found
         own = next(directory.number for directory in self._during if directory.block is block)
@@ -57,13 +57,13 @@ class Overlaps:
         }
 
     def have(self, block: SyncBlock, path: str, final: bool) -> bool:
-        """Whether another directory has a file for the object; at the end, also one of those that come after."""
+        """Whether another directory has a file for the object; with `final`, also one of `sync.after`."""
         key = block.prefix + path
         after = [directory for directory in self._after if directory.overlaps(block)] if final else []
         return any(directory.has(key) for directory in [*self._beside(block), *after])
 
     def _overrules(self, other: _Directory, key: str, version: Signature, own: int) -> bool:
-        """Only what the other has seen, so will send; and only as long as it is there."""
+        """Whether the other directory has a newer file for the object, which it has seen, so will send."""
         path = other.path_of(key)
         theirs = self._seen.get(other.number, {}).get(path) if path else None
         if theirs is None or (theirs.mtime_ns, other.number) < (version.mtime_ns, own):

@@ -41,8 +41,8 @@ def compare(job: Job, listings: Sequence[Listing]) -> Comparison:
     more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
     detail = f"{', '.join(wrong[:_NAMED])}{more}"[:1000]
     logs.warn("checkpoint_torn", job, detail=detail)
-    # What nobody reported stays where it is, so beside it older versions would be no whole either. And what is
-    # missing somebody removed: a user, perhaps, who wants the job to begin anew.
+    # What was never reported stays where it is, so beside it older versions would be no whole either. And what
+    # is missing was removed: by a user, perhaps, so that the job begins anew.
     known = not unreported and all(stored.version_id and stored.place in listed for stored in differing)
     return Comparison(CheckpointStatus.TORN, detail, tuple(differing) if known else ())
 

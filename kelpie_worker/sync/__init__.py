@@ -1,3 +1,3 @@
-"""A job's files before, during and after its command: in come Download, Watch, Flush and Upload, out come their
-results.
+"""A job's files before, during and after its command, in the child process `uploader`. In come the commands
+Download, Watch, Flush, Stage, Upload and Wipe; out goes a message with the result of each.
 """

@@ -36,8 +36,10 @@ class Brought:
 
 
 def download(job: Job, storage: Storage, busy: Callable[[Iterable[str]], None]) -> Brought:
-    """Bring every file of the job. Any that does not arrive stops the attempt: storage's errors, OSError,
-    NotPacked, Collision."""
+    """Bring every file of the job. `busy` is called with the paths that are under way.
+
+    Any file that does not arrive ends it. Raises the storage's errors, OSError, NotPacked, Collision.
+    """
     versions: dict[str, Signature] = {}
     objects: dict[str, StoredObject] = {}
     origins: dict[str, ObjectKey] = {}
@@ -83,7 +85,7 @@ class Landing:
 
 @dataclass(frozen=True)
 class Arrival:
-    """What was really brought: an object may be replaced after it was listed."""
+    """One file that was brought. Its object may have been replaced after it was listed."""
 
     path: str
     version: Signature
@@ -180,7 +182,7 @@ def _stays_inside(path: str, local_path: str) -> bool:
 
 
 def _bring(landing: Landing, bucket: str, storage: Storage) -> Arrival:
-    """Download under a temporary name, then rename: nobody ever sees half a file."""
+    """Download under a temporary name, then rename: the command never sees half a file."""
     final = Path(landing.path)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)

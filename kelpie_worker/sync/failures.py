@@ -66,12 +66,12 @@ def may_be_repeated(failure: Failure[WorkFailed], command: Work) -> bool:
 
 
 def last_answer(answer: Refused | Troubled, command: Work) -> Refused | Troubled:
-    """Outputs that a defect keeps back would be computed again for ever, if that counted as no failure."""
+    """The answer, but for outputs that a defect keeps back: given back, they would be computed again for ever."""
     if isinstance(command, Upload) and isinstance(answer, Troubled) and answer.reason == "internal":
         return Refused(answer.claim_id, "upload", answer.detail)
     return answer
 
 
 def _is_the_machines(error: OSError) -> bool:
-    """Whether another machine may do better; one without a number is ours, of a process that somebody ended."""
+    """Whether another machine may do better. An error without a number comes from a process that was killed."""
     return error.errno not in _JOBS_FAULT

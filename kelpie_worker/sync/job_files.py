@@ -59,7 +59,7 @@ _BETWEEN_TRIES = Backoff(first=1.0, longest=60.0)
 
 
 class JobFiles:
-    """Everything about the files of one attempt."""
+    """The files of one attempt: carries out its commands, each in a thread of its own, and answers each."""
 
     def __init__(self, claim_id: str, config: Config, client: SharedClient, tell: Tell) -> None:
         self.lease = Lease()
@@ -106,7 +106,7 @@ class JobFiles:
             threading.Thread(target=self._transfer.close, daemon=True, name="Abandon").start()
 
     def remember_what_was_taken(self) -> None:
-        """For an uploader that comes after this one."""
+        """Note on disk which directories were sent from, for the uploader that replaces this one if it dies."""
         with self._remembering:
             taken = {watch.block.local_path for watch in self._watches or () if watch.has_sent}
             if taken - self._places.taken and not self.lease.cancelled:
@@ -114,7 +114,7 @@ class JobFiles:
                 record.save(self._places, self._places_file)
 
     def tell_lag(self) -> None:
-        """Of the directory that is furthest behind, where that has changed; nothing of a job that watches none."""
+        """Tell how far the furthest directory is behind, if that has changed; nothing if none is watched."""
         if not self._watches:
             return
         behind = [since for watch in self._watches if (since := watch.behind_since) is not None]
@@ -124,7 +124,7 @@ class JobFiles:
             self._tell(lag)
 
     def _carry_out(self, command: Work, work: Callable[[Any], Message]) -> None:
-        """Every command ends in a message, or in the attempt's own end."""
+        """Answer the command by a message, unless the attempt is over."""
         try:
             self._tell(self._answer(command, work))
         except Cancelled:
@@ -179,7 +179,7 @@ class JobFiles:
     def _watch(self, command: Watch) -> Message:
         if self._watches is None:
             if command.again:
-                self._demand_what_was_left(command.job)
+                self._demand_earlier_files(command.job)
             directories.make_missing(command.job)
             watches = self._all_watches(command.job)
             for watch in watches:
@@ -187,13 +187,16 @@ class JobFiles:
             self._watches = watches
         return Watching(self._claim_id)
 
-    def _demand_what_was_left(self, job: Job) -> None:
-        """A command that goes on from local files must not begin from none: the bucket has them still. OSError."""
+    def _demand_earlier_files(self, job: Job) -> None:
+        """Raises OSError if a directory is gone since an earlier life: the bucket has its files still."""
         if lost := self._places.lost(job.directories):
             raise FileNotFoundError(errno.ENOENT, "the files of the worker's earlier life are gone", lost)
 
-    def _demand_what_it_left(self, job: Job, directories_of: Iterable[str], aside: Aside = ()) -> None:
-        """Once the command has ended: a later life must not take what was lost for nothing. FilesLost, OSError."""
+    def _demand_commands_files(self, job: Job, directories_of: Iterable[str], aside: Aside = ()) -> None:
+        """Once the command has ended: note which directories have files. Raises FilesLost if one has none later.
+
+        Else a later life of the worker would take a directory that was lost for one that is empty. Raises OSError.
+        """
         if self._places.filled is None:
             left = {block.local_path for block in (*job.during, *job.after)}
             self._remember_filled({directory for directory in left if not record.is_empty(directory)})
@@ -210,7 +213,7 @@ class JobFiles:
     def _flush(self, command: Flush) -> Message:
         if Watch in self._threads:  # after a restart both commands come at once
             self._threads[Watch].join()
-        self._demand_what_it_left(command.job, [block.local_path for block in command.job.during])
+        self._demand_commands_files(command.job, [block.local_path for block in command.job.during])
         if self._watches is None:  # those of an earlier uploader died with it
             self._watches = self._all_watches(command.job)
         for watch in self._watches:  # all of them first: of what one leaves to another, that one sends the last
@@ -229,7 +232,7 @@ class JobFiles:
         state_file = self._config.state_file
         try:
             meant = set_aside.places_aside(job, state_file, self._places)
-            self._demand_what_it_left(job, [block.local_path for block in job.after], meant)
+            self._demand_commands_files(job, [block.local_path for block in job.after], meant)
             return set_aside.set_aside(job, state_file, self._places)
         except OSError as error:
             logs.warn("outputs_sent_in_place", job, detail=str(error))
@@ -250,7 +253,7 @@ class JobFiles:
         return Outputs(job, self._transfers(job), self.lease, self._sent_objects(), self._places, self._own_files)
 
     def _wipe(self, command: Wipe) -> Message:
-        """After those who write files have stopped; those who read them may find them gone."""
+        """Delete the job's files, once no thread writes them; threads that read them may find them gone."""
         self.lease.cancel()
         for kind in (Download, Stage):
             if kind in self._threads:
@@ -289,7 +292,7 @@ class JobFiles:
         manifests = JobManifest(self._claim_id, self._tell, fence)
 
         def committed() -> None:
-            self.remember_what_was_taken()  # before anybody hears of it
+            self.remember_what_was_taken()  # before it is reported
             manifests.tell()
 
         manifests.watches = [self._checkpoints(context, block, committed) for block in job.during]

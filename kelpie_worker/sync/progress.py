@@ -1,16 +1,14 @@
-"""How many transfers of a job are under way."""
+"""Which transfers of a job are under way."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kelpie_worker.messages import (
-    Transferring,
-)
+from kelpie_worker.messages import Transferring
 
 
 class Moving:
-    """The paths on their way, for whoever reads the state file."""
+    """The paths on their way, as the state file shows them."""
 
     def __init__(self, claim_id: str) -> None:
         self._told = self._now = Transferring(claim_id)

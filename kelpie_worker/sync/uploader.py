@@ -29,6 +29,8 @@ def main(commands: Connection, messages: Connection, config: Config) -> None:
 
 
 class Uploader(Duty):
+    """Passes commands on to the files of their attempt."""
+
     def __init__(self, config: Config, tell: Tell) -> None:
         self._config = config
         self._tell = tell
@@ -49,7 +51,7 @@ class Uploader(Duty):
                 self._of(command.job.claim_id).begin(command)
 
     def tick(self) -> float | None:
-        """Tell which paths are on their way, not more often than anybody wants to know."""
+        """Tell which paths are on their way, and how far checkpoints are behind; seconds until the next tick."""
         for claim_id, files in list(self._files.items()):
             if files.wiped:
                 del self._files[claim_id]
@@ -64,11 +66,14 @@ class Uploader(Duty):
         return None if self._rests_at is None else max(0.0, self._rests_at - boottime())
 
     def is_spent(self) -> bool:
-        """A command that comes just now is not lost: the supervisor enters the phases of its jobs again."""
+        """Whether it has been without a job for long enough to end, and to be started anew for the next one.
+
+        A command that comes just now is not lost: the supervisor enters the phases of its jobs again.
+        """
         return not self._files and self._rests_at is not None and boottime() >= self._rests_at
 
     def _clear_up(self) -> None:
-        """Abort what was left unfinished, while whatever else is to be done goes on."""
+        """Abort uploads that were left unfinished, in the background."""
         if self._client.open_uploads.any_left:
             storage = Storage(self._client, Lease(), max_retries=0)
             threading.Thread(target=storage.abort_left, daemon=True, name="ClearUp").start()

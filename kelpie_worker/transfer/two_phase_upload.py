@@ -28,7 +28,9 @@ WHOLE_SIZE = 5 * 1024 * 1024  # up to this a file is sent whole, when it is comm
 
 
 class Prepared(Protocol):
-    size: int
+    """A file whose bytes are on their way, or kept until its commit."""
+
+    size: int  # of the file, in bytes
     sent: int  # bytes of the object: fewer than the file's where it is compressed
     tail: bytes  # the last bytes of the file
 
@@ -54,10 +56,11 @@ class Transfer:
         self._upload_buffer = UploadBuffer()
 
     def key_in(self, prefix: str, path: str) -> str:
-        """Of the object that a file with this path becomes."""
+        """The key of the object that a file with this path becomes."""
         return f"{prefix}{path}.gz" if self.compression else prefix + path
 
     def target(self, bucket: str, prefix: str, path: str) -> Target:
+        """Where a file goes, with the content type that its name suggests."""
         key = self.key_in(prefix, path)
         guessed, encoding = mimetypes.guess_type(key)
         kind = "application/gzip" if encoding == "gzip" else guessed
@@ -71,7 +74,7 @@ class Transfer:
     def prepare_copy(self, path: str, version: Signature, target: Target) -> Prepared:
         """The same from a copy, which is made at the speed of the disk. Raises Spoiled, NoCopy, OSError.
 
-        It lies beside the file and has no name: nobody sees it, and nothing of it outlives the process.
+        It lies beside the file and has no name: no scan finds it, and nothing of it outlives the process.
         """
         folder = str(Path(path).parent)
         with PinnedFile.of(path, version) as file, nameless(folder) as copy:
@@ -122,14 +125,14 @@ class Transfer:
         return gzipped(blocks, block) if self.compression else blocks
 
     def close(self) -> None:
-        """Abort what is not committed; may be called again. The attempt must be cancelled before."""
+        """Abort what is not committed, once the attempt was cancelled. May be called twice."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         for upload in list(self._open):
             upload.abort()
 
 
 class _Whole:
-    """A small file, kept until its commit."""
+    """A small file, which is kept in the buffer and sent by its commit."""
 
     tail = b""
 
@@ -214,6 +217,6 @@ class _InParts:
 
 
 def part_size(size: int) -> int:
-    """Equal parts of whole MiB, so that any file fits into the parts that S3 allows."""
+    """Bytes of each part of a file with that size: whole MiB, and so many that S3 allows as many parts."""
     mib = 1024 * 1024
     return max(PART_SIZE, -(-size // _MOST_PARTS // mib) * mib)

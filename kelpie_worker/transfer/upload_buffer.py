@@ -16,6 +16,8 @@ _MOST_ON_DISK = 512 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Kept:
+    """The bytes of one file, until they are let go."""
+
     read: Callable[[], bytes]
     let_go: Callable[[], None]  # once
 

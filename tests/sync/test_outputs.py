@@ -347,7 +347,7 @@ def test_what_the_bucket_took_before_the_uploaders_restart_keeps_a_refusal_from_
     script = "echo 1 > ck/one; until [ -e go ]; do sleep 0.05; done; echo 2 > ck/two; exec sleep 1000"
     job = coordinator.submit(**shell(script), sync={"during": [block(bucket, "ck")]})
     worker = make_worker(AWS_ENDPOINT_URL=faulty.url, MAX_RETRIES="0").start()
-    (remembered,) = wait_for(lambda: list(worker.folder.glob("*places*")), "the places to be kept")
+    (remembered,) = wait_for(lambda: list(worker.folder.glob("*places")), "the places to be kept")
     wait_for(lambda: f'"taken": ["{worker.folder}/ck"]' in remembered.read_text(), "the checkpoint to be noted")
     os.kill(worker.child("uploader"), signal.SIGKILL)
     worker.wait_for("child_started", count=2, child="uploader")
