@@ -37,21 +37,21 @@ SHARE = 0.02  # of a process's time at most is spent on measuring, however long 
 LONGEST_MEASURING = 10.0
 
 disable_created_metrics()
-here = CollectorRegistry()  # what this process counts
+process_registry = CollectorRegistry()  # what this process counts
 
 requests = Histogram(
     "kelpie_http_request_duration_seconds",
     "Answered requests, by the route's template; one label for all unknown routes.",
     ["method", "route", "status"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
-    registry=here,
+    registry=process_registry,
 )
-claims = Counter("kelpie_claims", "Answered claims: with a job, or empty.", ["outcome"], registry=here)
+claims = Counter("kelpie_claims", "Answered claims: with a job, or empty.", ["outcome"], registry=process_registry)
 refusals = Counter(
     "kelpie_refused_reports",
     "Reports of workers that do not hold the job (any more); nothing was written.",
     ["report"],
-    registry=here,
+    registry=process_registry,
 )
 
 
@@ -134,13 +134,13 @@ def gauges(measured: Row) -> Iterator[Metric]:
 def exposition(queue: QueueGauges) -> bytes:
     """All metrics in Prometheus's text format."""
     folder = shared_folder()
-    counted = here
+    counted = process_registry
     if folder:
         counted = CollectorRegistry()
         MultiProcessCollector(counted, folder)
     measured = CollectorRegistry()
     measured.register(queue)
-    with unchanging(folder):
+    with counts_locked(folder):
         text = generate_latest(counted)
     return text + generate_latest(measured)
 
@@ -152,7 +152,7 @@ def shared_folder() -> str | None:
 
 
 @contextmanager
-def unchanging(folder: str | None) -> Iterator[None]:
+def counts_locked(folder: str | None) -> Iterator[None]:
     """Hold a shared lock, so that no count moves from one file to another while they are added up."""
     if folder is None:
         yield

@@ -81,7 +81,7 @@ class SaladKeys:
         question = self._question("key", key, organization, project)
         proof = self._proof(
             question,
-            lambda: self._opens(key, organization, project),
+            lambda: self._key_sees_project(key, organization, project),
             lambda known, asking: self._about_key(question, known, asking),
         )
         if not (proof.holds() or proof.refused):
@@ -92,13 +92,13 @@ class SaladKeys:
 
     def has_workload(self, workload_id: str, organization: str, project: str) -> bool:
         """Whether the coordinator's own key finds this container group in the project; without an answer: no."""
-        if not self._can_look() or not (is_name(organization) and is_name(project)):
+        if not self._has_own_key() or not (is_name(organization) and is_name(project)):
             return False
         question = self._question("workload", workload_id, organization, project)
         budget = self._budget(workload_id, organization)
         return self._proof(
             question,
-            lambda: self._lists(workload_id, organization, project),
+            lambda: self._project_has_group(workload_id, organization, project),
             lambda known, asking: self.workloads.ask(
                 question, asking, SHORT_PATIENCE if known.holds() else GROUP_PATIENCE, budget
             ),
@@ -117,7 +117,7 @@ class SaladKeys:
         """The limit of questions about one workload, whatever projects its machines name."""
         return self.budgets.get_or_put((organization, workload_id), Budget(1 / PROJECT_PAUSE, PROJECTS_AT_ONCE))
 
-    def _can_look(self) -> bool:
+    def _has_own_key(self) -> bool:
         if self.own_key is None and not self.warned:
             self.warned = True
             logs.warning(
@@ -133,11 +133,11 @@ class SaladKeys:
         return tuple(hmac.digest(secret, message, "sha256") for secret in self.secrets)
 
     def _proof(
-        self, question: Question, vouch: Callable[[], bool], send: Callable[[Proof, Asking], Proof]
+        self, question: Question, ask_salad: Callable[[], bool], send: Callable[[Proof, Asking], Proof]
     ) -> Proof:
         """What is known about a question, after asking Salad if that is due.
 
-        `vouch` is the request to Salad; `send` runs it in the threads for this kind of question.
+        `ask_salad` is the request to Salad; `send` runs it in the threads for this kind of question.
         """
         known = self.remembered.get(question)
         if known and known.ask_again > time.monotonic():
@@ -146,7 +146,7 @@ class SaladKeys:
         if known.ask_again > time.monotonic():
             return known
         try:
-            return send(known, lambda: self._ask(question, vouch, known))
+            return send(known, lambda: self._ask(question, ask_salad, known))
         except NoAnswer:
             return known
 
@@ -161,16 +161,16 @@ class SaladKeys:
             self.remembered.put(question, proof)
         return proof
 
-    def _ask(self, question: Question, vouch: Callable[[], bool], known: Proof) -> Proof:
+    def _ask(self, question: Question, ask_salad: Callable[[], bool], known: Proof) -> Proof:
         told = self.remembered.get(question)
         if told and told.ask_again > time.monotonic():  # another thread got the answer in between
             return told
         try:
-            vouched = vouch()
+            confirmed = ask_salad()
         except NoAnswer as silence:
             logs.warning("salad_silent", reason=str(silence))
             return self.remembered.put(question, after_silence(known, silence))
-        if not vouched:
+        if not confirmed:
             # Remembered before the stored proof is dropped: a request that misses the proof then finds the
             # refusal.
             refusal = self.remembered.put(question, Proof(None, True, time.monotonic() + self.refused_for))
@@ -181,14 +181,14 @@ class SaladKeys:
         now = time.monotonic()
         return self.remembered.put(question, Proof(now, False, now + self.believed_for))
 
-    def _opens(self, key: str, organization: str, project: str) -> bool:
+    def _key_sees_project(self, key: str, organization: str, project: str) -> bool:
         try:
             self.salad.container_groups(key, organization, project)
         except SaladRefused:
             return False
         return True
 
-    def _lists(self, workload_id: str, organization: str, project: str) -> bool:
+    def _project_has_group(self, workload_id: str, organization: str, project: str) -> bool:
         try:
             groups = self.request_budget.ask(
                 lambda: self.salad.container_groups(self.own_key or "", organization, project)

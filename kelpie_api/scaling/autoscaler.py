@@ -76,7 +76,7 @@ class StopUnconfirmed(Exception):
         self.ending = ending
 
 
-TROUBLE = (NoAnswer, SaladRefused, GroupNotFound, UnexpectedGroup, KelpieError, RunStopped)
+RULE_ERRORS = (NoAnswer, SaladRefused, GroupNotFound, UnexpectedGroup, KelpieError, RunStopped)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class RuleResult:
     rule_moved: bool = False  # then nothing, or nothing more, was done
 
     @property
-    def is_quiet(self) -> bool:
+    def nothing_done(self) -> bool:
         """Whether there was nothing to do, which is not logged."""
         return not self.error and self.decision is not None and self.decision.action == Action.NONE
 
@@ -131,7 +131,7 @@ class RunLock:
     def __exit__(self, *_: object) -> None:
         self.db.execute(SQL.end_turn, owner=self.owner)
 
-    def keep(self) -> None:
+    def renew(self) -> None:
         """Renew before each call to Salad, so that a run that was frozen changes nothing. Raises RunInProgress."""
         if not self.db.one_or_none(SQL.keep_turn, owner=self.owner, length=self.length):
             raise RunInProgress
@@ -148,19 +148,19 @@ class Autoscaler:
 
         Raises RunInProgress.
         """
-        with RunLock(self.db) as turn:
-            look = GroupObserver(self.fleet, turn.keep)
-            return self._each_rule(only, look, lambda rule, look: self._apply(rule, look, turn))
+        with RunLock(self.db) as lock:
+            observer = GroupObserver(self.fleet, lock.renew)
+            return self._each_rule(only, observer, lambda rule, observer: self._apply(rule, observer, lock))
 
     def dry_run(self, only: UUID | None = None) -> list[RuleResult]:
         """The results that a run would have; nothing is changed, here or at Salad."""
-        return self._each_rule(only, GroupObserver(self.fleet, lambda: None), self._weigh)
+        return self._each_rule(only, GroupObserver(self.fleet, lambda: None), self._evaluate)
 
     def rule_exists(self, group_id: UUID) -> bool:
         return bool(self.db.all(SQL.list_rules_to_apply, only=group_id))
 
     def _each_rule(
-        self, only: UUID | None, look: GroupObserver, judge: Callable[[Row, GroupObserver], RuleResult]
+        self, only: UUID | None, observer: GroupObserver, evaluate: Callable[[Row, GroupObserver], RuleResult]
     ) -> list[RuleResult]:
         """Judge the rules, RULES_AT_ONCE at a time; a project is fetched just before its rules are judged.
 
@@ -173,23 +173,23 @@ class Autoscaler:
 
             def begin(rules: list[Row]) -> list[tuple[Row, Future[RuleResult | None]]]:
                 if not self.stopped.is_set():
-                    look.ask_about(rules[0])
+                    observer.fetch_project(rules[0])
                 ahead.release()
-                return [(rule, pool.submit(self._unless_stopped, judge, rule, look)) for rule in rules]
+                return [(rule, pool.submit(self._unless_stopped, evaluate, rule, observer)) for rule in rules]
 
             for _, of_project in groupby(rules, project_of):
                 ahead.acquire()
                 projects.append(pool.submit(begin, list(of_project)))
             under_way = [rule for project in projects for rule in project.result()]
-        results = [self._verdict(rule, future) for rule, future in under_way]
+        results = [self._result_of(rule, future) for rule, future in under_way]
         return [result for result in results if result]
 
     def _unless_stopped(
-        self, judge: Callable[[Row, GroupObserver], RuleResult], rule: Row, look: GroupObserver
+        self, evaluate: Callable[[Row, GroupObserver], RuleResult], rule: Row, observer: GroupObserver
     ) -> RuleResult | None:
-        return None if self.stopped.is_set() else judge(rule, look)
+        return None if self.stopped.is_set() else evaluate(rule, observer)
 
-    def _verdict(self, rule: Row, future: Future[RuleResult | None]) -> RuleResult | None:
+    def _result_of(self, rule: Row, future: Future[RuleResult | None]) -> RuleResult | None:
         """The result of a future. A defect is logged and ends this rule only; RunInProgress ends the run."""
         error = future.exception()
         if error is None:
@@ -199,36 +199,36 @@ class Autoscaler:
         logs.error("rule_failed", error, container_group_id=rule["container_group_id"])
         return RuleResult(rule, error=f"this is a defect: {type(error).__name__}")
 
-    def _weigh(self, rule: Row, look: GroupObserver) -> RuleResult:
+    def _evaluate(self, rule: Row, observer: GroupObserver) -> RuleResult:
         """Observe the group, read its demand, and decide."""
         result = RuleResult(rule)
         try:
-            result = replace(result, observed=look.at(rule))
-            result = replace(result, demand=scaling_rules.weigh(self.db, rule))
-        except TROUBLE as error:
+            result = replace(result, observed=observer.observe(rule))
+            result = replace(result, demand=scaling_rules.measure_demand(self.db, rule))
+        except RULE_ERRORS as error:
             return failed(result, error)
         assert result.demand and result.observed
         limits = Limits(rule["min_replicas"], rule["max_replicas"])
         return replace(result, decision=decide(result.demand, result.observed, limits))
 
-    def _apply(self, rule: Row, look: GroupObserver, turn: RunLock) -> RuleResult:
-        result = self._weigh(rule, look)
+    def _apply(self, rule: Row, observer: GroupObserver, lock: RunLock) -> RuleResult:
+        result = self._evaluate(rule, observer)
         if not result.error:
-            result = self._carry_out(result, turn)
+            result = self._carry_out(result, lock)
         return self._record(result)
 
-    def _carry_out(self, result: RuleResult, turn: RunLock) -> RuleResult:
+    def _carry_out(self, result: RuleResult, lock: RunLock) -> RuleResult:
         assert result.decision and result.observed
         name, wanted = name_of(result.rule), result.decision.replicas
         done = Decision(Action.NONE, result.observed.present)
 
         def before() -> None:
-            self._require_rule(result.rule, turn)
+            self._require_rule(result.rule, lock)
 
         try:
             match result.decision.action:
                 case Action.STOP:
-                    self._stop(result.rule, turn)
+                    self._stop(result.rule, lock)
                 case Action.START:
                     self._start(result.rule, before)
                 case Action.SCALE:
@@ -244,7 +244,7 @@ class Autoscaler:
         except StopUnconfirmed as unheard:
             decision = hold(result) if isinstance(unheard.ending, DecisionOutdated) else result.decision
             return replace(result, decision=decision, error=str(unheard))
-        except TROUBLE as error:
+        except RULE_ERRORS as error:
             return failed(result, error)
         return result
 
@@ -253,17 +253,17 @@ class Autoscaler:
         self._unmark(rule)
         self.fleet.start(name_of(rule), before)
 
-    def _require_rule(self, rule: Row, turn: RunLock) -> None:
+    def _require_rule(self, rule: Row, lock: RunLock) -> None:
         """Right before each call that changes a group: a run may last for minutes, in which the rule may have been
         changed or removed. Raises RuleChanged, RunInProgress."""
-        turn.keep()
+        lock.renew()
         if not self.db.one_or_none(SQL.rule_stands, **{name: rule[name] for name in LIMITING}):
             raise RuleChanged
 
-    def _stop(self, rule: Row, turn: RunLock) -> None:
+    def _stop(self, rule: Row, lock: RunLock) -> None:
         """Stop a group that holds no lease (docs/design/guarantees.md, I17).
 
-        From the last look on its machines are handed no job, until STOPPING has passed after the last call: also
+        From this check on its machines are handed no job, until STOPPING has passed after the last call: also
         where a call had no answer, since Salad may still carry it out. Raises DecisionOutdated, StopUnconfirmed,
         SaladRefused, NoAnswer.
         """
@@ -271,7 +271,7 @@ class Autoscaler:
 
         def about_to_ask() -> None:
             nonlocal tries
-            self._require_idle(rule, turn)
+            self._require_idle(rule, lock)
             tries += 1
 
         try:
@@ -286,12 +286,12 @@ class Autoscaler:
     def _unmark(self, rule: Row) -> None:
         self.db.execute(SQL.unmark_stopping, container_group=str(rule["container_group_id"]))
 
-    def _require_idle(self, rule: Row, turn: RunLock) -> None:
+    def _require_idle(self, rule: Row, lock: RunLock) -> None:
         """Right before each try to stop a group: it has no live lease, and no job unless the rule's maximum is 0.
 
         Raises GroupNeeded, RuleChanged, RunInProgress.
         """
-        self._require_rule(rule, turn)
+        self._require_rule(rule, lock)
         group = str(rule["container_group_id"])
         marked = self.db.all(
             SQL.mark_stopping, container_group=group, spellings=scaling_rules.spellings(group), length=STOPPING
@@ -300,7 +300,7 @@ class Autoscaler:
         waited = self.db.one_or_none(SQL.wait_for_claims, marked=names)
         if not (waited and waited["ended"]):
             raise GroupNeeded
-        demand = scaling_rules.weigh(self.db, rule)
+        demand = scaling_rules.measure_demand(self.db, rule)
         if demand.leases or (demand.active and rule["max_replicas"] > 0):
             raise GroupNeeded
 
@@ -358,7 +358,7 @@ def after_missing(result: RuleResult, row: Row | None) -> RuleResult:
 
 
 def tell(result: RuleResult) -> None:
-    if result.is_quiet:
+    if result.nothing_done:
         return
     removed = result.decision is not None and result.decision.action == Action.REMOVE_RULE
     say = logs.warning if removed else logs.info

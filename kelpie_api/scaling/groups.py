@@ -67,21 +67,21 @@ class ContainerGroups:
         self.pauses = pauses
 
     def groups(self, organization: str, project: str, before: Callable[[], None]) -> list[dict[str, Any]]:
-        return self._patiently(lambda: self.salad.container_groups(self.key, organization, project), before)
+        return self._with_retries(lambda: self.salad.container_groups(self.key, organization, project), before)
 
     def group(self, name: GroupName, before: Callable[[], None]) -> dict[str, Any]:
-        return self._patiently(lambda: self.salad.container_group(self.key, name), before)
+        return self._with_retries(lambda: self.salad.container_group(self.key, name), before)
 
     def start(self, name: GroupName, before: Callable[[], None]) -> None:
-        self._patiently(lambda: self.salad.start(self.key, name), before)
+        self._with_retries(lambda: self.salad.start(self.key, name), before)
 
     def stop(self, name: GroupName, before: Callable[[], None]) -> None:
-        self._patiently(lambda: self.salad.stop(self.key, name), before)
+        self._with_retries(lambda: self.salad.stop(self.key, name), before)
 
     def set_replicas(self, name: GroupName, replicas: int, before: Callable[[], None]) -> None:
-        self._patiently(lambda: self.salad.set_replicas(self.key, name, replicas), before)
+        self._with_retries(lambda: self.salad.set_replicas(self.key, name, replicas), before)
 
-    def _patiently(self, ask: Callable[[], Result], before: Callable[[], None]) -> Result:
+    def _with_retries(self, ask: Callable[[], Result], before: Callable[[], None]) -> Result:
         for pause in self.pauses:
             try:
                 return self._once(ask, before)
@@ -113,15 +113,15 @@ class GroupObserver:
         self.before = before
         self.projects: dict[tuple[str, str], Future[Project | None]] = {}
 
-    def ask_about(self, rule: Row) -> None:
-        """Fetch all groups of the rule's project, before the first call of `at`, which raises the errors of it."""
+    def fetch_project(self, rule: Row) -> None:
+        """Fetch all groups of the rule's project; `observe`, which comes after it, raises its errors."""
         answer = self.projects.setdefault(project_of(rule), Future())
         try:
             answer.set_result(self._ask(*project_of(rule)))
-        except Exception as error:  # noqa: BLE001 - raised again by `at`
+        except Exception as error:  # noqa: BLE001 - raised again by `observe`
             answer.set_exception(error)
 
-    def at(self, rule: Row) -> Observed:
+    def observe(self, rule: Row) -> Observed:
         """The state and the replicas of a rule's group.
 
         Only Salad's own 404 for this very group means that it is gone: a list may be cut, or empty by mistake.

@@ -207,7 +207,7 @@ def limits(db: Database, caller: Caller, container_group: str) -> Limits:
     return Limits(rule["min_replicas"], rule["max_replicas"]) if rule else boundless
 
 
-def weigh(db: Database, rule: Row) -> Demand:
+def measure_demand(db: Database, rule: Row) -> Demand:
     """The demand for a rule's group now."""
     found = db.one_or_none(
         SQL.weigh_rule,

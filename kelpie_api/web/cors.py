@@ -43,7 +43,7 @@ def preflight() -> Response:
     return answer
 
 
-def open_to(allowed: tuple[str, ...], response: Response) -> None:
+def allow_origin(allowed: tuple[str, ...], response: Response) -> None:
     """Let a page of an allowed origin read this answer, also where it is a refusal. Never with the browser's own
     credentials: a key is sent by the page or not at all."""
     origin = request.headers.get("Origin")

@@ -69,7 +69,7 @@ def stamp(response: Response) -> Response:
     response.headers["Kelpie-Extensions"] = EXTENSIONS
     response.headers["X-Request-Id"] = g.request_id
     response.headers["X-Content-Type-Options"] = "nosniff"
-    cors.open_to(coordinator().config.cors_origins, response)
+    cors.allow_origin(coordinator().config.cors_origins, response)
     seconds = time.monotonic() - g.get("began", time.monotonic())
     route = request.url_rule.rule if request.url_rule else None
     request_answered(request.method, route, response.status_code, seconds)

@@ -218,7 +218,7 @@ def test_a_file_that_a_kill_left_half_written_costs_its_own_counts_only(tmp_path
 
 def test_no_count_moves_while_somebody_adds_them_up(tmp_path: Path) -> None:
     counted_file(tmp_path, "counter_11.db", a=1)
-    with metrics.unchanging(str(tmp_path)):
+    with metrics.counts_locked(str(tmp_path)):
         metrics.keep_counts_of_ended(tmp_path, living=set())
         assert (tmp_path / "counter_11.db").exists()
     metrics.keep_counts_of_ended(tmp_path, living=set())

@@ -758,7 +758,7 @@ def test_a_turn_whose_owner_cannot_have_it_any_more_is_free(db: Database, until:
     db.execute("update autoscaler_turn set until = now() + %(until)s::interval", until=until)
     with RunLock(db):
         with pytest.raises(RunInProgress):
-            crashed.keep()
+            crashed.renew()
         with pytest.raises(RunInProgress):
             RunLock(db).__enter__()
 
@@ -778,7 +778,7 @@ def test_a_run_that_was_silent_too_long_changes_nothing_any_more(
             fleet.let_go()
             with pytest.raises(RunInProgress):
                 frozen.result()
-            rival.keep()  # the one that lost its turn did not end the other's
+            rival.renew()  # the one that lost its turn did not end the other's
     assert fleet.changes == []
 
 
