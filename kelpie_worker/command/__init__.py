@@ -1,1 +1,4 @@
-"""The user's command: in come Run and Stop, out come Started and Exited, with the masked end of its output."""
+"""The user's command: takes Run and Stop, answers Started and Exited.
+
+Its reported output has its secrets masked.
+"""

@@ -1,4 +1,4 @@
-"""Masking: the secrets of a job's environment are taken out of what is reported."""
+"""Masking: removes the secrets of a job's environment from what is reported."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from urllib.parse import quote, unquote, urlsplit
 
-_SHORTEST_SECRET = 4  # of a variable's value: a shorter one is a word like any other
-_FLAGS = {"true", "false", "none", "null", "auto"}  # and so are these
+_SHORTEST_SECRET = 4  # characters of a variable's value; shorter values occur in ordinary output
+_FLAGS = {"true", "false", "none", "null", "auto"}  # and so do these
 _SHORTEST_SECRET_LINE = 16
 _SECRET_NAME = re.compile(
     "KEY|TOKEN|SECRET|PASS|PWD|CREDENTIAL|AUTH|PRIVATE|SIGNATURE|COOKIE|SESSION|DSN|CONNECTION|WEBHOOK"
@@ -30,9 +30,9 @@ def mask(content: bytes, secrets: Collection[bytes]) -> bytes:
 
 
 def secrets_of(environment: Mapping[str, str], known: Collection[str]) -> frozenset[bytes]:
-    """What must not be seen of an environment: what is known to be secret, or bears a name that says so.
+    """The secrets of an environment: the `known` ones, values of variables with a telling name, passwords in URLs.
 
-    Each as it is, and as programs show it: escaped, for a URL, in base64.
+    Each is returned in every form in which programs print it: as it is, escaped, URL-encoded, in base64.
     """
     found = set(known)
     for name, value in environment.items():
@@ -44,7 +44,7 @@ def secrets_of(environment: Mapping[str, str], known: Collection[str]) -> frozen
 
 
 def _is_plain(value: str) -> bool:
-    """Whether it is no secret whatever its name: a flag, a number of workers, or a path (HF_HOME)."""
+    """Whether a value is no secret whatever its variable's name: short (a number), a flag, or a path (HF_HOME)."""
     return len(value) < _SHORTEST_SECRET or value.lower() in _FLAGS or value.startswith(("/", "./", "~/"))
 
 
@@ -64,4 +64,4 @@ def _forms(secret: str) -> Iterator[bytes]:
     yield quote(content, safe="").encode()
     yield quote(content, safe="/").encode()
     for encoded in (base64.b64encode(content), base64.urlsafe_b64encode(content)):
-        yield encoded.rstrip(b"=")  # which is found where it is padded too
+        yield encoded.rstrip(b"=")  # without padding, so that both spellings are found

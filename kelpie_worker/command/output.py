@@ -1,4 +1,4 @@
-"""The last bytes of what a command prints, kept while the whole goes where it would go anyway."""
+"""The output of a command: passed on to the worker's own stdout and stderr, while its last bytes are kept."""
 
 import os
 import select
@@ -12,13 +12,13 @@ from kelpie_worker.command.masking import mask
 
 STDOUT, STDERR = 1, 2
 _BLOCK = 65_536
-_SMALL_CHUNK = 4096  # what is printed in single bytes must not cost an object each
-_PATIENCE = 1.0  # seconds for the last bytes to get through; where nobody reads, they never do
+_SMALL_CHUNK = 4096  # bytes; small reads are joined up to this size, so that single bytes cost no object each
+_LONGEST_FLUSH = 1.0  # seconds for the last bytes to be written; while the reader is blocked, they never are
 
 
 @dataclass
 class _Chunk:
-    number: int  # by which the streams' chunks are put in the order in which they were read
+    number: int  # the order in which the chunks of both streams were read
     content: bytearray
 
 
@@ -28,17 +28,19 @@ class _Stream:
     held: int = 0
 
 
-class Tail:
-    """The streams of one command, each passed on by a thread of its own, which waits as long as its reader does.
+class OutputRelay:
+    """Passes on the two output streams of one command, each in its own thread, and keeps their last bytes.
 
-    Where stdout and stderr are one, they share a pipe, so that the order of what is written to them stays.
+    A thread blocks while the reader of the worker's output does. If stdout and stderr of the worker are the same
+    file, the command gets one pipe for both, so that the order of what it writes is kept.
     """
 
-    def __init__(self, size: int, secrets: Collection[bytes], after: "Tail | None" = None) -> None:
-        """Keep `size` bytes; what is left of the streams `after` which these come goes out first."""
+    def __init__(self, size: int, secrets: Collection[bytes], after: "OutputRelay | None" = None) -> None:
+        """Keep `size` bytes. The output of `after`, the relay of the previous command, is written first."""
         self._size = size
         self._secrets = secrets
-        # A secret of which only the end was kept would not be recognized: so much more is kept, and cut off.
+        # A secret that was cut at its beginning would not be recognized. So one secret's length more is kept, and
+        # cut off after masking.
         self._limit = size + max(map(len, secrets), default=0)
         self._streams: dict[int, _Stream] = {}
         self._number = 0
@@ -53,7 +55,7 @@ class Tail:
 
     @property
     def stdout(self) -> int:
-        """What the command is to write to."""
+        """The file descriptor that is the command's stdout."""
         return self._pipes[STDOUT][1]
 
     @property
@@ -61,19 +63,22 @@ class Tail:
         return self._pipes.get(STDERR, self._pipes[STDOUT])[1]
 
     def begin(self) -> None:
-        """The command has its ends of the pipes, or will never have them: without ours the end of it is heard."""
+        """Start to pass on. To be called once the command has its ends of the pipes, or failed to start.
+
+        Our copies of those ends are closed, so that the pipes end with the command.
+        """
         for _, written in self._pipes.values():
             os.close(written)
         for thread in self._threads:
             thread.start()
 
-    def wait(self, patience: float | None = _PATIENCE) -> None:
-        """Until everything has gone out, or has not for so many seconds."""
+    def wait(self, timeout: float | None = _LONGEST_FLUSH) -> None:
+        """Wait until everything is passed on, at most `timeout` seconds for each stream; None: without limit."""
         for thread in self._threads:
-            thread.join(patience)
+            thread.join(timeout)
 
     def text(self) -> str:
-        """The last bytes of both streams in the order in which they were read, secrets masked."""
+        """The last `size` bytes of both streams, in the order in which they were read, with secrets masked."""
         with self._lock:
             numbered = [piece for stream in self._streams.values() for piece in self._masked(stream)]
         whole = b"".join(content for _, content in sorted(numbered))
@@ -82,13 +87,13 @@ class Tail:
             kept = _from_a_whole_character(kept)
         return kept.decode(errors="replace").replace("\0", "\ufffd")  # no database keeps a NUL
 
-    def _pass_on(self, source: int, target: int, after: "Tail | None") -> None:
+    def _pass_on(self, source: int, target: int, after: "OutputRelay | None") -> None:
         if after:
             after.wait(None)
         try:
             self._copy(source, target)
         except BrokenPipeError:
-            pass  # its reader is gone: with our end closed the command hears of it as it would without us
+            pass  # the reader is gone: closing our end gives the command SIGPIPE, as if it wrote there directly
         finally:
             os.close(source)
 
@@ -101,7 +106,7 @@ class Tail:
                     _write_all(target, block)
             except BrokenPipeError:
                 raise
-            except OSError as error:  # a full disk is no reason to stop a command that might not even notice
+            except OSError as error:  # such as a full disk: the command goes on, its output is read and dropped
                 writable = False
                 logs.warn("output_not_written", descriptor=target, detail=str(error))
 
@@ -119,7 +124,10 @@ class Tail:
                 stream.held -= len(stream.chunks.popleft().content)
 
     def _masked(self, stream: _Stream) -> Iterator[tuple[int, bytes]]:
-        """A stream's chunks with their numbers. A secret may lie in several; its mask is as long as itself."""
+        """A stream's chunks, masked, with their numbers. A secret may extend over several chunks.
+
+        A mask has the length of its secret, so that the chunks keep their lengths.
+        """
         masked = mask(b"".join(chunk.content for chunk in stream.chunks), self._secrets)
         for chunk in stream.chunks:
             yield chunk.number, masked[: len(chunk.content)]
@@ -131,14 +139,14 @@ def _write_all(target: int, block: bytes) -> None:
     while left:
         try:
             left = left[os.write(target, left) :]
-        except BlockingIOError:  # somebody who shares it made it so
+        except BlockingIOError:  # another process that shares the file made it non-blocking
             poll = select.poll()
             poll.register(target, select.POLLOUT)
             poll.poll()
 
 
 def _from_a_whole_character(content: bytes) -> bytes:
-    """Without the rest of a character in UTF-8 that was cut."""
+    """The content without the remaining bytes of a UTF-8 character that was cut at its beginning."""
     for cut in range(min(4, len(content))):
         if content[cut] & 0xC0 != 0x80:
             return content[cut:]

@@ -9,7 +9,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Mapping
 
-from kelpie_worker.command.output import Tail
+from kelpie_worker.command.output import OutputRelay
 from kelpie_worker.config import Config
 from kelpie_worker.job import Job
 from kelpie_worker.messages import Exited, Refused, Troubled
@@ -20,13 +20,16 @@ from kelpie_worker.system.linux import (
     oom_kills,
 )
 
-_LOOK_AGAIN = 0.05  # seconds, where nothing tells of an end: of a whole group, say
+_POLL = 0.05  # seconds; the end of a whole process group wakes no process
 _OUT_OF_RESOURCES = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC)
 _NOT_FOUND = (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR)
 
 
 def why_not_started(job: Job, error: OSError | ValueError) -> Troubled | Exited | Refused:
-    """What it means that the system would not start it: it may later, there is no such command, it never will."""
+    """The message for a command that could not be started.
+
+    Troubled: for want of resources, it may start later. Exited: there is no such program. Refused: it never can.
+    """
     number = error.errno if isinstance(error, OSError) else None
     if number in _OUT_OF_RESOURCES:
         return Troubled(job.claim_id, "resources", str(error))
@@ -36,9 +39,12 @@ def why_not_started(job: Job, error: OSError | ValueError) -> Troubled | Exited 
 
 
 class RunningCommand:
-    """A command and its process group. `exited` is set once it is over; OSError, ValueError if it cannot start."""
+    """A command and its process group. `exited` is set when it has ended.
 
-    def __init__(self, job: Job, environment: Mapping[str, str], tail: Tail | None = None) -> None:
+    Raises OSError or ValueError if it cannot be started.
+    """
+
+    def __init__(self, job: Job, environment: Mapping[str, str], output: OutputRelay | None = None) -> None:
         self.claim_id = job.claim_id
         self.exited: Exited | None = None
         self._oom_kills = oom_kills()
@@ -47,30 +53,34 @@ class RunningCommand:
                 [job.command, *job.arguments],
                 env=environment,
                 stdin=subprocess.DEVNULL,
-                stdout=tail.stdout if tail else None,
-                stderr=tail.stderr if tail else None,
+                stdout=output.stdout if output else None,
+                stderr=output.stderr if output else None,
                 start_new_session=True,
-                # Safe: this process has a single thread, or others that hold no lock but those of a Tail.
+                # Safe: the other threads of this process hold no locks but those of an OutputRelay.
                 preexec_fn=_preparation(os.getpid()),
             )
         finally:
-            if tail:
-                tail.begin()
+            if output:
+                output.begin()
         self.pid = self._process.pid
         self._escalation: list[tuple[int, float]] = []
         self._next_signal = 0.0
         self._signalled = False
 
     def stop(self, escalation: list[tuple[int, float]]) -> None:
-        """Begin to signal the group; a second call changes nothing."""
+        """Begin to signal the group: pairs of a signal and the seconds until the next.
+
+        A second call does nothing.
+        """
         if not self._signalled:
             self._escalation = escalation
             self._signalled = True
 
     def look(self, ended: Mapping[int, int]) -> float | None:
-        """See whether it is over, send the signal that is due; the seconds until it is worth looking again.
+        """Set `exited` if the command has ended, else send the signal that is due.
 
-        `ended` are the children that were reaped: {process id: wait status}.
+        `ended` are the children that were reaped: {process id: wait status}. Returns the seconds until the next
+        call; None: not before a child ends.
         """
         if self.pid in ended:
             self._process.returncode = os.waitstatus_to_exitcode(ended[self.pid])
@@ -80,21 +90,21 @@ class RunningCommand:
         if not self._signalled:
             return None
         if self._escalation and boottime() >= self._next_signal:
-            number, patience = self._escalation.pop(0)
+            number, grace = self._escalation.pop(0)
             self._signal_group(number)
-            self._next_signal = boottime() + patience
-        return _LOOK_AGAIN
+            self._next_signal = boottime() + grace
+        return _POLL
 
     def kill(self) -> None:
         self._signal_group(signal.SIGKILL)
 
     def _is_over(self) -> bool:
-        """A command is over with its leader, but a signalled one is given time until its whole group is gone."""
+        """Whether the group's leader has ended; after a signal, whether the whole group has, or its time is up."""
         leader_gone = self._process.returncode is not None
         return leader_gone and not (self._signalled and self._escalation and self._group_lives())
 
     def _finish(self) -> None:
-        self._signal_group(signal.SIGKILL)  # whatever it left running would write into the next job's files
+        self._signal_group(signal.SIGKILL)  # what it left running would write into the next job's files
         code = self._process.returncode
         self.exited = Exited(
             self.claim_id,
@@ -105,7 +115,7 @@ class RunningCommand:
         )
 
     def _ran_out_of_memory(self, code: int) -> bool:
-        """Whether the kernel has killed it, or something of it that it could not go on without, for its memory."""
+        """Whether it failed while the OOM killer killed a process of this container."""
         failed = code > 0 or code == -signal.SIGKILL
         return failed and (oom_kills() or 0) > (self._oom_kills or 0)
 
@@ -139,7 +149,7 @@ def _preparation(runner: int) -> Callable[[], None]:
     resettable = [number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)]
 
     def prepare() -> None:
-        """Between fork and exec: a shell that starts Kelpie in the background has it ignore SIGINT."""
+        """Runs between fork and exec. Signals are reset, because a background job of a shell ignores SIGINT."""
         die_with(runner)
         for number in resettable:
             signal.signal(number, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""The child that runs the command, in a session of its own, and ends it with everything it started."""
+"""The runner: the child process that runs the command, and ends it with all processes that it started."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kelpie_worker import logs
 from kelpie_worker.command.masking import secrets_of
-from kelpie_worker.command.output import Tail
+from kelpie_worker.command.output import OutputRelay
 from kelpie_worker.command.process import RunningCommand, command_environment, why_not_started
 from kelpie_worker.config import Config
 from kelpie_worker.job import Job
@@ -25,8 +25,8 @@ CANCEL_GRACE = 5.0  # seconds between SIGINT, SIGTERM and SIGKILL
 
 
 def main(commands: Connection, messages: Connection, config: Config) -> None:
-    # Not die_with, and out of the worker's process group: whoever kills the supervisor, or all of its group,
-    # leaves this process the time to end the command. The end of `commands` tells it.
+    # No die_with, and a session of its own: if the supervisor, or its whole process group, is killed, this process
+    # still ends the command. It sees the supervisor's death by the end of `commands`.
     os.setsid()
     adopt_orphans()
     end_leftovers(config.state_file)
@@ -40,7 +40,7 @@ class Runner(Duty):
         self._config = config
         self._tell = tell
         self._command: RunningCommand | None = None
-        self._tail: Tail | None = None
+        self._output: OutputRelay | None = None
         self._child_ended = wake_on_child_ends()
 
     def carry_out(self, command: Run | Stop) -> None:
@@ -57,7 +57,7 @@ class Runner(Duty):
     def tick(self) -> float | None:
         with contextlib.suppress(BlockingIOError):
             os.read(self._child_ended, 4096)
-        ended = dict(reaped())  # the orphans of a command among them, however long it runs
+        ended = dict(reaped())  # orphans of the command too, while it is still running
         command = self._command
         if command is None:
             return None
@@ -76,14 +76,14 @@ class Runner(Duty):
         if self._command:
             self._command.kill()
         end_descendants(self._config.state_file)
-        if self._tail:
-            self._tail.wait()
+        if self._output:
+            self._output.wait()
 
     def _with_output(self, exited: Exited) -> Exited:
-        if self._tail is None:
+        if self._output is None:
             return exited
-        self._tail.wait()
-        return replace(exited, output=self._tail.text())
+        self._output.wait()
+        return replace(exited, output=self._output.text())
 
     def _run(self, job: Job) -> None:
         for directory in vars(self._config.directories).values():
@@ -92,8 +92,8 @@ class Runner(Duty):
         try:
             if self._config.report_output:
                 secrets = secrets_of(environment, self._config.secrets)
-                self._tail = Tail(self._config.report_output, secrets, after=self._tail)
-            self._command = RunningCommand(job, environment, self._tail)
+                self._output = OutputRelay(self._config.report_output, secrets, after=self._output)
+            self._command = RunningCommand(job, environment, self._output)
         except (OSError, ValueError) as error:
             logs.warn("command_not_started", job, detail=str(error))
             self._tell(why_not_started(job, error))
@@ -101,7 +101,7 @@ class Runner(Duty):
         self._tell(Started(job.claim_id, self._command.pid))
 
     def _escalation(self, shutdown: bool) -> list[tuple[int, float]]:
-        """Signals, and the seconds that the command has after each."""
+        """The signals to send, each with the seconds until the next one."""
         if shutdown:
             return [(signal.SIGTERM, self._config.shutdown_grace / 2), (signal.SIGKILL, 0)]
         return [(signal.SIGINT, CANCEL_GRACE), (signal.SIGTERM, CANCEL_GRACE), (signal.SIGKILL, 0)]
@@ -110,5 +110,5 @@ class Runner(Duty):
 def _make_legacy_directory(directory: str, job: Job) -> None:
     try:
         Path(directory).mkdir(parents=True, exist_ok=True)
-    except OSError as error:  # where the job needs it, its download has failed already
+    except OSError as error:  # if the job needs the directory, its download has failed already
         logs.warn("directory_not_made", job, directory=directory, detail=str(error))
