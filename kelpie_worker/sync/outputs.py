@@ -18,7 +18,7 @@ from kelpie_worker.system.retry import Failure, retry
 from kelpie_worker.transfer.retry import Patience
 from kelpie_worker.transfer.two_phase_upload import Transfer
 from kelpie_worker.workspace.file_version import Signature, Spoiled, signature_of
-from kelpie_worker.workspace.paths import Moved
+from kelpie_worker.workspace.paths import MovedDirectories
 from kelpie_worker.workspace.pattern import matcher
 from kelpie_worker.workspace.record import DirectoryRecord
 from kelpie_worker.workspace.scan import Scanner
@@ -106,7 +106,7 @@ class Outputs:
         return list(chosen.values())
 
     def _outputs_of(self, block: SyncBlock, aside: Aside, skipped: dict[str, None]) -> list[Output]:
-        moved = Moved(tuple((self._places.real_path(source), target) for source, target in aside))
+        moved = MovedDirectories(tuple((self._places.real_path(source), target) for source, target in aside))
         real_root = self._places.real_path(block.local_path)
         key_of = partial(self._transfer.key_in, block.prefix)
         scanner = Scanner(block.local_path, matcher(block.pattern), self._own_files, real_root, moved, key_of)

@@ -1,3 +1,3 @@
-"""The job's directories on disk: in come the paths of a job, out come scans, versions of files, and directories
-set aside or emptied.
+"""The job's directories on disk: takes their paths, and scans them, reads versions of their files, sets them aside
+for the upload and empties them.
 """

@@ -1,4 +1,4 @@
-"""The job's directories: made, moved aside, emptied, and never more than that."""
+"""The job's directories: created before the command, emptied after it. Nothing outside of them is touched."""
 
 import errno
 import glob
@@ -17,62 +17,67 @@ from kelpie_worker.workspace.tree import delete, entries, holds_aside
 
 
 class FilesLost(Exception):
-    """What the command left is gone, though nobody of this worker took it away."""
+    """Files that the command left are gone, and this worker did not delete them."""
 
 
 def own_files(state_file: str) -> frozenset[str]:
-    """Kelpie's files that may lie in a job's directory: neither sent nor deleted."""
+    """The paths of Kelpie's own files that may lie in a job's directory. They are neither uploaded nor deleted."""
     file = Path(state_file)
-    set_aside = file.parent.glob(f"{glob.escape(file.name)}.*-[0-9]*")  # damaged or copied, when the worker began
+    set_aside = file.parent.glob(f"{glob.escape(file.name)}.*-[0-9]*")  # damaged state files that were kept
     return frozenset((state_file, f"{state_file}.lock", f"{state_file}.tmp", *map(str, set_aside)))
 
 
 def make(job: Job, state_file: str) -> DirectoryRecord:
-    """Make the directories before the command runs, whatever an earlier job left in their place. OSError."""
+    """Create the directories before the command runs, even if an earlier job left something else in their place.
+
+    Returns the record of their real paths. Raises OSError.
+    """
     for directory in job.directories:
         if os.path.lexists(directory) and not Path(directory).is_dir():
-            _clear_the_place(directory, job, state_file)
+            _move_out_of_the_way(directory, job, state_file)
         Path(directory).mkdir(parents=True, exist_ok=True)
-    places = DirectoryRecord()
-    places.remember(job.directories)
-    return places
+    record = DirectoryRecord()
+    record.remember(job.directories)
+    return record
 
 
 def make_missing(job: Job) -> None:
-    """Once the command may have run, what is in a directory's place is its business. OSError."""
+    """Create directories that are missing. Used once the command may have run: what it put in their place stays.
+
+    Raises OSError.
+    """
     for directory in job.directories:
         if not os.path.lexists(directory):
             Path(directory).mkdir(parents=True, exist_ok=True)
 
 
-def wipe(job: Job, state_file: str, places: DirectoryRecord) -> None:
-    """Empty the job's directories. What cannot or must not be deleted stays, and is told
-    (docs/worker.md, Directories)."""
+def wipe(job: Job, state_file: str, record: DirectoryRecord) -> None:
+    """Empty the job's directories (docs/worker.md, Directories). What cannot or must not be deleted is logged."""
     for directory in job.directories:
         try:
-            _wipe_one(directory, job, state_file, places)
+            _wipe_one(directory, job, state_file, record)
         except FileNotFoundError:
             continue
         except OSError as error:
             logs.warn("wipe_incomplete", job, path=directory, detail=str(error))
 
 
-def _wipe_one(directory: str, job: Job, state_file: str, places: DirectoryRecord) -> None:
-    if intruder := places.intruder(directory):
+def _wipe_one(directory: str, job: Job, state_file: str, record: DirectoryRecord) -> None:
+    if intruder := record.intruder(directory):
         logs.warn("directory_replaced", job, directory=directory, link=intruder)
         Path(intruder).unlink()
-    elif not places.may_be_emptied(directory):
+    elif not record.may_be_emptied(directory):
         logs.warn("wipe_refused", job, directory=directory, because="it leads elsewhere than before the command")
     elif danger := why_not_to_wipe(directory, state_file):
         logs.warn("wipe_refused", job, directory=directory, because=danger)
     elif stat.S_ISDIR(Path(directory).stat().st_mode):
         _wipe_contents(directory, job)
-    elif places.is_known(directory):  # it was a directory when it was remembered
+    elif record.is_known(directory):  # it was a directory before the command ran
         delete(directory, job)
 
 
 def _wipe_contents(directory: str, job: Job) -> None:
-    """All but outputs that were set aside somewhere in it, and are on their way still."""
+    """Delete everything but outputs that were set aside in it and are still to be uploaded."""
     for entry in entries(directory):
         if holds_aside(entry):
             _wipe_contents(entry.path, job)
@@ -81,20 +86,21 @@ def _wipe_contents(directory: str, job: Job) -> None:
 
 
 def why_not_to_wipe(directory: str, state_file: str) -> str | None:
-    """What would be lost with this directory's contents; None if only the job's own files would.
+    """A phrase that says why the directory must not be emptied: it is or contains something that is not the job's.
 
-    Whatever holds something precious is as precious. Links are followed: the danger is where they lead.
+    None if it may be emptied. Links are resolved.
     """
     real = os.path.realpath(directory)
     if real == "/":
         return "it is the root"
-    for precious, meaning in _precious(state_file):
-        if is_inside(os.path.realpath(precious), real):
+    for path, meaning in _protected(state_file):
+        if is_inside(os.path.realpath(path), real):
             return f"it is or holds {meaning}"
     return None
 
 
-def _precious(state_file: str) -> Iterator[tuple[str, str]]:
+def _protected(state_file: str) -> Iterator[tuple[str, str]]:
+    """Paths that must never be deleted, each with a phrase that says what it is."""
     yield str(Path.cwd()), "the working directory"
     yield state_file, "the state file"
     for path in frozen.program_files():
@@ -107,8 +113,11 @@ def _precious(state_file: str) -> Iterator[tuple[str, str]]:
             yield account.pw_dir, "a home directory"
 
 
-def _clear_the_place(directory: str, job: Job, state_file: str) -> None:
-    """Before `make`: a link to nowhere holds nothing; a file may be somebody's, and is kept beside. OSError."""
+def _move_out_of_the_way(directory: str, job: Job, state_file: str) -> None:
+    """Delete a dangling link in the directory's place, or rename a file there: its contents may be needed.
+
+    OSError.
+    """
     if why_not_to_wipe(directory, state_file):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), directory)
     place = Path(directory)
@@ -116,6 +125,6 @@ def _clear_the_place(directory: str, job: Job, state_file: str) -> None:
         logs.warn("directory_replaced", job, directory=directory, link=directory)
         place.unlink()
     else:
-        kept = place.with_name(own_name("replaced"))
-        place.rename(kept)
-        logs.warn("directory_replaced", job, directory=directory, moved_to=str(kept))
+        moved_to = place.with_name(own_name("replaced"))
+        place.rename(moved_to)
+        logs.warn("directory_replaced", job, directory=directory, moved_to=str(moved_to))

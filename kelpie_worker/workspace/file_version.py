@@ -1,7 +1,7 @@
-"""One version of a file, however long it takes to read it, and whatever becomes of the file meanwhile.
+"""Reading one version of a file, however long that takes and whatever happens to the file meanwhile.
 
-A file is read through one descriptor. Replaced by rename meanwhile, it is read whole from its old inode; grown
-meanwhile, its first bytes are as they were; rewritten in place, it is Spoiled.
+A file is read through one descriptor. If it is replaced by a rename meanwhile, the old inode is read to its end;
+if it grows, its first bytes still are that version; if it is rewritten in place, Spoiled is raised.
 """
 
 import hashlib
@@ -19,18 +19,18 @@ _TAIL = 4096
 
 
 class Spoiled(Exception):
-    """The file was removed or rewritten while it was read; there is a newer version to send."""
+    """The file was removed or rewritten while it was read: what was read is no version of it."""
 
 
 class NoCopy(Exception):
-    """There is no room for a copy, or no permission."""
+    """A file cannot be copied: the disk is full, or permission is missing."""
 
 
 @dataclass(frozen=True)
 class Signature:
-    """A file's version: another content has another signature, also where its writer restores the times.
+    """What tells one version of a file from another, even if the program that wrote it restored its mtime.
 
-    Renaming may change `ctime_ns`, and nothing else.
+    Renaming a file may change its `ctime_ns` and no other field.
     """
 
     inode: int
@@ -39,7 +39,10 @@ class Signature:
     ctime_ns: int = 0
 
     def is_but_renamed(self, other: "Signature") -> bool:
-        """Whether they may be one version, moved. Only where nobody can have written between."""
+        """Whether both may be one version under two names.
+
+        To be used only if no process can have written between.
+        """
         return (self.inode, self.size, self.mtime_ns) == (other.inode, other.size, other.mtime_ns)
 
 
@@ -51,20 +54,20 @@ def signature_of(status: os.stat_result) -> Signature:
 
 
 class PinnedFile:
-    """One version of a file, held by its descriptor. Raises Spoiled, OSError."""
+    """One version of a file, held by an open descriptor. Methods raise Spoiled and OSError."""
 
     def __init__(self, descriptor: int, path: str) -> None:
-        """The version that it is in now. `path` is for errors; the descriptor is closed in the end."""
+        """The current version of an open file. `path` is for errors; the descriptor is closed on exit."""
         self._descriptor = descriptor
         self._path = path
         self._version = signature_of(os.fstat(descriptor))
         self._digest = hashlib.blake2b()
-        self.tail = b""  # of what was read
+        self.tail = b""  # the last bytes, up to _TAIL, of what was read
 
     @classmethod
     def of(cls, path: str, version: Signature) -> "PinnedFile":
         try:
-            # Not blocking: what was a file a moment ago may be a pipe now.
+            # Non-blocking: if the file was replaced by a pipe, open must not wait for its other end.
             file = cls(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), path)
         except FileNotFoundError as error:
             raise Spoiled(path) from error
@@ -89,14 +92,14 @@ class PinnedFile:
         yield from self._read(size) if self._version.size else iter([b""])
 
     def verify(self) -> None:
-        """After `blocks`: that what was read is what the file held. Raises Spoiled."""
+        """Check after `blocks` that what was read is that version. Raises Spoiled."""
         now = signature_of(os.fstat(self._descriptor))
         if now == self._version:
             return
         rewritten = now.size == self._version.size and now.mtime_ns != self._version.mtime_ns
         if now.size < self._version.size or rewritten:
             raise Spoiled(self._path)
-        # Grown, renamed, or written with its time restored: nothing but a second reading tells them apart.
+        # Grown, renamed, or rewritten with its mtime restored: only reading it again tells them apart.
         first, self._digest = self._digest.digest(), hashlib.blake2b()
         for _ in self._read(_BLOCK):
             pass
@@ -104,7 +107,7 @@ class PinnedFile:
             raise Spoiled(self._path)
 
     def copy_to(self, copy: IO[bytes]) -> None:
-        """Faster than by `blocks`, for no digest is made: so whatever happens to the file meanwhile spoils it."""
+        """Copy the version. Faster than `blocks`, because no digest is computed: so any change raises Spoiled."""
         for offset in range(0, self.size, _BLOCK):
             block = self._read_at(offset, min(_BLOCK, self.size - offset))
             if copy.write(block) < len(block):
@@ -134,7 +137,7 @@ class PinnedFile:
 
 
 def tail_of(path: str, size: int) -> bytes:
-    """The last bytes of the first `size` of a file as it is now; none if it cannot be read."""
+    """The last bytes, up to _TAIL, of the file's first `size` bytes as it is now; empty if it cannot be read."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -150,7 +153,7 @@ def tail_of(path: str, size: int) -> bytes:
 
 @contextmanager
 def nameless(folder: str) -> Iterator[IO[bytes]]:
-    """A file that is gone once it is closed. Raises NoCopy."""
+    """A temporary file without a name, deleted by the system when it is closed. Raises NoCopy."""
     try:
         file = tempfile.TemporaryFile(prefix=own_name("copy-"), dir=folder, buffering=0)  # noqa: SIM115 - below
     except OSError as error:

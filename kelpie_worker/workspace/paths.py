@@ -1,4 +1,4 @@
-"""Paths: which lie inside which, and the names that are Kelpie's own."""
+"""Paths: containment, links of directories that were moved, and the names that Kelpie gives its own files."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import uuid
 from pathlib import Path
 
 _OWN_NAME = re.compile(r"\.kelpie-[0-9a-f]{16}~[a-z0-9_.-]*")
-_MOST_LINKS = 40  # followed for one path, as the kernel does
+_MOST_LINKS = 40  # followed for one path, like the kernel's limit
 
 
 def own_name(purpose: str, token: str | None = None) -> str:
-    """A name that Kelpie itself puts beside or into a job's directories, and that nobody has by chance.
+    """A name for a file of Kelpie's beside or in a job's directories, which no other program uses by chance.
 
-    The same token gives the same name; without one it is a name of its own.
+    The same token gives the same name; without a token every call gives another one.
     """
     token = token or uuid.uuid4().hex
     return f".kelpie-{hashlib.blake2b(token.encode(), digest_size=8).hexdigest()}~{purpose}"
@@ -26,23 +26,24 @@ def is_own_name(name: str) -> bool:
     return _OWN_NAME.fullmatch(name) is not None
 
 
-class Moved:
-    """Directories whose contents lie elsewhere now: follows links as if they had never been moved.
+class MovedDirectories:
+    """Resolves paths and links as they were before directories were moved.
 
-    `places` are pairs of the real path a directory had, and the one that its contents have.
+    `moves` are pairs of a directory's real path before the move, and the path where its contents are now.
     """
 
-    def __init__(self, places: tuple[tuple[str, str], ...] = ()) -> None:
-        self._places = places
+    def __init__(self, moves: tuple[tuple[str, str], ...] = ()) -> None:
+        self._moves = moves
 
     def now(self, path: str) -> str:
-        for was, lies in self._places:
-            if is_inside(path, was):
-                return os.path.normpath(Path(lies, os.path.relpath(path, was)))
+        """Where the file that was at a real path is now."""
+        for before, after in self._moves:
+            if is_inside(path, before):
+                return os.path.normpath(Path(after, os.path.relpath(path, before)))
         return path
 
     def real(self, path: str) -> str:
-        """The path without links, as `realpath` said before the move. OSError for a link in a circle."""
+        """What `realpath` would have returned before the move. Raises OSError for links in a circle."""
         done, left, links = "/", path.split("/")[::-1], 0
         while left:
             name = left.pop()
@@ -65,9 +66,9 @@ class Moved:
         try:
             return str(Path(self.now(step)).readlink())
         except OSError:
-            return None  # no link
+            return None  # not a link
 
 
 def is_inside(path: str, directory: str) -> bool:
-    """Whether a path is the directory or lies under it; both absolute and without links."""
+    """Whether a path is the directory or lies under it. Both are absolute and without links."""
     return path == directory or path.startswith(directory.rstrip("/") + "/")

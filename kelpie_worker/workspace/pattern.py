@@ -1,7 +1,7 @@
-"""Which files a sync block means. The one place that knows the dialect of its `pattern`.
+"""The `pattern` of a sync block: which files it matches. No other module knows its dialect.
 
-A pattern is a stranger's program: some need longer than the universe for one name, and while the engine looks
-it lets no other thread run. So a process of its own looks, which the kernel ends when one name takes too long.
+A pattern comes from a job and may need exponential time, during which the regex engine holds the interpreter's
+lock. So patterns are matched in a process of their own, which the kernel kills when one name takes too long.
 """
 
 import multiprocessing
@@ -14,20 +14,20 @@ from multiprocessing.util import Finalize
 
 from regress import Regex, RegressError
 
-LONGEST_LOOK = 1.0  # seconds of CPU time for one name: what else the machine does cannot use it up
-_MOST_REMEMBERED = 100_000  # names
+LONGEST_MATCH = 1.0  # seconds of CPU time for one name, so that a busy machine does not use it up
+_MOST_CACHED = 100_000  # names
 
 
 class PatternTooSlow(ValueError):
-    """The pattern cannot be matched against a name in any reasonable time."""
+    """Matching the pattern against a name took longer than LONGEST_MATCH."""
 
 
 def matcher(pattern: str | None) -> Callable[[str], bool]:
-    """Whether a name holds a match: the whole key of a download, the relative path of an upload.
+    """A function that tells whether a name contains a match (docs/design/protocol.md, Sync blocks).
 
-    Patterns are ECMAScript's
-    (docs/design/protocol.md, Sync blocks), which Python's `re` reads differently. ValueError for one
-    that does not compile; the function that is returned may raise PatternTooSlow.
+    The name is the whole key for a download, the relative path for an upload. Patterns are ECMAScript's, which
+    Python's `re` reads differently. Raises ValueError for one that does not compile; the returned function may
+    raise PatternTooSlow.
     """
     if pattern is None:
         return lambda name: True
@@ -35,83 +35,90 @@ def matcher(pattern: str | None) -> Callable[[str], bool]:
         Regex(pattern)
     except RegressError as error:
         raise ValueError(f"the pattern {pattern!r} does not compile: {error}") from error
-    return _Remembering(pattern)
+    return _CachingMatcher(pattern)
 
 
-class _Remembering:
-    """Asks for each name once: a watched directory has the same names in every scan."""
+class _CachingMatcher:
+    """Matches each name once: a watched directory has the same names in every scan."""
 
     def __init__(self, pattern: str) -> None:
         self._pattern = pattern
-        self._known: dict[str, bool] = {}
+        self._cached: dict[str, bool] = {}
 
     def __call__(self, name: str) -> bool:
-        known = self._known.get(name)
-        if known is None:
-            if len(self._known) >= _MOST_REMEMBERED:
-                self._known.clear()
-            known = self._known[name] = _judge.finds(self._pattern, name)
-        return known
+        found = self._cached.get(name)
+        if found is None:
+            if len(self._cached) >= _MOST_CACHED:
+                self._cached.clear()
+            found = self._cached[name] = _process.finds(self._pattern, name)
+        return found
 
 
-class Judge:
-    """The process that looks, started on first need; from any thread, one look at a time."""
+class MatcherProcess:
+    """The process that matches patterns, started on first use.
+
+    Threads may share it; it matches one name at a time.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: SpawnProcess | None = None
-        self._line: Connection | None = None
+        self._connection: Connection | None = None
 
     def finds(self, pattern: str, name: str) -> bool:
-        """Raises PatternTooSlow; OSError if the process was ended by somebody else."""
+        """Whether the name contains a match.
+
+        Raises PatternTooSlow; OSError if the process was killed otherwise.
+        """
         with self._lock:
-            line = self._line or self._start()
+            connection = self._connection or self._start()
             try:
-                line.send((pattern, name))
-                return bool(line.recv())
+                connection.send((pattern, name))
+                return bool(connection.recv())
             except (EOFError, OSError) as error:
                 if self._end() == -signal.SIGPROF:
                     raise PatternTooSlow(
-                        f"the pattern {pattern!r} needs more than {LONGEST_LOOK:.0f} s for the name {name!r}"
+                        f"the pattern {pattern!r} needs more than {LONGEST_MATCH:.0f} s for the name {name!r}"
                     ) from error
                 raise OSError("the process that matches patterns was ended") from error
 
     def _start(self) -> Connection:
         spawn = multiprocessing.get_context("spawn")
-        self._line, theirs = spawn.Pipe()
-        # A daemon, so that nobody waits for it; the end of the line tells it to end.
-        self._process = spawn.Process(target=look, args=(theirs,), daemon=True, name="pattern")
+        self._connection, child_end = spawn.Pipe()
+        # A daemon, so that the exit of this process does not wait for it: it ends when the connection is closed.
+        self._process = spawn.Process(target=serve, args=(child_end,), daemon=True, name="pattern")
         self._process.start()
-        theirs.close()
-        # At our end, before multiprocessing waits for its daemons: this one heeds no SIGTERM.
-        Finalize(None, self._line.close, exitpriority=1)
-        return self._line
+        child_end.close()
+        # multiprocessing joins its daemons when this process exits, and this one ignores SIGTERM. So the
+        # connection must be closed before that.
+        Finalize(None, self._connection.close, exitpriority=1)
+        return self._connection
 
     def _end(self) -> int | None:
-        assert self._process and self._line
-        self._line.close()
+        assert self._process and self._connection
+        self._connection.close()
         self._process.join()
         exit_code = self._process.exitcode
-        self._process = self._line = None
+        self._process = self._connection = None
         return exit_code
 
 
-def look(line: Connection) -> None:
-    """Answer whether patterns are found in names, until nobody asks any more."""
+def serve(connection: Connection) -> None:
+    """The process: answers whether a pattern is found in a name, until the connection is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process also where no Python code can run
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # the default action kills, though no Python code can run then
     compiled: dict[str, Regex] = {}
     try:
         while True:
-            pattern, name = line.recv()
+            pattern, name = connection.recv()
             regex = compiled.setdefault(pattern, Regex(pattern))
-            signal.setitimer(signal.ITIMER_PROF, LONGEST_LOOK)
+            signal.setitimer(signal.ITIMER_PROF, LONGEST_MATCH)
             found = regex.find(name) is not None
             signal.setitimer(signal.ITIMER_PROF, 0)
-            line.send(found)
+            connection.send(found)
     except (EOFError, OSError):
         return
 
 
-_judge = Judge()
+_process = MatcherProcess()

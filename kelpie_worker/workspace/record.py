@@ -1,6 +1,6 @@
-"""What is known of a job's directories from before its command ran, and must not be forgotten in a crash.
+"""The record of a job's directories from before its command ran, saved on disk so that it survives a crash.
 
-The command may put links wherever it may write. Only what was there before it tells which of them are meant.
+The command may create links wherever it may write. Only the record tells them from the links of the operator.
 """
 
 import json
@@ -18,21 +18,23 @@ from kelpie_worker.workspace.paths import is_inside, own_name
 
 @dataclass
 class DirectoryRecord:
-    """Where the directories really were, and what the download brought into them, by absolute path.
+    """The real paths of the directories, and the versions of the downloaded files, both by absolute path.
 
-    Real paths, and no inodes: a directory that the command made anew in its place is still the job's.
+    Real paths and no inodes: a directory that the command deleted and created again is still the job's.
     """
 
     real: dict[str, str] = field(default_factory=dict)
-    brought: Snapshot = field(default_factory=dict)
-    origins: dict[str, ObjectKey] = field(default_factory=dict)  # of what was brought
-    taken: set[str] = field(default_factory=set)  # the directories of which the bucket took a checkpoint
-    filled: set[str] | None = (
-        None  # the directories that held anything when the command had ended; None: it has not
-    )
+    brought: Snapshot = field(default_factory=dict)  # the downloaded files
+    origins: dict[str, ObjectKey] = field(default_factory=dict)  # the objects that they were downloaded from
+    taken: set[str] = field(default_factory=set)  # the directories of which a checkpoint was uploaded
+    # The directories that were not empty when the command had ended; None: it has not ended.
+    filled: set[str] | None = None
 
     def remember(self, directories: Iterable[str]) -> None:
-        """Before the command runs: links that are there now are the operator's, and are followed."""
+        """Record the real paths before the command runs.
+
+        Links that exist now are the operator's, and are followed.
+        """
         for directory in directories:
             for part in _parts(directory):
                 self.real[part] = os.path.realpath(part)
@@ -41,16 +43,19 @@ class DirectoryRecord:
         return directory in self.real
 
     def real_path(self, directory: str) -> str:
-        """Where the directory was; where nothing is remembered, where it is."""
+        """The directory's real path before the command; its current one if nothing is recorded."""
         return self.real.get(directory) or os.path.realpath(directory)
 
     def leads_away(self, directory: str) -> bool:
-        """Whether the path is known to lead elsewhere than before the command."""
+        """Whether the path leads elsewhere than before the command."""
         real = os.path.realpath(directory)
-        return real != self.real_path(directory) or Path(real).is_symlink()  # a link still: it leads in a circle
+        return real != self.real_path(directory) or Path(real).is_symlink()  # realpath stops at links in a circle
 
     def lost(self, directories: Iterable[str]) -> str | None:
-        """A directory that is empty though the bucket has files of it: on another disk, or in a new container."""
+        """The first directory that is empty though files of it were downloaded or uploaded; None if there is none.
+
+        The disk was replaced, for example, or the container was created anew.
+        """
         for directory in directories:
             had = directory in self.taken or any(is_inside(path, directory) for path in self.brought)
             if had and is_empty(directory):
@@ -58,15 +63,15 @@ class DirectoryRecord:
         return None
 
     def may_be_emptied(self, directory: str) -> bool:
-        """Whether its contents are the job's: after a crash that left nothing remembered, no link is trusted."""
+        """Whether the contents are the job's. If nothing is recorded because of a crash, no link is followed."""
         if self.is_known(directory):
             return not self.leads_away(directory)
         return not Path(directory).is_symlink()
 
     def intruder(self, directory: str) -> str | None:
-        """The link that the command put into the path of a directory, if one leads it away.
+        """The link by which the command made the directory's path lead elsewhere; None if there is none.
 
-        A link above the directory that was a link before is the operator's, wherever it leads by now.
+        A link above the directory that was a link before the command is the operator's, wherever it leads now.
         """
         for part in _parts(directory):
             if self.is_known(part) and self.leads_away(part):
@@ -80,24 +85,27 @@ class DirectoryRecord:
 
 
 def is_empty(directory: str) -> bool:
-    """Also where it is missing; what is in its place is not nothing. OSError."""
+    """Whether the directory is empty or missing. False if something else is in its place. Raises OSError."""
     place = Path(directory)
     return not os.path.lexists(place) or (place.is_dir() and not any(place.iterdir()))
 
 
 def file_of(state_file: str, claim_id: str) -> Path:
-    """Beside the state file, one for each attempt."""
+    """The path of an attempt's record, beside the state file."""
     return Path(state_file).parent / own_name("places", claim_id)
 
 
-def save(places: DirectoryRecord, path: Path) -> None:
-    """As well as it can be done: what is lost with it is convenience after a crash, never a file."""
+def save(record: DirectoryRecord, path: Path) -> None:
+    """Save the record.
+
+    A failure is logged and not raised: without it a resumed job repeats work, and loses no file.
+    """
     saved = {
-        "real": places.real,
-        "brought": {name: list(vars(version).values()) for name, version in places.brought.items()},
-        "origins": places.origins,
-        "taken": sorted(places.taken),
-        "filled": None if places.filled is None else sorted(places.filled),
+        "real": record.real,
+        "brought": {name: list(vars(version).values()) for name, version in record.brought.items()},
+        "origins": record.origins,
+        "taken": sorted(record.taken),
+        "filled": None if record.filled is None else sorted(record.filled),
     }
     try:
         atomic.write_text(path, json.dumps(saved), suffix=".new")
@@ -106,7 +114,7 @@ def save(places: DirectoryRecord, path: Path) -> None:
 
 
 def load(path: Path) -> DirectoryRecord | None:
-    """What was saved; None if nothing was, or nothing that can be read."""
+    """The saved record; None if there is none, or one that cannot be read."""
     try:
         saved = json.loads(path.read_text())
         brought = {str(name): Signature(*map(int, version)) for name, version in saved["brought"].items()}
@@ -128,5 +136,5 @@ def load(path: Path) -> DirectoryRecord | None:
 
 
 def _parts(directory: str) -> list[str]:
-    """The directory and those above it, the outermost first."""
+    """The directory and its parents, the outermost first."""
     return [str(part) for part in (*reversed(Path(directory).parents), Path(directory))][1:]

@@ -1,4 +1,4 @@
-"""What is in a directory right now. Events are hints; this is the truth."""
+"""Scans of a directory. What is uploaded is decided by scans; file events only make them run sooner."""
 
 import os
 import stat
@@ -9,25 +9,25 @@ from pathlib import Path
 from kelpie_worker import logs
 from kelpie_worker.limits import LONGEST_KEY
 from kelpie_worker.workspace.file_version import Snapshot, signature_of
-from kelpie_worker.workspace.paths import Moved, is_inside, is_own_name
+from kelpie_worker.workspace.paths import MovedDirectories, is_inside, is_own_name
 
-_LOST_AND_FOUND = "lost+found"  # root's, and closed to all others
+_LOST_AND_FOUND = "lost+found"  # of a volume's file system: only root may read it
 
 
 @dataclass(frozen=True)
 class _Folder:
-    """A directory on the way of a scan: its real path, and the path relative to the root that leads to it."""
+    """A directory that a scan visits: its real path, and its path relative to the root."""
 
     real: str
     relative: str
-    above: tuple[str, ...]  # the real paths of those it was reached through, and its own
+    above: tuple[str, ...]  # the real paths of the directories that it was reached through, and its own
 
 
 class Scanner:
-    """Looks at one directory, again and again; warns of each file that can never be uploaded once.
+    """Scans one directory repeatedly; logs each file that can never be uploaded once.
 
-    `root` is where the directory was when its links were made; `real_root` where that really is. `key_of` says
-    which key a file would be sent under.
+    `root` is the directory's path before it was moved, if it was; `real_root` is that path without links. `key_of`
+    returns the key that a file would be uploaded to.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Scanner:
         matches: Callable[[str], bool],
         own_files: frozenset[str],
         real_root: str | None = None,
-        moved: Moved | None = None,
+        moved: MovedDirectories | None = None,
         key_of: Callable[[str], str] = str,
     ) -> None:
         self._root = root
@@ -45,17 +45,18 @@ class Scanner:
         self._own_files = own_files | {os.path.realpath(path) for path in own_files}
         self._moved = moved
         self._key_of = key_of
-        self._follow = moved or Moved()
+        self._follow = moved or MovedDirectories()
         self._warned: set[tuple[str, str]] = set()
-        self.led_away = False  # in the last scan: something else is in the directory's place
-        self.shut_out = False  # in the last scan: a folder below may not be looked into
-        self.skipped: list[str] = []  # paths, as they can be shown, of what can never be uploaded
-        self.locations: dict[str, str] = {}  # of the files of the last scan: paths that can be opened
+        self.led_away = False  # last scan: something else was in the directory's place
+        self.shut_out = False  # last scan: a folder could not be read for want of permission
+        self.skipped: list[str] = []  # printable paths of the files that can never be uploaded
+        self.locations: dict[str, str] = {}  # last scan: the paths under which its files can be opened
 
     def scan(self) -> Snapshot:
-        """Every regular file at any depth that the pattern matches. A missing directory is empty.
+        """Every regular file at any depth that the pattern matches. Raises OSError.
 
-        So is one that was replaced by a link: what is behind it is somebody else's. OSError.
+        A missing directory counts as empty, and so does one that was replaced by a link: the files that the link
+        leads to are not the job's.
         """
         found: Snapshot = {}
         self.locations, self.shut_out = {}, False
@@ -78,13 +79,13 @@ class Scanner:
             with os.scandir(self._follow.now(folder.real)) as opened:
                 entries = sorted(opened, key=lambda entry: entry.name)
         except (FileNotFoundError, NotADirectoryError):
-            return  # it went away since its parent was read
+            return  # it was deleted after its parent was read
         except PermissionError as error:
             self._leave_out(folder, error)
             return
         for entry in entries:
-            of_the_disk = entry.name == _LOST_AND_FOUND and not folder.relative  # where the directory is a volume
-            if not (of_the_disk or is_own_name(entry.name) or entry.path in self._own_files):
+            of_the_volume = entry.name == _LOST_AND_FOUND and not folder.relative
+            if not (of_the_volume or is_own_name(entry.name) or entry.path in self._own_files):
                 self._visit(entry, folder, found)
 
     def _visit(self, entry: os.DirEntry[str], folder: _Folder, found: Snapshot) -> None:
@@ -98,18 +99,21 @@ class Scanner:
                 self._warn(relative, "is a link to nothing")
             elif isinstance(error, PermissionError):
                 self._leave_out(folder, error)
-            return  # else it is gone
+            return  # in all other cases the file is gone
         if problem := self._problem(entry, relative, real, status):
             self._warn(relative, problem)
         elif stat.S_ISDIR(status.st_mode):
-            if real not in folder.above:  # a link upwards would never end
+            if real not in folder.above:  # else a link upwards would make the scan endless
                 self._walk(_Folder(real, relative + "/", (*folder.above, real)), found)
         elif self._matches(relative):
             found[relative] = signature_of(status)
             self.locations[relative] = self._follow.now(real)
 
     def _leave_out(self, folder: _Folder, error: PermissionError) -> None:
-        """A folder that is closed to us keeps nothing else of a checkpoint back. Outputs must be whole, though."""
+        """Skip a folder that may not be read, so that the rest of a checkpoint is uploaded.
+
+        Of outputs (moved), and of the directory itself, the error is raised: they must be complete.
+        """
         if self._moved is not None or not folder.relative:
             raise error
         self.shut_out = True

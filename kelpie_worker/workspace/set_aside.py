@@ -1,4 +1,4 @@
-"""Directories set aside for the upload of outputs while the next job runs, and brought back after a crash."""
+"""Setting output directories aside, so that they are uploaded while the next job runs; undone if that fails."""
 
 from __future__ import annotations
 
@@ -16,59 +16,61 @@ from kelpie_worker.workspace.tree import ASIDE, copy_contents, delete, fits, mov
 
 
 class OutputReplaced(Exception):
-    """An output directory is none any more: nothing of it can be sent, and that must not pass for success."""
+    """Something else is in the place of an output directory: its files cannot be uploaded, so the job failed."""
 
 
-def set_aside(job: Job, state_file: str, places: DirectoryRecord) -> Aside:
-    """Move the contents of the output directories away, so that the next job finds them empty. OSError.
+def set_aside(job: Job, state_file: str, record: DirectoryRecord) -> Aside:
+    """Move the contents of the output directories away, so that the next job finds them empty.
 
-    May be repeated: what was moved already stays moved. A directory that is gone counts as empty; if something
-    else is in its place, OutputReplaced is raised before anything is moved.
+    May be repeated: what was moved already stays moved. A missing directory counts as empty. Returns each
+    directory with the path of its contents. Raises OSError; OutputReplaced, before anything is moved, if
+    something else is in a directory's place.
     """
-    _demand_directories(job, places)
-    pairs = places_aside(job, state_file, places)
+    _require_directories(job, record)
+    pairs = places_aside(job, state_file, record)
     for directory, aside in pairs:
         Path(aside).mkdir(parents=True, exist_ok=True)
-        if _must_stay(directory, state_file, places):
+        if _must_stay(directory, state_file, record):
             copy_contents(directory, aside, own_files(state_file))
         else:
             move_contents(directory, aside)
     return pairs
 
 
-def _must_stay(directory: str, state_file: str, places: DirectoryRecord) -> bool:
-    return bool(why_not_to_wipe(directory, state_file)) or not places.may_be_emptied(directory)
+def _must_stay(directory: str, state_file: str, record: DirectoryRecord) -> bool:
+    """Whether the contents are to be copied, because they may not be the job's own."""
+    return bool(why_not_to_wipe(directory, state_file)) or not record.may_be_emptied(directory)
 
 
-def _demand_directories(job: Job, places: DirectoryRecord) -> None:
+def _require_directories(job: Job, record: DirectoryRecord) -> None:
     for directory in _outermost(block.local_path for block in job.after):
-        if places.leads_away(directory):
+        if record.leads_away(directory):
             raise OutputReplaced(f"the command replaced {directory} by a link to {os.path.realpath(directory)}")
         if os.path.lexists(directory) and not Path(directory).is_dir():
             raise OutputReplaced(f"the command replaced the directory {directory} by something else")
 
 
-def places_aside(job: Job, state_file: str, places: DirectoryRecord) -> Aside:
-    """The output directories and where each is, or would be, moved to."""
+def places_aside(job: Job, state_file: str, record: DirectoryRecord) -> Aside:
+    """The output directories, each with the path that its contents are, or would be, moved to."""
     name = own_name(ASIDE, job.claim_id)
     outputs = _outermost(block.local_path for block in job.after)
     return tuple(
-        (directory, str(_place_for(directory, Path(name, str(number)), state_file, places)))
+        (directory, str(_place_for(directory, Path(name, str(number)), state_file, record)))
         for number, directory in enumerate(outputs)
     )
 
 
-def bring_back(aside: Aside, job: Job, state_file: str, places: DirectoryRecord) -> None:
-    """As it was before `set_aside`, which failed half-way; copies are deleted instead. OSError."""
+def bring_back(aside: Aside, job: Job, state_file: str, record: DirectoryRecord) -> None:
+    """Undo a `set_aside` that failed: move contents back, delete copies. Raises OSError."""
     for directory, target in aside:
-        if _must_stay(directory, state_file, places):
+        if _must_stay(directory, state_file, record):
             remove_aside(((directory, target),), job)
         elif Path(target).is_dir():
             move_contents(target, directory)
 
 
 def moved_path(directory: str, aside: Aside) -> str:
-    """Where a directory's contents are now."""
+    """Where the contents of a directory are now."""
     for source, target in aside:
         if is_inside(directory, source):
             return os.path.normpath(Path(target, os.path.relpath(directory, source)))
@@ -79,11 +81,11 @@ def remove_aside(aside: Aside, job: Job) -> None:
     for _, target in aside:
         delete(target, job)
         with contextlib.suppress(OSError):
-            Path(target).parent.rmdir()  # another of the job's directories may still lie beside it
+            Path(target).parent.rmdir()  # fails if another of the job's directories is still in it
 
 
 def _outermost(directories: Iterable[str]) -> list[str]:
-    """Each directory once, and none that lies in another."""
+    """The directories that lie in no other one, each once."""
     outer: list[str] = []
     for directory in sorted(set(directories)):
         if not any(is_inside(directory, other) for other in outer):
@@ -91,13 +93,13 @@ def _outermost(directories: Iterable[str]) -> list[str]:
     return outer
 
 
-def _place_for(directory: str, name: Path, state_file: str, places: DirectoryRecord) -> Path:
-    """Beside it, so that moving is renaming; where that may not be written, beside the state file.
+def _place_for(directory: str, name: Path, state_file: str, record: DirectoryRecord) -> Path:
+    """Where to move a directory's contents: beside it, so that moving is a rename, or else beside the state file.
 
-    A mount point has no place of its own device beside it: if a copy does not fit there, within it. Once there is
-    one of the two, it stays that one.
+    What is beside a mount point is on another device: if a copy does not fit there, a folder within the mount
+    point is used. Once one of the two exists, it is used again.
     """
-    real = Path(places.real_path(directory))
+    real = Path(record.real_path(directory))
     beside = real.parent if os.access(real.parent, os.W_OK) else Path(state_file).parent
     within = real / name
     if os.path.exists(within):  # noqa: PTH110 - false where the command closed the directory

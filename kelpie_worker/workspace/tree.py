@@ -13,8 +13,8 @@ from kelpie_worker.job import Job
 from kelpie_worker.workspace.paths import is_own_name, own_name
 
 ASIDE = "aside"
-_BLOCK = 512  # bytes, of which the system says how many a file takes
-_ROOM_LEFT = 16 * 1024 * 1024  # bytes that stay free beside a copy
+_BLOCK = 512  # bytes; the unit of st_blocks
+_ROOM_LEFT = 16 * 1024 * 1024  # bytes that a copy leaves free on the disk
 
 
 def _as_os_error(error: BaseException) -> OSError:
@@ -22,7 +22,7 @@ def _as_os_error(error: BaseException) -> OSError:
 
 
 def delete(path: str, job: Job, within: str | None = None) -> None:
-    """A file, a link or a whole tree, as much of it as can be; what stays is named in the log."""
+    """Delete a file, a link or a whole tree, as far as possible; what remains is logged."""
     left = _deleted_but_for(path)
     if any(isinstance(error, PermissionError) for _, error in left):
         open_up(path)
@@ -36,7 +36,7 @@ def delete(path: str, job: Job, within: str | None = None) -> None:
 
 
 def _deleted_but_for(path: str) -> list[tuple[str, OSError]]:
-    """Delete what can be deleted; the rest and why."""
+    """Delete what can be deleted; returns the paths of the rest with their errors."""
     left: list[tuple[str, OSError]] = []
     try:
         if stat.S_ISDIR(Path(path).lstat().st_mode):
@@ -49,7 +49,7 @@ def _deleted_but_for(path: str) -> list[tuple[str, OSError]]:
 
 
 def open_up(path: str, deep: bool = True) -> None:
-    """Give ourselves access to the directories of a tree as far as they are ours: the job's mode bits are over."""
+    """Make the directories of a tree accessible, as far as this user owns them: the job may have changed modes."""
     pending = [path]
     while pending:
         directory = Path(pending.pop())
@@ -63,11 +63,11 @@ def open_up(path: str, deep: bool = True) -> None:
                 with os.scandir(directory) as opened:
                     pending += [entry.path for entry in opened if entry.is_dir(follow_symlinks=False)]
         except OSError:
-            continue  # whoever goes on meets the same error, and tells it
+            continue  # the caller's next operation meets the same error and reports it
 
 
 def entries(directory: str) -> list[os.DirEntry[str]]:
-    """What is in a directory, but for what Kelpie itself put there; a missing one is empty. OSError."""
+    """The entries of a directory without outputs that were set aside; none if it is missing. Raises OSError."""
     try:
         return _listed(directory)
     except (FileNotFoundError, NotADirectoryError):
@@ -83,7 +83,7 @@ def _listed(directory: str) -> list[os.DirEntry[str]]:
 
 
 def fits(directory: Path, place: Path) -> bool:
-    """Whether its contents can be moved there, and leave room for others, such as the state file."""
+    """Whether the contents can be moved to `place` and leave room for other files, such as the state file."""
     if directory.stat().st_dev == place.stat().st_dev:
         return True
     needed = sum(_taken(Path(folder, name)) for folder, _, names in os.walk(directory) for name in names)
@@ -94,14 +94,14 @@ def _taken(file: Path) -> int:
     try:
         return file.lstat().st_blocks * _BLOCK
     except OSError:
-        return 0  # it is gone since
+        return 0  # the file is gone
 
 
 def move_contents(source: str, target: str) -> None:
-    """Entry by entry: the directory itself stays, be it a mount point or a layer of a container's image."""
+    """Move the entries one by one. The directory itself stays: it may be a mount point, or in an image's layer."""
     for entry in entries(source):
         destination = Path(target, entry.name)
-        if holds_aside(entry):  # of another job: that is found where it is
+        if holds_aside(entry):  # another job's outputs: they are looked for where they are, so they must stay
             _move_across(entry, destination)
             continue
         try:
@@ -111,7 +111,7 @@ def move_contents(source: str, target: str) -> None:
 
 
 def holds_aside(entry: os.DirEntry[str]) -> bool:
-    """Whether outputs were set aside anywhere in it."""
+    """Whether outputs were set aside anywhere in this directory."""
     return entry.is_dir(follow_symlinks=False) and any(
         _is_aside(name) for _, names, _ in os.walk(entry.path) for name in names
     )
@@ -124,14 +124,14 @@ def _is_aside(name: str) -> bool:
 def _rename(source: Path, destination: Path) -> None:
     try:
         source.rename(destination)
-    except PermissionError:  # a directory that moves must be writable itself, and so must the one it lies in
+    except PermissionError:  # moving a directory needs write permission for it and for its parent
         open_up(str(source), deep=False)
         open_up(str(source.parent), deep=False)
         source.rename(destination)
 
 
 def _move_across(entry: os.DirEntry[str], destination: Path) -> None:
-    """To another device: copied whole under another name first, so that a crash leaves no half file behind."""
+    """Move to another device. Each file is copied under another name first: a crash leaves no half file."""
     if entry.is_dir(follow_symlinks=False):
         destination.mkdir(parents=True, exist_ok=True)
         move_contents(entry.path, str(destination))
@@ -140,11 +140,11 @@ def _move_across(entry: os.DirEntry[str], destination: Path) -> None:
         _copy_whole(entry.path, destination)
         Path(entry.path).unlink()
     else:
-        Path(entry.path).unlink()  # a pipe or a socket holds nothing to keep
+        Path(entry.path).unlink()  # a pipe or a socket has no content
 
 
 def _remove_moved(directory: Path) -> None:
-    """A directory whose contents were moved; a mount point stays, and one that holds another job's outputs."""
+    """Remove a directory whose contents were moved, unless it is a mount point or holds another job's outputs."""
     try:
         directory.rmdir()
     except OSError as error:

@@ -70,7 +70,9 @@ def test_a_reader_that_takes_its_time_gets_everything_and_the_command_waits_for_
 
 def test_what_is_printed_is_passed_on_at_once(tmp_path: Path) -> None:
     script = "import sys; print('ready', flush=True); sys.stdin.readline()"
-    process = subprocess.Popen(through_a_relay(tmp_path, script, 10), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        through_a_relay(tmp_path, script, 10), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     assert process.stdout and process.stdin
     assert process.stdout.readline() == b"ready\n" and process.poll() is None
     process.communicate(b"go\n")

@@ -18,7 +18,7 @@ from kelpie_worker.sync.failures import answer_to
 from kelpie_worker.workspace import record
 from kelpie_worker.workspace.directories import make, wipe
 from kelpie_worker.workspace.file_version import signature_of
-from kelpie_worker.workspace.paths import Moved, is_own_name
+from kelpie_worker.workspace.paths import MovedDirectories, is_own_name
 from kelpie_worker.workspace.record import DirectoryRecord
 from kelpie_worker.workspace.scan import Scanner
 from kelpie_worker.workspace.set_aside import OutputReplaced, remove_aside, set_aside
@@ -286,7 +286,7 @@ def test_what_outputs_have_in_a_closed_folder_is_not_left_out(nobodys_disk: Path
         (root / "closed/file").touch()
         (root / "closed").chmod(mode)
         try:
-            return list(Scanner(str(root), lambda name: True, frozenset(), moved=Moved()).scan())
+            return list(Scanner(str(root), lambda name: True, frozenset(), moved=MovedDirectories()).scan())
         except PermissionError:
             return "refused"
 

@@ -10,7 +10,7 @@ import pytest
 
 from kelpie_worker.job import Job, SyncBlock
 from kelpie_worker.workspace.directories import make, wipe
-from kelpie_worker.workspace.paths import Moved
+from kelpie_worker.workspace.paths import MovedDirectories
 from kelpie_worker.workspace.record import DirectoryRecord
 from kelpie_worker.workspace.scan import Scanner
 from kelpie_worker.workspace.set_aside import bring_back, moved_path, places_aside, remove_aside, set_aside
@@ -97,7 +97,7 @@ def test_links_mean_what_they_meant_before_the_outputs_were_moved(
     aside = set_aside(
         Job("claim", "job", after=(SyncBlock("b", "", str(out)),)), str(tmp_path / "state"), DirectoryRecord()
     )
-    scanner = Scanner(str(out), lambda name: True, frozenset(), str(out), Moved(aside))
+    scanner = Scanner(str(out), lambda name: True, frozenset(), str(out), MovedDirectories(aside))
 
     scanner.scan()
 
