@@ -1,4 +1,4 @@
-"""How many claims a second the API can ask for: gunicorn as it is deployed, clients that stay connected."""
+"""How many claims a second the API can serve: gunicorn as it is deployed, clients that keep their connections."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import psycopg
 
-from bench.stage import GROUP
+from bench.harness import GROUP
 from local_stack.processes import Child, free_port, wait_until_ready
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,26 +75,26 @@ def is_ready(port: int) -> bool:
 def claims_a_second(url: str, key: str, seconds: float, folder: Path) -> float:
     """Claims answered with a job, a second, over all clients."""
     with gunicorn(url, folder) as port:
-        # Every process of gunicorn has begun before the clock runs.
+        # A warm-up, so that every process of gunicorn has started before the measurement.
         claim_for(port, key, seconds / 5)
         before, began = claimed(url), time.monotonic()
         context = multiprocessing.get_context("spawn")
         clients = [context.Process(target=claim_for, args=(port, key, seconds)) for _ in range(CLIENT_PROCESSES)]
         for client in clients:
             client.start()
-        # Their starting is no part of it: the clock begins with their first claim.
+        # The start of the clients does not count: the measurement begins with their first claim.
         while claimed(url) == before and any(client.is_alive() for client in clients):
             began = time.monotonic()
         for client in clients:
             client.join()
         took = time.monotonic() - began
         if any(client.exitcode for client in clients):
-            raise RuntimeError("a client of the API failed; its words are above")
+            raise RuntimeError("a client of the API failed; its error is printed above")
         return (claimed(url) - before) / took
 
 
 def claimed(url: str) -> int:
-    """Handouts so far."""
+    """How many claims have been answered with a job so far."""
     with psycopg.connect(url) as connection:
         found = connection.execute("select count(*) from attempts").fetchone()
     return int(found[0]) if found else 0
@@ -130,7 +130,7 @@ def claim_until(port: int, key: str, deadline: float, number: int, failed: list[
             body = json.loads(answer.read())
             if answer.status != 200 or not body:
                 raise RuntimeError(f"a claim was answered {answer.status}: {body}")
-    except Exception as error:  # noqa: BLE001  a thread's error is raised by whoever joins it
+    except Exception as error:  # noqa: BLE001 - raised by the thread that joins this one
         failed.append(error)
     finally:
         connection.close()

@@ -1,7 +1,7 @@
-"""What a claim costs beside a short queue, and beside a long queue and a long history.
+"""The cost of a claim from a short queue, and from a long queue with a long history.
 
-Both databases are claimed from in turns in one run, so that whatever else the machine does weighs on both. Each
-claim is one statement of the API with its commit, on one connection.
+One run claims from both databases in turns, so that other load on the machine affects both. Each claim is one
+statement of the API with its commit, on one connection.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 
 from bench.fill import FINISHED, PENDING, SMALL, fill
-from bench.stage import GROUP, Goals, make_tenant, opened, own_database, server
+from bench.harness import GROUP, Goals, make_tenant, opened, own_database, server
 from kelpie_api.db import SQL, Transaction
 from kelpie_api.queue.maintenance import Maintenance
 
@@ -37,7 +37,7 @@ select indexrelname as name, idx_tup_read as entries
 """
 READ_WHOLE = "select relname as name, seq_scan as scans from pg_stat_user_tables where seq_scan > 0"
 UPDATES = "select n_tup_upd as updates, n_tup_hot_upd as hot from pg_stat_user_tables where relname = 'queue'"
-# Of the oldest waiting jobs, those that nobody has locked.
+# Of the oldest waiting jobs, those that no transaction has locked.
 UNLOCKED = """
 with oldest as (
   select job_id from queue where machine_id is null order by tenant_id, container_group, rank, seq limit %(limit)s
@@ -52,7 +52,7 @@ Row = dict[str, Any]
 
 
 @dataclass
-class Line:
+class Case:
     """One database, and what was measured on it."""
 
     name: str
@@ -82,7 +82,7 @@ class Line:
         return job
 
     def round(self, claims: int) -> list[Row]:
-        """Claim so many jobs; their median time is kept."""
+        """Claim so many jobs, and record the median of their times."""
         jobs, times = [], []
         for _ in range(claims):
             began = time.perf_counter()
@@ -92,7 +92,7 @@ class Line:
         return jobs
 
     def counted(self, query: Any) -> dict[str, int]:
-        """A counter of the statistics, by name; what this session did is in it."""
+        """A counter of Postgres's statistics, by name. This session's own work is flushed to it first."""
         self.connection.execute("select pg_stat_force_next_flush()")
         return {
             row["name"]: next(v for k, v in row.items() if k != "name") for row in self.connection.execute(query)
@@ -101,61 +101,61 @@ class Line:
 
 @dataclass(frozen=True)
 class Reads:
-    """What a claim reads: entries of each index of the queue, tables from end to end, pages."""
+    """What a claim reads: entries of each index of the queue, tables in sequential scans, pages."""
 
     entries: dict[str, float]
     whole_tables: list[str]
     pages: int
 
 
-def reads(line: Line, claims: int) -> Reads:
-    """What claims read, right after a round of housekeeping, on this session: another's counters may come late."""
-    with opened(line.url) as db, line.connection.transaction():
-        Maintenance(db).beat(Transaction(line.connection))
-    indexes, tables = line.counted(INDEX_READS), line.counted(READ_WHOLE)
-    pages = [pages_touched(line) for _ in range(claims)]
-    entries = {name: (now - indexes.get(name, 0)) / claims for name, now in line.counted(INDEX_READS).items()}
+def reads(case: Case, claims: int) -> Reads:
+    """What claims read right after a round of housekeeping, on one session: others flush their counters late."""
+    with opened(case.url) as db, case.connection.transaction():
+        Maintenance(db).beat(Transaction(case.connection))
+    indexes, tables = case.counted(INDEX_READS), case.counted(READ_WHOLE)
+    pages = [pages_touched(case) for _ in range(claims)]
+    entries = {name: (now - indexes.get(name, 0)) / claims for name, now in case.counted(INDEX_READS).items()}
     return Reads(
         {name: count for name, count in entries.items() if count},
-        [name for name, now in line.counted(READ_WHOLE).items() if now > tables.get(name, 0)],
+        [name for name, now in case.counted(READ_WHOLE).items() if now > tables.get(name, 0)],
         int(statistics.median(pages)),
     )
 
 
-def pages_touched(line: Line) -> int:
-    """Claim, and say how many pages that touched."""
+def pages_touched(case: Case) -> int:
+    """Claim a job; returns how many pages that touched."""
     statement = f"explain (analyze, buffers, format json) {SQL.claim_job}"
-    found = line.connection.execute(statement.encode(), line.values()).fetchone()
+    found = case.connection.execute(statement.encode(), case.values()).fetchone()
     if found is None:
         raise RuntimeError("an explanation without a row")
     plan = found["QUERY PLAN"][0]["Plan"]
     return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
 
 
-def locked_rows(line: Line, limit: int = 10_000) -> int:
+def locked_rows(case: Case, limit: int = 10_000) -> int:
     """How many of the oldest waiting rows an uncommitted claim keeps locked."""
     with (
-        psycopg.connect(line.url, row_factory=dict_row) as onlooker,
-        line.connection.transaction(force_rollback=True),
+        psycopg.connect(case.url, row_factory=dict_row) as observer,
+        case.connection.transaction(force_rollback=True),
     ):
-        line.claim()
-        found = onlooker.execute(UNLOCKED, {"limit": limit}).fetchone()
-        onlooker.rollback()
+        case.claim()
+        found = observer.execute(UNLOCKED, {"limit": limit}).fetchone()
+        observer.rollback()
     if found is None:
         raise RuntimeError("a count without a row")
     return int(found["oldest"] - found["unlocked"])
 
 
-def hot_share(line: Line, jobs: list[Row]) -> float:
-    """Of the heartbeats of these jobs, those that wrote no index."""
-    before = updates(line)
+def hot_share(case: Case, jobs: list[Row]) -> float:
+    """The share of these jobs' heartbeats that were HOT updates, which write no index."""
+    before = updates(case)
     for _ in range(HEARTBEATS_A_JOB):
         for job in jobs:
-            renewed = line.connection.execute(
+            renewed = case.connection.execute(
                 SQL.renew_lease,
                 {
                     "job_id": job["id"],
-                    "scope": line.tenant_id,
+                    "scope": case.tenant_id,
                     "groups": None,
                     "machine_id": "machine-1",
                     "attempt": job["attempt"],
@@ -163,14 +163,14 @@ def hot_share(line: Line, jobs: list[Row]) -> float:
                 },
             ).fetchone()
             if renewed is None:
-                raise RuntimeError(f"{line.name}: a holder's heartbeat was refused")
-    after = updates(line)
+                raise RuntimeError(f"{case.name}: a holder's heartbeat was refused")
+    after = updates(case)
     return float((after["hot"] - before["hot"]) / (after["updates"] - before["updates"]))
 
 
-def updates(line: Line) -> Row:
-    line.connection.execute("select pg_stat_force_next_flush()")
-    found = line.connection.execute(UPDATES).fetchone()
+def updates(case: Case) -> Row:
+    case.connection.execute("select pg_stat_force_next_flush()")
+    found = case.connection.execute(UPDATES).fetchone()
     if found is None:
         raise RuntimeError("the queue has no statistics")
     return found
@@ -193,59 +193,59 @@ def tenant_of(url: str) -> int:
     return int(found[0])
 
 
-def checkpoint(line: Line) -> None:
-    """After one, the first change of each page writes the whole page to the log: the worst case for scattered ids.
+def checkpoint(case: Case) -> None:
+    """Write a checkpoint, after which the first change of each page writes the whole page to the log.
 
-    Without it a run measures how long ago the server's last one happened to be.
+    That is the worst case for scattered ids. Without it the figures depend on when the server's last one was.
     """
     try:
-        line.connection.execute("checkpoint")
+        case.connection.execute("checkpoint")
     except psycopg.errors.InsufficientPrivilege:
         click.echo("This role may not checkpoint: the figures depend on when the server last did.")
 
 
-def measure(short: Line, long: Line, rounds: int) -> list[Row]:
-    """Claim from both in turns. Before each round housekeeping does what it does beside the web processes."""
+def measure(short: Case, long: Case, rounds: int) -> list[Row]:
+    """Claim from both in turns. Before each round, the housekeeping runs that web processes run in production."""
     held: list[Row] = []
     checkpoint(long)
     with opened(short.url) as short_db, opened(long.url) as long_db:
         housekeepers = [(short, short_db), (long, long_db)]
         for number in range(rounds):
-            for line, db in housekeepers if number % 2 else reversed(housekeepers):
+            for case, db in housekeepers if number % 2 else reversed(housekeepers):
                 Maintenance(db).vacuum()
                 db.repeatable(Maintenance(db).beat)
                 if number == 0:
                     for _ in range(WARM_UP):
-                        line.claim()
-                jobs = line.round(CLAIMS_A_ROUND)
-                if line is long:
+                        case.claim()
+                jobs = case.round(CLAIMS_A_ROUND)
+                if case is long:
                     held.extend(jobs)
     return held
 
 
-def judge(short: Line, long: Line, held: list[Row], goals: Goals) -> None:
+def judge(short: Case, long: Case, held: list[Row], goals: Goals) -> None:
     ratio = statistics.median(b / a for a, b in zip(short.medians, long.medians, strict=True))
-    for line in (short, long):
-        spread = f"{min(line.medians):.2f} to {max(line.medians):.2f}"
-        click.echo(f"{line.name}: {statistics.median(line.medians):.2f} ms a claim (rounds {spread})")
+    for case in (short, long):
+        spread = f"{min(case.medians):.2f} to {max(case.medians):.2f}"
+        click.echo(f"{case.name}: {statistics.median(case.medians):.2f} ms a claim (rounds {spread})")
     goals.figure(
         f"a claim of the long queue takes {ratio:.2f}x as long (goal: {WORST_RATIO}x at most)",
         ratio <= WORST_RATIO,
     )
-    for line in (short, long):
-        read = reads(line, CLAIMS_A_ROUND)
+    for case in (short, long):
+        read = reads(case, CLAIMS_A_ROUND)
         listed = ", ".join(f"{name} {count:.1f}" for name, count in sorted(read.entries.items()))
         goals.fact(
-            f"{line.name}: index entries read by a claim: {listed} (goal: queue_waiting {NO_MORE_THAN} at most)",
+            f"{case.name}: index entries read by a claim: {listed} (goal: queue_waiting {NO_MORE_THAN} at most)",
             0 < read.entries.get("queue_waiting", 0) <= NO_MORE_THAN,
         )
         goals.fact(
-            f"{line.name}: tables read from end to end: {', '.join(read.whole_tables) or 'none'}",
+            f"{case.name}: tables read from end to end: {', '.join(read.whole_tables) or 'none'}",
             not read.whole_tables,
         )
-        click.echo(f"        {line.name}: {read.pages} pages touched by a claim")
-        locked = locked_rows(line)
-        goals.fact(f"{line.name}: rows locked by a claim: {locked}", locked == 1)
+        click.echo(f"        {case.name}: {read.pages} pages touched by a claim")
+        locked = locked_rows(case)
+        goals.fact(f"{case.name}: rows locked by a claim: {locked}", locked == 1)
     share = hot_share(long, held)
     goals.fact(
         f"{share:.1%} of {len(held) * HEARTBEATS_A_JOB:,} heartbeats were HOT (goal: over {HOT_SHARE:.0%})",
@@ -264,16 +264,16 @@ def main(small: bool, random_ids: bool, filled: str | None) -> None:
         server_url = stack.enter_context(server())
         if filled:
             long_url = make_conninfo(server_url, dbname=filled)
-            long = Line(f"kept {filled}", long_url, tenant_of(long_url))
+            long = Case(f"kept {filled}", long_url, tenant_of(long_url))
         else:
             long_url = stack.enter_context(own_database(server_url))
-            long = Line(
+            long = Case(
                 f"{pending:,} pending, {finished:,} finished",
                 long_url,
                 prepare(long_url, pending, finished, random_ids),
             )
         short_url = stack.enter_context(own_database(server_url))
-        short = Line(f"{SHORT:,} pending", short_url, prepare(short_url, SHORT, 0, random_ids))
+        short = Case(f"{SHORT:,} pending", short_url, prepare(short_url, SHORT, 0, random_ids))
         held = measure(short, long, rounds)
         judge(short, long, held, goals)
         short.connection.close()

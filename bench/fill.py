@@ -1,10 +1,10 @@
 """Make a database with a long queue beside a long history, and say how long it took.
 
-The rows are what the API would have left: each pending job with its place in the queue and its event, each
-finished job with its times. Every fifth of the finished ones has its attempt and its three events too; all of
-them would take more than a minute or two. Inserting fires no trigger of ours (the guard is for updates) and every
-check holds as usual. Indexes and foreign keys are taken off first and made again at the end, so they are honoured
-too: making a foreign key looks at every row.
+The rows are those that the API would have written: each pending job with its row of the queue and its event, each
+finished job with its times. Every fifth finished job has its attempt and its three events too; for all of them it
+would take many minutes. The rows satisfy every constraint: checks apply as usual, and the indexes and foreign
+keys, which are dropped first and created again at the end, verify every row then. Inserts fire no trigger (the
+one on status is for updates).
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 import click
 import psycopg
 
-from bench.stage import GROUP, make_tenant, opened, own_database, server
+from bench.harness import GROUP, make_tenant, opened, own_database, server
 
 PENDING, FINISHED = 1_000_000, 5_000_000
 SMALL = 2_000
 TABLES = ["jobs", "queue", "attempts", "events"]
 
-# How the ids of jobs are made: with their time in front as the API makes them (UUID version 7), which puts the
-# index entries of jobs of one time beside each other, or random.
+# The ids of jobs: with their time in front, as the API creates them (UUID version 7), so that the index entries of
+# jobs of one time are beside each other; or random.
 RANDOM_IDS = """
 create function pg_temp.job_id(at timestamptz) returns uuid language sql volatile return gen_random_uuid()
 """
@@ -93,7 +93,7 @@ def fill(url: str, tenant_id: int, pending: int, finished: int, random_ids: bool
     """Put `pending` jobs and the history of `finished` ones into an empty migrated database, and analyze it."""
     values = {"tenant_id": tenant_id, "group": GROUP}
     with psycopg.connect(url) as connection:
-        # Only this session's commits; whoever measures afterwards commits as the server is set.
+        # Of this session only: the measurements afterwards commit as the server is configured.
         connection.execute("set synchronous_commit = off")
         connection.execute("set maintenance_work_mem = '256MB'")
         connection.execute(RANDOM_IDS if random_ids else ORDERED_IDS)
@@ -118,7 +118,7 @@ def fill(url: str, tenant_id: int, pending: int, finished: int, random_ids: bool
 
 
 def run(connection: psycopg.Connection[Any], statement: str) -> None:
-    """Statements made of what the catalog said."""
+    """Execute a statement that was built from the catalog."""
     connection.execute(statement.encode())
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from bench.stage import Goals
+from bench.harness import Goals
 
 LARGEST = 40_000_000  # bytes
 SLOWEST = 2.0  # seconds from the call to the first line

@@ -1,4 +1,4 @@
-"""What a worker takes from its machine: memory (PSS of all its processes) and processor time, idle and at work."""
+"""What a worker uses of its machine: memory (PSS of all its processes) and processor time, idle and at work."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from bench.api import ROOT, serve
-from bench.stage import GROUP, Goals, make_tenant, opened, own_database, server
+from bench.harness import GROUP, Goals, make_tenant, opened, own_database, server
 from bench.turnaround import BUCKET, storage, submit
 from kelpie_worker.system.linux import descendants
 from local_stack.processes import Child, scratch_folder, wait_for
@@ -23,10 +23,10 @@ from local_stack.s3 import S3Server
 
 IDLE, AT_WORK = 65.0, 120.0  # MiB
 CPU = 0.5  # per cent of one core
-BEGINNING = 8.0  # seconds that belong to the start
-LOOK_EVERY = 0.2  # seconds
+START_UP = 8.0  # seconds that are not measured
+SAMPLE_EVERY = 0.2  # seconds
 TICKS = os.sysconf("SC_CLK_TCK")
-# A checkpoint of a large file and four hundred small ones every second, so that one is always under way.
+# A checkpoint of a large file and four hundred small ones every second, so that one is always being uploaded.
 COMMAND = """
 while :; do
     head -c 128000000 /dev/urandom > checkpoint/.large; mv checkpoint/.large checkpoint/large
@@ -41,7 +41,7 @@ done
 @click.option("--seconds", default=60, show_default=True, help="Of each measurement.")
 @click.option("--small", is_flag=True, help="Two seconds each, judging nothing.")
 def main(binary: Path | None, seconds: float, small: bool) -> None:
-    seconds, settling = (2.0, 1.0) if small else (seconds, BEGINNING)
+    seconds, settling = (2.0, 1.0) if small else (seconds, START_UP)
     goals = Goals(judged=not small)
     program = [str(binary.resolve())] if binary else [sys.executable, "-m", "kelpie_worker"]
     with (
@@ -83,11 +83,11 @@ def judge_idle(goals: Goals, how: str, kelpie: Child, settling: float, seconds: 
 
 
 def at_most(kelpie: Child, seconds: float) -> float:
-    """The most memory that was seen, without the command's."""
+    """The most memory in MiB that was seen, without the command's."""
     deadline, most = time.monotonic() + seconds, 0.0
     while time.monotonic() < deadline:
         most = max(most, sum(map(pss, processes(kelpie))))
-        time.sleep(LOOK_EVERY)
+        time.sleep(SAMPLE_EVERY)
     return most
 
 
@@ -118,7 +118,7 @@ def settings(folder: Path, url: str, key: str, s3: S3Server) -> Mapping[str, str
 
 @contextmanager
 def empty_queue() -> Iterator[str]:
-    """The original's API where there is never any work: it answers at once, and the worker asks every 10 s."""
+    """The original's API with an empty queue: it answers at once, and the worker polls every 10 s."""
 
     class Nothing(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -144,11 +144,11 @@ def empty_queue() -> Iterator[str]:
         http.server_close()
 
 
-# --- what the kernel says -------------------------------------------------------------------------------
+# --- measurements from /proc ----------------------------------------------------------------------------
 
 
 def processes(kelpie: Child) -> set[int]:
-    """Those of the worker, without the command's."""
+    """The ids of the worker's processes, without the command's."""
     ours = {kelpie.pid, *descendants(kelpie.pid)}
     return {pid for pid in ours if not is_commands(pid)}
 
@@ -160,7 +160,7 @@ def is_commands(pid: int) -> bool:
 
 
 def pss(pid: int) -> float:
-    """MiB that a process has, of shared pages its share."""
+    """The PSS of a process in MiB: shared pages are divided among the processes that share them."""
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
@@ -175,7 +175,7 @@ def name_of(pid: int) -> str:
 
 
 def processor_time(kelpie: Child) -> float:
-    """Seconds so far, of all processes that live."""
+    """Seconds of processor time that the living processes have used so far."""
     spent = 0
     for pid in processes(kelpie):
         with suppress(OSError):

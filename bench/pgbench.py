@@ -1,4 +1,4 @@
-"""Claims as fast as the database gives them: pgbench, so that no Python is in the way.
+"""How many claims a second the database can serve, measured by pgbench, so that Python is no limit.
 
 pgbench comes with the wheel of the embedded Postgres; it works with any server.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import Conninfo
 
-from bench.stage import GROUP
+from bench.harness import GROUP
 from local_stack.postgres import MAJOR_VERSION, wheel_folder
 
 PROGRESS = re.compile(r"^progress: [\d.]+ s, ([\d.]+) tps", re.MULTILINE)
@@ -22,14 +22,17 @@ PROGRESS = re.compile(r"^progress: [\d.]+ s, ([\d.]+) tps", re.MULTILINE)
 def claims_a_second(
     url: str, tenant_id: int, *, connections: int, seconds: int, window: int, folder: Path
 ) -> list[float]:
-    """Claim without a pause over so many connections; claims a second in each window of so many seconds."""
+    """Claim without a pause over so many connections.
+
+    Returns the claims a second in each window of so many seconds.
+    """
     script = folder / "claim.sql"
     script.write_text(
         f"select id from claim_job({tenant_id}, '{GROUP}', 'machine-' || :client_id, gen_random_uuid(),"
         f" 'machine:machine-' || :client_id, null, array['{GROUP}', '']);\n"
     )
     program = wheel_folder() / f"pginstall{MAJOR_VERSION}" / "bin" / "pgbench"
-    # The simple protocol: the API keeps no prepared statements either.
+    # The simple protocol, because the API uses no prepared statements either.
     arguments = f"--no-vacuum --protocol=simple --client={connections} --time={seconds} --progress={window}"
     ran = subprocess.run(
         [str(program), *arguments.split(), f"--file={script}"],
@@ -43,7 +46,7 @@ def claims_a_second(
 
 
 def connection_environment(url: str) -> dict[str, str]:
-    """An address as libpq's environment variables: the arguments of a process are everybody's to read."""
+    """An address as libpq's environment variables: every user can read the arguments of a process."""
     names = {
         option.keyword.decode(): option.envvar.decode() for option in Conninfo.get_defaults() if option.envvar
     }

@@ -1,7 +1,7 @@
 """One run of the autoscaler over a thousand rules, against a Salad that takes 50 ms for each answer.
 
-The double is held to Salad's specification, which costs it more time than Kelpie takes; what is meant to slow a
-run down is the budget of requests alone.
+The double checks requests against Salad's specification, which takes it more time than Kelpie needs; only the
+request budget should limit the speed of a run.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from uuid import UUID
 
 import click
 
-from bench.stage import Goals, Tenant, make_tenant, opened, own_database, server
+from bench.harness import Goals, Tenant, make_tenant, opened, own_database, server
 from kelpie_api.db import SQL, Database
 from kelpie_api.queue import submissions
 from kelpie_api.salad.client import Salad
@@ -23,7 +23,7 @@ from kelpie_api.scaling.groups import ContainerGroups
 from kelpie_api.schemas.submission import JobDefinition
 from tests.doubles.fleet import KEY, FleetDouble
 
-PROJECTS, GROUPS, BUSY = 10, 100, 40  # of each project 100 groups; so many groups of all have jobs
+PROJECTS, GROUPS, BUSY = 10, 100, 40  # projects; groups of each; groups, of all, that have jobs
 SMALL_PROJECTS, SMALL_BUSY = 2, 4
 LATENCY = 0.05  # seconds
 LONGEST = 60.0

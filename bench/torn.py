@@ -1,8 +1,9 @@
 """How many kills leave a torn checkpoint, or none: by calculation, and by really killing workers.
 
-A job saves a checkpoint of several files again and again, through a line of limited bandwidth. At a random
-moment its machine vanishes: every process, every file, every byte on the wire. A new worker in an empty folder
-resumes the job, whose command looks at what it was given, by content, and trains on until the next kill.
+A job saves a checkpoint of several files repeatedly, over a connection of limited bandwidth. At a random moment
+its machine vanishes: every process, every file, every byte in transit. A new worker in an empty folder resumes
+the job, whose command checks the content of the checkpoint that it was given, and goes on training until the next
+kill.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import click
 
 from bench import torn_model
 from bench.api import ROOT, serve
-from bench.stage import Goals, make_tenant, opened, own_database, server
+from bench.harness import Goals, make_tenant, opened, own_database, server
 from bench.uplink import Uplink
 from kelpie_worker.system.linux import descendants
 from local_stack.processes import Child, scratch_folder, wait_for
@@ -44,7 +45,7 @@ KINDS = {
     "versions": "fixed names, the bucket keeps versions",
 }
 GOALS = {"steps": 0.0, "fixed": 0.02, "versions": 0.02}
-UPLINKS = (10.0, 30.0, 60.0, 200.0)  # MB/s, beside 2 GB a minute
+UPLINKS = (10.0, 30.0, 60.0, 200.0)  # MB/s, for checkpoints of 2 GB a minute
 LONGEST_START = 120.0
 MB = 1_000_000
 
@@ -112,7 +113,7 @@ def calculate(goals: Goals, kills: int, seed: int) -> None:
 
 @dataclass
 class Lane:
-    """One job, and the machines that have it one after the other, each until it vanishes."""
+    """One job, and the machines that run it one after the other, each until it vanishes."""
 
     kind: str
     number: int
@@ -122,7 +123,7 @@ class Lane:
     key: str
     folder: Path
     s3: S3Server
-    line: Uplink
+    uplink: Uplink
     chance: random.Random
     lives: list[dict[str, Any]] = field(default_factory=list)  # what each resume found
     seconds: list[float] = field(default_factory=list)  # from one kill to the next
@@ -152,9 +153,9 @@ class Lane:
             self.seconds.append(time.monotonic() - began)
 
     def train(self, machine: Machine) -> None:
-        """Until the machine has sent a whole checkpoint of its own, and then for a random part of a period.
+        """Wait until the machine has uploaded a whole checkpoint of its own, and for a random part of a period.
 
-        So each kill is judged by itself: what an earlier one has torn was made whole before.
+        So each kill is judged by itself: a checkpoint that an earlier one left torn has been replaced.
         """
         wait_for(lambda: machine.told("checkpoint_committed"), "a whole checkpoint", LONGEST_START, pause=0.2)
         time.sleep(self.chance.uniform(0, self.size.period))
@@ -163,7 +164,7 @@ class Lane:
     def found(self, machine: Machine, life: int) -> dict[str, Any]:
         def said() -> dict[str, Any] | None:
             if not machine.worker.alive:
-                raise RuntimeError(f"the worker ended:\n{machine.worker.last_words()}")
+                raise RuntimeError(f"the worker ended:\n{machine.worker.log_tail()}")
             lines = self.log.read_text().splitlines(keepends=True)
             whole = len(lines) > life and lines[life].endswith("\n")
             return dict(json.loads(lines[life])) if whole else None
@@ -201,7 +202,7 @@ class Lane:
             connection.close()
 
     def tidy(self) -> None:
-        """As a bucket's lifecycle rules do, so that memory lasts: parts of the dead, and old versions."""
+        """Delete abandoned uploads and old versions, as a bucket's lifecycle rules do: the bucket is in memory."""
         client = boto3.client(
             "s3",
             endpoint_url=self.s3.url,
@@ -229,7 +230,7 @@ class Machine:
         self._folder.mkdir()
         settings = {
             **lane.s3.environment,
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{lane.line.port}",
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{lane.uplink.port}",
             "PYTHONPATH": str(ROOT),
             "KELPIE_API_URL": f"http://127.0.0.1:{lane.port}",
             "KELPIE_API_KEY": lane.key,
@@ -252,7 +253,7 @@ class Machine:
         )
 
     def said(self) -> str:
-        """What its log has on the checkpoint it found."""
+        """What its log says about the checkpoint that it found."""
         told = self.told("checkpoint_torn", "checkpoint_brought_back")
         return "; ".join(f"{event['event']} {event.get('detail', '')}".strip() for event in told)
 
@@ -272,19 +273,19 @@ class Machine:
         return [event for event in told if event["event"] in events]
 
     def vanish(self, job: str) -> None:
-        """Without notice: nobody can clean up, and nothing that was sent arrives any more."""
-        everybody = [self.worker.pid, *descendants(self.worker.pid)]
-        for pid in everybody:
+        """End every process without notice, so that none can clean up, and lose the bytes in transit."""
+        pids = [self.worker.pid, *descendants(self.worker.pid)]
+        for pid in pids:
             _signal(pid, signal.SIGSTOP)
-        self._lane.line.cut()
-        for pid in everybody:
+        self._lane.uplink.cut()
+        for pid in pids:
             _signal(pid, signal.SIGKILL)
         self.worker.kill()
         wait_for(
-            lambda: not any(Path(f"/proc/{pid}/cwd").exists() for pid in everybody[1:]), "the dead to be gone"
+            lambda: not any(Path(f"/proc/{pid}/cwd").exists() for pid in pids[1:]), "the processes to be gone"
         )
         shutil.rmtree(self._folder)
-        # Instead of waiting until its lease has lapsed.
+        # Released for it, instead of waiting until its lease has lapsed.
         lane, shown = self._lane, self._lane.ask("GET", f"/jobs/{job}")
         holder = {name: shown[name] for name in ("machine_id", "attempt")}
         lane.ask("POST", f"/jobs/{job}/released", {**holder, "container_group_id": lane.name})
@@ -314,23 +315,23 @@ def killed(size: Size, lanes: int, kinds: tuple[str, ...], seed: int) -> dict[st
                 s3.create_bucket(BUCKET)
                 if kind == "versions":
                     s3.keep_versions(BUCKET)
-                line = Uplink(s3.port, size.uplink * MB)
-                stack.callback(line.close)
+                uplink = Uplink(s3.port, size.uplink * MB)
+                stack.callback(uplink.close)
                 share = size.kills // lanes + (number < size.kills % lanes)
                 chance = random.Random(f"{seed} {kind} {number}")
-                lane = Lane(kind, number, size, share, port, key, folder, s3, line, chance)
+                lane = Lane(kind, number, size, share, port, key, folder, s3, uplink, chance)
                 made[kind].append(lane)
-        everybody = [lane for lanes_of_kind in made.values() for lane in lanes_of_kind]
-        watching = threading.Event()
-        threading.Thread(target=tell_progress, args=(everybody, watching), daemon=True).start()
-        with ThreadPoolExecutor(len(everybody)) as pool:
-            for ran in [pool.submit(lane.run) for lane in everybody]:
+        all_lanes = [lane for lanes_of_kind in made.values() for lane in lanes_of_kind]
+        ended = threading.Event()
+        threading.Thread(target=print_progress, args=(all_lanes, ended), daemon=True).start()
+        with ThreadPoolExecutor(len(all_lanes)) as pool:
+            for ran in [pool.submit(lane.run) for lane in all_lanes]:
                 ran.result()
-        watching.set()
+        ended.set()
         return made
 
 
-def tell_progress(lanes: list[Lane], ended: threading.Event) -> None:
+def print_progress(lanes: list[Lane], ended: threading.Event) -> None:
     while not ended.wait(60):
         lives = [life for lane in lanes for life in lane.lives]
         found = Counter(f"{lane.kind}: {life['found']}, {life['status']}" for lane in lanes for life in lane.lives)

@@ -1,7 +1,7 @@
-"""What a kill leaves in the bucket, by calculation: a trainer, an uplink, a way of sending, and seeded kills.
+"""A model of what a kill leaves in the bucket: a trainer, an uplink, an upload policy, and seeded kills.
 
-A trainer saves a checkpoint of several files once a minute and removes the one before. A way of sending turns its
-saves into a history of the bucket; a kill at a random moment is judged by what the bucket holds then.
+A trainer saves a checkpoint of several files once a minute and removes the one before. An upload policy turns its
+saves into a history of the bucket; a kill at a random moment is judged by what the bucket contains then.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Path = tuple[int, int]  # the step's directory, 0 for all where names are fixed;
 
 @dataclass(frozen=True)
 class Change:
-    """From `at` on the object holds that step's bytes; None: it is gone."""
+    """From `at` on the object has that step's bytes; None: it is deleted."""
 
     at: float
     path: Path
@@ -36,7 +36,7 @@ class Trainer:
     fixed_names: bool
 
     def path(self, step: int, file: int) -> Path:
-        # A marker such as `latest` has one name, wherever it points.
+        # A marker such as `latest` always has the same name.
         return (0 if self.fixed_names or file == len(SIZES) - 1 else step, file)
 
     def saved(self, step: int) -> float:
@@ -47,7 +47,7 @@ class Trainer:
 
 
 def original(trainer: Trainer, uplink: float) -> Iterator[Change]:
-    """Every file at once and each on its own; dropped if it is on its way already; deleted at once."""
+    """All files at the same time, each on its own; a change during an upload is dropped; deletions at once."""
     sending: dict[Path, tuple[int, float]] = {}  # step and MB left
     now = 0.0
     for step in range(1, SAVES):
@@ -70,14 +70,14 @@ def original(trainer: Trainer, uplink: float) -> Iterator[Change]:
 
 
 def generations(trainer: Trainer, uplink: float) -> Iterator[Change]:
-    """One generation after the other: prepared unseen, committed in order, then the older ones deleted."""
+    """One generation after the other: uploaded invisibly, committed in order, then the older ones deleted."""
     now, spoiled, before, there = PERIOD, 0, 0, set[int]()
     while (step := trainer.step_at(now)) < SAVES:
         if step == before:
             now = trainer.saved(step + 1)
             continue
         ready = now + sum(SIZES) / uplink
-        # A file that is not open yet when the next save replaces it spoils the generation; a local copy does not.
+        # A file that is replaced before it is opened spoils the generation, unless it was copied first.
         if ready > trainer.saved(step + 1) and spoiled < SPOILED_BEFORE_COPY:
             now, spoiled = trainer.saved(step + 1), spoiled + 1
             continue
@@ -95,7 +95,7 @@ def generations(trainer: Trainer, uplink: float) -> Iterator[Change]:
 
 
 def is_whole(trainer: Trainer, bucket: dict[Path, int]) -> bool:
-    """Whether the checkpoint that the marker names is there, and every file of it of that step."""
+    """Whether every file of the checkpoint that the marker names is there, and of that step."""
     marked = bucket.get(trainer.path(0, len(SIZES) - 1))
     return marked is not None and all(
         bucket.get(trainer.path(marked, file)) == marked for file in range(len(SIZES))

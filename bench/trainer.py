@@ -1,10 +1,10 @@
-"""The job of bench.torn: looks at the checkpoint it was given, says what it is worth, and goes on training.
+"""The job of bench.torn: checks whether the checkpoint that it was given is whole, and goes on training.
 
     python trainer.py KIND FILES BYTES PERIOD LOG
 
 KIND: `steps`, a directory for each step and a file `latest` that names the newest, or `fixed`, the same files
-rewritten in place. Every file bears the mark of its save in each MiB and a digest at its end, so a mixture of two
-is known by content alone. A line of JSON for each start goes to LOG, before the first save.
+rewritten in place. Every file has the mark of its save in each MiB and a digest at its end, so that a mixture of
+two saves is recognized by content. For each start a line of JSON is written to LOG, before the first save.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 MIB = 1024 * 1024
-PLACE = Path("checkpoint")
+CHECKPOINT = Path("checkpoint")
 LATEST, STATE = "latest", "state.json"
-ONE_STEP = 10**9  # a mark is a step, and below it a number that no other life of this program has
+ONE_STEP = 10**9  # a mark is a step times this, plus a random number of this run of the program
 
 
 def main(kind: str, files: int, size: int, period: float, log: Path) -> None:
@@ -31,31 +31,31 @@ def main(kind: str, files: int, size: int, period: float, log: Path) -> None:
     line = {"status": os.environ["KELPIE_CHECKPOINT_STATUS"], "found": found, "step": step, "detail": detail}
     with log.open("a") as file:
         file.write(json.dumps(line) + "\n")
-    noise, life = os.urandom(MIB), random.randrange(ONE_STEP)
+    noise, run = os.urandom(MIB), random.randrange(ONE_STEP)
     for step in itertools.count(newest_step() + 1):
         began = time.monotonic()
-        (save_step if kind == "steps" else save_fixed)(step * ONE_STEP + life, files, size // files, noise)
+        (save_step if kind == "steps" else save_fixed)(step * ONE_STEP + run, files, size // files, noise)
         time.sleep(max(0.0, period - (time.monotonic() - began)))
 
 
 def save_step(mark: int, files: int, size: int, noise: bytes) -> None:
-    """Save new, delete old."""
-    folder = PLACE / f"step-{mark // ONE_STEP:06}"
+    """Save a new directory, then delete the old ones."""
+    folder = CHECKPOINT / f"step-{mark // ONE_STEP:06}"
     folder.mkdir()
     for number in range(files):
         write(folder / f"weights-{number}", mark, size, noise)
-    draft = PLACE / ".latest"
+    draft = CHECKPOINT / ".latest"
     draft.write_text(folder.name)
-    draft.rename(PLACE / LATEST)
-    for old in PLACE.glob("step-*"):
+    draft.rename(CHECKPOINT / LATEST)
+    for old in CHECKPOINT.glob("step-*"):
         if old != folder:
             shutil.rmtree(old)
 
 
 def save_fixed(mark: int, files: int, size: int, noise: bytes) -> None:
     for number in range(files):
-        write(PLACE / f"weights-{number}", mark, size, noise)
-    (PLACE / STATE).write_text(json.dumps({"mark": mark}))
+        write(CHECKPOINT / f"weights-{number}", mark, size, noise)
+    (CHECKPOINT / STATE).write_text(json.dumps({"mark": mark}))
 
 
 def write(path: Path, mark: int, size: int, noise: bytes) -> None:
@@ -69,22 +69,22 @@ def write(path: Path, mark: int, size: int, noise: bytes) -> None:
 
 
 def judge_steps(files: int) -> tuple[str, int, str]:
-    if not (PLACE / LATEST).exists():
-        return ("torn", 0, "no latest") if any(PLACE.iterdir()) else ("missing", 0, "")
-    folder = PLACE / (PLACE / LATEST).read_text()
+    if not (CHECKPOINT / LATEST).exists():
+        return ("torn", 0, "no latest") if any(CHECKPOINT.iterdir()) else ("missing", 0, "")
+    folder = CHECKPOINT / (CHECKPOINT / LATEST).read_text()
     return verdict(marks_of(folder / f"weights-{number}" for number in range(files)))
 
 
 def judge_fixed(files: int) -> tuple[str, int, str]:
-    if not any(PLACE.iterdir()):
+    if not any(CHECKPOINT.iterdir()):
         return "missing", 0, ""
-    state = PLACE / STATE
+    state = CHECKPOINT / STATE
     marked = json.loads(state.read_text())["mark"] if state.exists() else None
-    return verdict([marked, *marks_of(PLACE / f"weights-{number}" for number in range(files))])
+    return verdict([marked, *marks_of(CHECKPOINT / f"weights-{number}" for number in range(files))])
 
 
 def verdict(marks: list[int | None]) -> tuple[str, int, str]:
-    """Whole if every file is, and all are of one save."""
+    """(whole or torn, step, detail): whole if every file is, and all are of one save."""
     whole = None not in marks and len(set(marks)) == 1
     return "whole" if whole else "torn", (marks[0] or 0) // ONE_STEP, "" if whole else f"files of saves {marks}"
 
@@ -101,9 +101,9 @@ def mark_of(path: Path) -> int | None:
 
 
 def newest_step() -> int:
-    """Of whatever is there, so that no step is ever made twice."""
-    named = [int(path.name.removeprefix("step-")) for path in PLACE.glob("step-*")]
-    written = [(mark_of(path) or 0) // ONE_STEP for path in PLACE.glob("weights-*")]
+    """The newest step of which any file is there, so that no step is saved twice."""
+    named = [int(path.name.removeprefix("step-")) for path in CHECKPOINT.glob("step-*")]
+    written = [(mark_of(path) or 0) // ONE_STEP for path in CHECKPOINT.glob("weights-*")]
     return max([0, *named, *written])
 
 

@@ -1,4 +1,4 @@
-"""How long a machine stands idle between two queued jobs: from one command's end to the next one's start."""
+"""How long a machine is idle between two queued jobs: from one command's end to the next one's start."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from typing import Any
 import click
 
 from bench.api import ROOT, serve
-from bench.stage import GROUP, Goals, make_tenant, opened, own_database, server
+from bench.harness import GROUP, Goals, make_tenant, opened, own_database, server
 from local_stack.processes import Child, scratch_folder, wait_for
 from local_stack.s3 import S3Server
 
 BUCKET = "bench"
 GOAL = 0.2  # seconds
-# The moments of its start and its end, one line a job; between them a file for each of its directories.
+# Writes a file into each of its directories, and a line with the times of its start and its end.
 COMMAND = (
     'begun=$(date +%s%N); mkdir -p out checkpoint; echo "$begun" > out/result; echo "$begun" > checkpoint/state; '
     'sleep 0.1; echo "$begun $(date +%s%N)" >> times'
@@ -90,7 +90,7 @@ def submit(port: int, key: str, jobs: int, sync: dict[str, Any], command: str = 
 
 
 def measured(folder: Path, port: int, key: str, s3: S3Server, jobs: int) -> list[float]:
-    """Seconds between each command's end and the next one's start, on one worker that does all jobs."""
+    """Seconds between each command's end and the next one's start, on one worker that runs all jobs."""
     folder.mkdir()
     settings = {
         **s3.environment,

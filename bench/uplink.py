@@ -1,4 +1,4 @@
-"""A line of limited bandwidth to a server on this machine, that can be cut in the middle of a byte."""
+"""A TCP proxy of limited bandwidth to a server on this machine, whose connections can be cut at any moment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BUFFER = 64 * 1024
 
 
 class Uplink:
-    """Listens on `port` of 127.0.0.1 until `close`. `rate`: bytes a second upwards, of all connections."""
+    """Listens on `port` of 127.0.0.1 until `close`. `rate`: upload bytes a second of all connections together."""
 
     def __init__(self, target_port: int, rate: float) -> None:
         self._target_port = target_port
@@ -25,7 +25,7 @@ class Uplink:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
-        """What is on the wire is lost, as when the machine at its end vanishes. New connections are served."""
+        """Cut all connections: bytes in transit are lost, as when a machine vanishes. New ones are accepted."""
         with self._lock:
             cut, self._open = self._open, set()
         for end in cut:
@@ -49,7 +49,7 @@ class Uplink:
             threading.Thread(target=self._pump, args=(server, client, False), daemon=True).start()
 
     def _pump(self, source: socket.socket, sink: socket.socket, limited: bool) -> None:
-        with suppress(OSError):  # one end was cut or has hung up, and so does the other
+        with suppress(OSError):  # one end was closed or cut, so the other is closed too
             while piece := source.recv(_PIECE if limited else 8 * _PIECE):
                 if limited:
                     self._wait_for(len(piece))
@@ -68,5 +68,5 @@ class Uplink:
 
 def _end(end: socket.socket) -> None:
     with suppress(OSError):
-        end.shutdown(socket.SHUT_RDWR)  # closing alone wakes nobody who reads from it
+        end.shutdown(socket.SHUT_RDWR)  # close alone does not wake a thread that is reading from it
     end.close()

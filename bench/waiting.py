@@ -1,4 +1,4 @@
-"""What a thousand workers that wait for work cost the API, and how soon a submission is with one of them."""
+"""What a thousand workers that wait for work cost the API, and how soon a submitted job reaches one of them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from uuid import uuid4
 import click
 
 from bench.api import serve
-from bench.stage import GROUP, Goals, make_tenant, opened, own_database, server
+from bench.harness import GROUP, Goals, make_tenant, opened, own_database, server
 from local_stack.processes import processes_in_session, scratch_folder, wait_for
 
-WAIT = 20  # seconds, as this worker asks for
+WAIT = 20  # seconds, like the worker's long poll
 
 
 @click.command(help=__doc__)
@@ -43,7 +43,7 @@ def main(pollers: int, submissions: int, small: bool) -> None:
         key = make_tenant(db).key
         memory, alone = pss(api.pid), latencies(port, key)
         with polling(port, key, pollers) as answered:
-            time.sleep(3)  # past the crowd at the door
+            time.sleep(3)  # until all first requests are answered
             crowded = latencies(port, key)
             with_pollers = pss(api.pid)
             delays = submission_delays(port, key, submissions, answered)
@@ -82,7 +82,7 @@ def in_words(seconds: list[float]) -> str:
 
 
 def pss(session: int) -> int:
-    """The memory of all processes of gunicorn in KiB; what they share is counted once."""
+    """The memory of all processes of gunicorn in KiB; shared pages are counted once."""
     total = 0
     for pid in processes_in_session(session):
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
@@ -103,7 +103,7 @@ def latencies(port: int, key: str, requests: int = 300) -> list[float]:
 
 
 def submission_delays(port: int, key: str, submissions: int, answered: Connection) -> list[float]:
-    """Seconds from sending each submission to the moment at which a poller had the job."""
+    """Seconds from sending each submission to the moment at which a poller has the job."""
     delays = []
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
         for _ in range(submissions):
@@ -111,7 +111,7 @@ def submission_delays(port: int, key: str, submissions: int, answered: Connectio
             body = {"command": "work", "container_group_id": GROUP}
             job = ask(connection, key, "POST", "/jobs", 202, json.dumps(body))
             if not answered.poll(WAIT):
-                raise RuntimeError(f"nobody was handed job {job['id']}")
+                raise RuntimeError(f"job {job['id']} was handed out to no poller")
             job_id, at = answered.recv()
             if job_id != job["id"]:
                 raise RuntimeError(f"job {job_id} was handed out, not {job['id']}")
@@ -136,36 +136,36 @@ def ask(
 
 @contextmanager
 def polling(port: int, key: str, pollers: int) -> Iterator[Connection]:
-    """So many clients wait for work; yields where the jobs they get are told: (id, monotonic time)."""
+    """So many clients wait for work; yields a connection with each job they get: (id, monotonic time)."""
     context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=poll_all, args=(port, key, pollers, theirs), daemon=True)
+    parent_end, child_end = context.Pipe(duplex=False)
+    process = context.Process(target=poll_all, args=(port, key, pollers, child_end), daemon=True)
     process.start()
-    theirs.close()
+    child_end.close()
     try:
         wait_for(lambda: connections_to(port) >= pollers, f"{pollers} clients to connect", timeout=60)
-        yield ours
+        yield parent_end
     finally:
         process.kill()
         process.join()
 
 
 def connections_to(port: int) -> int:
-    """Established connections whose far end is that port of this machine."""
+    """How many connections to that port of this machine are established."""
     far_end = f":{port:04X} 01"
     return Path("/proc/net/tcp").read_text().count(far_end)
 
 
-def poll_all(port: int, key: str, pollers: int, told: Connection) -> None:
-    asyncio.run(gather(port, key, pollers, told))
+def poll_all(port: int, key: str, pollers: int, handed_out: Connection) -> None:
+    asyncio.run(gather(port, key, pollers, handed_out))
 
 
-async def gather(port: int, key: str, pollers: int, told: Connection) -> None:
-    await asyncio.gather(*(poll(port, key, number, told) for number in range(pollers)))
+async def gather(port: int, key: str, pollers: int, handed_out: Connection) -> None:
+    await asyncio.gather(*(poll(port, key, number, handed_out) for number in range(pollers)))
 
 
-async def poll(port: int, key: str, number: int, told: Connection) -> None:
-    await asyncio.sleep(number / 500)  # they do not all come at once
+async def poll(port: int, key: str, number: int, handed_out: Connection) -> None:
+    await asyncio.sleep(number / 500)  # so that they do not all connect at once
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     machine = f"poller-{os.getpid()}-{number}"
     while True:
@@ -178,7 +178,7 @@ async def poll(port: int, key: str, number: int, told: Connection) -> None:
         if not head.startswith(b"HTTP/1.1 200"):
             raise RuntimeError(f"a poller was answered {head.splitlines()[0]!r}: {jobs}")
         if jobs:
-            told.send((jobs[0]["id"], at))
+            handed_out.send((jobs[0]["id"], at))
 
 
 if __name__ == "__main__":

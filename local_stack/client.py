@@ -16,13 +16,13 @@ class ApiRefusedError(Exception):
 
 
 class ApiClient:
-    """Calls of one user. Raises ApiUnavailableError or ApiRefusedError instead of returning an error."""
+    """Calls of one user. Every call raises ApiUnavailableError or ApiRefusedError on an error."""
 
     def __init__(self, url: str, key: str, timeout: float = 10) -> None:
         self.url = url
         self._timeout = timeout  # seconds until an answer counts as none
         self._session = requests.Session()
-        self._session.trust_env = False  # the stack is on this machine: no proxy stands between
+        self._session.trust_env = False  # the stack is on this machine: no proxy is to be used
         self._session.headers["X-Kelpie-Key"] = key
 
     def submit(self, job: Job) -> Job:
@@ -57,16 +57,16 @@ class ApiClient:
         return made
 
     def scaling_decisions(self, group_id: str) -> list[dict[str, Any]]:
-        """Newest first."""
+        """The decisions for a group, newest first."""
         found: list[dict[str, Any]] = self._call("GET", f"/scaling-rules/{group_id}/decisions")["decisions"]
         return found
 
     def create_user(self, username: str) -> str:
-        """As admin: the new user's id."""
+        """As admin: create a user; returns its id."""
         return str(self._call("POST", "/users", json={"username": username})["id"])
 
     def create_key(self, user_id: str, organization: str, project: str) -> str:
-        """As admin: an API key of that user for one project."""
+        """As admin: create an API key of that user for one project; returns it."""
         names = {"org_name": organization, "project_name": project}
         return str(self._call("POST", f"/users/{user_id}/token", json=names)["token"])
 

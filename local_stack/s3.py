@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class S3Server:
-    """An S3 endpoint on 127.0.0.1. `upload_rate` (bytes per second and request) makes a slow line of it."""
+    """An S3 endpoint on 127.0.0.1. `upload_rate` (bytes per second and request) slows uploads down."""
 
     def __init__(self, folder: Path, upload_rate: int | None = None) -> None:
         self.port = free_port()
@@ -29,7 +29,7 @@ class S3Server:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a program needs to talk to this server instead of Amazon's."""
+        """The variables that make a program use this server instead of Amazon's."""
         return {
             "AWS_ENDPOINT_URL": self.url,
             "AWS_ACCESS_KEY_ID": "local",
@@ -71,12 +71,12 @@ class S3Server:
         return [item["Key"] for page in pages for item in page.get("Contents", [])]
 
     def etags(self, bucket: str, prefix: str = "") -> dict[str, str]:
-        """{key: ETag}, of the first thousand."""
+        """{key: ETag} of the first thousand objects."""
         answer = self._client.list_objects_v2(Bucket=bucket, Prefix=prefix)
         return {item["Key"]: item["ETag"].strip('"') for item in answer.get("Contents", [])}
 
     def files(self, bucket: str, prefix: str) -> dict[str, bytes]:
-        """Everything below a prefix: {key without the prefix: bytes}; not what is deleted meanwhile."""
+        """Every object under a prefix: {key without the prefix: bytes}; objects deleted meanwhile are left out."""
         found = {}
         for key in self.keys(bucket, prefix):
             with suppress(self._client.exceptions.NoSuchKey):
@@ -89,7 +89,7 @@ class S3Server:
         return [upload["Key"] for upload in answer.get("Uploads", [])]
 
     def begin_upload(self, bucket: str, key: str) -> str:
-        """Begin a multipart upload as another client; return its id."""
+        """Begin a multipart upload, as another program would; returns its id."""
         return self._client.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
 
     def abort_upload(self, bucket: str, key: str, upload_id: str) -> None:

@@ -1,10 +1,9 @@
-"""An S3 server for this machine: moto's, optionally behind a slow line.
+"""An S3 server for this machine: moto's, optionally with slow uploads.
 
     python -m local_stack.s3_server PORT [BYTES_PER_SECOND]
 
-Objects live in memory and end with the server. BYTES_PER_SECOND holds back the body of every upload, so that
-"in the middle of an upload" lasts long enough to be seen, and hit. What moto lets pass and S3 does not is refused
-here: completing a multipart upload over another object than the one named by If-Match.
+Objects are kept in memory. BYTES_PER_SECOND limits the rate of every upload, so that tests can kill a worker in
+the middle of one. S3's conditions for completing a multipart upload, which moto ignores, are enforced here.
 """
 
 import io
@@ -45,7 +44,7 @@ class SlowBody:
         return self._body.readline(size)
 
 
-def behind_slow_line(app: WsgiApp, rate: int) -> WsgiApp:
+def with_slow_uploads(app: WsgiApp, rate: int) -> WsgiApp:
     def slowed(environ: Environ, start_response: Any) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] == "PUT":
             environ["wsgi.input"] = SlowBody(environ["wsgi.input"], rate)
@@ -55,11 +54,14 @@ def behind_slow_line(app: WsgiApp, rate: int) -> WsgiApp:
 
 
 class EnforcedConditions:
-    """If-Match and If-None-Match on CompleteMultipartUpload as S3 judges them. On PutObject moto does."""
+    """Enforces If-Match and If-None-Match on CompleteMultipartUpload as S3 does.
+
+    On PutObject moto does so itself.
+    """
 
     def __init__(self, app: WsgiApp) -> None:
         self._app = app
-        self._lock = threading.Lock()  # no other write between the check and the completion
+        self._lock = threading.Lock()  # no other completion between the check and this one
 
     def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
         completes = environ["REQUEST_METHOD"] == "POST" and "uploadId=" in environ["QUERY_STRING"]
@@ -74,15 +76,15 @@ class EnforcedConditions:
             return list(self._app(environ, start_response))
 
     def _etag(self, environ: Environ) -> str | None:
-        """Of the object that is there now."""
+        """The current object's ETag; None if there is none."""
         answers: list[tuple[str, list[tuple[str, str]]]] = []
 
         def note(status: str, headers: list[tuple[str, str]], *_: Any) -> None:
             answers.append((status, headers))
 
-        look = {name: value for name, value in environ.items() if not name.startswith("HTTP_IF_")}
-        look |= {"REQUEST_METHOD": "HEAD", "QUERY_STRING": "", "CONTENT_LENGTH": "0", "wsgi.input": io.BytesIO()}
-        list(self._app(look, note))
+        head = {name: value for name, value in environ.items() if not name.startswith("HTTP_IF_")}
+        head |= {"REQUEST_METHOD": "HEAD", "QUERY_STRING": "", "CONTENT_LENGTH": "0", "wsgi.input": io.BytesIO()}
+        list(self._app(head, note))
         found = {name.lower(): value for name, value in answers[0][1]}
         return found.get("etag", "").strip('"') if answers[0][0].startswith("200") else None
 
@@ -97,7 +99,7 @@ def _refusal(environ: Environ, etag: str | None) -> tuple[str, str] | None:
 def main(port: int, rate: int | None) -> None:
     app: WsgiApp = EnforcedConditions(DomainDispatcherApplication(create_backend_app))
     if rate:
-        app = behind_slow_line(app, rate)
+        app = with_slow_uploads(app, rate)
     run_simple("127.0.0.1", port, app, threaded=True, request_handler=MotoRequestHandler)
 
 

@@ -1,6 +1,6 @@
-"""A database's schema as text, the same from every version of Postgres: what sql/schema.sql holds.
+"""A database's schema as text, the same from every version of Postgres: the content of sql/schema.sql.
 
-pg_dump would do, but its output changes with its version, and it is not there on every machine.
+pg_dump is not used, because its output changes with its version, and not every machine has it.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ select format(e'create view %I as\\n%s', viewname, definition)
  order by viewname
 """
 
-# Only how they are called: their one source is sql/functions.
+# Only the signatures: the source of the functions is in sql/functions.
 FUNCTIONS = """
 select format('-- function %s(%s) returns %s',
               proname, pg_get_function_arguments(oid), pg_get_function_result(oid))
@@ -100,7 +100,7 @@ def dump(connection: psycopg.Connection[Any]) -> str:
 
 
 def drawing(connection: psycopg.Connection[Any]) -> str:
-    """The states of a job and their moves as a Mermaid diagram, from the table that the trigger obeys."""
+    """The states of a job and their transitions as a Mermaid diagram, from the table that the trigger reads."""
     moves = connection.execute("select from_status, to_status, by from job_transitions order by 1, 2").fetchall()
     left = {move[0] for move in moves}
     final = sorted({move[1] for move in moves} - left)
@@ -113,14 +113,14 @@ def drawing(connection: psycopg.Connection[Any]) -> str:
 
 
 def redrawn(text: str, picture: str) -> str:
-    """A page with the drawing between its two marks replaced."""
+    """The text of a page with the drawing between its two marks replaced."""
     before, mark, rest = text.partition("<!-- drawn from job_transitions by scripts/schema -->")
     _, end, after = rest.partition("<!-- end -->")
     return f"{before}{mark}\n{picture}\n{end}{after}"
 
 
 def main() -> None:
-    """Write sql/schema.sql and the drawing in sql/README.md of this checkout anew from its migrations."""
+    """Generate sql/schema.sql and the drawing in sql/README.md of this checkout from its migrations."""
     with tempfile.TemporaryDirectory(prefix="kelpie-schema-") as folder:
         Path(folder).chmod(0o755)
         postgres = EmbeddedPostgres(Path(folder) / "postgres")

@@ -4,8 +4,8 @@
         worker = stack.start_worker("machine-1")
         job = stack.client.submit({"command": "true", "container_group_id": stack.group})
 
-Everything lies below one folder and ends with the stack, or with this process. Start and restart parts from the
-main thread (see `processes.Child`).
+All files are in one folder; all processes end with the stack, or with this process. Start and restart parts from
+the main thread only (see `processes.Child`).
 """
 
 import os
@@ -24,7 +24,7 @@ from local_stack.postgres import EmbeddedPostgres
 from local_stack.processes import CHECKOUT, Child, free_port, kill_all_in, processes_in, wait_for, wait_until_ready
 from local_stack.s3 import S3Server
 
-# Settings of the shell that starts the stack must not reach into it.
+# Settings of the shell that starts the stack must not reach its programs.
 FOREIGN_SETTINGS = ("AWS_", "DATABASE_URL", "FILE_WATCHER_", "GUNICORN_", "KELPIE_", "MAX_", "SALAD_", "WEB_")
 NO_METADATA_SERVICE = "http://127.0.0.1:9"
 
@@ -75,7 +75,7 @@ class LocalStack:
         self._at_exit.close()
 
     def _start(self) -> None:
-        self._at_exit.callback(kill_all_in, self.root)  # the last thing: whatever the rest left behind
+        self._at_exit.callback(kill_all_in, self.root)  # called last: kills what the others left running
         self._at_exit.callback(self.s3.stop)
         self.s3.start()
         if self.postgres is not None:
@@ -93,7 +93,7 @@ class LocalStack:
         return ApiClient(self.api_url, self.user_key)
 
     def start_api(self) -> None:
-        """Also after `kill_api`: at the same address."""
+        """Start the API, after `kill_api` at the same address."""
         options = {
             "config": "python:kelpie_api.gunicorn_conf",
             "bind": self.api_url.removeprefix("http://"),
@@ -110,7 +110,7 @@ class LocalStack:
         wait_until_ready(self._api, ApiClient(self.api_url, "").is_ready)
 
     def kill_api(self) -> None:
-        """kill -9 for gunicorn and all its web processes."""
+        """SIGKILL for gunicorn and all its web processes."""
         if self._api is not None:
             self._api.kill()
             self._api = None
@@ -142,7 +142,7 @@ class LocalStack:
         self._at_exit.callback(sender.kill)
 
     def new_user_key(self, organization: str, project: str) -> str:
-        """The key of a new user."""
+        """Create a user; returns its API key."""
         admin = ApiClient(self.api_url, self.admin_key)
         return admin.create_key(admin.create_user(f"local-{secrets.token_hex(4)}"), organization, project)
 
@@ -175,7 +175,10 @@ class LocalStack:
 
 
 class Worker:
-    """A machine with one worker on it. Its disk is a folder; its logs outlive it, for they lie elsewhere."""
+    """A machine with one worker on it.
+
+    Its disk is a folder; its logs are elsewhere, so that they outlive the disk.
+    """
 
     def __init__(self, machine_id: str, root: Path, environment: Mapping[str, str]) -> None:
         self.machine_id = machine_id
@@ -196,7 +199,7 @@ class Worker:
         return self._child is not None and self._child.alive
 
     def start(self) -> None:
-        """Also after `crash`: the same machine with the same disk."""
+        """Start the worker, after `crash` with the same machine id and disk."""
         self.disk.mkdir(exist_ok=True)
         self._child = Child(
             self.machine_id,
@@ -207,26 +210,26 @@ class Worker:
         )
 
     def stop(self) -> int:
-        """SIGTERM, and the exit code."""
+        """Send SIGTERM; returns the exit code."""
         if self._child is None:
             raise RuntimeError(f"{self.machine_id} is not running")
         self._child.stop(signal.SIGTERM, timeout=40)
         return self._child.wait(0)
 
     def crash(self) -> None:
-        """kill -9: the worker is gone with its children and its command, the disk stays."""
+        """SIGKILL for the worker, its children and its command; the disk stays."""
         if self._child is not None:
             self._child.kill()
             self._child = None
             wait_for(lambda: not processes_in(self.disk), f"everything on {self.machine_id} to end")
 
     def vanish(self) -> None:
-        """kill -9 and remove the disk, as when the node is given to another customer."""
+        """SIGKILL, and the disk is deleted, as when a machine is lost."""
         self.crash()
         shutil.rmtree(self.disk)
 
 
 def own_environment() -> dict[str, str]:
-    """This process's environment without settings of Kelpie, and without a proxy for this machine."""
+    """This process's environment without settings of Kelpie, and with no proxy for requests to this machine."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN_SETTINGS)}
     return {**inherited, "PYTHONPATH": str(CHECKOUT), "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}

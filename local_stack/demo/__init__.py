@@ -1,1 +1,4 @@
-"""The demo: real jobs on a whole Kelpie, real kills, and a comparison byte by byte. Start at `__main__`."""
+"""The demo: real jobs on a whole Kelpie, real kills, and a comparison of every output byte.
+
+Start at `__main__`.
+"""

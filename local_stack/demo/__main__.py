@@ -1,4 +1,4 @@
-"""A whole Kelpie on this machine, three kinds of jobs, five kills, and not a byte lost.
+"""The demo: a whole Kelpie on this machine, three kinds of jobs, five kills, and no byte of output lost.
 
     scripts/demo [--keep]
 
@@ -14,14 +14,14 @@ import time
 from pathlib import Path
 
 from local_stack.demo import jobs
+from local_stack.demo.job_watcher import FollowedBatch, FollowedJob, JobWatcher
+from local_stack.demo.outages import Outages
 from local_stack.demo.receiver import WebhookReceiver
 from local_stack.demo.report import Result, result_of_batch, result_of_job, table
-from local_stack.demo.scenes import Show
-from local_stack.demo.story import FollowedBatch, FollowedJob, Story
 from local_stack.processes import Child, processes_in, scratch_folder
 from local_stack.stack import LocalStack, own_environment
 
-UPLOAD_RATE = 800_000  # bytes per second and file: a slow home line
+UPLOAD_RATE = 800_000  # bytes per second and file, like a slow connection at home
 WEBHOOK_PATIENCE = 120  # seconds; retries are seconds apart at first
 INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 
@@ -32,11 +32,11 @@ def python(name: str, *arguments: str | Path, folder: Path) -> Child:
 
 def finish(child: Child) -> None:
     if child.wait(timeout=180) != 0:
-        raise RuntimeError(f"{child.name} failed:\n{child.last_words()}")
+        raise RuntimeError(f"{child.name} failed:\n{child.log_tail()}")
 
 
 def perform(root: Path, keep: bool) -> bool:
-    """The whole demo; whether everything is as it must be."""
+    """Run the whole demo; returns whether every result is right."""
     print("Starting Postgres, an S3 server, the API, the webhook sender and two workers ...", flush=True)
     reference = root / "reference"
     prepared = python("prepare", jobs.EXAMPLES / "digits" / "prepare.py", reference / "digits/input", folder=root)
@@ -44,45 +44,45 @@ def perform(root: Path, keep: bool) -> bool:
         finish(prepared)
         jobs.upload_inputs(stack.s3, reference / "digits" / "input")
         undisturbed = python("reference", "-m", "local_stack.demo.reference", reference, folder=root)
-        story = Story(stack)
-        story.tell("stack", f"is up: API {stack.api_url}, S3 {stack.s3.url}, logs in {root}")
-        show = Show(stack, story)
-        long_jobs, batch = submit(show, receiver.url)
-        show.play()
-        hear_webhooks(story, receiver, len(long_jobs) + len(batch.ids))
+        watcher = JobWatcher(stack)
+        watcher.tell("stack", f"is up: API {stack.api_url}, S3 {stack.s3.url}, logs in {root}")
+        outages = Outages(stack, watcher)
+        long_jobs, batch = submit(outages, receiver.url)
+        outages.run()
+        wait_for_webhooks(watcher, receiver, len(long_jobs) + len(batch.ids))
         finish(undisturbed)
         results = [result_of_job(stack, job, reference) for job in long_jobs]
         results.append(result_of_batch(stack, batch, reference))
         all_is_well = conclude(root, results, receiver)
         if keep:
-            stay(stack, long_jobs[0])
+            keep_running(stack, long_jobs[0])
     return all_is_well
 
 
-def submit(show: Show, webhook: str) -> tuple[list[FollowedJob], FollowedBatch]:
-    stack, story = show.stack, show.story
+def submit(outages: Outages, webhook: str) -> tuple[list[FollowedJob], FollowedBatch]:
+    stack, watcher = outages.stack, outages.watcher
     long_jobs = [
-        story.follow("counting", stack.client.submit(jobs.counting(stack.group, webhook))),
-        story.follow("digits", stack.client.submit(jobs.digits(stack.group, webhook))),
+        watcher.follow("counting", stack.client.submit(jobs.counting(stack.group, webhook))),
+        watcher.follow("digits", stack.client.submit(jobs.digits(stack.group, webhook))),
     ]
-    batch = story.follow_batch("montecarlo", jobs.submit_montecarlo(stack, webhook))
-    story.tell(
+    batch = watcher.follow_batch("montecarlo", jobs.submit_montecarlo(stack, webhook))
+    watcher.tell(
         "user", f"submits counting (to {jobs.COUNT_TO}), digits ({jobs.EPOCHS} epochs), montecarlo x {jobs.BLOCKS}"
     )
     for _ in range(2):
-        story.tell("fleet", f"{show.new_machine().machine_id} comes with an empty disk")
+        watcher.tell("fleet", f"{outages.new_machine().machine_id} comes with an empty disk")
     return long_jobs, batch
 
 
-def hear_webhooks(story: Story, receiver: WebhookReceiver, completed: int) -> None:
-    story.until(
+def wait_for_webhooks(watcher: JobWatcher, receiver: WebhookReceiver, completed: int) -> None:
+    watcher.until(
         lambda: receiver.count("completed") == completed, f"{completed} webhooks `completed`", WEBHOOK_PATIENCE
     )
 
 
 def conclude(root: Path, results: list[Result], receiver: WebhookReceiver) -> bool:
     print(f"\n{table(results)}\n")
-    print(f"webhooks heard: {receiver.total()}, of them `completed` for {receiver.count('completed')} jobs")
+    print(f"webhooks received: {receiver.total()}, of them `completed` for {receiver.count('completed')} jobs")
     print_results(root, results)
     all_is_well = all(result.is_right for result in results)
     print("Not a byte was lost." if all_is_well else "SOMETHING IS WRONG: see the table.", flush=True)
@@ -90,7 +90,7 @@ def conclude(root: Path, results: list[Result], receiver: WebhookReceiver) -> bo
 
 
 def print_results(root: Path, results: list[Result]) -> None:
-    """What the user wanted to know in the first place, from the bucket's bytes."""
+    """Print what the jobs computed, read from their outputs in the bucket."""
     outputs = {result.name: result.output for result in results}
     metrics = json.loads(outputs["digits"].get("metrics.json", b'{"accuracy": 0}'))
     print(f"digits: {metrics['accuracy']:.1%} of the unseen digits are read correctly")
@@ -102,7 +102,7 @@ def print_results(root: Path, results: list[Result]) -> None:
     print("montecarlo:", subprocess.run(gather, capture_output=True, text=True).stdout, end="")
 
 
-def stay(stack: LocalStack, job: FollowedJob) -> None:
+def keep_running(stack: LocalStack, job: FollowedJob) -> None:
     header = f"-H 'X-Kelpie-Key: {stack.user_key}'"
     new_job = json.dumps({"command": "echo", "arguments": ["hello"], "container_group_id": stack.group})
     print(
@@ -121,7 +121,7 @@ def stay(stack: LocalStack, job: FollowedJob) -> None:
 
 
 def interrupt(*_: object) -> None:
-    """SIGTERM and SIGHUP end the demo like Ctrl-C; while it cleans up, more of them change nothing."""
+    """SIGTERM and SIGHUP end the demo like Ctrl-C. During the clean-up further signals are ignored."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

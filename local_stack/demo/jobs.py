@@ -1,4 +1,4 @@
-"""The three jobs of the demo: what is submitted, and where the results lie."""
+"""The three kinds of jobs of the demo: what is submitted, and where the results are stored."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ DIGITS_CHECKPOINTS = "digits/checkpoints/"
 
 
 def upload_inputs(s3: S3Server, digits: Path) -> None:
-    """The bucket as a user prepares it before submitting."""
+    """Create the bucket and upload the inputs, as a user would before submitting."""
     s3.create_bucket(BUCKET)
     s3.put(BUCKET, "counting/input/limit.txt", str(COUNT_TO).encode())
     for path in digits.iterdir():
@@ -34,8 +34,8 @@ def upload_inputs(s3: S3Server, digits: Path) -> None:
 
 
 def counting(group: str, webhook: str) -> Job:
-    """Described the oldest way: three directories that the script finds by environment variables."""
-    places = {
+    """A job in the legacy form: three directories that the script finds by environment variables."""
+    locations = {
         f"{place}_{part}": BUCKET if part == "bucket" else f"counting/{place}/"
         for place in ("input", "checkpoint", "output")
         for part in ("bucket", "prefix")
@@ -47,7 +47,7 @@ def counting(group: str, webhook: str) -> Job:
         "container_group_id": group,
         "heartbeat_interval": HEARTBEAT_INTERVAL,
         "webhook": webhook,
-        **places,
+        **locations,
     }
 
 
@@ -78,7 +78,7 @@ def sync_block(prefix: str, local_path: str, direction: str) -> dict[str, str]:
 
 
 def submit_montecarlo(stack: LocalStack, webhook: str) -> list[str]:
-    """With the example's own script, as its user would; the ids of the jobs."""
+    """Submit the jobs with the example's own script, as its user would; returns their ids."""
     options = {
         "bucket": BUCKET,
         "prefix": OUTPUTS["montecarlo"],

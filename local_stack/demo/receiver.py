@@ -1,4 +1,4 @@
-"""The user's side of the webhooks: a small web server that remembers what it hears."""
+"""The user's side of the webhooks: a small web server that records what it receives."""
 
 import json
 from collections import defaultdict
@@ -7,10 +7,10 @@ from threading import Thread
 
 
 class WebhookReceiver:
-    """A context manager; `heard` maps a job's id to the webhooks for it: {webhook id: status}."""
+    """A context manager; `received` maps a job's id to the webhooks for it: {webhook id: status}."""
 
     def __init__(self, address: str = "127.0.0.1") -> None:
-        self.heard: dict[str, dict[str, str]] = defaultdict(dict)
+        self.received: dict[str, dict[str, str]] = defaultdict(dict)
         self._server = ThreadingHTTPServer((address, 0), self._handler())
         self.url = f"http://{address}:{self._server.server_port}/kelpie"
 
@@ -23,24 +23,24 @@ class WebhookReceiver:
         self._server.server_close()
 
     def count(self, status: str) -> int:
-        """How many different jobs it heard this status of."""
-        return sum(status in webhooks.values() for webhooks in list(self.heard.values()))
+        """For how many different jobs it received this status."""
+        return sum(status in webhooks.values() for webhooks in list(self.received.values()))
 
     def total(self) -> int:
-        return sum(map(len, list(self.heard.values())))
+        return sum(map(len, list(self.received.values())))
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
-        heard = self.heard
+        received = self.received
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                # One that is delivered twice has the same id: it counts once.
-                heard[body["job_id"]][self.headers["webhook-id"]] = body["status"]
+                # A webhook that is delivered twice has the same id, so that it counts once.
+                received[body["job_id"]][self.headers["webhook-id"]] = body["status"]
                 self.send_response(204)
                 self.end_headers()
 
             def log_message(self, format: str, *args: object) -> None:
-                """Silence: the story tells what was heard."""
+                """Print nothing: the demo itself prints what was received."""
 
         return Handler

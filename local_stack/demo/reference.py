@@ -1,8 +1,8 @@
-"""The results of jobs without an interruption: the same scripts, run without Kelpie.
+"""The outputs of uninterrupted jobs: the same scripts, run without Kelpie.
 
     python -m local_stack.demo.reference FOLDER
 
-FOLDER/digits/input holds the data set. The results go to FOLDER/<job>/output.
+FOLDER/digits/input contains the data set. The results go to FOLDER/<job>/output.
 """
 
 import os
@@ -19,10 +19,10 @@ def run(script: str, *arguments: object, **environment: str) -> None:
 
 
 def run_counting(folder: Path) -> None:
-    places = {f"{name.upper()}_DIR": str(folder / name) for name in ("input", "checkpoint", "output")}
+    directories = {f"{name.upper()}_DIR": str(folder / name) for name in ("input", "checkpoint", "output")}
     (folder / "input").mkdir(parents=True)
     (folder / "input" / "limit.txt").write_text(str(COUNT_TO))
-    run("counting/count.py", **places)
+    run("counting/count.py", **directories)
 
 
 def run_digits(folder: Path) -> None:
@@ -34,7 +34,7 @@ def run_montecarlo(folder: Path) -> None:
 
 
 def output_of(folder: Path, job: str) -> dict[str, bytes]:
-    """{name: bytes} of an uninterrupted run, as `S3Server.files` gives them of the interrupted one."""
+    """{name: bytes} of an uninterrupted run, as `S3Server.files` returns them for the interrupted one."""
     output = folder / job / "output"
     return {str(path.relative_to(output)): path.read_bytes() for path in output.rglob("*") if path.is_file()}
 

@@ -1,13 +1,13 @@
-"""The end of the demo: every result beside that of an uninterrupted run, and the verdict."""
+"""The report at the end of the demo: every result compared with that of an uninterrupted run."""
 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from local_stack.demo.job_watcher import FollowedBatch, FollowedJob
 from local_stack.demo.jobs import BUCKET, OUTPUTS
 from local_stack.demo.reference import output_of
-from local_stack.demo.story import FollowedBatch, FollowedJob
 from local_stack.stack import LocalStack
 
 HEADER = ("job", "attempts", "interruptions", "failures", "work saved by each resume", "sha256 of output", "bytes")
@@ -15,7 +15,7 @@ HEADER = ("job", "attempts", "interruptions", "failures", "work saved by each re
 
 @dataclass(frozen=True)
 class Result:
-    """How one job, or a batch, went."""
+    """The result of one job, or of a batch."""
 
     name: str
     jobs: int
@@ -70,7 +70,7 @@ def result(stack: LocalStack, name: str, ids: list[str], saved: str, reference: 
 
 
 def sha256(files: Mapping[str, bytes]) -> str:
-    """One sum over names and contents, shortened for a table. The comparison itself is of the bytes."""
+    """One digest of all names and contents, shortened for the table. The comparison itself is of the bytes."""
     total = hashlib.sha256()
     for name, content in sorted(files.items()):
         total.update(f"{hashlib.sha256(content).hexdigest()}  {name}\n".encode())

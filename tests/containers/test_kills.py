@@ -96,4 +96,4 @@ def test_kills_of_the_api_and_the_database_break_no_promise(stack: Compose) -> N
         assert {attempt["outcome"] for attempt in rows.attempts} >= {"completed", "failed", "released", "canceled"}
         wait_for(lambda: count(db, UNSENT) == 0, "all webhooks to be sent", timeout=120)
         sent = {str(row["id"]) for row in db.all("select id from webhooks")}
-        assert sent <= {name for heard in list(receiver.heard.values()) for name in heard}
+        assert sent <= {name for heard in list(receiver.received.values()) for name in heard}

@@ -34,7 +34,7 @@ def test_a_job_is_driven_to_its_end_through_the_proxy(stack: Compose) -> None:
         caller.answer("POST", f"/jobs/{job['id']}/completed", holder)
         assert caller.answer("GET", f"/jobs/{job['id']}")["status"] == "completed"
         wait_for(lambda: receiver.total() == 2, "both webhooks")
-        assert sorted(receiver.heard[job["id"]].values()) == ["completed", "running"]
+        assert sorted(receiver.received[job["id"]].values()) == ["completed", "running"]
 
 
 def test_a_worker_brings_its_outputs_home_through_the_proxy(stack: Compose) -> None:

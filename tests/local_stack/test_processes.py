@@ -55,7 +55,7 @@ def test_killing_a_child_takes_its_whole_group_along(folder: Path) -> None:
     wait_for(lambda: not processes_in(folder), "all of them to end")
 
 
-def test_a_server_that_ends_while_starting_is_reported_with_its_last_words(folder: Path) -> None:
+def test_a_server_that_ends_while_starting_is_reported_with_the_end_of_its_log(folder: Path) -> None:
     child = Child("server", ["sh", "-c", "echo the port is taken >&2; exit 1"], folder=folder)
     with pytest.raises(RuntimeError, match="the port is taken"):
         wait_until_ready(child, lambda: False)

@@ -1,27 +1,27 @@
-"""What goes wrong in the demo, in the order of the show. Every kill is `kill -9` of real processes."""
+"""What goes wrong in the demo, in its order. Every kill is a SIGKILL of real processes."""
 
 from local_stack.client import ApiUnavailableError, Job
 from local_stack.demo import jobs
-from local_stack.demo.story import FollowedJob, Story
+from local_stack.demo.job_watcher import FollowedJob, JobWatcher
 from local_stack.postgres import EmbeddedPostgres
 from local_stack.stack import LocalStack, Worker
 
 API_OUTAGE = 3 * jobs.HEARTBEAT_INTERVAL  # seconds; longer than a lease
 DATABASE_OUTAGE = 1.5
-LONG = 180  # seconds; patience with a slow machine
+LONG = 180  # seconds; long enough for a slow machine
 
 
-class Show:
-    """The stack, the story, and the fleet of machines on which the jobs run."""
+class Outages:
+    """Kills parts of the stack one after the other, and waits until the jobs go on."""
 
-    def __init__(self, stack: LocalStack, story: Story) -> None:
+    def __init__(self, stack: LocalStack, watcher: JobWatcher) -> None:
         self.stack = stack
-        self.story = story
+        self.watcher = watcher
         self._machines = 0
 
-    def play(self) -> None:
-        self.lose_machine_while_computing(self.story.jobs["counting"])
-        self.lose_machine_while_uploading(self.story.jobs["digits"])
+    def run(self) -> None:
+        self.lose_machine_while_computing(self.watcher.jobs["counting"])
+        self.lose_machine_while_uploading(self.watcher.jobs["digits"])
         self.wait_for_new_holders()
         self.lose_api()
         if self.stack.postgres is not None:
@@ -34,100 +34,108 @@ class Show:
         return self.stack.start_worker(f"machine-{self._machines}")
 
     def lose_machine_while_computing(self, job: FollowedJob) -> None:
-        self.story.until(lambda: job.step >= 80, f"{job.name} to be well under way", LONG)
-        self.story.until(
+        self.watcher.until(lambda: job.step >= 80, f"{job.name} to be well under way", LONG)
+        self.watcher.until(
             lambda: self.stack.s3.keys(jobs.BUCKET, f"{job.name}/checkpoint/"), "its checkpoint", LONG
         )
-        self.story.tell_kill(f"{job.machine_id} in the middle of {job.name}, at step {job.step}; its disk is lost")
+        self.watcher.tell_kill(
+            f"{job.machine_id} in the middle of {job.name}, at step {job.step}; its disk is lost"
+        )
         self.replace(self.holder(job))
 
     def lose_machine_while_uploading(self, job: FollowedJob) -> None:
-        """When some files of a checkpoint are in the bucket and its index, the last one, is not."""
+        """Lose the machine when some files of a checkpoint are uploaded and its index, the last file, is not."""
         while not (checkpoint := self.crash_while_uploading(job)):
-            self.story.tell(job.name, "the upload ended a moment before the kill; once more")
+            self.watcher.tell(job.name, "the upload ended a moment before the kill; once more")
             self.holder(job).start()
             self.wait_for_progress()
         holder = self.holder(job)
-        self.story.tell_kill(
+        self.watcher.tell_kill(
             f"{holder.machine_id} while it uploads a checkpoint of {job.name}: {checkpoint} is in the bucket, "
             "but without its index; its disk is lost"
         )
         self.replace(holder)
 
     def crash_while_uploading(self, job: FollowedJob) -> str | None:
-        """The checkpoint that was caught half uploaded, if one was."""
-        self.story.until(lambda: job.step >= 10 and self.half_uploaded(), "a checkpoint on its way up", LONG)
+        """The checkpoint that is half uploaded after the crash; None if its upload had ended."""
+        self.watcher.until(lambda: job.step >= 10 and self.half_uploaded(), "a checkpoint on its way up", LONG)
         self.holder(job).crash()
         return self.half_uploaded()
 
     def lose_api(self) -> None:
         before = self.attempts()
-        self.story.tell_kill(f"the API: gunicorn and all its processes, for {API_OUTAGE} seconds")
+        self.watcher.tell_kill(f"the API: gunicorn and all its processes, for {API_OUTAGE} seconds")
         self.stack.kill_api()
-        self.story.pass_time(API_OUTAGE)
+        self.watcher.pass_time(API_OUTAGE)
         self.stack.start_api()
         self.wait_for_progress()
         renewed = "no job was" if self.attempts() == before else "JOBS WERE"
-        self.story.tell("api", f"was away for longer than a lease, and {renewed} handed out anew")
+        self.watcher.tell("api", f"was away for longer than a lease, and {renewed} handed out anew")
 
     def lose_postgres(self, postgres: EmbeddedPostgres) -> None:
-        self.story.tell_kill("Postgres: immediate stop, no checkpoint, no goodbye")
+        self.watcher.tell_kill("Postgres: immediate stop, without a checkpoint")
         postgres.stop(immediate=True)
-        self.story.pass_time(DATABASE_OUTAGE)
+        self.watcher.pass_time(DATABASE_OUTAGE)
         postgres.start()
-        self.story.tell("postgres", "has recovered from its log")
+        self.watcher.tell("postgres", "has recovered from its log")
         self.wait_for_progress()
 
     def lose_worker_but_not_its_disk(self, job: FollowedJob) -> None:
         resumes = len(job.resumes)
         holder = self.holder(job)
-        self.story.tell_kill(f"the worker on {holder.machine_id} at step {job.step} of {job.name}; its disk stays")
+        self.watcher.tell_kill(
+            f"the worker on {holder.machine_id} at step {job.step} of {job.name}; its disk stays"
+        )
         holder.crash()
         holder.start()
-        self.story.until(lambda: len(job.resumes) > resumes, f"{job.name} to be resumed from the disk", LONG)
+        self.watcher.until(lambda: len(job.resumes) > resumes, f"{job.name} to be resumed from the disk", LONG)
 
     def replace(self, worker: Worker) -> None:
         worker.vanish()
-        newcomer = self.new_machine()
-        self.story.tell("fleet", f"{worker.machine_id} is gone, {newcomer.machine_id} comes with an empty disk")
+        replacement = self.new_machine()
+        self.watcher.tell(
+            "fleet", f"{worker.machine_id} is gone, {replacement.machine_id} comes with an empty disk"
+        )
 
     def job_with_most_left(self) -> FollowedJob:
-        return min(self.story.jobs.values(), key=lambda job: job.step / max(1, job.total))
+        return min(self.watcher.jobs.values(), key=lambda job: job.step / max(1, job.total))
 
     def holder(self, job: FollowedJob) -> Worker:
-        """The machine that has the job now, looked up afresh."""
+        """The worker on the machine that has the job now, according to the API."""
         machine_id = self.shown(job)["machine_id"]
         return next(worker for worker in self.stack.workers if worker.machine_id == machine_id)
 
     def wait_for_new_holders(self) -> None:
-        """Until both jobs go on where they were interrupted, and the API has said so."""
-        jobs = self.story.jobs.values()
-        self.story.until(lambda: all(job.resumes and job.attempt > 1 for job in jobs), "both jobs to go on", LONG)
+        """Wait until both jobs go on where they were interrupted, and the API shows it."""
+        jobs = self.watcher.jobs.values()
+        self.watcher.until(
+            lambda: all(job.resumes and job.attempt > 1 for job in jobs), "both jobs to go on", LONG
+        )
         self.wait_for_progress()
 
     def wait_for_progress(self) -> None:
-        """The API answers, and every long job has made a step more: the outage is over for all."""
-        jobs = self.story.jobs.values()
+        """Wait until the API answers and every long job has made another step: the outage is over for all."""
+        jobs = self.watcher.jobs.values()
         steps = {job.name: job.step for job in jobs}
-        self.story.until(
-            lambda: self.story.api_answers and all(job.is_final or job.step > steps[job.name] for job in jobs),
+        self.watcher.until(
+            lambda: self.watcher.api_answers and all(job.is_final or job.step > steps[job.name] for job in jobs),
             "both jobs to make progress",
             LONG,
         )
 
     def wait_for_completion(self) -> None:
-        self.story.until(self.all_is_final, "all jobs to be completed", 4 * LONG)
+        self.watcher.until(self.all_is_final, "all jobs to be completed", 4 * LONG)
 
     def all_is_final(self) -> bool:
-        batch = self.story.batch
-        long_jobs = all(job.is_final for job in self.story.jobs.values())
+        batch = self.watcher.batch
+        long_jobs = all(job.is_final for job in self.watcher.jobs.values())
         return long_jobs and (batch is None or batch.completed == len(batch.ids))
 
     def attempts(self) -> dict[str, int]:
-        return {job.id: self.shown(job)["attempt"] for job in self.story.jobs.values()}
+        return {job.id: self.shown(job)["attempt"] for job in self.watcher.jobs.values()}
 
     def shown(self, job: FollowedJob) -> Job:
-        """As the API shows it, asked again for as long as it says that its database is away."""
+        """The job as the API shows it; asks again while the API says that its database is unreachable."""
 
         def answer() -> Job | None:
             try:
@@ -135,7 +143,7 @@ class Show:
             except ApiUnavailableError:
                 return None
 
-        return self.story.until(answer, "the API to answer", LONG)
+        return self.watcher.until(answer, "the API to answer", LONG)
 
     def half_uploaded(self) -> str | None:
         """The newest checkpoint in the bucket, if it has no index yet."""

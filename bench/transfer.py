@@ -1,4 +1,4 @@
-"""One direction of a job's files, as the worker's uploader carries it: what bench.sync measures."""
+"""Transfers a job's files in one direction by the worker's uploader: the program that bench.sync measures."""
 
 from __future__ import annotations
 
@@ -29,31 +29,31 @@ ENDS = {"outputs": Uploaded, "checkpoint": Flushed, "download": Downloaded}
 def main(what: str, folder: Path, bucket: str, prefix: str) -> None:
     config = load({**os.environ, "SALAD_CONTAINER_GROUP_ID": CLAIM, "KELPIE_API_KEY": CLAIM})
     logs.configure(config)
-    told: queue.Queue[Message] = queue.Queue()
-    uploader = Uploader(config, told.put)
+    messages: queue.Queue[Message] = queue.Queue()
+    uploader = Uploader(config, messages.put)
     uploader._client.get()  # boto3 is loaded once in a worker's life
-    begun, cpu = time.monotonic(), time.process_time()  # a worker's uploader is there when its job comes
+    begun, cpu = time.monotonic(), time.process_time()  # a worker's uploader is running before its job comes
     block = (SyncBlock(bucket, prefix, str(folder.resolve())),)
     uploader.carry_out(Renew(CLAIM, boottime() + 86_400))
     match what:
         case "outputs":
-            lies = str(folder.resolve())
-            uploader.carry_out(Upload(Job(CLAIM, CLAIM, after=block), aside=((lies, lies),)))
+            path = str(folder.resolve())
+            uploader.carry_out(Upload(Job(CLAIM, CLAIM, after=block), aside=((path, path),)))
         case "checkpoint":
             job = Job(CLAIM, CLAIM, during=block)
             uploader.carry_out(Watch(job))
             uploader.carry_out(Flush(job))
         case "download":
             uploader.carry_out(Download(Job(CLAIM, CLAIM, before=block)))
-    failure = wait_for_end(told, ENDS[what])
+    failure = wait_for_end(messages, ENDS[what])
     click.echo(f"carried in {time.monotonic() - begun:.3f} s, {time.process_time() - cpu:.3f} s CPU")
     sys.exit(failure)
 
 
-def wait_for_end(told: queue.Queue[Message], end: type[Message]) -> str | None:
-    """None once it is done; else what came instead."""
+def wait_for_end(messages: queue.Queue[Message], end: type[Message]) -> str | None:
+    """Wait for the transfer's end. Returns None, or the message that says why it failed."""
     while True:
-        message = told.get()
+        message = messages.get()
         if isinstance(message, end):
             return None
         if "Refused" in type(message).__name__ or "Troubled" in type(message).__name__:

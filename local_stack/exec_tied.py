@@ -1,9 +1,9 @@
-"""Become another program that ends when its owner ends, however the owner ends.
+"""Execute a program that gets a signal when the process that started it ends, for whatever reason.
 
-    python -I -S leash.py OWNER_PID DEATH_SIGNAL [UID:GID] -- PROGRAM ARGUMENT...
+    python -I -S exec_tied.py OWNER_PID DEATH_SIGNAL [UID:GID] -- PROGRAM ARGUMENT...
 
-A process of its own instead of code between fork and exec: the owner may have threads by then. It imports
-nothing but the standard library, so that it starts in a few milliseconds.
+It is a process of its own, and no code between fork and exec, because the owner may have threads. It imports only
+the standard library, so that it starts within milliseconds.
 """
 
 import ctypes
@@ -22,10 +22,13 @@ def drop_to(account: str) -> None:
 
 
 def die_with(owner: int, death_signal: int) -> None:
-    """Where the kernel cannot do this (not Linux) the owner's own clean-up has to be enough."""
+    """Ask the kernel for the signal.
+
+    On systems other than Linux only the owner's own clean-up ends the program.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, death_signal)
-    if os.getppid() != owner:  # it ended before the line above
+    if os.getppid() != owner:  # the owner ended before the prctl call
         sys.exit(OWNER_IS_GONE)
 
 

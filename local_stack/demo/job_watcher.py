@@ -1,4 +1,4 @@
-"""Tells what happens, line by line, as an onlooker sees it: from the API and from what the jobs print."""
+"""Prints what happens to the jobs, line by line: from what the API shows and from what the jobs print."""
 
 import re
 import sys
@@ -13,12 +13,12 @@ from local_stack.stack import LocalStack
 
 T = TypeVar("T")
 
-PAUSE = 0.05  # seconds between two looks at the jobs' output
+PAUSE = 0.05  # seconds between two reads of the jobs' output
 API_PAUSE = 0.3
 API_PATIENCE = 2.0
 BATCH_PAUSE = 2.0
 
-# The examples print these, and `passing over ...` for a checkpoint that is not whole.
+# The examples print these, and `passing over ...` for a checkpoint that is not complete.
 STEP = re.compile(r"(?P<job>\w+): step (?P<step>\d+) of (?P<total>\d+)")
 RESUMED = re.compile(r"(?P<job>\w+): resumed from step (?P<step>\d+) of (?P<total>\d+)")
 WORTH_TELLING = re.compile(r"(?P<job>\w+): (?P<text>starts|resumed .*|passing over .*)")
@@ -26,7 +26,7 @@ WORTH_TELLING = re.compile(r"(?P<job>\w+): (?P<text>starts|resumed .*|passing ov
 
 @dataclass
 class FollowedJob:
-    """One long job as the onlooker knows it."""
+    """One long job, as it was last seen."""
 
     name: str
     id: str
@@ -35,7 +35,7 @@ class FollowedJob:
     machine_id: str | None = None
     step: int = 0
     total: int = 0
-    runs_on: str | None = None  # where it was last heard, not what the API says
+    runs_on: str | None = None  # the machine on which it last printed something, not what the API says
     resumes: list["Resume"] = field(default_factory=list)
 
     @property
@@ -51,12 +51,12 @@ class Resume:
 
 @dataclass
 class FollowedBatch:
-    """Many short jobs, of which only the number of finished ones is told."""
+    """Many short jobs, of which only the number of finished ones is printed."""
 
     name: str
     ids: set[str]
     completed: int = 0
-    told: int = 0
+    quarters_printed: int = 0
 
 
 class LineReader:
@@ -75,8 +75,8 @@ class LineReader:
         return complete.decode(errors="replace").splitlines()
 
 
-class Story:
-    """Follows the jobs of a stack. All looking happens inside `until`: nothing here runs in the background."""
+class JobWatcher:
+    """Follows the jobs of a stack. Everything happens inside `until`: nothing runs in the background."""
 
     def __init__(self, stack: LocalStack) -> None:
         self.jobs: dict[str, FollowedJob] = {}
@@ -88,8 +88,8 @@ class Story:
         self._outputs: dict[Path, LineReader] = {}
         self._next_look = {"api": 0.0, "batch": 0.0}
 
-    def tell(self, who: str, what: str) -> None:
-        print(f"{time.monotonic() - self._began:6.1f} s  {who:<11} {what}", flush=True)
+    def tell(self, subject: str, what: str) -> None:
+        print(f"{time.monotonic() - self._began:6.1f} s  {subject:<11} {what}", flush=True)
 
     def tell_kill(self, what: str) -> None:
         bold_red, plain = ("\033[1;31m", "\033[0m") if sys.stdout.isatty() else ("", "")
@@ -104,7 +104,10 @@ class Story:
         return self.batch
 
     def until(self, fact: Callable[[], T | None], what: str, timeout: float = 60) -> T:
-        """Keep telling until `fact` answers something true. TimeoutError names `what`; the time is in seconds."""
+        """Print what happens until `fact` returns something true, and return that.
+
+        Raises TimeoutError, which names `what`, after `timeout` seconds.
+        """
         deadline = time.monotonic() + timeout
         while True:
             self._look()
@@ -116,7 +119,7 @@ class Story:
             time.sleep(PAUSE)
 
     def pass_time(self, seconds: float) -> None:
-        """Keep telling for a while: for an outage that has to last."""
+        """Print what happens for so many seconds: for an outage that has to last."""
         end = time.monotonic() + seconds
         self.until(lambda: time.monotonic() >= end, "time to pass", seconds + 60)
 
@@ -156,7 +159,7 @@ class Story:
 
     def _compare(self, known: FollowedJob, now: Job) -> None:
         if now["attempt"] != known.attempt:
-            why = "" if known.attempt == 0 else f": nobody renewed the lease of {known.machine_id}"
+            why = "" if known.attempt == 0 else f": {known.machine_id} no longer renewed its lease"
             self.tell(known.name, f"handed to {now['machine_id']}, attempt {now['attempt']}{why}")
         if now["status"] != known.status and now["status"] != "running":
             self.tell(known.name, f"{now['status']}, after {now['attempt']} attempts")
@@ -169,8 +172,8 @@ class Story:
         completed = self._api.jobs(status="completed", page_size=1000)
         batch.completed = sum(job["id"] in batch.ids for job in completed)
         quarter = batch.completed * 4 // len(batch.ids)
-        if quarter > batch.told:
-            batch.told = quarter
+        if quarter > batch.quarters_printed:
+            batch.quarters_printed = quarter
             self.tell(batch.name, f"{batch.completed} of {len(batch.ids)} jobs completed")
 
     def _note_api(self, answers: bool) -> None:

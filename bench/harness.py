@@ -1,4 +1,4 @@
-"""Where the benches play: a server, databases of their own on it, a caller, and the goals they are judged by."""
+"""What all benchmarks share: a server, a database of their own on it, a caller, and goals for their results."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from kelpie_api.migrations import migrate
 from local_stack.postgres import EmbeddedPostgres
 from local_stack.processes import scratch_folder
 
-GROUP = "bench"  # the container group whose line is measured
-# Durability stays as it is by default. The rest is what anybody sets for a database of this size.
+GROUP = "bench"  # the container group whose jobs are claimed
+# Usual settings for a database of this size. Those for durability keep their defaults.
 SETTINGS = {"shared_buffers": "1GB", "max_wal_size": "8GB"}
 
 
@@ -73,7 +73,7 @@ class Tenant:
 
 
 def make_tenant(db: Database) -> Tenant:
-    """A user with an API key, as the administrator makes them."""
+    """Create a user with an API key, as the administrator would."""
     user = users.create_user(db, "bench")
     user_id = UUID(str(user["id"]))
     key = users.create_token(db, user_id, "bench", "default")
@@ -84,24 +84,24 @@ def make_tenant(db: Database) -> Tenant:
 
 
 class Goals:
-    """What a bench is judged by. A small run shows that it works; its times mean nothing and are not judged."""
+    """The goals of a benchmark. A small run only shows that it works: its times are printed and not judged."""
 
     def __init__(self, judged: bool) -> None:
         self.judged = judged
         self.missed = 0
 
     def fact(self, what: str, holds: bool) -> None:
-        """Something that must be so at any size."""
+        """A goal that must be met at any size."""
         click.echo(f"{'ok    ' if holds else 'MISSED'}  {what}")
         self.missed += not holds
 
     def figure(self, what: str, reached: bool) -> None:
-        """Something that depends on size and speed."""
+        """A goal that depends on size and speed, so that small runs are not judged by it."""
         if self.judged:
             self.fact(what, reached)
         else:
             click.echo(f"        {what} (small run, not judged)")
 
     def verdict(self) -> int:
-        """The exit code."""
+        """The exit code: 1 if a goal was missed, else 0."""
         return 1 if self.missed else 0
