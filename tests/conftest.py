@@ -51,7 +51,7 @@ SECRET_KEY = "a secret of more than thirty-two characters"
 @cache
 def docker_answers() -> bool:
     with warnings.catch_warnings():
-        # Where nobody listens, docker's client leaves its socket to the garbage collector, which complains later.
+        # If docker does not listen, its client leaves the socket to the garbage collector, which complains later.
         warnings.simplefilter("ignore", ResourceWarning)
         try:
             with closing(docker.from_env(timeout=5)) as client:
@@ -96,7 +96,7 @@ def server(kind: str) -> Iterator[str]:
 
 @contextmanager
 def own_database(server_url: str) -> Iterator[str]:
-    """A new database on a server: tests empty tables, and must never do that to one that somebody uses."""
+    """A new database on a server: tests empty tables, and must never do that to one that is in use."""
     name = f"kelpie_test_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(server_url, autocommit=True) as connection:
         connection.execute(f'create database "{name}"'.encode())

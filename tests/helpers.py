@@ -147,7 +147,7 @@ def make_job(
     **fields: Any,
 ) -> UUID:
     """Insert a legal row in any state, with what belongs to it: `pending`, `held`, `waiting` (handed out before,
-    nobody holds it now), `completed`, `failed`, `canceled`. `silent_for`: seconds since the holder's last
+    no machine holds it now), `completed`, `failed`, `canceled`. `silent_for`: seconds since the holder's last
     heartbeat."""
     row = submissions.submit(db, tenant.caller, [as_row(container_group_id=group, **fields)])[0]
     make: dict[str, Callable[[], None]] = {

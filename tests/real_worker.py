@@ -135,7 +135,7 @@ class Worker:
         process, self._process = self._process, None
         assert self._reader and process.stderr
         self._reader.join(10)
-        assert not self._reader.is_alive(), "somebody whom the worker started outlives it"
+        assert not self._reader.is_alive(), "a process that the worker started outlives it"
         process.stderr.close()
 
     def _read(self, process: subprocess.Popen[str]) -> None:
@@ -190,7 +190,7 @@ def group_of(pid: int) -> list[int]:
 
 
 def kill_everything(worker: Worker) -> None:
-    """As a node does that vanishes: nobody has the time to clean up after anybody."""
+    """Kill every process at once, like the loss of a machine: none can clean up after another."""
     everybody = descendants(worker.pid)
     for pid in everybody:
         with suppress(ProcessLookupError):
@@ -199,7 +199,7 @@ def kill_everything(worker: Worker) -> None:
     for pid in everybody:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not any(map(is_alive, everybody)), "everybody to be gone")
+    wait_for(lambda: not any(map(is_alive, everybody)), "all processes to be gone")
 
 
 def sleeping_under(ancestor: int) -> list[int]:

@@ -2,7 +2,8 @@
 
     python submit.py --bucket BUCKET --blocks 300 [--group CONTAINER_GROUP_ID] [--webhook URL]
 
-KELPIE_API_URL and KELPIE_API_KEY say where and as whom. Prints the id of each job. Standard library only.
+KELPIE_API_URL and KELPIE_API_KEY name the API and the user's key. Prints the id of each job. Standard library
+only.
 """
 
 import argparse

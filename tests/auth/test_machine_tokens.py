@@ -104,7 +104,7 @@ def part(value: Any) -> str:
 
 
 def signed_with_the_public_key(tokens: TokenDouble) -> str:
-    """HS256, its secret being what everybody can read."""
+    """HS256 with the public key, which every client can read, as its secret."""
     public = tokens.key.private.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
@@ -410,7 +410,7 @@ class TestWhatATokenMayDo:
         assert named <= {rule.endpoint for rule in app.url_map.iter_rules()}
 
     def test_everything_else_is_closed(self, app: Flask, machine: Client) -> None:
-        """Also what will be built tomorrow, until somebody opens it."""
+        """A route that is added later is closed too, until it is opened to machines."""
         for rule in app.url_map.iter_rules():
             if rule.endpoint in access.OPEN_TO_MACHINES | access.PUBLIC:
                 continue
@@ -552,7 +552,7 @@ class TestTheKeys:
     def test_are_not_fetched_for_ever_for_keys_that_nobody_has(
         self, app: Flask, tokens: TokenDouble, keys_grow_old: Callable[[float], None]
     ) -> None:
-        """While they are not, nobody is told that a key is none: it may be a new one."""
+        """While the keys cannot be fetched, no key is called unknown: it may be a new one."""
         answers = []
         for number in range(20):
             forged = jwt.encode(tokens.claims(), tokens.key.private, "ES256", {"kid": f"unknown-{number}"})

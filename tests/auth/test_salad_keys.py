@@ -324,7 +324,7 @@ class TestWhileSaladIsSlow:
         later: Callable[[float], None],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """The proof is gone from the database then: the key looks like one that nobody ever asked about."""
+        """The proof is gone from the database then: the key looks like one that Salad was never asked about."""
         db = app.extensions["kelpie"].authenticator.salad_keys.db
         execute, answered = db.execute, []
 
@@ -350,7 +350,7 @@ class TestWhileSaladIsSlow:
         def others() -> int:
             wait_for(lambda: bool(flights.under_way), "Salad to be asked", pause=0.01)
             answered = status(api)
-            assert flights.under_way  # still: nobody waited for Salad
+            assert flights.under_way  # still: no request waited for Salad
             salad.let_go()
             return answered
 
@@ -391,7 +391,7 @@ class TestTheOrganizationsUser:
     def test_is_nobody_whom_the_administrator_made_for_another_purpose(
         self, app: Flask, admin: Client, client: Client
     ) -> None:
-        """Whoever founds an organization of that name at Salad would have the user's jobs."""
+        """Another customer who creates an organization of that name at Salad would get the user's jobs."""
         user = admin.post("/users", {"username": "acme"}).json or {}
         admin.post(f"/users/{user['id']}/token", {"org_name": "elsewhere", "project_name": "default"})
         for _ in range(2):

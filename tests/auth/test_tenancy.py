@@ -1,4 +1,4 @@
-"""Who sees and touches what: every route, by every kind of caller (docs/design/protocol.md, Callers)."""
+"""What each kind of caller may see and change, on every route (docs/design/protocol.md, Callers)."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Route:
         return (owner, other, *[200 if public else 403] * 5)
 
 
-FOREIGN = (401, 403, 404, 404)  # a job of somebody else answers like an unknown one
+FOREIGN = (401, 403, 404, 404)  # another tenant's job is answered like an unknown one
 READ = (200, 404, 200, 404, 404, 200, 403)  # jobs of its own group are there for all machines of it
 REPORTED = (200, 404, 200, 403, 404, 403, 403)  # the report names the holder, and each may speak for itself only
 ANYONES = (200, 200, 200, 200, 200, 200, 403)

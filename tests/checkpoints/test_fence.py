@@ -1,4 +1,4 @@
-"""A zombie, its self-fence defeated, and everybody else who may have written where an attempt writes."""
+"""An attempt that lost its lease without noticing, and other programs that write to the same keys."""
 
 from __future__ import annotations
 

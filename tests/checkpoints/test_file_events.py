@@ -1,4 +1,4 @@
-"""The hints that something changed: what they cost when nobody wants them any more."""
+"""File events: what they cost when a watch has ended."""
 
 from __future__ import annotations
 

@@ -50,8 +50,8 @@ def test_a_checkpoint_is_clean_only_if_it_is_what_was_reported(listed: list[Remo
         (
             [OTHER, LATEST, RemoteFile("c/next/w", 5, "e3", 13.0)],
             0,
-        ),  # which nobody reported, and nobody takes away
-        ([LATEST], 0),  # somebody removed it, who may want the job to begin anew
+        ),  # which was never reported, and is not deleted
+        ([LATEST], 0),  # a user deleted it, perhaps so that the job begins anew
     ],
 )
 def test_older_versions_are_taken_only_where_they_make_a_whole(listed: list[RemoteFile], instead: int) -> None:

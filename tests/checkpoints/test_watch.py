@@ -357,7 +357,7 @@ def test_beside_a_file_that_never_rests_the_others_go_up_but_are_not_reported_wh
 def test_what_was_spoiled_goes_up_from_a_copy_that_bears_no_name(
     watched: Watched, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So nothing of it can be left behind, whoever is killed, and nobody sends it."""
+    """So a kill of any process leaves nothing of it behind, and it is never uploaded."""
     seen: list[list[str]] = []
     copy_to = PinnedFile.copy_to
 
@@ -455,7 +455,7 @@ def test_in_the_end_a_refused_file_is_a_refusal_once_all_others_are_safe(
 
 @contextmanager
 def as_somebody_else() -> Iterator[None]:
-    """Somebody whom mode bits stop; all threads become the same."""
+    """Become a user whom mode bits stop, in all threads."""
     os.seteuid(65534)
     try:
         yield
@@ -465,7 +465,7 @@ def as_somebody_else() -> Iterator[None]:
 
 @pytest.fixture
 def public(aws: None, bucket: str) -> Iterator[Watched]:
-    """A directory that anybody may look into."""
+    """A directory that every user may read."""
     with tempfile.TemporaryDirectory() as root:
         Path(root).chmod(0o755)
         directory = Watched(Path(root, "checkpoint"), bucket)
@@ -475,7 +475,7 @@ def public(aws: None, bucket: str) -> Iterator[Watched]:
         directory.transfer.close()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can become somebody else for a while")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can become another user for a while")
 def test_a_file_that_is_closed_to_the_worker_keeps_no_other_back_and_is_no_reason_to_end_a_job_early(
     public: Watched, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

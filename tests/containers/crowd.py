@@ -128,7 +128,7 @@ class Member:
                 self.note("canceled", job_id, None, began, answer.ok)
 
     def ask(self, method: str, path: str, body: Any = None) -> Answer | None:
-        """Call until somebody answers, as a worker does; None if the crowd goes home before."""
+        """Call until the API answers, as a worker does; None if the test ends before."""
         while True:
             answer = self.call(method, path, body)
             if answer is not None and answer.status_code != 503:

@@ -22,7 +22,7 @@ ERROR_KEYS = {"error", "message", "errors", "index"}
 
 
 def unique(name: str) -> str:
-    """A name nobody else has: what one test makes, no other test sees."""
+    """A unique name, so that no other test sees what this one makes."""
     return f"{name}-{uuid.uuid4().hex[:10]}"
 
 

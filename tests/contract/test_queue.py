@@ -246,7 +246,7 @@ def test_final_states_are_final(api: Api) -> None:
 
 
 def test_leases_get_time_to_be_heard_again_after_an_outage(other_stack: Stack) -> None:
-    """The database is away for longer than a lease lasts: nobody could be heard, so nobody is given up at once."""
+    """The database is down for longer than a lease: no heartbeat could arrive, so no job is given up at once."""
     api = other_stack.new_api()
     job = api.claimed("m1", heartbeat_interval=2)
     name = conninfo_to_dict(other_stack.database_url)["dbname"]
@@ -346,7 +346,7 @@ def test_a_heartbeat_of_the_holder_renews_the_lease(api: Api, given: Json) -> No
         assert {**after, "heartbeat": 0, "num_heartbeats": 0} == {**before, "heartbeat": 0, "num_heartbeats": 0}
 
 
-# The job, who reports, and what the heartbeat says.
+# The job, the machine that reports, and the answer to its heartbeat.
 HEARTBEATS_OF_OTHERS: list[tuple[Claimed, str, Json, str]] = [
     (running, "another", {}, "canceled"),
     (running, "another", {"attempt": 1}, "canceled"),
@@ -434,7 +434,7 @@ def test_a_released_job_waits_for_any_holder_without_a_failure(api: Api, given: 
     assert (again["id"], again["attempt"]) == (job["id"], 2)
 
 
-# The job, who reports, with which attempt: what none of completed, failed and released may change.
+# The job, the machine that reports, its attempt: what none of completed, failed and released may change.
 NOT_THE_HOLDER: list[tuple[Claimed, str, int]] = [
     (running, "another", 1),
     (handed_on, "before", 1),
@@ -526,7 +526,7 @@ def test_a_late_report_of_a_lost_attempt_changes_nothing_of_the_next(api: Api) -
     assert api.job(job) == current
 
 
-# --- reports for a pending job that nobody holds
+# --- reports for a pending job that no machine holds
 
 
 def test_a_pending_job_can_be_reported_completed(api: Api) -> None:

@@ -1,4 +1,4 @@
-"""What the environment makes of a worker: who it says it is, how it authorizes itself, what its log holds."""
+"""A worker's environment variables: the names it sends, its credentials, what its log contains."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_salad_key_comes_next_with_organization_and_project_and_the_short_name
     }  # fmt: skip
 
 
-# --- who and where --------------------------------------------------------------------------------------
+# --- names and addresses --------------------------------------------------------------------------------------
 
 
 def test_machine_and_group_come_from_the_token_where_the_variables_are_absent(

@@ -71,7 +71,7 @@ def test_an_answer_that_comes_at_the_last_moment_is_the_only_one() -> None:
 
 
 class Stumbling:
-    """An API whose every call fails once in an unforeseen way."""
+    """An API whose every call fails once with an unexpected exception."""
 
     waits = False
 

@@ -1,7 +1,7 @@
 """A coordinator that says what a test wants it to say: real HTTP, scripted answers, no database.
 
-It keeps a lease as the real one does (who holds which attempt), so that a worker's reports are judged; what goes
-wrong is switched on by the test: `down`, `verdicts`, or no extensions at all (the original API).
+It keeps a lease as the real one does (which machine holds which attempt), so that a worker's reports are judged;
+what goes wrong is switched on by the test: `down`, `verdicts`, or no extensions at all (the original API).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class FakeCoordinator:
         self.extensions = extensions
         self.down = False  # every request is answered with 503
         self.admits: Callable[[Call], bool] = lambda call: True  # else it is answered with 401
-        self.known = False  # whether it has a route that says who is calling
+        self.known = False  # whether it has a route that shows the caller
         self.date: str | None = None  # of its answers, if not now
         self.redirects_to: str | None = None  # every request is sent on to the same path there
         self.held_back = False  # an empty answer to a claim takes as long as the claim may wait
@@ -124,7 +124,7 @@ class FakeCoordinator:
 
     @contextmanager
     def silent(self, path: str) -> Iterator[None]:
-        """Carry requests to that path out, but let nobody hear the answer while the context lasts."""
+        """Carry out requests to that path, but drop their answers while the context lasts."""
         self._silent.add(path)
         yield
         self._silent.discard(path)

@@ -71,7 +71,7 @@ class Double(ABC):
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def stop(self) -> None:
-        """Nobody listens any more; connections are refused."""
+        """Stop listening: connections are refused."""
         self.open.set()
         if self.server:
             self.server.shutdown()

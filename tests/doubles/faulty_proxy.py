@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
-# "503", "500", "html" (a page of somebody in between), "403", "400", "reset" and "stall" (no answer before the
+# "503", "500", "html" (a page of a proxy in between), "403", "400", "reset" and "stall" (no answer before the
 # proxy is closed) in place of being carried out, "lost" after it, "truncate" in its answer, "behead" in that's
 # headers; "halve" answers with half a body that passes for a whole one, "spoil" with other bytes; "swallow" is a
 # yes to what is not carried out; "gone" is what S3 answers to the completion of an upload that is complete, and

@@ -184,7 +184,7 @@ def test_sixty_jobs_scale_a_group_up_to_its_limit_and_down_to_a_stop(
     assert fleet.busy_stopped_beside_idle == 0
     # The one machine that was busy stayed, for its deletion cost was the highest.
     assert [attempt["outcome"] for attempt in client.attempts(ids[0])] == ["completed"]
-    # Whoever was stopped while it claimed gave its job back; nothing had to lapse.
+    # A worker that was stopped during a claim gave its job back; no lease had to lapse.
     outcomes = [attempt["outcome"] for job_id in ids for attempt in client.attempts(job_id)]
     assert set(outcomes) <= {"completed", "released"}
     assert outcomes.count("released") <= MOST

@@ -326,7 +326,7 @@ def test_a_worker_waits_for_a_metadata_service_that_is_not_up_yet(
     worker = on_salad(**WITHOUT_KEYS).start()
     worker.wait_for("token_not_fetched")
     worker.wait_for("api_unreachable")
-    assert coordinator.calls == []  # no call without a name
+    assert coordinator.calls == []  # no call without credentials
     tokens.instead = None
     assert finished(coordinator, job)[0] == "completed"
 

@@ -111,7 +111,7 @@ def test_a_folder_that_the_server_cannot_reach_is_refused_in_one_sentence(folder
     closed = folder / "closed"
     closed.mkdir(mode=0o700)
     server = EmbeddedPostgres(closed / "postgres")
-    # Whoever is not root runs the server as themselves, and reaches what they made.
+    # A user other than root runs the server as the same user, who can read the files.
     with pytest.raises(RuntimeError, match="Set TMPDIR") if os.geteuid() == 0 else nullcontext():
         server.start()
     server.stop()

@@ -464,7 +464,7 @@ class TestCarryingOut:
                 "select from pg_stat_activity where datname = current_database()"
                 " and state like 'idle in transaction%%'"
             )
-            # The machine goes on failing and another one claims; nobody waits.
+            # The machine goes on failing and another one claims; neither waits.
             fail_jobs(db, tenant, bad, group, 1)
             job_id = make_job(db, tenant)
             claimed = jobs.claim(db, tenant.caller, "m9", "g1", None)
@@ -475,7 +475,7 @@ class TestCarryingOut:
 
 
 class TestWhere:
-    """The organization and project are those of whoever's machine failed; the words of strangers count nothing."""
+    """Organization and project are those of the job's tenant; what other tenants report does not count."""
 
     def test_a_rule_of_another_tenant_leads_nowhere(
         self, db: Database, tenant: Tenant, fleet: FleetDouble, group: str, bad: str, reallocator: Reallocator

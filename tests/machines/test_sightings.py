@@ -251,7 +251,7 @@ class TestBlockedJobs:
     def test_a_pending_job_that_was_failed_by_all_is_blocked_as_well(
         self, api: Client, db: Database, tenant: Tenant
     ) -> None:
-        """The original accepts failures of a job that nobody holds."""
+        """The original accepts failures of a job that no machine holds."""
         self.see(db, tenant, "m1")
         job = api.submit()
         assert api.report(job, "failed", "m1").status_code == 202
@@ -283,7 +283,7 @@ class TestBlockedJobs:
         assert self.events(api, job) == []
 
     def test_no_event_comes_after_the_end_of_a_job(self, api: Client, db: Database, tenant: Tenant) -> None:
-        """A look that meets somebody at work on the job leaves it alone, and does not wait."""
+        """A round that finds the job locked skips it and does not wait."""
         job = self.fail(api, "m1")
         with db.transaction() as tx:
             tx.execute("select from queue for update")

@@ -113,7 +113,7 @@ class Resolver:
 
 @pytest.fixture
 def dialled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Every address that somebody connects to; nobody gets through."""
+    """Records every address that is connected to; every connection fails."""
     found: list[Any] = []
 
     def connect(self: socket.socket, address: Any) -> None:
@@ -291,7 +291,7 @@ def test_a_header_that_is_none_is_no_accident(receiver: Receiver, header: str) -
 
 
 class TestTLS:
-    """The connection goes to the address that was checked; who answers must prove to be the name."""
+    """The connection goes to the address that was checked; the server there must prove its name."""
 
     @pytest.fixture
     def authority(self, tmp_path: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:

@@ -49,14 +49,14 @@ class Site:
         return found
 
     def holder(self) -> dict[str, str | int]:
-        """Who has a job that was just claimed, as the parts of a request are named in the settings."""
-        who = {"machine_id": "holder", "container_group_id": "held"}
+        """The holder of a job that was just claimed, by the names of a request's parts in the settings."""
+        holder = {"machine_id": "holder", "container_group_id": "held"}
         session = requests.Session()
         session.headers["X-Kelpie-Key"] = self.stack.user_key
-        job = {"command": "sleep", "container_group_id": who["container_group_id"], "heartbeat_interval": 600}
+        job = {"command": "sleep", "container_group_id": holder["container_group_id"], "heartbeat_interval": 600}
         session.post(f"{self.stack.api_url}/jobs", json=job, timeout=10).raise_for_status()
-        [claimed] = session.get(f"{self.stack.api_url}/work", params=who, timeout=10).json()
-        body = {f"body.{name}": value for name, value in {**who, "attempt": claimed["attempt"]}.items()}
+        [claimed] = session.get(f"{self.stack.api_url}/work", params=holder, timeout=10).json()
+        body = {f"body.{name}": value for name, value in {**holder, "attempt": claimed["attempt"]}.items()}
         return {"path.job_id": claimed["id"], **body}
 
     def operations(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Processes as they come and go: what starts Kelpie, what it starts, and what ends with what."""
+"""The worker's processes: how they start and end, and what a kill of one does to the others."""
 
 from __future__ import annotations
 
@@ -454,7 +454,7 @@ def test_sigterm_before_the_program_is_loaded_is_heard(
 def test_a_report_carries_the_last_output_where_that_is_asked_for(
     coordinator: FakeCoordinator, make_worker: Callable[..., Worker], code: int
 ) -> None:
-    # One stream: of two it cannot be said which was written first.
+    # One stream: of two, the order of writes is not known.
     script = f"exec 1>&2; echo beginning; echo out $TOKEN; echo $FROM_CONTAINER_KEY; sleep 1000 & exit {code}"
     job = coordinator.submit(**shell(script), environment={"TOKEN": "swordfish"}, sync={})
     worker = make_worker(KELPIE_REPORT_OUTPUT="25", FROM_CONTAINER_KEY="in-the-container").start()

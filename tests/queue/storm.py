@@ -147,7 +147,7 @@ class StormyClient:
         self.note(kind, job_id, attempt, began, accepted, tenant=tenant)
 
     def trespass(self) -> None:
-        """The right job and attempt, said by somebody of another tenant."""
+        """The right job and attempt, reported by another tenant."""
         self.say("completed", jobs.complete, self.random.choice(self.others))
 
     def cancel(self) -> None:
@@ -176,7 +176,7 @@ class StormyClient:
         self.storm.submit(self.tenant, count=2)
 
     def lose_the_coordinator(self) -> None:
-        """Nobody could be heard for a minute, and all leases look dead."""
+        """No heartbeat could arrive for a minute, and all leases look expired."""
         with self.db.transaction() as tx:
             tx.execute(
                 "update queue set heartbeat = heartbeat - interval '1 minute'"

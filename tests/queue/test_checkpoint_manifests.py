@@ -1,4 +1,4 @@
-"""Manifests of committed checkpoints: who may report one, which are kept, who is given the newest
+"""Manifests of committed checkpoints: which caller may report one, which are kept, which claim gets the newest
 (docs/design/protocol.md, Checkpoint manifests)."""
 
 from __future__ import annotations

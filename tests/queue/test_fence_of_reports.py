@@ -1,4 +1,4 @@
-"""Who may report what about a job, and what everybody else is told
+"""Which machine may report what about a job, and what all others are answered
 (docs/design/protocol.md, Attempt and fence)."""
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DONE = {"completed": "Completed reported", "failed": "Failure reported", "releas
 
 @dataclass(frozen=True)
 class Reporter:
-    """The state of the job, which is or was held by m1 in attempt 2, and who reports about it."""
+    """The state of the job, which is or was held by m1 in attempt 2, and the machine that reports about it."""
 
     state: str
     machine: str = "m1"
@@ -26,8 +26,9 @@ class Reporter:
 
 
 HOLDER = Reporter("held")
-# Who reports; what a heartbeat is answered; whether the reports completed, failed and released are carried out
-# (`done`), accepted as repetitions (`again`), refused (`409`), or answered as if they were accepted (`ignored`).
+# The machine that reports; the answer to its heartbeat; whether the reports completed, failed and released are
+# carried out (`done`), accepted as repetitions (`again`), refused (`409`), or answered as if they were accepted
+# (`ignored`).
 FENCE = [
     (HOLDER, "running", "done", "done", "done"),
     (Reporter("held", attempt=None), "running", "done", "done", "done"),

@@ -106,7 +106,7 @@ class TestAfterAnOutage:
 
 
 class TestWhileTheCoordinatorWasNotSeen:
-    """Before anybody noted the gap, no lease may lapse: a claim could come first."""
+    """Before the gap is recorded, no lease may lapse: a claim could come first."""
 
     @pytest.mark.parametrize(("ago", "answer"), [(INTERVAL / 2 + 0.5, False), (INTERVAL / 2 - 2, True)])
     def test_no_lease_lapses_after_half_an_interval(self, db: Database, ago: float, answer: bool) -> None:

@@ -190,7 +190,7 @@ def test_a_page_far_behind_begins_at_its_place_in_an_index(
 
 
 class TestVersion:
-    """A job that is read again and again, by those who wait for its end."""
+    """A job that is read repeatedly, by clients that wait for its end."""
 
     def test_a_job_that_did_not_change_is_not_sent_again(self, api: Client, db: Database, tenant: Tenant) -> None:
         path = f"/jobs/{make_job(db, tenant)}"

@@ -139,11 +139,11 @@ def test_work_of_others_does_not_reach_who_waits(
 def test_one_submission_wakes_one_of_many(crowd: Crowd, api: Client, claims: list[str]) -> None:
     waiters = [crowd.wait(f"m{number}") for number in range(50)]
     settle(crowd.room)
-    wait_for(lambda: len(claims) == 50, "everybody's first claim")
+    wait_for(lambda: len(claims) == 50, "every waiter's first claim")
     api.submit()
     wait_for(lambda: any(waiter.done() for waiter in waiters), "one of them to be answered")
     crowd.room.look()
-    assert waiters[0].result(SOON), "who came first is served first"
+    assert waiters[0].result(SOON), "the first waiter is served first"
     assert len(claims) <= 53 and sum(waiter.done() for waiter in waiters) == 1
 
 
@@ -189,7 +189,7 @@ def test_jobs_that_all_who_wait_are_banned_from_wake_nobody_and_hide_no_other(
 
 
 def test_the_same_claim_waiting_twice_gets_the_same_job_and_attempt(crowd: Crowd, api: Client) -> None:
-    """The client gave the first request up and sent it again; nobody told the server."""
+    """The client gave up the first request and sent it again; the server was not told."""
     claim_id = new_claim_id()
     first, second = crowd.wait(claim_id=claim_id), crowd.wait(claim_id=claim_id)
     api.submit()

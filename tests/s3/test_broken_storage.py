@@ -53,7 +53,7 @@ def test_whatever_breaks_every_file_arrives_whole_and_the_job_completes(
     assert s3.files(bucket, "out/") == {"large": LARGE, "small": b"2\n"}
     assert s3.files(bucket, "checkpoint/") == {"large": LARGE, "small": b"1\n"}
     assert coordinator.attempts(job) == 1 and len(worker.seen("command_started")) == 1
-    # What was begun by a request whose answer nobody heard, nobody can know to abort.
+    # An upload whose id was in a lost answer cannot be aborted.
     if fault not in ("lost", "truncate", "behead"):
         assert s3.unfinished_uploads(bucket) == []
 

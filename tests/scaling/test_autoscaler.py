@@ -390,7 +390,7 @@ def test_a_rule_that_is_removed_or_changed_during_a_run_is_applied_no_more(
     [result] = autoscaler.run()
     assert result.decision and result.decision.action in {"none", "hold"}
     assert fleet.changes == []
-    assert bool(result.error) is (call == "/stop")  # nobody knows what became of that try
+    assert bool(result.error) is (call == "/stop")  # what became of that try is not known
 
 
 # Trouble
@@ -878,7 +878,7 @@ def test_a_reader_that_goes_away_does_not_end_the_program(
     with subprocess.Popen(command, env=environment(db, fleet), stdout=subprocess.PIPE) as run:
         assert run.stdout
         run.stdout.close()
-        wait_for(lambda: len(decisions(db, group)) >= 3, "runs that nobody reads of")
+        wait_for(lambda: len(decisions(db, group)) >= 3, "runs whose results are not read")
         run.send_signal(signal.SIGTERM)
         assert run.wait(30) == 0
 

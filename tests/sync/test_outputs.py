@@ -424,7 +424,7 @@ NO_SPACE = OSError(errno.ENOSPC, "full")
     [
         (Stage(Job("claim", "1")), NO_SPACE, 600.0, Flushed),
         (Stage(Job("claim", "1")), NO_SPACE, 0.0, Troubled),
-        (Upload(Job("claim", "1"), ()), NO_SPACE, 0.0, Flushed),  # in nobody's way
+        (Upload(Job("claim", "1"), ()), NO_SPACE, 0.0, Flushed),  # harmless
         (Upload(Job("claim", "1"), ()), PermissionError(13, "no"), 600.0, Refused),
         (Upload(Job("claim", "1"), ()), RuntimeError("a defect"), 0.0, Refused),
         (Download(Job("claim", "1")), NO_SPACE, 600.0, Troubled),  # nothing is lost yet

@@ -86,7 +86,7 @@ def unpacked(folder: Path) -> Path:
 
 @pytest.fixture
 def dead() -> Iterator[int]:
-    """A process that has ended and is not reaped yet."""
+    """A process that has ended and is not reaped yet: a zombie."""
     process = subprocess.Popen(["true"])
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     yield process.pid
@@ -176,7 +176,7 @@ def test_folders_of_other_programs_and_links_stay(ours: Unpacked, tmp_path: Path
     [
         (["libc.so.6"], 3600, True),
         ([], 3600, True),
-        (["libc.so.6"], 60, False),  # another worker may be at it
+        (["libc.so.6"], 60, False),  # it may still be being unpacked
         (["libc.so.6", "another-program"], 3600, False),
     ],
 )

@@ -98,7 +98,7 @@ def test_requests_that_compute_for_long_are_no_outage(server: Server, db: Databa
 
 
 def longest_pause(db: Database, over: threading.Event) -> float:
-    """Seconds between two statements of somebody who does nothing else: so long the machine keeps all waiting."""
+    """Seconds between two statements of an idle thread: for so long the machine itself delays every thread."""
     longest, before = 0.0, time.monotonic()
     while not over.wait(0.02):
         db.one_or_none("select 1")

@@ -128,7 +128,7 @@ def test_a_request_that_is_none_is_refused_in_json(
 
 @pytest.mark.parametrize("header", [b"SCRIPT_NAME: /users", b"PATH_INFO: /metrics"])
 def test_nobody_says_from_outside_where_the_api_lies(server: Server, header: bytes) -> None:
-    """gunicorn believes a proxy on this machine, and with it whoever that lets through."""
+    """gunicorn trusts the headers of a proxy on this machine, and so of the clients that it lets through."""
     status, said = server.request(b"GET /users/me HTTP/1.1", header + b"\r\n")
     assert status in {200, 400}
     assert "username" in said or "error" in said

@@ -130,7 +130,7 @@ def test_a_database_that_takes_no_changes_is_said_and_missed_in_the_same_words(s
 
 
 def test_after_a_restart_the_first_requests_succeed(site: Site) -> None:
-    """Every pooled connection is dead then, and nobody had a chance to notice."""
+    """Every pooled connection is dead then, and none has been used since."""
     fill_the_pool(site)
     site.server.stop(immediate=True)
     site.server.start()

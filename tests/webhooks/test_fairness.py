@@ -1,4 +1,4 @@
-"""A slow or dead receiver delays nobody else's webhooks, and a long outbox costs no more than a short one."""
+"""A slow or dead receiver delays no other webhooks, and a long outbox costs no more than a short one."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ class TestCost:
             make_webhooks(one_session, tenant, 1000, DEAD)
             one_session.execute("delete from webhooks")
             one_session.execute("analyze webhooks")
-        if planned_on == "a short outbox":  # and so it is in the statistics, until somebody looks again
+        if planned_on == "a short outbox":  # and so it is in the statistics, until it is analyzed again
             make_webhooks(one_session, tenant, 3, DEAD)
             one_session.execute("analyze webhooks")
         make_webhooks(one_session, tenant, 100_000, DEAD)
@@ -277,7 +277,7 @@ class Tarpit:
 
     @contextmanager
     def listening(self) -> Iterator[int]:
-        """Its port; a test that fails lets everybody go, too."""
+        """The receiver's port. Waiting requests are released even if the test fails."""
         with listening(self.converse) as port:
             try:
                 yield port
@@ -372,7 +372,7 @@ class TestNobodyElseWaits:
             wait_for(lambda: sender.lanes.room()["batch"] < 20, "the slow receivers to hold what they may")
             run_job(stranger, receiver, "completed")
             wait_for(lambda: len(receiver.got) == 2, "the webhooks of the other user")
-            assert not db.all("select from deliveries where answer is null")  # nobody slow let go for it
+            assert not db.all("select from deliveries where answer is null")  # no slow request was given up for it
 
     def test_who_answers_slowly_is_a_suspect_until_an_answer_is_prompt(
         self,

@@ -81,7 +81,7 @@ class TestADatabaseThatRefuses:
         sender: Sender,
         look: Callable[[], int],
     ) -> None:
-        """The old primary is read-only to whoever still talks to it."""
+        """The old primary is read-only for connections that remain open to it."""
         run_job(api, receiver, "heartbeat")
         # One connection: a second may still lead to the old one when the first tells that it was delivered.
         frozen = Database(

@@ -1,4 +1,4 @@
-"""Signed webhooks: what a receiver can prove, with somebody else's library; and the secrets' lives."""
+"""Signed webhooks: what a receiver can verify with an independent library, and how secrets are replaced."""
 
 from __future__ import annotations
 

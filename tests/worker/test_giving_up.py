@@ -1,4 +1,4 @@
-"""A worker that cannot go on gives its jobs back, and leaves no process behind."""
+"""A worker that cannot go on releases its jobs, and leaves no process behind."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_sigterm_ends_a_worker_whose_disk_hangs(
     worker = make_worker(KELPIE_SHUTDOWN_GRACE_S="1").start()
     command = worker.wait_for("command_started")["pid"]
     children = children_of(worker)
-    os.mkfifo(draft_of(worker))  # which is never read: opening it does not return
+    os.mkfifo(draft_of(worker))  # without a reader, so that opening it does not return
     (worker.folder / "go").touch()
     worker.wait_for("command_exited")
 

@@ -31,7 +31,7 @@ def names_in(directory: Path) -> list[str]:
 
 
 class Disk:
-    """One job's directory `ck` on a disk with somebody else's files."""
+    """One job's directory `ck` on a disk with files that are not the job's."""
 
     def __init__(self, root: Path) -> None:
         self.state_file = str(root / "state" / "kelpie-state.json")
@@ -212,7 +212,7 @@ def test_the_state_file_never_makes_room_for_a_directory(disk: Disk) -> None:
 
 @pytest.fixture
 def nobodys_disk() -> Iterator[Path]:
-    """A folder of a user whom mode bits stop: the superuser is not."""
+    """A folder of an ordinary user: mode bits do not stop the superuser."""
     root = Path(tempfile.mkdtemp())
     if os.geteuid() == 0:
         os.chown(root, 65534, 65534)
@@ -242,7 +242,7 @@ def as_nobody(root: Path, steps: Callable[[Path], object]) -> object:
 
 
 def closed_directory(root: Path, closed: tuple[str, ...]) -> tuple[Job, str, DirectoryRecord]:
-    """A job whose directory holds a deep file behind directories that nobody may enter."""
+    """A job whose directory holds a deep file behind directories that no user may enter."""
     job, state_file = Job("claim", "job", after=(SyncBlock("b", "", str(root / "ck")),)), str(root / "state")
     known = make(job, state_file)
     (root / "ck/deep/er").mkdir(parents=True)

@@ -18,7 +18,7 @@ FILL = "if cat /dev/zero > disk/out/x; then exit 9; fi"
 
 @pytest.fixture
 def small_disk(worker: Worker) -> Sequence[str]:
-    """What starts the worker with its folder `disk` as one; seen by nobody else, and gone with it."""
+    """What starts the worker with its folder `disk` as one; invisible to other processes, and gone with it."""
     disk = worker.folder / "disk"
     disk.mkdir()
     mount = f'mount -t tmpfs -o size=64m none "{disk}" && exec "$@"'

@@ -36,7 +36,7 @@ def names_in(directory: Path) -> list[str]:
 
 
 class Disk:
-    """One job's directory `ck` on a disk with somebody else's files."""
+    """One job's directory `ck` on a disk with files that are not the job's."""
 
     def __init__(self, root: Path) -> None:
         self.state_file = str(root / "state" / "kelpie-state.json")
