@@ -1,4 +1,4 @@
-"""The history checker: holds what the database kept against what the clients were told, and names what is wrong.
+"""The history checker: compares the rows in the database with the answers that clients got, and names differences.
 
 The promises are the invariants of
 docs/design/guarantees.md, as far as rows and answers show them. What happened to a
@@ -26,7 +26,7 @@ ENDS = {"interrupted", "attempt_failed", "released", "completed", "canceled"}  #
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a client and what it was told.
+    """One call of a client and its answer.
 
     `kind` is `claim`, `heartbeat`, `completed`, `failed`, `released` or `canceled` (by a user). `attempt` is the
     one that a claim handed out or that a report carried (None: an original worker). `request` is the same for
@@ -175,7 +175,7 @@ def each_attempt_is_one_handout(life: Life) -> Iterator[str]:
 
 
 def only_the_holder_is_heard(life: Life) -> Iterator[str]:
-    """Only the holder is heard (docs/design/guarantees.md, I3)."""
+    """Only the holder's reports are accepted (docs/design/guarantees.md, I3)."""
     for beat in life.accepted("heartbeat"):
         for claim in life.took_over_before(beat):
             yield (

@@ -1,4 +1,4 @@
-"""What the worker lives among: a real S3 protocol server, a scripted coordinator, a folder of its own."""
+"""What the worker needs around it: a real S3 protocol server, a scripted coordinator, a folder of its own."""
 
 from __future__ import annotations
 

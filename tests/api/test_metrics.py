@@ -1,4 +1,4 @@
-"""What /metrics tells, and what it never tells."""
+"""What /metrics shows, and what it must not show."""
 
 from __future__ import annotations
 

@@ -276,7 +276,7 @@ class TestWhileSaladGivesNoAnswer:
     def test_a_refusal_is_not_forgotten_when_salad_falls_silent(
         self, salad: SaladDouble, client: Client, later: Callable[[float], None]
     ) -> None:
-        """An older yes must not come back to life."""
+        """An older positive answer must not be used again."""
         assert status(client) == 200
         later(6 * MINUTES)
         salad.revoke(KEY)

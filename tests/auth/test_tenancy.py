@@ -57,7 +57,7 @@ class Route:
     salads: tuple[int, ...] | None = None
 
     def of_salads_callers(self) -> tuple[int, ...]:
-        """A Salad key is the owner's or a stranger's; to machines a route is closed unless it says otherwise."""
+        """A Salad key is the owner's or another tenant's; a route opens to machines only if it says so."""
         if self.salads:
             return self.salads
         other, owner = self.statuses[2], self.statuses[4]
@@ -67,7 +67,8 @@ class Route:
 
 FOREIGN = (401, 403, 404, 404)  # another tenant's job is answered like an unknown one
 READ = (200, 404, 200, 404, 404, 200, 403)  # jobs of its own group are there for all machines of it
-REPORTED = (200, 404, 200, 403, 404, 403, 403)  # the report names the holder, and each may speak for itself only
+# the report names the holder, and a machine may only report for itself
+REPORTED = (200, 404, 200, 403, 404, 403, 403)
 ANYONES = (200, 200, 200, 200, 200, 200, 403)
 ROUTES = [
     Route("GET", "/jobs/<job_id>", None, (*FOREIGN, 200, 200), READ),

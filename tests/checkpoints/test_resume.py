@@ -1,4 +1,4 @@
-"""What one attempt says of its checkpoint, and what the next one is told of it: real workers, a real S3 server."""
+"""What one attempt reports of its checkpoint, and what the next one gets: real workers, a real S3 server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.doubles.faulty_proxy import FaultyProxy
 from tests.real_worker import Worker, finished, kill_everything, shell
 
 Sync = dict[str, list[dict[str, Any]]]
-# The first attempt trains until it is told to go, and saves once more then; the second says what it found.
+# The first attempt trains until a file lets it go on, and saves once more then; the second prints what it found.
 TRAIN = """
 if test -e checkpoint/second; then echo "$KELPIE_CHECKPOINT_STATUS" > out/status; exit 0; fi
 echo "$KELPIE_CHECKPOINT_STATUS" > first-status

@@ -1,4 +1,4 @@
-"""Clients that do all that clients do, through the proxy, and note what they are told."""
+"""Clients that use every route through the proxy, and record the answers."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ Heal = Callable[[], None]
 
 @dataclass
 class Storm:
-    """`told` has all that was printed on nodes, also on those that are gone; `stopped` their exit codes."""
+    """`told` is all output of the nodes, including those that are gone; `stopped` are their exit codes."""
 
     fleet: Fleet
     seed: int
@@ -161,7 +161,7 @@ class Storm:
         bucket.pause()
         return bucket.unpause
 
-    # --- what is told afterwards ------------------------------------------------------------------------
+    # --- what is shown afterwards ------------------------------------------------------------------------
 
     def sentence(self) -> str:
         told = "\n".join(self.told)

@@ -159,7 +159,7 @@ def paused(node: Node) -> Callable[[], None]:
 
 
 def cut_off(node: Node) -> Callable[[], None]:
-    """It hears nothing from the API, and could still write into the bucket."""
+    """It gets no answer from the API, and could still write into the bucket."""
     node.cut("api")
     return node.heal
 

@@ -73,6 +73,6 @@ def test_the_proxy_finds_an_api_that_is_elsewhere(stack: Compose) -> None:
     stack.run("up -d --no-recreate --scale api=2")
     first.kill()
     wait_for(lambda: stack.answers("/healthz"), "an answer of the second one", timeout=60)
-    # The dead one is forgotten a moment later.
+    # The address of the one that ended is dropped a moment later.
     wait_for(lambda: all(stack.answers("/healthz") for _ in range(20)), "it to be the only one", timeout=60)
     stack.run("up -d --scale api=1")

@@ -443,7 +443,7 @@ NOT_THE_HOLDER: list[tuple[Claimed, str, int]] = [
     (canceled, "another", 1),
     (canceled, "holder", 1),
 ]
-# On one machine only the attempt tells workers apart, so these are refused by it alone.
+# Workers of one machine differ by their attempts only, so these are refused because of the attempt.
 NOT_THE_ATTEMPT: list[tuple[Claimed, str, int]] = [
     (running, "holder", 2),
     (handed_on, "holder", 1),
@@ -798,7 +798,7 @@ class Waiter:
             self._future.result(0.4)
 
     def answer(self, timeout: float = 10) -> list[Json]:
-        """Half of the wait at most: what is heard by then is heard because something happened."""
+        """At most half of the wait: an answer within it came because something happened."""
         jobs = self._future.result(timeout)
         self._pool.shutdown()
         return jobs

@@ -109,7 +109,7 @@ LEVELS = ["trace", "debug", "info", "warn", "error", "fatal", "silent"]
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_log_holds_nothing_below_its_level(make_pair: Make, level: str) -> None:
-    """A job that runs tells at info, one that cannot be wiped away at warn."""
+    """A job that runs logs at info; directories that cannot be wiped are logged at warn."""
     pair = make_pair()
     job = pair.api.submit(command="true", sync={"after": [{"bucket": "b", "prefix": "", "local_path": "."}]})
     next_job = pair.api.submit(**shell("echo printed >&2"), sync={})

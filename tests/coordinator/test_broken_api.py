@@ -42,7 +42,7 @@ def test_whatever_breaks_each_attempt_is_handed_out_once_and_each_report_counted
     impatient: dict[str, str],
     fault: str,
 ) -> None:
-    """One job's way through three lives of a worker and two attempts, and another job that fails."""
+    """One job that takes three runs of a worker and two attempts, and another job that fails."""
     broken_api.break_each_once(fault, call_of)
     worker = make_worker(KELPIE_API_URL=broken_api.url, **impatient)
     job = coordinator.submit(**shell(f"echo 1 > checkpoint/a; {UNTIL_TOLD}"), sync=sync, heartbeat_interval=5)

@@ -17,7 +17,7 @@ JOB = Job(CLAIM, "job", 3, 5.0, before=(BLOCK,), during=(BLOCK,), after=(BLOCK,)
 
 
 class Renewing:
-    """An API that tells of every heartbeat."""
+    """An API that records every heartbeat."""
 
     def __init__(self) -> None:
         self.heard = SimpleQueue[Job]()

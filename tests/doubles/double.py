@@ -44,7 +44,7 @@ class Quiet(WSGIRequestHandler):
 
 
 class Double(ABC):
-    """Answers while it is up. `instead` is answered instead of what the service would say: a stranger's page, an
+    """Answers while it is up. `instead` replaces the service's own answer: a proxy's page, an
     error; while it is held, requests wait. What breaks the specification, of either side, is raised by `end`."""
 
     spec: ClassVar[str]
@@ -120,6 +120,6 @@ class Double(ABC):
 
 
 def page(status: int = 200, **headers: str) -> Answer:
-    """What a stranger between us and the service answers: HTML."""
+    """What a proxy in front of the service answers: HTML."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return lambda: Response("<html><body>Just a moment...</body></html>", status, named, mimetype="text/html")

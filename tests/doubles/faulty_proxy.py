@@ -37,7 +37,7 @@ class FaultyProxy:
         self.headers: list[tuple[str, dict[str, str]]] = []  # of the requests, after their methods
         # Or "whole": they are ignored; "mislabelled": answered with 200; "of any version": If-Match is ignored.
         self.ranges = "honoured"
-        # What this storage makes of If-Match and If-None-Match: heeds them (""), has never heard of them
+        # What this storage does with If-Match and If-None-Match: enforces them (""), does not know them
         # ("ignored"), or answers them with a fault.
         self.conditions: Fault = ""
         self._target = urlsplit(target)

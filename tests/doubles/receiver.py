@@ -19,7 +19,7 @@ from tests.helpers import Client
 
 @dataclass
 class Receiver:
-    """A real HTTP server that keeps what it gets and answers what it is told to, then 200."""
+    """A real HTTP server that records what it gets and gives the answers set by the test, then 200."""
 
     url: str = ""
     answers: list[int] = field(default_factory=list)

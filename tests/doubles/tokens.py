@@ -33,7 +33,7 @@ class SigningKey:
 
 
 class TokenDouble(Double):
-    """Serves one machine (`organization`, `workload`, `machine`): issues tokens, hears what it wants of Salad."""
+    """Serves one machine (`organization`, `workload`, `machine`): issues tokens, takes its requests to Salad."""
 
     spec: ClassVar[str] = "salad-cloud-imds.yaml"
     host: ClassVar[str] = "http://169.254.169.254/"
@@ -47,7 +47,7 @@ class TokenDouble(Double):
         self.key = SigningKey()
         self.published = [self.key.jwk]
         self.life = 300  # seconds of a token
-        self.costs: list[int] = []  # the deletion costs it was told, in order
+        self.costs: list[int] = []  # the deletion costs that were set, in order
         self.departures: list[str] = []
         super().__init__(port)
 

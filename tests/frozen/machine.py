@@ -35,7 +35,10 @@ class Layers(NamedTuple):
 
 
 class Machine:
-    """It shares this machine's network, and nothing else. Its first process is the worker, or only sleeps."""
+    """A container that shares this machine's network and nothing else.
+
+    Its first process is the worker, or idle.
+    """
 
     def __init__(
         self,
@@ -92,7 +95,7 @@ class Machine:
         """The files that are there now and not in the image, or changed; also once it has ended."""
         return [change["Path"] for change in self._container.diff() or []]
 
-    # --- workers beside a first process that sleeps ---------------------------------------------------
+    # --- workers beside an idle first process ---------------------------------------------------
 
     def start_worker(self, name: str = "worker") -> Layers:
         before = self.processes()

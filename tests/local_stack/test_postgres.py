@@ -1,4 +1,4 @@
-"""The embedded Postgres: what it keeps, what it leaves alone, and that it never outlives its owner."""
+"""The embedded Postgres: what it keeps, what it does not touch, and that it ends with its owner."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Children do what they are told and end when they must."""
+"""Child processes start, stop and end with their owner."""
 
 import signal
 import subprocess

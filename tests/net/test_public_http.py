@@ -99,7 +99,7 @@ def v4(address: str, port: int) -> Target:
 
 
 class Resolver:
-    """Answers what it is told to, one answer a look; the last one for ever."""
+    """Gives the answers set by the test, one for each look-up; the last one for all further ones."""
 
     def __init__(self, *answers: list[str]) -> None:
         self.answers = list(answers)

@@ -92,7 +92,7 @@ def small_memory() -> Iterator[Path]:
     ("command", "exit_code"),
     [
         (python(GREEDY), 137),
-        (shell(f'"{sys.executable}" -c "{GREEDY}"'), 137),  # the shell tells of its child's end
+        (shell(f'"{sys.executable}" -c "{GREEDY}"'), 137),  # the shell reports the end of its child
         (shell(f'"{sys.executable}" -c "{GREEDY}" || exit 1'), 1),  # as a trainer does of a data loader's
     ],
 )
@@ -219,7 +219,7 @@ def named(worker: Worker) -> list[str]:
 def names_below(worker: Worker) -> dict[int, str]:
     names = {}
     for pid in descendants(worker.pid):
-        with suppress(FileNotFoundError, ProcessLookupError):  # it stood between another one and the fork server
+        with suppress(FileNotFoundError, ProcessLookupError):  # the process in between of a double fork
             names[pid] = Path(f"/proc/{pid}/comm").read_text().strip()
     return names
 
@@ -231,7 +231,7 @@ def test_an_idle_worker_is_its_supervisor_and_four_processes(worker: Worker) -> 
 
 
 def fork_server_of(worker: Worker) -> int:
-    """Once no other one has its name, as each has that is just being forked."""
+    """The fork server's pid, once it is alone under its name: a process that it just forked has the name too."""
 
     def alone() -> int | None:
         named = [pid for pid, name in names_below(worker).items() if name == "kelpie-nursery"]

@@ -1,4 +1,4 @@
-"""Many clients at once, honest and otherwise, and a log of what each of them was told."""
+"""Many clients at once, correct and malicious ones, and a log of the answers that each of them got."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Storm:
     tenants: list[Tenant]
     steps: int
     outage: bool = False
-    machines: int = 4  # fewer than clients: only their attempts tell those of one machine apart
+    machines: int = 4  # fewer than clients: those of one machine differ by their attempts only
     seed: int = 0
     log: list[Call] = field(default_factory=list)
     errors: list[psycopg.Error] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Storm:
         return self.log
 
     def be_alive(self, stopped: threading.Event) -> None:
-        """The coordinator's own sign of life; without it no lease would lapse."""
+        """The coordinator's own heartbeat; without it no lease would lapse."""
         while not stopped.wait(0.2):
             self.db.execute(SQL.be_seen)
 

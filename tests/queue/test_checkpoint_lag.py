@@ -1,4 +1,4 @@
-"""How far the bucket is behind a running command, as its worker tells with its heartbeats."""
+"""How far the bucket is behind a running command, as its worker reports with its heartbeats."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def crowd(app: Flask, tenant: Tenant) -> Iterator[Crowd]:
 
 
 def settle(room: LongPoll) -> None:
-    """Notifications are heard from here on; behind PgBouncer they never are, and everything holds all the same."""
+    """Notifications arrive from here on; behind PgBouncer none do, and every test must pass there too."""
     if not pgbouncer.asked_for:
         wait_for(lambda: room.listener.proven, "the listener to prove itself")
 

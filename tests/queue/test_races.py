@@ -133,7 +133,7 @@ class Rush:
 
 
 class TestAClaimOfALapsedLeaseAgainstItsHolder:
-    """The zombie wakes up while its job is being handed to another machine."""
+    """An attempt without a lease resumes while its job is being handed to another machine."""
 
     def lapsed(self, db: Database, tenant: Tenant) -> UUID:
         return make_job(db, tenant, "held", machine="m1", attempt=1, silent_for=LAPSED)

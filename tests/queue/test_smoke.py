@@ -1,4 +1,4 @@
-"""A job's life over HTTP."""
+"""A job from its submission to its end, over HTTP."""
 
 from tests.helpers import Client
 

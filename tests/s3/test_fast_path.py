@@ -1,4 +1,4 @@
-"""The short way to small objects, and large ones in pieces: never worth a byte, nor an error that is not told."""
+"""The fast path for small objects and ranged downloads of large ones: no byte is lost, and no error hidden."""
 
 from __future__ import annotations
 

@@ -403,7 +403,7 @@ def files_in(folder: Path) -> JobFiles:
 
 
 class Full:
-    """Work that fails for lack of space as often as it is told to."""
+    """Work that fails for lack of space a set number of times."""
 
     def __init__(self, times: int, error: Exception) -> None:
         self.left = times

@@ -139,7 +139,7 @@ def test_what_a_living_process_unpacks_stays_until_it_holds_it(ours: Unpacked, t
 
 
 def test_what_a_namesake_of_a_living_process_unpacked_is_removed(ours: Unpacked, tmp_path: Path) -> None:
-    """In a container that is started again the numbers of processes are those of the life before."""
+    """In a container that is restarted, process ids repeat those of its previous run."""
     other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     folder = unpacked(tmp_path / f"_MEI{other.pid:08x}dddddd")
     an_hour_ago = time.time() - 3600

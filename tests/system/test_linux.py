@@ -1,4 +1,4 @@
-"""What the kernel tells."""
+"""What is read from the kernel."""
 
 from __future__ import annotations
 

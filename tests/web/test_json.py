@@ -1,4 +1,4 @@
-"""What is long is written a few items at a time, and no client can tell."""
+"""Long answers are written a few items at a time, and their bytes are the same."""
 
 from __future__ import annotations
 

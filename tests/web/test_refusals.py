@@ -1,4 +1,4 @@
-"""Every refusal has one shape, and nothing that a stranger sends is a 500 (docs/design/protocol.md, Errors)."""
+"""Every refusal has one shape, and no request is answered with 500 (docs/design/protocol.md, Errors)."""
 
 from __future__ import annotations
 

@@ -185,7 +185,7 @@ def blocked_sessions(url: str) -> int:
 
 
 def test_a_running_job_is_not_handed_out_again_because_everything_was_away(site: Site) -> None:
-    """Its worker could not be heard for an hour, and a claim comes before the first heartbeat."""
+    """Its worker's heartbeats could not arrive for an hour, and a claim comes before the first heartbeat."""
     site.client().submit()
     assert site.client().claim("m1")
     site.app.extensions["kelpie"].end()

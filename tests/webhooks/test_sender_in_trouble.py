@@ -83,7 +83,7 @@ class TestADatabaseThatRefuses:
     ) -> None:
         """The old primary is read-only for connections that remain open to it."""
         run_job(api, receiver, "heartbeat")
-        # One connection: a second may still lead to the old one when the first tells that it was delivered.
+        # One connection: a second may still lead to the old one when the first shows that it was delivered.
         frozen = Database(
             make_conninfo(migrated_url, options="-c default_transaction_read_only=on"), connections=1
         )

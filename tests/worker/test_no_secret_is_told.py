@@ -1,4 +1,4 @@
-"""Canaries in every place that holds a secret, and trouble of every kind: none of them is heard to sing."""
+"""A known value in every place that holds a secret, and failures of every kind: none of the values is logged."""
 
 from __future__ import annotations
 

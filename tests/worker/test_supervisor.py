@@ -183,7 +183,7 @@ RESUMING: list[Message] = [LeaseRenewed("claim-1", 20.0), Recalled("claim-1", JO
 
 
 def killed(scene: Scene, rebooted: bool = False) -> Scene:
-    """The next life of a worker that ended together with the command, or with the whole machine."""
+    """The next run of a worker that ended together with the command, or with the whole machine."""
     if rebooted:
         scene.store.saved["boot"] = "an earlier one"
     following = Scene(scene.store.reopened())
@@ -242,7 +242,7 @@ def test_a_node_that_reboots_again_and_again_is_not_the_commands_fault() -> None
 
 @pytest.mark.parametrize(("generation", "fails"), [(1, True), (2, False)])
 def test_a_command_that_got_somewhere_may_be_begun_again(generation: int, fails: bool) -> None:
-    """Its first generation may only be what an earlier life left unsent."""
+    """Its first generation may only be what an earlier run left unsent."""
     scene = begun_by_three_lives()
     scene.hear(Committed("claim-1", generation, ()))
     scene = killed(scene)
