@@ -27,7 +27,7 @@ ENV PATH=/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1
 # Readable whatever the umask of the checkout; bytecode is made now, for the running program may write nowhere.
-RUN chmod -R a+rX,go-w . && PYTHONDONTWRITEBYTECODE= python -m compileall -q kelpie_api kelpie_version.py
+RUN chmod -R a+rX,go-w . && PYTHONDONTWRITEBYTECODE= python -m compileall -q kelpie_api
 USER 10001:10001
 EXPOSE 8080
 STOPSIGNAL SIGTERM
