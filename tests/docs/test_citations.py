@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import functools
 import re
 import subprocess
@@ -143,3 +144,15 @@ def test_a_citation_may_be_wrapped(tmp_path: Path) -> None:
     file = tmp_path / "comment.sql"
     file.write_text("-- see docs/design/protocol.md,\n-- Attempt and fence.\n")
     assert problems_of(file) == []
+
+
+@pytest.mark.parametrize("program", ["kelpie_api", "kelpie_worker"])
+def test_the_architecture_names_every_room_that_the_import_contracts_order(program: str) -> None:
+    contracts = configparser.ConfigParser()
+    contracts.read(ROOT / "setup.cfg")
+    (layers,) = (
+        section["layers"] for section in contracts.values() if section.get("containers", "").strip() == program
+    )
+    page = (ROOT / "docs/design/architecture.md").read_text()
+    rooms = re.findall(r"\w+", layers)
+    assert rooms and [room for room in rooms if not re.search(rf"\b{room}\b", page)] == []
