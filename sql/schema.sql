@@ -385,15 +385,25 @@ create table webhooks (
   constraint webhooks_status_check CHECK (status = ANY (ARRAY['running'::job_status, 'completed'::job_status, 'failed'::job_status]))
 ) with (fillfactor=80, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=10000);
 
-CREATE INDEX canceled_jobs_of_a_tenant ON jobs USING btree (tenant_id, seq) WHERE (canceled IS NOT NULL);
+CREATE INDEX ended_jobs_of_a_group ON jobs USING btree (tenant_id, COALESCE(container_group, ''::text), (
+CASE
+    WHEN (completed IS NOT NULL) THEN 'completed'::job_status
+    WHEN (failed IS NOT NULL) THEN 'failed'::job_status
+    ELSE 'canceled'::job_status
+END), seq) WHERE (COALESCE(completed, failed, canceled) IS NOT NULL);
+
+CREATE INDEX ended_jobs_of_a_tenant ON jobs USING btree (tenant_id, (
+CASE
+    WHEN (completed IS NOT NULL) THEN 'completed'::job_status
+    WHEN (failed IS NOT NULL) THEN 'failed'::job_status
+    ELSE 'canceled'::job_status
+END), seq) WHERE (COALESCE(completed, failed, canceled) IS NOT NULL);
 
 CREATE INDEX events_of_a_job ON events USING btree (job_id, id);
 
-CREATE INDEX failed_jobs_of_a_tenant ON jobs USING btree (tenant_id, seq) WHERE (failed IS NOT NULL);
-
 CREATE INDEX finished_jobs_of_a_group ON jobs USING btree (tenant_id, container_group, COALESCE(completed, failed, canceled)) WHERE (COALESCE(completed, failed, canceled) IS NOT NULL);
 
-CREATE INDEX jobs_of_a_group ON jobs USING btree (tenant_id, container_group, seq);
+CREATE INDEX jobs_of_a_group ON jobs USING btree (tenant_id, COALESCE(container_group, ''::text), seq);
 
 CREATE INDEX jobs_of_a_tenant ON jobs USING btree (tenant_id, seq);
 
@@ -402,6 +412,12 @@ CREATE UNIQUE INDEX one_admin ON users USING btree (is_admin) WHERE is_admin;
 CREATE UNIQUE INDEX one_current_signing_secret ON signing_secrets USING btree (user_id) WHERE (valid_until IS NULL);
 
 CREATE UNIQUE INDEX one_holder_per_claim_id ON queue USING btree (tenant_id, claim_id) WHERE (claim_id IS NOT NULL);
+
+CREATE INDEX open_jobs_of_a_tenant ON queue USING btree (tenant_id, (
+CASE
+    WHEN (rank = 1) THEN 'pending'::job_status
+    ELSE 'running'::job_status
+END), seq);
 
 CREATE INDEX queue_banned ON queue USING btree (job_id) WHERE banned;
 
@@ -450,6 +466,42 @@ UNION ALL
    FROM queue
   WHERE (queue.machine_id IS NOT NULL);
 
+create view attempt_ends as
+ SELECT job_id,
+    number,
+    outcome,
+    last_heartbeat,
+    exit_code,
+    reason,
+    output,
+    detail
+   FROM attempts
+  WHERE (ended IS NOT NULL);
+
+create view ended_jobs as
+ SELECT tenant_id,
+    COALESCE(container_group, ''::text) AS container_group,
+        CASE
+            WHEN (completed IS NOT NULL) THEN 'completed'::job_status
+            WHEN (failed IS NOT NULL) THEN 'failed'::job_status
+            ELSE 'canceled'::job_status
+        END AS status,
+    seq
+   FROM jobs
+  WHERE (COALESCE(completed, failed, canceled) IS NOT NULL);
+
+create view open_jobs as
+ SELECT tenant_id,
+    container_group,
+        CASE
+            WHEN (rank = 1) THEN 'pending'::job_status
+            ELSE 'running'::job_status
+        END AS status,
+    seq,
+    rank,
+    machine_id
+   FROM queue;
+
 create view shown_jobs as
  SELECT j.id,
     t.user_id,
@@ -494,11 +546,17 @@ create view shown_jobs as
 
 -- function claims_ended(the_container_group text) returns boolean
 
+-- function close_attempt() returns trigger
+
 -- function find_lane() returns trigger
 
 -- function forget_checkpoint_lag() returns trigger
 
 -- function guard_job() returns trigger
+
+-- function held_by(q queue, scope bigint, groups text[], the_machine_id text, the_attempt integer) returns boolean
+
+-- function in_reach(q queue, scope bigint, groups text[]) returns boolean
 
 -- function is_of_organization(the_user users, the_organization text) returns boolean
 
@@ -508,7 +566,17 @@ create view shown_jobs as
 
 -- function live_machines(the_tenant_id bigint, the_container_group text) returns SETOF text
 
+-- function may_end(q queue, scope bigint, groups text[], the_machine_id text, the_attempt integer) returns boolean
+
+-- function of_group(the_container_group text, groups text[]) returns boolean
+
+-- function of_tenant(the_tenant_id bigint, scope bigint) returns boolean
+
+-- function page_of_jobs(scope bigint, groups text[], the_status job_status, the_container_group text, beyond bigint, oldest_first boolean, most integer, skipped bigint) returns SETOF bigint
+
 -- function peek_at_lines(the_lines jsonb, the_claims jsonb) returns TABLE(found_tenant_id bigint, found_group text, found_job_id uuid, found_attempt integer, found_banned text[], found_claim_id uuid)
+
+-- function shown_job(j jobs, the_user_id uuid, the_heartbeat timestamp with time zone) returns SETOF shown_jobs
 
 -- function silence_counts_from(heartbeat_interval integer) returns timestamp with time zone
 
@@ -523,6 +591,8 @@ create view shown_jobs as
 CREATE TRIGGER announce_given_back AFTER UPDATE OF machine_id ON queue FOR EACH ROW WHEN (old.machine_id IS NOT NULL AND new.machine_id IS NULL) EXECUTE FUNCTION announce_given_back();
 
 CREATE TRIGGER announce_submitted AFTER INSERT ON queue REFERENCING NEW TABLE AS submitted FOR EACH STATEMENT EXECUTE FUNCTION announce_submitted();
+
+CREATE TRIGGER close_attempt INSTEAD OF INSERT ON attempt_ends FOR EACH ROW EXECUTE FUNCTION close_attempt();
 
 CREATE TRIGGER find_lane BEFORE INSERT OR UPDATE OF next_try ON webhooks FOR EACH ROW WHEN (new.next_try IS NOT NULL AND new.lane IS NULL) EXECUTE FUNCTION find_lane();
 

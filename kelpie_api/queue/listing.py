@@ -49,12 +49,16 @@ def list_page(
     """
     if cursor:
         page, oldest_first = 1, cursor.oldest_first
-    statement = SQL.list_jobs_oldest_first if oldest_first else SQL.list_jobs_newest_first
-    filters = {**caller.scope, "status": status, "container_group": container_group_id}
+    filters = {
+        **caller.scope,
+        "status": status,
+        "container_group": container_group_id,
+        "oldest_first": oldest_first,
+    }
     found: list[Row] = []
     beyond, skipped = cursor and cursor.seq, (page - 1) * page_size
     while (left := page_size + 1 - len(found)) > 0:
-        portion = db.all(statement, **filters, beyond=beyond, most=min(left, PORTION), skipped=skipped)
+        portion = db.all(SQL.list_jobs, **filters, beyond=beyond, most=min(left, PORTION), skipped=skipped)
         found += portion
         _refuse_too_large(found)
         if len(portion) < min(left, PORTION):

@@ -1,4 +1,5 @@
--- Have all claims of a group ended that began before it was marked? Those that begin meanwhile wait for a moment.
+-- Whether all claims of a group have ended that began before it was marked in stopping_groups; false after three
+-- seconds of waiting for them. Claims that begin meanwhile wait for this look.
 create or replace function claims_ended(the_container_group text) returns boolean language plpgsql
   set lock_timeout = '3s'
 as $$

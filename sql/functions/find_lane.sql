@@ -1,3 +1,4 @@
+-- Fills in whose a webhook is and its lane, so that the statements that write webhooks need not know them.
 create or replace function find_lane() returns trigger language plpgsql as $$
 begin
   select t.user_id, webhook_lane(t.user_id, new.url)

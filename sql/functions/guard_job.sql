@@ -1,3 +1,5 @@
+-- Refuses every change of a final job, every move that is not in job_transitions, and an attempt that goes down: also
+-- by hand in psql. Programs know the violation by its SQLSTATE, KL001 to KL003.
 create or replace function guard_job() returns trigger language plpgsql as $$
 begin
   if old.status in ('completed', 'failed', 'canceled') then

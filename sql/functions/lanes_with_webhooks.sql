@@ -1,3 +1,5 @@
+-- The lanes of a user in which webhooks wait, behind `after` up to `until`, a hundred at most. Steps from one lane to
+-- the next with one look into the index each, never through the webhooks of one.
 create or replace function lanes_with_webhooks(the_user_id uuid, after uuid, until uuid) returns setof uuid language sql stable as $$
   with recursive waiting (lane) as (
     (select lane

@@ -1,5 +1,6 @@
--- Who may still come for a job of a line: heard of lately, or busy with a job. A worker that had trouble pauses for
--- minutes before it asks again. '' is the line of the null group, which every machine of the tenant is served from.
+-- The machines that may still come for a job of a line: heard of lately, or busy with a job. A worker that had
+-- trouble pauses for minutes before it asks again. '' is the line of the null group, which every machine of the
+-- tenant is served from.
 create or replace function live_machines(the_tenant_id bigint, the_container_group text) returns setof text
 language sql stable as $$
   select machine_id

@@ -1,3 +1,34 @@
+-- Take due webhooks for sending.
+--
+-- Guarantees
+--   * Taken once: its next try moves `hold` into the future, so no other sender takes it, and none is lost if this
+--     one dies. Rows that another sender is taking are skipped, never waited for.
+--   * Fair: at most `batch` in all, `lane_cap` of a lane and `user_cap` of a user, less what the caller has of them
+--     in hand: `lane_rooms` says how many more of each of `known_lanes` it has room for, `user_rooms` of
+--     `known_users`. A lane is one user's way to one receiver; the thousand webhooks of a receiver that is down delay
+--     no other lane. No user gets one more who has half as many as are free already, so it takes many users to leave
+--     none.
+--   * In order for each job: a webhook waits for those before it, but not longer than 60 seconds of their retries, so
+--     a receiver that refuses `running` still hears `completed`. One that its owner asked for again goes at once, and
+--     none waits for one that was finished once.
+--
+-- Locks: the rows it takes, and no other.
+--
+-- Shape
+--   * Up to 200 due webhooks name their lanes themselves. Beyond that lanes are looked for by stepping through an
+--     index from one to the next (users_with_webhooks, lanes_with_webhooks), a hundred of a user and a thousand in
+--     all, because the oldest may all be of one lane. Where it begins is chance, so what one look does not reach,
+--     another will.
+--   * Rows are compared as wholes, which only the right index can answer. With the statistics of a long outbox of one
+--     lane the planner took the index of all that is due for the lane's own, and that of all sequence numbers for the
+--     job's: some 100,000 entries each, for each other lane.
+--   * `num_nonnulls(p.next_try) = 1` is `is not null` in words that no partial index has. With the statistics of a
+--     short outbox that has grown since, the planner read webhooks_by_age from end to end, once for each webhook
+--     taken.
+--   * `= any (array(...))` because a join could be begun from all webhooks.
+--
+-- Why a function: for the reasons of claim_job, and because each lane's room depends on what was taken of those
+-- before it.
 create or replace function take_webhooks(
   batch integer, hold interval, lane_cap integer, user_cap integer,
   known_lanes uuid[], lane_rooms integer[], known_users uuid[], user_rooms integer[]
@@ -22,8 +53,6 @@ declare
   lane_room integer;
   taken     integer;
 begin
-  -- Few due webhooks name their lanes themselves. Of a backlog the lanes are looked for, a hundred of a user and a
-  -- thousand in all, for its oldest may all be of one lane.
   select count(*) = 200 into backlog
     from (select from webhooks where next_try <= now() order by next_try limit 200) due;
   for the_user, the_lane in
@@ -48,7 +77,6 @@ begin
       user_room := coalesce(user_rooms[array_position(known_users, the_user)], user_cap);
       last_user := the_user;
     end if;
-    -- Nobody gets one more who has half as many as are free, so it takes many to leave none.
     fair_room := ceil((batch - 2 * (user_cap - user_room)) / 3.0);
     lane_room := least(user_room, fair_room, coalesce(lane_rooms[array_position(known_lanes, the_lane)], lane_cap));
     continue when lane_room <= 0;
@@ -59,14 +87,12 @@ begin
        where (w.user_id, w.lane, w.next_try) >= (the_user, the_lane, '-infinity'::timestamptz)
          and (w.user_id, w.lane, w.next_try) <= (the_user, the_lane, now())
          and w.next_try is not null
-         -- In the order of the job's life, unless its owner asked for this one, or the one before is a minute old
-         -- or was finished once.
          and (w.due_since > w.created
               or not exists (
                  select from webhooks p
                   where (p.job_id, p.seq) >= (w.job_id, '-9223372036854775808'::bigint)
                     and (p.job_id, p.seq) < (w.job_id, w.seq)
-                    and num_nonnulls(p.next_try) = 1  -- is not null, but no partial index has these words
+                    and num_nonnulls(p.next_try) = 1
                     and p.tries_before = 0
                     and p.created > now() - interval '60 seconds'))
        order by w.user_id, w.lane, w.next_try
@@ -75,7 +101,7 @@ begin
     )
     update webhooks w
        set next_try = now() + hold, tries = w.tries + 1, under_way = true
-     where w.id = any (array(select id from due))  -- a join could be begun from all webhooks
+     where w.id = any (array(select id from due))
     returning w.*;
     get diagnostics taken = row_count;
     user_room := user_room - taken;

@@ -1,4 +1,4 @@
--- Statements on machines, and on those that are to be sent away. Their bans are counted by fail_job in jobs.sql, which
+-- Statements on machines, and on those that are to be sent away. Their bans are counted by fail_job in queue.sql, which
 -- writes the reallocation too.
 
 -- name: see_machines
@@ -16,8 +16,8 @@ select tenant_id, container_group, machine_id
 with page as materialized (
   select tenant_id, container_group, machine_id, last_seen, bans, counted_bans
     from machines
-   where (%(scope)s::bigint is null or tenant_id = %(scope)s)
-     and (%(groups)s::text[] is null or container_group = any (%(groups)s))
+   where of_tenant(tenant_id, %(scope)s)
+     and of_group(container_group, %(groups)s)
      and (%(container_group)s::text is null or container_group = %(container_group)s)
    order by tenant_id, container_group, machine_id
    limit %(page_size)s
@@ -27,7 +27,7 @@ held as materialized (
   select tenant_id, holder_group, machine_id, array_agg(job_id order by seq) as job_ids, max(heartbeat) as heartbeat
     from queue
    where machine_id is not null
-     and (%(scope)s::bigint is null or tenant_id = %(scope)s)
+     and of_tenant(tenant_id, %(scope)s)
    group by tenant_id, holder_group, machine_id
 )
 select p.tenant_id, p.container_group as container_group_id, p.machine_id,

@@ -16,8 +16,8 @@ select r.container_group_id, t.user_id, r.org_name, r.project_name, r.container_
        r.max_replicas, r.idle_threshold_seconds, r.created, r.updated
   from scaling_rules r
   join tenants t on t.id = r.tenant_id
- where (%(scope)s::bigint is null or r.tenant_id = %(scope)s)
-   and (%(groups)s::text[] is null or r.container_group_id::text = any (%(groups)s))
+ where of_tenant(r.tenant_id, %(scope)s)
+   and of_group(r.container_group_id::text, %(groups)s)
  order by r.created, r.container_group_id;
 
 -- name: get_rule
@@ -26,8 +26,8 @@ select r.container_group_id, t.user_id, r.org_name, r.project_name, r.container_
   from scaling_rules r
   join tenants t on t.id = r.tenant_id
  where r.container_group_id = %(container_group_id)s
-   and (%(scope)s::bigint is null or r.tenant_id = %(scope)s)
-   and (%(groups)s::text[] is null or r.container_group_id::text = any (%(groups)s));
+   and of_tenant(r.tenant_id, %(scope)s)
+   and of_group(r.container_group_id::text, %(groups)s);
 
 -- name: change_rule
 -- What is null stays as it is; the table's constraint holds the limits to each other. No row: no such rule.
@@ -39,16 +39,16 @@ update scaling_rules r
   from tenants t
  where t.id = r.tenant_id
    and r.container_group_id = %(container_group_id)s
-   and (%(scope)s::bigint is null or r.tenant_id = %(scope)s)
-   and (%(groups)s::text[] is null or r.container_group_id::text = any (%(groups)s))
+   and of_tenant(r.tenant_id, %(scope)s)
+   and of_group(r.container_group_id::text, %(groups)s)
 returning r.container_group_id, t.user_id, r.org_name, r.project_name, r.container_group_name, r.min_replicas,
           r.max_replicas, r.idle_threshold_seconds, r.created, r.updated;
 
 -- name: delete_rule
 delete from scaling_rules
  where container_group_id = %(container_group_id)s
-   and (%(scope)s::bigint is null or tenant_id = %(scope)s)
-   and (%(groups)s::text[] is null or container_group_id::text = any (%(groups)s));
+   and of_tenant(tenant_id, %(scope)s)
+   and of_group(container_group_id::text, %(groups)s);
 
 -- name: delete_rules
 -- All rules of everybody.
@@ -64,7 +64,7 @@ with active as (
          min(seq) filter (where pending) as oldest
     from active_jobs
    where container_group = any (%(spellings)s)
-     and (%(scope)s::bigint is null or tenant_id = %(scope)s)
+     and of_tenant(tenant_id, %(scope)s)
 )
 select pending, running, active,
        coalesce((select extract(epoch from now() - j.created)::float8 from jobs j where j.seq = oldest), 0)
@@ -164,8 +164,8 @@ select id, at, container_group_id, active, warm, observed_state, observed_replic
        error
   from scaling_decisions
  where container_group_id = %(container_group_id)s
-   and (%(scope)s::bigint is null or tenant_id = %(scope)s)
-   and (%(groups)s::text[] is null or container_group_id::text = any (%(groups)s))
+   and of_tenant(tenant_id, %(scope)s)
+   and of_group(container_group_id::text, %(groups)s)
  order by id desc
  limit %(page_size)s
 offset %(skipped)s;
@@ -182,8 +182,8 @@ with left_behind as (
          end as replicas
     from scaling_decisions
    where container_group_id = %(container_group_id)s
-     and (%(scope)s::bigint is null or tenant_id = %(scope)s)
-     and (%(groups)s::text[] is null or container_group_id::text = any (%(groups)s))
+     and of_tenant(tenant_id, %(scope)s)
+     and of_group(container_group_id::text, %(groups)s)
 ),
 spans as (
   select at, replicas,

@@ -1,10 +1,7 @@
--- Statements on the outbox, in the order of a webhook's life. It is born in the statements of jobs.sql.
+-- Statements on the outbox, in the order of a webhook's life. It is born in the statements of queue.sql.
 
 -- name: take_webhooks
--- Take due webhooks for sending: their next try moves into the future, so that no other sender takes them and
--- none is lost if this one dies. No more of a lane, and of a user, than there is room for, however many are due.
--- Per job in order: a webhook waits for its predecessors, but not longer than 60 seconds of their retries, so a
--- receiver that refuses `running` still hears `completed`.
+-- Take due webhooks for sending, no more of a lane and of a user than there is room for; see functions/take_webhooks.sql.
 select id, job_id, user_id, lane, url, status, machine_id, container_group, sealed_key, tries,
        tries - tries_before as tries_since, now() - due_since as age
   from take_webhooks(%(batch)s, %(hold)s, %(lane_cap)s, %(user_cap)s, %(lanes)s::uuid[], %(lane_rooms)s::integer[],
@@ -124,53 +121,3 @@ update signing_secrets
 
 -- name: delete_signing_secret
 delete from signing_secrets where id = %(id)s;
-
--- name: recall_secret_key
-select fingerprint from secret_key;
-
--- name: remember_secret_key
-insert into secret_key (fingerprint) values (%(fingerprint)s) on conflict do nothing;
-
--- name: lock_secret_key
--- One change of the key at a time.
-select from secret_key for update;
-
--- name: replace_secret_key
--- No row: it is this one already.
-update secret_key
-   set fingerprint = %(fingerprint)s, since = now()
- where fingerprint <> %(fingerprint)s;
-
--- name: list_sealed_secrets
-select id, sealed from signing_secrets;
-
--- name: reseal_secrets
--- Put what was sealed with another key in the place of what was read; not where it was replaced meanwhile.
-update signing_secrets s
-   set sealed = anew.after
-  from unnest(%(ids)s::bigint[], %(before)s::bytea[], %(after)s::bytea[]) as anew (id, before, after)
- where s.id = anew.id
-   and s.sealed = anew.before;
-
--- name: list_sealed_keys
--- Of the webhooks that are still to be sent.
-select id, sealed_key as sealed
-  from webhooks
- where next_try is not null
-   and sealed_key is not null;
-
--- name: reseal_keys
--- As reseal_secrets.
-update webhooks w
-   set sealed_key = anew.after
-  from unnest(%(ids)s::uuid[], %(before)s::bytea[], %(after)s::bytea[]) as anew (id, before, after)
- where w.id = anew.id
-   and w.sealed_key = anew.before;
-
--- name: delete_signing_secrets
--- Of all users; each gets a new one when it is needed.
-delete from signing_secrets;
-
--- name: erase_sealed_keys
--- What still waits is sent without a key.
-update webhooks set sealed_key = null where next_try is not null and sealed_key is not null;

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from kelpie_api.db import SQL, Database
-from kelpie_api.queue import submissions
-from tests.helpers import Client, Tenant, as_row, make_job, refused
+from kelpie_api.db import Database
+from tests.helpers import Client, Tenant, make_job, refused
 
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
@@ -172,21 +171,6 @@ class TestCursor:
     def test_it_shows_nobody_the_jobs_of_another(self, api: Client, stranger: Client, seven: list[str]) -> None:
         path = following(api, "/jobs?page_size=3") or ""
         assert listed(stranger, path.removeprefix("/jobs")) == []
-
-
-@pytest.mark.parametrize("order", ["newest", "oldest"])
-@pytest.mark.parametrize("filtered", [{}, {"container_group": "g1"}, {"status": "failed"}])
-def test_a_page_far_behind_begins_at_its_place_in_an_index(
-    db: Database, tenant: Tenant, order: str, filtered: dict[str, str]
-) -> None:
-    submissions.submit(db, tenant.caller, [as_row()] * 5000)
-    db.execute("analyze jobs")
-    values = {"scope": tenant.caller.tenant_id, "groups": None, "status": None, "container_group": None}
-    statement = SQL.by_name[f"list_jobs_{order}_first"]
-    middle = db.one_or_none("select min(seq) + 2500 as seq from jobs") or {}
-    plan = db.all(f"explain {statement}", **values | filtered, beyond=middle["seq"], most=11, skipped=0)
-    text = "\n".join(line["QUERY PLAN"] for line in plan)
-    assert re.search(r"Index Cond: .*seq [<>]", text), text
 
 
 class TestVersion:

@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from kelpie_api.db import SQL, Database
+from kelpie_api.db import SQL, SQL_FOLDER, Database
+from tests.helpers import Tenant, claim, make_job
 
 ROOT = Path(__file__).parents[2]
 # EXPLAIN knows no utility statements; the tests of housekeeping and of the administrator run these.
 UTILITY = {"vacuum_queue", "purge_jobs", "listen"}
 PLACEHOLDER = re.compile(r"%\((\w+)\)s")
+# Rules that statements share as functions, and that no plan may call for each row.
+SHARED = ("of_tenant", "of_group", "in_reach", "held_by", "may_end", "shown_job")
+CALLER = {"scope": 1, "groups": ["g1"], "machine_id": "m1", "attempt": 1}
 
 
 @pytest.mark.parametrize("name", sorted(SQL.by_name.keys() - UTILITY))
@@ -36,3 +40,58 @@ def test_a_name_given_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "twice.sql").write_text("-- name: same\nselect 1;\n-- name: same\nselect 2;\n")
     with pytest.raises(ValueError, match="same a second time"):
         type(SQL)(tmp_path)
+
+
+def test_each_room_has_one_file_of_statements() -> None:
+    """A statement stands in the file of the room that uses it; commands use those of any room."""
+    rooms = ROOT / "kelpie_api"
+    for file in (SQL_FOLDER / "queries").glob("*.sql"):
+        named = set(re.findall(r"^-- name: (\w+)$", file.read_text(), re.MULTILINE))
+        inside = {
+            name
+            for path in rooms.rglob("*.py")
+            if path.relative_to(rooms).parts[0] in (file.stem, f"{file.stem}.py", "commands")
+            for name in re.findall(r"\bSQL\.([a-z_]+)\b", path.read_text())
+        }
+        assert named <= inside, (file.name, named - inside)
+
+
+@pytest.mark.parametrize("name", [name for name, text in SQL.by_name.items() if re.search("|".join(SHARED), text)])
+def test_the_rules_that_statements_share_disappear_in_their_plans(db: Database, name: str) -> None:
+    statement = SQL.by_name[name]
+    values = {key: CALLER.get(key) for key in PLACEHOLDER.findall(statement)}
+    plan = db.all(f"explain (verbose) {statement}", **values)
+    text = "\n".join(line["QUERY PLAN"] for line in plan)
+    assert not re.search(rf"\b({'|'.join(SHARED)})\(", text), text
+
+
+def test_each_shared_rule_is_used() -> None:
+    sources = [*SQL.by_name.values(), *(file.read_text() for file in (SQL_FOLDER / "functions").glob("*.sql"))]
+    for function in SHARED:
+        assert sum(len(re.findall(rf"\b{function}\(", source)) for source in sources) > 1, function
+
+
+def test_no_statement_says_a_shared_rule_in_its_own_words() -> None:
+    for name, statement in SQL.by_name.items():
+        for own_words in (
+            "(scope)s::bigint is null",
+            "(groups)s::text[] is null",
+            "attempts (job_id, number",
+            "num_heartbeats, container",
+        ):
+            assert own_words not in statement, name
+
+
+def test_a_claim_calls_no_shared_rule_for_its_row(migrated_url: str, db: Database, tenant: Tenant) -> None:
+    """EXPLAIN does not show the plan inside a function, but Postgres counts the calls that are left in it."""
+    make_job(db, tenant)
+    one_session = Database(migrated_url, connections=1)
+    one_session.open()
+    one_session.execute("set track_functions = 'all'")
+    assert claim(one_session, tenant)
+    one_session.execute("select pg_stat_force_next_flush()")
+    called = {
+        row["funcname"] for row in one_session.all("select funcname from pg_stat_user_functions where calls > 0")
+    }
+    one_session.close()
+    assert "claim_job" in called and called.isdisjoint(SHARED)

@@ -1,11 +1,16 @@
 -- Statements on users, tenants and keys, in the order of their lives.
 
+-- Users and their keys.
+
 -- name: create_user
 -- No row: the name is taken.
 insert into users (username)
 values (%(username)s)
     on conflict (username) do nothing
 returning id, username, created;
+
+-- name: get_user
+select id, username, created from users where id = %(user_id)s;
 
 -- name: create_api_key
 -- A key for one user in one project, which is made on first sight. No row: no such user.
@@ -39,6 +44,8 @@ select t.id as tenant_id, u.id as user_id, u.username
  where u.is_admin
  order by t.id
  limit 1;
+
+-- Callers that Salad vouches for.
 
 -- name: find_owner
 -- The user of an organization and its tenant in a project, for callers that Salad vouches for; tenant 0, which is
@@ -118,8 +125,36 @@ insert into jwks (url, keys)
 values (%(url)s, %(keys)s::jsonb)
     on conflict (url) do update set keys = excluded.keys, fetched = now();
 
--- name: get_user
-select id, username, created from users where id = %(user_id)s;
+-- The operator's command line.
+
+-- name: find_user
+-- By id or by name; the id comes first, for a user may be named like the id of another.
+select id, username, is_admin, created
+  from users
+ where username = %(wanted)s or id::text = lower(%(wanted)s)
+ order by username = %(wanted)s
+ limit 1;
+
+-- name: list_users
+select id, username, is_admin, created from users order by created, username;
+
+-- name: list_api_keys
+-- What is known of keys: never the key. Null: those of all users.
+select k.id, u.username, k.org_name, t.project as project_name, k.created
+  from api_keys k
+  join tenants t on t.id = k.tenant_id
+  join users u on u.id = t.user_id
+ where (%(user_id)s::uuid is null or u.id = %(user_id)s)
+ order by k.created, k.id;
+
+-- name: revoke_api_key
+-- No row: there is no such key.
+delete from api_keys k
+ using tenants t, users u
+ where k.id = %(key_id)s and t.id = k.tenant_id and u.id = t.user_id
+returning k.id, u.username, k.org_name, t.project as project_name;
+
+-- The end.
 
 -- name: empty_queue_of_users
 -- Before delete_users, in its transaction: the queue's rows are locked before the jobs' everywhere.

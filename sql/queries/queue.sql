@@ -4,7 +4,9 @@
 -- the jobs of some container groups, '' being the null group, or held on behalf of one of them (null: of all).
 --
 -- A statement that waited for that row sees it as it is now, but every other table as it was when the statement began: an
--- attempt that a claim opened in between is invisible to an update. `on conflict` finds it all the same.
+-- attempt that a claim opened in between is invisible to an update. The trigger of attempt_ends sees it.
+
+-- Submission.
 
 -- name: submit_jobs
 -- Create all the jobs of one submission, or none; a batch keeps its own order. `submitted` is a list of
@@ -52,43 +54,46 @@ told as (
   insert into events (job_id, kind, actor, attempt)
   select id, 'submitted', %(actor)s, 0 from created order by seq
 )
-select id, %(user_id)s::uuid as user_id, status, created, started, completed, canceled, failed,
-       command, arguments, environment, sync,
-       input_bucket, input_prefix, checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix,
-       compression, max_failures, heartbeat_interval, webhook,
-       heartbeat, num_failures, num_heartbeats, container_group as container_group_id, machine_id, attempt
-  from created
- order by seq;
+select s.*
+  from created c
+ cross join lateral shown_job(c, %(user_id)s, c.heartbeat) s
+ order by s.seq;
 
 -- name: find_submission
 select digest, job_ids from submissions where tenant_id = %(tenant_id)s and key = %(key)s;
 
 -- name: get_submitted_jobs
 -- The jobs of one submission as they are now, in the order in which they were submitted.
-select id, user_id, status, created, started, completed, canceled, failed,
-       command, arguments, environment, sync,
-       input_bucket, input_prefix, checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix,
-       compression, max_failures, heartbeat_interval, webhook,
-       heartbeat, num_failures, num_heartbeats, container_group_id, machine_id, attempt
+select *
   from shown_jobs
  where id = any (%(job_ids)s::uuid[])
-   and (%(scope)s::bigint is null or tenant_id = %(scope)s)
-   and (%(groups)s::text[] is null or coalesce(container_group_id, '') = any (%(groups)s))
+   and of_tenant(tenant_id, %(scope)s)
+   and of_group(coalesce(container_group_id, ''), %(groups)s)
  order by seq;
 
+-- Waiting for work.
+
+-- name: peek_at_lines
+-- What those who wait could have; see the function. `lines` and `claims` are lists of objects.
+select found_tenant_id as tenant_id, found_group as container_group, found_job_id as job_id,
+       found_attempt as attempt, found_banned as banned, found_claim_id as claim_id
+  from peek_at_lines(%(lines)s::jsonb, %(claims)s::jsonb);
+
+-- name: prove_listener
+-- A word that a listener must hear, sent over another connection than its own.
+select pg_notify('kelpie_work', %(token)s);
+
+-- name: listen
+-- Only on a connection that serves nothing else.
+listen kelpie_work;
+
+-- In the hands of a machine.
+
 -- name: claim_job
--- Hand the oldest eligible job to one worker and open its lease: first a job that was handed out before and
--- lost its holder, then a pending one; never one that this machine is banned from. Rows that another
--- claimant holds are skipped, never waited for, so no job goes to two and nobody comes back empty while there
--- is work. attempt only ever grows: whoever held the job before can no longer write to it. Asked again with the same
--- claim_id, it answers the job and attempt that this id holds already.
-select id, user_id, status, created, started, completed, canceled, failed,
-       command, arguments, environment, sync,
-       input_bucket, input_prefix, checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix,
-       compression, max_failures, heartbeat_interval, webhook,
-       heartbeat, num_failures, num_heartbeats, container_group_id, machine_id, attempt
-  from claim_job(%(tenant_id)s, %(container_group)s, %(machine_id)s, %(claim_id)s::uuid, %(actor)s,
-                 %(sealed_key)s::bytea, %(lines)s::text[]);
+-- Hand the oldest eligible job to one machine and open its lease; what is guaranteed, and why it is a function, stands in
+-- functions/claim_job.sql. No row: there is no work for this machine.
+select *
+  from claim_job(%(tenant_id)s, %(container_group)s, %(machine_id)s, %(claim_id)s, %(actor)s, %(sealed_key)s, %(lines)s);
 
 -- name: renew_lease
 -- Renew a lease that its holder still has, also one that lapsed and that nobody claimed yet. Without an attempt
@@ -96,11 +101,93 @@ select id, user_id, status, created, started, completed, canceled, failed,
 update queue
    set heartbeat = now(), num_heartbeats = num_heartbeats + 1, checkpoint_lag = %(checkpoint_lag)s
  where job_id = %(job_id)s
-   and (%(scope)s::bigint is null or tenant_id = %(scope)s)
-   and (%(groups)s::text[] is null or container_group = any (%(groups)s) or holder_group = any (%(groups)s))
-   and machine_id = %(machine_id)s
-   and (%(attempt)s::integer is null or attempt = %(attempt)s)
+   and held_by(queue, %(scope)s, %(groups)s, %(machine_id)s, %(attempt)s)
 returning attempt;
+
+-- name: keep_checkpoint
+-- Keep the manifest of a generation, from the holder only, and of the older ones the newest. The same generation again
+-- replaces what was said of it; one that is older than what is known writes nothing. The newest generation of the
+-- attempt is answered. No row: refused, nothing was written.
+with held as (
+  select job_id, attempt
+    from queue
+   where job_id = %(job_id)s
+     and held_by(queue, %(scope)s, %(groups)s, %(machine_id)s, %(attempt)s)
+     for update
+),
+-- Its own row may be one that this statement, having waited for the lock, does not see; `kept` finds it all the same.
+known as (
+  select c.attempt, c.generation
+    from checkpoints c
+    join held h on h.job_id = c.job_id
+   order by c.attempt desc, c.generation desc
+),
+newest as (
+  select coalesce(max(k.generation), 0) as generation
+    from known k
+    join held h on h.attempt = k.attempt
+),
+kept as (
+  insert into checkpoints (job_id, attempt, generation, files)
+  select h.job_id, h.attempt, %(generation)s::bigint, %(files)s::jsonb
+    from held h
+   cross join newest n
+   where n.generation <= %(generation)s::bigint
+      on conflict (job_id, attempt, generation) do update
+     set files = excluded.files, reported = excluded.reported
+  returning job_id, attempt, generation
+),
+older as (
+  delete from checkpoints c
+   using kept
+   where c.job_id = kept.job_id
+     and (c.attempt, c.generation) <> (kept.attempt, kept.generation)
+     and (c.attempt, c.generation) is distinct from (
+           select (k.attempt, k.generation)
+             from known k
+            where (k.attempt, k.generation) <> (kept.attempt, kept.generation)
+            order by k.attempt desc, k.generation desc
+            limit 1)
+),
+told as (
+  insert into events (job_id, kind, actor, attempt, detail)
+  select job_id, 'checkpointed', %(actor)s, attempt,
+         jsonb_build_object('machine_id', %(machine_id)s::text, 'files', jsonb_array_length(%(files)s::jsonb))
+    from kept
+   where (select generation from newest) = 0
+)
+select greatest(n.generation, %(generation)s::bigint) as generation
+  from held
+ cross join newest n;
+
+-- name: newest_checkpoint
+select attempt, generation, reported, files
+  from checkpoints
+ where job_id = %(job_id)s
+ order by attempt desc, generation desc
+ limit 1;
+
+-- name: tell_resumed
+-- How an attempt found the newest manifest when it began, from the holder only. No row: refused.
+with held as (
+  select job_id, attempt
+    from queue
+   where job_id = %(job_id)s
+     and held_by(queue, %(scope)s, %(groups)s, %(machine_id)s, %(attempt)s)
+     for update
+),
+told as (
+  insert into events (job_id, kind, actor, attempt, detail)
+  select job_id, 'resumed', %(actor)s, attempt,
+         jsonb_build_object('machine_id', %(machine_id)s::text, 'checkpoint', %(checkpoint)s::text,
+                            'detail', %(detail)s::text)
+    from held h
+   where not exists (select from events e
+                      where e.job_id = h.job_id and e.kind = 'resumed' and e.attempt = h.attempt)
+)
+select attempt from held;
+
+-- The end.
 
 -- name: complete_job
 -- The end of a job whose every output is in the bucket. Accepted from the holder, and for a pending job that
@@ -108,10 +195,7 @@ returning attempt;
 with held as (
   delete from queue
    where job_id = %(job_id)s
-     and (%(scope)s::bigint is null or tenant_id = %(scope)s)
-     and (%(groups)s::text[] is null or container_group = any (%(groups)s) or holder_group = any (%(groups)s))
-     and (%(attempt)s::integer is null or attempt = %(attempt)s)
-     and (machine_id = %(machine_id)s or attempt = 0)
+     and may_end(queue, %(scope)s, %(groups)s, %(machine_id)s, %(attempt)s)
   returning *
 ),
 job as (
@@ -123,16 +207,10 @@ job as (
   returning j.*
 ),
 ended as (
-  insert into attempts (job_id, number, machine_id, container_group, last_heartbeat, ended, outcome, exit_code, reason,
-                        output, detail)
-  select job_id, attempt, machine_id, holder_group, heartbeat, now(), 'completed', %(exit_code)s, %(reason)s,
-         %(output)s, %(detail)s
+  insert into attempt_ends (job_id, number, outcome, last_heartbeat, exit_code, reason, output, detail)
+  select job_id, attempt, 'completed', heartbeat, %(exit_code)s, %(reason)s, %(output)s, %(detail)s
     from held
    where machine_id is not null
-      on conflict (job_id, number) do update
-     set ended = excluded.ended, outcome = excluded.outcome, last_heartbeat = excluded.last_heartbeat,
-         exit_code = excluded.exit_code, reason = excluded.reason, output = excluded.output,
-         detail = excluded.detail
 ),
 told as (
   insert into events (job_id, kind, actor, attempt, detail)
@@ -155,10 +233,7 @@ select status from job;
 with held as (
   select * from queue
    where job_id = %(job_id)s
-     and (%(scope)s::bigint is null or tenant_id = %(scope)s)
-     and (%(groups)s::text[] is null or container_group = any (%(groups)s) or holder_group = any (%(groups)s))
-     and (%(attempt)s::integer is null or attempt = %(attempt)s)
-     and (machine_id = %(machine_id)s or attempt = 0)
+     and may_end(queue, %(scope)s, %(groups)s, %(machine_id)s, %(attempt)s)
      for update
 ),
 banned as (
@@ -211,16 +286,10 @@ waiting as (
      and job.status <> 'failed'
 ),
 ended as (
-  insert into attempts (job_id, number, machine_id, container_group, last_heartbeat, ended, outcome, exit_code, reason,
-                        output, detail)
-  select job_id, attempt, machine_id, holder_group, heartbeat, now(), 'failed', %(exit_code)s, %(reason)s,
-         %(output)s, %(detail)s
+  insert into attempt_ends (job_id, number, outcome, last_heartbeat, exit_code, reason, output, detail)
+  select job_id, attempt, 'failed', heartbeat, %(exit_code)s, %(reason)s, %(output)s, %(detail)s
     from held
    where machine_id is not null
-      on conflict (job_id, number) do update
-     set ended = excluded.ended, outcome = excluded.outcome, last_heartbeat = excluded.last_heartbeat,
-         exit_code = excluded.exit_code, reason = excluded.reason, output = excluded.output,
-         detail = excluded.detail
 ),
 told as (
   insert into events (job_id, kind, actor, attempt, detail)
@@ -245,10 +314,7 @@ select status from job;
 with held as (
   select * from queue
    where job_id = %(job_id)s
-     and (%(scope)s::bigint is null or tenant_id = %(scope)s)
-     and (%(groups)s::text[] is null or container_group = any (%(groups)s) or holder_group = any (%(groups)s))
-     and machine_id = %(machine_id)s
-     and (%(attempt)s::integer is null or attempt = %(attempt)s)
+     and held_by(queue, %(scope)s, %(groups)s, %(machine_id)s, %(attempt)s)
      for update
 ),
 job as (
@@ -265,15 +331,10 @@ waiting as (
    where q.job_id = h.job_id
 ),
 ended as (
-  insert into attempts (job_id, number, machine_id, container_group, last_heartbeat, ended, outcome, exit_code, reason,
-                        detail)
-  select job_id, attempt, machine_id, holder_group, heartbeat, now(), 'released', %(exit_code)s, %(reason)s,
-         %(detail)s
+  insert into attempt_ends (job_id, number, outcome, last_heartbeat, exit_code, reason, detail)
+  select job_id, attempt, 'released', heartbeat, %(exit_code)s, %(reason)s, %(detail)s
     from held
    where machine_id is not null
-      on conflict (job_id, number) do update
-     set ended = excluded.ended, outcome = excluded.outcome, last_heartbeat = excluded.last_heartbeat,
-         exit_code = excluded.exit_code, reason = excluded.reason, detail = excluded.detail
 ),
 told as (
   insert into events (job_id, kind, actor, attempt, detail)
@@ -288,8 +349,7 @@ select status from job;
 with held as (
   delete from queue
    where job_id = %(job_id)s
-     and (%(scope)s::bigint is null or tenant_id = %(scope)s)
-     and (%(groups)s::text[] is null or container_group = any (%(groups)s) or holder_group = any (%(groups)s))
+     and in_reach(queue, %(scope)s, %(groups)s)
   returning *
 ),
 job as (
@@ -301,12 +361,10 @@ job as (
   returning j.*
 ),
 ended as (
-  insert into attempts (job_id, number, machine_id, container_group, last_heartbeat, ended, outcome)
-  select job_id, attempt, machine_id, holder_group, heartbeat, now(), 'canceled'
+  insert into attempt_ends (job_id, number, outcome, last_heartbeat)
+  select job_id, attempt, 'canceled', heartbeat
     from held
    where machine_id is not null
-      on conflict (job_id, number) do update
-     set ended = excluded.ended, outcome = excluded.outcome, last_heartbeat = excluded.last_heartbeat
 ),
 told as (
   insert into events (job_id, kind, actor, attempt)
@@ -314,12 +372,33 @@ told as (
 )
 select status from job;
 
+-- name: standing_of_reporter
+-- Why a report was refused: what became of the job, and what this machine said last about it, so that a report
+-- whose answer was lost can be repeated. No row: no such job for this caller.
+select j.status,
+       (select a.outcome
+          from attempts a
+         where a.job_id = j.id
+           and a.machine_id = %(machine_id)s
+           and (%(attempt)s::integer is null or a.number = %(attempt)s)
+         order by a.number desc
+         limit 1) as outcome,
+       exists (select from bans b where b.job_id = j.id and b.machine_id = %(machine_id)s) as banned,
+       coalesce(j.machine_id = %(machine_id)s, false) as touched_last
+  from jobs j
+ where j.id = %(job_id)s
+   and of_tenant(j.tenant_id, %(scope)s)
+   and (of_group(coalesce(j.container_group, ''), %(groups)s)
+        or exists (select from attempts a where a.job_id = j.id and a.container_group = any (%(groups)s)));
+
+-- The end of all jobs of a container group, or of all.
+
 -- name: lines_of_group
 -- The lines of the queue that hold jobs of a container group which the caller may touch, and how far each reaches now.
 select tenant_id, max(seq) as last_seq
   from queue
- where (%(scope)s::bigint is null or tenant_id = %(scope)s)
-   and (%(groups)s::text[] is null or container_group = any (%(groups)s))
+ where of_tenant(tenant_id, %(scope)s)
+   and of_group(container_group, %(groups)s)
    and container_group = %(container_group)s
  group by tenant_id;
 
@@ -388,12 +467,10 @@ job as (
   returning j.*
 ),
 ended as (
-  insert into attempts (job_id, number, machine_id, container_group, last_heartbeat, ended, outcome)
-  select job_id, attempt, machine_id, holder_group, heartbeat, now(), 'canceled'
+  insert into attempt_ends (job_id, number, outcome, last_heartbeat)
+  select job_id, attempt, 'canceled', heartbeat
     from held
    where machine_id is not null
-      on conflict (job_id, number) do update
-     set ended = excluded.ended, outcome = excluded.outcome, last_heartbeat = excluded.last_heartbeat
 ),
 told as (
   insert into events (job_id, kind, actor, attempt)
@@ -401,80 +478,30 @@ told as (
 )
 select count(*) as count from job;
 
--- name: standing_of_reporter
--- Why a report was refused: what became of the job, and what this machine said last about it, so that a report
--- whose answer was lost can be repeated. No row: no such job for this caller.
-select j.status,
-       (select a.outcome
-          from attempts a
-         where a.job_id = j.id
-           and a.machine_id = %(machine_id)s
-           and (%(attempt)s::integer is null or a.number = %(attempt)s)
-         order by a.number desc
-         limit 1) as outcome,
-       exists (select from bans b where b.job_id = j.id and b.machine_id = %(machine_id)s) as banned,
-       coalesce(j.machine_id = %(machine_id)s, false) as touched_last
-  from jobs j
- where j.id = %(job_id)s
-   and (%(scope)s::bigint is null or j.tenant_id = %(scope)s)
-   and (%(groups)s::text[] is null
-        or coalesce(j.container_group, '') = any (%(groups)s)
-        or exists (select from attempts a where a.job_id = j.id and a.container_group = any (%(groups)s)));
+-- name: purge_jobs
+-- All jobs of everybody; the tables are named in lock order.
+truncate queue, jobs, attempts, checkpoints, bans, events, webhooks, deliveries, submissions, lapse_horizons, machines,
+  reallocations;
+
+-- Reading.
 
 -- name: get_job
-select id, user_id, status, created, started, completed, canceled, failed,
-       command, arguments, environment, sync,
-       input_bucket, input_prefix, checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix,
-       compression, max_failures, heartbeat_interval, webhook,
-       heartbeat, num_failures, num_heartbeats, container_group_id, machine_id, attempt,
-       (select q.checkpoint_lag from queue q where q.job_id = id) as checkpoint_lag
-  from shown_jobs
- where id = %(job_id)s
-   and (%(scope)s::bigint is null or tenant_id = %(scope)s)
-   and (%(groups)s::text[] is null
-        or coalesce(container_group_id, '') = any (%(groups)s)
-        or exists (select from attempts a where a.job_id = shown_jobs.id and a.container_group = any (%(groups)s)));
+select s.*, (select q.checkpoint_lag from queue q where q.job_id = s.id) as checkpoint_lag
+  from shown_jobs s
+ where s.id = %(job_id)s
+   and of_tenant(s.tenant_id, %(scope)s)
+   and (of_group(coalesce(s.container_group_id, ''), %(groups)s)
+        or exists (select from attempts a where a.job_id = s.id and a.container_group = any (%(groups)s)));
 
--- name: list_jobs_newest_first
--- The conditions that repeat the status in other words lead to the indexes that know it.
-select id, user_id, status, created, started, completed, canceled, failed,
-       command, arguments, environment, sync,
-       input_bucket, input_prefix, checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix,
-       compression, max_failures, heartbeat_interval, webhook,
-       heartbeat, num_failures, num_heartbeats, container_group_id, machine_id, attempt, seq,
-       octet_length(arguments::text) + octet_length(environment::text) + coalesce(octet_length(sync::text), 0) as bytes
-  from shown_jobs
- where (%(scope)s::bigint is null or tenant_id = %(scope)s)
-   and (%(groups)s::text[] is null or coalesce(container_group_id, '') = any (%(groups)s))
-   and (%(status)s::job_status is null or status = %(status)s)
-   and (%(status)s::text is distinct from 'failed' or failed is not null)
-   and (%(status)s::text is distinct from 'canceled' or canceled is not null)
-   and (coalesce(%(status)s::text, '') not in ('pending', 'running') or queued is not null)
-   and (%(container_group)s::text is null or container_group_id = %(container_group)s)
-   and (%(beyond)s::bigint is null or seq < %(beyond)s)
- order by seq desc
- limit %(most)s
-offset %(skipped)s;
-
--- name: list_jobs_oldest_first
-select id, user_id, status, created, started, completed, canceled, failed,
-       command, arguments, environment, sync,
-       input_bucket, input_prefix, checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix,
-       compression, max_failures, heartbeat_interval, webhook,
-       heartbeat, num_failures, num_heartbeats, container_group_id, machine_id, attempt, seq,
-       octet_length(arguments::text) + octet_length(environment::text) + coalesce(octet_length(sync::text), 0) as bytes
-  from shown_jobs
- where (%(scope)s::bigint is null or tenant_id = %(scope)s)
-   and (%(groups)s::text[] is null or coalesce(container_group_id, '') = any (%(groups)s))
-   and (%(status)s::job_status is null or status = %(status)s)
-   and (%(status)s::text is distinct from 'failed' or failed is not null)
-   and (%(status)s::text is distinct from 'canceled' or canceled is not null)
-   and (coalesce(%(status)s::text, '') not in ('pending', 'running') or queued is not null)
-   and (%(container_group)s::text is null or container_group_id = %(container_group)s)
-   and (%(beyond)s::bigint is null or seq > %(beyond)s)
- order by seq
- limit %(most)s
-offset %(skipped)s;
+-- name: list_jobs
+-- One page of jobs, newest first or `oldest_first`. Which they are is found in an index, see functions/page_of_jobs.sql; only
+-- then each is looked up, so a page costs the same whatever else there is.
+select s.*, octet_length(s.arguments::text) + octet_length(s.environment::text) + coalesce(octet_length(s.sync::text), 0)
+       as bytes
+  from page_of_jobs(%(scope)s, %(groups)s, %(status)s, %(container_group)s, %(beyond)s, %(oldest_first)s, %(most)s,
+                    %(skipped)s) with ordinality as page (seq, place)
+ cross join lateral (select * from shown_jobs where shown_jobs.seq = page.seq limit 1) s
+ order by page.place;
 
 -- name: list_attempts
 -- Every handout of a job, first to last; the last heartbeat of a live attempt stands in the queue.
@@ -491,3 +518,94 @@ select id, at, kind, actor, attempt, detail
   from events
  where job_id = %(job_id)s
  order by id;
+
+-- Maintenance.
+
+-- name: be_seen
+-- Keep the coordinator's liveness fresh; write down a gap of over a second as an outage. One process at a time
+-- does it, the others find the row fresh.
+with gap as (
+  select seen from coordinator where seen < now() - interval '0.4 seconds' for update skip locked
+),
+outage as (
+  insert into outages (began, ended)
+  select seen, now() from gap where seen < now() - interval '1 second'
+      on conflict (ended) do nothing
+  returning began, ended
+),
+fresh as (
+  update coordinator set seen = now() from gap
+)
+select began, ended from outage;
+
+-- name: forget_outages
+-- Two intervals after its end an outage matters to no lease; the longest interval is a day.
+delete from outages where ended < now() - interval '2 days' - interval '1 hour';
+
+-- name: forget_submissions
+-- After a day a key is new again, whether its row is still there or not; the hour keeps the two apart.
+delete from submissions where created < now() - interval '25 hours';
+
+-- name: note_lapse_horizons
+-- For each line in which many leases are held: until when none of them can lapse. A lease that this statement does
+-- not see yet was claimed after it began, so it lasts for two seconds at the least; half a second of that
+-- is left for its commit. One process at a time does it.
+with turn as materialized (
+  select pg_try_advisory_xact_lock(hashtext('kelpie lapse horizons')) as ours
+),
+leases as materialized (
+  select tenant_id, container_group, heartbeat_interval, min(heartbeat) as heartbeat, count(*) as held
+    from queue
+   where machine_id is not null
+     and (select ours from turn)
+   group by tenant_id, container_group, heartbeat_interval
+)
+insert into lapse_horizons (tenant_id, container_group, clear_until)
+select tenant_id, container_group,
+       least(min(greatest(heartbeat, silence_counts_from(heartbeat_interval))
+                 + 2 * heartbeat_interval * interval '1 second'),
+             now() + interval '1.5 seconds')
+  from leases
+ group by tenant_id, container_group
+having sum(held) >= 10
+    on conflict (tenant_id, container_group) do update set clear_until = excluded.clear_until;
+
+-- name: count_dead_queue_rows
+select n_dead_tup from pg_stat_user_tables where relid = 'queue'::regclass;
+
+-- name: vacuum_queue
+-- Outside a transaction. A plain VACUUM may skip the indexes, and it is there that the dead entries slow the claim.
+vacuum (index_cleanup on, truncate off, skip_locked) queue;
+
+-- Retention.
+
+-- name: prune_jobs
+-- Look at the next `batch` jobs in the order of their numbers, and remove those that finished longer ago than `kept_for`, with
+-- all that belongs to them; a job is removed whole or not at all. Never one that is in the queue, nor one with a
+-- webhook that is still to be delivered. `reached` is the number to go on after; null: nothing is left to look at, for
+-- what comes is younger than that. One caller at a time does it; the others get `taken`. Where `really` is false,
+-- only the count is made.
+with turn as materialized (
+  select pg_try_advisory_xact_lock(hashtext('kelpie prune')) as ours
+),
+looked_at as materialized (
+  select id, seq, created, coalesce(completed, failed, canceled) as finished
+    from jobs
+   where seq > %(after)s
+     and (select ours from turn)
+   order by seq
+   limit %(batch)s
+),
+expired as materialized (
+  select l.id
+    from looked_at l
+   where l.finished < now() - %(kept_for)s::interval
+     and not exists (select from queue q where q.job_id = l.id)
+     and not exists (select from webhooks w where w.job_id = l.id and w.next_try is not null)
+),
+removed as (
+  delete from jobs using expired where jobs.id = expired.id and %(really)s::boolean
+)
+select not (select ours from turn) as taken,
+       (select max(seq) from looked_at having min(created) < now() - %(kept_for)s::interval) as reached,
+       (select count(*) from expired) as expired;

@@ -1,0 +1,51 @@
+-- Statements on the key that all sealed columns are sealed with.
+
+-- name: recall_secret_key
+select fingerprint from secret_key;
+
+-- name: remember_secret_key
+insert into secret_key (fingerprint) values (%(fingerprint)s) on conflict do nothing;
+
+-- name: lock_secret_key
+-- One change of the key at a time.
+select from secret_key for update;
+
+-- name: replace_secret_key
+-- No row: it is this one already.
+update secret_key
+   set fingerprint = %(fingerprint)s, since = now()
+ where fingerprint <> %(fingerprint)s;
+
+-- name: list_sealed_secrets
+select id, sealed from signing_secrets;
+
+-- name: reseal_secrets
+-- Put what was sealed with another key in the place of what was read; not where it was replaced meanwhile.
+update signing_secrets s
+   set sealed = anew.after
+  from unnest(%(ids)s::bigint[], %(before)s::bytea[], %(after)s::bytea[]) as anew (id, before, after)
+ where s.id = anew.id
+   and s.sealed = anew.before;
+
+-- name: list_sealed_keys
+-- Of the webhooks that are still to be sent.
+select id, sealed_key as sealed
+  from webhooks
+ where next_try is not null
+   and sealed_key is not null;
+
+-- name: reseal_keys
+-- As reseal_secrets.
+update webhooks w
+   set sealed_key = anew.after
+  from unnest(%(ids)s::uuid[], %(before)s::bytea[], %(after)s::bytea[]) as anew (id, before, after)
+ where w.id = anew.id
+   and w.sealed_key = anew.before;
+
+-- name: delete_signing_secrets
+-- Of all users; each gets a new one when it is needed.
+delete from signing_secrets;
+
+-- name: erase_sealed_keys
+-- What still waits is sent without a key.
+update webhooks set sealed_key = null where next_try is not null and sealed_key is not null;

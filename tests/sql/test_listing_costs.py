@@ -1,0 +1,255 @@
+"""A page of jobs costs what it answers, whatever the tenant has, what its statuses are, and what statistics say.
+
+Every database here has the statuses where a plan without the right index would read most to find them: the rare
+ones are the tenant's oldest jobs, and as many jobs of another tenant are newer than all of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from kelpie_api.db import SQL, SQL_FOLDER, Database, Row, Transaction
+from kelpie_api.migrations import migrate
+from tests.conftest import own_database
+from tests.helpers import Tenant, make_tenant
+
+RARE = 20  # jobs of each rare status
+PAGE = 50
+INDEXES = (
+    "jobs_pkey", "jobs_seq_key", "jobs_of_a_tenant", "jobs_of_a_group", "ended_jobs_of_a_tenant",
+    "ended_jobs_of_a_group", "finished_jobs_of_a_group", "queue_pkey", "queue_waiting", "queue_held",
+    "open_jobs_of_a_tenant",
+)  # fmt: skip
+LOOK_UP = {"jobs_seq_key", "queue_pkey"}  # how each job of the page is looked up
+
+JOBS = """
+insert into jobs (id, tenant_id, container_group, command, arguments, environment, sync, compression, max_failures,
+                  heartbeat_interval, status, attempt, started, completed, failed, canceled, num_failures)
+select gen_random_uuid(), %(tenant_id)s,
+       case when n %% 500 = 7 then 'rare' when n %% 3 = 0 then null else 'g' || n %% 3 end,
+       'work', '[]', '{}', '{}', false, 3, 30, status::job_status, (status <> 'pending')::integer,
+       case when status <> 'pending' then now() end, case when status = 'completed' then now() end,
+       case when status = 'failed' then now() end, case when status = 'canceled' then now() end,
+       case when status = 'failed' then 3 else 0 end
+  from generate_series(1, %(count)s) as n
+ cross join lateral (
+       select case when n <= %(rare)s then 'failed' when n <= 2 * %(rare)s then 'canceled'
+                   when n <= 3 * %(rare)s then 'running' when n <= %(completed)s then 'completed' else 'pending'
+              end as status) s
+ order by n
+"""
+QUEUE = """
+insert into queue (job_id, tenant_id, container_group, seq, heartbeat_interval, rank, attempt, machine_id,
+                   holder_group, heartbeat)
+select id, tenant_id, coalesce(container_group, ''), seq, 30, (status = 'pending')::integer, attempt,
+       case when held then 'm1' end, case when held then 'g1' end, case when held then now() end
+  from (select *, status = 'running' and seq %% 2 = 0 as held from jobs where status in ('pending', 'running')) j
+"""
+# What a page is, said without regard to its costs.
+EXPECTED = """
+select seq
+  from shown_jobs
+ where (%(scope)s::bigint is null or tenant_id = %(scope)s)
+   and (%(groups)s::text[] is null or coalesce(container_group_id, '') = any (%(groups)s))
+   and (%(status)s::job_status is null or status = %(status)s)
+   and (%(container_group)s::text is null or container_group_id = %(container_group)s)
+   and (%(beyond)s::bigint is null or case when %(oldest_first)s then seq > %(beyond)s else seq < %(beyond)s end)
+ order by case when %(oldest_first)s then seq else -seq end
+ limit %(most)s
+offset %(skipped)s
+"""
+
+
+@dataclass(frozen=True)
+class Filled:
+    db: Database
+    tenant: Tenant
+    rival: Tenant
+    middle: int  # a number between the tenant's oldest and newest jobs
+
+
+@dataclass(frozen=True)
+class Filter:
+    """What is asked for, and the indexes that may be read to find it."""
+
+    name: str
+    indexes: set[str]
+    status: str | None = None
+    container_group: str | None = None
+    groups: list[str] | None = None
+    of_all: bool = field(default=False, kw_only=True)
+
+    def values(self, filled: Filled, **how: Any) -> dict[str, Any]:
+        return {
+            "scope": None if self.of_all else filled.tenant.caller.tenant_id,
+            "groups": self.groups,
+            "status": self.status,
+            "container_group": self.container_group,
+            "beyond": None,
+            "oldest_first": False,
+            "most": PAGE,
+            "skipped": 0,
+        } | how
+
+
+OPEN, OPEN_OF_GROUP = {"open_jobs_of_a_tenant"}, {"queue_waiting", "queue_held"}
+ENDED, ENDED_OF_GROUP = {"ended_jobs_of_a_tenant"}, {"ended_jobs_of_a_group"}
+FILTERS = [
+    Filter("none", {"jobs_of_a_tenant"}),
+    Filter("group", {"jobs_of_a_group"}, None, "g1"),
+    Filter("rare group", {"jobs_of_a_group"}, None, "rare"),
+    *(Filter(status, OPEN, status) for status in ("pending", "running")),
+    *(Filter(f"{status} of a group", OPEN_OF_GROUP, status, "g1") for status in ("pending", "running")),
+    *(Filter(status, ENDED, status) for status in ("completed", "failed", "canceled")),
+    *(
+        Filter(f"{status} of a group", ENDED_OF_GROUP, status, "g2")
+        for status in ("completed", "failed", "canceled")
+    ),
+    Filter("completed of a rare group", ENDED_OF_GROUP, "completed", "rare"),
+    Filter("groups of a token", {"jobs_of_a_group"}, None, None, ["g1", ""]),
+    Filter("failed of the groups of a token", ENDED_OF_GROUP, "failed", None, ["g1", ""]),
+    Filter("running of the null group", OPEN_OF_GROUP, "running", None, [""]),
+    Filter("a group that a token may not see", set(), None, "g2", ["g1", ""]),
+    Filter("all tenants", {"jobs_seq_key"}, of_all=True),
+    Filter("failed of all tenants", ENDED, "failed", of_all=True),
+    Filter("a group of all tenants", {"jobs_of_a_group"}, None, "g1", of_all=True),
+]
+
+
+def fill(db: Database, tenant: Tenant, count: int, completed: int) -> None:
+    values = {"tenant_id": tenant.caller.tenant_id, "count": count, "rare": RARE, "completed": completed}
+    db.unrepeatable(lambda tx: tx.execute(JOBS, **values), limit=300)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(5_000, "never"), (5_000, "full"), (100_000, "empty"), (100_000, "full")],
+    ids=["5000 never analyzed", "5000 analyzed", "100000 analyzed while empty", "100000 analyzed"],
+)
+def filled(server_url: str, request: pytest.FixtureRequest) -> Iterator[Filled]:
+    """A database whose tables were never analyzed, while they were `empty`, or when they were `full`."""
+    count, analyzed = request.param
+    with own_database(server_url) as url:
+        migrate(url, lambda line: None)
+        db = Database(url, connections=1)  # a function keeps its plan for as long as the session lasts
+        db.open()
+        tenant, rival = make_tenant(db, "acme", "default"), make_tenant(db, "rival", "default")
+        for table in ("jobs", "queue", "tenants"):
+            db.unrepeatable(
+                lambda tx, t=table: tx.connection.execute(f"alter table {t} set (autovacuum_enabled = off)")
+            )
+        if analyzed == "empty":
+            db.execute("analyze")
+        fill(db, tenant, count, count // 2)
+        fill(db, rival, count, 4 * RARE)
+        db.unrepeatable(lambda tx: tx.execute(QUEUE), limit=300)
+        if analyzed == "full":
+            db.unrepeatable(lambda tx: tx.execute("analyze"), limit=300)
+        found = db.one_or_none(
+            "select min(seq) as seq from jobs where tenant_id = %(id)s", id=tenant.caller.tenant_id
+        )
+        assert found
+        yield Filled(db, tenant, rival, found["seq"] + count // 2)
+        db.close()
+
+
+def listed(tx: Transaction, values: dict[str, Any]) -> list[int]:
+    return [job["seq"] for job in tx.all(SQL.list_jobs, **values)]
+
+
+def counted(tx: Transaction, what: str, name: str) -> int:
+    found = tx.one_or_none(f"select {what}(%(name)s::regclass) as n", name=name)
+    assert found is not None
+    return int(found["n"])
+
+
+@dataclass(frozen=True)
+class Costs:
+    answered: list[int]
+    entries: dict[str, int]  # of each index that was read
+    whole: list[str]  # tables that were read from end to end
+    pages: int
+
+
+def entries_read(tx: Transaction) -> Counter[str]:
+    return Counter({index: counted(tx, "pg_stat_get_xact_tuples_returned", index) for index in INDEXES})
+
+
+def costs(db: Database, values: dict[str, Any]) -> Costs:
+    """What a page costs once the plan of its function is made; less what the planner reads of an index."""
+    with db.transaction() as tx:
+        listed(tx, values)
+    db.execute("select pg_stat_force_next_flush()")
+    with db.transaction() as tx:
+        tx.all(f"explain {SQL.list_jobs}", **values)
+        planned = entries_read(tx)
+        answered = listed(tx, values)
+        entries = entries_read(tx) - planned - planned
+        whole = [table for table in ("jobs", "queue") if counted(tx, "pg_stat_get_xact_numscans", table)]
+        plan = tx.one_or_none(f"explain (analyze, buffers, format json) {SQL.list_jobs}", **values)
+        assert plan
+        top: Row = plan["QUERY PLAN"][0]["Plan"]
+    return Costs(answered, dict(entries), whole, top["Shared Hit Blocks"] + top["Shared Read Blocks"])
+
+
+@pytest.mark.parametrize("oldest_first", [False, True], ids=["newest", "oldest"])
+@pytest.mark.parametrize("wanted", FILTERS, ids=lambda wanted: wanted.name)
+def test_a_page_is_read_from_its_index_and_as_many_entries_as_it_answers(
+    filled: Filled, wanted: Filter, oldest_first: bool
+) -> None:
+    values = wanted.values(filled, oldest_first=oldest_first)
+    cost = costs(filled.db, values)
+    assert cost.answered == [row["seq"] for row in filled.db.all(EXPECTED, **values)]
+    assert cost.whole == []
+    assert cost.entries.keys() <= wanted.indexes | LOOK_UP, json.dumps(cost.entries)
+    streams = 1 if not wanted.groups else len(wanted.groups)
+    streams *= 3 if wanted.of_all else 1  # two tenants, and the administrator's
+    streams += wanted.indexes == OPEN_OF_GROUP
+    found = sum(cost.entries.get(index, 0) for index in wanted.indexes - LOOK_UP)
+    assert found <= streams * PAGE, cost.entries
+    looked_up = {index: cost.entries.get(index, 0) for index in LOOK_UP - wanted.indexes}
+    assert all(read <= len(cost.answered) for read in looked_up.values()), cost.entries
+    assert cost.pages <= 12 * len(cost.answered) + 2 * found + 60, cost
+
+
+@pytest.mark.parametrize("oldest_first", [False, True], ids=["newest", "oldest"])
+@pytest.mark.parametrize("wanted", FILTERS, ids=lambda wanted: wanted.name)
+def test_a_page_from_a_cursor_on_costs_what_the_first_one_does(
+    filled: Filled, wanted: Filter, oldest_first: bool
+) -> None:
+    values = wanted.values(filled, oldest_first=oldest_first, beyond=filled.middle)
+    cost = costs(filled.db, values)
+    assert cost.answered == [row["seq"] for row in filled.db.all(EXPECTED, **values)]
+    assert cost.whole == []
+    assert max(cost.entries.values(), default=0) <= 3 * 2 * PAGE, cost.entries
+    assert cost.pages <= 12 * len(cost.answered) + 500, cost
+
+
+@pytest.mark.parametrize("wanted", FILTERS, ids=lambda wanted: wanted.name)
+def test_a_later_page_steps_over_entries_and_looks_up_no_job_before_it(filled: Filled, wanted: Filter) -> None:
+    values = wanted.values(filled, skipped=10 * PAGE)
+    cost = costs(filled.db, values)
+    assert cost.answered == [row["seq"] for row in filled.db.all(EXPECTED, **values)]
+    assert cost.entries.get("queue_pkey", 0) <= len(cost.answered)
+    assert max(cost.entries.values(), default=0) <= 3 * 2 * 11 * PAGE, cost.entries
+
+
+@pytest.mark.parametrize("beyond", [0, 2**63 - 1])
+@pytest.mark.parametrize("oldest_first", [False, True])
+def test_a_cursor_may_stand_beyond_all_jobs(filled: Filled, beyond: int, oldest_first: bool) -> None:
+    values = FILTERS[0].values(filled, oldest_first=oldest_first, beyond=beyond)
+    with filled.db.transaction() as tx:
+        assert len(listed(tx, values)) == (PAGE if oldest_first == (beyond == 0) else 0)
+
+
+def test_the_two_directions_differ_in_nothing_else() -> None:
+    source = (SQL_FOLDER / "functions" / "page_of_jobs.sql").read_text()
+    _, _, body = source.partition("if oldest_first then\n")
+    oldest, _, newest = body.partition("else\n")
+    assert newest.replace("\nend if;\nend $$;\n", "\n").replace(" desc", "") == oldest
