@@ -14,6 +14,7 @@ import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,14 @@ from flask import Flask
 from psycopg.conninfo import make_conninfo
 from testcontainers.community.postgres import PostgresContainer
 
+from kelpie_api import logs
 from kelpie_api.app import create_app
 from kelpie_api.config import Config
 from kelpie_api.db import Database
 from kelpie_api.encryption import Seal
 from kelpie_api.migrations import migrate
 from kelpie_api.net.public_http import PublicHttp
+from kelpie_api.web.process import Coordinator
 from kelpie_api.webhooks.sender import Sender
 from local_stack.postgres import EmbeddedPostgres
 from tests import pgbouncer
@@ -44,6 +47,8 @@ from tests.helpers import Client, Tenant, empty_tables, make_tenant
 pytest_plugins = ["tests.worker_fixtures"]
 
 OFFICIAL_IMAGE = "postgres:17"
+# What is written need not outlive the machine. A server that a test kills is another one, and durable.
+NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}
 ADMIN_KEY = "the-administrators-key"
 SECRET_KEY = "a secret of more than thirty-two characters"
 
@@ -79,12 +84,13 @@ def server(kind: str) -> Iterator[str]:
         yield os.environ["DATABASE_URL"]
     elif kind == "container":
         image = os.environ.get("KELPIE_TEST_POSTGRES_IMAGE", OFFICIAL_IMAGE)
-        with PostgresContainer(image, driver=None) as container:
+        options = " ".join(f"-c {name}={value}" for name, value in NOT_DURABLE.items())
+        with PostgresContainer(image, driver=None).with_command(f"postgres {options}") as container:
             yield container.get_connection_url()
     elif kind == "embedded":
         with tempfile.TemporaryDirectory(prefix="kelpie-test-postgres-", ignore_cleanup_errors=True) as folder:
             Path(folder).chmod(0o755)
-            embedded = EmbeddedPostgres(Path(folder) / "postgres")
+            embedded = EmbeddedPostgres(Path(folder) / "postgres", NOT_DURABLE)
             embedded.start()
             try:
                 yield embedded.url
@@ -149,15 +155,21 @@ def empty_database(server_url: str) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture
-def db(app_url: str) -> Iterator[Database]:
-    """The migrated database, with no rows but those of the migrations."""
+@pytest.fixture(scope="session")
+def database(app_url: str) -> Iterator[Database]:
+    """The migrated database with whatever the tests before left in it; take `db` instead."""
     database = Database(app_url, connections=40)
     database.open()
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def db(database: Database) -> Iterator[Database]:
+    """The migrated database, with no rows but those of the migrations."""
     empty_tables(database)
     yield database
     database.execute("delete from secret_key")  # another test's programs may have another key
-    database.close()
 
 
 @pytest.fixture
@@ -176,12 +188,26 @@ def config(db: Database, app_url: str, settings: dict[str, Any]) -> Config:
     return Config(**{"database_url": app_url, "secret_key": SECRET_KEY, "admin_key": ADMIN_KEY} | settings)
 
 
-@pytest.fixture
-def app(config: Config) -> Iterator[Flask]:
-    """The application in this process, on the real database."""
-    application = create_app(config)
-    yield application
+@pytest.fixture(scope="session")
+def routes(app_url: str) -> Flask:
+    """The application without the parts of a process; take `app` instead."""
+    application = create_app(Config(database_url=app_url, secret_key=SECRET_KEY))
     application.extensions["kelpie"].end()
+    return application
+
+
+@pytest.fixture
+def app(routes: Flask, config: Config) -> Iterator[Flask]:
+    """The application in this process, on the real database, as a process has it that just began.
+
+    What an application remembers is in its extensions, so these are new in each test; to register the routes
+    anew, and to look whether the schema is the one that `migrated_url` made, would take longer than most tests.
+    """
+    logs.configure(config.log_level)
+    routes.extensions.clear()
+    routes.extensions["kelpie"] = replace(Coordinator.of(config), schema_is_current=True)
+    yield routes
+    routes.extensions["kelpie"].end()
 
 
 @pytest.fixture

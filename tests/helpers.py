@@ -105,20 +105,26 @@ def as_row(**fields: Any) -> Job:
     return dict(JobDefinition().load(definition(**fields)))
 
 
+# Deleting a few rows takes a tenth of the time that truncating so many tables takes. Those that refer come first.
+EMPTY = """
+    delete from deliveries; delete from webhooks; delete from events; delete from bans; delete from checkpoints;
+    delete from attempts; delete from queue; delete from submissions; delete from jobs; delete from lapse_horizons;
+    delete from machines; delete from reallocations; delete from scaling_decisions; delete from scaling_rules;
+    delete from users where not is_admin; delete from tenants where project <> '';
+    delete from salad_proofs; delete from jwks; delete from outages; delete from autoscaler_turn;
+    delete from salad_requests; delete from stopping_groups; delete from secret_key;
+    delete from signing_secrets; -- the administrator's
+    update coordinator set seen = now();
+"""
+MANY = 1000  # rows, from which on a truncate is faster
+
+
 def empty_tables(db: Database) -> None:
     """All rows gone but the administrator's, and the coordinator seen just now, without outages."""
-    jobs.purge(db)
-    users.delete_users(db)
-    db.execute("delete from tenants where project <> ''")
-    db.execute("delete from salad_proofs")
-    db.execute("delete from jwks")
-    db.execute("delete from outages")
-    db.execute("delete from autoscaler_turn")
-    db.execute("delete from salad_requests")
-    db.execute("delete from stopping_groups")
-    db.execute("delete from secret_key")
-    db.execute("delete from signing_secrets")  # the administrator's
-    be_seen(db)
+    if db.one_or_none("select from jobs offset %(many)s limit 1", many=MANY) is not None:
+        jobs.purge(db)
+    with db.transaction() as tx:
+        tx.connection.execute(EMPTY)
 
 
 def be_seen(db: Database) -> None:
