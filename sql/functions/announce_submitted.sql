@@ -1,4 +1,4 @@
--- Tells those who listen on kelpie_work that there is work, once for each line of a submission. Announcing
+-- Notifies kelpie_work that there is work, once for each line of a submission. Announcing
 -- transactions commit one after the other (so works NOTIFY), so nothing frequent may announce: claims and heartbeats
 -- insert nothing here.
 create or replace function announce_submitted() returns trigger language plpgsql as $$

@@ -6,7 +6,7 @@
 --   * Fair: at most `batch` in all, `lane_cap` of a lane and `user_cap` of a user, less what the caller has of them
 --     in hand: `lane_rooms` says how many more of each of `known_lanes` it has room for, `user_rooms` of
 --     `known_users`. A lane is one user's way to one receiver; the thousand webhooks of a receiver that is down delay
---     no other lane. No user gets one more who has half as many as are free already, so it takes many users to leave
+--     no other lane. No user gets one more that has half as many as are free already, so it takes many users to leave
 --     none.
 --   * In order for each job: a webhook waits for those before it, but not longer than 60 seconds of their retries, so
 --     a receiver that refuses `running` still hears `completed`. One that its owner asked for again goes at once, and

@@ -48,8 +48,8 @@ select t.id as tenant_id, u.id as user_id, u.username
 -- Callers that Salad vouches for.
 
 -- name: find_owner
--- The user of an organization and its tenant in a project, for callers that Salad vouches for; tenant 0, which is
--- nobody's, where there is none yet. No row: unknown yet, or a name that is the administrator's, or that of a user whom
+-- The user of an organization and its tenant in a project, for callers that Salad vouches for; tenant 0, which has no
+-- rows, where there is none yet. No row: unknown yet, or a name that is the administrator's, or that of a user that
 -- the administrator made without the organization.
 select coalesce(t.id, 0) as tenant_id, u.id as user_id, u.username, u.username as organization,
        %(project)s::text as project

@@ -63,7 +63,7 @@ select array_agg(m.id order by m.id) as machine_ids
 having bool_and(exists (select from bans b where b.job_id = q.job_id and b.machine_id = m.id offset 0));
 
 -- name: note_blocked_jobs
--- Write an event where a job became blocked, once until it is so no more. A job that somebody is at is left to the
+-- Write an event where a job became blocked, once until it is so no more. A job whose row is locked is left to the
 -- next look.
 with lines as materialized (
   select distinct tenant_id, container_group from queue where banned and machine_id is null
@@ -169,7 +169,7 @@ update reallocations
 select count(*) as due from reallocations where next_try is not null;
 
 -- name: give_up_reallocations
--- Those that nobody could try.
+-- Those that could not be tried.
 update reallocations
    set ended = now(), outcome = 'given_up', next_try = null, last_error = %(error)s
  where next_try <= now()

@@ -11,7 +11,7 @@
 -- name: submit_jobs
 -- Create all the jobs of one submission, or none; a batch keeps its own order. `submitted` is a list of
 -- objects with the columns of jobs. With a key it is remembered for a day, and no row means that this key was used
--- already; whoever comes with the same key at the same moment waits until it is known which.
+-- already; a concurrent submission with the same key waits until the first one has ended.
 with remembered as (
   insert into submissions (tenant_id, key, digest, job_ids)
   select %(tenant_id)s, %(key)s::text, %(digest)s::bytea, %(job_ids)s::uuid[]
@@ -74,7 +74,7 @@ select *
 -- Waiting for work.
 
 -- name: peek_at_lines
--- What those who wait could have; see the function. `lines` and `claims` are lists of objects.
+-- The jobs that waiting claims could take; see the function. `lines` and `claims` are lists of objects.
 select found_tenant_id as tenant_id, found_group as container_group, found_job_id as job_id,
        found_attempt as attempt, found_banned as banned, found_claim_id as claim_id
   from peek_at_lines(%(lines)s::jsonb, %(claims)s::jsonb);
@@ -96,7 +96,7 @@ select *
   from claim_job(%(tenant_id)s, %(container_group)s, %(machine_id)s, %(claim_id)s, %(actor)s, %(sealed_key)s, %(lines)s);
 
 -- name: renew_lease
--- Renew a lease that its holder still has, also one that lapsed and that nobody claimed yet. Without an attempt
+-- Renew a lease that its holder still has, also one that lapsed and was not claimed since. Without an attempt
 -- (the original's worker) the machine alone is compared. No row: the caller does not hold this job.
 update queue
    set heartbeat = now(), num_heartbeats = num_heartbeats + 1, checkpoint_lag = %(checkpoint_lag)s
@@ -190,8 +190,8 @@ select attempt from held;
 -- The end.
 
 -- name: complete_job
--- The end of a job whose every output is in the bucket. Accepted from the holder, and for a pending job that
--- nobody holds (the original's behaviour). No row: refused, nothing was written.
+-- The end of a job whose every output is in the bucket. Accepted from the holder, and for a pending job without a
+-- holder (the original's behaviour). No row: refused, nothing was written.
 with held as (
   delete from queue
    where job_id = %(job_id)s
@@ -226,7 +226,7 @@ select status from job;
 
 -- name: fail_job
 -- One failure of one attempt: counted, the machine banned from this job, and the job handed on at once, or
--- failed for good when it has no failures left. A pending job that nobody holds stays pending. No row: refused.
+-- failed for good when it has no failures left. A pending job stays pending. No row: refused.
 --
 -- Where it `counts` (1, else 0), it counts against the machine in the group that it held the job for; the one that fills
 -- the set of `max_bans` (0: never) has the machine reallocated, and sets the count to zero.
@@ -271,7 +271,7 @@ job as (
          heartbeat = h.heartbeat, num_heartbeats = h.num_heartbeats
     from held h
    where j.id = h.job_id
-     -- Where nobody holds the job, only the ban tells a first report from its repetition.
+     -- Without a holder, only the ban tells a first report from its repetition.
      and (h.attempt > 0 or exists (select from banned))
   returning j.*
 ),
@@ -428,7 +428,7 @@ removed as (
 select count(*) as count, max(seq) as last_seq from removed;
 
 -- name: cancel_jobs
--- End the next few jobs of a line that were handed out, whether somebody holds them or not.
+-- End the next few jobs of a line that were handed out, with a holder or without.
 with held_by_a_machine as materialized (
   select *
     from queue
@@ -479,7 +479,7 @@ told as (
 select count(*) as count from job;
 
 -- name: purge_jobs
--- All jobs of everybody; the tables are named in lock order.
+-- The jobs of all tenants; the tables are named in lock order.
 truncate queue, jobs, attempts, checkpoints, bans, events, webhooks, deliveries, submissions, lapse_horizons, machines,
   reallocations;
 

@@ -2,7 +2,7 @@
 
 -- name: reserve_request
 -- Take the place of one request; `wait` is in how many seconds it may be sent. Each request moves the row's clock on by
--- `space`; who may have `slack` can be that much ahead of it. No row: it would have to wait longer than its
+-- `space`; with `slack` a request may be that much ahead of it. No row: it would have to wait longer than its
 -- `patience`, and took no place.
 insert into salad_requests as r (next_at)
 values (now() + %(space)s::interval)
@@ -15,7 +15,7 @@ returning extract(epoch from greatest(now(), next_at - %(space)s::interval - %(s
                              - now())::float8 as wait;
 
 -- name: next_request
--- In how many seconds a request could be sent, for whom `reserve_request` had no place.
+-- In how many seconds a request could be sent for which `reserve_request` had no place.
 select extract(epoch from greatest(now(), next_at - %(slack)s::interval, silent_until) - now())::float8 as wait
   from salad_requests;
 

@@ -51,7 +51,7 @@ delete from scaling_rules
    and of_group(container_group_id::text, %(groups)s);
 
 -- name: delete_rules
--- All rules of everybody.
+-- The rules of all tenants.
 delete from scaling_rules;
 
 -- name: count_group_jobs
@@ -73,7 +73,7 @@ select pending, running, active,
 
 -- name: weigh_rule
 -- What a rule's group is wanted for, at one moment: jobs that are not final, jobs that finished within the rule's
--- idle threshold (of the null group: where this group held them last), and live leases, whoever's. Jobs spell the
+-- idle threshold (of the null group: where this group held them last), and live leases of all tenants. Jobs spell the
 -- group's id as they like; of the leases none may be missed, so they are compared one by one.
 select (select count(*)
           from active_jobs a
@@ -119,8 +119,8 @@ select container_group_id
    and idle_threshold_seconds = %(idle_threshold_seconds)s;
 
 -- name: take_turn
--- Whoever runs the autoscaler says so before each call that changes something; who falls silent loses its turn. No
--- row: it is somebody else's. A turn that ends later than ours would was taken before the clock was set back.
+-- A run of the autoscaler renews its turn before each call that changes something, or loses it. No
+-- row: another run has it. A turn that ends later than ours would was taken before the clock was set back.
 insert into autoscaler_turn (owner, until)
 values (%(owner)s, now() + %(length)s::interval)
     on conflict (only_row) do update
@@ -130,7 +130,7 @@ values (%(owner)s, now() + %(length)s::interval)
 returning owner;
 
 -- name: keep_turn
--- No row: somebody else took it, for we were silent too long.
+-- No row: another run took it, since this one did not renew it in time.
 update autoscaler_turn set until = now() + %(length)s::interval where owner = %(owner)s returning owner;
 
 -- name: end_turn

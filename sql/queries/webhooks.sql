@@ -80,7 +80,7 @@ select d.webhook_id, d.number, d.at, d.answer, d.error
 
 -- name: redeliver_webhook
 -- Due now, for a fresh day, and before its predecessors if they still wait. A finished webhook gets the key of
--- whoever asks, one that waits keeps its own. One that is being sent at this moment stays as it is. No row: unknown.
+-- this caller, one that waits keeps its own. One that is being sent at this moment stays as it is. No row: unknown.
 update webhooks
    set next_try = case when under_way and next_try > now() then next_try else now() end,
        due_since = case when under_way and next_try > now() then due_since else clock_timestamp() end,

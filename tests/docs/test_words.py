@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("kelpie_api", "local_stack")
+FOLDERS = ("kelpie_api", "local_stack", "sql/queries", "sql/functions")
 PERSONAL = re.compile(r"\b(?:nobody|whoever|somebody|everybody|anybody|who|whom)\b", re.IGNORECASE)
 
 # Lines about people, to whom such a word belongs: file, and a part of the line.
