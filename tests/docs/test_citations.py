@@ -19,6 +19,9 @@ INVARIANTS = [f"I{number}" for number in range(1, 18)]
 # `docs/design/protocol.md, Claim`: a page, and what may be one of its headings.
 CITATION = re.compile(r"\b(docs/[\w./-]*\w\.md)(?:, (\S.{0,80}))?")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
+FILE = re.compile(
+    r"`((?:kelpie_api|kelpie_worker|sql|tests|local_stack|bench|deploy|docs|packaging)/[\w./-]+\.(?:py|sql|md|conf|env))`"
+)
 TEST = re.compile(r"\b(tests/[\w/]+\.py)::(test_\w+)")
 UNKNOWN_PAGES = re.compile(
     r"\bcontract sections?\b|\breliability section\b|\bnewest seed\b|\bhouse\.md\b|\binvariants? I\d",
@@ -87,6 +90,17 @@ def test_a_relative_link_of_a_document_leads_somewhere() -> None:
         if not (file.parent / target).exists()
     ]
     assert dead == []
+
+
+def test_a_file_that_a_document_names_by_its_path_exists() -> None:
+    gone = [
+        f"{name_of(file)}: {path}"
+        for file in SOURCES
+        if file.suffix == ".md" and file.name != "CHANGELOG.md"
+        for path in FILE.findall(file.read_text())
+        if not (ROOT / path).is_file()
+    ]
+    assert gone == []
 
 
 def test_an_invariant_is_cited_with_its_page() -> None:
