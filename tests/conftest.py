@@ -49,6 +49,7 @@ pytest_plugins = ["tests.worker_fixtures"]
 OFFICIAL_IMAGE = "postgres:17"
 # What is written need not outlive the machine. A server that a test kills is another one, and durable.
 NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}
+SLOWEST = ("tests/openapi/", "tests/local_stack/", "tests/e2e/", "tests/frozen/")
 ADMIN_KEY = "the-administrators-key"
 SECRET_KEY = "a secret of more than thirty-two characters"
 
@@ -110,6 +111,11 @@ def own_database(server_url: str) -> Iterator[str]:
             yield make_conninfo(server_url, dbname=name)
         finally:
             connection.execute(f'drop database "{name}" with (force)'.encode())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slowest files first: a file stays in one process, and one that is begun last is waited for by all others."""
+    items.sort(key=lambda item: not item.nodeid.startswith(SLOWEST))
 
 
 def pytest_report_header() -> str:
