@@ -5,5 +5,8 @@ LONGEST_KEY = 1024  # of an object; the worker and S3 count bytes, so no key is 
 LONGEST_DETAIL = 1000  # characters of a report's sentence
 LARGEST_OUTPUT = 65_536  # of a report's output; the worker counts bytes, so none is longer in characters
 MOST_CHECKPOINT_FILES = 20_000
+# Characters of a pattern. Its compiler recurses once for each `|` and would overflow the stack, which ends the
+# process. 4096 bars need half a MiB of the 8 MiB that a thread has; nested groups the compiler limits itself.
+LONGEST_PATTERN = 4096
 DEFAULT_HEARTBEAT_INTERVAL = 30  # seconds
 LONGEST_HEARTBEAT_INTERVAL = 86_400

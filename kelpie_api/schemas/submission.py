@@ -12,7 +12,7 @@ from marshmallow import ValidationError, fields, post_load, pre_load, validate, 
 from regress import Regex, RegressError
 
 from kelpie_api.errors import InvalidRequest
-from kelpie_api.limits import DEFAULT_HEARTBEAT_INTERVAL, LONGEST_HEARTBEAT_INTERVAL, LONGEST_KEY
+from kelpie_api.limits import DEFAULT_HEARTBEAT_INTERVAL, LONGEST_HEARTBEAT_INTERVAL, LONGEST_KEY, LONGEST_PATTERN
 from kelpie_api.queue.states import LEGACY_FIELDS
 from kelpie_api.schemas.fields import NAME, RequestSchema, StrictBoolean, StrictInteger
 
@@ -38,10 +38,17 @@ def webhook_url(url: str) -> None:
         raise ValidationError("A webhook is a URL that begins with http:// or https://.")
 
 
-def compilable_pattern(pattern: str) -> None:
-    """ValidationError unless this is an ECMAScript regular expression (docs/design/protocol.md, Sync blocks)."""
-    if problem := problem_of(pattern):
-        raise ValidationError(f"The pattern is no ECMAScript regular expression: {problem}.")
+class CompilablePattern(validate.Length):
+    """ValidationError unless this is a short ECMAScript regular expression (docs/design/protocol.md, Sync blocks).
+
+    One validator, not two in a list: marshmallow runs all of a list, and a long pattern must not be compiled.
+    """
+
+    def __call__(self, value: Any) -> Any:
+        super().__call__(value)
+        if problem := problem_of(value):
+            raise ValidationError(f"The pattern is no ECMAScript regular expression: {problem}.")
+        return value
 
 
 @functools.lru_cache(1024)
@@ -58,7 +65,7 @@ class SyncBlock(RequestSchema):
     bucket = fields.String(required=True, validate=NAME)
     prefix = fields.String(required=True, validate=validate.Length(max=LONGEST_KEY))
     local_path = fields.String(required=True, validate=validate.Length(min=1, max=4096))
-    pattern = fields.String(allow_none=True, validate=[validate.Length(max=4096), compilable_pattern])
+    pattern = fields.String(allow_none=True, validate=CompilablePattern(max=LONGEST_PATTERN))
 
     @post_load
     def end_prefix(self, block: dict[str, Any], **kwargs: Any) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from multiprocessing.util import Finalize
 
 from regress import Regex, RegressError
 
+from kelpie_worker.limits import LONGEST_PATTERN
+
 LONGEST_MATCH = 1.0  # seconds of CPU time for one name, so that a busy machine does not use it up
 _MOST_CACHED = 100_000  # names
 
@@ -31,6 +33,9 @@ def matcher(pattern: str | None) -> Callable[[str], bool]:
     """
     if pattern is None:
         return lambda name: True
+    if len(pattern) > LONGEST_PATTERN:
+        # Not even compiled: that could overflow the stack, which would end this process.
+        raise ValueError(f"the pattern {pattern[:40]!r}... does not compile: over {LONGEST_PATTERN} characters")
     try:
         Regex(pattern)
     except RegressError as error:

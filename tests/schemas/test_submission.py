@@ -166,6 +166,7 @@ REFUSED = [
     ("sync", {"after": [block("sideways")]}, "sync.after.0.direction"),
     ("sync", {"after": [block("upload", pattern="(")]}, "sync.after.0.pattern"),
     ("sync", {"after": [block("upload", pattern="(?P<python>x)")]}, "sync.after.0.pattern"),
+    ("sync", {"after": [block("upload", pattern="|" * 120_000)]}, "sync.after.0.pattern"),  # a stack overflow
     ("sync", {"before": [block(bucket="")]}, "sync.before.0.bucket"),
     ("sync", {"before": [block(local_path="")]}, "sync.before.0.local_path"),
     ("sync", {"before": [{"direction": "download"}]}, "sync.before.0.bucket"),
