@@ -9,7 +9,7 @@ from uuid import UUID
 
 from kelpie_api.auth.caller import Caller
 from kelpie_api.db import SQL, Database, Row
-from kelpie_api.errors import InvalidRequest, NotFound, UserRemoved
+from kelpie_api.errors import Conflict, InvalidRequest, NotFound, UserRemoved
 from kelpie_api.limits import LONGEST_NAME
 from kelpie_api.text import NAME_TEXT, UNSTORABLE
 
@@ -95,3 +95,15 @@ def delete_users(db: Database) -> None:
     with db.transaction() as tx:
         tx.execute(SQL.empty_queue_of_users)
         tx.execute(SQL.delete_users)
+
+
+def delete_user(db: Database, user_id: UUID) -> Row:
+    """Remove a user with its keys and jobs, and return it. Raises NotFound; Conflict for the administrator."""
+    with db.transaction() as tx:
+        tx.execute(SQL.empty_queue_of_user, user_id=user_id)
+        removed = tx.one_or_none(SQL.delete_user, user_id=user_id)
+    if removed is None:
+        if db.one_or_none(SQL.get_user, user_id=user_id):
+            raise Conflict("The administrator cannot be removed.")
+        raise NotFound(f"There is no user {user_id}.")
+    return removed

@@ -126,6 +126,17 @@ def revoke_key(key_id: UUID, as_json: bool) -> None:
     say(revoked, f"Revoked key {key_id} of {owner}. {known}", as_json)
 
 
+@main.command("delete-user")
+@click.argument("user")
+@as_json
+def delete_user(user: str, as_json: bool) -> None:
+    """Remove USER (name or id) with its keys, scaling rules and jobs, the running ones too; buckets stay."""
+    with database() as db:
+        removed = auth_users.delete_user(db, auth_users.find_user(db, user)["id"])
+    known = f"Web processes that know its keys refuse them within {REMEMBERED_FOR:.0f} seconds."
+    say(removed, f"Removed user {removed['username']} ({removed['id']}). {known}", as_json)
+
+
 @main.command("rotate-signing-secret")
 @click.argument("user")
 @as_json

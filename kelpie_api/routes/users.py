@@ -54,3 +54,15 @@ def delete_users() -> None:
     administrator()
     users.delete_users(db())
     coordinator().authenticator.forget()
+
+
+@blueprint.delete("/users/<user_id>")
+@blueprint.response(204)
+@blueprint.alt_response(403, schema=Failure)
+@blueprint.alt_response(404, schema=Failure)
+@blueprint.alt_response(409, schema=Failure)
+def delete_user(user_id: str) -> None:
+    """Remove a user with its keys and jobs (administrator)."""
+    administrator()
+    users.delete_user(db(), identifier(user_id, "user"))
+    coordinator().authenticator.forget()

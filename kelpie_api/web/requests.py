@@ -18,6 +18,7 @@ from kelpie_api.web.body import LARGEST_BODY, FreeText
 from kelpie_api.web.context import coordinator
 from kelpie_api.web.errors import answer_bug, answer_error, answer_http_error
 from kelpie_api.web.json import Json
+from kelpie_api.web.paths import require_nothing_left_out
 from kelpie_api.web.process import Coordinator
 
 EXTENSIONS = "attempt, checkpoint, claim-id, release, wait"
@@ -49,12 +50,15 @@ def admit() -> Response | None:
     if request.method == "OPTIONS" and request.url_rule is not None:
         return cors.preflight()
     coordinator().begin()
+    if request.endpoint is None:
+        require_nothing_left_out()
     if request.endpoint is None or request.endpoint in PUBLIC:
         return None
     coordinator().require_current_schema()
     g.caller = coordinator().authenticator.caller(request.headers)
     if g.caller.machine:
         require_open_to_machines(request.endpoint)
+    require_nothing_left_out()
     return None
 
 

@@ -164,3 +164,13 @@ delete from queue using tenants t, users u
 -- name: delete_users
 -- All users but the administrator, with their keys and their jobs.
 delete from users where not is_admin;
+
+-- name: empty_queue_of_user
+-- Before delete_user, in its transaction: the queue's rows are locked before the jobs' everywhere.
+delete from queue using tenants t, users u
+ where queue.tenant_id = t.id and t.user_id = u.id and u.id = %(user_id)s and not u.is_admin;
+
+-- name: delete_user
+-- One user with its keys and its jobs. No row: there is none, or it is the administrator.
+delete from users where id = %(user_id)s and not is_admin
+returning id, username, created;

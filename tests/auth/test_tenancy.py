@@ -102,6 +102,7 @@ ROUTES = [
     Route("DELETE", "/jobs/container-groups/<text:container_group_id>", None, (401, 403, 200, 200, 200, 200)),
     Route("POST", "/users", {"username": "new"}, (401, 403, 403, 403, 403, 201)),
     Route("DELETE", "/users", None, (401, 403, 403, 403, 403, 204)),
+    Route("DELETE", "/users/<user_id>", None, (401, 403, 403, 403, 403, 204)),
     Route(
         "POST",
         "/users/<user_id>/token",

@@ -400,6 +400,7 @@ CLOSED: list[tuple[str, str, bool]] = [
     ("DELETE", "/jobs", False),
     ("POST", "/users", False),
     ("DELETE", "/users", False),
+    ("DELETE", "/users/{id}", False),
     ("POST", "/users/{id}/token", False),
     ("GET", "/users/me/signing-secret", False),
     ("POST", "/users/me/signing-secret", False),
@@ -570,6 +571,7 @@ ADMINS_ROUTES = [
     ("POST", "/users", {"username": "somebody"}),
     ("POST", "/users/{id}/token", {"org_name": "acme", "project_name": "default"}),
     ("DELETE", "/users", None),
+    ("DELETE", "/users/{id}", None),
     ("DELETE", "/jobs", None),
 ]
 
@@ -597,3 +599,25 @@ def test_the_admin_removes_all_users_but_itself(other_stack: Stack, elsewhere: O
     # An organization's user is made again on sight, or refused; it never breaks the server.
     assert wait_for(lambda: by_key.get("/jobs"), "an answer").status in (200, 403)
     expect(201, other_stack.admin.post("/users", {"username": user.username}))
+
+
+def test_the_admin_removes_one_user_with_its_keys_and_jobs(stack: Stack, admin: Api) -> None:
+    leaving = stack.new_user()
+    its, others = leaving.api(), stack.new_api()
+    job, kept = its.claimed("m"), others.submit()
+    assert expect(204, admin.delete(f"/users/{leaving.id}")).body == b""
+    expect_error(404, admin.get(f"/jobs/{job['id']}"))
+    expect_error(404, admin.delete(f"/users/{leaving.id}"))
+    wait_for(lambda: its.get("/users/me").status == 403, "the key to be refused", timeout=40)
+    assert others.job(kept) == kept
+
+
+@pytest.mark.parametrize("user_id", ["9d3b1f0e-4c52-4b7e-9a51-6c1f4b1f2a77", "nonsense", "me"])
+def test_a_user_that_is_unknown_cannot_be_removed(admin: Api, user_id: str) -> None:
+    expect_error(404, admin.delete(f"/users/{user_id}"))
+
+
+def test_the_admin_cannot_remove_itself(admin: Api) -> None:
+    own = me(admin)
+    expect_error(409, admin.delete(f"/users/{own['id']}"))
+    assert me(admin) == own

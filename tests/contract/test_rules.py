@@ -43,7 +43,10 @@ ROUTES = [
     ("POST", "/users"),
     ("POST", "/users/{id}/token"),
     ("DELETE", "/users"),
+    ("DELETE", "/users/{id}"),
 ]
+# They remove everything; with a slash at the end they lack the id of one thing.
+ALL_OF_THEM = [("DELETE", "/jobs"), ("DELETE", "/users")]
 OPEN_ROUTES = ["/openapi.json", "/docs", "/healthz", "/readyz", "/metrics"]
 REPORTS = ("heartbeat", "completed", "failed", "released")
 JOB_ROUTES = [route for route in ROUTES if route[1].startswith("/jobs/{id}")]
@@ -131,9 +134,46 @@ def test_a_trailing_slash_is_accepted(api: Api, method: str, path: str) -> None:
     slashed = call(api, method, path + "/", api.submit()["id"])
     if path == "/work":
         assert slashed.status == 400  # without its query
+    elif (method, path) in ALL_OF_THEM:
+        expect_error(400, slashed)  # an id is missing behind the slash
     else:
         assert slashed.status == plain.status
     assert slashed.json["error"] != "Route Not Found" if slashed.status == 404 else True
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/jobs/", "/users/", "/scaling-rules/", "/jobs/container-groups/", "/users/?all=true"],
+)
+def test_a_removal_whose_id_is_empty_removes_nothing(other_stack: Stack, path: str) -> None:
+    """As `curl -X DELETE "$API/jobs/$ID"` sends it while the variable is empty."""
+    user = other_stack.new_user()
+    api = user.api()
+    job = api.submit()
+    for caller in (other_stack.admin, api):
+        sentence = expect_error(400, caller.delete(path))["message"]
+        assert "empty" in sentence
+    assert api.listed() == [job]
+    assert expect(200, api.get("/users/me")).json["id"] == user.id
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/jobs//attempts"),
+        ("GET", "/jobs//events"),
+        ("GET", "/jobs//webhooks"),
+        ("POST", "/jobs//heartbeat"),
+        ("POST", "/jobs//completed"),
+        ("POST", "/jobs/{id}/webhooks//redeliver"),
+        ("POST", "/users//token"),
+        ("GET", "/scaling-rules//decisions"),
+        ("PATCH", "/scaling-rules/"),
+        ("GET", "/container-groups//metrics"),
+    ],
+)
+def test_what_was_left_out_of_a_path_is_named(api: Api, method: str, path: str) -> None:
+    assert "empty" in expect_error(400, api.call(method, filled(path)))["message"]
 
 
 @pytest.mark.parametrize("path", ["/healthz/", "/readyz/", "/work/?machine_id=m&container_group_id=g"])
@@ -178,7 +218,7 @@ def test_an_idle_connection_stays_open(api: Api) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
-@pytest.mark.parametrize("path", ["/", "/nowhere", "/jobs/a/b/c/d", "/job/x", "/users/you", "/work/x"])
+@pytest.mark.parametrize("path", ["/", "/nowhere", "/jobs/a/b/c/d", "/job/x", "/users/you/x", "/work/x"])
 def test_an_unknown_route_is_404(api: Api, nobody: Api, method: str, path: str) -> None:
     for caller in (api, nobody):
         assert expect_error(404, caller.call(method, path))["error"] == "Route Not Found"

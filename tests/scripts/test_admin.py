@@ -57,6 +57,16 @@ def test_a_revoked_key_is_refused_and_the_others_are_not(run: Run, app: Flask, t
     assert Client(app.test_client(), other).get("/users/me").status_code == 200
 
 
+def test_a_user_is_removed_with_its_keys_and_jobs(run: Run, app: Flask, tenant: Tenant, db: Database) -> None:
+    Client(app.test_client(), tenant.key).submit()
+    removed = run("admin", "delete-user", "acme")
+    assert removed.returncode == 0
+    assert "acme" in removed.stdout and "30 seconds" in removed.stdout
+    assert db.all("select from jobs") == db.all("select from queue") == db.all("select from api_keys") == []
+    assert "There is no user acme" in refused(run("admin", "delete-user", "acme"))
+    assert "cannot be removed" in refused(run("admin", "delete-user", "admin"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

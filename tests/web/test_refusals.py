@@ -67,7 +67,7 @@ def test_a_hostile_report_is_a_400(api: Client, body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/nothing", "/jobs/a/b/c", "//jobs", "/users/x", "/static/x", "/jobs/%00/x"]
+    "path", ["/", "/nothing", "/jobs/a/b/c", "//jobs", "/users/x/y", "/static/x", "/jobs/%00/x"]
 )
 def test_an_unknown_route_is_a_404_in_the_common_shape(api: Client, path: str) -> None:
     assert refused(api.get(path), 404)["error"] == "Route Not Found"
