@@ -546,6 +546,8 @@ create view shown_jobs as
 
 -- function claims_ended(the_container_group text) returns boolean
 
+-- function claims_name(the_tenant_id bigint, the_container_group text) returns text
+
 -- function close_attempt() returns trigger
 
 -- function find_lane() returns trigger
@@ -581,6 +583,8 @@ create view shown_jobs as
 -- function silence_counts_from(heartbeat_interval integer) returns timestamp with time zone
 
 -- function take_webhooks(batch integer, hold interval, lane_cap integer, user_cap integer, known_lanes uuid[], lane_rooms integer[], known_users uuid[], user_rooms integer[]) returns SETOF webhooks
+
+-- function tenants_of_project(the_tenant_id bigint, the_organization text, the_project text) returns SETOF bigint
 
 -- function unless_far_ahead(moment timestamp with time zone) returns timestamp with time zone
 

@@ -284,7 +284,7 @@ class Autoscaler:
             raise
 
     def _unmark(self, rule: Row) -> None:
-        self.db.execute(SQL.unmark_stopping, container_group=str(rule["container_group_id"]))
+        self.db.execute(SQL.unmark_stopping, **scaling_rules.group_of(rule))
 
     def _require_idle(self, rule: Row, lock: RunLock) -> None:
         """Right before each try to stop a group: it has no live lease, and no job unless the rule's maximum is 0.
@@ -292,10 +292,7 @@ class Autoscaler:
         Raises GroupNeeded, RuleChanged, RunInProgress.
         """
         self._require_rule(rule, lock)
-        group = str(rule["container_group_id"])
-        marked = self.db.all(
-            SQL.mark_stopping, container_group=group, spellings=scaling_rules.spellings(group), length=STOPPING
-        )
+        marked = self.db.all(SQL.mark_stopping, **scaling_rules.group_of(rule), length=STOPPING)
         names = [mark["container_group"] for mark in marked]
         waited = self.db.one_or_none(SQL.wait_for_claims, marked=names)
         if not (waited and waited["ended"]):

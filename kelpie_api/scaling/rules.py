@@ -207,12 +207,17 @@ def limits(db: Database, caller: Caller, container_group: str) -> Limits:
     return Limits(rule["min_replicas"], rule["max_replicas"]) if rule else boundless
 
 
+def group_of(rule: Row) -> dict[str, Any]:
+    """The parameters that name a rule's group, and the project at Salad whose tenants may have machines in it."""
+    names = {name: rule[name] for name in ("tenant_id", "org_name", "project_name")}
+    return names | {"container_group": str(rule["container_group_id"])}
+
+
 def measure_demand(db: Database, rule: Row) -> Demand:
     """The demand for a rule's group now."""
     found = db.one_or_none(
         SQL.weigh_rule,
-        tenant_id=rule["tenant_id"],
-        container_group=str(rule["container_group_id"]),
+        **group_of(rule),
         spellings=spellings(str(rule["container_group_id"])),
         idle=timedelta(seconds=rule["idle_threshold_seconds"]),
     )

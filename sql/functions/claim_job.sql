@@ -14,7 +14,7 @@
 --     asked again.
 --   * A lease that lapsed ends only here: the attempt is closed as interrupted when the next one begins.
 --
--- Locks, in this order: the advisory lock of the machine's container group, shared with other claims (claims_ended
+-- Locks, in this order: the advisory lock of the tenant's container group (claims_name), shared with other claims (claims_ended
 -- takes it exclusively and so waits for the claims that began before a group was marked; the statement below sees the
 -- mark, because it begins after the lock was taken); the one row of `queue` that is handed out; its rows in `jobs`
 -- and `attempts`; new rows.
@@ -54,7 +54,7 @@ create or replace function claim_job(
 as $$
 #variable_conflict use_column
 begin
-perform pg_advisory_xact_lock_shared(hashtext('kelpie claims'), hashtext(the_container_group));
+perform pg_advisory_xact_lock_shared(hashtext('kelpie claims'), hashtext(claims_name(the_tenant_id, the_container_group)));
 return query
 with repeated as materialized (
   update queue
@@ -71,7 +71,11 @@ groups as materialized (
                     where h.tenant_id = the_tenant_id
                       and h.container_group = g.name) <= now(), true) as may_have_lapsed
     from unnest(the_lines) as g (name)
-   where not exists (select from stopping_groups s where s.container_group = the_container_group and s.until > now())
+   where not exists (
+         -- The release before marked a group by its id alone.
+         select from stopping_groups s
+          where s.container_group in (claims_name(the_tenant_id, the_container_group), the_container_group)
+            and s.until > now())
 ),
 lines as materialized (
   select 'waiting' as kind, g.name, head.rank, head.seq

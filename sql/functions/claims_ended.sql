@@ -1,5 +1,5 @@
--- Whether all claims of a group have ended that began before it was marked in stopping_groups; false after three
--- seconds of waiting for them. Claims that begin meanwhile wait for this look.
+-- Whether all claims of a group, named by claims_name, have ended that began before it was marked in stopping_groups;
+-- false after three seconds of waiting for them. Claims that begin meanwhile wait for this look.
 create or replace function claims_ended(the_container_group text) returns boolean language plpgsql
   set lock_timeout = '3s'
 as $$

@@ -135,20 +135,23 @@ taken as (
    where r.id = due.id
   returning r.*
 )
-select r.id, r.container_group, r.machine_id, r.tries, now() - r.created as age,
-       coalesce(s.org_name, nullif(r.org_name, ''),
-                (select k.org_name from api_keys k where k.tenant_id = r.tenant_id order by k.created desc limit 1),
-                u.username) as organization,
-       coalesce(s.project_name, t.project) as project,
+select r.id, r.container_group, r.machine_id, r.tries, now() - r.created as age, place.organization, place.project,
        exists (select
                  from queue q
-                where lower(q.machine_id) = lower(r.machine_id)
+                where q.machine_id is not null
+                  and q.tenant_id in (select tenants_of_project(r.tenant_id, place.organization, place.project))
+                  and lower(q.machine_id) = lower(r.machine_id)
                   and lower(q.holder_group) = lower(r.container_group)
                   and not lapsed(q.heartbeat, q.heartbeat_interval)) as busy
   from taken r
   join tenants t on t.id = r.tenant_id
   join users u on u.id = t.user_id
-  left join scaling_rules s on s.tenant_id = r.tenant_id and s.container_group_id::text = lower(r.container_group);
+  left join scaling_rules s on s.tenant_id = r.tenant_id and s.container_group_id::text = lower(r.container_group)
+ cross join lateral (
+       select coalesce(s.org_name, nullif(r.org_name, ''),
+                       (select k.org_name from api_keys k where k.tenant_id = r.tenant_id order by k.created desc limit 1),
+                       u.username) as organization,
+              coalesce(s.project_name, t.project) as project) place;
 
 -- name: end_reallocation
 -- Like the next, nothing is written if another process has it meanwhile, for this one held it too long.

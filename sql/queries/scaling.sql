@@ -73,8 +73,9 @@ select pending, running, active,
 
 -- name: weigh_rule
 -- What a rule's group is wanted for, at one moment: jobs that are not final, jobs that finished within the rule's
--- idle threshold (of the null group: where this group held them last), and live leases of all tenants. Jobs spell the
--- group's id as they like; of the leases none may be missed, so they are compared one by one.
+-- idle threshold (of the null group: where this group held them last), and live leases of the tenants whose machines can
+-- be in the group. Jobs spell the group's id as they like; of the leases none may be missed, so they are compared one by
+-- one.
 select (select count(*)
           from active_jobs a
          where a.tenant_id = %(tenant_id)s
@@ -97,6 +98,7 @@ select (select count(*)
        (select count(*)
           from queue q
          where q.machine_id is not null
+           and q.tenant_id in (select tenants_of_project(%(tenant_id)s, %(org_name)s, %(project_name)s))
            and lower(q.holder_group) = %(container_group)s
            and not lapsed(q.heartbeat, q.heartbeat_interval)) as leases;
 
@@ -215,13 +217,9 @@ delete from scaling_decisions
 -- name: mark_stopping
 -- Machines of this group are handed no job for so long, however they spell its id.
 insert into stopping_groups (container_group, until)
-select name, now() + %(length)s::interval
-  from (select unnest(%(spellings)s::text[])
-         union
-        select container_group from machines where lower(container_group) = lower(%(container_group)s)
-         union
-        select holder_group from queue where lower(holder_group) = lower(%(container_group)s)) as spelled (name)
- order by name
+select claims_name(tenant_id, %(container_group)s), now() + %(length)s::interval
+  from tenants_of_project(%(tenant_id)s, %(org_name)s, %(project_name)s) as tenant_id
+ order by tenant_id
     on conflict (container_group) do update set until = excluded.until
 returning container_group;
 
@@ -231,5 +229,7 @@ select bool_and(claims_ended(name)) as ended from unnest(%(marked)s::text[]) as 
 
 -- name: unmark_stopping
 delete from stopping_groups
- where lower(container_group) = lower(%(container_group)s)
+ where container_group in (
+       select claims_name(tenant_id, %(container_group)s)
+         from tenants_of_project(%(tenant_id)s, %(org_name)s, %(project_name)s) as tenant_id)
     or until < now() - interval '1 day';

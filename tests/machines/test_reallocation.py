@@ -283,6 +283,17 @@ class TestCarryingOut:
         reallocator.round()
         assert [row["outcome"] for row in reallocations(db)] == ["reallocated"]
 
+    def test_a_strangers_lease_that_names_the_machine_does_not_keep_it(
+        self, db: Database, tenant: Tenant, fleet: FleetDouble, group: str, bad: str, reallocator: Reallocator
+    ) -> None:
+        fail_jobs(db, tenant, bad, group, 5)
+        for stranger in (make_tenant(db, "rival", "default"), make_tenant(db, "acme", "other")):
+            make_job(db, stranger, "held", machine=bad, group=group)
+        db.execute("update reallocations set tries = 1")
+        make_due(db)
+        reallocator.round()
+        assert [row["outcome"] for row in reallocations(db)] == ["reallocated"]
+
     def test_one_that_comes_at_once_does_not_wait_for_the_next_job(
         self, db: Database, tenant: Tenant, fleet: FleetDouble, group: str, bad: str, reallocator: Reallocator
     ) -> None:

@@ -16,10 +16,12 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, LiteralString
+from uuid import UUID
 
 import pytest
 from werkzeug.wrappers import Response
 
+from kelpie_api.auth import users
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.salad.client import LIMIT, GroupName, Salad
 from kelpie_api.salad.request_budget import AUTOSCALER, RequestBudget
@@ -171,14 +173,14 @@ def test_a_rule_sees_only_its_own_group(
 # A live lease is never stopped (docs/design/guarantees.md, I17)
 
 
-def test_a_group_in_which_a_job_runs_keeps_its_machine_and_no_other_whoever_the_job_belongs_to(
+def test_a_group_in_which_a_job_runs_keeps_its_machine_and_no_other_whichever_user_of_the_project_has_it(
     db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
 ) -> None:
     ours, shared = fleet.make_group("running", 4), fleet.make_group("running", 2)
     make_rule(db, tenant, ours, 0, 0)
     make_rule(db, tenant, shared)
     jobs(db, tenant, ours, "held")
-    jobs(db, make_tenant(db, "rival", "default"), shared, "held")
+    jobs(db, colleague(db), shared, "held")
     for _ in range(2):
         assert all_applied(autoscaler.run())
     for group in (ours, shared):
@@ -221,6 +223,63 @@ def test_a_job_that_comes_between_the_decision_and_the_stop_is_seen(
 
 def claimed(db: Database, tenant: Tenant, group: str) -> Row | None:
     return claim(db, tenant, "m1", group)
+
+
+def colleague(db: Database) -> Tenant:
+    """Another user with a key of the same organization and project."""
+    user = users.create_user(db, "colleague")
+    users.create_token(db, UUID(str(user["id"])), "acme", "default")
+    return make_tenant(db, "colleague", "default")
+
+
+def mark_stopping(db: Database, tenant: Tenant, group: str) -> list[Row]:
+    names = {"tenant_id": tenant.caller.tenant_id, "org_name": "acme", "project_name": "default"}
+    return db.all(SQL.mark_stopping, **names, container_group=group, length=timedelta(minutes=1))
+
+
+def test_a_strangers_lease_that_names_a_group_does_not_keep_it_from_being_stopped(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
+) -> None:
+    """Ids of groups are callers' text. Neither another organization's nor another project's machines are in it."""
+    group = fleet.make_group("running", 2)
+    make_rule(db, tenant, group)
+    jobs(db, make_tenant(db, "rival", "default"), group, "held")
+    jobs(db, make_tenant(db, "acme", "other"), group.upper(), "held")
+    [result] = autoscaler.run()
+    assert result.demand and result.demand.leases == 0
+    assert fleet.standing(group)[0] == "stopped"
+
+
+def test_a_lease_of_another_user_of_the_rules_organization_and_project_keeps_the_group(
+    db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
+) -> None:
+    group = fleet.make_group("running", 2)
+    make_rule(db, tenant, group)
+    jobs(db, colleague(db), group.upper(), "held")
+    [result] = autoscaler.run()
+    assert result.demand and result.demand.leases == 1
+    assert fleet.standing(group) == ("running", 1)
+
+
+def test_a_stop_takes_one_lock_for_a_tenant_however_many_spellings_machines_made_known(
+    db: Database, tenant: Tenant
+) -> None:
+    group, stranger = str(uuid.uuid4()), make_tenant(db, "rival", "default")
+    for of in (tenant, stranger):
+        db.execute(
+            "insert into machines (tenant_id, container_group, machine_id)"
+            " select %(tenant)s, spelling, 'm' from unnest(%(spellings)s::text[]) spelling",
+            tenant=of.caller.tenant_id,
+            spellings=sorted({group[:n].upper() + group[n:] for n in range(len(group))}),
+        )
+    jobs(db, stranger, group.upper())
+    administrators = db.all("select t.id from tenants t join users u on u.id = t.user_id where u.is_admin")
+    in_the_project = {tenant.caller.tenant_id, *(row["id"] for row in administrators)}
+    marks = [mark["container_group"] for mark in mark_stopping(db, tenant, group)]
+    assert sorted(marks) == sorted(f"{tenant_id}/{group}" for tenant_id in in_the_project)
+    jobs(db, tenant, group.upper())
+    assert claimed(db, tenant, group.upper()) is None
+    assert claimed(db, stranger, group.upper()), "a stranger's machines are none of the group's"
 
 
 def test_a_claim_that_is_under_way_at_the_last_look_is_waited_for_and_keeps_its_group(
@@ -285,7 +344,7 @@ def test_a_claim_that_is_repeated_while_its_group_is_being_stopped_is_answered(
 ) -> None:
     job_id, claim_id = make_job(db, tenant), new_claim_id()
     claim(db, tenant, claim_id=claim_id)
-    db.execute(SQL.mark_stopping, container_group="g1", spellings=["g1"], length=timedelta(minutes=1))
+    mark_stopping(db, tenant, "g1")
     again = claim(db, tenant, claim_id=claim_id)
     assert again and again["id"] == job_id
 
@@ -294,7 +353,7 @@ def test_a_group_whose_stop_nobody_heard_of_again_is_handed_jobs_after_a_moment(
     db: Database, tenant: Tenant
 ) -> None:
     make_job(db, tenant)
-    db.execute(SQL.mark_stopping, container_group="g1", spellings=["g1"], length=timedelta(minutes=1))
+    mark_stopping(db, tenant, "g1")
     assert claim(db, tenant) is None
     db.execute("update stopping_groups set until = until - interval '61 seconds'")
     assert claim(db, tenant)
