@@ -10,10 +10,12 @@ create table api_keys (
   org_name text not null,
   digest bytea not null,
   created timestamp with time zone default now() not null,
+  role text default 'user'::text not null,
   constraint api_keys_digest_check CHECK (length(digest) = 32),
   constraint api_keys_digest_key UNIQUE (digest),
   constraint api_keys_org_name_check CHECK (length(org_name) >= 1 AND length(org_name) <= 255),
   constraint api_keys_pkey PRIMARY KEY (id),
+  constraint api_keys_role_check CHECK (role = ANY (ARRAY['user'::text, 'worker'::text])),
   constraint api_keys_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(id) ON DELETE CASCADE
 );
 

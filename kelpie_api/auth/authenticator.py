@@ -8,7 +8,7 @@ import re
 from dataclasses import replace
 from typing import Protocol
 
-from kelpie_api.auth.caller import NO_TENANT, Caller
+from kelpie_api.auth.caller import NO_TENANT, Caller, Role
 from kelpie_api.auth.machine_tokens import MachineTokens
 from kelpie_api.auth.salad_keys import SaladKeys
 from kelpie_api.auth.users import digest
@@ -145,7 +145,7 @@ class Authenticator:
             )
         fingerprint = found.pop("fingerprint")
         sealed_key = None if found["is_admin"] else self.seal.known_as(fingerprint).seal(key)
-        return Caller(**found, sealed_key=sealed_key)
+        return Caller(**found | {"role": Role(found["role"])}, sealed_key=sealed_key)
 
 
 def named(headers: Headers, *required: str) -> list[str]:

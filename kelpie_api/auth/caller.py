@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
@@ -11,6 +12,13 @@ from kelpie_api.errors import (
 )
 
 NO_TENANT = 0  # an id that no row has
+
+
+class Role(StrEnum):
+    """What a Kelpie key is good for; the API's words."""
+
+    USER = "user"  # all that its user may do
+    WORKER = "worker"  # to claim, to report, and to read what was handed out
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,7 @@ class Caller:
     speaks_for_others: bool = False
     organization: str = ""  # at Salad; the administrator has none
     project: str = ""
+    role: Role = Role.USER
 
     @property
     def scope(self) -> dict[str, Any]:
@@ -43,6 +52,11 @@ class Caller:
         """The groups from which a machine of this group is handed jobs: its own, and '' for the null group."""
         served = [container_group_id, ""] if self.serves_null_group else [container_group_id]
         return [group for group in served if self.groups is None or group in self.groups]
+
+    @property
+    def is_worker(self) -> bool:
+        """Whether this is a node's credential, which the node's owner can read: a token, or a worker's key."""
+        return self.machine is not None or self.role == Role.WORKER
 
     @property
     def actor(self) -> str:

@@ -7,7 +7,7 @@ import re
 import secrets
 from uuid import UUID
 
-from kelpie_api.auth.caller import Caller
+from kelpie_api.auth.caller import Caller, Role
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.errors import Conflict, InvalidRequest, NotFound, UserRemoved
 from kelpie_api.limits import LONGEST_NAME
@@ -31,9 +31,9 @@ def find_user(db: Database, wanted: str) -> Row:
     return user
 
 
-def create_key(db: Database, wanted: str, org: str, project: str) -> str:
+def create_key(db: Database, wanted: str, org: str, project: str, role: Role = Role.USER) -> str:
     user_id = find_user(db, wanted)["id"]
-    return create_token(db, user_id, storable(org, "organization"), storable(project, "project"))
+    return create_token(db, user_id, storable(org, "organization"), storable(project, "project"), role)
 
 
 def list_users(db: Database) -> list[Row]:
@@ -70,13 +70,12 @@ def create_user(db: Database, username: str) -> Row:
     return user
 
 
-def create_token(db: Database, user_id: UUID, org_name: str, project_name: str) -> str:
+def create_token(db: Database, user_id: UUID, org_name: str, project_name: str, role: Role = Role.USER) -> str:
     """Make an API key and return it; only its digest is stored. Raises NotFound for an unknown user."""
     token = f"kelpie_{secrets.token_urlsafe(32)}"
+    names = {"org_name": org_name, "project": project_name}
     made = db.unrepeatable(
-        lambda tx: tx.one_or_none(
-            SQL.create_api_key, user_id=user_id, org_name=org_name, project=project_name, digest=digest(token)
-        )
+        lambda tx: tx.one_or_none(SQL.create_api_key, user_id=user_id, **names, role=role, digest=digest(token))
     )
     if made is None:
         raise NotFound(f"There is no user {user_id}.")

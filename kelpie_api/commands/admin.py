@@ -12,6 +12,7 @@ import click
 from kelpie_api import encryption, logs, migrations
 from kelpie_api.auth import users as auth_users
 from kelpie_api.auth.authenticator import REMEMBERED_FOR
+from kelpie_api.auth.caller import Role
 from kelpie_api.config import Config, database_url
 from kelpie_api.db import Database
 from kelpie_api.encryption import Seal
@@ -85,11 +86,18 @@ def create_user(name: str, as_json: bool) -> None:
 @click.argument("user")
 @click.option("--org", required=True, help="The organization that the key stands for.")
 @click.option("--project", required=True, help="The project whose jobs it submits, reads and runs.")
+@click.option(
+    "--role",
+    type=click.Choice([*Role]),
+    default=Role.USER,
+    show_default=True,
+    help="What it may do; worker: claim, report, and read what was handed out, for nodes.",
+)
 @as_json
-def create_key(user: str, org: str, project: str, as_json: bool) -> None:
+def create_key(user: str, org: str, project: str, role: str, as_json: bool) -> None:
     """Make an API key of USER (name or id); it is printed this once."""
     with database() as db:
-        key = auth_users.create_key(db, user, org, project)
+        key = auth_users.create_key(db, user, org, project, Role(role))
     say({"token": key}, key, as_json)
     if not as_json:
         click.echo("Keep it: only its digest is stored, and it cannot be shown again.", err=True)
@@ -111,7 +119,7 @@ def list_keys(user: str | None, as_json: bool) -> None:
     """List the keys of USER (name or id), or of all users: id, owner and project, never the key."""
     with database() as db:
         keys = auth_users.list_keys(db, user)
-    say(keys, table(keys, ["id", "username", "org_name", "project_name", "created"]), as_json)
+    say(keys, table(keys, ["id", "username", "org_name", "project_name", "role", "created"]), as_json)
 
 
 @main.command("revoke-key")

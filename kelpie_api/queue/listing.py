@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from uuid import UUID
 
-from kelpie_api.auth.caller import Caller
+from kelpie_api.auth.caller import Caller, Role
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.errors import (
     InvalidRequest,
@@ -14,6 +15,8 @@ from kelpie_api.errors import (
 
 PORTION = 250  # jobs of a page that are read at a time, since each may have 256 KiB
 LARGEST_PAGE = 64 * 2**20  # bytes
+HIDDEN = "***"
+USER_PART = re.compile(r"^(\w+://)[^/?#]*@")
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,36 @@ def get(db: Database, caller: Caller, job_id: UUID) -> Row:
     job = db.one_or_none(SQL.get_job, job_id=job_id, **caller.scope)
     if job is None:
         raise JobNotFound(job_id)
-    return {name: value for name, value in job.items() if name != "checkpoint_lag" or value is not None}
+    if caller.role == Role.WORKER and not job["attempt"]:
+        raise JobNotFound(job_id)  # it reads what was handed out
+    job = {name: value for name, value in job.items() if name != "checkpoint_lag" or value is not None}
+    return shown_to(db, caller, [job])[0]
+
+
+def shown_to(db: Database, caller: Caller, jobs: list[Row]) -> list[Row]:
+    """Jobs as this caller may see them: for a worker's credentials the secrets only of those that it holds.
+
+    The owner of a node can read its credentials. A worker's key names no machine, so it holds none here: it gets a
+    job whole in the answer to its claim.
+    """
+    if not caller.is_worker:
+        return jobs
+    held = held_by(db, caller, [job["id"] for job in jobs])
+    return [job if job["id"] in held else without_secrets(job) for job in jobs]
+
+
+def held_by(db: Database, caller: Caller, job_ids: list[UUID]) -> set[UUID]:
+    """Which of these jobs the machine of a token holds."""
+    if caller.machine is None:
+        return set()
+    machine = {"machine_id": caller.machine.machine_id, "container_group": caller.machine.workload_id}
+    return {row["job_id"] for row in db.all(SQL.jobs_held_by, job_ids=job_ids, **machine)}
+
+
+def without_secrets(job: Row) -> Row:
+    """The job without the values of its environment and the user part of its webhook."""
+    webhook = job["webhook"] and USER_PART.sub(rf"\1{HIDDEN}@", job["webhook"])
+    return job | {"environment": dict.fromkeys(job["environment"], HIDDEN), "webhook": webhook}
 
 
 def list_page(
@@ -65,7 +97,7 @@ def list_page(
             break
         beyond, skipped = portion[-1]["seq"], 0
     shown = found[:page_size]
-    return shown, Cursor(shown[-1]["seq"], oldest_first) if len(found) > page_size else None
+    return shown_to(db, caller, shown), Cursor(shown[-1]["seq"], oldest_first) if len(found) > page_size else None
 
 
 def _refuse_too_large(page: list[Row]) -> None:
@@ -80,7 +112,10 @@ def _refuse_too_large(page: list[Row]) -> None:
 def attempts(db: Database, caller: Caller, job_id: UUID) -> list[Row]:
     """Every attempt of a job and how it ended. Raises JobNotFound."""
     get(db, caller, job_id)
-    return db.all(SQL.list_attempts, job_id=job_id)
+    found = db.all(SQL.list_attempts, job_id=job_id)
+    if caller.is_worker and not held_by(db, caller, [job_id]):
+        return [attempt | {"output": None} for attempt in found]
+    return found
 
 
 def events(db: Database, caller: Caller, job_id: UUID) -> list[Row]:

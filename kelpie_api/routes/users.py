@@ -43,7 +43,8 @@ def create_user(new: dict[str, Any]) -> dict[str, Any]:
 def create_token(new: dict[str, Any], user_id: str) -> dict[str, Any]:
     """Make a key for a user in a project (administrator); it is shown only in this answer."""
     administrator()
-    return {"token": users.create_token(db(), identifier(user_id, "user"), new["org_name"], new["project_name"])}
+    names = {name: new[name] for name in ("org_name", "project_name", "role")}
+    return {"token": users.create_token(db(), identifier(user_id, "user"), **names)}
 
 
 @blueprint.delete("/users")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from marshmallow import fields, validate
 
+from kelpie_api.auth.caller import Role
 from kelpie_api.schemas.fields import NAME, Instant, RequestSchema, ResponseSchema
 from kelpie_api.text import NAME_TEXT
 
@@ -23,6 +24,12 @@ class User(ResponseSchema):
 class NewToken(RequestSchema):
     org_name = fields.String(required=True, validate=[NAME, ONE_LINE])
     project_name = fields.String(required=True, validate=[NAME, ONE_LINE])
+    role = fields.Enum(
+        Role,
+        by_value=fields.String,
+        load_default=Role.USER,
+        metadata={"description": "`worker`: a key that only claims, reports, and reads what was handed out."},
+    )
 
 
 class Token(ResponseSchema):

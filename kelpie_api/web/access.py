@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kelpie_api.auth.caller import Caller, Role
 from kelpie_api.errors import Forbidden
 from kelpie_api.web.context import coordinator
 
@@ -44,6 +45,23 @@ OPEN_TO_SUBMITTING_MACHINES = {
     "scaling.list_decisions",
     "scaling.get_group_metrics",
 }
+
+
+# What a key with the role `worker` may call: it names no machine and no group, so it reads no list.
+OPEN_TO_WORKERS_KEYS = {endpoint for endpoint in OPEN_TO_MACHINES if endpoint.startswith("work.")} | {
+    "jobs.get_job",
+    "users.get_me",
+}
+
+
+def require_open(caller: Caller, endpoint: str) -> None:
+    """Raise Forbidden if this route is closed to a caller with these credentials."""
+    if caller.machine:
+        require_open_to_machines(endpoint)
+    elif caller.role == Role.WORKER and endpoint not in OPEN_TO_WORKERS_KEYS:
+        raise Forbidden(
+            "A worker's key may claim, report and read jobs that were handed out; use a user's key for this."
+        )
 
 
 def require_open_to_machines(endpoint: str) -> None:

@@ -13,7 +13,7 @@ from kelpie_api import logs
 from kelpie_api.errors import KelpieError
 from kelpie_api.metrics import request_answered
 from kelpie_api.web import cors
-from kelpie_api.web.access import PUBLIC, require_open_to_machines
+from kelpie_api.web.access import PUBLIC, require_open
 from kelpie_api.web.body import LARGEST_BODY, FreeText
 from kelpie_api.web.context import coordinator
 from kelpie_api.web.errors import answer_bug, answer_error, answer_http_error
@@ -56,8 +56,7 @@ def admit() -> Response | None:
         return None
     coordinator().require_current_schema()
     g.caller = coordinator().authenticator.caller(request.headers)
-    if g.caller.machine:
-        require_open_to_machines(request.endpoint)
+    require_open(g.caller, request.endpoint)
     require_nothing_left_out()
     return None
 

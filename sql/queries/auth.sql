@@ -23,14 +23,15 @@ tenant as (
       on conflict (user_id, project) do update set project = excluded.project
   returning id
 )
-insert into api_keys (tenant_id, org_name, digest)
-select id, %(org_name)s, %(digest)s from tenant
+insert into api_keys (tenant_id, org_name, digest, role)
+select id, %(org_name)s, %(digest)s, %(role)s from tenant
 returning id;
 
 -- name: find_api_key
 -- Whose key this is; the digest is returned to be compared in constant time, and the fingerprint says with which key
 -- of ours it is to be sealed.
-select k.digest, k.tenant_id, u.id as user_id, u.username, u.is_admin, k.org_name as organization, t.project,
+select k.digest, k.tenant_id, u.id as user_id, u.username, u.is_admin and k.role = 'user' as is_admin, k.role,
+       k.org_name as organization, t.project,
        (select fingerprint from secret_key) as fingerprint
   from api_keys k
   join tenants t on t.id = k.tenant_id
@@ -140,7 +141,7 @@ select id, username, is_admin, created from users order by created, username;
 
 -- name: list_api_keys
 -- What is known of keys: never the key. Null: those of all users.
-select k.id, u.username, k.org_name, t.project as project_name, k.created
+select k.id, u.username, k.org_name, t.project as project_name, k.role, k.created
   from api_keys k
   join tenants t on t.id = k.tenant_id
   join users u on u.id = t.user_id

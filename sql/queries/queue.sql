@@ -513,6 +513,14 @@ select a.number, a.machine_id, a.container_group as container_group_id, a.claime
  where a.job_id = %(job_id)s
  order by a.number;
 
+-- name: jobs_held_by
+-- Which of these jobs a machine holds.
+select job_id
+  from queue
+ where job_id = any (%(job_ids)s::uuid[])
+   and machine_id = %(machine_id)s
+   and holder_group = %(container_group)s;
+
 -- name: list_events
 select id, at, kind, actor, attempt, detail
   from events

@@ -428,6 +428,29 @@ class TestWhatATokenMayDo:
         refused(machine.call(method, path.format(job_id=job["id"]), body), 403)
         assert (machine.get("/jobs").json or {})["jobs"] == [job]
 
+    def test_it_reads_secrets_of_the_job_that_its_machine_holds_and_of_no_other(
+        self, app: Flask, machine: Client, tokens: TokenDouble
+    ) -> None:
+        """The owner of a node can read its token: other machines' jobs are none of theirs."""
+        user = with_salad_key(app, SALAD_KEY)
+        secret = {"environment": {"HF_TOKEN": "hf_secret"}, "webhook": "https://me:hf_secret@example.com/hook"}
+        job = user.submit(container_group_id=tokens.workload, **secret)
+
+        def answers() -> list[str]:
+            paths = [f"/jobs/{job['id']}", "/jobs", f"/jobs/{job['id']}/attempts", f"/jobs/{job['id']}/events"]
+            return [machine.get(path).text for path in paths]
+
+        assert not any("hf_secret" in text for text in answers())
+        assert (machine.get(f"/jobs/{job['id']}").json or {}) | secret == job
+        user.claim("m2", tokens.workload)
+        assert user.report(job, "failed", "m2", tokens.workload, 1, output="hf_secret").status_code == 202
+        assert not any("hf_secret" in text for text in answers())
+        [handed] = work(machine, tokens).json
+        assert handed["environment"] == secret["environment"] and handed["webhook"] == secret["webhook"]
+        assert ["hf_secret" in text for text in answers()] == [True, True, True, False]
+        assert machine.report(job, "released", tokens.machine, tokens.workload, 2).status_code == 200
+        assert not any("hf_secret" in text for text in answers())
+
     def test_unless_the_operator_allows_it(self, config: Config, salad: SaladDouble, tokens: TokenDouble) -> None:
         salad.add_group("acme", "default", tokens.workload)
         app = create_app(replace(config, jwt_can_submit=True))
