@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from uuid import UUID
 
+from kelpie_api import history
 from kelpie_api.auth.caller import Caller, Role
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.errors import (
@@ -109,16 +110,16 @@ def _refuse_too_large(page: list[Row]) -> None:
         )
 
 
-def attempts(db: Database, caller: Caller, job_id: UUID) -> list[Row]:
-    """Every attempt of a job and how it ended. Raises JobNotFound."""
+def attempts(db: Database, caller: Caller, job_id: UUID, after: int, page_size: int) -> history.HistoryPage:
+    """A page of a job's attempts and how they ended, and the number to go on after. Raises JobNotFound."""
     get(db, caller, job_id)
-    found = db.all(SQL.list_attempts, job_id=job_id)
+    found, following = history.page_of(db, SQL.list_attempts, "number", job_id, after, page_size)
     if caller.is_worker and not held_by(db, caller, [job_id]):
-        return [attempt | {"output": None} for attempt in found]
-    return found
+        found = [attempt | {"output": None} for attempt in found]
+    return found, following
 
 
-def events(db: Database, caller: Caller, job_id: UUID) -> list[Row]:
-    """Every change of a job with its actor. Raises JobNotFound."""
+def events(db: Database, caller: Caller, job_id: UUID, after: int, page_size: int) -> history.HistoryPage:
+    """A page of a job's changes with their actors, and the id to go on after. Raises JobNotFound."""
     get(db, caller, job_id)
-    return db.all(SQL.list_events, job_id=job_id)
+    return history.page_of(db, SQL.list_events, "id", job_id, after, page_size)

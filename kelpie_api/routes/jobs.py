@@ -19,10 +19,11 @@ from kelpie_api.queue import jobs, listing, submissions
 from kelpie_api.queue.listing import Cursor
 from kelpie_api.queue.submissions import IdempotencyKey
 from kelpie_api.schemas.fields import Failure, Message
-from kelpie_api.schemas.jobs import AttemptList, Count, EventList, Job, JobPage, JobQuery, as_cursor
+from kelpie_api.schemas.jobs import AttemptList, Count, EventList, HistoryQuery, Job, JobPage, JobQuery, as_cursor
 from kelpie_api.schemas.submission import JobDefinition, SubmissionHeaders
 from kelpie_api.web.body import BodyParser, ignored, request_json
 from kelpie_api.web.context import TEXT, administrator, caller, db, identifier
+from kelpie_api.web.pages import link_after
 
 blueprint = Blueprint("jobs", __name__, description="Jobs, as users see them.")
 blueprint.ARGUMENTS_PARSER = BodyParser()
@@ -178,18 +179,22 @@ def cancel_job(job_id: str) -> Row:
 
 
 @blueprint.get("/jobs/<job_id>/attempts")
-@blueprint.response(200, AttemptList)
+@blueprint.arguments(HistoryQuery, location="query")
+@blueprint.response(200, AttemptList, headers={"Link": TEXT})
+@blueprint.alt_response(400, schema=Failure)
 @blueprint.alt_response(404, schema=Failure)
-def list_attempts(job_id: str) -> Row:
-    """Every attempt of a job and how it ended."""
-    found = listing.attempts(db(), caller(), identifier(job_id, "job"))
-    return {"_count": len(found), "attempts": found}
+def list_attempts(query: dict[str, Any], job_id: str) -> RouteResult:
+    """Attempts of a job and how they ended, first to last; `Link` leads to the next page, if there is one."""
+    found, following = listing.attempts(db(), caller(), identifier(job_id, "job"), **query)
+    return {"_count": len(found), "attempts": found}, 200, link_after(following)
 
 
 @blueprint.get("/jobs/<job_id>/events")
-@blueprint.response(200, EventList)
+@blueprint.arguments(HistoryQuery, location="query")
+@blueprint.response(200, EventList, headers={"Link": TEXT})
+@blueprint.alt_response(400, schema=Failure)
 @blueprint.alt_response(404, schema=Failure)
-def list_events(job_id: str) -> Row:
-    """Every change of a job with its actor."""
-    found = listing.events(db(), caller(), identifier(job_id, "job"))
-    return {"_count": len(found), "events": found}
+def list_events(query: dict[str, Any], job_id: str) -> RouteResult:
+    """Changes of a job with their actors, first to last; `Link` leads to the next page, if there is one."""
+    found, following = listing.events(db(), caller(), identifier(job_id, "job"), **query)
+    return {"_count": len(found), "events": found}, 200, link_after(following)

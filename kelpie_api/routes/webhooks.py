@@ -10,22 +10,28 @@ from flask_smorest import Blueprint
 from kelpie_api.db import Row
 from kelpie_api.queue import listing
 from kelpie_api.schemas.fields import Failure, Message
+from kelpie_api.schemas.jobs import HistoryQuery
 from kelpie_api.schemas.webhooks import SigningSecret, WebhookList
-from kelpie_api.web.context import caller, coordinator, db, identifier
+from kelpie_api.web.body import BodyParser
+from kelpie_api.web.context import TEXT, caller, coordinator, db, identifier
+from kelpie_api.web.pages import link_after
 from kelpie_api.webhooks import log, signing
 
 blueprint = Blueprint("webhooks", __name__, description="Webhooks, their tries, and the secret that signs them.")
+blueprint.ARGUMENTS_PARSER = BodyParser()
 NO_STORE = {"Cache-Control": {"schema": {"type": "string"}}}
 
 
 @blueprint.get("/jobs/<job_id>/webhooks")
-@blueprint.response(200, WebhookList)
+@blueprint.arguments(HistoryQuery, location="query")
+@blueprint.response(200, WebhookList, headers={"Link": TEXT})
+@blueprint.alt_response(400, schema=Failure)
 @blueprint.alt_response(404, schema=Failure)
-def list_webhooks(job_id: str) -> Row:
-    """Every webhook of a job and every try to deliver it."""
+def list_webhooks(query: dict[str, Any], job_id: str) -> tuple[Row, int, dict[str, str]]:
+    """Webhooks of a job and every try to deliver them; `Link` leads to the next page, if there is one."""
     job = listing.get(db(), caller(), identifier(job_id, "job"))
-    found = log.log_of(db(), job["id"])
-    return {"_count": len(found), "webhooks": found}
+    found, following = log.page(db(), job["id"], **query)
+    return {"_count": len(found), "webhooks": found}, 200, link_after(following)
 
 
 @blueprint.post("/jobs/<job_id>/webhooks/<webhook_id>/redeliver")

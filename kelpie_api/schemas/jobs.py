@@ -8,12 +8,12 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import ValidationError, fields, post_dump, validate
+from marshmallow import ValidationError, fields, post_dump, pre_load, validate
 
 from kelpie_api.limits import LONGEST_NAME
 from kelpie_api.queue.listing import Cursor
 from kelpie_api.queue.states import LEGACY_FIELDS, Status
-from kelpie_api.schemas.fields import Instant, PageQuery, QueryText, ResponseSchema
+from kelpie_api.schemas.fields import Instant, PageQuery, QueryNumber, QueryText, RequestSchema, ResponseSchema
 from kelpie_api.text import yield_to_other_threads
 
 
@@ -47,6 +47,22 @@ class JobQuery(PageQuery):
         },
     )
     asc = fields.Boolean(load_default=False)
+
+
+class HistoryQuery(RequestSchema):
+    """Which page of what happened to a job. The first one is so large that few jobs have another."""
+
+    page_size = QueryNumber(load_default=10_000, validate=validate.Range(1, 10_000))
+    after = QueryNumber(
+        data_key="cursor",
+        load_default=0,
+        validate=validate.Range(0, 2**63 - 1),
+        metadata={"description": "From the Link header of the page before."},
+    )
+
+    @pre_load
+    def without_empty(self, query: Mapping[str, str], **kwargs: Any) -> dict[str, str]:
+        return {name: value for name, value in query.items() if value != ""}
 
 
 class CheckpointFile(ResponseSchema):

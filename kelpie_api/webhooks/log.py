@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections import defaultdict
 from uuid import UUID
 
+from kelpie_api import history
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.errors import NotFound
 
 
-def log_of(db: Database, job_id: UUID) -> list[Row]:
-    """Every webhook of a job with its tries, in the order in which they were written."""
-    attempts: dict[UUID, list[Row]] = defaultdict(list)
-    for delivery in db.all(SQL.list_deliveries, job_id=job_id):
-        attempts[delivery["webhook_id"]].append(delivery)
-    return [
-        webhook | {"attempts": attempts[webhook["id"]]} for webhook in db.all(SQL.list_webhooks, job_id=job_id)
-    ]
+def page(db: Database, job_id: UUID, after: int, page_size: int) -> history.HistoryPage:
+    """A page of a job's webhooks with their tries, in the order in which they were written."""
+    webhooks, following = history.page_of(db, SQL.list_webhooks, "seq", job_id, after, page_size)
+    tries: dict[UUID, list[Row]] = defaultdict(list)
+    for delivery in db.all(SQL.list_deliveries, webhook_ids=[webhook["id"] for webhook in webhooks]):
+        tries[delivery["webhook_id"]].append(delivery)
+    return [webhook | {"attempts": tries[webhook["id"]]} for webhook in webhooks], following
 
 
 def redeliver(db: Database, job_id: UUID, webhook_id: UUID, sealed_key: bytes | None) -> None:

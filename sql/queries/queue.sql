@@ -504,14 +504,16 @@ select s.*, octet_length(s.arguments::text) + octet_length(s.environment::text) 
  order by page.place;
 
 -- name: list_attempts
--- Every handout of a job, first to last; the last heartbeat of a live attempt stands in the queue.
+-- The handouts of a job after one of them, first to last; the last heartbeat of a live attempt stands in the queue.
 select a.number, a.machine_id, a.container_group as container_group_id, a.claimed,
        coalesce(a.last_heartbeat, q.heartbeat) as last_heartbeat,
        a.ended, a.outcome, a.exit_code, a.reason, a.detail, a.output
   from attempts a
   left join queue q on q.job_id = a.job_id and q.attempt = a.number
  where a.job_id = %(job_id)s
- order by a.number;
+   and a.number > %(after)s
+ order by a.number
+ limit %(most)s;
 
 -- name: jobs_held_by
 -- Which of these jobs a machine holds.
@@ -525,7 +527,9 @@ select job_id
 select id, at, kind, actor, attempt, detail
   from events
  where job_id = %(job_id)s
- order by id;
+   and id > %(after)s
+ order by id
+ limit %(most)s;
 
 -- Maintenance.
 

@@ -63,20 +63,21 @@ update webhooks
 returning id, job_id, status, tries;
 
 -- name: list_webhooks
-select id, status, url, machine_id, container_group as container_group_id, created,
+select seq, id, status, url, machine_id, container_group as container_group_id, created,
        case when delivered is not null then 'delivered' when given_up is not null then 'given_up' else 'pending' end
          as state,
        tries, next_try, delivered, given_up
   from webhooks
  where job_id = %(job_id)s
- order by seq;
+   and seq > %(after)s
+ order by seq
+ limit %(most)s;
 
 -- name: list_deliveries
-select d.webhook_id, d.number, d.at, d.answer, d.error
-  from webhooks w
-  join deliveries d on d.webhook_id = w.id
- where w.job_id = %(job_id)s
- order by d.webhook_id, d.number;
+select webhook_id, number, at, answer, error
+  from deliveries
+ where webhook_id = any (%(webhook_ids)s::uuid[])
+ order by webhook_id, number;
 
 -- name: redeliver_webhook
 -- Due now, for a fresh day, and before its predecessors if they still wait. A finished webhook gets the key of
