@@ -17,6 +17,7 @@ from kelpie_api.errors import ConfigError
 from kelpie_api.logs import LEVELS
 
 SHORTEST_KEY = 32  # characters of a KELPIE_SECRET_KEY
+SHORTEST_ADMIN_KEY = 20  # characters; a key that can be guessed opens all jobs of all users
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,19 @@ def _header_key(text: str) -> str | None:
     return key or None
 
 
+def _admin_key(text: str) -> str | None:
+    """The administrator's key. An error does not quote it."""
+    if text and len(text) < SHORTEST_ADMIN_KEY:
+        raise ValueError(
+            f"is too short: it needs {SHORTEST_ADMIN_KEY} characters or more; make one with: openssl rand -hex 32"
+        )
+    return text or None
+
+
+def _organizations(text: str) -> tuple[str, ...]:
+    return _list(text) if text.strip() else ()
+
+
 def _text(text: str) -> str:
     return text.strip()
 
@@ -177,7 +191,8 @@ TEXT = Kind("text", _text)
 FOLDER = Kind("a folder", _text_or_none)
 POSTGRES = Kind("the address of a Postgres 15 or newer", _database_url, is_secret=True)
 SECRET_KEY = Kind(f"a random string of {SHORTEST_KEY} characters or more", _secret_key, is_secret=True)
-ADMIN_KEY = Kind("a random string", _text_or_none, is_secret=True)
+ADMIN_KEY = Kind(f"a random string of {SHORTEST_ADMIN_KEY} characters or more", _admin_key, is_secret=True)
+ORGANIZATIONS = Kind("names of organizations, separated by commas", _organizations)
 HEADER_KEY = Kind("a key, one line of printable ASCII", _header_key, is_secret=True)
 
 
@@ -263,6 +278,12 @@ class Config:
     )
     refused_for: timedelta = _setting(  # noqa: RUF009 - it makes a field
         "KELPIE_SALAD_KEY_REFUSED_TTL_S", SECONDS, "how long a refused one is not asked about again", default="15"
+    )
+    organizations: tuple[str, ...] = _setting(
+        "KELPIE_ORGANIZATIONS",
+        ORGANIZATIONS,
+        "organizations at Salad that may call with their Salad API keys and tokens",
+        shown="all",
     )
     jwt_issuer: str = _setting(
         "KELPIE_JWT_ISSUER", TEXT, "the issuer of tokens that are accepted", default="https://matrix-api.salad.io"

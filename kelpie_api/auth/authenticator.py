@@ -41,6 +41,7 @@ class Authenticator:
         self.seal = Seal(config.secret_key)
         self.admin_digest = digest(config.admin_key) if config.admin_key else None
         self.strict = config.jwt_strict
+        self.organizations = config.organizations
         self.salad_keys = SaladKeys(db, config)
         self.tokens = MachineTokens(db, config)
         self.remembered: Cache[bytes, Caller] = Cache(REMEMBERED_KEYS, REMEMBERED_FOR)
@@ -70,6 +71,7 @@ class Authenticator:
         for header, name in (("Salad-Organization", organization), ("Salad-Project", project)):
             if not is_name(name):
                 raise invalid_header(header, "is no name at Salad: 2 to 63 lower-case letters, digits and hyphens")
+        self._require_admitted(organization)
         if not (SALAD_KEY.fullmatch(key) and self.salad_keys.key_is_good(key, organization, project)):
             raise Forbidden(
                 f"Salad does not let this Salad-Api-Key see the project {project} of {organization};"
@@ -86,6 +88,7 @@ class Authenticator:
         if not (len(project) <= 255 and project.isprintable()):
             raise invalid_header("Salad-Project", "is no name of a project")
         machine = self.tokens.machine(token)
+        self._require_admitted(machine.organization)
         in_project = self.salad_keys.has_workload(machine.workload_id, machine.organization, project)
         owner = self._owner(machine.organization, project, proven=in_project)
         groups = [machine.workload_id, ""] if in_project else [machine.workload_id]
@@ -105,6 +108,14 @@ class Authenticator:
     def end(self) -> None:
         self.salad_keys.end()
         self.tokens.keys.flights.end()
+
+    def _require_admitted(self, organization: str) -> None:
+        """Raise Forbidden for an organization that KELPIE_ORGANIZATIONS leaves out; before Salad is asked."""
+        if self.organizations and organization not in self.organizations:
+            raise Forbidden(
+                f"This coordinator does not serve the organization {organization}; its operator names those that"
+                " it serves in KELPIE_ORGANIZATIONS."
+            )
 
     def _owner(self, organization: str, project: str, *, proven: bool) -> Caller:
         """The user and tenant of an organization, created on its first request.

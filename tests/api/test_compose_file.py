@@ -15,7 +15,14 @@ def test_every_setting_of_the_coordinator_can_be_given_in_the_env_file() -> None
     read.remove("KELPIE_BIND")  # the proxy expects the API where it is without this
     services: dict[str, Any] = yaml.safe_load((CHECKOUT / "compose.yaml").read_text())["services"]
     for name in ("migrate", "api", "webhooks", "autoscaler"):
-        assert read - services[name]["environment"].keys() == set()
+        assert read - services[name]["environment"].keys() <= {"KELPIE_ADMIN_KEY"}
+
+
+def test_the_api_alone_gets_the_administrators_key() -> None:
+    services: dict[str, Any] = yaml.safe_load((CHECKOUT / "compose.yaml").read_text())["services"]
+    assert [
+        name for name, service in services.items() if "KELPIE_ADMIN_KEY" in service.get("environment", {})
+    ] == ["api"]
 
 
 def test_no_service_runs_a_script_that_does_not_exist() -> None:

@@ -80,3 +80,11 @@ def test_every_variable_that_a_program_of_the_coordinator_reads_is_in_the_table(
     read |= {name for source in sources for name in re.findall(r'environ(?:\.get\(|\[)"([A-Z_]+)"', source)}
     assert {"DATABASE_URL", "PROMETHEUS_MULTIPROC_DIR"} <= read
     assert read <= VARIABLES.keys()
+
+
+def test_an_administrators_key_that_can_be_guessed_is_refused_and_not_shown() -> None:
+    with pytest.raises(ConfigError, match="KELPIE_ADMIN_KEY is too short: it needs 20 characters") as refusal:
+        Config.from_env(USUAL | {"KELPIE_ADMIN_KEY": "nineteen-characters"})
+    assert "nineteen" not in str(refusal.value)
+    assert Config.from_env(USUAL | {"KELPIE_ADMIN_KEY": "twenty-characters-it"}).admin_key
+    assert Config.from_env(USUAL | {"KELPIE_ADMIN_KEY": ""}).admin_key is None

@@ -15,7 +15,7 @@ from tests.contract.stack import ADMIN_KEY, Stack, environment, run_script
 GOOD = {
     "DATABASE_URL": "postgresql://nobody@127.0.0.1:9/nowhere",
     "KELPIE_SECRET_KEY": "a secret of more than thirty-two characters",
-    "KELPIE_ADMIN_KEY": "key",
+    "KELPIE_ADMIN_KEY": "an-administrators-key",
 }
 
 # A setting, and a value (None: absent) that the coordinator must not start with.
