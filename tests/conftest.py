@@ -114,7 +114,7 @@ def own_database(server_url: str) -> Iterator[str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slowest files first: a file stays in one process, and one that is begun last is waited for by all others."""
+    """The slowest files first: each stays in one process, and all others wait for one that is begun last."""
     items.sort(key=lambda item: not item.nodeid.startswith(SLOWEST))
 
 
