@@ -55,7 +55,7 @@ _OVERTIME = 2.0  # seconds after the grace for the children to end
 _LOOK_AGAIN = 1.0  # seconds; at what no message tells: the lock of the state file, a child that does nothing
 
 
-class Evicted(Exception):
+class ProgramFilesRemoved(Exception):
     """The files that this process and its children run from were removed; new ones in their place do not help."""
 
 
@@ -164,13 +164,15 @@ def _hear(supervisor: Supervisor, inbox: SimpleQueue[Message], store: StateFile,
 
 
 def _demand_a_place() -> None:
-    """Raises Evicted."""
+    """Raises ProgramFilesRemoved."""
     try:
         Path.cwd()
     except FileNotFoundError as error:
-        raise Evicted("the worker's working directory was removed") from error
+        raise ProgramFilesRemoved("the worker's working directory was removed") from error
     if folder := frozen.missing():
-        raise Evicted(f"the worker's own files were removed from {folder.parent}: let TMPDIR name another folder")
+        raise ProgramFilesRemoved(
+            f"the worker's own files were removed from {folder.parent}: let TMPDIR name another folder"
+        )
 
 
 def _next(inbox: SimpleQueue[Message]) -> Message | None:
@@ -232,7 +234,9 @@ def _listen_to_signals(inbox: SimpleQueue[Message], reap_adopted: Callable[[], N
 
 def _tell_failure(error: Exception) -> str:
     """Say in one line why the worker cannot go on; the reason with which it gives its jobs back."""
-    reason = BROKEN if isinstance(error, Evicted) else "disk_full" if is_disk_full(error) else "internal"
+    reason = (
+        BROKEN if isinstance(error, ProgramFilesRemoved) else "disk_full" if is_disk_full(error) else "internal"
+    )
     where = traceback.extract_tb(error.__traceback__)[-1]
     logs.error(
         "worker_failed",
@@ -246,7 +250,11 @@ def _tell_failure(error: Exception) -> str:
 def _in_words(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
-    return str(error) if isinstance(error, ChildKeepsDying | Evicted) else f"{type(error).__name__}: {error}"
+    return (
+        str(error)
+        if isinstance(error, ChildKeepsDying | ProgramFilesRemoved)
+        else f"{type(error).__name__}: {error}"
+    )
 
 
 def _give_back(

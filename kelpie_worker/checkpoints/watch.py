@@ -110,7 +110,7 @@ class Checkpoints:
         fence.know(history.objects.values())
 
     def start(self) -> None:
-        """Ready when it returns: whatever changes from now on is noticed."""
+        """Start watching: every change after the return is noticed."""
         found = self._look().found
         for path in found:
             self.files[path].was_here = True
@@ -120,14 +120,14 @@ class Checkpoints:
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more, and wait until nothing is under way; `finish` sends what is left."""
+        """Stop watching, and wait until no upload is running; `finish` sends what is left."""
         self._finishing.set()
         self._file_events.set()
         if self._thread.ident is not None:
             self._thread.join()
 
     def finish(self) -> None:
-        """Send the last state, however long it takes. Raises StorageRefused, OSError, Cancelled."""
+        """Upload the last state, retried without a limit. Raises StorageRefused, OSError, Cancelled."""
         self.stop()
         if self._error:
             raise self._error
@@ -161,7 +161,7 @@ class Checkpoints:
         try:
             with suppress(Interrupted):
                 self._send_changes()
-        except BaseException as error:  # noqa: BLE001 - `finish` raises it where it can be answered
+        except BaseException as error:  # noqa: BLE001 - `finish` raises it in the caller's thread
             self._error = error
             if isinstance(error, PatternTooSlow):
                 self._callbacks.refused(error)
@@ -169,7 +169,10 @@ class Checkpoints:
             self._file_events.stop()
 
     def _send_changes(self) -> None:
-        """Until the command has ended. No defect of this worker may end the checkpoints of a week."""
+        """Upload changes until the command has ended.
+
+        Any error is retried: a defect must not end the checkpoints.
+        """
         patience = Patience()
         while not self._finishing.is_set():
             up_to_date = retry(
@@ -197,7 +200,7 @@ class Checkpoints:
         logs.warn("checkpoint_delayed", self._context.job, detail=str(failure.error))
 
     def _tell_refusal(self, patience: Patience, failure: Failure[Exception]) -> None:
-        """A command must not run for a week beside a bucket that never took anything."""
+        """Report the refusal once, if the bucket never took anything: the command must not run on in vain."""
         error = failure.error
         may_pass = self._told or self.has_sent or self._sent_before or isinstance(error, NotThere)
         if not may_pass and patience.has_ended(failure) and isinstance(error, StorageRefused):
@@ -210,7 +213,7 @@ class Checkpoints:
     # --- when it has ended --------------------------------------------------------------------------
 
     def _send_the_rest(self) -> None:
-        """Until all is there, but for files that something writes to for as long as refusals are waited out."""
+        """Upload until the bucket has everything but files that are still being written after LONGEST seconds."""
         while True:
             self._unsteady = ()
             if self.cycle(final=True):
@@ -221,12 +224,12 @@ class Checkpoints:
                 return
             self._context.lease.pause(_PAUSE_IF_UNSTEADY if self._unsteady else 0)
 
-    # --- one turn of either -------------------------------------------------------------------------
+    # --- one iteration ------------------------------------------------------------------------------
 
     def cycle(self, final: bool) -> bool:
-        """Look, and do what `mirror` decides. True if nothing is left of what was seen, or it may wait.
+        """One iteration: scan, and carry out what `mirror` decides. True if nothing is left to do, or it may wait.
 
-        With `final` the directory is not waited for: it is taken as it is.
+        With `final` the directory is taken as it is; there is no waiting for a quiet moment.
         """
         look = self._look(final=True) if final else self._quiet()
         self._generations.mark_rewritten(self.files.changed(look.found))
@@ -259,7 +262,10 @@ class Checkpoints:
         return sequel.up_to_date
 
     def _send(self, files: Snapshot) -> Collection[str]:
-        """Send a generation; the files that went away meanwhile. Raises Spoiled, storage's errors, Cancelled."""
+        """Upload a generation; returns the files deleted meanwhile.
+
+        Raises Spoiled, storage's errors, Cancelled.
+        """
         self._callbacks.busy(files)
         try:
             not_sent = self._generations.send(files)
@@ -267,7 +273,7 @@ class Checkpoints:
             if self._finishing.is_set() and not_sent.refused.keys() == files.keys():  # only they are left
                 raise next(iter(not_sent.refused.values()))
         except StorageRefused:
-            # All that was tried was refused: that says nothing of those that were not known for it.
+            # All files were refused: that is no news about those that had not been refused before.
             self._put_off(path for path in files if self.files[path].refused)
             raise
         finally:
@@ -286,7 +292,7 @@ class Checkpoints:
             self.files[path].put_off(now)
 
     def _tell_whole(self, without: Collection[str]) -> None:
-        """Before anything is deleted: a reported generation must not lack what it names."""
+        """Report the generation. Before anything is deleted, so that the bucket has every object that it names."""
         objects = self.files.objects
         self.whole = tuple(objects[path] for path in sorted(objects.keys() - set(without)))
         self._callbacks.committed()
@@ -310,7 +316,7 @@ class Checkpoints:
         return self._look()
 
     def _look(self, final: bool = False) -> Look:
-        """Scan, and leave a pause that keeps scans of a large tree from being all that is done."""
+        """Scan the directory, and set the pause until the next scan in proportion to how long this one took."""
         self._looked, began = boottime(), time.monotonic()
         found = self._context.overlaps.left_to(self.block, self._scanner.scan())
         self._forget_what_others_replaced(found)
@@ -321,15 +327,15 @@ class Checkpoints:
         return Look(found, now, final, shows_removals=not (self._scanner.led_away or self._scanner.shut_out))
 
     def _forget_what_others_replaced(self, found: Snapshot) -> None:
-        """The bucket has not got a file any more where another directory of the job put something in its place."""
+        """Count a file as not uploaded if another directory of the job has replaced its object."""
         for path in found:
             if self.files[path].sent and self._is_overwritten(path):
                 self.files[path].sent = None
 
     def _note_lag(self, found: Snapshot) -> None:
-        """A change that is seen counts from the look before: by a pause too long rather than too short.
+        """Record since when the bucket lacks a change: counted from the last scan that did not show it.
 
-        Only what the bucket lacks: that a file is removed waits for another generation on purpose.
+        Deleted files do not count: their objects are kept for another generation on purpose.
         """
         if self.files.changed(found):
             self.behind_since = self._had_all

@@ -19,7 +19,7 @@ from kelpie_worker.messages import (
     ProveLease,
     TellLag,
 )
-from kelpie_worker.processes.child import Duty, Tell, live
+from kelpie_worker.processes.child import ChildWork, Tell, run_child
 from kelpie_worker.system.backoff import Backoff
 from kelpie_worker.system.linux import boottime, die_with
 
@@ -30,7 +30,7 @@ _LONGEST_TIMEOUT = 10.0
 def main(commands: Connection, messages: Connection, config: Config) -> None:
     die_with(os.getppid())
     threading.excepthook = _die
-    live(commands, messages, config, lambda tell: Heartbeat(config, tell))
+    run_child(commands, messages, config, lambda tell: Heartbeat(config, tell))
 
 
 def _die(failure: threading.ExceptHookArgs) -> None:
@@ -39,7 +39,7 @@ def _die(failure: threading.ExceptHookArgs) -> None:
     os._exit(1)
 
 
-class Heartbeat(Duty):
+class Heartbeat(ChildWork):
     def __init__(self, config: Config, tell: Tell) -> None:
         self._config = config
         self._tell = tell

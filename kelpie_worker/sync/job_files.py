@@ -1,4 +1,4 @@
-"""One job's files through all of its stages: download, watch, flush, upload, wipe."""
+"""The files of one attempt in all stages: download, watch, flush, set aside, upload, wipe."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from kelpie_worker.s3.errors import Misconfigured, StorageRefused
 from kelpie_worker.sync.download import download
 from kelpie_worker.sync.failures import Work, WorkFailed, answer_to, last_answer, may_be_repeated
 from kelpie_worker.sync.outputs import Outputs
-from kelpie_worker.sync.progress import Moving
+from kelpie_worker.sync.progress import TransfersUnderWay
 from kelpie_worker.system.backoff import Backoff
 from kelpie_worker.system.retry import Failure, retry
 from kelpie_worker.transfer.two_phase_upload import Transfer
@@ -63,7 +63,7 @@ class JobFiles:
 
     def __init__(self, claim_id: str, config: Config, client: SharedClient, tell: Tell) -> None:
         self.lease = Lease()
-        self.moving = Moving(claim_id)
+        self.moving = TransfersUnderWay(claim_id)
         self.wiped = False
         self._claim_id = claim_id
         self._config = config
@@ -100,7 +100,7 @@ class JobFiles:
         thread.start()
 
     def abandon(self) -> None:
-        """Send nothing more, and abort what is half sent; aborting may take a while."""
+        """Send nothing more, and abort open uploads in the background."""
         self.lease.cancel()
         if self._transfer:
             threading.Thread(target=self._transfer.close, daemon=True, name="Abandon").start()
@@ -114,7 +114,7 @@ class JobFiles:
                 record.save(self._places, self._places_file)
 
     def tell_lag(self) -> None:
-        """Tell how far the furthest directory is behind, if that has changed; nothing if none is watched."""
+        """Report how far the bucket is behind the directories, if that has changed; nothing if none is watched."""
         if not self._watches:
             return
         behind = [since for watch in self._watches if (since := watch.behind_since) is not None]
@@ -131,7 +131,7 @@ class JobFiles:
             return
 
     def _answer(self, command: Work, work: Callable[[Any], Message]) -> Message:
-        """What the command came to. Once the job's command has ended, trouble is waited out: it cost hours."""
+        """The command's result. Once the job's command has ended, failures are retried: its files cost hours."""
 
         def note(failure: Failure[WorkFailed]) -> None:
             logs.warn(
@@ -143,7 +143,7 @@ class JobFiles:
                 return work(command)
             except Cancelled:
                 raise
-            except Exception as error:  # whatever it was, the job must not wait for ever
+            except Exception as error:  # any error is answered, or the job would wait for ever
                 self.lease.check()
                 raise WorkFailed(answer_to(error, command)) from error
 
@@ -164,9 +164,9 @@ class JobFiles:
     def _download(self, command: Download) -> Message:
         job = command.job
         if job.directories:
-            self._storage.check_settings()  # also where the first file to move is an output, hours from now
+            self._storage.check_settings()  # now, though the first file to transfer may be an output hours later
         for block in (*job.before, *job.during, *job.after):
-            matcher(block.pattern)  # one that does not compile is found before hours of work, not after
+            matcher(block.pattern)  # so that one that does not compile is found before hours of work
         self._places = directories.make(job, self._config.state_file)
         record.save(self._places, self._places_file)
         brought = download(job, self._storage, self.moving.downloads)
@@ -214,9 +214,11 @@ class JobFiles:
         if Watch in self._threads:  # after a restart both commands come at once
             self._threads[Watch].join()
         self._demand_commands_files(command.job, [block.local_path for block in command.job.during])
-        if self._watches is None:  # those of an earlier uploader died with it
+        if self._watches is None:  # an earlier uploader ended with its watches
             self._watches = self._all_watches(command.job)
-        for watch in self._watches:  # all of them first: of what one leaves to another, that one sends the last
+        # All are stopped first: what one leaves to another, because their prefixes overlap, that one sends at its
+        # end.
+        for watch in self._watches:
             watch.stop()
         for watch in self._watches:
             watch.finish()
@@ -228,7 +230,10 @@ class JobFiles:
         return Staged(self._claim_id, aside)
 
     def _set_aside(self, job: Job) -> Aside:
-        """Where the outputs are now. What cannot be moved, as there is no room, is sent before the next job."""
+        """Set the outputs aside; returns where they are.
+
+        Without room to move them, they are uploaded right now.
+        """
         state_file = self._config.state_file
         try:
             meant = set_aside.places_aside(job, state_file, self._places)
@@ -244,7 +249,7 @@ class JobFiles:
         return ()
 
     def _upload(self, command: Upload) -> Message:
-        if not command.aside:  # they were sent from where they lay, and there the next job's are by now
+        if not command.aside:  # they were uploaded in place by Stage; the next job's files are there by now
             return Uploaded(self._claim_id)
         files, size = self._outputs(command.job).upload(command.aside, self.moving.uploads)
         return Uploaded(self._claim_id, files, size)
@@ -260,7 +265,7 @@ class JobFiles:
                 self._threads[kind].join()
         try:
             self._delete_all(command)
-        except Exception as error:  # noqa: BLE001 - nothing that stays is worth a worker that waits for ever
+        except Exception as error:  # noqa: BLE001 - files that remain are better than a worker that waits for ever
             logs.error("wipe_incomplete", command.job, detail=f"{type(error).__name__}: {error}")
         self.wiped = True
         return Wiped(self._claim_id)
@@ -276,7 +281,7 @@ class JobFiles:
             set_aside.remove_aside(command.aside, command.job)
         self._places_file.unlink(missing_ok=True)
 
-    # --- their tools --------------------------------------------------------------------------------
+    # --- the objects that the commands use ----------------------------------------------------------
 
     def _transfers(self, job: Job) -> Transfer:
         if self._transfer is None:

@@ -1,6 +1,6 @@
-"""How long a refusal is tried again before it is believed: a rule for `system.retry`.
+"""How long an operation that storage refuses is repeated before the refusal counts: a rule for `system.retry`.
 
-A key that expired, a quota, a clock, a full disk may be mended within minutes.
+An expired key, a quota, a wrong clock or a full disk may be repaired within minutes.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ LONGEST = 600.0  # seconds
 
 
 class Patience:
-    """Counts from the first refusal of a row. `has_ended` is an `until` of `retry`."""
+    """Measures from the first of several refusals in a row. `has_ended` is an `until` of `retry`."""
 
     def __init__(self) -> None:
-        self._believed_at = float("inf")
+        self._ends_at = float("inf")
 
     def has_ended(self, failure: Failure[Exception]) -> bool:
-        """Whether storage refuses for good: it did for so long, and nothing else; or there is no such bucket."""
+        """Whether storage refused for LONGEST without another answer in between, or there is no such bucket."""
         if not isinstance(failure.error, StorageRefused):
             self.renew()
             return False
-        self._believed_at = min(self._believed_at, boottime() + LONGEST)
-        return isinstance(failure.error, NoBucket) or boottime() >= self._believed_at
+        self._ends_at = min(self._ends_at, boottime() + LONGEST)
+        return isinstance(failure.error, NoBucket) or boottime() >= self._ends_at
 
     def renew(self) -> None:
-        """Something else than a refusal was the answer."""
-        self._believed_at = float("inf")
+        """Measure from the next refusal: the last answer was something else."""
+        self._ends_at = float("inf")

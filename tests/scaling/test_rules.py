@@ -84,7 +84,7 @@ def test_a_rule_is_made_for_a_group_that_salad_shows_and_has_its_name(
         ({"min_replicas": 3, "max_replicas": 2}, "min_replicas"),
         ({"container_group_id": "g1"}, "container_group_id"),
         ({"container_group_id": None}, "container_group_id"),
-        ({"container_group_id": "9d3b1f0e-4c52-4b7e-9a51-6c1f4b1f2a77"}, "container_group_id"),  # nobody's
+        ({"container_group_id": "9d3b1f0e-4c52-4b7e-9a51-6c1f4b1f2a77"}, "container_group_id"),  # unknown
     ],
     ids=str,
 )
