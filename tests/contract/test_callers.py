@@ -1,4 +1,4 @@
-"""Section 5: who may call, and the users' routes."""
+"""Callers and the routes of users (docs/design/protocol.md, Callers)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Section 2: the routes of jobs."""
+"""The routes of jobs (docs/design/protocol.md, Routes)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Section 8: settings, migrations, and what an operator looks at."""
+"""Settings, migrations, health and metrics (docs/design/protocol.md, Operating)."""
 
 from __future__ import annotations
 

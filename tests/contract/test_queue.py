@@ -1,4 +1,4 @@
-"""Section 3: states, claims, the fence, history, and the extensions."""
+"""States, claims, the fence, history and the extensions (docs/design/protocol.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Section 1: the rules for every route."""
+"""The rules for every route (docs/design/protocol.md, Requests and answers)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Section 2: the job as it is submitted and shown."""
+"""A job as it is submitted and shown (docs/design/protocol.md, Submission)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Section 4: webhooks, received by a real receiver and verified with the reference implementation."""
+"""Webhooks at a real receiver, verified by the reference implementation (docs/design/protocol.md, Webhooks)."""
 
 from __future__ import annotations
 

@@ -23,7 +23,6 @@ PERSONAL = re.compile(r"\b(?:nobody|whoever|somebody|everybody|anybody|who|whom)
 ABOUT_PEOPLE: set[tuple[str, str]] = {
     ("tests/auth/test_salad_keys.py", "Another customer who creates an organization"),
     ("tests/checkpoints/test_watch.py", "a user whom mode bits stop"),
-    ("tests/contract/test_callers.py", "who may call, and the users' routes"),
     ("tests/docs/test_words.py", "nobody"),
     ("tests/docs/test_words.py", "to whom such a word belongs"),
     ("tests/local_stack/test_postgres.py", "the same user, who can read the files"),
