@@ -69,7 +69,7 @@ def test_the_digest_of_a_key_is_no_key(app: Flask, tenant: Tenant) -> None:
     refused(Client(app.test_client(), users.digest(tenant.key).hex()).get("/jobs"), 403)
 
 
-def test_without_an_administrators_key_nobody_is_administrator(migrated_url: str, db: Database) -> None:
+def test_without_an_administrators_key_no_caller_is_administrator(migrated_url: str, db: Database) -> None:
     from kelpie_api.app import create_app
     from kelpie_api.config import Config
 
@@ -145,7 +145,7 @@ class TestUsers:
         assert refused(answer, 400)["errors"].keys() == {missing}
 
     @pytest.mark.parametrize("user_id", [uuid.uuid4(), "no-uuid"])
-    def test_a_key_for_nobody_is_a_404(self, admin: Client, user_id: object) -> None:
+    def test_a_key_for_an_unknown_user_is_a_404(self, admin: Client, user_id: object) -> None:
         refused(admin.post(f"/users/{user_id}/token", NAMES), 404)
 
     def test_removing_users_takes_their_keys_and_jobs_and_leaves_the_administrator(

@@ -339,7 +339,7 @@ class TestTheNullGroup:
         assert claimed(with_token(app, tokens.token()), tokens) == []
         assert not salad.asked
 
-    def test_serves_nobody_where_the_coordinator_has_no_key(
+    def test_is_refused_where_the_coordinator_has_no_key(
         self, config: Config, salad: SaladDouble, tokens: TokenDouble, capsys: pytest.CaptureFixture[str]
     ) -> None:
         salad.add_group("acme", "default", tokens.workload)
@@ -549,7 +549,7 @@ class TestTheKeys:
             assert status(with_token(app, tokens.token())) == 200
         refused(with_token(app, old).get("/jobs"), 403)
 
-    def test_are_not_fetched_for_ever_for_keys_that_nobody_has(
+    def test_are_not_fetched_for_ever_for_unknown_keys(
         self, app: Flask, tokens: TokenDouble, keys_grow_old: Callable[[float], None]
     ) -> None:
         """While the keys cannot be fetched, no key is called unknown: it may be a new one."""
@@ -656,7 +656,9 @@ class TestWhileTheKeysCannotBeFetched:
         refused(with_token(app, tokens.token()).get("/jobs"), 503)
         assert status(machine) == 200
 
-    def test_nobody_waits_for_them_who_needs_none(self, app: Flask, tokens: TokenDouble, api: Client) -> None:
+    def test_a_caller_that_needs_none_does_not_wait_for_them(
+        self, app: Flask, tokens: TokenDouble, api: Client
+    ) -> None:
         tokens.hold()
         flights = app.extensions["kelpie"].authenticator.tokens.keys.flights
 

@@ -241,7 +241,7 @@ class TestWhileSaladGivesNoAnswer:
         later(2 * HOURS)
         assert status(client) == 503
 
-    def test_nobody_listening_is_no_answer_either(
+    def test_a_refused_connection_is_no_answer_either(
         self, app: Flask, salad: SaladDouble, client: Client, later: Callable[[float], None]
     ) -> None:
         assert status(client) == 200
@@ -388,7 +388,7 @@ class TestTheOrganizationsUser:
             db.all("select from tenants t join users u on u.id = t.user_id where is_admin and project <> ''") == []
         )
 
-    def test_is_nobody_whom_the_administrator_made_for_another_purpose(
+    def test_is_no_user_that_the_administrator_made_for_another_purpose(
         self, app: Flask, admin: Client, client: Client
     ) -> None:
         """Another customer who creates an organization of that name at Salad would get the user's jobs."""

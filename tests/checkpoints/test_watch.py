@@ -182,7 +182,7 @@ def test_a_file_that_was_never_here_is_never_deleted(watched: Watched, s3: S3Ser
         (None, True, {"x//file", "x/file.gz"}),
     ],
 )
-def test_what_is_deleted_is_what_this_attempt_brought_or_sent_and_nobody_elses(
+def test_only_what_this_attempt_downloaded_or_uploaded_is_deleted(
     aws: None, tmp_path: Path, s3: S3Server, bucket: str, origin: str | None, sent: bool, left: set[str]
 ) -> None:
     for key in ("x/file", "x//file", "x/file.gz"):

@@ -205,7 +205,7 @@ def test_a_machine_gets_what_it_is_not_banned_from_behind_what_it_is(api: Api) -
     assert claim_all(api, "m1") == [pending["id"]]
 
 
-def test_nobody_gets_the_jobs_of_another_user_or_project(user: User, stranger: Api) -> None:
+def test_no_claim_gets_the_jobs_of_another_user_or_project(user: User, stranger: Api) -> None:
     api, other = user.api("one"), user.api("two")
     for group in ("shared-name", None):
         job = api.submit(container_group_id=group)
@@ -245,7 +245,7 @@ def test_final_states_are_final(api: Api) -> None:
         assert api.claim("m") == api.claim("m3") == []
 
 
-def test_leases_get_time_to_be_heard_again_after_an_outage(other_stack: Stack) -> None:
+def test_leases_get_time_for_heartbeats_after_an_outage(other_stack: Stack) -> None:
     """The database is down for longer than a lease: no heartbeat could arrive, so no job is given up at once."""
     api = other_stack.new_api()
     job = api.claimed("m1", heartbeat_interval=2)
@@ -371,7 +371,7 @@ HEARTBEATS_OF_OTHERS: list[tuple[Claimed, str, Json, str]] = [
 
 
 @pytest.mark.parametrize(("make", "machine", "given", "status"), HEARTBEATS_OF_OTHERS)
-def test_a_heartbeat_of_anybody_else_hears_what_became_of_the_job_and_writes_nothing(
+def test_a_heartbeat_of_another_machine_is_answered_with_the_status_and_writes_nothing(
     api: Api, make: Claimed, machine: str, given: Json, status: str
 ) -> None:
     job = make(api)
@@ -508,7 +508,7 @@ def test_a_report_after_another_changes_nothing(api: Api, make: Claimed, kind: s
     assert api.job(job) == before
 
 
-def test_a_refused_report_bans_nobody(api: Api) -> None:
+def test_a_refused_report_bans_no_machine(api: Api) -> None:
     job = api.claimed("holder")
     api.report("failed", job, "another")
     api.report("failed", job, "another", attempt=1)

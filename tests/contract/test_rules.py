@@ -361,7 +361,7 @@ def without_id(answer: Answer, job_id: str) -> tuple[int, bytes]:
 
 @pytest.mark.parametrize("claim", [False, True], ids=["pending", "running"])
 @pytest.mark.parametrize(("method", "path"), JOB_ROUTES)
-def test_somebody_else_s_id_answers_exactly_like_an_unknown_one(
+def test_another_users_id_is_answered_exactly_like_an_unknown_one(
     user: User, stranger: Api, method: str, path: str, claim: bool
 ) -> None:
     api = user.api("one")

@@ -438,7 +438,7 @@ sys.meta_path.insert(0, AtOnce())
 """
 
 
-def test_sigterm_before_the_program_is_loaded_is_heard(
+def test_sigterm_before_the_program_is_loaded_ends_it(
     first_process: Callable[[], Worker], worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(EARLY)

@@ -43,7 +43,7 @@ def test_an_unknown_job_is_a_404(api: Client) -> None:
     refused(api.delete(f"/jobs/{uuid.uuid4()}"), 404)
 
 
-def test_the_holder_hears_of_it_with_its_next_heartbeat_and_can_report_nothing_more(
+def test_the_holder_learns_it_with_its_next_heartbeat_and_can_report_nothing_more(
     api: Client, db: Database
 ) -> None:
     job = api.submit()
@@ -63,7 +63,7 @@ def test_a_cancel_is_no_failure(api: Client, db: Database) -> None:
     assert rows_of_jobs(db)["bans"] == []
 
 
-def test_the_administrator_removes_all_jobs_of_everybody(
+def test_the_administrator_removes_all_jobs_of_all_users(
     admin: Client, stranger: Client, api: Client, db: Database
 ) -> None:
     stranger.submit(webhook="http://receiver/")
@@ -73,7 +73,7 @@ def test_the_administrator_removes_all_jobs_of_everybody(
     assert rows_of_jobs(db) == {table: [] for table in rows_of_jobs(db)}
 
 
-def test_nobody_else_does(api: Client, db: Database) -> None:
+def test_no_other_caller_does(api: Client, db: Database) -> None:
     api.submit()
     refused(api.delete("/jobs"), 403)
     assert len(rows_of_jobs(db)["jobs"]) == 1

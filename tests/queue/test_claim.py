@@ -31,7 +31,7 @@ def test_the_answer_is_a_list_of_the_whole_job_and_no_cache_may_keep_it(api: Cli
     assert job["started"] == job["heartbeat"] is not None
 
 
-def test_nothing_is_claimed_for_who_hung_up_while_a_connection_was_waited_for(
+def test_nothing_is_claimed_for_a_client_that_hung_up_while_it_waited_for_a_connection(
     db: Database, tenant: Tenant
 ) -> None:
     job_id = make_job(db, tenant)
@@ -60,7 +60,7 @@ def test_a_job_is_read_as_it_was_handed_out(api: Client) -> None:
         ("machine_id=m1&container_group_id=g1&claim_id=", {"claim_id"}),
     ],
 )
-def test_a_claim_that_does_not_say_who_asks_is_a_400_and_hands_out_nothing(
+def test_a_claim_without_a_machine_is_a_400_and_hands_out_nothing(
     api: Client, db: Database, query: str, named: set[str]
 ) -> None:
     api.submit()

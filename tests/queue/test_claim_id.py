@@ -74,7 +74,7 @@ def test_after_another_machine_took_the_lapsed_job_an_id_claims_anew(db: Databas
     assert again and again["id"] == second_job
 
 
-def test_a_lapsed_lease_that_nobody_took_is_revived_by_asking_again(db: Database, tenant: Tenant) -> None:
+def test_a_lapsed_lease_of_an_unclaimed_job_is_renewed_by_asking_again(db: Database, tenant: Tenant) -> None:
     job_id = make_job(db, tenant)
     claim_id = new_claim_id()
     claim(db, tenant, claim_id=claim_id)

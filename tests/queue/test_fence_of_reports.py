@@ -122,7 +122,7 @@ def test_it_can_be_repeated_also_after_another_machine_has_the_job(api: Client, 
     assert rows_of_jobs(db) == before
 
 
-def test_a_zombie_of_the_same_machine_cannot_release_what_that_machine_holds_now(
+def test_an_old_attempt_of_the_same_machine_cannot_release_what_that_machine_holds_now(
     api: Client, db: Database
 ) -> None:
     job = api.submit()

@@ -168,7 +168,7 @@ class TestCursor:
     def test_a_place_beyond_all_jobs_is_a_place(self, api: Client, seven: list[str], cursor: str) -> None:
         assert len(listed(api, f"?cursor={cursor}")) in (0, 7)
 
-    def test_it_shows_nobody_the_jobs_of_another(self, api: Client, stranger: Client, seven: list[str]) -> None:
+    def test_it_shows_no_user_the_jobs_of_another(self, api: Client, stranger: Client, seven: list[str]) -> None:
         path = following(api, "/jobs?page_size=3") or ""
         assert listed(stranger, path.removeprefix("/jobs")) == []
 
@@ -353,7 +353,7 @@ def test_the_attempts_of_a_job_tell_how_each_ended(api: Client, db: Database) ->
         assert (attempt["ended"] is None) == (attempt["outcome"] is None)
 
 
-def test_the_events_of_a_job_tell_who_changed_it_and_leave_heartbeats_out(api: Client) -> None:
+def test_the_events_of_a_job_name_their_actors_and_leave_heartbeats_out(api: Client) -> None:
     job = api.submit(max_failures=2)
     api.claim("m1")
     api.report(job, "heartbeat", "m1", attempt=1)

@@ -158,7 +158,7 @@ class TestDelivery:
         assert webhook["delivered"] and webhook["tries"] == 2
         assert len(receiver.got) == 2 and len(set(receiver.ids)) == 1
 
-    def test_nobody_there_is_retried_too(self, api: Client, db: Database, sender: Sender) -> None:
+    def test_a_refused_connection_is_retried_too(self, api: Client, db: Database, sender: Sender) -> None:
         api.submit(webhook="http://127.0.0.1:1/")
         api.claim()
         send_round(sender)
@@ -200,7 +200,7 @@ class TestDelivery:
         send_round(sender)
         assert outbox(db)[0]["given_up"]
 
-    def test_a_key_that_somebody_sealed_with_another_secret_is_sent_as_none(
+    def test_a_key_that_was_encrypted_with_another_secret_is_sent_as_none(
         self, api: Client, db: Database, receiver: Receiver, sender: Sender, caplog: pytest.LogCaptureFixture
     ) -> None:
         run_job(api, receiver, "heartbeat")
@@ -280,7 +280,7 @@ class TestSenders:
         assert len(first) == len(second) == 5
         assert not {webhook["id"] for webhook in first} & {webhook["id"] for webhook in second}
 
-    def test_a_slow_receiver_delays_nobody_else(
+    def test_a_slow_receiver_delays_no_other(
         self, api: Client, db: Database, receiver: Receiver, sender: Sender
     ) -> None:
         slow = Receiver.answer

@@ -195,7 +195,7 @@ class TestRedelivery:
         assert [{**row, "pause": None} for row in outbox(db)] == [{**row, "pause": None} for row in after]
         assert len(db.all("select from deliveries")) == 1
 
-    def test_a_webhook_of_another_job_or_of_nobody_is_unknown(
+    def test_a_webhook_of_another_job_or_of_none_is_unknown(
         self, api: Client, stranger: Client, db: Database, receiver: Receiver, sender: Sender
     ) -> None:
         job_id, other = run_job(api, receiver, "heartbeat"), str(api.submit()["id"])

@@ -333,7 +333,7 @@ def test_on_a_machine_that_cannot_be_left_the_pause_before_the_next_claim_double
     assert 1 <= pauses[0] <= 2 <= pauses[1] <= 4 <= pauses[2] <= 8
 
 
-def test_a_dead_child_is_replaced_and_hears_everything_again() -> None:
+def test_a_dead_child_is_replaced_and_gets_every_command_again() -> None:
     scene = Scene()
     scene.start()
     scene.hear(*HAPPY[:5])

@@ -190,7 +190,7 @@ def test_whatever_a_job_leaves_in_a_directorys_place_the_next_job_finds_it_empty
     assert names_in(disk.directory) == [] and not disk.directory.is_symlink()
 
 
-def test_a_file_that_may_be_somebodys_is_kept_beside_the_directory(disk: Disk) -> None:
+def test_a_file_that_may_be_needed_is_kept_beside_the_directory(disk: Disk) -> None:
     disk.directory.write_text("somebody's")
     disk.wipe(DirectoryRecord())
     disk.make()
