@@ -205,7 +205,7 @@ class Departure(StrEnum):
 
 @dataclass(frozen=True)
 class LeaveInstance:
-    """Give the instance up, unless another worker on it holds a job; `exits`: go, whatever comes of it."""
+    """Give the instance up, unless another worker on it holds a job; `exits`: end in any case."""
 
     departure: Departure
     reason: str

@@ -212,7 +212,7 @@ class Supervisor:
     def _count_begin(self, held: JobInHand, message: Message) -> tuple[JobState, Message]:
         """Count before the command is begun, for it may end the worker in no time; too often, and it is refused.
 
-        Where it ends the whole worker, the next life of the worker begins it again, and none of them sees its end:
+        If it ends the whole worker, the next run of the worker begins it again, and none of them sees its end:
         released, or begun once more, it would do that for ever.
         """
         job = held.state

@@ -1,4 +1,4 @@
-"""One generation of a watched directory on its way: all of it prepared unseen, then committed in order."""
+"""The upload of one generation of a watched directory: all of it prepared invisibly, then committed in order."""
 
 from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor

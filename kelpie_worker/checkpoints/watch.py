@@ -62,7 +62,7 @@ class WatchContext:
 class WatchCallbacks:
     """What a watch calls, from its own thread."""
 
-    busy: Callable[[Iterable[str]], None]  # with the paths that are on their way
+    busy: Callable[[Iterable[str]], None]  # with the paths that are being uploaded
     committed: Callable[[], None]  # once a generation is whole; `whole` says then what it is
     # Once, if storage keeps refusing before it took anything, or if matching the pattern takes too long.
     refused: Callable[[StorageRefused | PatternTooSlow], None]

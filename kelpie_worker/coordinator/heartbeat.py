@@ -34,7 +34,7 @@ def main(commands: Connection, messages: Connection, config: Config) -> None:
 
 
 def _die(failure: threading.ExceptHookArgs) -> None:
-    """End the process with its thread: a dead child is noticed and replaced, a silent one lets a lease lapse."""
+    """End the process with its thread: a child that ends is replaced, one without its thread loses a lease."""
     logs.error("heartbeat_failed", detail=f"{failure.exc_type.__name__}: {failure.exc_value}")
     os._exit(1)
 
@@ -128,7 +128,7 @@ class HeldLease:
 
 
 def seconds_behind(lag: TellLag | None, now: float) -> int | None:
-    """How old the oldest change is that the bucket lacks; None if that is not known."""
+    """The age in seconds of the oldest change that the bucket lacks, 0 if it has all; None if not known."""
     if lag is None or lag.since is None:
         return None if lag is None else 0
     return max(0, round(now - lag.since))

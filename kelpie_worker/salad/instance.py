@@ -19,7 +19,7 @@ from kelpie_worker.system.retry import retry
 
 _TRIES = 2  # of a reallocation
 _BACKOFF_TO_LEAVE = Backoff(0.5, 0.5)
-_LOOK_AGAIN = 20.0  # seconds; for peers that died, and can publish nothing any more
+_LOOK_AGAIN = 20.0  # seconds between looks for peers that have ended, and so publish no lower cost
 _BACKOFF = Backoff(1.0, 60.0)  # after a deletion cost that could not be set
 
 

@@ -188,14 +188,14 @@ class JobFiles:
         return Watching(self._claim_id)
 
     def _demand_earlier_files(self, job: Job) -> None:
-        """Raises OSError if a directory is gone since an earlier life: the bucket has its files still."""
+        """Raises OSError if a directory of an earlier run is gone: the bucket still has its files."""
         if lost := self._places.lost(job.directories):
             raise FileNotFoundError(errno.ENOENT, "the files of the worker's earlier life are gone", lost)
 
     def _demand_commands_files(self, job: Job, directories_of: Iterable[str], aside: Aside = ()) -> None:
         """Once the command has ended: note which directories have files. Raises FilesLost if one has none later.
 
-        Else a later life of the worker would take a directory that was lost for one that is empty. Raises OSError.
+        Else a later run of the worker would take a directory that was lost for an empty one. Raises OSError.
         """
         if self._places.filled is None:
             left = {block.local_path for block in (*job.during, *job.after)}
