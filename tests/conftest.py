@@ -115,7 +115,11 @@ def own_database(server_url: str) -> Iterator[str]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The slowest files first: each stays in one process, and all others wait for one that is begun last."""
-    items.sort(key=lambda item: not item.nodeid.startswith(SLOWEST))
+    items.sort(
+        key=lambda item: next(
+            (rank for rank, room in enumerate(SLOWEST) if item.nodeid.startswith(room)), len(SLOWEST)
+        )
+    )
 
 
 def pytest_report_header() -> str:

@@ -114,11 +114,6 @@ def test_another_body_is_a_422_and_creates_nothing(api: Client, db: Database, pa
     assert number_of_jobs(db) == 1
 
 
-def test_a_submission_that_was_refused_leaves_its_key_free(api: Client) -> None:
-    refused(submit(api, definition(command="")), 400)
-    assert not replayed(submit(api))
-
-
 @pytest.mark.parametrize("key", ["x", "x" * 255, "!~", '"8e03978e-40d5-43dd-bc93-6894a57f9324"'])
 def test_a_key_is_visible_ascii(api: Client, key: str) -> None:
     assert (replayed(submit(api, key=key)), replayed(submit(api, key=key))) == (False, True)
