@@ -1,4 +1,4 @@
-"""Callers and the routes of users (docs/design/protocol.md, Callers)."""
+"""Section 5: who may call, and the users' routes."""
 
 from __future__ import annotations
 

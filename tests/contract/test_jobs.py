@@ -1,4 +1,4 @@
-"""The routes of jobs (docs/design/protocol.md, Routes)."""
+"""Section 2: the routes of jobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings, migrations, health and metrics (docs/design/protocol.md, Operating)."""
+"""Section 8: settings, migrations, and what an operator looks at."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""States, claims, the fence, history and the extensions (docs/design/protocol.md)."""
+"""Section 3: states, claims, the fence, history, and the extensions."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def test_a_machine_gets_what_it_is_not_banned_from_behind_what_it_is(api: Api) -
     assert claim_all(api, "m1") == [pending["id"]]
 
 
-def test_no_claim_gets_the_jobs_of_another_user_or_project(user: User, stranger: Api) -> None:
+def test_nobody_gets_the_jobs_of_another_user_or_project(user: User, stranger: Api) -> None:
     api, other = user.api("one"), user.api("two")
     for group in ("shared-name", None):
         job = api.submit(container_group_id=group)
@@ -245,8 +245,8 @@ def test_final_states_are_final(api: Api) -> None:
         assert api.claim("m") == api.claim("m3") == []
 
 
-def test_leases_get_time_for_heartbeats_after_an_outage(other_stack: Stack) -> None:
-    """The database is down for longer than a lease: no heartbeat could arrive, so no job is given up at once."""
+def test_leases_get_time_to_be_heard_again_after_an_outage(other_stack: Stack) -> None:
+    """The database is away for longer than a lease lasts: nobody could be heard, so nobody is given up at once."""
     api = other_stack.new_api()
     job = api.claimed("m1", heartbeat_interval=2)
     name = conninfo_to_dict(other_stack.database_url)["dbname"]
@@ -346,7 +346,7 @@ def test_a_heartbeat_of_the_holder_renews_the_lease(api: Api, given: Json) -> No
         assert {**after, "heartbeat": 0, "num_heartbeats": 0} == {**before, "heartbeat": 0, "num_heartbeats": 0}
 
 
-# The job, the machine that reports, and the answer to its heartbeat.
+# The job, who reports, and what the heartbeat says.
 HEARTBEATS_OF_OTHERS: list[tuple[Claimed, str, Json, str]] = [
     (running, "another", {}, "canceled"),
     (running, "another", {"attempt": 1}, "canceled"),
@@ -371,7 +371,7 @@ HEARTBEATS_OF_OTHERS: list[tuple[Claimed, str, Json, str]] = [
 
 
 @pytest.mark.parametrize(("make", "machine", "given", "status"), HEARTBEATS_OF_OTHERS)
-def test_a_heartbeat_of_another_machine_is_answered_with_the_status_and_writes_nothing(
+def test_a_heartbeat_of_anybody_else_hears_what_became_of_the_job_and_writes_nothing(
     api: Api, make: Claimed, machine: str, given: Json, status: str
 ) -> None:
     job = make(api)
@@ -434,7 +434,7 @@ def test_a_released_job_waits_for_any_holder_without_a_failure(api: Api, given: 
     assert (again["id"], again["attempt"]) == (job["id"], 2)
 
 
-# The job, the machine that reports, its attempt: what none of completed, failed and released may change.
+# The job, who reports, with which attempt: what none of completed, failed and released may change.
 NOT_THE_HOLDER: list[tuple[Claimed, str, int]] = [
     (running, "another", 1),
     (handed_on, "before", 1),
@@ -443,7 +443,7 @@ NOT_THE_HOLDER: list[tuple[Claimed, str, int]] = [
     (canceled, "another", 1),
     (canceled, "holder", 1),
 ]
-# Workers of one machine differ by their attempts only, so these are refused because of the attempt.
+# On one machine only the attempt tells workers apart, so these are refused by it alone.
 NOT_THE_ATTEMPT: list[tuple[Claimed, str, int]] = [
     (running, "holder", 2),
     (handed_on, "holder", 1),
@@ -508,7 +508,7 @@ def test_a_report_after_another_changes_nothing(api: Api, make: Claimed, kind: s
     assert api.job(job) == before
 
 
-def test_a_refused_report_bans_no_machine(api: Api) -> None:
+def test_a_refused_report_bans_nobody(api: Api) -> None:
     job = api.claimed("holder")
     api.report("failed", job, "another")
     api.report("failed", job, "another", attempt=1)
@@ -526,7 +526,7 @@ def test_a_late_report_of_a_lost_attempt_changes_nothing_of_the_next(api: Api) -
     assert api.job(job) == current
 
 
-# --- reports for a pending job that no machine holds
+# --- reports for a pending job that nobody holds
 
 
 def test_a_pending_job_can_be_reported_completed(api: Api) -> None:
@@ -798,7 +798,7 @@ class Waiter:
             self._future.result(0.4)
 
     def answer(self, timeout: float = 10) -> list[Json]:
-        """At most half of the wait: an answer within it came because something happened."""
+        """Half of the wait at most: what is heard by then is heard because something happened."""
         jobs = self._future.result(timeout)
         self._pool.shutdown()
         return jobs

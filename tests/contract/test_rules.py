@@ -1,4 +1,4 @@
-"""The rules for every route (docs/design/protocol.md, Requests and answers)."""
+"""Section 1: the rules for every route."""
 
 from __future__ import annotations
 
@@ -166,8 +166,7 @@ def test_an_idle_connection_stays_open(api: Api) -> None:
         assert int(announced[1]) >= 75
     connection.sock.settimeout(6)
     with pytest.raises(TimeoutError):
-        # an answer here would announce that the server closes the connection
-        connection.sock.recv(1, socket.MSG_PEEK)
+        connection.sock.recv(1, socket.MSG_PEEK)  # an answer here would be the server's goodbye
     connection.sock.settimeout(30)
     connection.request("GET", "/users/me", headers=dict(api.headers))
     assert connection.getresponse().status == 200
@@ -361,7 +360,7 @@ def without_id(answer: Answer, job_id: str) -> tuple[int, bytes]:
 
 @pytest.mark.parametrize("claim", [False, True], ids=["pending", "running"])
 @pytest.mark.parametrize(("method", "path"), JOB_ROUTES)
-def test_another_users_id_is_answered_exactly_like_an_unknown_one(
+def test_somebody_else_s_id_answers_exactly_like_an_unknown_one(
     user: User, stranger: Api, method: str, path: str, claim: bool
 ) -> None:
     api = user.api("one")

@@ -1,4 +1,4 @@
-"""A job as it is submitted and shown (docs/design/protocol.md, Submission)."""
+"""Section 2: the job as it is submitted and shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Webhooks at a real receiver, verified by the reference implementation (docs/design/protocol.md, Webhooks)."""
+"""Section 4: webhooks, received by a real receiver and verified with the reference implementation."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def test_each_webhook_has_an_id_of_its_own(api: Api, receiver: Receiver) -> None
     assert len({delivery.id for delivery in mailbox.receives(4)}) == 4
 
 
-def test_a_silent_or_dead_receiver_delays_no_other_and_no_request(
+def test_a_silent_or_dead_receiver_delays_nobody_else_and_no_request(
     api: Api, stranger: Api, receiver: Receiver
 ) -> None:
     silent = receiver.mailbox(hold=True)

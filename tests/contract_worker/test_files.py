@@ -208,7 +208,7 @@ def test_heartbeats_tell_for_how_long_the_bucket_has_lacked_a_change(
 @pytest.mark.parametrize(
     ("extensions", "watches"), [("attempt, checkpoint", False), ("attempt", True), ("", True)]
 )
-def test_where_nothing_is_watched_or_not_asked_for_no_lag_is_reported(
+def test_where_nothing_is_watched_or_nobody_asked_no_lag_is_told(
     make_pair: Callable[..., Pair], bucket: str, extensions: str, watches: bool
 ) -> None:
     pair = make_pair(extensions)

@@ -95,7 +95,7 @@ def test_a_failure_that_the_original_did_not_count_is_told_again_once_the_job_wa
     assert len(failed) == 2 and f"GET/jobs/{job}" in told[failed[0] : failed[1]]
 
 
-def test_nor_is_it_reported_again_by_the_next_run_of_the_worker(make_pair: Callable[..., Pair]) -> None:
+def test_nor_is_it_told_again_by_the_next_life_of_the_worker(make_pair: Callable[..., Pair]) -> None:
     pair = make_pair("")
     job = pair.api.submit(**shell("exit 1"), sync=None)
     pair.api.always[f"/jobs/{job}/heartbeat"] = (200, {"status": "running"})  # it compares no machines
@@ -161,7 +161,7 @@ def test_a_heartbeat_answered_with_anything_but_running_ends_the_job_without_a_r
     assert own.api.reports(job) == []
 
 
-def test_a_heartbeat_for_an_unknown_job_ends_it(own: Pair) -> None:
+def test_a_heartbeat_for_a_job_that_nobody_knows_ends_it(own: Pair) -> None:
     job = own.api.submit(**shell("sleep 1000"), sync={}, heartbeat_interval=0.3)
     own.worker.wait_for("command_started", job_id=job)
     own.api.always[f"/jobs/{job}/heartbeat"] = (404, {"error": "Not Found"})
