@@ -18,12 +18,12 @@ from functools import partial
 from kelpie_worker import logs
 from kelpie_worker.checkpoints.deletion import Deletions
 from kelpie_worker.checkpoints.fence import Fence
-from kelpie_worker.checkpoints.generation import Generations
 from kelpie_worker.checkpoints.mirror import Look, Mirror, Send, UpToDate, Wait
 from kelpie_worker.checkpoints.observer import DirectoryObserver
 from kelpie_worker.checkpoints.overlaps import Overlaps
 from kelpie_worker.checkpoints.stability import Stability
 from kelpie_worker.checkpoints.tracked_files import DirectoryHistory, TrackedFiles
+from kelpie_worker.checkpoints.two_phase_commit import Generations
 from kelpie_worker.config import WatchTimes
 from kelpie_worker.job import Job, Manifest, ObjectKey, StoredObject, SyncBlock
 from kelpie_worker.lease import Cancelled, Lease
@@ -32,8 +32,8 @@ from kelpie_worker.s3.objects import Version
 from kelpie_worker.system.backoff import Backoff
 from kelpie_worker.system.linux import boottime
 from kelpie_worker.system.retry import Failure, Interrupted, retry
-from kelpie_worker.transfer.retry import LONGEST, Patience
-from kelpie_worker.transfer.two_phase_upload import Transfer
+from kelpie_worker.transfer.file_upload import Transfer
+from kelpie_worker.transfer.refusal_limit import LONGEST, Patience
 from kelpie_worker.workspace.file_version import Signature, Snapshot, Spoiled
 from kelpie_worker.workspace.pattern import PatternTooSlow, matcher
 from kelpie_worker.workspace.scan import Scanner

@@ -1,6 +1,5 @@
 """Downloads everything in `sync.before` before the command starts."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from kelpie_worker.s3.bucket import Storage
 from kelpie_worker.s3.objects import RemoteFile
 from kelpie_worker.transfer.compression import gunzipped
 from kelpie_worker.workspace.file_version import Signature, signature_of
-from kelpie_worker.workspace.paths import is_inside, own_name
+from kelpie_worker.workspace.paths import landing_path, own_name, stays_inside
 from kelpie_worker.workspace.pattern import matcher
 
 _FILES_AT_ONCE = 8
@@ -94,17 +93,6 @@ class DownloadedFile:
     was_replaced: bool
 
 
-def landing_path(local_path: str, relative_key: str) -> str | None:
-    """The path of a key below `local_path`; None if it would be outside of it, or the key names no file.
-
-    Leading and doubled slashes are ignored; `..` is refused even if it would lead back inside.
-    """
-    names = [name for name in relative_key.split("/") if name not in ("", ".")]
-    if not names or ".." in names or "\0" in relative_key:
-        return None
-    return str(Path(local_path, *names))
-
-
 def _wanted(job: Job, block: SyncBlock, listing: Iterable[RemoteFile]) -> Iterator[PlannedDownload]:
     matches = matcher(block.pattern)
     for remote in listing:
@@ -113,7 +101,7 @@ def _wanted(job: Job, block: SyncBlock, listing: Iterable[RemoteFile]) -> Iterat
         packed = job.compression and remote.key.endswith(".gz")
         relative = remote.key.removeprefix(block.prefix)
         path = landing_path(block.local_path, relative.removesuffix(".gz") if packed else relative)
-        if path is None or not _stays_inside(path, block.local_path):
+        if path is None or not stays_inside(path, block.local_path):
             logs.warn("key_refused", job, key=remote.key, detail="it would land outside of local_path")
             continue
         yield PlannedDownload(remote, path, packed)
@@ -180,11 +168,6 @@ def _ranking(job: Job, block: SyncBlock) -> Callable[[PlannedDownload], tuple[bo
         return (block.bucket, remote.key) in manifest, remote.modified, plan.packed, remote.key
 
     return rank
-
-
-def _stays_inside(path: str, local_path: str) -> bool:
-    """Whether a path is in the directory, links that exist there already resolved."""
-    return is_inside(os.path.realpath(Path(path).parent), os.path.realpath(local_path))
 
 
 def _bring(plan: PlannedDownload, bucket: str, storage: Storage) -> DownloadedFile:

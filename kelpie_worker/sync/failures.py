@@ -8,7 +8,7 @@ from kelpie_worker.s3.errors import Misconfigured, StorageRefused, StorageUnreac
 from kelpie_worker.sync.download import PathConflict
 from kelpie_worker.system.linux import is_disk_full
 from kelpie_worker.system.retry import Failure
-from kelpie_worker.transfer import retry
+from kelpie_worker.transfer import refusal_limit
 from kelpie_worker.transfer.compression import NotPacked
 from kelpie_worker.workspace.directories import FilesLost
 from kelpie_worker.workspace.set_aside import OutputReplaced
@@ -62,7 +62,7 @@ def may_be_repeated(failure: Failure[WorkFailed], command: Work) -> bool:
     if isinstance(command, Upload) and answer.reason not in ("internal", "configuration"):
         return True
     is_lost = answer.reason == "disk"  # what is gone does not come back
-    return isinstance(command, Flush | Stage | Upload) and not is_lost and failure.waited < retry.LONGEST
+    return isinstance(command, Flush | Stage | Upload) and not is_lost and failure.waited < refusal_limit.LONGEST
 
 
 def last_answer(answer: Refused | Troubled, command: Work) -> Refused | Troubled:

@@ -48,8 +48,8 @@ from kelpie_worker.sync.outputs import Outputs
 from kelpie_worker.sync.progress import TransfersUnderWay
 from kelpie_worker.system.backoff import Backoff
 from kelpie_worker.system.retry import Failure, retry
-from kelpie_worker.transfer.two_phase_upload import Transfer
-from kelpie_worker.workspace import directories, record, set_aside
+from kelpie_worker.transfer.file_upload import Transfer
+from kelpie_worker.workspace import before_command, directories, set_aside
 from kelpie_worker.workspace.file_version import Signature
 from kelpie_worker.workspace.paths import is_inside
 from kelpie_worker.workspace.pattern import PatternTooSlow, matcher
@@ -71,9 +71,9 @@ class JobFiles:
         self._storage = Storage(client, self.lease, config.max_retries)
         self._transfer: Transfer | None = None
         self._own_files = directories.own_files(config.state_file)
-        self._places_file = record.file_of(config.state_file, claim_id)
-        known = record.load(self._places_file)
-        self._places = known or record.DirectoryRecord()
+        self._places_file = before_command.file_of(config.state_file, claim_id)
+        known = before_command.load(self._places_file)
+        self._places = known or before_command.DirectoryRecord()
         self._remembering = threading.Lock()
         self._brought_objects: dict[str, StoredObject] = {}
         self._watches: list[Checkpoints] | None = None
@@ -111,7 +111,7 @@ class JobFiles:
             taken = {watch.block.local_path for watch in self._watches or () if watch.has_sent}
             if taken - self._places.taken and not self.lease.cancelled:
                 self._places.taken |= taken
-                record.save(self._places, self._places_file)
+                before_command.save(self._places, self._places_file)
 
     def tell_lag(self) -> None:
         """Report how far the bucket is behind the directories, if that has changed; nothing if none is watched."""
@@ -168,10 +168,10 @@ class JobFiles:
         for block in (*job.before, *job.during, *job.after):
             matcher(block.pattern)  # so that one that does not compile is found before hours of work
         self._places = directories.make(job, self._config.state_file)
-        record.save(self._places, self._places_file)
+        before_command.save(self._places, self._places_file)
         brought = download(job, self._storage, self.moving.downloads)
         self._places.brought, self._places.origins = brought.versions, brought.origins
-        record.save(self._places, self._places_file)  # before the command can run
+        before_command.save(self._places, self._places_file)  # before the command can run
         self._brought_objects = brought.objects
         found = brought.checkpoint
         return Downloaded(self._claim_id, len(brought.versions), brought.bytes, found.status, found.detail)
@@ -199,16 +199,16 @@ class JobFiles:
         """
         if self._places.filled is None:
             left = {block.local_path for block in (*job.during, *job.after)}
-            self._remember_filled({directory for directory in left if not record.is_empty(directory)})
+            self._remember_filled({directory for directory in left if not before_command.is_empty(directory)})
             return
         for directory in self._places.filled.intersection(directories_of):
             moved = set_aside.moved_path(directory, aside)
-            if record.is_empty(directory) and (moved == directory or not Path(moved).is_dir()):
+            if before_command.is_empty(directory) and (moved == directory or not Path(moved).is_dir()):
                 raise directories.FilesLost(f"what the command left in {directory} is gone")
 
     def _remember_filled(self, filled: set[str]) -> None:
         self._places.filled = filled
-        record.save(self._places, self._places_file)
+        before_command.save(self._places, self._places_file)
 
     def _flush(self, command: Flush) -> Message:
         if Watch in self._threads:  # after a restart both commands come at once

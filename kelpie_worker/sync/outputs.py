@@ -15,12 +15,12 @@ from kelpie_worker.s3.errors import StorageRefused, StorageUnreachable
 from kelpie_worker.s3.objects import Target
 from kelpie_worker.system.backoff import Backoff
 from kelpie_worker.system.retry import Failure, retry
-from kelpie_worker.transfer.retry import Patience
-from kelpie_worker.transfer.two_phase_upload import Transfer
+from kelpie_worker.transfer.file_upload import Transfer
+from kelpie_worker.transfer.refusal_limit import Patience
+from kelpie_worker.workspace.before_command import DirectoryRecord
 from kelpie_worker.workspace.file_version import Signature, Spoiled, signature_of
 from kelpie_worker.workspace.paths import MovedDirectories
 from kelpie_worker.workspace.pattern import matcher
-from kelpie_worker.workspace.record import DirectoryRecord
 from kelpie_worker.workspace.scan import Scanner
 from kelpie_worker.workspace.set_aside import moved_path
 from kelpie_worker.workspace.tree import open_up
@@ -122,7 +122,7 @@ class Outputs:
         ]
 
     def _send(self, output: Output) -> None:
-        """Upload one output, retried until it succeeds or storage keeps refusing (see transfer/retry.py).
+        """Upload one output, retried until it succeeds or storage keeps refusing (see transfer/refusal_limit.py).
 
         Raises StorageRefused, OSError, Cancelled.
         """

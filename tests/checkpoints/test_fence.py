@@ -11,7 +11,7 @@ import pytest
 from kelpie_worker.job import StoredObject
 from kelpie_worker.lease import Cancelled, safe_until
 from kelpie_worker.system.linux import boottime
-from kelpie_worker.transfer import two_phase_upload
+from kelpie_worker.transfer import file_upload
 from kelpie_worker.workspace.scan import Scanner
 from local_stack.processes import wait_for
 from local_stack.s3 import S3Server
@@ -27,7 +27,7 @@ LAST_HEARTBEAT = 45
 
 @pytest.fixture(autouse=True)
 def less_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(two_phase_upload, "WHOLE_SIZE", 100)
+    monkeypatch.setattr(file_upload, "WHOLE_SIZE", 100)
 
 
 def content(version: bytes) -> dict[str, bytes]:

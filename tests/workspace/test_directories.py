@@ -15,11 +15,11 @@ import pytest
 from kelpie_worker.job import Job, SyncBlock
 from kelpie_worker.messages import Refused, Stage
 from kelpie_worker.sync.failures import answer_to
-from kelpie_worker.workspace import record
+from kelpie_worker.workspace import before_command
+from kelpie_worker.workspace.before_command import DirectoryRecord
 from kelpie_worker.workspace.directories import make, wipe
 from kelpie_worker.workspace.file_version import signature_of
 from kelpie_worker.workspace.paths import MovedDirectories, is_own_name
-from kelpie_worker.workspace.record import DirectoryRecord
 from kelpie_worker.workspace.scan import Scanner
 from kelpie_worker.workspace.set_aside import OutputReplaced, remove_aside, set_aside
 
@@ -117,9 +117,9 @@ def test_an_operators_link_is_followed_and_stays(disk: Disk) -> None:
 
 def test_an_operators_link_survives_that_the_worker_restarts(disk: Disk) -> None:
     disk.directory.symlink_to(disk.shared)
-    path = record.file_of(disk.state_file, "claim")
-    record.save(disk.make(), path)
-    disk.wipe(record.load(path))
+    path = before_command.file_of(disk.state_file, "claim")
+    before_command.save(disk.make(), path)
+    disk.wipe(before_command.load(path))
     assert disk.directory.is_symlink() and names_in(disk.shared) == []
 
 
@@ -153,17 +153,17 @@ def test_a_watched_directory_that_became_a_link_counts_as_empty(disk: Disk) -> N
 )
 def test_rubbish_where_the_places_were_kept_counts_as_nothing(tmp_path: Path, kept: str) -> None:
     (tmp_path / "places").write_text(kept)
-    assert record.load(tmp_path / "places") is None
-    assert record.load(tmp_path / "missing") is None
+    assert before_command.load(tmp_path / "places") is None
+    assert before_command.load(tmp_path / "missing") is None
 
 
 def test_what_a_download_brought_is_known_after_a_restart(disk: Disk) -> None:
     known = disk.make()
     (disk.directory / os.fsdecode(b"\xff")).touch()
     known.brought = {str(path): signature_of(path.stat()) for path in disk.directory.iterdir()}
-    path = record.file_of(disk.state_file, "claim")
-    record.save(known, path)
-    assert record.load(path) == known and is_own_name(path.name)
+    path = before_command.file_of(disk.state_file, "claim")
+    before_command.save(known, path)
+    assert before_command.load(path) == known and is_own_name(path.name)
 
 
 # --- what is no directory -------------------------------------------------------------------------------

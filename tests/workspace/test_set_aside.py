@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from kelpie_worker.job import Job, SyncBlock
+from kelpie_worker.workspace.before_command import DirectoryRecord
 from kelpie_worker.workspace.directories import make, wipe
 from kelpie_worker.workspace.paths import MovedDirectories
-from kelpie_worker.workspace.record import DirectoryRecord
 from kelpie_worker.workspace.scan import Scanner
 from kelpie_worker.workspace.set_aside import bring_back, moved_path, places_aside, remove_aside, set_aside
 

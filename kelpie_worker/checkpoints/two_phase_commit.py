@@ -14,7 +14,7 @@ from kelpie_worker.job import Job, StoredObject, SyncBlock
 from kelpie_worker.lease import Lease
 from kelpie_worker.s3.errors import Misconfigured, NoBucket, NotBegun, StorageRefused
 from kelpie_worker.s3.objects import Target
-from kelpie_worker.transfer.two_phase_upload import WHOLE_SIZE, Prepared, Transfer
+from kelpie_worker.transfer.file_upload import WHOLE_SIZE, Prepared, Transfer
 from kelpie_worker.workspace.file_version import NoCopy, Signature, Snapshot, Spoiled, tail_of
 
 _COMMITS_AT_ONCE = 8
