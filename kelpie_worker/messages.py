@@ -87,7 +87,12 @@ class Recall:
 
 @dataclass(frozen=True)
 class CeaseClaiming:
-    """The worker is shutting down: answer an open Claim soon, with no job, instead of waiting for work."""
+    """The worker is shutting down: answer an open Claim soon, with no job, instead of waiting for work.
+
+    The last reports are to be sent before `grace_ends` (CLOCK_BOOTTIME).
+    """
+
+    grace_ends: float
 
 
 @dataclass(frozen=True)

@@ -265,7 +265,7 @@ def _give_back(
 ) -> None:
     """Send the last reports, that of a job claimed meanwhile among them, and wait for the answers in the grace."""
     deadline = boottime() + max(grace, _SHORTEST_GRACE)
-    coordinator.carry_out(CeaseClaiming())
+    coordinator.carry_out(CeaseClaiming(deadline))
     awaited: dict[str, Report] = {}
 
     def send(report: Report) -> None:

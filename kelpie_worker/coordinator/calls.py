@@ -28,7 +28,7 @@ from kelpie_worker.system.retry import Failure, Interrupted, retry, sleep
 
 _BACKOFF = Backoff(0.5, 30.0)
 _LAST_MANIFEST = 5.0  # seconds for the answer to the last manifest before the job is given back
-_LAST_MANIFEST_AT_THE_END = 0.5  # the same, while the grace of a shutdown runs out
+_LAST_RELEASE = 2.0  # seconds of a shutdown's grace that are kept for the release; half of it where less is left
 _LAST_CLAIM = 1.0  # seconds for the answer to a claim that is under way when claiming ends
 Answer = TypeVar("Answer")
 
@@ -40,6 +40,7 @@ class CoordinatorCalls:
         self._api = api
         self._tell = tell
         self._ceased = threading.Event()
+        self._grace_ends: float | None = None  # CLOCK_BOOTTIME, while the worker is shutting down
         self._claiming: set[str] = set()
         self._reporting: set[str] = set()
         self._manifests = CheckpointReports(api)
@@ -62,6 +63,7 @@ class CoordinatorCalls:
                     self._reporting.add(command.job.claim_id)
                     self._begin(self._report, command)
             case CeaseClaiming():
+                self._grace_ends = command.grace_ends
                 self._ceased.set()
                 self._give_up_waiting()
 
@@ -129,8 +131,7 @@ class CoordinatorCalls:
         tries = 1 if report.again else 0
         if report.outcome.verdict is not Verdict.COMPLETED:
             # The next attempt needs the last manifest, and once the job is given back the server refuses it.
-            patience = _LAST_MANIFEST_AT_THE_END if self._ceased.is_set() else _LAST_MANIFEST
-            self._manifests.wait_for(report.job.claim_id, patience)
+            self._manifests.wait_for(report.job.claim_id, self._time_for_manifests())
 
         def once() -> bool:
             nonlocal tries
@@ -143,6 +144,16 @@ class CoordinatorCalls:
         self._tell(Reported(report.job.claim_id, accepted))
         self._manifests.forget(report.job.claim_id)
         self._reporting.discard(report.job.claim_id)
+
+    def _time_for_manifests(self) -> float:
+        """Seconds to wait for the answer to the last manifest; in a shutdown, as long as its grace allows.
+
+        The release is sent last and always: without it the job would wait until its lease lapses.
+        """
+        if self._grace_ends is None:
+            return _LAST_MANIFEST
+        left = max(0.0, self._grace_ends - boottime())
+        return left - min(_LAST_RELEASE, left / 2)
 
     def _counts_twice(self, report: Report) -> bool:
         """Whether the server would count a repeated failure as a second one, because it knows no attempts."""
