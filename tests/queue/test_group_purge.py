@@ -91,11 +91,6 @@ def test_the_administrators_purge_ends_the_jobs_of_all_tenants(
     assert rows_of_jobs(db)["queue"] == []
 
 
-def test_a_second_time_there_is_nothing_left(api: Client) -> None:
-    api.submit()
-    assert [purge(api), purge(api)] == [1, 0]
-
-
 @pytest.mark.parametrize(
     "group",
     [

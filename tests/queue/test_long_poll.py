@@ -83,24 +83,11 @@ def test_a_submission_is_handed_to_a_claim_that_waits_for_it(crowd: Crowd, api: 
     assert job and (job["id"], job["machine_id"], job["attempt"]) == (submitted["id"], "m1", 1)
 
 
-def test_work_that_is_there_is_handed_out_without_waiting(crowd: Crowd, api: Client) -> None:
-    submitted = api.submit()
-    job = crowd.wait().result(SOON)
-    assert job and job["id"] == submitted["id"]
-
-
 def test_without_work_the_answer_comes_in_the_end_and_is_an_empty_list(api: Client) -> None:
     answer = api.get("/work?machine_id=m1&container_group_id=g1&wait=1")
     assert (answer.status_code, answer.json) == (200, [])
     assert answer.headers["Cache-Control"] == "no-store"
     assert "Retry-After" not in answer.headers
-
-
-def test_a_job_of_any_group_is_handed_to_a_waiting_claim(crowd: Crowd, api: Client) -> None:
-    waiter = crowd.wait()
-    submitted = api.submit(container_group_id=None)
-    job = waiter.result(SOON)
-    assert job and job["id"] == submitted["id"]
 
 
 @pytest.mark.parametrize("how", ["released", "failed"])

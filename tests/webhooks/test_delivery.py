@@ -51,14 +51,6 @@ class TestWriting:
         run_job(api, receiver, report, **fields)
         assert [webhook["status"] for webhook in outbox(db)] == written
 
-    def test_every_handout_writes_running(self, api: Client, db: Database, receiver: Receiver) -> None:
-        run_job(api, receiver, "released")
-        api.claim("m2")
-        assert [(webhook["status"], webhook["machine_id"]) for webhook in outbox(db)] == [
-            ("running", "m1"),
-            ("running", "m2"),
-        ]
-
     def test_a_cancel_writes_none(self, api: Client, db: Database, receiver: Receiver) -> None:
         job = api.submit(webhook=receiver.url)
         api.delete(f"/jobs/{job['id']}")

@@ -70,14 +70,6 @@ class TestLog:
         assert attempt["answer"] is None and "Connection refused" in attempt["error"]
         assert "secret" not in attempt["error"]
 
-    def test_a_job_without_webhooks_has_an_empty_log(self, api: Client) -> None:
-        assert log(api, api.submit()["id"]) == []
-
-    @pytest.mark.parametrize("job_id", [uuid.uuid4(), "nonsense"])
-    def test_an_unknown_job_has_none(self, api: Client, job_id: object) -> None:
-        refused(api.get(f"/jobs/{job_id}/webhooks"), 404)
-        refused(api.post(f"/jobs/{job_id}/webhooks/{uuid.uuid4()}/redeliver"), 404)
-
 
 class TestRedelivery:
     @pytest.mark.parametrize("status", [200, 410])
