@@ -152,6 +152,7 @@ def test_a_claim_does_not_wait_for_a_purge(db: Database, tenant: Tenant) -> None
         assert jobs.claim(db, tenant.caller, "m1", "g1", None)
 
 
+@pytest.mark.usefixtures("new_tables")
 @pytest.mark.parametrize("statement", ["remove_pending_jobs", "cancel_jobs"])
 def test_a_round_reads_no_more_of_the_queue_than_it_ends(db: Database, tenant: Tenant, statement: str) -> None:
     """Else a purge of a million jobs would read the rest of them in each of its rounds."""
