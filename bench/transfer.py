@@ -31,7 +31,7 @@ def main(what: str, folder: Path, bucket: str, prefix: str) -> None:
     logs.configure(config)
     messages: queue.Queue[Message] = queue.Queue()
     uploader = Uploader(config, messages.put)
-    uploader._client.get()  # boto3 is loaded once in a worker's life
+    uploader._client.get()  # boto3 is loaded once in a worker process
     begun, cpu = time.monotonic(), time.process_time()  # a worker's uploader is running before its job comes
     block = (SyncBlock(bucket, prefix, str(folder.resolve())),)
     uploader.carry_out(Renew(CLAIM, boottime() + 86_400))

@@ -129,14 +129,14 @@ class TokenUse(StrEnum):
 
 @dataclass(frozen=True)
 class Authorization:
-    """The request headers that say who is calling, and what a token must add to them."""
+    """The request headers that say which caller sends them, and what a token must add to them."""
 
     headers: Mapping[str, str]
     token: TokenUse = TokenUse.NOTHING
 
 
 @dataclass(frozen=True)
-class Stay:
+class InstanceLimits:
     """When the worker leaves its instance. None: never for that reason."""
 
     max_failures: int | None = None
@@ -156,7 +156,7 @@ class Config:
     log_level: str
     directories: LegacyDirectories
     watch: WatchTimes
-    stay: Stay
+    stay: InstanceLimits
     max_retries: int
     poll_interval: float
     shutdown_grace: float
@@ -194,7 +194,7 @@ def load(environment: Mapping[str, str] = os.environ) -> Config:
             stability=read.milliseconds("FILE_WATCHER_STABILITY_CHECK_MS"),
             max_wait=read.milliseconds_or_never("FILE_WATCHER_MAX_WAIT_MS"),
         ),
-        stay=Stay(
+        stay=InstanceLimits(
             max_failures=read.integer_or_never("MAX_JOB_FAILURES"),
             max_idle=read.seconds_or_never("MAX_TIME_WITH_NO_WORK_S"),
             one_job=read.truth("KELPIE_RECREATE_BETWEEN_JOBS"),

@@ -8,7 +8,7 @@ from kelpie_worker.pipeline import JobState
 
 @dataclass(frozen=True)
 class Times:
-    """Of a job on this worker; RFC 3339."""
+    """Times of a job on this worker, in RFC 3339."""
 
     start: str
     exit_time: str | None = None
@@ -25,11 +25,11 @@ class JobInHand:
 
     state: JobState
     times: Times
-    transfers: Transferring | None = None  # the local paths on their way; None if there are none
-    is_proven: bool = True  # False for a job of an earlier life of the worker until a heartbeat is accepted
+    transfers: Transferring | None = None  # the local paths being transferred; None if there are none
+    is_proven: bool = True  # False for a job of an earlier run of the worker until a heartbeat is accepted
     renewed_until: float | None = None  # CLOCK_BOOTTIME until which the newest renewal makes its lease safe
     lag: TellLag | None = None  # what the heartbeat was told last of the changes that the bucket lacks
-    is_begun: bool = False  # whether the runner of today was told to run its command
+    is_begun: bool = False  # whether the current runner was sent its Run
     heartbeats: int = 0  # accepted ones; instance_policy
     failure_counted: bool = False  # among the failures on this machine; instance_policy
     silence: float = 0.0  # seconds without news of its lease; watchdog

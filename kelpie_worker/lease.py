@@ -9,7 +9,7 @@ _LONGEST_MARGIN = 10.0
 
 
 class Cancelled(Exception):
-    """The attempt is over, and so is all work for it."""
+    """The attempt is over: all work for it must stop."""
 
 
 def safe_until(sent_at: float, heartbeat_interval: float) -> float:
@@ -55,14 +55,14 @@ class Lease:
             raise Cancelled
 
     def wait_until_safe(self) -> bool:
-        """Hold a change of the bucket back until a heartbeat is accepted. True if it had to wait.
+        """Wait, before a change of the bucket, until a heartbeat is accepted. True if it had to wait.
 
         Raises Cancelled if the lease turns out to be lost.
         """
         return self._wait(lambda: boottime() < self._until)
 
     def wait_for_heartbeat(self, since: float, heartbeat_interval: float) -> None:
-        """Wait until one is accepted that was sent after `since` (CLOCK_BOOTTIME). Raises Cancelled."""
+        """Wait until a heartbeat is accepted that was sent after `since` (CLOCK_BOOTTIME). Raises Cancelled."""
         self._wait(lambda: self._until >= safe_until(since, heartbeat_interval))
 
     def _wait(self, holds: Callable[[], bool]) -> bool:

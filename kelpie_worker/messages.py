@@ -53,16 +53,16 @@ class Claim:
 
 @dataclass(frozen=True)
 class Report:
-    """Tell the API how the attempt ended; repeated until it is answered."""
+    """Report to the API how the attempt ended; repeated until it is answered."""
 
     job: Job
     outcome: Ending
-    again: bool = False  # an earlier life of the worker may have told it
+    again: bool = False  # an earlier run of the worker may have reported it
 
 
 @dataclass(frozen=True)
 class ReportCheckpoint:
-    """Tell the API what is whole in the bucket; repeated until it is answered, or a later one is there."""
+    """Report the manifest of a committed generation; repeated until it is answered, or a later one follows."""
 
     job: Job
     generation: int
@@ -71,7 +71,7 @@ class ReportCheckpoint:
 
 @dataclass(frozen=True)
 class ReportResume:
-    """Tell the API how the checkpoint was found that this attempt begins with."""
+    """Report to the API in which state this attempt found its checkpoint."""
 
     job: Job
     checkpoint: str
@@ -87,7 +87,12 @@ class Recall:
 
 @dataclass(frozen=True)
 class CeaseClaiming:
-    """The worker is going: answer an open Claim with nothing rather than wait for work."""
+    """The worker is shutting down: answer an open Claim soon, with no job, instead of waiting for work.
+
+    The last reports are to be sent before `grace_ends` (CLOCK_BOOTTIME).
+    """
+
+    grace_ends: float
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class HoldLease:
-    """Send heartbeats for this attempt until told otherwise; the first is due at that time (CLOCK_BOOTTIME)."""
+    """Send heartbeats for this attempt until DropLease; the first is due at `due` (CLOCK_BOOTTIME)."""
 
     job: Job
     due: float = 0.0
@@ -139,7 +144,10 @@ class Download:
 
 @dataclass(frozen=True)
 class Watch:
-    """`again`: as an earlier life of the worker did, from the files that it left."""
+    """Watch the directories of `sync.during`.
+
+    `again`: an earlier run of the worker did, and its files are there.
+    """
 
     job: Job
     again: bool = False
@@ -167,7 +175,7 @@ class Upload:
 
 @dataclass(frozen=True)
 class Abandon:
-    """Send nothing more for this attempt."""
+    """Send nothing more to the bucket for this attempt."""
 
     claim_id: str
 
@@ -202,7 +210,7 @@ class Departure(StrEnum):
 
 @dataclass(frozen=True)
 class LeaveInstance:
-    """Give the instance up, unless another worker on it holds a job; `exits`: go, whatever comes of it."""
+    """Give the instance up, unless another worker on it holds a job; `exits`: end in any case."""
 
     departure: Departure
     reason: str
@@ -270,7 +278,10 @@ class Started:
 
 @dataclass(frozen=True)
 class Exited:
-    """The command is over. One of `exit_code`, `signal` and `error` is set; none if it was not known here."""
+    """The command has ended.
+
+    One of `exit_code`, `signal` and `error` is set; none if the runner did not know it.
+    """
 
     claim_id: str
     exit_code: int | None = None
@@ -330,7 +341,7 @@ class Lagging:
 
 @dataclass(frozen=True)
 class Doubted:
-    """The bucket holds what this attempt did not put there: is the lease still ours?"""
+    """The bucket has an object that another program wrote: a heartbeat must show whether the lease is ours."""
 
     claim_id: str
 
@@ -383,7 +394,7 @@ class Troubled:
 
 @dataclass(frozen=True)
 class Transferring:
-    """The local paths on their way, for the state file."""
+    """The local paths that are being transferred, for the state file."""
 
     claim_id: str
     uploads: tuple[str, ...] = ()
@@ -392,7 +403,7 @@ class Transferring:
 
 @dataclass(frozen=True)
 class ShutdownRequested:
-    """SIGTERM, or SIGINT: then not even outputs on their way are waited for."""
+    """SIGTERM, or SIGINT: then not even running uploads of outputs are waited for."""
 
     finish_uploads: bool = True
 
@@ -409,7 +420,10 @@ class GraceEnded:
 
 @dataclass(frozen=True)
 class Departed:
-    """The answer to LeaveInstance. Not `gone`: the instance is not given up, and no other worker here needs it."""
+    """The answer to LeaveInstance.
+
+    Not `gone`: the instance could not be given up, and no other worker needs it.
+    """
 
     gone: bool
 

@@ -53,7 +53,7 @@ class Phase(StrEnum):
     DOWNLOADING = "downloading"
     RUNNING = "running"
     STOPPING = "stopping"  # Kelpie ends the command
-    FLUSHING = "flushing"  # the last checkpoint goes up, whatever the exit code
+    FLUSHING = "flushing"  # the last checkpoint is uploaded, whatever the exit code
     STAGING = "staging"  # the outputs are moved aside; the next job may start after it
     UPLOADING = "uploading"
     REPORTING = "reporting"
@@ -127,7 +127,7 @@ NEXT: dict[tuple[Phase, type[Message]], Phase] = {
 def advance(state: JobState, message: Message) -> tuple[JobState, list[Command]]:
     """The job after a message, and what is to be done now. A late or repeated message changes nothing."""
     if isinstance(message, Watching) and state.phase is Phase.RUNNING:
-        return state, [Run(state.job)]  # the watch is ready: not even the first file can escape it
+        return state, [Run(state.job)]  # only now: the watch is ready, so that it misses no file
     following = NEXT.get((state.phase, type(message)))
     if following is None:
         return state, []
@@ -192,7 +192,7 @@ def applicable(phase: Phase, state: JobState) -> Phase:
 
 
 def learned(state: JobState, message: Message) -> JobState:
-    """The job with what a message says about its outcome and its whereabouts."""
+    """The job with what a message says about its outcome, and about where its outputs are."""
     if isinstance(message, Staged):
         state = replace(state, aside=message.aside)
     if isinstance(message, Downloaded):

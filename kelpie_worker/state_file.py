@@ -1,4 +1,4 @@
-"""What survives the worker: a JSON file, replaced atomically, held by one worker at a time.
+"""The state that survives the worker: a JSON file, replaced atomically, used by one worker at a time.
 
 The keys that the original wrote are kept for scripts that read them: `start`, and `jobs` with `id`, `status`,
 `start`, `exitTime`, `exitCode`, `end`, `activeUploads`, `activeDownloads`. Under `kelpie` is what a job in hand
@@ -31,16 +31,16 @@ class StateFileInUse(Exception):
 
 
 class StateFileCopied(ValueError):
-    """It was written as another file, whose worker may be at work with what it says."""
+    """The file was copied from another state file, whose worker may still hold its jobs."""
 
 
 @dataclass
 class WorkerState:
-    """Everything a worker knows that its successor needs. Jobs in hand are keyed by claim id."""
+    """Everything that the next run of the worker needs. Jobs in hand are keyed by claim id."""
 
     start: str
     machine_id: str
-    claim_id: str | None = None  # of the claim whose answer is not stored yet, or of the next
+    claim_id: str | None = None  # of the claim whose answer is not saved yet, or of the next one
     jobs: dict[str, JobInHand] = field(default_factory=dict)
     finished: list[dict[str, Any]] = field(default_factory=list)
     boot: str = field(default_factory=boot_id)
@@ -121,7 +121,7 @@ class StateFile:
             os.close(removed)
             logs.warn("state_file_locked_again", detail=f"{_lock_of(self._path)} was removed")
             self.save()
-        except OSError as error:  # of the disk; the job goes on, and what must be saved fails by itself
+        except OSError as error:  # a disk error: the job goes on, and the next save raises its own error
             if not self._troubled:
                 logs.warn("state_file_not_locked", detail=str(error))
             self._troubled = True
@@ -161,7 +161,7 @@ class StateFile:
         return fresh_state()
 
     def _place(self) -> dict[str, list[Any]]:
-        """What a copy does not share: the lock, which is never replaced, and the folder, should that go."""
+        """What a copy of the file does not share: the lock file, which is never replaced, and the folder."""
         lock, folder = os.fstat(self._lock), self._path.parent.stat()
         return {"lock": [lock.st_ino, lock.st_ctime_ns], "folder": [folder.st_ino, self._path.name]}
 
@@ -198,10 +198,10 @@ def parse(saved: Mapping[str, Any]) -> WorkerState:
 
 
 def _is_same(saved: Any, own: Mapping[str, list[Any]]) -> bool:
-    """Whether a file was saved here. One fact that is still true is enough.
+    """Whether a file was saved here, and is no copy. One fact that still holds is enough.
 
-    Some disks number their files anew with every mount, owners change, and locks are removed by hand; a copy
-    shares nothing. An earlier release did not say.
+    Some disks number their inodes anew with every mount, owners change, and lock files are removed by hand; a copy
+    shares no fact. Files of older releases have no facts and count as saved here.
     """
     if saved is None:
         return True
@@ -210,7 +210,7 @@ def _is_same(saved: Any, own: Mapping[str, list[Any]]) -> bool:
 
 
 def _is_uuid(value: Any) -> bool:
-    """Spelled the way this program spells them: the server reads no other."""
+    """Whether it is a UUID in the spelling of this program, the only one that the server reads."""
     try:
         return isinstance(value, str) and str(uuid.UUID(value)) == value
     except ValueError:
@@ -259,7 +259,7 @@ def _parse_state(saved: Mapping[str, Any], rebooted: bool) -> JobState:
 
 
 def _saved_outcome(outcome: Ending) -> dict[str, Any]:
-    """Without free text, which may hold secrets: a report after a crash lacks it."""
+    """The saved outcome, without free text, which may hold secrets: a report after a crash lacks it."""
     return {name: value for name, value in asdict(outcome).items() if name not in ("output", "detail")}
 
 
@@ -284,7 +284,7 @@ def is_free(path: Path) -> bool:
 
 
 def _lock_of(path: Path) -> Path:
-    """A file of its own: the state file itself is another inode after every save."""
+    """The path of the lock file. It is not the state file itself, which is a new inode after every save."""
     return path.with_name(path.name + ".lock")
 
 

@@ -1,4 +1,4 @@
-"""READ THIRD: the centre of the star. A message comes in, the pipeline decides, it is saved, commands go out."""
+"""READ THIRD: the supervisor. A message arrives, the pipeline decides, the state is saved, commands are sent."""
 
 import uuid
 from collections.abc import Callable
@@ -46,7 +46,7 @@ from kelpie_worker.salad.instance_policy import InstancePolicy
 from kelpie_worker.state_file import StateStore, WorkerState
 from kelpie_worker.system.linux import boottime
 
-_MOST_BEGUN = 3  # times that a command takes the worker, or its runner, along: the blame is its own then
+_MOST_BEGUN = 3  # times that a command may end the worker or its runner; after that the job is refused
 _SHORTEST_RELEASE_TIME, _LONGEST_RELEASE_TIME = 1.0, 5.0
 
 
@@ -76,7 +76,7 @@ class Supervisor:
         self._clock = clock
         self._pacing = Pacing()
         self._claiming = False
-        self._heartbeat_lives = False  # without it the lease of a job that is claimed would lapse
+        self._heartbeat_lives = False  # without the heartbeat process the lease of a claimed job would lapse
         self._stopping = False
         self._grace_ended = False
 
@@ -86,7 +86,7 @@ class Supervisor:
         return self._grace_ended or ((self._stopping or self._instance_policy.left) and idle)
 
     def start(self) -> None:
-        """Take up what an earlier life left in the state file."""
+        """Resume the jobs that an earlier run left in the state file."""
         for held in self._state.jobs.values():
             if held.state.phase is Phase.WIPING:
                 self._enter(held.state)
@@ -120,7 +120,7 @@ class Supervisor:
             case ChildDied():
                 self._replace_child(message)
             case Responded():
-                pass  # which is for the watchdog to know
+                pass  # only the watchdog reads it
             case ShutdownRequested():
                 self._shut_down(message)
             case TimeRanOut():
@@ -135,7 +135,7 @@ class Supervisor:
         self._claim_if_free()
 
     def last_reports(self, reason: str, detail: str) -> list[Report]:
-        """What remains to be told of the jobs in hand when the worker itself fails, its children ended already."""
+        """The reports that are still due when the worker itself fails and its children are gone."""
         reports = []
         for held in self._state.jobs.values():
             outcome = outcome_of_abandoned(held.state, reason, detail)
@@ -171,7 +171,7 @@ class Supervisor:
         self._pacing = self._pacing.after(message, verdict, self._clock())
 
     def _forget_claim(self, refused: Refused) -> None:
-        """The server wants no claim of this id: the next one gets another, after a pause."""
+        """The server refuses this claim id: the next claim gets another one, after a pause."""
         self._claiming = False
         self._state.claim_id = None
         self._pace(refused)
@@ -179,7 +179,7 @@ class Supervisor:
     def _take(self, claimed: Claimed) -> None:
         self._claiming = False
         self._pace(claimed)
-        if claimed.job is None or claimed.claim_id in self._state.jobs:  # asked twice, it is told twice
+        if claimed.job is None or claimed.claim_id in self._state.jobs:  # a repeated claim is answered twice
             return
         job = JobState(claimed.job)
         self._state.claim_id = str(uuid.uuid4())  # of the next claim, which need not wait for another save
@@ -195,7 +195,7 @@ class Supervisor:
     # --- the jobs in hand ---------------------------------------------------------------------------
 
     def _advance(self, claim_id: str, message: Message) -> None:
-        """Let the pipeline answer a message about a job in hand; about any other there is nothing to do."""
+        """Let the pipeline decide about a message of a job in hand. A message of any other job is ignored."""
         held = self._state.jobs.get(claim_id)
         if held is None:
             return
@@ -212,7 +212,7 @@ class Supervisor:
     def _count_begin(self, held: JobInHand, message: Message) -> tuple[JobState, Message]:
         """Count before the command is begun, for it may end the worker in no time; too often, and it is refused.
 
-        Where it ends the whole worker, the next life of the worker begins it again, and none of them sees its end:
+        If it ends the whole worker, the next run of the worker begins it again, and none of them sees its end:
         released, or begun once more, it would do that for ever.
         """
         job = held.state
@@ -232,7 +232,7 @@ class Supervisor:
         self._issue(entering(job))
 
     def _keep(self, job: JobState) -> None:
-        """Save before the commands go out: whatever they do, a successor knows of it."""
+        """Save the state, then send the commands: whatever they do, the next run of the worker knows of it."""
         self._state.put(job)
         self._store.save()
 
@@ -256,7 +256,7 @@ class Supervisor:
         self._send(Renew(held.state.job.claim_id, until))
 
     def _resume(self, held: JobInHand) -> None:
-        """The lease of a saved job is still ours: go on where it was, from the local files."""
+        """The lease of a resumed job is still ours: go on in its phase, with the local files."""
         job = held.state
         if job.phase in (Phase.DOWNLOADING, Phase.RUNNING) and not job.job.command:
             self._send(Recall(job.job))
@@ -283,14 +283,14 @@ class Supervisor:
     # --- the worker itself --------------------------------------------------------------------------
 
     def _tell_checkpoint(self, committed: Committed) -> None:
-        """Also while it is ended: the attempt that resumes the job needs the last one most."""
+        """Report a manifest, also while the job is being ended: the next attempt needs the last one most."""
         held = self._state.jobs.get(committed.claim_id)
         if held is not None and held.state.phase not in (Phase.REPORTING, Phase.WIPING):
             self._send(ReportCheckpoint(held.state.job, committed.generation, committed.manifest))
             self._note_progress(held.state, committed.generation)
 
     def _note_progress(self, job: JobState, generation: int) -> None:
-        """The first generation of each directory may be what an earlier life left there."""
+        """The first generation of each directory may be of files that an earlier run left there."""
         if job.begun and generation > len(job.job.during):
             self._keep(replace(job, begun=0))
 
@@ -305,9 +305,9 @@ class Supervisor:
             self._store.save()
 
     def _replace_child(self, death: ChildDied) -> None:
-        """Start another, and enter every phase again: it knows nothing, and the others ignore repetitions."""
+        """Start another child, and enter the phase of every job again: children ignore repeated commands."""
         if death.exit_code == 0:
-            logs.debug("child_renewed", child=death.name)  # it had nothing to do, and gives its memory back
+            logs.debug("child_renewed", child=death.name)  # it was idle, and ended to free its memory
         else:
             logs.error("child_restarted", child=death.name, exit_code=death.exit_code)
         if death.name == "heartbeat":
@@ -329,16 +329,17 @@ class Supervisor:
             self._send(held.lag)
 
     def _shut_down(self, request: ShutdownRequested) -> None:
-        """Let go of everything within the grace; the time for the releases is kept free at its end."""
+        """End or release every job within the grace. Time for the releases is reserved at its end."""
         if self._stopping:
             return
         self._stopping = True
         logs.info("stopping", grace=self._grace, jobs=len(self._state.jobs))
-        # Even without any grace a release is sent: it takes a moment, and saves the job a whole lapse.
+        # A release is sent even without any grace: it takes a moment, and else the job waits for its lease to
+        # lapse.
         reserve = min(max(self._grace / 4, _SHORTEST_RELEASE_TIME), _LONGEST_RELEASE_TIME)
         self._schedule(max(0.0, self._grace - reserve), TimeRanOut())
         self._schedule(max(self._grace, reserve), GraceEnded())
-        self._send(CeaseClaiming())
+        self._send(CeaseClaiming(boottime() + max(self._grace, reserve)))
         self._advance_all(request)
         if not request.finish_uploads:
             self._release_uploading()

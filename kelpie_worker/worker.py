@@ -1,4 +1,4 @@
-"""The composition root: one inbox, the supervisor that reads it, and what carries its commands out."""
+"""The composition root: one inbox, the supervisor that reads it, and the objects that carry out its commands."""
 
 import os
 import signal
@@ -52,11 +52,11 @@ MAINS: dict[str, Main] = {
 }  # what each child of the supervisor runs
 _SHORTEST_GRACE = 1.0  # seconds; a release is sent even without any grace
 _OVERTIME = 2.0  # seconds after the grace for the children to end
-_LOOK_AGAIN = 1.0  # seconds; at what no message tells: the lock of the state file, a child that does nothing
+_LOOK_AGAIN = 1.0  # seconds between checks of the state file's lock and of children that hang
 
 
-class Evicted(Exception):
-    """The files that this process and its children run from were removed; new ones in their place do not help."""
+class ProgramFilesRemoved(Exception):
+    """The program's own files, or its working directory, were removed. New files in their place do not help."""
 
 
 def work(config: Config, fork_server: ForkServer) -> int:
@@ -64,7 +64,7 @@ def work(config: Config, fork_server: ForkServer) -> int:
 
     Raises StateFileInUse, ConfigError.
     """
-    signals.when_told_to_end(lambda _: sys.exit(0))  # there is nothing in hand yet
+    signals.when_told_to_end(lambda _: sys.exit(0))  # there is no job yet
     logs.configure(config)
     try:
         store = StateFile(config.state_file)
@@ -99,7 +99,10 @@ def _named(config: Config, own_id: str) -> Config:
 
 
 def _whereabouts(imds_url: str, max_idle: float | None) -> Whereabouts:
-    """Where the token was issued. Without a token there is no work either: the same patience, and the same end."""
+    """The machine and group that the token names.
+
+    It is waited for as long as for work: without one there is none.
+    """
     try:
         return whereabouts(imds_url, max_idle)
     except ImdsUnavailable as error:
@@ -132,16 +135,16 @@ def _work(config: Config, fork_server: ForkServer, store: StateFile) -> int:
             supervisor.start()
             _hear(supervisor, inbox, store, children)
         except StateFileInUse:
-            children.kill_all()  # and nothing else: what looks like a leftover of ours may be the other worker's
+            children.kill_all()  # no search for leftovers: those with our state file may be the other worker's
             raise
         finally:
-            children.stop_all()  # whatever happened: children without a supervisor would hold its jobs for ever
+            children.stop_all()  # in every case: children without a supervisor would hold its jobs for ever
             instance.end()
         logs.info("worker_stopped", jobs_in_hand=len(store.state.jobs))
         return 0
     except StateFileInUse:
         raise  # the jobs in hand are the other worker's now
-    except Exception as error:  # noqa: BLE001 - told, and answered with exit code 1
+    except Exception as error:  # noqa: BLE001 - logged, and answered with exit code 1
         reason = _tell_failure(error)
         _give_back(
             supervisor.last_reports(reason, _in_words(error)), reason, coordinator, inbox, config.shutdown_grace
@@ -164,13 +167,15 @@ def _hear(supervisor: Supervisor, inbox: SimpleQueue[Message], store: StateFile,
 
 
 def _demand_a_place() -> None:
-    """Raises Evicted."""
+    """Raises ProgramFilesRemoved if a file or folder that the program runs from is gone."""
     try:
         Path.cwd()
     except FileNotFoundError as error:
-        raise Evicted("the worker's working directory was removed") from error
+        raise ProgramFilesRemoved("the worker's working directory was removed") from error
     if folder := frozen.missing():
-        raise Evicted(f"the worker's own files were removed from {folder.parent}: let TMPDIR name another folder")
+        raise ProgramFilesRemoved(
+            f"the worker's own files were removed from {folder.parent}: let TMPDIR name another folder"
+        )
 
 
 def _next(inbox: SimpleQueue[Message]) -> Message | None:
@@ -231,8 +236,10 @@ def _listen_to_signals(inbox: SimpleQueue[Message], reap_adopted: Callable[[], N
 
 
 def _tell_failure(error: Exception) -> str:
-    """Say in one line why the worker cannot go on; the reason with which it gives its jobs back."""
-    reason = BROKEN if isinstance(error, Evicted) else "disk_full" if is_disk_full(error) else "internal"
+    """Print in one line why the worker cannot go on; returns the reason with which it releases its jobs."""
+    reason = (
+        BROKEN if isinstance(error, ProgramFilesRemoved) else "disk_full" if is_disk_full(error) else "internal"
+    )
     where = traceback.extract_tb(error.__traceback__)[-1]
     logs.error(
         "worker_failed",
@@ -246,7 +253,11 @@ def _tell_failure(error: Exception) -> str:
 def _in_words(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
-    return str(error) if isinstance(error, ChildKeepsDying | Evicted) else f"{type(error).__name__}: {error}"
+    return (
+        str(error)
+        if isinstance(error, ChildKeepsDying | ProgramFilesRemoved)
+        else f"{type(error).__name__}: {error}"
+    )
 
 
 def _give_back(
@@ -254,7 +265,7 @@ def _give_back(
 ) -> None:
     """Send the last reports, that of a job claimed meanwhile among them, and wait for the answers in the grace."""
     deadline = boottime() + max(grace, _SHORTEST_GRACE)
-    coordinator.carry_out(CeaseClaiming())
+    coordinator.carry_out(CeaseClaiming(deadline))
     awaited: dict[str, Report] = {}
 
     def send(report: Report) -> None:

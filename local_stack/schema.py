@@ -65,11 +65,14 @@ select replace(indexdef, ' public.', ' ') || ';'
  order by indexname
 """
 
+# Only their columns: each release of Postgres prints a view's query in another way. It is in sql/migrations.
 VIEWS = """
-select format(e'create view %I as\\n%s', viewname, definition)
-  from pg_views
- where schemaname = 'public'
- order by viewname
+select format('-- view %s(%s)', relname, string_agg(attname, ', ' order by attnum))
+  from pg_class
+  join pg_attribute on attrelid = pg_class.oid and attnum > 0
+ where relnamespace = 'public'::regnamespace and relkind = 'v'
+ group by relname
+ order by relname
 """
 
 # Only the signatures: the source of the functions is in sql/functions.

@@ -12,7 +12,7 @@ from typing import Any
 SERVICES = ("s3", "sts", "sso", "sso-oidc", "signin")
 # Resources and examples, which only clients of other kinds have; zones by name: botocore knows local time and UTC.
 UNREAD = (("boto3", "data"), ("boto3", "examples"), ("dateutil", "zoneinfo"))
-# What these are called in the list of everybody's addresses.
+# Their names in botocore's list of endpoints of all services.
 _ADDRESSES = ("s3", "sts", "portal.sso", "oidc", "signin")
 _WORDS = "documentation"
 

@@ -451,94 +451,15 @@ CREATE INDEX webhooks_of_a_job ON webhooks USING btree (job_id, seq);
 
 CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try) WHERE (next_try IS NOT NULL);
 
-create view active_jobs as
- SELECT queue.tenant_id,
-    queue.container_group,
-    queue.job_id,
-    queue.seq,
-    (queue.rank = 1) AS pending
-   FROM queue
-  WHERE (queue.machine_id IS NULL)
-UNION ALL
- SELECT queue.tenant_id,
-    queue.holder_group AS container_group,
-    queue.job_id,
-    queue.seq,
-    false AS pending
-   FROM queue
-  WHERE (queue.machine_id IS NOT NULL);
+-- view active_jobs(tenant_id, container_group, job_id, seq, pending)
 
-create view attempt_ends as
- SELECT job_id,
-    number,
-    outcome,
-    last_heartbeat,
-    exit_code,
-    reason,
-    output,
-    detail
-   FROM attempts
-  WHERE (ended IS NOT NULL);
+-- view attempt_ends(job_id, number, outcome, last_heartbeat, exit_code, reason, output, detail)
 
-create view ended_jobs as
- SELECT tenant_id,
-    COALESCE(container_group, ''::text) AS container_group,
-        CASE
-            WHEN (completed IS NOT NULL) THEN 'completed'::job_status
-            WHEN (failed IS NOT NULL) THEN 'failed'::job_status
-            ELSE 'canceled'::job_status
-        END AS status,
-    seq
-   FROM jobs
-  WHERE (COALESCE(completed, failed, canceled) IS NOT NULL);
+-- view ended_jobs(tenant_id, container_group, status, seq)
 
-create view open_jobs as
- SELECT tenant_id,
-    container_group,
-        CASE
-            WHEN (rank = 1) THEN 'pending'::job_status
-            ELSE 'running'::job_status
-        END AS status,
-    seq,
-    rank,
-    machine_id
-   FROM queue;
+-- view open_jobs(tenant_id, container_group, status, seq, rank, machine_id)
 
-create view shown_jobs as
- SELECT j.id,
-    t.user_id,
-    j.status,
-    j.created,
-    j.started,
-    j.completed,
-    j.canceled,
-    j.failed,
-    j.command,
-    j.arguments,
-    j.environment,
-    j.sync,
-    j.input_bucket,
-    j.input_prefix,
-    j.checkpoint_bucket,
-    j.checkpoint_prefix,
-    j.output_bucket,
-    j.output_prefix,
-    j.compression,
-    j.max_failures,
-    j.heartbeat_interval,
-    j.webhook,
-    COALESCE(q.heartbeat, j.heartbeat) AS heartbeat,
-    j.num_failures,
-    COALESCE(q.num_heartbeats, j.num_heartbeats) AS num_heartbeats,
-    j.container_group AS container_group_id,
-    j.machine_id,
-    j.attempt,
-    j.seq,
-    j.tenant_id,
-    q.job_id AS queued
-   FROM ((jobs j
-     JOIN tenants t ON ((t.id = j.tenant_id)))
-     LEFT JOIN queue q ON ((q.job_id = j.id)));
+-- view shown_jobs(id, user_id, status, created, started, completed, canceled, failed, command, arguments, environment, sync, input_bucket, input_prefix, checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix, compression, max_failures, heartbeat_interval, webhook, heartbeat, num_failures, num_heartbeats, container_group_id, machine_id, attempt, seq, tenant_id, queued)
 
 -- function announce_given_back() returns trigger
 

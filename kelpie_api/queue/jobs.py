@@ -21,12 +21,9 @@ from kelpie_api.errors import (
     JobNotFound,
     NotTheHolder,
 )
+from kelpie_api.queue.bans import JOBS_OWN_FAULTS
 from kelpie_api.queue.listing import get
 from kelpie_api.queue.states import Outcome, Report, Status
-
-# Failure reasons that are the job's own fault, not the machine's: five misspelt buckets must not have a healthy
-# fleet reallocated (docs/design/protocol.md, Bad machines).
-JOBS_OWN_FAULTS = {"not_found", "not_started", "download", "pattern", "worker_broken"}
 
 # Jobs that one statement of a purge ends: a fraction of a second, so claims step over few locked rows meanwhile.
 PURGED_AT_ONCE = 2000

@@ -1,3 +1,3 @@
-"""Directories that are sent while the command writes to them. In come scans of the disk; out go generations of
-files that are committed to the bucket, deletes of what the command removed, and the manifest of what is whole.
+"""Directories that are uploaded while the command writes to them. Takes scans of the disk; commits generations of
+files to the bucket, deletes the objects of files that the command removed, and reports manifests.
 """

@@ -1,4 +1,4 @@
-"""The objects of files that the command has removed: which of them are this attempt's to delete."""
+"""Deletes the objects of files that the command has removed, if they are this attempt's to delete."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -12,7 +12,10 @@ from kelpie_worker.s3.errors import StorageRefused
 
 
 class Deletions:
-    """Of one block. `sent_before`: an earlier uploader of this attempt sent from its directory."""
+    """The deletions of one block.
+
+    `sent_before`: an earlier uploader of this attempt uploaded from its directory.
+    """
 
     def __init__(
         self,
@@ -54,10 +57,11 @@ class Deletions:
         return is_deleted
 
     def _objects_of(self, path: str, file: TrackedFile) -> set[ObjectKey]:
-        """The objects that this attempt brought the file from, or sent it to; all others belong to something else.
+        """The objects that this attempt downloaded the file from, or uploaded it to; no others are its own.
 
-        A file `a` may come from `a`, where `a.gz` would be sent, and `x/y` from `x//y`. What an earlier uploader
-        sent is not known here: in a directory that it sent from, that is whatever was not brought.
+        They may differ: a file `a` may come from `a` and be uploaded to `a.gz`, or `x/y` come from `x//y`. What an
+        earlier uploader sent is not recorded: in a directory that it sent from, every file that was not downloaded
+        counts as sent.
         """
         bucket, key = file.origin or ("", "")
         brought = file.origin is not None and bucket == self._block.bucket and key.startswith(self._block.prefix)

@@ -24,7 +24,7 @@ _MOST_TRIES = 5
 
 
 class Fence:
-    """What one attempt knows of the objects where its checkpoints lie."""
+    """What one attempt knows of the objects that its checkpoints are written to."""
 
     def __init__(self, job: Job, storage: Storage, lease: Lease, doubt: Callable[[], None]) -> None:
         """`doubt` asks for a heartbeat at once; its answer reaches the lease."""
@@ -38,15 +38,15 @@ class Fence:
         self._turns: dict[ObjectKey, threading.Lock] = {}
 
     def know(self, objects: Iterable[StoredObject]) -> None:
-        """These were there when the attempt began."""
+        """Record the objects that were there when the attempt began."""
         self._known |= {stored.place: Version(stored.etag) for stored in objects if stored.etag}
 
     def is_overwritten(self, place: ObjectKey, state: ObjectState) -> bool:
-        """Whether this attempt has put something else there than `state`, or deleted that."""
+        """Whether this attempt has since written another object there than `state`, or deleted it."""
         return self._written.get(place, state) != state
 
     def hold(self) -> None:
-        """Change nothing in the bucket that may be another attempt's by now. Raises Cancelled."""
+        """Wait until the lease is safe, before a change of the bucket. Raises Cancelled."""
         if self._lease.wait_until_safe():
             logs.info("commit_was_held", self._job)
 
@@ -72,12 +72,13 @@ class Fence:
             except Changed as changed:
                 logs.warn("commit_met_another_version", self._job, key=target.key, detail=str(changed))
                 misled += changed.found == over
-                # A storage that does not say what is there, or refuses the write alone, tells nothing of others.
+                # If storage does not say what is there, or refuses the write alone, the other keys may be
+                # unchanged.
                 looked_at = () if isinstance(changed.found, Unknown) else others
                 self._learn(target, over, changed.found if misled < 2 else UNKNOWN, looked_at)
                 continue
             except StorageRefused:
-                if isinstance(over, Unknown):  # so it was not for the condition
+                if isinstance(over, Unknown):  # there was no condition, so the write itself is refused
                     del self._known[target.place]
                 raise
             if isinstance(over, Unknown):
@@ -111,13 +112,14 @@ class Fence:
         return self._turns.setdefault(place, threading.Lock())
 
     def _learn(self, target: Target, over: ObjectState, found: ObjectState, others: Iterable[Target]) -> None:
-        """Let what is there now be replaced, once a heartbeat is accepted that was sent after the look at it.
+        """Permit the replacement of what is there now, once a heartbeat sent after it was seen is accepted.
 
-        The objects of `others` are looked at, too. Raises Cancelled.
+        Then no newer attempt exists that could have written it. The objects of `others` are looked at, too. Raises
+        Cancelled.
         """
         with self._learning:
             if self._known.get(target.place, Absent()) != over:
-                return  # learned by another thread, as one of its others
+                return  # another thread has looked at it meanwhile
             before = {other.place: self._known.get(other.place, UNKNOWN) for other in others}
             with ThreadPoolExecutor(_LOOKS_AT_ONCE, thread_name_prefix="look") as pool:
                 states = list(pool.map(lambda place: self._storage.state_of(*place), before))

@@ -1,4 +1,4 @@
-"""That something may have changed in a directory. Only a hint: events get lost, so a scan decides."""
+"""File events of a directory. They only make a scan run sooner: events get lost, so scans decide."""
 
 import logging
 import threading
@@ -22,7 +22,7 @@ class FileEvents:
         self._stop: Callable[[], None] = lambda: None
 
     def listen(self, directory: str) -> None:
-        """Begin; without inotify there are no events, and the scans after each pause find everything."""
+        """Begin to watch. Without inotify there are no events, and the periodic scans find every change."""
         from watchdog.events import (
             EVENT_TYPE_CLOSED_NO_WRITE,
             EVENT_TYPE_OPENED,
@@ -32,7 +32,7 @@ class FileEvents:
         from watchdog.observers import Observer
 
         _be_quiet()
-        reading = (EVENT_TYPE_OPENED, EVENT_TYPE_CLOSED_NO_WRITE)  # as the scans and uploads themselves do
+        reading = (EVENT_TYPE_OPENED, EVENT_TYPE_CLOSED_NO_WRITE)  # caused by the scans and uploads themselves
         file_events = self
 
         class Handler(FileSystemEventHandler):
@@ -74,10 +74,10 @@ def _be_quiet() -> None:
 
 
 def _stop(observer: Any) -> None:
-    """End its threads, and give its descriptors back.
+    """End the observer's threads, and close its file descriptors.
 
-    watchdog loses track of directories that are renamed while it looks, and gives up at the first one that it
-    cannot find any more. Each call leaves it one of them less.
+    watchdog loses track of directories that are renamed while it reads them, and its `deactivate` raises KeyError
+    at the first of those. Each call removes one of them, so that it is called until it succeeds.
     """
     for emitter in observer.emitters:
         group: Any = getattr(emitter, "_inotify", None)

@@ -34,9 +34,10 @@ class JobManifest:
             self._tell(Committed(self._claim_id, self._generation, manifest))
 
     def _manifest(self) -> Manifest:
-        """Each object once: where several watches have put one under the same key, the one that is there now.
+        """Each object once. If several watches have written the same key, the object that is there now.
 
-        If it is none of theirs, the next generation has begun: then a comparison is to find another version.
+        If that is in no watch's generation, the next one has begun: any is listed, and a comparison will find that
+        the bucket has another version.
         """
         objects: dict[ObjectKey, StoredObject] = {}
         for stored in (stored for watch in self.watches for stored in watch.whole):

@@ -19,12 +19,12 @@ class _Directory:
     matches: Callable[[str], bool]
 
     def path_of(self, key: str) -> str | None:
-        """Where its file for the object would lie, relative to it."""
+        """The relative path of the file that becomes this object; None if no file of the directory does."""
         path = key.removeprefix(self.block.prefix)
         return path if path and key.startswith(self.block.prefix) and self.matches(path) else None
 
     def has(self, key: str) -> bool:
-        """Whether a file is there right now; one that cannot be looked at may be."""
+        """Whether the file of that object exists right now; True if that cannot be found out."""
         path = self.path_of(key)
         try:
             return path is not None and Path(self.block.local_path, path).is_file()
@@ -37,7 +37,7 @@ class _Directory:
 
 
 class Overlaps:
-    """The blocks of `sync.during`, and at the end those of `sync.after`, as seen by one another."""
+    """Which of the blocks of `sync.during` (and, at the end, of `sync.after`) a shared object belongs to."""
 
     def __init__(self, job: Job) -> None:
         self._during = _directories(job.during)
@@ -65,8 +65,8 @@ class Overlaps:
     def _overrules(self, other: _Directory, key: str, version: Signature, own: int) -> bool:
         """Whether the other directory has a newer file for the object, which it has seen, so will send."""
         path = other.path_of(key)
-        theirs = self._seen.get(other.number, {}).get(path) if path else None
-        if theirs is None or (theirs.mtime_ns, other.number) < (version.mtime_ns, own):
+        rival = self._seen.get(other.number, {}).get(path) if path else None
+        if rival is None or (rival.mtime_ns, other.number) < (version.mtime_ns, own):
             return False
         return other.has(key)
 

@@ -1,6 +1,6 @@
-"""Which files of a watched directory are being written: half of them must not take the place of a whole one.
+"""Which files of a watched directory are being written: a half-written file must not replace a whole object.
 
-Only what is written in place can be half; what is renamed into place is whole.
+Only a file that is written in place can be half-written; one that is renamed into place is whole.
 """
 
 import time
@@ -19,7 +19,7 @@ _WAITS_FOR_OPEN = 5 * _WAITS_FOR_RESTLESS
 
 
 class OpenFiles:
-    """The files that a process has open for writing, by inode; the system is asked once, at the first question."""
+    """The files that any process has open for writing, by inode. /proc is read once, at the first question."""
 
     def __init__(
         self, read: Callable[[], set[int]] = files_being_written, clock: Callable[[], float] = time.monotonic
@@ -46,7 +46,7 @@ class Restless:
 
 
 class Stability:
-    """How long files are waited for. It reads no clock: each question brings its time."""
+    """How long files that are being written are waited for. It reads no clock: the time is an argument."""
 
     def __init__(self, max_wait: float | None) -> None:
         """`max_wait` is the longest wait for quiet in seconds; None: there is none."""
@@ -77,9 +77,9 @@ class Stability:
     def restless(self, changed: dict[str, TrackedFile], now: float, at_rest: bool, opened: OpenFiles) -> Restless:
         """Those of the `changed` files that are being written; all of them were seen.
 
-        What only grows since it was sent is a log, and may go up as it is. Where the directory came to rest
-        (`at_rest`), only files that were rewritten in place have to rest for longer: their writers may just take
-        breath. So may the writers of new files.
+        A file that only grew since it was uploaded is a log, and may be uploaded at any length. When the
+        directory came to rest (`at_rest`), only files that were rewritten in place, and new files that are open,
+        have to rest for longer: their writers may have paused.
         """
         moving = {path for path, file in changed.items() if not self._is_whole(file, now, at_rest, opened)}
         made = {path for path, file in changed.items() if self._is_being_made(file, now, opened)}
@@ -98,9 +98,9 @@ class Stability:
         return at_rest or _has_grown(file)
 
     def _never_rests(self, file: TrackedFile, now: float, at_rest: bool, opened: OpenFiles) -> bool:
-        """Whether a file is rewritten so often that waiting for its rest would be for ever.
+        """Whether a file is rewritten so often that it would be waited for for ever, and may be uploaded now.
 
-        Then a quiet moment in which no process has it open must do, and in the end any moment.
+        That is when no process has it open and the directory is at rest; after the longest wait, at any moment.
         """
         movement = file.movement
         moves_for = 0.0 if movement.moves_since is None else now - movement.moves_since
@@ -113,13 +113,16 @@ class Stability:
         return at_rest or moves_for >= self._longest_open
 
     def _is_being_made(self, file: TrackedFile, now: float, opened: OpenFiles) -> bool:
-        """Whether it is new and open for writing; not for ever, for logs and databases are always open."""
+        """Whether it is new and open for writing. Limited in time, because logs and databases are always open."""
         is_known = file.sent is not None and file.sent.inode == _inode(file)
         is_new = now - file.movement.appeared < self.longest_wait and not is_known
         return is_new and _inode(file) in opened
 
     def _is_held_open(self, file: TrackedFile, now: float, opened: OpenFiles) -> bool:
-        """Whether it was rewritten and is open still, be it at rest. Each is waited for in vain only once."""
+        """Whether it was rewritten and is still open, even if it is at rest.
+
+        A file that stayed open for the longest wait is not waited for again.
+        """
         movement = file.movement
         if not movement.rewritten:
             return False
@@ -134,11 +137,11 @@ class Stability:
 
     @property
     def pause(self) -> float:
-        """Seconds until it is worth asking again: where thousands of files are open the answer takes a while."""
+        """Seconds until the next look; more if thousands of files are open, since /proc is read slowly then."""
         return max(min(self._rest, _LOOK_AGAIN), _PAUSE_FACTOR * self._look_took)
 
     def waited_enough(self, now: float) -> bool:
-        """Whether the others need wait no longer for files that never rest."""
+        """Whether the other files have waited long enough for those that are being written."""
         return self._waits_since is None or now - self._waits_since >= self.longest_wait
 
 
@@ -150,12 +153,12 @@ def _note_move(movement: Movement, before: Signature, after: Signature, now: flo
 
 
 def _is_log(file: TrackedFile) -> bool:
-    """A small file that has only grown for so long is never at rest, and useful at any length."""
+    """Whether a file is a log: small, and only appended to. It is never at rest, and useful at any length."""
     return not file.movement.rewritten and file.seen is not None and file.seen.size <= _LARGEST_LOG
 
 
 def _has_grown(file: TrackedFile) -> bool:
-    """Whether it has become longer and nothing else since it was sent."""
+    """Whether it has only become longer since it was uploaded."""
     return bool(file.sent and file.seen and file.sent.inode == file.seen.inode and file.sent.size < file.seen.size)
 
 

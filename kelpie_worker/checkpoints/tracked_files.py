@@ -28,7 +28,7 @@ class DirectoryHistory:
 
 @dataclass(slots=True)
 class Movement:
-    """How one file has been written since it appeared. A file that takes its place under the path begins anew."""
+    """How one file has been written since it appeared. For another file under the same path it begins anew."""
 
     appeared: float = -math.inf
     moved_at: float = -math.inf  # when it was last seen to have changed
@@ -36,7 +36,7 @@ class Movement:
     open_since: float | None = None  # as long as it moves, and is open at each look
     rewritten: bool = False  # in place, since it was sent: not only appended to
     held_since: float | None = None  # since when it has been open, as far as it was looked, though rewritten
-    always_open: bool = False  # it was waited for in vain
+    always_open: bool = False  # it was still open after the longest wait
 
 
 @dataclass(slots=True)
@@ -54,7 +54,7 @@ class TrackedFile:
     uploaded: Signature | None = None  # the version that this watch has put there
     stored: StoredObject | None = None  # the object, where the file would be sent
     tail: bytes | None = None  # the last bytes of the version that was sent; None: not known
-    # On its way there.
+    # Of its uploads.
     spoiled: int = 0  # times that it was rewritten while it was read
     refused: int = 0  # times that the bucket refused it, since it changed
     try_again_at: float = -math.inf  # after a refusal
@@ -66,22 +66,22 @@ class TrackedFile:
         self.movement.rewritten, self.movement.held_since = False, None
 
     def put_off(self, now: float) -> None:
-        """It was refused, and may be permitted later: it is tried again ever more rarely."""
+        """Record a refusal: the file is tried again after a pause that grows with every refusal."""
         self.refused += 1
         self.try_again_at = now + _BETWEEN_REFUSALS.after(self.refused)
 
     def settle(self) -> None:
-        """It needs no sending: refusals of it are over."""
+        """Forget the refusals: the bucket has the file as it is."""
         self.refused, self.try_again_at = 0, -math.inf
 
     def leave(self) -> None:
-        """It is gone from the directory: only what its object is still matters."""
+        """The file is gone from the directory: forget everything but its object."""
         self.seen, self.movement = None, Movement()
         self.tail, self.spoiled = None, 0
 
     @property
     def matters(self) -> bool:
-        """Whether anything depends on it though it is not here."""
+        """Whether the record is still needed though the file is gone."""
         return self.was_here or self.sent is not None or self.stored is not None
 
 
@@ -106,14 +106,14 @@ class TrackedFiles(dict[str, TrackedFile]):
         return file
 
     def forget_absent(self, found: Snapshot) -> None:
-        """Of the files that a scan does not show any more, keep only what their objects are."""
+        """Of the files that a scan no longer shows, keep only the records of their objects."""
         for path in [path for path, file in self.items() if file.seen and path not in found]:
             self[path].leave()
             if not self[path].matters:
                 del self[path]
 
     def changed(self, found: Snapshot) -> Snapshot:
-        """Those that the bucket has not got as they were found."""
+        """The files whose found version the bucket does not have."""
         return {path: version for path, version in found.items() if self[path].sent != version}
 
     def is_settled(self, found: Snapshot) -> bool:
@@ -122,7 +122,7 @@ class TrackedFiles(dict[str, TrackedFile]):
         return found.keys() == last and not self.changed(found)
 
     def removed(self, found: Snapshot, final: bool) -> list[str]:
-        """Those that the command has removed, and that neither this generation nor the one before has, in order.
+        """The files that the command has deleted, and that neither this generation nor the last one has, sorted.
 
         With `final` the one before does not matter. Only a file that was here in this attempt counts as removed:
         what was absent at its start may be another attempt's (docs/worker.md, Checkpoints).
@@ -140,5 +140,5 @@ class TrackedFiles(dict[str, TrackedFile]):
 
     @property
     def objects(self) -> dict[str, StoredObject]:
-        """What the bucket has of the directory."""
+        """The objects of the directory's files, by path."""
         return {path: file.stored for path, file in self.items() if file.stored}

@@ -1,4 +1,4 @@
-"""Whether the checkpoint in the bucket is the one that was reported whole: asked before it is downloaded."""
+"""Compares the checkpoint in the bucket with the last reported manifest, before it is downloaded."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ _NAMED = 3  # keys, in the sentence that says what is wrong
 
 @dataclass(frozen=True)
 class Comparison:
-    """`detail` says what is torn. `instead` are the versions that make it whole again, if all are known."""
+    """`detail` says what is torn. `instead` are older versions that make it whole again, if all are known."""
 
     status: CheckpointStatus
     detail: str = ""
@@ -48,7 +48,7 @@ def compare(job: Job, listings: Sequence[Listing]) -> Comparison:
 
 
 def recovered(job: Job, found: Comparison, storage: Storage) -> Comparison:
-    """The same checkpoint whole again, from older versions, where the bucket still has all of them."""
+    """The comparison as clean, with older versions to download, if the bucket still has all of them."""
     if not found.instead or not all(storage.has(stored) for stored in found.instead):
         return replace(found, instead=())
     logs.warn("checkpoint_brought_back", job, files=len(found.instead))
@@ -58,7 +58,7 @@ def recovered(job: Job, found: Comparison, storage: Storage) -> Comparison:
 
 
 def unless_replaced(found: Comparison, job: Job, replaced: Sequence[StoredObject]) -> Comparison:
-    """The same, after the download: what came of an object may be younger than what was compared."""
+    """The comparison after the download: torn, if an object of the manifest was replaced meanwhile."""
     reported = {stored.place for stored in job.checkpoint}
     keys = [stored.key for stored in replaced if stored.place in reported]
     for stored in replaced:
@@ -73,7 +73,7 @@ def unless_replaced(found: Comparison, job: Job, replaced: Sequence[StoredObject
 
 
 def with_versions(listing: Listing, instead: Manifest) -> list[RemoteFile]:
-    """What is to be downloaded of a block: what is listed, or the versions instead of it."""
+    """The files of a block to download: the listed ones, replaced by older versions where there are some."""
     block, files = listing
     older = {
         stored.key: RemoteFile(stored.key, stored.size, stored.etag, version_id=stored.version_id)
@@ -99,9 +99,10 @@ def _difference(stored: StoredObject, listed: dict[tuple[str, str], RemoteFile])
 def _unreported(
     job: Job, manifest: Sequence[StoredObject], listed: dict[tuple[str, str], RemoteFile]
 ) -> Iterator[str]:
-    """What may be a part of the next generation: not older than all that was reported, and where checkpoints lie.
+    """Objects that may be part of a later, unreported generation.
 
-    Not older, for listings know whole seconds only.
+    They are under a checkpoint's prefix, and not older than any reported one. "Not older" and not "younger",
+    because listings have whole seconds only.
     """
     reported = {stored.place for stored in manifest}
     newest = max((listed[place].modified for place in reported if place in listed), default=0.0)

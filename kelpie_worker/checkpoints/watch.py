@@ -5,42 +5,39 @@ bucket, or in memory if small, and nothing is visible. Then, while the lease is 
 order in which they were written, the markers that name the others last. What the command has removed is
 deleted after that. So a resume finds one whole generation, but for the moment of a commit.
 
-Here is the loop: it looks, has `mirror` decide, and carries the decision out.
+Here is the loop: `observer` looks, `mirror` decides, and the loop carries the decision out.
 """
 
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from kelpie_worker import logs
 from kelpie_worker.checkpoints.deletion import Deletions
 from kelpie_worker.checkpoints.fence import Fence
-from kelpie_worker.checkpoints.file_events import FileEvents
-from kelpie_worker.checkpoints.generation import Generations
 from kelpie_worker.checkpoints.mirror import Look, Mirror, Send, UpToDate, Wait
+from kelpie_worker.checkpoints.observer import DirectoryObserver
 from kelpie_worker.checkpoints.overlaps import Overlaps
 from kelpie_worker.checkpoints.stability import Stability
 from kelpie_worker.checkpoints.tracked_files import DirectoryHistory, TrackedFiles
+from kelpie_worker.checkpoints.two_phase_commit import Generations
 from kelpie_worker.config import WatchTimes
-from kelpie_worker.job import Job, Manifest, ObjectKey, SyncBlock
+from kelpie_worker.job import Job, Manifest, ObjectKey, StoredObject, SyncBlock
 from kelpie_worker.lease import Cancelled, Lease
 from kelpie_worker.s3.errors import NotThere, StorageRefused, StorageUnreachable
-from kelpie_worker.s3.objects import Absent, Version
+from kelpie_worker.s3.objects import Version
 from kelpie_worker.system.backoff import Backoff
 from kelpie_worker.system.linux import boottime
 from kelpie_worker.system.retry import Failure, Interrupted, retry
-from kelpie_worker.transfer.retry import LONGEST, Patience
-from kelpie_worker.transfer.two_phase_upload import Transfer
+from kelpie_worker.transfer.file_upload import Transfer
+from kelpie_worker.transfer.refusal_limit import LONGEST, Patience
 from kelpie_worker.workspace.file_version import Signature, Snapshot, Spoiled
 from kelpie_worker.workspace.pattern import PatternTooSlow, matcher
 from kelpie_worker.workspace.scan import Scanner
 
-_SHORTEST_SCAN_PAUSE, _LONGEST_SCAN_PAUSE = 2.0, 60.0  # seconds
-_SCAN_PAUSE_FACTOR = 20  # times as long as a scan takes
-_SHORTEST_STABILITY = 0.01  # seconds; below it a second write could bear the first one's time
 _AFTER_TROUBLE = Backoff(first=1.0, longest=60.0)
 _PAUSE_IF_UNSTEADY = 1.0  # seconds
 
@@ -62,7 +59,7 @@ class WatchContext:
 class WatchCallbacks:
     """What a watch calls, from its own thread."""
 
-    busy: Callable[[Iterable[str]], None]  # with the paths that are on their way
+    busy: Callable[[Iterable[str]], None]  # with the paths that are being uploaded
     committed: Callable[[], None]  # once a generation is whole; `whole` says then what it is
     # Once, if storage keeps refusing before it took anything, or if matching the pattern takes too long.
     refused: Callable[[StorageRefused | PatternTooSlow], None]
@@ -87,47 +84,44 @@ class Checkpoints:
         self.files = TrackedFiles(history, matches, self._key_of)
         self.stability = Stability(context.times.max_wait)
         self.whole: Manifest = tuple(self.files.objects.values())  # of the last whole generation
-        self.behind_since: float | None = None  # CLOCK_BOOTTIME; None while the bucket has all
         self.waits = False  # for files that are being written
         self._context = context
         self._callbacks = callbacks
         self._sent_before = history.sent
         self._told = False  # that storage refuses
-        self._scanner = Scanner(block.local_path, matches, context.own_files, real_path, key_of=self._key_in)
-        self._file_events = FileEvents()
+        scanner = Scanner(block.local_path, matches, context.own_files, real_path, key_of=self._key_in)
+        self._observer = DirectoryObserver(
+            block, scanner, self.files, self.stability, context.times, fence, overlaps, self._key_of
+        )
         self._mirror = Mirror(self.files, self.stability, block.mirrors_deletes)
         self._generations = Generations(job, block, context.transfer, context.lease, fence, self.files)
         self._deletions = Deletions(job, block, fence, overlaps, self._key_of, history.sent)
-        self._looked = self._had_all = boottime()  # at the directory; when the bucket had all that was seen there
-        self._unsteady: Collection[
-            str
-        ] = ()  # left out of the last generation, as they are written to all the time
+        self._unsteady: Collection[str] = ()  # files that the last generation left out, for they move
         self._unsteady_since: float | None = None
-        self._scan_pause = _SHORTEST_SCAN_PAUSE
         self._finishing = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="checkpoints")
         self._error: BaseException | None = None
         fence.know(history.objects.values())
 
     def start(self) -> None:
-        """Ready when it returns: whatever changes from now on is noticed."""
-        found = self._look().found
+        """Start watching: every change after the return is noticed."""
+        found = self._observer.look().found
         for path in found:
             self.files[path].was_here = True
         changed = self.files.changed(found)
         self._generations.read_tails({path: found[path] for path in found.keys() - changed.keys()})
-        self._file_events.listen(self.block.local_path)
+        self._observer.file_events.listen(self.block.local_path)
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more, and wait until nothing is under way; `finish` sends what is left."""
+        """Stop watching, and wait until no upload is running; `finish` sends what is left."""
         self._finishing.set()
-        self._file_events.set()
+        self._observer.file_events.set()
         if self._thread.ident is not None:
             self._thread.join()
 
     def finish(self) -> None:
-        """Send the last state, however long it takes. Raises StorageRefused, OSError, Cancelled."""
+        """Upload the last state, retried without a limit. Raises StorageRefused, OSError, Cancelled."""
         self.stop()
         if self._error:
             raise self._error
@@ -143,6 +137,11 @@ class Checkpoints:
         )
 
     @property
+    def behind_since(self) -> float | None:
+        """CLOCK_BOOTTIME since when the bucket has not got all of the directory; None while it has."""
+        return self._observer.behind_since
+
+    @property
     def has_sent(self) -> bool:
         """Whether the bucket has taken anything."""
         return self._generations.has_sent
@@ -151,9 +150,12 @@ class Checkpoints:
         """The versions that this watch has put into the bucket, and that are still there, by bucket and key."""
         return {
             file.stored.place: file.uploaded
-            for path, file in self.files.items()
-            if file.uploaded and file.stored and not self._is_overwritten(path)
+            for file in self.files.values()
+            if file.uploaded and file.stored and not self._is_overwritten(file.stored)
         }
+
+    def _is_overwritten(self, stored: StoredObject) -> bool:
+        return self._context.fence.is_overwritten(stored.place, Version(stored.etag))
 
     # --- while the command runs ---------------------------------------------------------------------
 
@@ -161,15 +163,18 @@ class Checkpoints:
         try:
             with suppress(Interrupted):
                 self._send_changes()
-        except BaseException as error:  # noqa: BLE001 - `finish` raises it where it can be answered
+        except BaseException as error:  # noqa: BLE001 - `finish` raises it in the caller's thread
             self._error = error
             if isinstance(error, PatternTooSlow):
                 self._callbacks.refused(error)
         finally:
-            self._file_events.stop()
+            self._observer.file_events.stop()
 
     def _send_changes(self) -> None:
-        """Until the command has ended. No defect of this worker may end the checkpoints of a week."""
+        """Upload changes until the command has ended.
+
+        Any error is retried: a defect must not end the checkpoints.
+        """
         patience = Patience()
         while not self._finishing.is_set():
             up_to_date = retry(
@@ -182,7 +187,7 @@ class Checkpoints:
             )
             patience.renew()
             if up_to_date:
-                self._file_events.wait(self._scan_pause)
+                self._observer.wait_for_change()
             self._context.lease.check()
 
     def _note_trouble(self, patience: Patience, failure: Failure[Exception]) -> None:
@@ -197,7 +202,7 @@ class Checkpoints:
         logs.warn("checkpoint_delayed", self._context.job, detail=str(failure.error))
 
     def _tell_refusal(self, patience: Patience, failure: Failure[Exception]) -> None:
-        """A command must not run for a week beside a bucket that never took anything."""
+        """Report the refusal once, if the bucket never took anything: the command must not run on in vain."""
         error = failure.error
         may_pass = self._told or self.has_sent or self._sent_before or isinstance(error, NotThere)
         if not may_pass and patience.has_ended(failure) and isinstance(error, StorageRefused):
@@ -210,7 +215,7 @@ class Checkpoints:
     # --- when it has ended --------------------------------------------------------------------------
 
     def _send_the_rest(self) -> None:
-        """Until all is there, but for files that something writes to for as long as refusals are waited out."""
+        """Upload until the bucket has everything but files that are still being written after LONGEST seconds."""
         while True:
             self._unsteady = ()
             if self.cycle(final=True):
@@ -221,14 +226,14 @@ class Checkpoints:
                 return
             self._context.lease.pause(_PAUSE_IF_UNSTEADY if self._unsteady else 0)
 
-    # --- one turn of either -------------------------------------------------------------------------
+    # --- one iteration ------------------------------------------------------------------------------
 
     def cycle(self, final: bool) -> bool:
-        """Look, and do what `mirror` decides. True if nothing is left of what was seen, or it may wait.
+        """One iteration: scan, and carry out what `mirror` decides. True if nothing is left to do, or it may wait.
 
-        With `final` the directory is not waited for: it is taken as it is.
+        With `final` the directory is taken as it is; there is no waiting for a quiet moment.
         """
-        look = self._look(final=True) if final else self._quiet()
+        look = self._observer.look(final=True) if final else self._quiet_look()
         self._generations.mark_rewritten(self.files.changed(look.found))
         decision = self._mirror.decide(look)
         self.waits = isinstance(decision, Wait)
@@ -240,6 +245,9 @@ class Checkpoints:
                 return False
             case Send():
                 return self._carry_out(decision, look)
+
+    def _quiet_look(self) -> Look:
+        return self._observer.look_when_quiet(self._finishing, self._context.lease.check)
 
     def _carry_out(self, decision: Send, look: Look) -> bool:
         try:
@@ -254,12 +262,15 @@ class Checkpoints:
             self._tell_whole(sequel.delete)
         self._deletions.delete(sequel.delete, self.files, look.final)
         self.files.end_generation(look.found)
-        self._note_lag(look.found)
+        self._observer.note_lag(look.found)
         self._unsteady = sequel.unsteady
         return sequel.up_to_date
 
     def _send(self, files: Snapshot) -> Collection[str]:
-        """Send a generation; the files that went away meanwhile. Raises Spoiled, storage's errors, Cancelled."""
+        """Upload a generation; returns the files deleted meanwhile.
+
+        Raises Spoiled, storage's errors, Cancelled.
+        """
         self._callbacks.busy(files)
         try:
             not_sent = self._generations.send(files)
@@ -267,7 +278,7 @@ class Checkpoints:
             if self._finishing.is_set() and not_sent.refused.keys() == files.keys():  # only they are left
                 raise next(iter(not_sent.refused.values()))
         except StorageRefused:
-            # All that was tried was refused: that says nothing of those that were not known for it.
+            # All files were refused: that is no news about those that had not been refused before.
             self._put_off(path for path in files if self.files[path].refused)
             raise
         finally:
@@ -286,60 +297,10 @@ class Checkpoints:
             self.files[path].put_off(now)
 
     def _tell_whole(self, without: Collection[str]) -> None:
-        """Before anything is deleted: a reported generation must not lack what it names."""
+        """Report the generation. Before anything is deleted, so that the bucket has every object that it names."""
         objects = self.files.objects
         self.whole = tuple(objects[path] for path in sorted(objects.keys() - set(without)))
         self._callbacks.committed()
-
-    # --- looking ------------------------------------------------------------------------------------
-
-    def _quiet(self) -> Look:
-        """The directory, once two scans in a row agree (FILE_WATCHER_*) or the wait has been long enough."""
-        times, before = self._context.times, self._look()
-        if self.files.is_settled(before.found):
-            return before
-        began = time.monotonic()
-        while not self._finishing.wait(max(times.stability, _SHORTEST_STABILITY)):
-            look = self._look()
-            if look.found == before.found and self._file_events.quiet_for() >= times.debounce:
-                return look
-            if times.max_wait is not None and time.monotonic() - began >= times.max_wait:
-                return replace(look, at_rest=False)
-            before = look
-            self._context.lease.check()
-        return self._look()
-
-    def _look(self, final: bool = False) -> Look:
-        """Scan, and leave a pause that keeps scans of a large tree from being all that is done."""
-        self._looked, began = boottime(), time.monotonic()
-        found = self._context.overlaps.left_to(self.block, self._scanner.scan())
-        self._forget_what_others_replaced(found)
-        now = time.monotonic()
-        self.stability.see(self.files, found, now)
-        self._scan_pause = min(max(_SHORTEST_SCAN_PAUSE, _SCAN_PAUSE_FACTOR * (now - began)), _LONGEST_SCAN_PAUSE)
-        self._note_lag(found)
-        return Look(found, now, final, shows_removals=not (self._scanner.led_away or self._scanner.shut_out))
-
-    def _forget_what_others_replaced(self, found: Snapshot) -> None:
-        """The bucket has not got a file any more where another directory of the job put something in its place."""
-        for path in found:
-            if self.files[path].sent and self._is_overwritten(path):
-                self.files[path].sent = None
-
-    def _note_lag(self, found: Snapshot) -> None:
-        """A change that is seen counts from the look before: by a pause too long rather than too short.
-
-        Only what the bucket lacks: that a file is removed waits for another generation on purpose.
-        """
-        if self.files.changed(found):
-            self.behind_since = self._had_all
-        else:
-            self._had_all, self.behind_since = self._looked, None
-
-    def _is_overwritten(self, path: str) -> bool:
-        stored = self.files[path].stored
-        state = Version(stored.etag) if stored else Absent()
-        return self._context.fence.is_overwritten(self._key_of(path), state)
 
     def _key_of(self, path: str) -> ObjectKey:
         return self.block.bucket, self._key_in(path)

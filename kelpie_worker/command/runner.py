@@ -14,7 +14,7 @@ from kelpie_worker.command.process import RunningCommand, command_environment, w
 from kelpie_worker.config import Config
 from kelpie_worker.job import Job
 from kelpie_worker.messages import Exited, Run, Started, Stop
-from kelpie_worker.processes.child import Duty, Tell, live
+from kelpie_worker.processes.child import ChildWork, Tell, run_child
 from kelpie_worker.processes.leftovers import end_descendants, end_leftovers, reaped
 from kelpie_worker.system.linux import (
     adopt_orphans,
@@ -30,10 +30,10 @@ def main(commands: Connection, messages: Connection, config: Config) -> None:
     os.setsid()
     adopt_orphans()
     end_leftovers(config.state_file)
-    live(commands, messages, config, lambda tell: Runner(config, tell))
+    run_child(commands, messages, config, lambda tell: Runner(config, tell))
 
 
-class Runner(Duty):
+class Runner(ChildWork):
     """At most one command at a time."""
 
     def __init__(self, config: Config, tell: Tell) -> None:

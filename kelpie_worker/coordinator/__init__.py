@@ -1,3 +1,3 @@
-"""The coordinator as the worker calls it: in come claims and reports to make, out come its answers. The only
-room that imports requests.
+"""The calls to the coordinator's API: takes claims, reports and heartbeats to send, returns the answers. The only
+package that imports requests.
 """

@@ -28,8 +28,8 @@ from kelpie_worker.system.retry import Failure, Interrupted, retry, sleep
 
 _BACKOFF = Backoff(0.5, 30.0)
 _LAST_MANIFEST = 5.0  # seconds for the answer to the last manifest before the job is given back
-_LAST_MANIFEST_AT_THE_END = 0.5  # the same, while the grace of a shutdown runs out
-_LAST_MOMENT = 1.0  # seconds for the answer to a claim that is under way when claiming ends
+_LAST_RELEASE = 2.0  # seconds of a shutdown's grace that are kept for the release; half of it where less is left
+_LAST_CLAIM = 1.0  # seconds for the answer to a claim that is under way when claiming ends
 Answer = TypeVar("Answer")
 
 
@@ -40,6 +40,7 @@ class CoordinatorCalls:
         self._api = api
         self._tell = tell
         self._ceased = threading.Event()
+        self._grace_ends: float | None = None  # CLOCK_BOOTTIME, while the worker is shutting down
         self._claiming: set[str] = set()
         self._reporting: set[str] = set()
         self._manifests = CheckpointReports(api)
@@ -62,6 +63,7 @@ class CoordinatorCalls:
                     self._reporting.add(command.job.claim_id)
                     self._begin(self._report, command)
             case CeaseClaiming():
+                self._grace_ends = command.grace_ends
                 self._ceased.set()
                 self._give_up_waiting()
 
@@ -70,7 +72,7 @@ class CoordinatorCalls:
 
     def _claim(self, claim: Claim) -> None:
         message = self._answer_to(claim)
-        self._claiming.discard(claim.claim_id)  # before it is told: the next claim may have the same id
+        self._claiming.discard(claim.claim_id)  # before the message: the next claim may have the same id
         self._tell(message)
 
     def _answer_to(self, claim: Claim) -> Message:
@@ -86,18 +88,22 @@ class CoordinatorCalls:
             return Refused(claim.claim_id, "claim", str(error))
 
     def _give_up_waiting(self) -> None:
-        """A server that has work answers now; one that holds the claim back would delay the end by its whole wait.
+        """Answer the open claims soon, instead of waiting for the end of their long polls.
 
-        Should a job come after all it is told, and released. The call ends with the process at the latest, and the
-        server gives no job to a connection that was closed.
+        If a job comes after all, it is passed on, and released. The call ends with the process at the latest, and
+        the server hands no job to a closed connection.
         """
         for claim_id in self._claiming.copy() if self._api.waits else ():
-            timer = threading.Timer(_LAST_MOMENT, self._ask_again, args=(claim_id,))
+            timer = threading.Timer(_LAST_CLAIM, self._ask_again, args=(claim_id,))
             timer.daemon = True
             timer.start()
 
     def _ask_again(self, claim_id: str) -> None:
-        """A job that was given for the call under way, and is slow to arrive, else stands still for a lease."""
+        """Repeat the claim without a wait.
+
+        If the open call was answered with a job that is slow to arrive, this one
+        gets it; else that job would wait until its lease lapses.
+        """
         if claim_id not in self._claiming:
             return
         answer = Claimed(claim_id)
@@ -125,8 +131,7 @@ class CoordinatorCalls:
         tries = 1 if report.again else 0
         if report.outcome.verdict is not Verdict.COMPLETED:
             # The next attempt needs the last manifest, and once the job is given back the server refuses it.
-            patience = _LAST_MANIFEST_AT_THE_END if self._ceased.is_set() else _LAST_MANIFEST
-            self._manifests.wait_for(report.job.claim_id, patience)
+            self._manifests.wait_for(report.job.claim_id, self._time_for_manifests())
 
         def once() -> bool:
             nonlocal tries
@@ -140,20 +145,30 @@ class CoordinatorCalls:
         self._manifests.forget(report.job.claim_id)
         self._reporting.discard(report.job.claim_id)
 
+    def _time_for_manifests(self) -> float:
+        """Seconds to wait for the answer to the last manifest; in a shutdown, as long as its grace allows.
+
+        The release is sent last and always: without it the job would wait until its lease lapses.
+        """
+        if self._grace_ends is None:
+            return _LAST_MANIFEST
+        left = max(0.0, self._grace_ends - boottime())
+        return left - min(_LAST_RELEASE, left / 2)
+
     def _counts_twice(self, report: Report) -> bool:
-        """A server that knows no attempts cannot tell a repeated failure from a second one."""
+        """Whether the server would count a repeated failure as a second one, because it knows no attempts."""
         return report.job.attempt is None and report.outcome.verdict is Verdict.FAILED
 
 
 class _Deadline:
-    """Pauses that are cut short when claiming ends, or when the answer is not wanted any more."""
+    """Pauses that end early when claiming ends, or when the claim's deadline passes."""
 
     def __init__(self, until: float | None, wait: Callable[[float], bool]) -> None:
         self._until = until
         self._wait = wait
 
     def pause(self, seconds: float) -> bool:
-        """True if it was cut short."""
+        """Sleep. True if the pause ended early."""
         if self._until is None:
             return self._wait(seconds)
         left = max(0.0, self._until - boottime())
@@ -161,7 +176,7 @@ class _Deadline:
 
 
 def _until_answered(call: Callable[[], Answer], pause: Callable[[float], bool] = sleep) -> Answer:
-    """The call's answer, however long it takes. Raises ClaimRefused; Interrupted if a pause is cut short."""
+    """Repeat the call until it is answered. Raises ClaimRefused; Interrupted if a pause ends early."""
     return retry(
         call,
         on=Exception,  # a defect too: a claim or a report that is not repeated would hold its job for ever

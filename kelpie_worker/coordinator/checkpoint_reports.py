@@ -1,4 +1,4 @@
-"""Telling the coordinator what is whole in the bucket, in the background and in order."""
+"""Reports the manifests of committed generations to the coordinator, in the background and in order."""
 
 import threading
 from collections import defaultdict
@@ -18,7 +18,7 @@ _BACKOFF = Backoff(0.5, 30.0)
 
 @dataclass
 class _Attempt:
-    """What is to be reported for one attempt, and what is known of the server's numbers."""
+    """The manifest to be reported for one attempt, and the offset of the server's generation numbers."""
 
     due: ReportCheckpoint | None = None  # the newest manifest that is not sent yet
     is_sending: bool = False
@@ -26,7 +26,7 @@ class _Attempt:
 
 
 class CheckpointReports:
-    """Sends the newest manifest of each attempt until it is answered; one that is overtaken is never sent."""
+    """Sends the newest manifest of each attempt until it is answered; older ones that are waiting are skipped."""
 
     def __init__(self, api: Api, pause: Callable[[float], object] = sleep) -> None:
         self._api = api
@@ -45,7 +45,7 @@ class CheckpointReports:
         threading.Thread(target=self._send_all, args=(report.job, attempt), daemon=True).start()
 
     def wait_for(self, claim_id: str, timeout: float) -> None:
-        """Until everything is answered: what is told after the job is given back is refused."""
+        """Wait until every manifest is answered: the server refuses one after the job was given back."""
         with self._changed:
             if attempt := self._attempts.get(claim_id):
                 self._changed.wait_for(lambda: not attempt.is_sending, timeout)
@@ -90,7 +90,7 @@ class CheckpointReports:
         try:
             self._keep(attempt, report, report.manifest)
         except ManifestRefused as error:
-            # Better nothing is known of the newest generation than that an old one passes for it.
+            # An empty manifest (nothing is known) is better than an old one that passes for the newest.
             logs.warn("manifest_refused", report.job, files=len(report.manifest), detail=str(error))
             self._keep_nothing(attempt, report)
 
@@ -101,7 +101,10 @@ class CheckpointReports:
             logs.warn("manifest_refused", report.job, files=0, detail=str(error))
 
     def _keep(self, attempt: _Attempt, report: ReportCheckpoint, manifest: Manifest) -> None:
-        """Numbers begin anew with each life of the worker; the server says how far an earlier one had come."""
+        """Report a manifest.
+
+        Numbers begin at 1 with each run of the worker; the server answers its newest number.
+        """
         generation = report.generation + attempt.ahead
         newest = self._api.report_checkpoint(report.job, generation, manifest)
         if newest is not None and newest > generation:

@@ -27,7 +27,7 @@ _CONNECT_TIMEOUT = 5.0
 _READ_TIMEOUT = 15.0
 _SHORT_READ_TIMEOUT = 3.0  # seconds, where the answer is wanted by some time
 _SHORTEST_WAIT = 3  # seconds
-_SHORTEST_POLL = 0.1  # whatever HEARTBEAT_INTERVAL_S says: 0 would be all that worker and server do
+_SHORTEST_POLL = 0.1  # seconds, though HEARTBEAT_INTERVAL_S may be 0: polling without a pause would overload both
 _UNWAITED_PAUSE = 1.0  # seconds before the next claim, where an empty answer came without the wait that was asked
 _CREDENTIALS = {
     "X-Kelpie-Key": "KELPIE_API_KEY",
@@ -36,7 +36,7 @@ _CREDENTIALS = {
 
 
 class Unreachable(Exception):
-    """No usable answer: the network, a 5xx, a refused key, rubbish. It may be otherwise in a moment."""
+    """No usable answer: a network error, a 5xx, a refused key, invalid JSON. A later try may succeed."""
 
 
 class ManifestRefused(Exception):
@@ -49,7 +49,7 @@ class ClaimRefused(Exception):
 
 @dataclass(frozen=True)
 class Greeting:
-    """What the server's first answer shows, whatever it is."""
+    """What any answer of the server shows."""
 
     status: int
     extensions: frozenset[str]
@@ -81,9 +81,9 @@ class Api:
         self.extensions: frozenset[str] | None = None
         self._session = requests.Session()
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        # Even a worker whose files were removed has to say so, and may have to say it by TLS.
+        # A worker whose files were removed still has to release its jobs, perhaps by TLS.
         self._session.verify = frozen.kept(DEFAULT_CA_BUNDLE_PATH)
-        self._session.auth = _as_it_is  # a .netrc must not put its password in the place of a token
+        self._session.auth = _unchanged  # else requests would replace the token by a password of a .netrc
         self._session.headers["User-Agent"] = f"kelpie/{VERSION}"
 
     @property
@@ -122,7 +122,7 @@ class Api:
         return self._claimed(claim_id, answer, sent_at, self._pause_after(answer, sent_at, wait))
 
     def greet(self) -> Greeting:
-        """Ask what our credentials stand for, and take any answer for one."""
+        """Send one request with our credentials; any answer counts. Raises Unreachable if there is none."""
         try:
             headers = self._identity.headers()
             response = self._session.get(
@@ -130,7 +130,7 @@ class Api:
             )
         except (NoToken, requests.RequestException, ValueError) as error:
             raise Unreachable(str(error) if isinstance(error, NoToken) else type(error).__name__) from error
-        except OSError as error:  # what REQUESTS_CA_BUNDLE names is not there
+        except OSError as error:  # the file that REQUESTS_CA_BUNDLE names does not exist
             raise Unreachable(str(error)) from error
         named = _words(response.headers.get("Kelpie-Extensions", ""))
         return Greeting(response.status_code, named, response.headers.get("Date", ""))
@@ -152,7 +152,7 @@ class Api:
         return status
 
     def report(self, job: Job, outcome: Ending) -> bool:
-        """Tell how the attempt ended. False if the server answered that it does not want to know."""
+        """Report how the attempt ended. False if the server refused or ignored the report."""
         if outcome.verdict is Verdict.RELEASED and "release" not in self._known_extensions():
             return True  # such a server takes no release: the heartbeats end, and the lease lapses
         details: dict[str, Any] = {"exit_code": outcome.exit_code, "reason": outcome.reason}
@@ -197,7 +197,7 @@ class Api:
         return answer.status == 404 or (isinstance(failures, int) and failures > job.num_failures)
 
     def recall(self, job: Job) -> Job | None:
-        """The same handout with its command, arguments and environment; None if the job is gone."""
+        """The same attempt with its command, arguments and environment; None if the job is gone."""
         answer = self._call("GET", f"/jobs/{job.id}")
         return None if answer.status == 404 else self._job(answer.body, job.claim_id, job.attempt)
 
@@ -213,7 +213,10 @@ class Api:
         return Claimed(claim_id, self._job(document, claim_id, attempt), sent_at)
 
     def _pause_after(self, answer: _Response, sent_at: float, wait: int) -> float:
-        """Until the next claim, if this one brought nothing. A server that is full, or ends, does not wait."""
+        """Seconds until the next claim, if this one got no job.
+
+        A server that is full or shutting down answers early.
+        """
         if not wait:
             return max(_SHORTEST_POLL, self._config.poll_interval)
         unwaited = boottime() - sent_at < _UNWAITED_PAUSE
@@ -233,7 +236,7 @@ class Api:
         return holder if job.attempt is None else holder | {"attempt": job.attempt}
 
     def _known_extensions(self, timeout: float = _READ_TIMEOUT) -> frozenset[str]:
-        """Asked for as long as they are not known: the very first claim must already carry its id."""
+        """The extensions, requested if they are not yet known: already the first claim must have its id."""
         if self.extensions is None:
             self._call("GET", "/users/me", timeout=timeout)
         return self.extensions or frozenset()
@@ -260,12 +263,12 @@ class Api:
             raise Unreachable(f"{method} {path}: {error}") from error
         except (requests.RequestException, ValueError) as error:
             raise Unreachable(f"{method} {path}: {type(error).__name__}") from error
-        except OSError as error:  # what REQUESTS_CA_BUNDLE names is not there
+        except OSError as error:  # the file that REQUESTS_CA_BUNDLE names does not exist
             raise Unreachable(f"{method} {path}: {error}") from error
 
     def _answer(self, response: requests.Response, path: str) -> _Response:
         status = response.status_code
-        if not response.headers:  # cut off: what server it is cannot be told from that
+        if not response.headers:  # cut off, so that the missing Kelpie-Extensions means nothing
             raise Unreachable(f"{path} was answered without headers")
         if not 200 <= status < 300 and (status in (401, 403, 429) or not 400 <= status < 500):
             raise Unreachable(f"{path} was answered with {status}{self._advice(status)}")
@@ -280,7 +283,7 @@ class Api:
         return answer
 
     def _advice(self, status: int) -> str:
-        """What to look at, where the answer means that a setting is wrong."""
+        """Advice to append to an error, if the status means that a setting is wrong."""
         if status == 404:
             return "; does KELPIE_API_URL name a Kelpie API?"
         if status not in (401, 403):
@@ -296,12 +299,12 @@ class Api:
 
 
 def _patience(until: float | None, now: float) -> float:
-    """Seconds for an answer: few only where it is not wanted later, for a job may be lost with it."""
+    """Seconds to wait for an answer. Few only if it is not wanted later, since a job may be lost with it."""
     return _READ_TIMEOUT if until is None else max(_SHORT_READ_TIMEOUT, min(_READ_TIMEOUT, until - now))
 
 
 def _presentable(detail: str) -> str:
-    """As a server takes and keeps it: one that refused a sentence would have refused the whole report."""
+    """A detail without secrets, NUL and lone surrogates, and not too long: else the report would be refused."""
     readable = without_secrets(detail).encode(errors="replace").decode().replace("\0", "\ufffd")
     return readable[:LONGEST_DETAIL]
 
@@ -310,7 +313,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(word.strip() for word in text.split(",") if word.strip())
 
 
-def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+def _unchanged(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 

@@ -1,4 +1,4 @@
-"""Which credential the worker shows the coordinator: a key, or the token of its instance, renewed in time."""
+"""The credential that the worker sends to the coordinator: a key, or its instance's token, renewed in time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kelpie_worker.system.linux import boottime
 from kelpie_worker.system.retry import retry, sleep
 
 _SHORTEST_PAUSE = 1.0  # seconds from one token to the next
-_USUAL_LIFE = 300.0  # seconds of a token that does not say
+_USUAL_LIFE = 300.0  # seconds, for a token without an expiry
 PATIENCE = 2.0  # seconds that a call to the API waits for the first token
 
 

@@ -19,7 +19,7 @@ from kelpie_worker.messages import (
     ProveLease,
     TellLag,
 )
-from kelpie_worker.processes.child import Duty, Tell, live
+from kelpie_worker.processes.child import ChildWork, Tell, run_child
 from kelpie_worker.system.backoff import Backoff
 from kelpie_worker.system.linux import boottime, die_with
 
@@ -30,16 +30,16 @@ _LONGEST_TIMEOUT = 10.0
 def main(commands: Connection, messages: Connection, config: Config) -> None:
     die_with(os.getppid())
     threading.excepthook = _die
-    live(commands, messages, config, lambda tell: Heartbeat(config, tell))
+    run_child(commands, messages, config, lambda tell: Heartbeat(config, tell))
 
 
 def _die(failure: threading.ExceptHookArgs) -> None:
-    """End the process with its thread: a dead child is noticed and replaced, a silent one lets a lease lapse."""
+    """End the process with its thread: a child that ends is replaced, one without its thread loses a lease."""
     logs.error("heartbeat_failed", detail=f"{failure.exc_type.__name__}: {failure.exc_value}")
     os._exit(1)
 
 
-class Heartbeat(Duty):
+class Heartbeat(ChildWork):
     def __init__(self, config: Config, tell: Tell) -> None:
         self._config = config
         self._tell = tell
@@ -128,7 +128,7 @@ class HeldLease:
 
 
 def seconds_behind(lag: TellLag | None, now: float) -> int | None:
-    """How old the oldest change is that the bucket lacks; None if that is not known."""
+    """The age in seconds of the oldest change that the bucket lacks, 0 if it has all; None if not known."""
     if lag is None or lag.since is None:
         return None if lag is None else 0
     return max(0, round(now - lag.since))

@@ -14,7 +14,7 @@ from kelpie_worker.system import signals
 Tell = Callable[[Message], None]
 
 
-class Duty(ABC):
+class ChildWork(ABC):
     """The work of one child process, called by the loop."""
 
     @abstractmethod
@@ -37,25 +37,27 @@ class Duty(ABC):
         """Called at the end of the loop: end what would outlive this process."""
 
 
-def live(commands: Connection, messages: Connection, config: Config, begin: Callable[[Tell], Duty]) -> None:
-    """Obey commands until the supervisor is gone or the duty is spent. The whole life of a child process."""
+def run_child(
+    commands: Connection, messages: Connection, config: Config, begin: Callable[[Tell], ChildWork]
+) -> None:
+    """Carry out commands until the supervisor is gone or `is_spent`. A child process runs this until its end."""
     signals.leave_to_supervisor()
     logs.configure(config)
     tell = _Teller(messages)
-    duty = begin(tell)
+    work = begin(tell)
     try:
-        while not duty.is_spent():
-            pause = duty.tick()
-            if commands in wait([commands, *duty.descriptors()], pause):
+        while not work.is_spent():
+            pause = work.tick()
+            if commands in wait([commands, *work.descriptors()], pause):
                 command = commands.recv()
                 if isinstance(command, Respond):
                     tell(Responded(command.name))
                 else:
-                    duty.carry_out(command)
+                    work.carry_out(command)
     except (EOFError, ConnectionError):
         return
     finally:
-        duty.clean_up()
+        work.clean_up()
 
 
 class _Teller:

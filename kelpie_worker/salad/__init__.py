@@ -1,3 +1,3 @@
-"""The instance that the worker runs on: in come messages of the supervisor, out go deletion costs and
-reallocations.
+"""The Salad instance that the worker runs on: takes the supervisor's messages; sets deletion costs and asks for
+reallocation.
 """

@@ -1,7 +1,7 @@
-"""Calls to Salad's instance metadata service, and what the token says that it issues.
+"""Calls to Salad's instance metadata service, and the claims of its tokens.
 
-Each call ends within seconds, by itself: a metadata service that hangs must delay no other work. No proxy stands
-between a machine and its metadata, so none is asked, whatever the environment says.
+Each call ends within seconds: a metadata service that hangs must delay no other work. No proxy is used, even if
+the environment names one: the metadata service is on the machine itself.
 """
 
 import base64
@@ -24,14 +24,14 @@ from kelpie_worker.system.backoff import Backoff
 from kelpie_worker.system.linux import boottime
 from kelpie_worker.system.retry import Failure, retry, sleep
 
-_TIMEOUT = 1.5  # seconds without a sign of life
+_TIMEOUT = 1.5  # seconds without a byte
 LONGEST_CALL = 3.0  # seconds in all
 _LARGEST_ANSWER = 64 * 1024
 BACKOFF = Backoff(0.5, 15.0)  # from one call for a token to the next
 
 
 class ImdsUnavailable(Exception):
-    """The metadata service does not answer, or not as it should. `refused`: it answered no."""
+    """The metadata service gave no answer, or an unusable one. `refused`: it answered with a 4xx."""
 
     def __init__(self, sentence: str, refused: bool = False) -> None:
         super().__init__(sentence)
@@ -101,7 +101,7 @@ def _answer(call: str, status: int, content: bytes) -> dict[str, Any]:
 
 
 def _hang_up(connection: http.client.HTTPConnection) -> None:
-    """An answer that comes a byte at a time never times out by itself."""
+    """Close the connection. An answer that comes one byte at a time would never time out by itself."""
     with suppress(OSError, AttributeError):
         connection.sock.shutdown(socket.SHUT_RDWR)
 
@@ -115,7 +115,7 @@ class Whereabouts:
 
 
 def whereabouts(imds_url: str, patience: float | None = None) -> Whereabouts:
-    """By the first token that is to be had, however long that takes.
+    """Read from the first token that the service issues; waits for it.
 
     Raises ImdsUnavailable if there is none within `patience` seconds.
     """
@@ -153,7 +153,7 @@ def _name(claim: Any) -> str:
 
 
 def claims_of(token: str) -> dict[str, Any]:
-    """What it says, unverified: the API verifies it, and nothing here relies on it for a right."""
+    """A token's claims, unverified: the API verifies them, and nothing is permitted here because of them."""
     with suppress(ValueError, IndexError, binascii.Error):
         body = token.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))

@@ -17,9 +17,9 @@ from kelpie_worker.salad.peers import Peers, PeerState
 from kelpie_worker.system.backoff import Backoff
 from kelpie_worker.system.retry import retry
 
-_TRIES = 2  # to be let go
+_TRIES = 2  # of a reallocation
 _BACKOFF_TO_LEAVE = Backoff(0.5, 0.5)
-_LOOK_AGAIN = 20.0  # seconds; for peers that died, and can publish nothing any more
+_LOOK_AGAIN = 20.0  # seconds between looks for peers that have ended, and so publish no lower cost
 _BACKOFF = Backoff(1.0, 60.0)  # after a deletion cost that could not be set
 
 
@@ -55,7 +55,7 @@ class Instance:
             self._changed.notify_all()
 
     def end(self) -> None:
-        """From now on its peers do not count this worker."""
+        """Remove this worker from the peers' directory, so that they do not count it any more."""
         if self._peers:
             self._peers.leave()
 
@@ -72,7 +72,7 @@ class Instance:
                 self._publish(self._imds, seen)
 
     def _tell_peers(self) -> None:
-        """At once, not by the thread: while a call hangs, no peer may give up the machine of a new job."""
+        """Publish this worker's state at once: while the thread's call hangs, no peer may give up the machine."""
         try:
             if self._peers:
                 self._peers.tell(self._own)
@@ -87,7 +87,7 @@ class Instance:
     # --- deletion cost ------------------------------------------------------------------------------
 
     def _publish(self, imds: Imds, own: PeerState) -> None:
-        """The highest cost of all workers here: it is the machine that is deleted, with every one of them."""
+        """Set the highest cost of all workers here: deleting the machine ends all of them."""
         try:
             with self._peers.turn() if self._peers else nullcontext():
                 others = self._peers.others() if self._peers else []
@@ -115,7 +115,7 @@ class Instance:
     # --- leaving ------------------------------------------------------------------------------------
 
     def _depart(self, leave: LeaveInstance) -> bool:
-        """Whether its time here is over: the instance is given up, or others need it and the worker goes alone."""
+        """Whether the worker is to end: the instance is given up, or kept because another worker holds a job."""
         if self._imds is None:
             logs.warn("instance_not_left", reason=leave.reason, detail="there is no metadata service to ask")
             return False

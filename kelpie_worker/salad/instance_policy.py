@@ -1,11 +1,11 @@
-"""How long the worker stays on its instance: what its deletion would cost just now, and when it asks to leave.
+"""How long the worker stays on its instance: the current deletion cost, and when it asks for reallocation.
 
 Decisions only; `instance.py` carries them out.
 """
 
 from collections.abc import Callable, Mapping
 
-from kelpie_worker.config import Stay
+from kelpie_worker.config import InstanceLimits
 from kelpie_worker.job_in_hand import JobInHand
 from kelpie_worker.messages import (
     Departed,
@@ -20,7 +20,7 @@ from kelpie_worker.messages import (
 from kelpie_worker.pipeline import Phase
 from kelpie_worker.system.linux import boottime
 
-BUSIEST = 999_999_999  # while final uploads are under way: nothing could be interrupted at a worse time
+BUSIEST = 999_999_999  # during final uploads: the worst time for an interruption
 _FINAL_UPLOADS = (Phase.FLUSHING, Phase.STAGING, Phase.UPLOADING, Phase.REPORTING)
 _ROLLING = 5.0  # seconds until the worker looks again, where only uploads keep it
 Jobs = Mapping[str, JobInHand]  # by claim id
@@ -28,9 +28,9 @@ Send = Callable[[SetDeletionCost | LeaveInstance], None]
 
 
 def deletion_cost(jobs: Jobs) -> int:
-    """Of a worker with these jobs in hand, which are all interrupted with it: that of the job that costs most.
+    """The cost of deleting a worker with these jobs: that of its most expensive job.
 
-    A job costs more with every heartbeat, as more work would be lost.
+    A job's cost grows with every heartbeat, because more work would be lost.
     """
     return max((_cost_of(held) for held in jobs.values()), default=0)
 
@@ -44,12 +44,12 @@ class InstancePolicy:
 
     def __init__(
         self,
-        stay: Stay | None = None,
+        stay: InstanceLimits | None = None,
         send: Send = lambda command: None,
         clock: Callable[[], float] = boottime,
     ) -> None:
         self.left = False
-        self._stay = stay or Stay()
+        self._stay = stay or InstanceLimits()
         self._send = send
         self._clock = clock
         self._failures = 0  # of jobs on this machine
@@ -73,7 +73,7 @@ class InstancePolicy:
         self._tell_cost(jobs)
 
     def ends(self, jobs: Jobs) -> bool:
-        """Asked when the worker could claim a job: whether it rather goes, as soon as its uploads are done."""
+        """Whether the worker is to leave instead of claiming another job; it does once its uploads are done."""
         if self._free_since is None:
             self._free_since = self._clock()
         self._leave = self._leave or self._due(jobs)
@@ -83,7 +83,7 @@ class InstancePolicy:
         return self._leave is not None
 
     def wants_work_until(self) -> float | None:
-        """When a claim should be answered at the latest (CLOCK_BOOTTIME), however empty."""
+        """When a claim is to be answered at the latest (CLOCK_BOOTTIME), with or without a job; None: no limit."""
         if self._stay.max_idle is None or self._free_since is None:
             return None
         return max(self._free_since + self._stay.max_idle, self._clock() + _ROLLING)
@@ -106,7 +106,7 @@ class InstancePolicy:
             self._failures -= 1
 
     def _count_failure(self, held: JobInHand) -> None:
-        """Once, however often its report is answered."""
+        """Count a failed job once, even if its report is answered repeatedly."""
         if held.state.verdict is Verdict.FAILED and not held.failure_counted:
             held.failure_counted = True
             self._failures += 1

@@ -1,7 +1,7 @@
 """The workers on one machine, which find each other through a directory.
 
-Each has a file there that it holds locked for as long as it lives, with what the others must know of it. A file
-that is not locked belonged to a worker that is dead.
+Each has a file there that it keeps locked until it ends, with what the others must know of it. A file that is not
+locked belonged to a worker that has ended.
 """
 
 import json
@@ -19,19 +19,19 @@ from kelpie_worker.system.locks import try_lock
 _PATIENCE = 2.0  # seconds; a worker that is stopped while it holds the common lock must not stop the others
 _LOOK_AGAIN = 0.02
 _SUFFIX = ".worker"
-_LENGTH = 64  # bytes of what is told
+_LENGTH = 64  # bytes of a file
 
 
 @dataclass(frozen=True)
 class PeerState:
-    """What a worker tells the others: what its end would cost, and whether it has a job in hand."""
+    """What a worker publishes to the others: its deletion cost, and whether it has a job in hand."""
 
     cost: int = 0
     holds_job: bool = False
 
 
 class Peers:
-    """This worker's file, and what the others' say. Raises OSError if the directory cannot be used."""
+    """This worker's file, and the content of the others' files. Raises OSError if the directory cannot be used."""
 
     def __init__(self, directory: str) -> None:
         self._directory = Path(directory)
@@ -42,18 +42,21 @@ class Peers:
         self.tell(PeerState())
 
     def tell(self, state: PeerState) -> None:
-        """Always as long as before, so that no full disk is in its way."""
+        """Write the state. Its length never changes, so that a full disk does not prevent it."""
         os.pwrite(self._file, json.dumps(asdict(state)).ljust(_LENGTH).encode(), 0)
 
     def others(self) -> list[PeerState]:
-        """What the other living workers have told; files of dead workers are removed."""
+        """The states of the other running workers; the files of dead workers are removed."""
         paths = sorted(self._directory.glob(f"*{_SUFFIX}"))
         seen = (_state_in(path) for path in paths if path != self._path)
         return [state for state in seen if state is not None]
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """One after the other, as far as the others let go in time. OSError if the directory is gone."""
+        """A lock that all workers share, waited for _PATIENCE seconds at most.
+
+        OSError if the directory is gone.
+        """
         lock = os.open(self._directory / "turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             deadline = boottime() + _PATIENCE
@@ -78,14 +81,15 @@ class Peers:
             path = self._directory / f"{os.getpid()}-{uuid.uuid4().hex[:8]}{_SUFFIX}"
             with suppress(FileNotFoundError):  # the last of the others has just removed the directory
                 file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-                # Between the two calls it looked like the file of a dead worker.
+                # Between the two calls the file looked like a dead worker's, and another worker may have removed
+                # it.
                 if try_lock(file) and path.exists():
                     return path, file
                 os.close(file)
 
 
 def _state_in(path: Path) -> PeerState | None:
-    """What a living worker has told, None of a dead one."""
+    """The state of a running worker; None if the worker is dead. Its file is removed then."""
     try:
         file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
@@ -97,6 +101,6 @@ def _state_in(path: Path) -> PeerState | None:
         told = json.loads(os.pread(file, 4096, 0) or b"{}")
         return PeerState(int(told.get("cost", 0)), bool(told.get("holds_job", False)))
     except (OSError, ValueError, TypeError, AttributeError):
-        return PeerState(holds_job=True)  # it lives, and is not understood: better not to take its machine away
+        return PeerState(holds_job=True)  # it runs and its file is not readable: its machine must not be given up
     finally:
         os.close(file)

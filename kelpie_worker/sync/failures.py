@@ -1,14 +1,14 @@
-"""What an error about a job's files means for its attempt, and how long it is worth waiting. Decisions only."""
+"""What an error about a job's files means for its attempt, and whether to retry. Decisions only."""
 
 import errno
 
 from kelpie_worker import logs
 from kelpie_worker.messages import Download, Flush, Refused, Stage, Troubled, Upload, Watch, Wipe
 from kelpie_worker.s3.errors import Misconfigured, StorageRefused, StorageUnreachable
-from kelpie_worker.sync.download import Collision
+from kelpie_worker.sync.download import PathConflict
 from kelpie_worker.system.linux import is_disk_full
 from kelpie_worker.system.retry import Failure
-from kelpie_worker.transfer import retry
+from kelpie_worker.transfer import refusal_limit
 from kelpie_worker.transfer.compression import NotPacked
 from kelpie_worker.workspace.directories import FilesLost
 from kelpie_worker.workspace.set_aside import OutputReplaced
@@ -18,7 +18,7 @@ Work = Download | Watch | Flush | Stage | Upload | Wipe
 
 
 class WorkFailed(Exception):
-    """A command about files came to this answer."""
+    """A command about files failed; `answer` is the message for it."""
 
     def __init__(self, answer: Refused | Troubled) -> None:
         super().__init__(answer.detail)
@@ -33,7 +33,7 @@ def answer_to(error: Exception, command: Work) -> Refused | Troubled:
     match error:
         case Misconfigured():
             return Troubled(claim_id, "configuration", str(error))
-        case StorageRefused() | OutputReplaced() | NotPacked() | Collision():
+        case StorageRefused() | OutputReplaced() | NotPacked() | PathConflict():
             return Refused(claim_id, reason, str(error))
         case FilesLost():
             return Troubled(claim_id, "disk", str(error))
@@ -52,9 +52,9 @@ def answer_to(error: Exception, command: Work) -> Refused | Troubled:
 
 
 def may_be_repeated(failure: Failure[WorkFailed], command: Work) -> bool:
-    """Whether a WorkFailed may pass. The files of a command that has ended are worth some waiting.
+    """Whether a failed command is to be retried: the files of a job's ended command are worth waiting for.
 
-    Outputs that were set aside are in no job's way, so storage may take its time.
+    Outputs that were set aside delay no other job, so they are retried without a limit.
     """
     answer = failure.error.answer
     if isinstance(answer, Refused):
@@ -62,11 +62,15 @@ def may_be_repeated(failure: Failure[WorkFailed], command: Work) -> bool:
     if isinstance(command, Upload) and answer.reason not in ("internal", "configuration"):
         return True
     is_lost = answer.reason == "disk"  # what is gone does not come back
-    return isinstance(command, Flush | Stage | Upload) and not is_lost and failure.waited < retry.LONGEST
+    return isinstance(command, Flush | Stage | Upload) and not is_lost and failure.waited < refusal_limit.LONGEST
 
 
 def last_answer(answer: Refused | Troubled, command: Work) -> Refused | Troubled:
-    """The answer, but for outputs that a defect keeps back: given back, they would be computed again for ever."""
+    """The answer when retrying ends.
+
+    Outputs that a defect of the worker keeps back fail the job: given back, it would
+    run again for ever.
+    """
     if isinstance(command, Upload) and isinstance(answer, Troubled) and answer.reason == "internal":
         return Refused(answer.claim_id, "upload", answer.detail)
     return answer

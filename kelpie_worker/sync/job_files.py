@@ -1,4 +1,4 @@
-"""One job's files through all of its stages: download, watch, flush, upload, wipe."""
+"""The files of one attempt in all stages: download, watch, flush, set aside, upload, wipe."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ from kelpie_worker.s3.errors import Misconfigured, StorageRefused
 from kelpie_worker.sync.download import download
 from kelpie_worker.sync.failures import Work, WorkFailed, answer_to, last_answer, may_be_repeated
 from kelpie_worker.sync.outputs import Outputs
-from kelpie_worker.sync.progress import Moving
+from kelpie_worker.sync.progress import TransfersUnderWay
 from kelpie_worker.system.backoff import Backoff
 from kelpie_worker.system.retry import Failure, retry
-from kelpie_worker.transfer.two_phase_upload import Transfer
-from kelpie_worker.workspace import directories, record, set_aside
+from kelpie_worker.transfer.file_upload import Transfer
+from kelpie_worker.workspace import before_command, directories, set_aside
 from kelpie_worker.workspace.file_version import Signature
 from kelpie_worker.workspace.paths import is_inside
 from kelpie_worker.workspace.pattern import PatternTooSlow, matcher
@@ -63,7 +63,7 @@ class JobFiles:
 
     def __init__(self, claim_id: str, config: Config, client: SharedClient, tell: Tell) -> None:
         self.lease = Lease()
-        self.moving = Moving(claim_id)
+        self.moving = TransfersUnderWay(claim_id)
         self.wiped = False
         self._claim_id = claim_id
         self._config = config
@@ -71,9 +71,9 @@ class JobFiles:
         self._storage = Storage(client, self.lease, config.max_retries)
         self._transfer: Transfer | None = None
         self._own_files = directories.own_files(config.state_file)
-        self._places_file = record.file_of(config.state_file, claim_id)
-        known = record.load(self._places_file)
-        self._places = known or record.DirectoryRecord()
+        self._places_file = before_command.file_of(config.state_file, claim_id)
+        known = before_command.load(self._places_file)
+        self._places = known or before_command.DirectoryRecord()
         self._remembering = threading.Lock()
         self._brought_objects: dict[str, StoredObject] = {}
         self._watches: list[Checkpoints] | None = None
@@ -100,7 +100,7 @@ class JobFiles:
         thread.start()
 
     def abandon(self) -> None:
-        """Send nothing more, and abort what is half sent; aborting may take a while."""
+        """Send nothing more, and abort open uploads in the background."""
         self.lease.cancel()
         if self._transfer:
             threading.Thread(target=self._transfer.close, daemon=True, name="Abandon").start()
@@ -111,10 +111,10 @@ class JobFiles:
             taken = {watch.block.local_path for watch in self._watches or () if watch.has_sent}
             if taken - self._places.taken and not self.lease.cancelled:
                 self._places.taken |= taken
-                record.save(self._places, self._places_file)
+                before_command.save(self._places, self._places_file)
 
     def tell_lag(self) -> None:
-        """Tell how far the furthest directory is behind, if that has changed; nothing if none is watched."""
+        """Report how far the bucket is behind the directories, if that has changed; nothing if none is watched."""
         if not self._watches:
             return
         behind = [since for watch in self._watches if (since := watch.behind_since) is not None]
@@ -131,7 +131,7 @@ class JobFiles:
             return
 
     def _answer(self, command: Work, work: Callable[[Any], Message]) -> Message:
-        """What the command came to. Once the job's command has ended, trouble is waited out: it cost hours."""
+        """The command's result. Once the job's command has ended, failures are retried: its files cost hours."""
 
         def note(failure: Failure[WorkFailed]) -> None:
             logs.warn(
@@ -143,7 +143,7 @@ class JobFiles:
                 return work(command)
             except Cancelled:
                 raise
-            except Exception as error:  # whatever it was, the job must not wait for ever
+            except Exception as error:  # any error is answered, or the job would wait for ever
                 self.lease.check()
                 raise WorkFailed(answer_to(error, command)) from error
 
@@ -164,14 +164,14 @@ class JobFiles:
     def _download(self, command: Download) -> Message:
         job = command.job
         if job.directories:
-            self._storage.check_settings()  # also where the first file to move is an output, hours from now
+            self._storage.check_settings()  # now, though the first file to transfer may be an output hours later
         for block in (*job.before, *job.during, *job.after):
-            matcher(block.pattern)  # one that does not compile is found before hours of work, not after
+            matcher(block.pattern)  # so that one that does not compile is found before hours of work
         self._places = directories.make(job, self._config.state_file)
-        record.save(self._places, self._places_file)
+        before_command.save(self._places, self._places_file)
         brought = download(job, self._storage, self.moving.downloads)
         self._places.brought, self._places.origins = brought.versions, brought.origins
-        record.save(self._places, self._places_file)  # before the command can run
+        before_command.save(self._places, self._places_file)  # before the command can run
         self._brought_objects = brought.objects
         found = brought.checkpoint
         return Downloaded(self._claim_id, len(brought.versions), brought.bytes, found.status, found.detail)
@@ -188,35 +188,37 @@ class JobFiles:
         return Watching(self._claim_id)
 
     def _demand_earlier_files(self, job: Job) -> None:
-        """Raises OSError if a directory is gone since an earlier life: the bucket has its files still."""
+        """Raises OSError if a directory of an earlier run is gone: the bucket still has its files."""
         if lost := self._places.lost(job.directories):
             raise FileNotFoundError(errno.ENOENT, "the files of the worker's earlier life are gone", lost)
 
     def _demand_commands_files(self, job: Job, directories_of: Iterable[str], aside: Aside = ()) -> None:
         """Once the command has ended: note which directories have files. Raises FilesLost if one has none later.
 
-        Else a later life of the worker would take a directory that was lost for one that is empty. Raises OSError.
+        Else a later run of the worker would take a directory that was lost for an empty one. Raises OSError.
         """
         if self._places.filled is None:
             left = {block.local_path for block in (*job.during, *job.after)}
-            self._remember_filled({directory for directory in left if not record.is_empty(directory)})
+            self._remember_filled({directory for directory in left if not before_command.is_empty(directory)})
             return
         for directory in self._places.filled.intersection(directories_of):
             moved = set_aside.moved_path(directory, aside)
-            if record.is_empty(directory) and (moved == directory or not Path(moved).is_dir()):
+            if before_command.is_empty(directory) and (moved == directory or not Path(moved).is_dir()):
                 raise directories.FilesLost(f"what the command left in {directory} is gone")
 
     def _remember_filled(self, filled: set[str]) -> None:
         self._places.filled = filled
-        record.save(self._places, self._places_file)
+        before_command.save(self._places, self._places_file)
 
     def _flush(self, command: Flush) -> Message:
         if Watch in self._threads:  # after a restart both commands come at once
             self._threads[Watch].join()
         self._demand_commands_files(command.job, [block.local_path for block in command.job.during])
-        if self._watches is None:  # those of an earlier uploader died with it
+        if self._watches is None:  # an earlier uploader ended with its watches
             self._watches = self._all_watches(command.job)
-        for watch in self._watches:  # all of them first: of what one leaves to another, that one sends the last
+        # All are stopped first: what one leaves to another, because their prefixes overlap, that one sends at its
+        # end.
+        for watch in self._watches:
             watch.stop()
         for watch in self._watches:
             watch.finish()
@@ -228,7 +230,10 @@ class JobFiles:
         return Staged(self._claim_id, aside)
 
     def _set_aside(self, job: Job) -> Aside:
-        """Where the outputs are now. What cannot be moved, as there is no room, is sent before the next job."""
+        """Set the outputs aside; returns where they are.
+
+        Without room to move them, they are uploaded right now.
+        """
         state_file = self._config.state_file
         try:
             meant = set_aside.places_aside(job, state_file, self._places)
@@ -244,7 +249,7 @@ class JobFiles:
         return ()
 
     def _upload(self, command: Upload) -> Message:
-        if not command.aside:  # they were sent from where they lay, and there the next job's are by now
+        if not command.aside:  # they were uploaded in place by Stage; the next job's files are there by now
             return Uploaded(self._claim_id)
         files, size = self._outputs(command.job).upload(command.aside, self.moving.uploads)
         return Uploaded(self._claim_id, files, size)
@@ -260,7 +265,7 @@ class JobFiles:
                 self._threads[kind].join()
         try:
             self._delete_all(command)
-        except Exception as error:  # noqa: BLE001 - nothing that stays is worth a worker that waits for ever
+        except Exception as error:  # noqa: BLE001 - files that remain are better than a worker that waits for ever
             logs.error("wipe_incomplete", command.job, detail=f"{type(error).__name__}: {error}")
         self.wiped = True
         return Wiped(self._claim_id)
@@ -276,7 +281,7 @@ class JobFiles:
             set_aside.remove_aside(command.aside, command.job)
         self._places_file.unlink(missing_ok=True)
 
-    # --- their tools --------------------------------------------------------------------------------
+    # --- the objects that the commands use ----------------------------------------------------------
 
     def _transfers(self, job: Job) -> Transfer:
         if self._transfer is None:

@@ -1,4 +1,4 @@
-"""The outputs of a finished job, from where they were set aside into the bucket, every one of them."""
+"""Uploads all outputs of a finished job from where they were set aside."""
 
 import errno
 from collections.abc import Callable, Iterable, Mapping
@@ -15,12 +15,12 @@ from kelpie_worker.s3.errors import StorageRefused, StorageUnreachable
 from kelpie_worker.s3.objects import Target
 from kelpie_worker.system.backoff import Backoff
 from kelpie_worker.system.retry import Failure, retry
-from kelpie_worker.transfer.retry import Patience
-from kelpie_worker.transfer.two_phase_upload import Transfer
+from kelpie_worker.transfer.file_upload import Transfer
+from kelpie_worker.transfer.refusal_limit import Patience
+from kelpie_worker.workspace.before_command import DirectoryRecord
 from kelpie_worker.workspace.file_version import Signature, Spoiled, signature_of
 from kelpie_worker.workspace.paths import MovedDirectories
 from kelpie_worker.workspace.pattern import matcher
-from kelpie_worker.workspace.record import DirectoryRecord
 from kelpie_worker.workspace.scan import Scanner
 from kelpie_worker.workspace.set_aside import moved_path
 from kelpie_worker.workspace.tree import open_up
@@ -38,7 +38,7 @@ class Output:
 
 
 class Outputs:
-    """Uploads until everything is there. `sent` holds what went up while the command ran, by bucket and key."""
+    """Uploads until every output is stored. `sent` has the versions uploaded while the command ran, by object."""
 
     def __init__(
         self,
@@ -57,9 +57,9 @@ class Outputs:
         self._own_files = own_files
 
     def upload(self, aside: Aside, busy: Callable[[Iterable[str]], None]) -> tuple[int, int]:
-        """Send every output from aside, or from where it lies; number of files and bytes.
+        """Upload every output from `aside`, or in place if that is empty; returns the number of files and bytes.
 
-        StorageRefused, OSError, Cancelled.
+        Raises StorageRefused, OSError, Cancelled.
         """
         outputs = self._outputs(aside)
         missing = [output for output in outputs if not self._is_sent(output)]
@@ -76,16 +76,16 @@ class Outputs:
         return len(outputs), sum(output.version.size for output in outputs)
 
     def _is_sent(self, output: Output) -> bool:
-        """In the last checkpoint already, taken after the command's end; setting aside only renamed it.
+        """Whether the last checkpoint, taken after the command's end, has this version; setting aside renamed it.
 
-        `sent` lacks what another directory of the job has overwritten or deleted since.
+        `sent` lacks versions that another directory of the job has overwritten or deleted since.
         """
         sent = self._sent.get(output.target.place)
         return sent is not None and output.version.is_but_renamed(sent)
 
     def _outputs(self, aside: Aside) -> list[Output]:
         for _, target in aside:
-            if not Path(target).is_dir():  # it was made, so it is not empty but lost
+            if not Path(target).is_dir():  # it was created when they were set aside, so its files are lost
                 raise FileNotFoundError(errno.ENOENT, "the outputs set aside are gone", target)
         skipped: dict[str, None] = {}  # an ordered set: two blocks may share a directory
         found = [output for block in self._job.after for output in self._outputs_of(block, aside, skipped)]
@@ -122,9 +122,9 @@ class Outputs:
         ]
 
     def _send(self, output: Output) -> None:
-        """As often as it takes: the job is finished, only storage is missing. A refusal must last to be believed.
+        """Upload one output, retried until it succeeds or storage keeps refusing (see transfer/refusal_limit.py).
 
-        StorageRefused, OSError, Cancelled.
+        Raises StorageRefused, OSError, Cancelled.
         """
         patience = Patience()
 
@@ -135,7 +135,7 @@ class Outputs:
                     logs.warn("upload_delayed", self._job, key=output.target.key, detail=str(error))
                 case StorageRefused() as error:
                     logs.warn("upload_refused", self._job, key=output.target.key, detail=str(error))
-                case Spoiled():  # through another link to the file; be it only that there is one more
+                case Spoiled():  # changed through another hard link; even adding a link changes the ctime
                     output = replace(output, version=signature_of(Path(output.path).stat()))
 
         retry(

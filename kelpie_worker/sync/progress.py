@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from kelpie_worker.messages import Transferring
 
 
-class Moving:
-    """The paths on their way, as the state file shows them."""
+class TransfersUnderWay:
+    """The local paths that are being transferred, for the state file."""
 
     def __init__(self, claim_id: str) -> None:
         self._told = self._now = Transferring(claim_id)
@@ -20,7 +20,7 @@ class Moving:
         self._now = Transferring(self._now.claim_id, self._now.uploads, tuple(sorted(paths)))
 
     def changed(self) -> Transferring | None:
-        """What is on its way, if it is something else than the last time."""
+        """What is being transferred, if it changed since the last call; else None."""
         if self._now == self._told:
             return None
         self._told = self._now

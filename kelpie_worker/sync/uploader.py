@@ -11,7 +11,7 @@ from kelpie_worker.messages import (
     Download,
     Renew,
 )
-from kelpie_worker.processes.child import Duty, Tell, live
+from kelpie_worker.processes.child import ChildWork, Tell, run_child
 from kelpie_worker.s3.bucket import Storage
 from kelpie_worker.s3.client import SharedClient
 from kelpie_worker.s3.open_uploads import OpenUploads, journal_of
@@ -20,15 +20,15 @@ from kelpie_worker.sync.job_files import JobFiles
 from kelpie_worker.system.linux import boottime, die_with
 
 _TELL_TRANSFERS_EVERY = 1.0
-_REST = 60.0  # seconds without a job until what boto3 takes, half of the worker's memory, is given back
+_LONGEST_IDLE = 60.0  # seconds without a job until the process ends: boto3 takes half of the worker's memory
 
 
 def main(commands: Connection, messages: Connection, config: Config) -> None:
     die_with(os.getppid())
-    live(commands, messages, config, lambda tell: Uploader(config, tell))
+    run_child(commands, messages, config, lambda tell: Uploader(config, tell))
 
 
-class Uploader(Duty):
+class Uploader(ChildWork):
     """Passes commands on to the files of their attempt."""
 
     def __init__(self, config: Config, tell: Tell) -> None:
@@ -51,7 +51,10 @@ class Uploader(Duty):
                 self._of(command.job.claim_id).begin(command)
 
     def tick(self) -> float | None:
-        """Tell which paths are on their way, and how far checkpoints are behind; seconds until the next tick."""
+        """Report which paths are being transferred and how far checkpoints are behind.
+
+        Returns the seconds until the next call.
+        """
         for claim_id, files in list(self._files.items()):
             if files.wiped:
                 del self._files[claim_id]
@@ -61,19 +64,20 @@ class Uploader(Duty):
                 self._tell(moving)
             files.tell_lag()
         if self._files:
-            self._rests_at = boottime() + _REST
+            self._rests_at = boottime() + _LONGEST_IDLE
             return _TELL_TRANSFERS_EVERY
         return None if self._rests_at is None else max(0.0, self._rests_at - boottime())
 
     def is_spent(self) -> bool:
-        """Whether it has been without a job for long enough to end, and to be started anew for the next one.
+        """Whether it has been idle for long enough to end. It is started again for the next job.
 
-        A command that comes just now is not lost: the supervisor enters the phases of its jobs again.
+        A command that arrives just then is not lost: for a new child the supervisor enters every job's phase
+        again.
         """
         return not self._files and self._rests_at is not None and boottime() >= self._rests_at
 
     def _clear_up(self) -> None:
-        """Abort uploads that were left unfinished, in the background."""
+        """Abort, in the background, multipart uploads that an earlier run left open."""
         if self._client.open_uploads.any_left:
             storage = Storage(self._client, Lease(), max_retries=0)
             threading.Thread(target=storage.abort_left, daemon=True, name="ClearUp").start()

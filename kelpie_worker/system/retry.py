@@ -61,7 +61,7 @@ def retry(
     What is repeated: a call that raises one of `on`. Anything else it raises is raised at once.
     How long: until `until` says of a failure that it is the last one, whose error is then raised.
     The pause: `backoff` by the number of failures in this row; `pause` sleeps that many seconds.
-    What is told: `on_failure` hears of every failure that another call follows, before the pause. What it raises
+    What is reported: `on_failure` gets every failure that another call follows, before the pause. What it raises
     ends the row.
     How it is cancelled: by the pause. One that raises (`Lease.pause`: Cancelled) ends the row with that; one that
     returns true (the `wait` of an event that was set) ends it with Interrupted. A call under way is not cancelled.

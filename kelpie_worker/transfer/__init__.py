@@ -1,3 +1,3 @@
-"""One file's way up: in comes one version of a file, out comes an object that was prepared unseen and then
-committed.
+"""Uploads of single files in two steps: the bytes of one version of a file are sent invisibly, then committed as
+an object.
 """

@@ -1,4 +1,4 @@
-"""Compressing what goes up, and unpacking what comes down."""
+"""Compression of uploads, and decompression of downloads."""
 
 import gzip
 import shutil
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class NotPacked(Exception):
-    """It is no gzip file, or not a whole one."""
+    """The file is no gzip file, or an incomplete one."""
 
 
 def gzipped(blocks: Iterator[bytes], size: int) -> Iterator[bytes]:
@@ -27,7 +27,10 @@ def gzipped(blocks: Iterator[bytes], size: int) -> Iterator[bytes]:
 
 
 def gunzipped(packed: Path, key: str) -> Path:
-    """Unpack a file into one beside it, which alone is left. `key` is for errors: NotPacked, OSError."""
+    """Unpack a file into one beside it and delete it; returns the new path. `key` is for errors.
+
+    Raises NotPacked, OSError.
+    """
     unpacked = packed.with_name(packed.name + ".out")
     try:
         with gzip.open(packed) as source, unpacked.open("wb") as target:

@@ -15,11 +15,11 @@ _MOST_ON_DISK = 512 * 1024 * 1024
 
 
 @dataclass(frozen=True)
-class Kept:
-    """The bytes of one file, until they are let go."""
+class BufferedFile:
+    """The bytes of one file, until they are released."""
 
     read: Callable[[], bytes]
-    let_go: Callable[[], None]  # once
+    release: Callable[[], None]  # once
 
 
 class UploadBuffer:
@@ -32,12 +32,12 @@ class UploadBuffer:
         self._end = 0
         self._file: IO[bytes] | None = None
 
-    def keep(self, body: bytes, folder: str) -> Kept | None:
-        """None if there is no room. `folder` is on a disk that has some."""
+    def keep(self, body: bytes, folder: str) -> BufferedFile | None:
+        """Buffer the bytes; None if there is no room. Temporary files are created in `folder`."""
         with self._lock:
             if self._in_memory + len(body) <= _MOST_IN_MEMORY:
                 self._in_memory += len(body)
-                return Kept(lambda: body, lambda: self._free(memory=len(body)))
+                return BufferedFile(lambda: body, lambda: self._free(memory=len(body)))
             if self._end + len(body) > _MOST_ON_DISK:
                 return None
             try:
@@ -46,7 +46,7 @@ class UploadBuffer:
                 logs.warn("no_room_on_disk_for_small_files", detail=str(error))
                 return None
 
-    def _write(self, body: bytes, folder: str) -> Kept:
+    def _write(self, body: bytes, folder: str) -> BufferedFile:
         if self._file is None:
             self._file = tempfile.TemporaryFile(prefix=own_name("shelf-"), dir=folder)  # noqa: SIM115 - `_free`
         descriptor, offset, size = self._file.fileno(), self._end, len(body)
@@ -54,7 +54,7 @@ class UploadBuffer:
             raise OSError("the disk took only a part")
         self._end += size
         self._on_disk += size
-        return Kept(lambda: os.pread(descriptor, size, offset), lambda: self._free(disk=size))
+        return BufferedFile(lambda: os.pread(descriptor, size, offset), lambda: self._free(disk=size))
 
     def _free(self, memory: int = 0, disk: int = 0) -> None:
         with self._lock:

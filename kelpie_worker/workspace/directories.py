@@ -11,8 +11,8 @@ from pathlib import Path
 from kelpie_worker import logs
 from kelpie_worker.job import Job
 from kelpie_worker.system import frozen
+from kelpie_worker.workspace.before_command import DirectoryRecord
 from kelpie_worker.workspace.paths import is_inside, own_name
-from kelpie_worker.workspace.record import DirectoryRecord
 from kelpie_worker.workspace.tree import delete, entries, holds_aside
 
 

@@ -1,4 +1,4 @@
-"""Paths: containment, links of directories that were moved, and the names that Kelpie gives its own files."""
+"""Paths: where a key lands, which paths lie inside which, and the names that Kelpie reserves."""
 
 from __future__ import annotations
 
@@ -72,3 +72,19 @@ class MovedDirectories:
 def is_inside(path: str, directory: str) -> bool:
     """Whether a path is the directory or lies under it. Both are absolute and without links."""
     return path == directory or path.startswith(directory.rstrip("/") + "/")
+
+
+def landing_path(local_path: str, relative_key: str) -> str | None:
+    """The path of a key below `local_path`; None if it would be outside of it, or the key names no file.
+
+    Leading and doubled slashes are ignored; `..` is refused even if it would lead back inside.
+    """
+    names = [name for name in relative_key.split("/") if name not in ("", ".")]
+    if not names or ".." in names or "\0" in relative_key:
+        return None
+    return str(Path(local_path, *names))
+
+
+def stays_inside(path: str, local_path: str) -> bool:
+    """Whether a path is in the directory, links that exist there already resolved."""
+    return is_inside(os.path.realpath(Path(path).parent), os.path.realpath(local_path))

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from kelpie_worker.job import Job
 from kelpie_worker.messages import Aside
+from kelpie_worker.workspace.before_command import DirectoryRecord
 from kelpie_worker.workspace.directories import own_files, why_not_to_wipe
 from kelpie_worker.workspace.paths import is_inside, own_name
-from kelpie_worker.workspace.record import DirectoryRecord
 from kelpie_worker.workspace.tree import ASIDE, copy_contents, delete, fits, move_contents
 
 

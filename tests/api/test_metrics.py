@@ -59,7 +59,7 @@ def test_a_request_is_counted_under_its_routes_template(api: Client, scrape: Cli
     assert value(scraped(scrape), "http_request_duration_seconds_count", **labels) == before + 2
 
 
-def test_strangers_cannot_make_new_labels(api: Client, scrape: Client) -> None:
+def test_requests_to_unknown_paths_make_no_new_labels(api: Client, scrape: Client) -> None:
     api.get("/nothing")
     api.call("BREW", "/jobs")
     scraped(scrape)  # the first one is in the second
@@ -216,7 +216,7 @@ def test_a_file_that_a_kill_left_half_written_costs_its_own_counts_only(tmp_path
     assert ("a", 10) in {(key, number) for key, number, *_ in ended}
 
 
-def test_no_count_moves_while_somebody_adds_them_up(tmp_path: Path) -> None:
+def test_no_count_changes_while_they_are_added_up(tmp_path: Path) -> None:
     counted_file(tmp_path, "counter_11.db", a=1)
     with metrics.counts_locked(str(tmp_path)):
         metrics.keep_counts_of_ended(tmp_path, living=set())
@@ -249,7 +249,7 @@ def test_what_a_killed_server_left_behind_goes_at_the_next_start_and_nothing_els
     assert first != second and first.is_dir() and second.is_dir() and other.is_dir()
 
 
-def test_a_folder_that_somebody_removed_is_no_500(scrape: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_removed_folder_is_no_500(scrape: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(metrics.SHARED, "/nowhere/at/all")
     assert value(scraped(scrape), "database_up") == 1
 

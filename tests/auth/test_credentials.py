@@ -73,7 +73,7 @@ class TestOfSeveralCredentials:
         assert not salad.asked and not tokens.asked
 
 
-def test_a_flood_of_made_up_keys_while_salad_hangs_is_noticed_by_nobody_else(
+def test_a_flood_of_made_up_keys_while_salad_hangs_delays_no_other_caller(
     app: Flask, db: Database, salad: SaladDouble, tokens: TokenDouble, tenant: Tenant,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip

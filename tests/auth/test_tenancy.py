@@ -229,10 +229,3 @@ def test_a_list_has_the_callers_own_jobs_and_the_administrators_has_all(
     for job_id, client in ids.items():
         assert [job["id"] for job in (client.get("/jobs").json or {})["jobs"]] == [job_id]
     assert {job["id"] for job in (admin.get("/jobs").json or {})["jobs"]} == ids.keys()
-
-
-def test_two_keys_of_one_user_in_one_project_share_their_jobs(
-    app: Flask, db: Database, tenant: Tenant, api: Client
-) -> None:
-    second = Client(app.test_client(), make_tenant(db, tenant.caller.username, "default").key)
-    assert second.get(f"/jobs/{api.submit()['id']}").status_code == 200

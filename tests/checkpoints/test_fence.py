@@ -11,7 +11,7 @@ import pytest
 from kelpie_worker.job import StoredObject
 from kelpie_worker.lease import Cancelled, safe_until
 from kelpie_worker.system.linux import boottime
-from kelpie_worker.transfer import two_phase_upload
+from kelpie_worker.transfer import file_upload
 from kelpie_worker.workspace.scan import Scanner
 from local_stack.processes import wait_for
 from local_stack.s3 import S3Server
@@ -27,7 +27,7 @@ LAST_HEARTBEAT = 45
 
 @pytest.fixture(autouse=True)
 def less_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(two_phase_upload, "WHOLE_SIZE", 100)
+    monkeypatch.setattr(file_upload, "WHOLE_SIZE", 100)
 
 
 def content(version: bytes) -> dict[str, bytes]:
@@ -64,7 +64,7 @@ def zombie(request: pytest.FixtureRequest, aws: None, tmp_path: Path, s3: S3Serv
 
 @pytest.mark.parametrize("fault", [None, "lost"])
 @pytest.mark.parametrize("moment", range(len(NAMES)))
-def test_a_zombie_overwrites_nothing_newer(
+def test_an_attempt_without_a_lease_overwrites_nothing_newer(
     zombie: Watched, s3: S3Server, bucket: str, faulty: FaultyProxy, moment: int, fault: Fault | None
 ) -> None:
     """The newer attempt writes while a final request of the zombie is on its way, or just after it."""
@@ -96,7 +96,7 @@ def test_a_zombie_overwrites_nothing_newer(
     assert keys_of(s3, bucket) == content(b"n")
 
 
-def test_a_zombie_deletes_nothing_newer(
+def test_an_attempt_without_a_lease_deletes_nothing_newer(
     aws: None, tmp_path: Path, s3: S3Server, bucket: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     zombie = Watched(tmp_path / "checkpoint", bucket, safe_for=LAST_HEARTBEAT)

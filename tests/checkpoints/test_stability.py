@@ -143,7 +143,7 @@ def test_a_file_that_has_rested_has_to_rest_again() -> None:
     assert watched.restless(at_rest=True) == {"state"}
 
 
-def test_a_rewritten_file_is_not_whole_while_its_writer_takes_breath() -> None:
+def test_a_rewritten_file_is_not_whole_while_its_writer_pauses() -> None:
     written = {1}
     watched = Directory(1, lambda: written)
     watched.rewrite(0.5)

@@ -19,8 +19,8 @@ import pytest
 
 from kelpie_worker.s3.errors import StorageRefused
 from kelpie_worker.system.linux import boottime
-from kelpie_worker.transfer import retry, upload_buffer
-from kelpie_worker.transfer.two_phase_upload import WHOLE_SIZE
+from kelpie_worker.transfer import refusal_limit, upload_buffer
+from kelpie_worker.transfer.file_upload import WHOLE_SIZE
 from kelpie_worker.workspace.file_version import PinnedFile, Spoiled, signature_of
 from kelpie_worker.workspace.scan import Scanner
 from local_stack.processes import wait_for
@@ -182,7 +182,7 @@ def test_a_file_that_was_never_here_is_never_deleted(watched: Watched, s3: S3Ser
         (None, True, {"x//file", "x/file.gz"}),
     ],
 )
-def test_what_is_deleted_is_what_this_attempt_brought_or_sent_and_nobody_elses(
+def test_only_what_this_attempt_downloaded_or_uploaded_is_deleted(
     aws: None, tmp_path: Path, s3: S3Server, bucket: str, origin: str | None, sent: bool, left: set[str]
 ) -> None:
     for key in ("x/file", "x//file", "x/file.gz"):
@@ -439,7 +439,7 @@ def test_a_file_that_the_bucket_refuses_keeps_no_other_back_and_without_it_nothi
 def test_in_the_end_a_refused_file_is_a_refusal_once_all_others_are_safe(
     watched: Watched, s3: S3Server, bucket: str, faulty: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retry, "LONGEST", 0)
+    monkeypatch.setattr(refusal_limit, "LONGEST", 0)
     faulty.fault = refuse("refused", "403")
     watched.write("old", b"0")
     assert watched.checkpoints.cycle(final=False)
@@ -479,7 +479,7 @@ def public(aws: None, bucket: str) -> Iterator[Watched]:
 def test_a_file_that_is_closed_to_the_worker_keeps_no_other_back_and_is_no_reason_to_end_a_job_early(
     public: Watched, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(retry, "LONGEST", 0)
+    monkeypatch.setattr(refusal_limit, "LONGEST", 0)
     public.write("closed", b"0")
     assert public.checkpoints.cycle(final=False)
     (public.folder / "closed").chmod(0)

@@ -18,7 +18,7 @@ from kelpie_worker.lease import Lease
 from kelpie_worker.s3.bucket import Storage
 from kelpie_worker.s3.client import SharedClient
 from kelpie_worker.system.linux import boottime
-from kelpie_worker.transfer.two_phase_upload import Transfer
+from kelpie_worker.transfer.file_upload import Transfer
 from kelpie_worker.workspace.file_version import Snapshot
 from kelpie_worker.workspace.paths import own_name
 from local_stack.s3 import S3Server

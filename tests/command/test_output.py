@@ -79,7 +79,7 @@ def test_what_is_printed_is_passed_on_at_once(tmp_path: Path) -> None:
     assert process.returncode == 0
 
 
-def test_a_command_whose_reader_is_gone_hears_of_it(tmp_path: Path) -> None:
+def test_a_command_whose_reader_is_gone_gets_sigpipe(tmp_path: Path) -> None:
     script = (
         "import os, signal\nsignal.signal(signal.SIGPIPE, signal.SIG_IGN)\n"
         "try:\n    while True: os.write(1, b'x' * 1000)\n"

@@ -191,7 +191,7 @@ def test_a_machine_that_was_given_up_changes_nothing_any_more(
 
 
 @pytest.mark.parametrize("ways", [("bucket",), ("api", "bucket")], ids="+".join)
-def test_a_machine_that_nobody_replaces_goes_on_through_a_cut(fleet: Fleet, ways: tuple[Way, ...]) -> None:
+def test_a_machine_that_is_not_replaced_goes_on_through_a_cut(fleet: Fleet, ways: tuple[Way, ...]) -> None:
     node = fleet.start_node("only")
     job = fleet.submit()
     fleet.wait_until_saved(job)

@@ -46,7 +46,7 @@ def test_beside_stalled_clients_all_others_are_served(stack: Compose, count: int
             assert caller.answer("GET", "/jobs")["jobs"] == []
 
 
-def test_a_stalled_client_is_let_go_and_told_to_try_again_at_most(stack: Compose) -> None:
+def test_a_stalled_client_is_disconnected_or_asked_to_try_again(stack: Compose) -> None:
     with stalled(stack, stack.new_key("stalled"), len(STALLS)) as sockets:
         last_words = {all_that_is_said(connection).split(b"\r\n")[0] for connection in sockets}
     assert last_words <= {b"", b"HTTP/1.1 503 Service Temporarily Unavailable"}

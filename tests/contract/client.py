@@ -22,7 +22,7 @@ ERROR_KEYS = {"error", "message", "errors", "index"}
 
 
 def unique(name: str) -> str:
-    """A unique name, so that no other test sees what this one makes."""
+    """A name nobody else has: what one test makes, no other test sees."""
     return f"{name}-{uuid.uuid4().hex[:10]}"
 
 

@@ -246,7 +246,7 @@ def test_final_states_are_final(api: Api) -> None:
 
 
 def test_leases_get_time_to_be_heard_again_after_an_outage(other_stack: Stack) -> None:
-    """The database is down for longer than a lease: no heartbeat could arrive, so no job is given up at once."""
+    """The database is away for longer than a lease lasts: nobody could be heard, so nobody is given up at once."""
     api = other_stack.new_api()
     job = api.claimed("m1", heartbeat_interval=2)
     name = conninfo_to_dict(other_stack.database_url)["dbname"]
@@ -346,7 +346,7 @@ def test_a_heartbeat_of_the_holder_renews_the_lease(api: Api, given: Json) -> No
         assert {**after, "heartbeat": 0, "num_heartbeats": 0} == {**before, "heartbeat": 0, "num_heartbeats": 0}
 
 
-# The job, the machine that reports, and the answer to its heartbeat.
+# The job, who reports, and what the heartbeat says.
 HEARTBEATS_OF_OTHERS: list[tuple[Claimed, str, Json, str]] = [
     (running, "another", {}, "canceled"),
     (running, "another", {"attempt": 1}, "canceled"),
@@ -434,7 +434,7 @@ def test_a_released_job_waits_for_any_holder_without_a_failure(api: Api, given: 
     assert (again["id"], again["attempt"]) == (job["id"], 2)
 
 
-# The job, the machine that reports, its attempt: what none of completed, failed and released may change.
+# The job, who reports, with which attempt: what none of completed, failed and released may change.
 NOT_THE_HOLDER: list[tuple[Claimed, str, int]] = [
     (running, "another", 1),
     (handed_on, "before", 1),
@@ -443,7 +443,7 @@ NOT_THE_HOLDER: list[tuple[Claimed, str, int]] = [
     (canceled, "another", 1),
     (canceled, "holder", 1),
 ]
-# Workers of one machine differ by their attempts only, so these are refused because of the attempt.
+# On one machine only the attempt tells workers apart, so these are refused by it alone.
 NOT_THE_ATTEMPT: list[tuple[Claimed, str, int]] = [
     (running, "holder", 2),
     (handed_on, "holder", 1),
@@ -526,7 +526,7 @@ def test_a_late_report_of_a_lost_attempt_changes_nothing_of_the_next(api: Api) -
     assert api.job(job) == current
 
 
-# --- reports for a pending job that no machine holds
+# --- reports for a pending job that nobody holds
 
 
 def test_a_pending_job_can_be_reported_completed(api: Api) -> None:
@@ -798,7 +798,7 @@ class Waiter:
             self._future.result(0.4)
 
     def answer(self, timeout: float = 10) -> list[Json]:
-        """At most half of the wait: an answer within it came because something happened."""
+        """Half of the wait at most: what is heard by then is heard because something happened."""
         jobs = self._future.result(timeout)
         self._pool.shutdown()
         return jobs

@@ -206,8 +206,7 @@ def test_an_idle_connection_stays_open(api: Api) -> None:
         assert int(announced[1]) >= 75
     connection.sock.settimeout(6)
     with pytest.raises(TimeoutError):
-        # an answer here would announce that the server closes the connection
-        connection.sock.recv(1, socket.MSG_PEEK)
+        connection.sock.recv(1, socket.MSG_PEEK)  # an answer here would be the server's goodbye
     connection.sock.settimeout(30)
     connection.request("GET", "/users/me", headers=dict(api.headers))
     assert connection.getresponse().status == 200

@@ -1,4 +1,4 @@
-"""How a job's command is run, and what the state file shows of it."""
+"""How a job's command is run, and what the state file tells of it."""
 
 from __future__ import annotations
 

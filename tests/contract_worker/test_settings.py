@@ -1,4 +1,4 @@
-"""A worker's environment variables: the names it sends, its credentials, what its log contains."""
+"""What the environment makes of a worker: who it says it is, how it authorizes itself, what its log holds."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_salad_key_comes_next_with_organization_and_project_and_the_short_name
     }  # fmt: skip
 
 
-# --- names and addresses --------------------------------------------------------------------------------------
+# --- who and where --------------------------------------------------------------------------------------
 
 
 def test_machine_and_group_come_from_the_token_where_the_variables_are_absent(
@@ -109,7 +109,7 @@ LEVELS = ["trace", "debug", "info", "warn", "error", "fatal", "silent"]
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_log_holds_nothing_below_its_level(make_pair: Make, level: str) -> None:
-    """A job that runs logs at info; directories that cannot be wiped are logged at warn."""
+    """A job that runs tells at info, one that cannot be wiped away at warn."""
     pair = make_pair()
     job = pair.api.submit(command="true", sync={"after": [{"bucket": "b", "prefix": "", "local_path": "."}]})
     next_job = pair.api.submit(**shell("echo printed >&2"), sync={})

@@ -11,7 +11,7 @@ import pytest
 
 from kelpie_worker.coordinator.calls import CoordinatorCalls
 from kelpie_worker.coordinator.client import Api
-from kelpie_worker.job import Job, SyncBlock
+from kelpie_worker.job import Job, Manifest, StoredObject, SyncBlock
 from kelpie_worker.messages import (
     CeaseClaiming,
     Claim,
@@ -19,14 +19,19 @@ from kelpie_worker.messages import (
     Ending,
     Message,
     Report,
+    ReportCheckpoint,
     Reported,
     Verdict,
 )
+from kelpie_worker.system.linux import boottime
+from local_stack.processes import wait_for
 
 CLAIM = "5ab3a9b4-6fd1-4ef5-9a3e-0d6d3a0e9c11"
 BLOCK = SyncBlock("b", "p/", "/out", "x$")
 JOB = Job(CLAIM, "job", 3, 5.0, before=(BLOCK,), during=(BLOCK,), after=(BLOCK,))
 COMPLETED = Ending(Verdict.COMPLETED, None, 0)
+RELEASED = Ending(Verdict.RELEASED, "shutdown")
+MANIFEST = (StoredObject("b", "p/state", 5, "etag"),)
 
 
 class Held:
@@ -52,7 +57,7 @@ def test_a_claim_that_the_server_holds_back_does_not_delay_the_end_and_its_job_i
     coordinator = CoordinatorCalls(cast(Api, api), told.put)
     coordinator.carry_out(Claim(CLAIM))
     assert api.asked.wait(30)
-    coordinator.carry_out(CeaseClaiming())
+    coordinator.carry_out(CeaseClaiming(boottime() + 25))
     assert told.get(timeout=30) == Claimed(CLAIM, given)
     api.answered.set()
     assert told.get(timeout=30) == Claimed(CLAIM, JOB)
@@ -63,7 +68,7 @@ def test_an_answer_that_comes_at_the_last_moment_is_the_only_one() -> None:
     coordinator = CoordinatorCalls(cast(Api, api), told.put)
     coordinator.carry_out(Claim(CLAIM))
     assert api.asked.wait(30)
-    coordinator.carry_out(CeaseClaiming())
+    coordinator.carry_out(CeaseClaiming(boottime() + 25))
     api.answered.set()
     assert told.get(timeout=30) == Claimed(CLAIM, JOB)
     coordinator._ask_again(CLAIM)
@@ -104,3 +109,56 @@ def test_an_unexpected_error_leaves_no_claim_and_no_report_unanswered(capfd: pyt
         ("coordinator_failed", "ZeroDivisionError: claim"),
         ("coordinator_failed", "ZeroDivisionError: report"),
     ]
+
+
+class SlowToKeep:
+    """An API that answers a manifest when the test lets it; `calls` has what it was told, in order."""
+
+    waits = False
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.may_keep = threading.Event()
+
+    def keeps_checkpoints(self, job: Job) -> bool:
+        return True
+
+    def report_checkpoint(self, job: Job, generation: int, manifest: Manifest) -> int:
+        self.calls.append("manifest")
+        assert self.may_keep.wait(30)
+        self.calls.append("kept")
+        return generation
+
+    def report(self, job: Job, outcome: Ending) -> bool:
+        self.calls.append(str(outcome.verdict))
+        return True
+
+
+def give_back(api: SlowToKeep, grace: float) -> SimpleQueue[Message]:
+    """A worker that is told to go while its last manifest is on its way; its messages."""
+    told = SimpleQueue[Message]()
+    coordinator = CoordinatorCalls(cast(Api, api), told.put)
+    coordinator.carry_out(ReportCheckpoint(JOB, 1, MANIFEST))
+    wait_for(lambda: api.calls, "the manifest to be sent")
+    coordinator.carry_out(CeaseClaiming(boottime() + grace))
+    coordinator.carry_out(Report(JOB, RELEASED))
+    return told
+
+
+def test_a_release_waits_for_the_answer_to_the_last_manifest_as_long_as_the_grace_allows() -> None:
+    api = SlowToKeep()
+    told = give_back(api, grace=25)
+    threading.Timer(1.0, api.may_keep.set).start()  # a server that takes its time
+    assert told.get(timeout=30) == Reported(CLAIM)
+    assert api.calls == ["manifest", "kept", "released"]
+
+
+@pytest.mark.parametrize("grace", [0.0, 1.0])
+def test_a_release_is_sent_within_the_grace_though_the_last_manifest_is_never_answered(grace: float) -> None:
+    api = SlowToKeep()
+    began = boottime()
+    told = give_back(api, grace)
+    assert told.get(timeout=30) == Reported(CLAIM)
+    assert api.calls == ["manifest", "released"]
+    assert boottime() - began < grace + 5
+    api.may_keep.set()

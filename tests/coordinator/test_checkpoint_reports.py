@@ -57,7 +57,7 @@ def test_one_that_is_overtaken_while_another_is_sent_is_left_out() -> None:
     assert len(server.told) <= 2
 
 
-def test_numbers_go_on_where_an_earlier_life_of_the_worker_ended() -> None:
+def test_numbers_go_on_where_an_earlier_run_of_the_worker_ended() -> None:
     server = Server(57)
     manifests = CheckpointReports(server, lambda seconds: None)  # type: ignore[arg-type]
     for generation in (1, 2):

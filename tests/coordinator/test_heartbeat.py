@@ -27,7 +27,7 @@ class Renewing:
         return "canceled"
 
 
-def test_the_first_heartbeat_is_due_an_interval_after_the_claim_however_late_its_child_hears_of_it() -> None:
+def test_the_first_heartbeat_is_due_an_interval_after_the_claim_however_late_its_child_starts() -> None:
     api, job = Renewing(), replace(JOB, heartbeat_interval=600.0)
     late, fresh = (HeldLease(job, cast(Api, api), lambda message: None) for _ in range(2))
     fresh.start(due=boottime() + 600)

@@ -19,8 +19,6 @@ from urllib.parse import urlsplit
 Fault = str
 # What networks and servers do to any request.
 FAULTS = ["503", "500", "stall", "reset", "truncate", "behead", "lost"]
-# What networks and servers do to any request.
-FAULTS = ["503", "500", "stall", "reset", "truncate", "behead", "lost"]
 PAGE = b"<html><body><h1>It works!</h1></body></html>"
 DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Not now.</Message></Error>"
 GONE = b"<?xml version='1.0'?><Error><Code>NoSuchUpload</Code><Message>It is gone.</Message></Error>"

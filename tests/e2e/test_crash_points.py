@@ -203,7 +203,7 @@ def test_another_machine_goes_on_from_the_checkpoint(scene: Scene) -> None:
 
 
 def test_the_checkpoint_of_a_worker_that_was_told_to_go_is_found_clean_by_the_next(scene: Scene) -> None:
-    scene.submit()
+    scene.submit(pause=0.6)  # so that the first worker cannot complete it before it is told to go
     scene.start_worker("first")
     while_running(scene)
     scene.worker.stop()

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from kelpie_worker.config import Stay
+from kelpie_worker.config import InstanceLimits
 from kelpie_worker.coordinator.calls import _Deadline
 from kelpie_worker.job import Job
 from kelpie_worker.job_in_hand import JobInHand, Times
@@ -65,7 +65,7 @@ def test_the_deletion_cost_is_that_of_the_dearest_job(
 class Scene:
     """A policy, what it has sent, and a clock that the test turns."""
 
-    def __init__(self, stay: Stay) -> None:
+    def __init__(self, stay: InstanceLimits) -> None:
         self.time = 0.0
         self.jobs: dict[str, JobInHand] = {}
         self.sent: list[SetDeletionCost | LeaveInstance] = []
@@ -87,7 +87,7 @@ class Scene:
 
 
 def test_only_a_change_of_the_cost_is_told() -> None:
-    scene = Scene(Stay())
+    scene = Scene(InstanceLimits())
     scene.see(NEXT)
     scene.see(Claimed("1", RUNNING.job), RUNNING)
     scene.see(Claimed("1", RUNNING.job), RUNNING)
@@ -101,7 +101,7 @@ def test_only_a_change_of_the_cost_is_told() -> None:
 
 
 def test_an_idle_worker_leaves_when_its_time_is_over_and_not_before() -> None:
-    scene = Scene(Stay(max_idle=60))
+    scene = Scene(InstanceLimits(max_idle=60))
     assert not scene.see(NEXT)
     scene.time = 59.9
     assert not scene.see(NEXT)
@@ -113,7 +113,7 @@ def test_an_idle_worker_leaves_when_its_time_is_over_and_not_before() -> None:
 
 
 def test_work_begins_the_time_without_work_anew() -> None:
-    scene = Scene(Stay(max_idle=60))
+    scene = Scene(InstanceLimits(max_idle=60))
     scene.see(NEXT)
     scene.time = 50
     scene.see(NEXT, RUNNING)
@@ -126,7 +126,7 @@ def test_work_begins_the_time_without_work_anew() -> None:
 
 
 def test_uploads_keep_an_idle_worker_but_are_no_work() -> None:
-    scene = Scene(Stay(max_idle=60))
+    scene = Scene(InstanceLimits(max_idle=60))
     assert not scene.see(NEXT, UPLOADING)
     scene.time = 100
     assert not scene.see(NEXT, UPLOADING)
@@ -135,14 +135,14 @@ def test_uploads_keep_an_idle_worker_but_are_no_work() -> None:
 
 
 def test_without_a_limit_nothing_is_left_and_every_claim_may_wait() -> None:
-    scene = Scene(Stay())
+    scene = Scene(InstanceLimits())
     scene.see(Reported("1"), FAILED)
     scene.time = 1e9
     assert not scene.see(NEXT) and scene.instance_policy.wants_work_until() is None
 
 
 def test_failures_count_once_each_and_only_where_they_are_accepted() -> None:
-    scene = Scene(Stay(max_failures=2))
+    scene = Scene(InstanceLimits(max_failures=2))
     for _ in range(3):
         scene.see(Reported("1"), FAILED)
     other = replace(FAILED, job=Job("2", "job"))
@@ -156,14 +156,14 @@ def test_failures_count_once_each_and_only_where_they_are_accepted() -> None:
 
 @pytest.mark.parametrize("gone", [False, True])
 def test_where_a_failing_machine_cannot_be_left_the_worker_goes_on(gone: bool) -> None:
-    scene = Scene(Stay(max_failures=1))
+    scene = Scene(InstanceLimits(max_failures=1))
     scene.see(Reported("1"), FAILED)
     assert scene.see(NEXT)
     assert scene.see(Departed(gone)) is gone and scene.instance_policy.left is gone
 
 
 def test_a_failing_machine_that_could_not_be_left_is_asked_for_again_after_the_very_next_failure() -> None:
-    scene = Scene(Stay(max_failures=3))
+    scene = Scene(InstanceLimits(max_failures=3))
     for number in ("1", "2", "3"):
         scene.see(Reported(number), replace(FAILED, job=Job(number, "job")))
     assert scene.see(NEXT)
@@ -173,7 +173,7 @@ def test_a_failing_machine_that_could_not_be_left_is_asked_for_again_after_the_v
 
 
 def test_one_job_for_each_container() -> None:
-    scene = Scene(Stay(one_job=True))
+    scene = Scene(InstanceLimits(one_job=True))
     assert not scene.see(NEXT)
     assert not scene.see(NEXT, RUNNING)
     assert scene.see(NEXT, UPLOADING) and not scene.leaves  # no other claim, but no end before the uploads'

@@ -206,7 +206,7 @@ def test_a_relay_notices_a_torn_checkpoint(tmp_path: Path, status: str, code: in
     assert (process.returncode, told in output) == (code, True), output
 
 
-def test_monte_carlo_blocks_do_not_depend_on_who_else_computed(tmp_path: Path) -> None:
+def test_monte_carlo_blocks_do_not_depend_on_other_blocks(tmp_path: Path) -> None:
     finish(python("montecarlo/simulate.py", tmp_path / "together", 0, 1, 2))
     for block in (2, 0, 1):
         finish(python("montecarlo/simulate.py", tmp_path / "alone", block))

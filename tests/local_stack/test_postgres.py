@@ -65,7 +65,7 @@ def test_its_text_is_utf8_and_its_clock_utc_whatever_the_machine_says(server: Em
         assert answer.fetchone() == ("UTF8", "UTC", False)
 
 
-def test_nobody_gets_in_without_the_password(server: EmbeddedPostgres) -> None:
+def test_no_connection_is_accepted_without_the_password(server: EmbeddedPostgres) -> None:
     with pytest.raises(psycopg.OperationalError, match="password"):
         psycopg.connect(f"postgresql://postgres@127.0.0.1:{server.port}/postgres")
 

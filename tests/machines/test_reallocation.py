@@ -135,7 +135,7 @@ class TestCounting:
         fail_jobs(db, tenant, "m1", "elsewhere", 5, held_for="g1")
         assert [row["container_group"] for row in reallocations(db)] == ["g1"]
 
-    def test_a_failure_of_a_job_that_nobody_holds_counts_against_nobody(
+    def test_a_failure_of_a_job_that_no_machine_holds_counts_against_none(
         self, db: Database, tenant: Tenant
     ) -> None:
         for _ in range(6):

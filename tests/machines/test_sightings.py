@@ -59,7 +59,7 @@ class TestSightings:
         sightings.write()
         assert len(db.all("select from machines")) == 1
 
-    def test_callers_who_make_up_machines_fill_no_memory(self, db: Database, tenant: Tenant) -> None:
+    def test_callers_that_make_up_machines_fill_no_memory(self, db: Database, tenant: Tenant) -> None:
         sightings = Sightings(db)
         for number in range(MOST_SEEN + 100):
             sightings.note(tenant.caller.tenant_id, "g1", str(number))
@@ -99,7 +99,7 @@ class TestListing:
         assert reallocation.keys() == {"id", "created", "state", "tries", "next_try", "ended", "error"}
         assert (reallocation["state"], reallocation["tries"], reallocation["ended"]) == ("pending", 0, None)
 
-    def test_whoever_asks_for_work_or_reports_is_listed_soon(
+    def test_a_machine_that_asks_for_work_or_reports_is_listed_soon(
         self, api: Client, app: Flask, db: Database, tenant: Tenant
     ) -> None:
         api.claim("poller", "g1")
@@ -209,7 +209,7 @@ class TestBlockedJobs:
         self.look(db)
         assert [event["attempt"] for event in self.events(api, job)] == [1, 2]
 
-    def test_failing_anew_is_another_event_also_if_nobody_looked_in_between(
+    def test_failing_anew_is_another_event_also_without_a_round_in_between(
         self, api: Client, db: Database, tenant: Tenant
     ) -> None:
         job = self.fail(api, "m1")
@@ -229,7 +229,7 @@ class TestBlockedJobs:
         db.execute("update machines set last_seen = now() - interval '11 minutes'")
         assert self.shown(api, job) is None  # there are no machines: that is another trouble
 
-    def test_a_machine_that_is_busy_lives_however_rarely_it_is_heard(
+    def test_a_machine_that_is_busy_is_live_however_rare_its_calls(
         self, api: Client, db: Database, tenant: Tenant
     ) -> None:
         make_job(db, tenant, "held", machine="m2", heartbeat_interval=3600, silent_for=1800)

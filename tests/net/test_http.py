@@ -117,7 +117,7 @@ class TestGet:
             with pytest.raises(NoAnswer, match="cut off"):
                 get(f"http://127.0.0.1:{listener.getsockname()[1]}/", {}, 5)
 
-    def test_gives_up_on_nobody_and_on_rubbish(self) -> None:
+    def test_gives_up_on_a_refused_connection_and_on_rubbish(self) -> None:
         with closing(socket.create_server(("127.0.0.1", 0))) as listener:
             address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
 
@@ -142,7 +142,7 @@ class TestGet:
 
 
 class TestFlights:
-    def test_an_impatient_one_goes_and_the_answer_still_comes(self, flights: Flights) -> None:
+    def test_a_caller_that_gives_up_leaves_and_the_answer_still_comes(self, flights: Flights) -> None:
         gate, left = threading.Event(), []
 
         def asking_slowly() -> str:
@@ -156,7 +156,7 @@ class TestFlights:
         gate.set()
         wait_for(lambda: left == ["answer"] and not flights.under_way, "the answer", pause=0.01)
 
-    def test_an_error_reaches_who_waits_and_the_log(
+    def test_an_error_reaches_every_waiting_caller_and_the_log(
         self, flights: Flights, caplog: pytest.LogCaptureFixture
     ) -> None:
         def fail() -> None:

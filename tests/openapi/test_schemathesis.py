@@ -178,7 +178,7 @@ def unkept_limit(document: dict[str, Any]) -> None:
         pytest.param("list_jobs", unkept_limit, id="no limit where there is one"),
     ],
 )
-def test_a_document_that_lies_is_found_out(
+def test_a_document_that_differs_from_the_service_is_noticed(
     site: Site, operation: str, lie: Callable[[dict[str, Any]], None]
 ) -> None:
     document = site.document

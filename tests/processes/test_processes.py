@@ -322,7 +322,9 @@ def test_an_uploader_without_work_gives_its_memory_back_and_serves_the_next_job(
     sync: dict[str, list[dict[str, Any]]],
     tmp_path: Path,
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text("from kelpie_worker.sync import uploader\nuploader._REST = 0.5\n")
+    (tmp_path / "sitecustomize.py").write_text(
+        "from kelpie_worker.sync import uploader\nassert uploader._LONGEST_IDLE\nuploader._LONGEST_IDLE = 0.5\n"
+    )
     copy = shell("cp in/data out/")
     s3.put(bucket, "in/data", b"first")
     first = coordinator.submit(**copy, sync=sync)
@@ -438,7 +440,7 @@ sys.meta_path.insert(0, AtOnce())
 """
 
 
-def test_sigterm_before_the_program_is_loaded_is_heard(
+def test_sigterm_before_the_program_is_loaded_ends_it(
     first_process: Callable[[], Worker], worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(EARLY)

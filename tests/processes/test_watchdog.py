@@ -66,7 +66,7 @@ def test_of_a_lease_that_is_not_held_nothing_is_expected(job: JobState) -> None:
     assert broken_at(job) is None
 
 
-def test_a_worker_that_slept_itself_blames_no_child() -> None:
+def test_a_worker_that_was_suspended_replaces_no_child() -> None:
     assert broken_at(HELD, pause=150) is None
 
 

@@ -103,7 +103,7 @@ def test_the_first_manifest_of_each_attempt_is_an_event_and_no_other(api: Client
 
 
 @pytest.mark.parametrize("state", ["waiting", "completed", "failed", "canceled", "pending"])
-def test_nobody_but_a_holder_is_heard(api: Client, db: Database, tenant: Tenant, state: str) -> None:
+def test_only_a_holder_is_answered(api: Client, db: Database, tenant: Tenant, state: str) -> None:
     job = {"id": make_job(db, tenant, state)}
     before = rows_of_jobs(db)
     assert refused(put(api, job, 1), 409)["error"] == "Not The Holder"
@@ -112,7 +112,7 @@ def test_nobody_but_a_holder_is_heard(api: Client, db: Database, tenant: Tenant,
 
 
 @pytest.mark.parametrize(("machine", "attempt"), [("m2", 2), ("m1", 1), ("m1", 3)])
-def test_a_zombie_cannot_report_a_manifest(
+def test_an_attempt_without_a_lease_cannot_report_a_manifest(
     api: Client, db: Database, tenant: Tenant, machine: str, attempt: int
 ) -> None:
     job = {"id": make_job(db, tenant, "held", attempt=2)}

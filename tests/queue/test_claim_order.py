@@ -7,8 +7,7 @@ from uuid import UUID
 import pytest
 
 from kelpie_api.db import Database
-from kelpie_api.queue import jobs
-from tests.helpers import Tenant, ban, claim, claimed_id, make_job, make_tenant, report, row
+from tests.helpers import Tenant, ban, claim, claimed_id, make_job, make_tenant, row
 
 LAPSED = 61.0  # seconds of silence, at an interval of 30
 ALIVE = 59.0
@@ -20,11 +19,6 @@ def hand_out_all(db: Database, tenant: Tenant, group: str = "g1") -> list[UUID]:
     while (job := claim(db, tenant, group=group)) is not None:
         given.append(job["id"])
     return given
-
-
-def test_pending_jobs_go_oldest_first(db: Database, tenant: Tenant) -> None:
-    submitted = [make_job(db, tenant) for _ in range(5)]
-    assert hand_out_all(db, tenant) == submitted
 
 
 def test_jobs_that_lost_their_holder_go_before_older_pending_ones_and_oldest_first(
@@ -44,11 +38,6 @@ def test_own_group_and_any_group_are_merged_by_age(db: Database, tenant: Tenant,
     assert hand_out_all(db, tenant) == submitted
 
 
-def test_a_job_of_another_group_is_not_handed_out(db: Database, tenant: Tenant) -> None:
-    make_job(db, tenant, group="g2")
-    assert claim(db, tenant, group="g1") is None
-
-
 def test_a_job_of_the_null_group_is_handed_to_any_group(db: Database, tenant: Tenant) -> None:
     first, second = make_job(db, tenant, group=None), make_job(db, tenant, group=None)
     assert [claimed_id(db, tenant, group="g1"), claimed_id(db, tenant, group="g2")] == [first, second]
@@ -60,12 +49,6 @@ def test_another_tenants_jobs_are_not_handed_out(
     db: Database, tenant: Tenant, state: str, username: str, project: str
 ) -> None:
     make_job(db, make_tenant(db, username, project), state, group=None, silent_for=LAPSED)
-    assert claim(db, tenant) is None
-
-
-@pytest.mark.parametrize("state", ["completed", "failed", "canceled"])
-def test_a_final_job_is_never_handed_out(db: Database, tenant: Tenant, state: str) -> None:
-    make_job(db, tenant, state)
     assert claim(db, tenant) is None
 
 
@@ -131,20 +114,6 @@ def test_an_interruption_is_no_failure(db: Database, tenant: Tenant) -> None:
     job = claim(db, tenant, "m2")
     assert job and (job["id"], job["num_failures"]) == (job_id, 0)
     assert db.all("select from bans") == []
-
-
-def test_a_released_job_is_handed_out_at_once_also_to_the_same_machine(db: Database, tenant: Tenant) -> None:
-    job_id = make_job(db, tenant, "held", attempt=1)
-    jobs.release(db, tenant.caller, job_id, report(attempt=1))
-    job = claim(db, tenant, "m1")
-    assert job and (job["id"], job["attempt"]) == (job_id, 2)
-
-
-def test_a_failed_job_is_handed_out_at_once_to_another_machine_only(db: Database, tenant: Tenant) -> None:
-    job_id = make_job(db, tenant, "held", attempt=1)
-    jobs.fail(db, tenant.caller, job_id, report(attempt=1))
-    assert claim(db, tenant, "m1") is None
-    assert claimed_id(db, tenant, "m2") == job_id
 
 
 def test_a_claim_writes_what_it_did_to_the_jobs_history(db: Database, tenant: Tenant) -> None:

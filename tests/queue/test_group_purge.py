@@ -91,11 +91,6 @@ def test_the_administrators_purge_ends_the_jobs_of_all_tenants(
     assert rows_of_jobs(db)["queue"] == []
 
 
-def test_a_second_time_there_is_nothing_left(api: Client) -> None:
-    api.submit()
-    assert [purge(api), purge(api)] == [1, 0]
-
-
 @pytest.mark.parametrize(
     "group",
     [
@@ -157,6 +152,7 @@ def test_a_claim_does_not_wait_for_a_purge(db: Database, tenant: Tenant) -> None
         assert jobs.claim(db, tenant.caller, "m1", "g1", None)
 
 
+@pytest.mark.usefixtures("new_tables")
 @pytest.mark.parametrize("statement", ["remove_pending_jobs", "cancel_jobs"])
 def test_a_round_reads_no_more_of_the_queue_than_it_ends(db: Database, tenant: Tenant, statement: str) -> None:
     """Else a purge of a million jobs would read the rest of them in each of its rounds."""

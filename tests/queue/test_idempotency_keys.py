@@ -71,13 +71,6 @@ def test_a_batch_is_answered_in_its_order(api: Client) -> None:
     assert [job["arguments"] for job in again.json or []] == [job["arguments"] for job in batch]
 
 
-def test_the_jobs_are_answered_as_they_are_now(api: Client) -> None:
-    submit(api)
-    api.claim("m1")
-    job = submit(api).json or {}
-    assert (job["status"], job["machine_id"], job["attempt"]) == ("running", "m1", 1)
-
-
 def test_warnings_are_said_again(api: Client) -> None:
     first, second = (submit(api, definition(gpu="RTX 4090")) for _ in range(2))
     assert (first.json or {})["warnings"] == (second.json or {})["warnings"] != []
@@ -112,11 +105,6 @@ def test_another_body_is_a_422_and_creates_nothing(api: Client, db: Database, pa
     submit(api)
     assert "another body" in refused(submit(api, body, path=path), 422)["message"]
     assert number_of_jobs(db) == 1
-
-
-def test_a_submission_that_was_refused_leaves_its_key_free(api: Client) -> None:
-    refused(submit(api, definition(command="")), 400)
-    assert not replayed(submit(api))
 
 
 @pytest.mark.parametrize("key", ["x", "x" * 255, "!~", '"8e03978e-40d5-43dd-bc93-6894a57f9324"'])

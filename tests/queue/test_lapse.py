@@ -70,7 +70,7 @@ def test_a_lapsed_holder_may_still_complete(db: Database, tenant: Tenant) -> Non
 
 
 class TestAfterAnOutage:
-    def test_a_holder_has_two_intervals_to_be_heard_again(self, db: Database, tenant: Tenant) -> None:
+    def test_a_holder_has_two_intervals_for_its_next_heartbeat(self, db: Database, tenant: Tenant) -> None:
         make_job(db, tenant, "held", silent_for=3600)
         outage(db, lasted=3600, ended_ago=2 * INTERVAL - 5)
         assert claim(db, tenant, "m2") is None
@@ -132,7 +132,7 @@ class TestWhileTheCoordinatorWasNotSeen:
         db.execute(SQL.be_seen)
         assert db.all("select from outages") == []
 
-    def test_nobody_waits_for_the_process_that_notes_it(self, db: Database) -> None:
+    def test_no_process_waits_for_the_one_that_records_it(self, db: Database) -> None:
         last_seen(db, ago=100)
         with db.transaction() as tx:
             tx.execute("select from coordinator for update")

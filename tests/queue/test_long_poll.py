@@ -76,17 +76,11 @@ def claims(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return made
 
 
-def test_a_submission_is_handed_to_who_waits_for_it(crowd: Crowd, api: Client) -> None:
+def test_a_submission_is_handed_to_a_claim_that_waits_for_it(crowd: Crowd, api: Client) -> None:
     waiter = crowd.wait()
     submitted = api.submit()
     job = waiter.result(SOON)
     assert job and (job["id"], job["machine_id"], job["attempt"]) == (submitted["id"], "m1", 1)
-
-
-def test_work_that_is_there_is_handed_out_without_waiting(crowd: Crowd, api: Client) -> None:
-    submitted = api.submit()
-    job = crowd.wait().result(SOON)
-    assert job and job["id"] == submitted["id"]
 
 
 def test_without_work_the_answer_comes_in_the_end_and_is_an_empty_list(api: Client) -> None:
@@ -96,15 +90,8 @@ def test_without_work_the_answer_comes_in_the_end_and_is_an_empty_list(api: Clie
     assert "Retry-After" not in answer.headers
 
 
-def test_a_job_of_any_group_is_handed_to_who_waits(crowd: Crowd, api: Client) -> None:
-    waiter = crowd.wait()
-    submitted = api.submit(container_group_id=None)
-    job = waiter.result(SOON)
-    assert job and job["id"] == submitted["id"]
-
-
 @pytest.mark.parametrize("how", ["released", "failed"])
-def test_a_job_that_is_given_back_is_handed_to_who_waits(
+def test_a_job_that_is_given_back_is_handed_to_a_waiting_claim(
     crowd: Crowd, api: Client, db: Database, tenant: Tenant, how: str
 ) -> None:
     job_id = make_job(db, tenant, "held", machine="m1")
@@ -115,7 +102,9 @@ def test_a_job_that_is_given_back_is_handed_to_who_waits(
     assert job and (job["id"], job["machine_id"], job["attempt"]) == (str(job_id), "m2", 2)
 
 
-def test_a_lapse_notifies_nobody_and_is_found_all_the_same(crowd: Crowd, db: Database, tenant: Tenant) -> None:
+def test_a_lapse_sends_no_notification_and_is_found_all_the_same(
+    crowd: Crowd, db: Database, tenant: Tenant
+) -> None:
     job_id = make_job(db, tenant, "held", machine="m1", heartbeat_interval=1)
     waiter = crowd.wait("m2")
     settle(crowd.room)
@@ -124,7 +113,7 @@ def test_a_lapse_notifies_nobody_and_is_found_all_the_same(crowd: Crowd, db: Dat
     assert job and (job["id"], job["attempt"]) == (str(job_id), 2)
 
 
-def test_work_of_others_does_not_reach_who_waits(
+def test_work_of_others_does_not_reach_a_waiting_claim(
     crowd: Crowd, api: Client, stranger: Client, claims: list[str]
 ) -> None:
     waiter = crowd.wait()
@@ -172,7 +161,7 @@ def test_a_banned_machine_is_passed_over_for_one_that_is_not(
     assert not banned.done() and claims.count("m1") == 1
 
 
-def test_jobs_that_all_who_wait_are_banned_from_wake_nobody_and_hide_no_other(
+def test_jobs_that_all_waiting_claims_are_banned_from_wake_none_and_hide_no_other(
     crowd: Crowd, db: Database, tenant: Tenant, claims: list[str]
 ) -> None:
     for _ in range(3):
@@ -228,7 +217,7 @@ def test_without_room_to_wait_work_that_is_there_is_handed_out(crowd: Crowd, api
     assert "Retry-After" not in answer.headers
 
 
-def test_the_end_of_the_process_sends_everybody_away(crowd: Crowd) -> None:
+def test_the_end_of_the_process_answers_every_waiting_claim(crowd: Crowd) -> None:
     waiters = [crowd.wait(f"m{number}") for number in range(10)]
     crowd.room.close()
     assert [waiter.result(SOON) for waiter in waiters] == [None] * 10
@@ -257,7 +246,7 @@ def test_more_than_thirty_seconds_are_thirty(asked: str, granted: int) -> None:
 # --- the listener ---------------------------------------------------------------------------------------
 
 
-def test_who_hears_nothing_is_not_believed_and_looks_more_often(
+def test_a_listener_without_notifications_is_not_trusted_and_looks_more_often(
     crowd: Crowd, api: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(SQL.by_name, "listen", "select 'as behind PgBouncer: it succeeds'")
@@ -329,7 +318,7 @@ def test_who_hung_up_takes_no_job(db: Database, tenant: Tenant) -> None:
     room.close()
 
 
-def test_what_was_left_by_who_hung_up_is_for_the_next(db: Database, tenant: Tenant) -> None:
+def test_a_job_claimed_for_a_client_that_hung_up_is_for_the_next(db: Database, tenant: Tenant) -> None:
     room = LongPoll(db, 10)
     tried: list[str] = []
 
@@ -354,7 +343,7 @@ def test_what_was_left_by_who_hung_up_is_for_the_next(db: Database, tenant: Tena
     room.close()
 
 
-def test_a_process_that_ends_hands_out_what_is_there_and_lets_nobody_wait(
+def test_a_process_that_ends_hands_out_what_is_there_and_lets_no_claim_wait(
     tenant: Tenant, migrated_url: str
 ) -> None:
     app = create_app(Config(database_url=migrated_url, secret_key=SECRET_KEY, admin_key=ADMIN_KEY))

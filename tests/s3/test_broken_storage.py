@@ -83,7 +83,7 @@ def test_an_upload_that_cannot_even_be_aborted_keeps_no_worker_from_its_next_job
     worker.wait_for("upload_not_aborted")
 
 
-def test_cut_off_from_the_bucket_and_from_the_coordinator_a_job_goes_on_and_both_hear_of_it_when_they_are_back(
+def test_cut_off_from_the_bucket_and_from_the_coordinator_a_job_goes_on_and_is_reported_when_they_are_back(
     coordinator: FakeCoordinator,
     make_worker: Callable[..., Worker],
     s3: S3Server,

@@ -15,7 +15,7 @@ def left_by(path: Path) -> list[Upload]:
     return found
 
 
-def test_only_what_an_earlier_life_left_open_is_aborted(tmp_path: Path) -> None:
+def test_only_what_an_earlier_run_left_open_is_aborted(tmp_path: Path) -> None:
     journal = tmp_path / "uploads"
     life = OpenUploads(journal)
     life.begun(FIRST)

@@ -47,7 +47,7 @@ def test_a_person_is_served_at_once_while_programs_wait(db: Database) -> None:
         RequestBudget(db, TOKEN).reserve()
 
 
-def test_a_person_is_told_when_to_come_again_rather_than_kept_waiting(db: Database) -> None:
+def test_a_user_gets_a_retry_after_rather_than_a_long_wait(db: Database) -> None:
     use_up(db, AUTOSCALER)
     with pytest.raises(NoAnswer, match="used up") as refused:
         RequestBudget(db, PERSON).reserve()
@@ -61,7 +61,7 @@ def test_who_was_refused_took_no_place(db: Database) -> None:
     assert db.one_or_none("select * from salad_requests") == before
 
 
-def test_the_silence_that_salad_asks_for_is_kept_by_everybody(db: Database) -> None:
+def test_the_pause_that_salad_asks_for_is_kept_by_every_process(db: Database) -> None:
     def busy() -> None:
         raise NoAnswer("Salad answered 429", 30.0)
 
@@ -73,7 +73,7 @@ def test_the_silence_that_salad_asks_for_is_kept_by_everybody(db: Database) -> N
     assert 25 < refused.value.retry_after <= 30
 
 
-def test_a_trouble_without_a_word_on_when_to_come_again_silences_nobody(db: Database) -> None:
+def test_an_error_without_a_retry_after_pauses_no_process(db: Database) -> None:
     def away() -> None:
         raise NoAnswer("no answer (TimeoutError)")
 
@@ -83,7 +83,7 @@ def test_a_trouble_without_a_word_on_when_to_come_again_silences_nobody(db: Data
 
 
 @pytest.mark.parametrize("column", ["next_at", "silent_until"])
-def test_a_clock_that_was_set_back_keeps_nobody_waiting(db: Database, column: str) -> None:
+def test_a_clock_that_was_set_back_keeps_no_caller_waiting(db: Database, column: str) -> None:
     RequestBudget(db, PERSON).reserve()
     ahead = timedelta(hours=1)
     if column == "next_at":

@@ -173,7 +173,7 @@ def test_a_rule_sees_only_its_own_group(
 # A live lease is never stopped (docs/design/guarantees.md, I17)
 
 
-def test_a_group_in_which_a_job_runs_keeps_its_machine_and_no_other_whichever_user_of_the_project_has_it(
+def test_a_group_in_which_a_job_of_any_user_runs_keeps_its_machine_and_no_other(
     db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
 ) -> None:
     ours, shared = fleet.make_group("running", 4), fleet.make_group("running", 2)
@@ -349,7 +349,7 @@ def test_a_claim_that_is_repeated_while_its_group_is_being_stopped_is_answered(
     assert again and again["id"] == job_id
 
 
-def test_a_group_whose_stop_nobody_heard_of_again_is_handed_jobs_after_a_moment(
+def test_a_group_whose_stop_was_never_confirmed_is_handed_jobs_after_a_moment(
     db: Database, tenant: Tenant
 ) -> None:
     make_job(db, tenant)

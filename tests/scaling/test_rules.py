@@ -84,7 +84,7 @@ def test_a_rule_is_made_for_a_group_that_salad_shows_and_has_its_name(
         ({"min_replicas": 3, "max_replicas": 2}, "min_replicas"),
         ({"container_group_id": "g1"}, "container_group_id"),
         ({"container_group_id": None}, "container_group_id"),
-        ({"container_group_id": "9d3b1f0e-4c52-4b7e-9a51-6c1f4b1f2a77"}, "container_group_id"),  # nobody's
+        ({"container_group_id": "9d3b1f0e-4c52-4b7e-9a51-6c1f4b1f2a77"}, "container_group_id"),  # unknown
     ],
     ids=str,
 )
@@ -126,7 +126,7 @@ def test_a_group_has_one_rule_also_when_two_ask_at_once(api: Client, app: Flask,
     refused(api.post("/scaling-rules", wanted(group.upper())), 409)
 
 
-def test_who_cannot_see_the_rule_of_a_group_hears_that_it_is_anothers_and_not_whose(
+def test_a_caller_that_cannot_see_a_groups_rule_learns_that_it_is_anothers_and_not_whose(
     api: Client, app: Flask, db: Database, group: str
 ) -> None:
     """Two users whose keys name the same organization and project."""
@@ -179,7 +179,7 @@ def test_a_rule_that_can_be_looked_up_only_later_is_refused_with_the_moment_and_
     assert fleet.requests == []
 
 
-def test_who_has_many_groups_looked_up_is_slowed_down_and_nobody_else(
+def test_a_caller_that_has_many_groups_looked_up_is_slowed_down_and_no_other(
     api: Client, app: Flask, db: Database, fleet: FleetDouble
 ) -> None:
     fleet.allow(KEY, "acme", "default")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import uuid
 from typing import Any
 
 import pytest
@@ -11,7 +9,6 @@ import pytest
 from kelpie_api.db import Database
 from tests.helpers import Client, definition, refused, rows_of_jobs
 
-RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 LEGACY = {
     "input_bucket": "in",
     "input_prefix": "a/",
@@ -24,39 +21,6 @@ LEGACY = {
 
 def block(direction: str = "download", **fields: Any) -> dict[str, Any]:
     return {"bucket": "b", "prefix": "p/", "local_path": "/data", "direction": direction} | fields
-
-
-def test_a_minimal_job_is_answered_whole(api: Client) -> None:
-    answer = api.post("/jobs", {"command": "work", "container_group_id": "g1"})
-    job = answer.json or {}
-    me = api.get("/users/me").json or {}
-    assert answer.status_code == 202
-    assert str(uuid.UUID(job["id"])) == job["id"]
-    assert RFC3339.fullmatch(job["created"])
-    assert job == {
-        "id": job["id"],
-        "user_id": me["id"],
-        "status": "pending",
-        "created": job["created"],
-        "started": None,
-        "completed": None,
-        "canceled": None,
-        "failed": None,
-        "command": "work",
-        "arguments": [],
-        "environment": {},
-        "sync": {},
-        "compression": False,
-        "max_failures": 3,
-        "heartbeat_interval": 30,
-        "webhook": None,
-        "heartbeat": None,
-        "num_failures": 0,
-        "num_heartbeats": 0,
-        "container_group_id": "g1",
-        "machine_id": None,
-        "attempt": 0,
-    }
 
 
 def test_a_whole_job_is_kept_as_it_was_sent(api: Client) -> None:
@@ -81,12 +45,6 @@ def test_a_whole_job_is_kept_as_it_was_sent(api: Client) -> None:
     assert read == submitted
 
 
-def test_the_oldest_path_is_the_same_route(api: Client) -> None:
-    answer = api.post("/job", definition())
-    assert answer.status_code == 202
-    assert api.get(f"/jobs/{(answer.json or {})['id']}").status_code == 200
-
-
 def test_a_submission_is_part_of_the_jobs_history(api: Client) -> None:
     job = api.submit()
     [event] = (api.get(f"/jobs/{job['id']}/events").json or {})["events"]
@@ -95,15 +53,6 @@ def test_a_submission_is_part_of_the_jobs_history(api: Client) -> None:
 
 # field, value, what is kept
 ACCEPTED = [
-    ("container_group_id", None, None),
-    ("container_group_id", "x" * 255, "x" * 255),
-    ("arguments", [], []),
-    ("max_failures", 1, 1),
-    ("max_failures", 1000, 1000),
-    ("heartbeat_interval", 1, 1),
-    ("heartbeat_interval", 86400, 86400),
-    ("webhook", None, None),
-    ("webhook", "", None),
     ("webhook", "http://127.0.0.1:1/", "http://127.0.0.1:1/"),
     ("webhook", "http://receiver:65535", "http://receiver:65535"),
     ("webhook", "HTTPS://[::1]:80/a", "HTTPS://[::1]:80/a"),
@@ -205,9 +154,6 @@ class TestLegacyFields:
         assert "sync" not in job
         assert "sync" not in (api.claim() or {"sync": "nothing was handed out"})
 
-    def test_a_job_with_sync_shows_none_of_them(self, api: Client) -> None:
-        assert not api.submit(sync={"before": [block()]}).keys() & LEGACY.keys()
-
     @pytest.mark.parametrize("missing", LEGACY)
     def test_five_are_refused_and_the_missing_one_named(self, api: Client, missing: str) -> None:
         job = definition(**LEGACY)
@@ -231,25 +177,12 @@ class TestLegacyFields:
 
 
 class TestWarnings:
-    def test_an_unknown_field_is_ignored_and_named(self, api: Client) -> None:
-        job = api.submit(gpu="RTX 4090")
-        [warning] = job["warnings"]
-        assert "gpu" in warning
-        assert "gpu" not in job
-
     def test_nested_unknown_fields_are_named_by_their_path(self, api: Client) -> None:
         job = api.submit(sync={"later": [], "before": [block(), block(region="eu")]})
         named = " ".join(job["warnings"])
         assert len(job["warnings"]) == 2
         assert "sync.later" in named and "sync.before.1.region" in named
         assert "region" not in job["sync"]["before"][1]
-
-    def test_without_unknown_fields_there_are_none(self, api: Client) -> None:
-        assert "warnings" not in api.submit(environment={"anything": "goes"})
-
-    def test_they_are_in_the_answer_and_not_in_the_job(self, api: Client) -> None:
-        job = api.submit(gpu="RTX 4090")
-        assert "warnings" not in (api.get(f"/jobs/{job['id']}").json or {})
 
 
 class TestSize:

@@ -117,7 +117,7 @@ def test_with_another_key_no_signing_secret_is_rotated(run: Run, api: Client) ->
     assert api.get("/users/me/signing-secret").json == before
 
 
-def test_a_new_secret_key_is_adopted_by_who_says_yes(run: Run, api: Client, tenant: Tenant) -> None:
+def test_a_new_secret_key_is_adopted_after_a_yes(run: Run, api: Client, tenant: Tenant) -> None:
     before = (api.get("/users/me/signing-secret").json or {})["secret"]
     assert "--yes" in refused(run("admin", "change-secret-key", env=NEW_KEY))
     assert (api.get("/users/me/signing-secret").json or {})["secret"] == before

@@ -14,7 +14,7 @@ TABLES = ("queue", "jobs", "bans", "attempts", "events")
 
 
 @pytest.fixture
-def one_session(migrated_url: str, db: Database) -> Iterator[Database]:
+def one_session(migrated_url: str, new_tables: Database) -> Iterator[Database]:
     """A pool of one connection: a function keeps its plan for as long as the session lasts."""
     database = Database(migrated_url, connections=1)
     database.open()

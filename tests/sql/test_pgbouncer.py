@@ -41,7 +41,9 @@ def client(bounced: Flask, tenant: Tenant) -> Client:
     return Client(bounced.test_client(), tenant.key)
 
 
-def test_a_submission_reaches_who_waits_although_no_notification_does(bounced: Flask, client: Client) -> None:
+def test_a_submission_reaches_a_waiting_claim_although_no_notification_does(
+    bounced: Flask, client: Client
+) -> None:
     room = bounced.extensions["kelpie"].waiting
     with ThreadPoolExecutor(1) as pool:
         path = "/work?machine_id=m1&container_group_id=g1&wait=30"
@@ -61,7 +63,7 @@ def test_a_listener_does_not_take_its_listen_for_a_proof(bounced: Flask) -> None
     assert not listener.proven
 
 
-def test_whole_lives_of_jobs_beside_each_other(bounced: Flask, client: Client) -> None:
+def test_jobs_from_submission_to_end_beside_each_other(bounced: Flask, client: Client) -> None:
     """More clients at once than there are sessions of the server, so each meets what others left there."""
     crowd = SERVER_CONNECTIONS * 3
 

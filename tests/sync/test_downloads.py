@@ -15,7 +15,7 @@ from kelpie_worker.s3.bucket import Storage
 from kelpie_worker.s3.client import SharedClient
 from kelpie_worker.s3.errors import StorageUnreachable
 from kelpie_worker.s3.objects import RemoteFile, Target
-from kelpie_worker.sync.download import Collision, Landing, download, one_for_each_path
+from kelpie_worker.sync.download import PathConflict, PlannedDownload, download, one_for_each_path
 from kelpie_worker.sync.failures import answer_to
 from kelpie_worker.transfer.compression import NotPacked
 from local_stack.s3 import S3Server
@@ -71,7 +71,7 @@ def test_without_a_manifest_it_is_the_younger_and_else_the_compressed_one(
     chosen: tuple[str, float], other: tuple[str, float], why: str, turned: bool
 ) -> None:
     landings = [
-        Landing(RemoteFile(key, 1, modified=modified), "/ck/a", key.endswith(".gz"))
+        PlannedDownload(RemoteFile(key, 1, modified=modified), "/ck/a", key.endswith(".gz"))
         for key, modified in (chosen, other)
     ]
     job = Job("claim", "job", compression=True)
@@ -105,7 +105,7 @@ def test_inputs_that_cannot_be_on_one_disk_stop_the_attempt(
 ) -> None:
     for key in ("ck/state", "ck/state/a"):
         s3.put(bucket, key, key.encode())
-    with pytest.raises(Collision, match="ck/state"):
+    with pytest.raises(PathConflict, match="ck/state"):
         download(job_from(bucket, tmp_path), stored, lambda paths: None)
 
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-import kelpie_worker.transfer.retry
+import kelpie_worker.transfer.refusal_limit
 from kelpie_worker import config
 from kelpie_worker.job import Job, SyncBlock
 from kelpie_worker.lease import Lease
@@ -24,9 +24,9 @@ from kelpie_worker.sync import job_files
 from kelpie_worker.sync.job_files import JobFiles
 from kelpie_worker.sync.outputs import Outputs
 from kelpie_worker.system.backoff import Backoff
-from kelpie_worker.transfer.two_phase_upload import Transfer
+from kelpie_worker.transfer.file_upload import Transfer
 from kelpie_worker.workspace import directories, tree
-from kelpie_worker.workspace.record import DirectoryRecord
+from kelpie_worker.workspace.before_command import DirectoryRecord
 from local_stack.processes import wait_for
 from local_stack.s3 import S3Server
 from tests.checkpoints.watched import Watched
@@ -102,7 +102,7 @@ class Refusing:
 def test_a_refusal_that_lasts_is_believed_and_that_of_no_bucket_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: StorageRefused, patience: float, tries: int
 ) -> None:
-    monkeypatch.setattr(kelpie_worker.transfer.retry, "LONGEST", patience)
+    monkeypatch.setattr(kelpie_worker.transfer.refusal_limit, "LONGEST", patience)
     (tmp_path / "aside").mkdir()
     (tmp_path / "aside" / "result").write_text("1")
     job = Job("claim", "job", after=(SyncBlock("b", "p/", str(tmp_path / "out")),))
@@ -383,7 +383,7 @@ def test_a_refused_checkpoint_is_believed_in_after_a_while(
     aws: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bucket: str, faulty: FaultyProxy, started: bool
 ) -> None:
     """While the command runs, and when it has ended."""
-    monkeypatch.setattr(kelpie_worker.transfer.retry, "LONGEST", 0.5)
+    monkeypatch.setattr(kelpie_worker.transfer.refusal_limit, "LONGEST", 0.5)
     faulty.fault = puts("403")
     told: list[Exception] = []
     watched = Watched(tmp_path / "ck", bucket, refused=told.append)
@@ -438,7 +438,7 @@ def test_once_the_command_has_ended_trouble_is_waited_out(
     patience: float,
     answer: type[Message],
 ) -> None:
-    monkeypatch.setattr(kelpie_worker.transfer.retry, "LONGEST", patience)
+    monkeypatch.setattr(kelpie_worker.transfer.refusal_limit, "LONGEST", patience)
     monkeypatch.setattr(job_files, "_BETWEEN_TRIES", Backoff(first=0.01, longest=60.0))
     assert type(files_in(tmp_path)._answer(command, Full(2, error))) is answer
 

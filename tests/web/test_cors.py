@@ -97,7 +97,7 @@ def test_an_answer_says_which_headers_a_page_may_read(api: Client) -> None:
     }
 
 
-def test_nobody_is_offered_the_browsers_own_credentials(app: Flask, picky: Flask) -> None:
+def test_no_origin_is_offered_the_browsers_own_credentials(app: Flask, picky: Flask) -> None:
     for application in (app, picky):
         for method in ("GET", "OPTIONS"):
             answer = application.test_client().open("/jobs", method=method, headers=ASKED)

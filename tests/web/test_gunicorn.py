@@ -55,7 +55,7 @@ def answer_to(connection: http.client.HTTPConnection) -> list[dict[str, object]]
     return found
 
 
-def test_a_submission_is_answered_to_who_waits_and_not_to_who_hung_up(
+def test_a_submission_is_answered_to_a_client_that_waits_and_not_to_one_that_hung_up(
     server: Server, db: Database, tenant: Tenant
 ) -> None:
     """Many had waited and gone before, so the first that are called are not there any more."""
@@ -68,7 +68,7 @@ def test_a_submission_is_answered_to_who_waits_and_not_to_who_hung_up(
     assert (attempt["number"], attempt["machine_id"]) == (1, "m1")
 
 
-def test_sigterm_ends_a_process_with_fifty_who_wait_and_idle_connections(server: Server) -> None:
+def test_sigterm_ends_a_process_with_fifty_waiting_claims_and_idle_connections(server: Server) -> None:
     waiting = [server.ask(WAIT.replace("m1", f"m{number}")) for number in range(50)]
     idle = [server.ask("/healthz") for _ in range(5)]
     for connection in idle:

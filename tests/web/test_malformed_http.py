@@ -127,7 +127,7 @@ def test_a_request_that_is_none_is_refused_in_json(
 
 
 @pytest.mark.parametrize("header", [b"SCRIPT_NAME: /users", b"PATH_INFO: /metrics"])
-def test_nobody_says_from_outside_where_the_api_lies(server: Server, header: bytes) -> None:
+def test_no_client_decides_at_which_path_the_api_is(server: Server, header: bytes) -> None:
     """gunicorn trusts the headers of a proxy on this machine, and so of the clients that it lets through."""
     status, said = server.request(b"GET /users/me HTTP/1.1", header + b"\r\n")
     assert status in {200, 400}

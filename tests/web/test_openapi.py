@@ -97,7 +97,7 @@ def test_it_knows_the_three_kinds_of_caller(document: dict[str, Any]) -> None:
     }
 
 
-def test_every_route_asks_for_one_of_them_but_those_for_everybody(app: Flask, document: dict[str, Any]) -> None:
+def test_every_route_asks_for_one_of_them_but_the_public_ones(app: Flask, document: dict[str, Any]) -> None:
     for method, path, operation in operations(document):
         answer = app.test_client().open(path.replace("{", "").replace("}", ""), method=method.upper())
         assert bool(operation.get("security")) is (answer.status_code == 401), (method, path)

@@ -51,14 +51,6 @@ class TestWriting:
         run_job(api, receiver, report, **fields)
         assert [webhook["status"] for webhook in outbox(db)] == written
 
-    def test_every_handout_writes_running(self, api: Client, db: Database, receiver: Receiver) -> None:
-        run_job(api, receiver, "released")
-        api.claim("m2")
-        assert [(webhook["status"], webhook["machine_id"]) for webhook in outbox(db)] == [
-            ("running", "m1"),
-            ("running", "m2"),
-        ]
-
     def test_a_cancel_writes_none(self, api: Client, db: Database, receiver: Receiver) -> None:
         job = api.submit(webhook=receiver.url)
         api.delete(f"/jobs/{job['id']}")
@@ -132,15 +124,6 @@ class TestDelivery:
         assert send_round(sender) == 0
         assert len(receiver.got) == 1
 
-    @pytest.mark.parametrize("status", [200, 201, 204, 299])
-    def test_any_2xx_is_a_delivery(
-        self, api: Client, db: Database, receiver: Receiver, sender: Sender, status: int
-    ) -> None:
-        receiver.answers = [status]
-        run_job(api, receiver, "heartbeat")
-        send_round(sender)
-        assert outbox(db)[0]["delivered"]
-
     @pytest.mark.parametrize("status", [302, 307, 400, 401, 404, 429, 500, 503])
     def test_anything_else_is_retried_soon_with_the_same_id(
         self, api: Client, db: Database, receiver: Receiver, sender: Sender, status: int
@@ -158,7 +141,7 @@ class TestDelivery:
         assert webhook["delivered"] and webhook["tries"] == 2
         assert len(receiver.got) == 2 and len(set(receiver.ids)) == 1
 
-    def test_nobody_there_is_retried_too(self, api: Client, db: Database, sender: Sender) -> None:
+    def test_a_refused_connection_is_retried_too(self, api: Client, db: Database, sender: Sender) -> None:
         api.submit(webhook="http://127.0.0.1:1/")
         api.claim()
         send_round(sender)
@@ -200,7 +183,7 @@ class TestDelivery:
         send_round(sender)
         assert outbox(db)[0]["given_up"]
 
-    def test_a_key_that_somebody_sealed_with_another_secret_is_sent_as_none(
+    def test_a_key_that_was_encrypted_with_another_secret_is_sent_as_none(
         self, api: Client, db: Database, receiver: Receiver, sender: Sender, caplog: pytest.LogCaptureFixture
     ) -> None:
         run_job(api, receiver, "heartbeat")
@@ -280,7 +263,7 @@ class TestSenders:
         assert len(first) == len(second) == 5
         assert not {webhook["id"] for webhook in first} & {webhook["id"] for webhook in second}
 
-    def test_a_slow_receiver_delays_nobody_else(
+    def test_a_slow_receiver_delays_no_other(
         self, api: Client, db: Database, receiver: Receiver, sender: Sender
     ) -> None:
         slow = Receiver.answer

@@ -158,7 +158,7 @@ class TestCost:
     """What is read of the outbox does not grow with it."""
 
     @pytest.fixture
-    def one_session(self, migrated_url: str, db: Database) -> Iterator[Database]:
+    def one_session(self, migrated_url: str, new_tables: Database) -> Iterator[Database]:
         database = Database(migrated_url, connections=1)
         database.open()
         yield database

@@ -70,14 +70,6 @@ class TestLog:
         assert attempt["answer"] is None and "Connection refused" in attempt["error"]
         assert "secret" not in attempt["error"]
 
-    def test_a_job_without_webhooks_has_an_empty_log(self, api: Client) -> None:
-        assert log(api, api.submit()["id"]) == []
-
-    @pytest.mark.parametrize("job_id", [uuid.uuid4(), "nonsense"])
-    def test_an_unknown_job_has_none(self, api: Client, job_id: object) -> None:
-        refused(api.get(f"/jobs/{job_id}/webhooks"), 404)
-        refused(api.post(f"/jobs/{job_id}/webhooks/{uuid.uuid4()}/redeliver"), 404)
-
 
 class TestRedelivery:
     @pytest.mark.parametrize("status", [200, 410])
@@ -195,7 +187,7 @@ class TestRedelivery:
         assert [{**row, "pause": None} for row in outbox(db)] == [{**row, "pause": None} for row in after]
         assert len(db.all("select from deliveries")) == 1
 
-    def test_a_webhook_of_another_job_or_of_nobody_is_unknown(
+    def test_a_webhook_of_another_job_or_of_none_is_unknown(
         self, api: Client, stranger: Client, db: Database, receiver: Receiver, sender: Sender
     ) -> None:
         job_id, other = run_job(api, receiver, "heartbeat"), str(api.submit()["id"])

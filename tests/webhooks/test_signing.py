@@ -138,7 +138,9 @@ class TestSecrets:
             assert after["previous"]["secret"] == before["secret"]
         assert len(db.all("select from signing_secrets")) == 2
 
-    def test_twenty_who_need_the_first_secret_at_once_get_the_same(self, db: Database, tenant: Tenant) -> None:
+    def test_twenty_processes_that_need_the_first_secret_at_once_get_the_same(
+        self, db: Database, tenant: Tenant
+    ) -> None:
         made = at_once([lambda: signing_secret(db, SEAL, tenant.caller.user_id)["secret"]] * 20)
         assert len(set(made)) == 1
 
@@ -175,7 +177,7 @@ class TestSecrets:
         assert signing_secret(db, OTHER, user) == fresh
         assert "signing_secret_unreadable" in caplog.messages
 
-    def test_a_rotation_does_not_keep_one_that_nobody_can_read(self, db: Database, tenant: Tenant) -> None:
+    def test_a_rotation_does_not_keep_one_that_cannot_be_read(self, db: Database, tenant: Tenant) -> None:
         rotate_signing_secret(db, SEAL, tenant.caller.user_id)
         db.execute("delete from secret_key")
         assert rotate_signing_secret(db, OTHER, tenant.caller.user_id)["previous"] is None

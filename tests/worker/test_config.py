@@ -11,7 +11,15 @@ import pytest
 
 from kelpie_version import VERSION
 from kelpie_worker import cli, config, doctor
-from kelpie_worker.config import VARIABLES, Authorization, ConfigError, LegacyDirectories, Stay, TokenUse, load
+from kelpie_worker.config import (
+    VARIABLES,
+    Authorization,
+    ConfigError,
+    InstanceLimits,
+    LegacyDirectories,
+    TokenUse,
+    load,
+)
 
 ROOT = Path(__file__).parents[2]
 LEGACY = ("INPUT_DIR", "CHECKPOINT_DIR", "OUTPUT_DIR")
@@ -128,7 +136,7 @@ def test_settings_have_the_defaults_of_the_original() -> None:
     assert (loaded.max_retries, loaded.poll_interval, loaded.shutdown_grace) == (3, 10, 25)
     assert (loaded.watch.debounce, loaded.watch.stability, loaded.watch.max_wait) == (0, 0.05, 5)
     assert loaded.directories == LegacyDirectories("/input", "/checkpoint", "/output")
-    assert loaded.stay == Stay(max_failures=3, max_idle=None, one_job=False)
+    assert loaded.stay == InstanceLimits(max_failures=3, max_idle=None, one_job=False)
     assert loaded.state_file.endswith("/kelpie-state.json") and loaded.log_level == "info"
 
 
@@ -140,8 +148,8 @@ def test_settings_have_the_defaults_of_the_original() -> None:
         ({"SALAD_IMDS_URL": "host:1"}, "imds_url", "http://host:1"),
         ({"SALAD_MACHINE_ID": "m"}, "imds_url", "http://169.254.169.254"),
         ({}, "imds_url", None),
-        ({"MAX_JOB_FAILURES": "0", "MAX_TIME_WITH_NO_WORK_S": "1.5"}, "stay", Stay(None, 1.5)),
-        ({"KELPIE_RECREATE_BETWEEN_JOBS": "True"}, "stay", Stay(3, one_job=True)),
+        ({"MAX_JOB_FAILURES": "0", "MAX_TIME_WITH_NO_WORK_S": "1.5"}, "stay", InstanceLimits(None, 1.5)),
+        ({"KELPIE_RECREATE_BETWEEN_JOBS": "True"}, "stay", InstanceLimits(3, one_job=True)),
         ({"AWS_REGION": "a", "AWS_DEFAULT_REGION": "b"}, "aws_region", "a"),
         ({"AWS_DEFAULT_REGION": "b"}, "aws_region", "b"),
         ({"MAX_RETRIES": ""}, "max_retries", 3),

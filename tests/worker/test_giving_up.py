@@ -133,7 +133,8 @@ def test_a_worker_whose_children_cannot_live_gives_up_and_gives_the_job_back(
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "sitecustomize.py").write_text(
-        "import os\nfrom kelpie_worker.processes import child\nchild.live = lambda *_: os._exit(3)\n"
+        "import os\nfrom kelpie_worker.processes import child\n"
+        "assert child.run_child\nchild.run_child = lambda *_: os._exit(3)\n"
     )
     job = coordinator.submit(**shell("exit 0"), sync={})
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from kelpie_worker.job import Job, SyncBlock
 from kelpie_worker.messages import (
     Abandon,
     Command,
@@ -39,30 +38,12 @@ from kelpie_worker.messages import (
     Wiped,
 )
 from kelpie_worker.pipeline import BROKEN, NEXT, JobState, Phase, advance, entering, outcome_of_abandoned
+from tests.worker.one_job import JOB, RELEASED, c
 
-CLAIM = "5ab3a9b4-6fd1-4ef5-9a3e-0d6d3a0e9c11"
-BLOCK = SyncBlock("b", "p/", "/out", "x$")
-
-OUT = SyncBlock("bucket", "out/", "/job/out")
-CHECKPOINTS = SyncBlock("bucket", "checkpoint/", "/job/checkpoint")
-JOB = Job(
-    "claim-1",
-    "job-1",
-    1,
-    during=(CHECKPOINTS,),
-    after=(OUT,),
-    command="train",
-    environment={"TOKEN": "secret"},
-)
 COMPLETED = Ending(Verdict.COMPLETED, None, 0)
 FAILED = Ending(Verdict.FAILED, "exit_code", 3)
-RELEASED = Ending(Verdict.RELEASED, "shutdown")
 P = Phase
 SPOKEN = replace(COMPLETED, output="done")
-
-
-def c(kind: type, *values: object) -> Message:
-    return kind("claim-1", *values)  # type: ignore[no-any-return]
 
 
 def told(verdict: Verdict, reason: str, detail: str) -> Ending:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from kelpie_worker.job import Job, StoredObject, SyncBlock, to_saved
+from kelpie_worker.job import Job, StoredObject, to_saved
 from kelpie_worker.messages import (
     ChildDied,
     ChildStarted,
@@ -18,7 +18,6 @@ from kelpie_worker.messages import (
     Departed,
     Download,
     Downloaded,
-    Ending,
     Exited,
     Flush,
     Flushed,
@@ -43,7 +42,6 @@ from kelpie_worker.messages import (
     Troubled,
     Upload,
     Uploaded,
-    Verdict,
     Watch,
     Watching,
     Wipe,
@@ -52,28 +50,9 @@ from kelpie_worker.messages import (
 from kelpie_worker.pipeline import JobState, Phase, advance
 from kelpie_worker.state_file import WorkerState, fresh_state, parse
 from kelpie_worker.supervisor import Supervisor
+from tests.worker.one_job import JOB, RELEASED, c
 
-OUT = SyncBlock("bucket", "out/", "/job/out")
-CHECKPOINTS = SyncBlock("bucket", "checkpoint/", "/job/checkpoint")
-JOB = Job(
-    "claim-1",
-    "job-1",
-    1,
-    during=(CHECKPOINTS,),
-    after=(OUT,),
-    command="train",
-    environment={"TOKEN": "secret"},
-)
-RELEASED = Ending(Verdict.RELEASED, "shutdown")
 P = Phase
-
-
-def c(kind: type, *values: object) -> Message:
-    return kind("claim-1", *values)  # type: ignore[no-any-return]
-
-
-def told(verdict: Verdict, reason: str, detail: str) -> Ending:
-    return Ending(verdict, reason, detail=detail)
 
 
 # --- the supervisor -------------------------------------------------------------------------------------
@@ -333,7 +312,7 @@ def test_on_a_machine_that_cannot_be_left_the_pause_before_the_next_claim_double
     assert 1 <= pauses[0] <= 2 <= pauses[1] <= 4 <= pauses[2] <= 8
 
 
-def test_a_dead_child_is_replaced_and_hears_everything_again() -> None:
+def test_a_dead_child_is_replaced_and_gets_every_command_again() -> None:
     scene = Scene()
     scene.start()
     scene.hear(*HAPPY[:5])

@@ -15,51 +15,16 @@ import pytest
 from kelpie_worker.job import Job, SyncBlock
 from kelpie_worker.messages import Refused, Stage
 from kelpie_worker.sync.failures import answer_to
-from kelpie_worker.workspace import record
+from kelpie_worker.workspace import before_command
+from kelpie_worker.workspace.before_command import DirectoryRecord
 from kelpie_worker.workspace.directories import make, wipe
 from kelpie_worker.workspace.file_version import signature_of
 from kelpie_worker.workspace.paths import MovedDirectories, is_own_name
-from kelpie_worker.workspace.record import DirectoryRecord
 from kelpie_worker.workspace.scan import Scanner
 from kelpie_worker.workspace.set_aside import OutputReplaced, remove_aside, set_aside
+from tests.workspace.disk import Disk, names_in
 
 FORKED = multiprocessing.get_context("fork")
-
-
-def names_in(directory: Path) -> list[str]:
-    return sorted(path.name for path in directory.iterdir())
-
-
-class Disk:
-    """One job's directory `ck` on a disk with files that are not the job's."""
-
-    def __init__(self, root: Path) -> None:
-        self.state_file = str(root / "state" / "kelpie-state.json")
-        self.shared, self.directory = root / "shared", root / "work" / "ck"
-        self.job = Job("claim", "job", after=(SyncBlock("b", "", str(self.directory)),))
-        for made in (self.shared / "ck", root / "state", root / "work"):
-            made.mkdir(parents=True)
-        (self.shared / "foreign").write_text("somebody's")
-        (self.shared / "ck" / "foreign").write_text("somebody's")
-
-    def make(self) -> DirectoryRecord:
-        return make(self.job, self.state_file)
-
-    def wipe(self, known: DirectoryRecord) -> None:
-        wipe(self.job, self.state_file, known)
-
-    def replace_by_link(self, target: Path | str) -> None:
-        shutil.rmtree(self.directory)
-        self.directory.symlink_to(target)
-
-    @property
-    def foreign_is_there(self) -> bool:
-        return (self.shared / "foreign").exists() and (self.shared / "ck" / "foreign").exists()
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Disk:
-    return Disk(tmp_path)
 
 
 # --- links in a directory's place -----------------------------------------------------------------------
@@ -117,9 +82,9 @@ def test_an_operators_link_is_followed_and_stays(disk: Disk) -> None:
 
 def test_an_operators_link_survives_that_the_worker_restarts(disk: Disk) -> None:
     disk.directory.symlink_to(disk.shared)
-    path = record.file_of(disk.state_file, "claim")
-    record.save(disk.make(), path)
-    disk.wipe(record.load(path))
+    path = before_command.file_of(disk.state_file, "claim")
+    before_command.save(disk.make(), path)
+    disk.wipe(before_command.load(path))
     assert disk.directory.is_symlink() and names_in(disk.shared) == []
 
 
@@ -153,17 +118,17 @@ def test_a_watched_directory_that_became_a_link_counts_as_empty(disk: Disk) -> N
 )
 def test_rubbish_where_the_places_were_kept_counts_as_nothing(tmp_path: Path, kept: str) -> None:
     (tmp_path / "places").write_text(kept)
-    assert record.load(tmp_path / "places") is None
-    assert record.load(tmp_path / "missing") is None
+    assert before_command.load(tmp_path / "places") is None
+    assert before_command.load(tmp_path / "missing") is None
 
 
 def test_what_a_download_brought_is_known_after_a_restart(disk: Disk) -> None:
     known = disk.make()
     (disk.directory / os.fsdecode(b"\xff")).touch()
     known.brought = {str(path): signature_of(path.stat()) for path in disk.directory.iterdir()}
-    path = record.file_of(disk.state_file, "claim")
-    record.save(known, path)
-    assert record.load(path) == known and is_own_name(path.name)
+    path = before_command.file_of(disk.state_file, "claim")
+    before_command.save(known, path)
+    assert before_command.load(path) == known and is_own_name(path.name)
 
 
 # --- what is no directory -------------------------------------------------------------------------------
@@ -190,7 +155,7 @@ def test_whatever_a_job_leaves_in_a_directorys_place_the_next_job_finds_it_empty
     assert names_in(disk.directory) == [] and not disk.directory.is_symlink()
 
 
-def test_a_file_that_may_be_somebodys_is_kept_beside_the_directory(disk: Disk) -> None:
+def test_a_file_that_may_be_needed_is_kept_beside_the_directory(disk: Disk) -> None:
     disk.directory.write_text("somebody's")
     disk.wipe(DirectoryRecord())
     disk.make()

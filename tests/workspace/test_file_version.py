@@ -8,12 +8,9 @@ import signal
 from pathlib import Path
 
 from kelpie_worker.workspace.file_version import PinnedFile, Signature, nameless, signature_of
+from tests.workspace.disk import names_in
 
 FORKED = multiprocessing.get_context("fork")
-
-
-def names_in(directory: Path) -> list[str]:
-    return sorted(path.name for path in directory.iterdir())
 
 
 def test_nothing_is_left_of_a_copy_whose_maker_is_killed(tmp_path: Path) -> None:

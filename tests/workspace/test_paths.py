@@ -10,7 +10,7 @@ import pytest
 from kelpie_worker.lease import Lease
 from kelpie_worker.s3.bucket import Storage
 from kelpie_worker.s3.client import SharedClient
-from kelpie_worker.transfer.two_phase_upload import Transfer
+from kelpie_worker.transfer.file_upload import Transfer
 from kelpie_worker.workspace.paths import own_name
 from kelpie_worker.workspace.scan import Scanner
 

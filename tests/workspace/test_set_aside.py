@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from kelpie_worker.job import Job, SyncBlock
-from kelpie_worker.workspace.directories import make, wipe
+from kelpie_worker.workspace.before_command import DirectoryRecord
+from kelpie_worker.workspace.directories import wipe
 from kelpie_worker.workspace.paths import MovedDirectories
-from kelpie_worker.workspace.record import DirectoryRecord
 from kelpie_worker.workspace.scan import Scanner
 from kelpie_worker.workspace.set_aside import bring_back, moved_path, places_aside, remove_aside, set_aside
+from tests.workspace.disk import Disk, names_in
 
 
 def test_outputs_are_set_aside_once_however_many_blocks_name_them(
@@ -29,42 +30,6 @@ def test_outputs_are_set_aside_once_however_many_blocks_name_them(
     assert set_aside(job, str(tmp_path / "state"), DirectoryRecord()) == aside  # repeated after a crash
     assert list(out.iterdir()) == []
     assert Path(moved_path(str(out / "deep"), aside), "file").read_text() == "1"
-
-
-def names_in(directory: Path) -> list[str]:
-    return sorted(path.name for path in directory.iterdir())
-
-
-class Disk:
-    """One job's directory `ck` on a disk with files that are not the job's."""
-
-    def __init__(self, root: Path) -> None:
-        self.state_file = str(root / "state" / "kelpie-state.json")
-        self.shared, self.directory = root / "shared", root / "work" / "ck"
-        self.job = Job("claim", "job", after=(SyncBlock("b", "", str(self.directory)),))
-        for made in (self.shared / "ck", root / "state", root / "work"):
-            made.mkdir(parents=True)
-        (self.shared / "foreign").write_text("somebody's")
-        (self.shared / "ck" / "foreign").write_text("somebody's")
-
-    def make(self) -> DirectoryRecord:
-        return make(self.job, self.state_file)
-
-    def wipe(self, known: DirectoryRecord) -> None:
-        wipe(self.job, self.state_file, known)
-
-    def replace_by_link(self, target: Path | str) -> None:
-        shutil.rmtree(self.directory)
-        self.directory.symlink_to(target)
-
-    @property
-    def foreign_is_there(self) -> bool:
-        return (self.shared / "foreign").exists() and (self.shared / "ck" / "foreign").exists()
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Disk:
-    return Disk(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 
 from kelpie_worker import logs
 from kelpie_worker.job import Job, SyncBlock
+from kelpie_worker.workspace.before_command import DirectoryRecord
 from kelpie_worker.workspace.directories import why_not_to_wipe, wipe
-from kelpie_worker.workspace.record import DirectoryRecord
 
 
 @pytest.mark.parametrize("spelling", ["{}", "{}/", "{}/sub/..", "{link}"])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kelpie_worker.sync.download import landing_path
+from kelpie_worker.workspace.paths import landing_path
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""One generation of a watched directory on its way: all of it prepared unseen, then committed in order."""
+"""The upload of one generation of a watched directory: all of it prepared invisibly, then committed in order."""
 
 from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +14,7 @@ from kelpie_worker.job import Job, StoredObject, SyncBlock
 from kelpie_worker.lease import Lease
 from kelpie_worker.s3.errors import Misconfigured, NoBucket, NotBegun, StorageRefused
 from kelpie_worker.s3.objects import Target
-from kelpie_worker.transfer.two_phase_upload import WHOLE_SIZE, Prepared, Transfer
+from kelpie_worker.transfer.file_upload import WHOLE_SIZE, Prepared, Transfer
 from kelpie_worker.workspace.file_version import NoCopy, Signature, Snapshot, Spoiled, tail_of
 
 _COMMITS_AT_ONCE = 8
@@ -24,19 +24,19 @@ _SPOILED_BEFORE_COPY = 2
 
 
 class Unreadable(StorageRefused):
-    """A file is closed to this worker: storage is not even asked."""
+    """This worker has no permission to read a file. Nothing was sent to storage."""
 
 
 @dataclass
 class NotSent:
-    """What came of the files of a generation that are not in the bucket now."""
+    """The files of a generation that were not uploaded, and why."""
 
-    refused: dict[str, StorageRefused] = field(default_factory=dict)  # others were taken; or they are Unreadable
-    removed: set[str] = field(default_factory=set)  # they went away with their directories
+    refused: dict[str, StorageRefused] = field(default_factory=dict)  # while others were taken; or Unreadable
+    removed: set[str] = field(default_factory=set)  # deleted together with their directories
 
 
 class Generations:
-    """Sends those of one block, one at a time, and notes in `files` what the bucket has taken."""
+    """Uploads the generations of one block, one at a time, and records in `files` what was committed."""
 
     def __init__(
         self, job: Job, block: SyncBlock, transfer: Transfer, lease: Lease, fence: Fence, files: TrackedFiles
@@ -73,9 +73,9 @@ class Generations:
         return tail is None or tail_of(self._source(path), sent.size) == tail
 
     def send(self, files: Snapshot) -> NotSent:
-        """Prepare all, then commit all but those that move even while they are copied.
+        """Prepare all files, then commit them, without those that are rewritten even while they are copied.
 
-        Raises Spoiled before anything is visible, and the storage's errors, a refusal only of all that was tried.
+        Raises Spoiled before anything is visible; the storage's errors; a refusal only if all files were refused.
         """
         self._number += 1
         prepared: dict[str, Prepared] = {}
@@ -114,7 +114,8 @@ class Generations:
                 elif self._spoiled_in_a_row < _SPOILED_BEFORE_COPY:
                     self._spoiled_in_a_row += 1
                     raise
-                else:  # where files come and go all the time, the others do not wait for a moment without
+                # where files are created and deleted all the time, the others do not wait for a quiet moment
+                else:
                     spoiled = True
         if not spoiled:
             self._spoiled_in_a_row = 0
@@ -122,16 +123,16 @@ class Generations:
         return left
 
     def _is_removed(self, path: str) -> bool:
-        """Whether it went with its whole directory, as old checkpoints do, and not by a rename alone."""
+        """Whether the file was deleted with its whole directory, as old checkpoints are, and not only replaced."""
         return self._removed_directory(path) is not None
 
     def _removed_directory(self, path: str) -> PurePosixPath | None:
-        """The outermost directory below the watched one that it lay in and that is gone; None if none is."""
+        """The outermost parent directory of the file, below the watched one, that is gone; None if none is."""
         gone = [parent for parent in PurePosixPath(path).parents if not Path(self._source(str(parent))).exists()]
         return gone[-1] if gone and gone[-1].name else None
 
     def _drop_halves(self, prepared: dict[str, Prepared], removed: set[str]) -> None:
-        """What was read of a directory before the rest of it was removed is of no use."""
+        """Abort the uploads of files whose directory was deleted before the rest of it was read."""
         halves = {self._removed_directory(path) for path in removed}
         for path in [path for path in prepared if halves.intersection(PurePosixPath(path).parents)]:
             prepared.pop(path).abort()
@@ -149,10 +150,10 @@ class Generations:
             raise
 
     def _prepare_copy(self, path: str, version: Signature, prepared: dict[str, Prepared]) -> None:
-        """A file that is rewritten all the time must not starve.
+        """Prepare from a copy, so that a file that is rewritten all the time is uploaded some time.
 
-        One that is rewritten even while it is copied is left to the next generation, and so is one that cannot be
-        copied unless it happens to rest: the others do not wait for it any more.
+        If it is rewritten even while it is copied, it is left to the next generation. If it cannot be copied, it
+        is read in place, and left to the next generation if it is rewritten meanwhile.
         """
         with suppress(Spoiled):
             try:
@@ -165,9 +166,9 @@ class Generations:
         return f"{self._block.local_path}/{path}"
 
     def _commit(self, prepared: dict[str, Prepared], files: Snapshot) -> dict[str, StorageRefused]:
-        """Make all visible, many at once: a machine that vanishes meanwhile leaves a torn checkpoint.
+        """Commit all files, several at a time: a machine that vanishes meanwhile leaves a torn checkpoint.
 
-        The answer are the files that were refused while others were taken. A refusal of all is raised.
+        Returns the files that were refused while others were taken. If all are refused, a refusal is raised.
         """
         targets = {path: self.target(path) for path in prepared}
         taken: list[str] = []

@@ -1,6 +1,6 @@
-"""The upload of one file in two steps: `prepare` sends its bytes unseen, `commit` makes them the object.
+"""The upload of one file in two steps: `prepare` sends its bytes invisibly, `commit` makes them the object.
 
-Of a file that was rewritten while it was read (Spoiled) nothing becomes visible.
+If the file is rewritten while it is read (Spoiled), nothing of it becomes visible.
 """
 
 import mimetypes
@@ -17,7 +17,7 @@ from kelpie_worker.s3.bucket import Storage
 from kelpie_worker.s3.errors import NotBegun
 from kelpie_worker.s3.objects import UNKNOWN, ObjectState, Part, Stored, Target
 from kelpie_worker.transfer.compression import gzipped
-from kelpie_worker.transfer.upload_buffer import Kept, UploadBuffer
+from kelpie_worker.transfer.upload_buffer import BufferedFile, UploadBuffer
 from kelpie_worker.workspace.file_version import NoCopy, PinnedFile, Signature, nameless
 
 PART_SIZE = 8 * 1024 * 1024
@@ -28,20 +28,20 @@ WHOLE_SIZE = 5 * 1024 * 1024  # up to this a file is sent whole, when it is comm
 
 
 class Prepared(Protocol):
-    """A file whose bytes are on their way, or kept until its commit."""
+    """A file whose bytes are being sent, or buffered until its commit."""
 
     size: int  # of the file, in bytes
     sent: int  # bytes of the object: fewer than the file's where it is compressed
     tail: bytes  # the last bytes of the file
 
     def ready(self) -> None:
-        """Wait until every byte has arrived. The storage's errors, Cancelled."""
+        """Wait until every byte is sent. Raises the storage's errors, Cancelled."""
 
     def commit(self, over: ObjectState = UNKNOWN) -> Stored:
-        """Make it visible in the place of `over`. Raises the storage's errors, Changed, Cancelled."""
+        """Make the object visible, replacing `over`. Raises the storage's errors, Changed, Cancelled."""
 
     def abort(self) -> None:
-        """Forget it; harmless after a commit."""
+        """Discard the upload. Does nothing after a commit."""
 
 
 class Transfer:
@@ -52,7 +52,7 @@ class Transfer:
         self.compression = compression
         self._pool = ThreadPoolExecutor(_PARTS_AT_ONCE, thread_name_prefix="parts")
         self._room = threading.BoundedSemaphore(_PARTS_AT_ONCE)
-        self._open: weakref.WeakSet[_InParts] = weakref.WeakSet()
+        self._open: weakref.WeakSet[_MultipartUpload] = weakref.WeakSet()
         self._upload_buffer = UploadBuffer()
 
     def key_in(self, prefix: str, path: str) -> str:
@@ -88,7 +88,10 @@ class Transfer:
                 return self._prepared(copied, folder, target)
 
     def may_begin(self, target: Target) -> bool:
-        """Whether the bucket would take an upload there; nothing of it stays. The storage's errors, Cancelled."""
+        """Whether the bucket accepts an upload there; tried with one that is aborted at once.
+
+        Raises the storage's errors, Cancelled.
+        """
         try:
             self.storage.abort(target, self.storage.begin(target))
         except NotBegun:
@@ -102,14 +105,14 @@ class Transfer:
         return upload
 
     def _whole(self, file: PinnedFile, folder: str, target: Target) -> Prepared | None:
-        """None if there is no room to keep it."""
+        """The upload of a small file; None if the buffer has no room for it."""
         body = b"".join(self._stream(file, max(1, file.size)))
         file.verify()
-        kept = self._upload_buffer.keep(body, folder)
-        return _Whole(self.storage, target, len(body), kept) if kept else None
+        buffered = self._upload_buffer.keep(body, folder)
+        return _WholeUpload(self.storage, target, len(body), buffered) if buffered else None
 
     def _in_parts(self, file: PinnedFile, target: Target) -> Prepared:
-        upload = _InParts(self.storage, target, file.size)
+        upload = _MultipartUpload(self.storage, target, file.size)
         self._open.add(upload)
         try:
             for number, body in enumerate(self._stream(file, part_size(file.size)), start=1):
@@ -125,40 +128,40 @@ class Transfer:
         return gzipped(blocks, block) if self.compression else blocks
 
     def close(self) -> None:
-        """Abort what is not committed, once the attempt was cancelled. May be called twice."""
+        """Abort every upload that is not committed. For an attempt that was cancelled; may be called twice."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         for upload in list(self._open):
             upload.abort()
 
 
-class _Whole:
-    """A small file, which is kept in the buffer and sent by its commit."""
+class _WholeUpload:
+    """A small file, which is buffered and sent by its commit."""
 
     tail = b""
 
-    def __init__(self, storage: Storage, target: Target, size: int, kept: Kept) -> None:
+    def __init__(self, storage: Storage, target: Target, size: int, buffered: BufferedFile) -> None:
         self.size = self.sent = size
         self._storage = storage
         self._target = target
-        self._kept: Kept | None = kept
+        self._buffered: BufferedFile | None = buffered
 
     def ready(self) -> None:
         pass
 
     def commit(self, over: ObjectState = UNKNOWN) -> Stored:
-        assert self._kept
-        stored = self._storage.put(self._target, self._kept.read(), over)
+        assert self._buffered
+        stored = self._storage.put(self._target, self._buffered.read(), over)
         self.abort()
         return stored
 
     def abort(self) -> None:
-        if self._kept:
-            self._kept.let_go()
-        self._kept = None
+        if self._buffered:
+            self._buffered.release()
+        self._buffered = None
 
 
-class _InParts:
-    """A multipart upload: its parts are sent in the background, unseen until the commit."""
+class _MultipartUpload:
+    """A multipart upload: its parts are sent in the background, invisible until the commit."""
 
     tail = b""
 
@@ -208,7 +211,7 @@ class _InParts:
         upload_id, self._id = self._id, None
         running = [part for part in self._parts if not part.cancel() and not part.done()]
         self._storage.abort(self._target, upload_id)
-        if running:  # what arrives after the upload was aborted stays, unless it is aborted again
+        if running:  # a part that arrives after the abort stays in the bucket, unless the upload is aborted again
             threading.Thread(target=self._abort_again, args=(upload_id, running), daemon=True).start()
 
     def _abort_again(self, upload_id: str, running: list[Future[Part]]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kelpie_worker.transfer.two_phase_upload import PART_SIZE, part_size
+from kelpie_worker.transfer.file_upload import PART_SIZE, part_size
 
 
 @given(st.integers(0, 5 * 1024**4))

@@ -1,0 +1,112 @@
+"""Looks at a watched directory: scans it, waits until it is quiet, and says how far the bucket is behind it."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from kelpie_worker.checkpoints.fence import Fence
+from kelpie_worker.checkpoints.file_events import FileEvents
+from kelpie_worker.checkpoints.mirror import Look
+from kelpie_worker.checkpoints.overlaps import Overlaps
+from kelpie_worker.checkpoints.stability import Stability
+from kelpie_worker.checkpoints.tracked_files import TrackedFiles
+from kelpie_worker.config import WatchTimes
+from kelpie_worker.job import ObjectKey, SyncBlock
+from kelpie_worker.s3.objects import Absent, Version
+from kelpie_worker.system.linux import boottime
+from kelpie_worker.workspace.file_version import Snapshot
+from kelpie_worker.workspace.scan import Scanner
+
+_SHORTEST_SCAN_PAUSE, _LONGEST_SCAN_PAUSE = 2.0, 60.0  # seconds
+_SCAN_PAUSE_FACTOR = 20  # times as long as a scan takes
+_SHORTEST_STABILITY = 0.01  # seconds; below it a second write could bear the first one's time
+
+
+class DirectoryObserver:
+    """Notes in `files`, and in `stability`, what it sees of the directory of one block."""
+
+    def __init__(
+        self,
+        block: SyncBlock,
+        scanner: Scanner,
+        files: TrackedFiles,
+        stability: Stability,
+        times: WatchTimes,
+        fence: Fence,
+        overlaps: Overlaps,
+        key_of: Callable[[str], ObjectKey],
+    ) -> None:
+        """`key_of` says where a file is sent."""
+        self.file_events = FileEvents()
+        self.behind_since: float | None = None  # CLOCK_BOOTTIME; None while the bucket has all
+        self._block = block
+        self._scanner = scanner
+        self._files = files
+        self._stability = stability
+        self._times = times
+        self._fence = fence
+        self._overlaps = overlaps
+        self._key_of = key_of
+        self._looked = self._had_all = boottime()  # at the directory; when the bucket had all that was seen there
+        self._scan_pause = _SHORTEST_SCAN_PAUSE
+
+    def look(self, final: bool = False) -> Look:
+        """Scan the directory, and set the pause until the next scan in proportion to how long this one took."""
+        self._looked, began = boottime(), time.monotonic()
+        found = self._overlaps.left_to(self._block, self._scanner.scan())
+        self._forget_what_others_replaced(found)
+        now = time.monotonic()
+        self._stability.see(self._files, found, now)
+        self._scan_pause = min(
+            max(_SHORTEST_SCAN_PAUSE, _SCAN_PAUSE_FACTOR * (now - began)),
+            _LONGEST_SCAN_PAUSE,
+        )
+        self.note_lag(found)
+        return Look(
+            found,
+            now,
+            final,
+            shows_removals=not (self._scanner.led_away or self._scanner.shut_out),
+        )
+
+    def look_when_quiet(self, finishing: threading.Event, check: Callable[[], None]) -> Look:
+        """The directory, once two scans in a row agree (FILE_WATCHER_*) or the wait has been long enough.
+
+        It waits no longer once `finishing` is set. `check` is called between scans, and may raise.
+        """
+        before = self.look()
+        if self._files.is_settled(before.found):
+            return before
+        began = time.monotonic()
+        while not finishing.wait(max(self._times.stability, _SHORTEST_STABILITY)):
+            look = self.look()
+            if look.found == before.found and self.file_events.quiet_for() >= self._times.debounce:
+                return look
+            if self._times.max_wait is not None and time.monotonic() - began >= self._times.max_wait:
+                return replace(look, at_rest=False)
+            before = look
+            check()
+        return self.look()
+
+    def wait_for_change(self) -> None:
+        """Sleep until something happens in the directory, or for the usual pause between scans."""
+        self.file_events.wait(self._scan_pause)
+
+    def note_lag(self, found: Snapshot) -> None:
+        """Record since when the bucket lacks a change: counted from the last scan that did not show it.
+
+        Deleted files do not count: their objects are kept for another generation on purpose.
+        """
+        if self._files.changed(found):
+            self.behind_since = self._had_all
+        else:
+            self._had_all, self.behind_since = self._looked, None
+
+    def _forget_what_others_replaced(self, found: Snapshot) -> None:
+        """Count a file as not uploaded if another directory of the job has replaced its object."""
+        for path in found:
+            file = self._files[path]
+            state = Version(file.stored.etag) if file.stored else Absent()
+            if file.sent and self._fence.is_overwritten(self._key_of(path), state):
+                file.sent = None
