@@ -259,6 +259,12 @@ class Config:
         "failures of different jobs, by its own fault, after which a machine of a group is reallocated; 0: never",
         default="5",
     )
+    max_machines: int = _setting(
+        "KELPIE_MAX_MACHINES",
+        WHOLE_NUMBER,
+        "machines that are remembered of each user's project; callers choose their names; 0: any number",
+        default="10000",
+    )
     salad_api_key: str | None = _setting(
         "SALAD_API_KEY",
         HEADER_KEY,

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from kelpie_api import logs
 from kelpie_api.auth.caller import Caller
+from kelpie_api.config import Config
 from kelpie_api.db import SQL, Database, Row
 
 FLUSH_PAUSE = 10.0  # seconds between two writings
@@ -27,8 +28,9 @@ Machine = tuple[int, str, str]  # tenant, container group, machine
 class Sightings:
     """The machines that this process has seen. A thread stores them, so that a claim stays one statement."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, most: int = Config.max_machines) -> None:
         self.db = db
+        self.most = most  # machines of one tenant; 0: any number
         self.lock = threading.Lock()
         self.unwritten: set[Machine] = set()
         self.written: dict[Machine, float] = {}  # when; monotonic
@@ -47,16 +49,31 @@ class Sightings:
         return FLUSH_PAUSE
 
     def write(self) -> None:
-        """Store the machines seen; if that fails they are stored the next time."""
+        """Store the machines seen; if that fails they are stored the next time.
+
+        Where a tenant has as many as it may, its new ones are left out, and those that are long gone make room.
+        """
         with self.lock:
             seen = list(self.unwritten)
         if seen:
-            self.db.execute(SQL.see_machines, **columns(seen))
+            self._store(seen)
         now = time.monotonic()
         with self.lock:
             self.unwritten.difference_update(seen)
             self.written = {machine: at for machine, at in self.written.items() if at > now - WRITTEN_FOR}
             self.written.update(dict.fromkeys(seen, now))
+
+    def _store(self, seen: list[Machine]) -> None:
+        crowded = self.db.all(SQL.see_machines, **columns(seen), most=self.most)
+        if not crowded:
+            return
+        logs.warning(
+            "machines_left_out",
+            message=f"A user's project has {self.most} machines, as many as KELPIE_MAX_MACHINES allows;"
+            " further ones may work, but are not listed.",
+            tenants={row["tenant_id"]: row["left_out"] for row in crowded},
+        )
+        self.db.execute(SQL.make_room_for_machines, tenant_ids=[row["tenant_id"] for row in crowded])
 
 
 def columns(machines: Collection[Machine]) -> dict[str, list[Any]]:

@@ -39,7 +39,7 @@ class Coordinator:
     @classmethod
     def of(cls, config: Config) -> Coordinator:
         db = Database(config.database_url)
-        sightings = Sightings(db)
+        sightings = Sightings(db, config.max_machines)
         maintenance = Maintenance(db, [sightings.record_sightings])
         waiting = LongPoll(db, config.max_waiters)
         lookups = GroupLookups(db, Salad(config.salad_api_url), config.salad_api_key)

@@ -2,15 +2,56 @@
 -- writes the reallocation too.
 
 -- name: see_machines
--- Those that asked for work or reported since the last time; other processes may have seen them as well.
-insert into machines (tenant_id, container_group, machine_id)
-select tenant_id, container_group, machine_id
-  from unnest(%(tenant_ids)s::bigint[], %(container_groups)s::text[], %(machine_ids)s::text[])
-    as seen (tenant_id, container_group, machine_id)
- order by tenant_id, container_group, machine_id
-    on conflict (tenant_id, container_group, machine_id) do update
-   set last_seen = now()
- where machines.last_seen < now() - interval '5 seconds';
+-- Those that asked for work or reported since the last time; other processes may have seen them as well. A tenant has
+-- `most` rows at the most (0: any number), since callers choose the names: the rest of its new machines is not written,
+-- and counted here.
+with seen as materialized (
+  select tenant_id, container_group, machine_id,
+         exists (select
+                   from machines m
+                  where m.tenant_id = s.tenant_id
+                    and m.container_group = s.container_group
+                    and m.machine_id = s.machine_id) as known
+    from unnest(%(tenant_ids)s::bigint[], %(container_groups)s::text[], %(machine_ids)s::text[])
+      as s (tenant_id, container_group, machine_id)
+),
+room as materialized (
+  select tenant_id,
+         %(most)s::integer - (select count(*)
+                                from (select from machines m where m.tenant_id = t.tenant_id limit %(most)s) n) as free
+    from (select distinct tenant_id from seen where not known) t
+),
+new as materialized (
+  select s.tenant_id, s.container_group, s.machine_id,
+         %(most)s::integer = 0
+         or row_number() over (partition by s.tenant_id order by s.container_group, s.machine_id) <= r.free as fits
+    from seen s
+    join room r using (tenant_id)
+   where not s.known
+),
+written as (
+  insert into machines (tenant_id, container_group, machine_id)
+  select tenant_id, container_group, machine_id
+    from (select tenant_id, container_group, machine_id from seen where known
+           union all
+          select tenant_id, container_group, machine_id from new where fits) noted
+   order by tenant_id, container_group, machine_id
+      on conflict (tenant_id, container_group, machine_id) do update
+     set last_seen = now()
+   where machines.last_seen < now() - interval '5 seconds'
+)
+select tenant_id, count(*) as left_out from new where not fits group by tenant_id order by tenant_id;
+
+-- name: make_room_for_machines
+-- Of tenants whose machines are too many those go that were not heard of for a day.
+delete from machines
+ where (tenant_id, container_group, machine_id) in (
+       select tenant_id, container_group, machine_id
+         from machines
+        where tenant_id = any (%(tenant_ids)s::bigint[])
+          and last_seen < now() - interval '1 day'
+        order by tenant_id, container_group, machine_id
+          for update skip locked);
 
 -- name: list_machines
 with page as materialized (

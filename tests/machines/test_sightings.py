@@ -65,6 +65,44 @@ class TestSightings:
             sightings.note(tenant.caller.tenant_id, "g1", str(number))
         assert len(sightings.unwritten) == MOST_SEEN
 
+    def test_a_tenant_that_makes_up_machines_fills_its_own_rows_and_no_others(
+        self, db: Database, tenant: Tenant, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        sightings, other = Sightings(db, most=3), make_tenant(db, "rival", "default")
+        rows = "select machine_id from machines where tenant_id = %(id)s order by machine_id"
+        for machine in ("a", "b"):
+            sightings.note(tenant.caller.tenant_id, "g1", machine)
+        sightings.write()
+        for machine in ("c", "d", "e"):
+            sightings.note(tenant.caller.tenant_id, "g1", machine)
+        sightings.note(other.caller.tenant_id, "g1", "theirs")
+        sightings.write()
+        assert [row["machine_id"] for row in db.all(rows, id=tenant.caller.tenant_id)] == ["a", "b", "c"]
+        assert [row["machine_id"] for row in db.all(rows, id=other.caller.tenant_id)] == ["theirs"]
+        assert "machines_left_out" in caplog.text
+
+    def test_where_a_tenant_has_too_many_those_not_heard_of_for_a_day_make_room(
+        self, db: Database, tenant: Tenant
+    ) -> None:
+        def see(*machines: str) -> list[str]:
+            sightings = Sightings(db, most=2)
+            for machine in machines:
+                sightings.note(tenant.caller.tenant_id, "g1", machine)
+            sightings.write()
+            return [row["machine_id"] for row in db.all("select machine_id from machines order by machine_id")]
+
+        assert see("a", "b") == ["a", "b"]
+        db.execute("update machines set last_seen = now() - interval '25 hours'")
+        assert see("a", "c") == ["a"], "one is heard again, the other goes"
+        assert see("c") == ["a", "c"]
+
+    def test_without_a_limit_all_are_written(self, db: Database, tenant: Tenant) -> None:
+        sightings = Sightings(db, most=0)
+        for machine in ("a", "b"):
+            sightings.note(tenant.caller.tenant_id, "g1", machine)
+        sightings.write()
+        assert len(db.all("select from machines")) == 2
+
     def test_processes_that_saw_the_same_machines_do_not_lock_each_other_out(
         self, db: Database, tenant: Tenant
     ) -> None:
