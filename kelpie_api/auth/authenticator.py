@@ -11,7 +11,7 @@ from typing import Protocol
 from kelpie_api.auth.caller import NO_TENANT, Caller, Role
 from kelpie_api.auth.machine_tokens import MachineTokens
 from kelpie_api.auth.salad_keys import SaladKeys
-from kelpie_api.auth.users import digest
+from kelpie_api.auth.users import KEY_BEGINS, digest
 from kelpie_api.cache import Cache
 from kelpie_api.config import Config
 from kelpie_api.db import SQL, Database
@@ -54,6 +54,7 @@ class Authenticator:
         """
         if key := headers.get("X-Kelpie-Key"):
             return self.of_kelpie_key(key)
+        refuse_misplaced(headers)
         if key := headers.get("Salad-Api-Key"):
             return self.of_salad_key(key, *named(headers, "Salad-Organization", "Salad-Project"))
         scheme, _, token = (headers.get("Authorization") or "").strip().partition(" ")
@@ -169,3 +170,11 @@ def named(headers: Headers, *required: str) -> list[str]:
 
 def invalid_header(name: str, problem: str) -> InvalidRequest:
     return InvalidRequest(f"The header {name} {problem}.", {name: [f"The header {problem}."]})
+
+
+def refuse_misplaced(headers: Headers) -> None:
+    """Raise Forbidden for an API key of Kelpie's in a header of another credential."""
+    for header in ("Authorization", "Salad-Api-Key"):
+        words = (headers.get(header) or "").split()
+        if words and words[-1].startswith(KEY_BEGINS):
+            raise Forbidden(f"The key in {header} is one of Kelpie's; send it in the header X-Kelpie-Key.")

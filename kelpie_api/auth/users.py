@@ -13,6 +13,8 @@ from kelpie_api.errors import Conflict, InvalidRequest, NotFound, UserRemoved
 from kelpie_api.limits import LONGEST_NAME
 from kelpie_api.text import NAME_TEXT, UNSTORABLE
 
+KEY_BEGINS = "kelpie_"
+
 
 def storable(name: str, what: str) -> str:
     """The name, if it may be stored; the API has the same rule. Raises InvalidRequest."""
@@ -72,7 +74,7 @@ def create_user(db: Database, username: str) -> Row:
 
 def create_token(db: Database, user_id: UUID, org_name: str, project_name: str, role: Role = Role.USER) -> str:
     """Make an API key and return it; only its digest is stored. Raises NotFound for an unknown user."""
-    token = f"kelpie_{secrets.token_urlsafe(32)}"
+    token = f"{KEY_BEGINS}{secrets.token_urlsafe(32)}"
     names = {"org_name": org_name, "project": project_name}
     made = db.unrepeatable(
         lambda tx: tx.one_or_none(SQL.create_api_key, user_id=user_id, **names, role=role, digest=digest(token))

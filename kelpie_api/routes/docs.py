@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 from flask import Blueprint, Response, make_response, render_template_string, send_from_directory
 from swagger_ui_bundle import swagger_ui_path
 
 from kelpie_api.errors import NotFound
 from kelpie_api.routes import health, jobs, machines, metrics, scaling, users, webhooks, work
 from kelpie_api.web.openapi import ApiDocument
+from kelpie_api.web.yaml import as_yaml
 
 blueprint = Blueprint("docs", __name__)
 # The routes that the document describes, in its order.
@@ -62,7 +65,13 @@ def get_document() -> Response:
     return Response(DOCUMENT.text(), mimetype="application/json")
 
 
+@blueprint.get("/openapi.yaml")
+def get_yaml() -> Response:
+    return Response(as_yaml(json.loads(DOCUMENT.text())), mimetype="application/yaml")
+
+
 @blueprint.get("/docs")
+@blueprint.get("/redocs")  # where the original's documentation was
 def get_page() -> Response:
     """The page; its Authorize dialog asks for the security schemes of the document."""
     return guarded(make_response(render_template_string(PAGE)), "no-cache")

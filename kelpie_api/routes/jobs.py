@@ -18,11 +18,12 @@ from kelpie_api.machines import sightings
 from kelpie_api.queue import jobs, listing, submissions
 from kelpie_api.queue.listing import Cursor
 from kelpie_api.queue.submissions import IdempotencyKey
+from kelpie_api.schemas.doubts import doubts
 from kelpie_api.schemas.fields import Failure, Message
 from kelpie_api.schemas.jobs import AttemptList, Count, EventList, HistoryQuery, Job, JobPage, JobQuery, as_cursor
 from kelpie_api.schemas.submission import JobDefinition, SubmissionHeaders
-from kelpie_api.web.body import BodyParser, ignored, request_json
-from kelpie_api.web.context import TEXT, administrator, caller, db, identifier
+from kelpie_api.web.body import BodyParser, ignored, request_json, with_warnings
+from kelpie_api.web.context import TEXT, administrator, caller, coordinator, db, identifier
 from kelpie_api.web.pages import link_after
 
 blueprint = Blueprint("jobs", __name__, description="Jobs, as users see them.")
@@ -35,8 +36,11 @@ P = ParamSpec("P")
 RouteResult = tuple[Row | list[Row], int, dict[str, str]]
 
 
-def warnings(definition: Any) -> dict[str, list[str]]:
-    return ignored(JobDefinition(), definition, "a field of a job")
+def warned(job: Row, definition: Any) -> Row:
+    """A submitted job with warnings about its definition, which is here as it was sent."""
+    allow_private = coordinator().config.webhook_allow_private
+    warnings = ignored(JobDefinition(), definition, "a field of a job")
+    return with_warnings(job, [*warnings, *doubts(job, allow_private)])
 
 
 def accept(definitions: list[dict[str, Any]], key: str | None) -> tuple[list[Row], dict[str, str]]:
@@ -65,7 +69,7 @@ def digest_of_body() -> bytes:
 def submit_job(headers: dict[str, Any], definition: dict[str, Any]) -> RouteResult:
     """Submit a job."""
     [job], answered = accept([definition], headers["idempotency_key"])
-    return job | warnings(request_json()), 202, answered
+    return warned(job, request_json()), 202, answered
 
 
 # The path of the oldest generation of clients.
@@ -82,8 +86,8 @@ blueprint.add_url_rule("/job", endpoint="submit_job_by_old_path", view_func=subm
 def submit_batch(headers: dict[str, Any], definitions: list[dict[str, Any]]) -> RouteResult:
     """Submit up to 1000 jobs, all or none; they keep their order."""
     submitted, answered = accept(definitions, headers["idempotency_key"])
-    warned = [job | warnings(definition) for job, definition in zip(submitted, request_json(), strict=True)]
-    return warned, 202, answered
+    jobs_of_batch = zip(submitted, request_json(), strict=True)
+    return [warned(job, definition) for job, definition in jobs_of_batch], 202, answered
 
 
 @blueprint.get("/jobs")

@@ -13,7 +13,7 @@ from kelpie_api.routes.jobs import group_name
 from kelpie_api.scaling import rules as scaling_rules
 from kelpie_api.schemas.fields import Failure, PageQuery
 from kelpie_api.schemas.scaling import DecisionPage, GroupMetrics, NewRule, Rule, RuleChanges, RuleList
-from kelpie_api.web.body import BodyParser, ignored, request_json
+from kelpie_api.web.body import BodyParser, ignored, request_json, with_warnings
 from kelpie_api.web.context import administrator, caller, coordinator, db, identifier
 
 blueprint = Blueprint("scaling", __name__, description="Container groups that follow their queues.")
@@ -22,8 +22,8 @@ RULE = "/scaling-rules/<container_group_id>"
 WHAT = "container group with a scaling rule"
 
 
-def warnings(schema: Schema) -> dict[str, list[str]]:
-    return ignored(schema, request_json(), "a field that can be set here")
+def warned(rule: Row, schema: Schema) -> Row:
+    return with_warnings(rule, ignored(schema, request_json(), "a field that can be set here"))
 
 
 @blueprint.post("/scaling-rules")
@@ -36,7 +36,7 @@ def warnings(schema: Schema) -> dict[str, list[str]]:
 def create_rule(new: dict[str, Any]) -> Row:
     """Make a rule: a container group follows its queue."""
     made = scaling_rules.create_rule(db(), coordinator().lookups, caller(), new)
-    return made | warnings(NewRule())
+    return warned(made, NewRule())
 
 
 @blueprint.get("/scaling-rules")
@@ -72,7 +72,7 @@ def get_rule(container_group_id: str) -> Row:
 def change_rule(changes: dict[str, int], container_group_id: str) -> Row:
     """Change a rule; fields that are not given stay."""
     changed = scaling_rules.change_rule(db(), caller(), identifier(container_group_id, WHAT), changes)
-    return changed | warnings(RuleChanges())
+    return warned(changed, RuleChanges())
 
 
 @blueprint.delete(RULE)

@@ -14,7 +14,7 @@ from flask_smorest import Blueprint
 from kelpie_api import metrics
 from kelpie_api.auth.caller import Caller
 from kelpie_api.db import Database, Row, next_byte
-from kelpie_api.errors import NotTheHolder
+from kelpie_api.errors import JobNotFound, KelpieError, NotTheHolder
 from kelpie_api.queue import checkpoints, jobs
 from kelpie_api.queue.long_poll import TooManyWaiters, Waiter
 from kelpie_api.queue.states import Report, Status
@@ -121,7 +121,13 @@ def heartbeat(fields: dict[str, Any], job_id: str) -> Row:
 @blueprint.alt_response(409, schema=Failure)
 def completed(fields: dict[str, Any], job_id: str) -> Row:
     """The command succeeded and every output is in the bucket."""
-    return carry_out(jobs.complete, job_id, report_of(fields), "Completed reported")
+    report = report_of(fields)
+    try:
+        return carry_out(jobs.complete, job_id, report, "Completed reported")
+    except JobNotFound as unknown:
+        if report.attempt is not None:
+            raise
+        return ignored(unknown)  # the original's worker exits on a 404, too
 
 
 @blueprint.post("/jobs/<job_id>/failed")
@@ -195,5 +201,9 @@ def carry_out(
     except NotTheHolder as refusal:
         if report.attempt is not None:
             raise
-        return {"message": f"Ignored: {refusal.message}"}
+        return ignored(refusal)
     return {"message": done}
+
+
+def ignored(refusal: KelpieError) -> Row:
+    return {"message": f"Ignored: {refusal.message}"}

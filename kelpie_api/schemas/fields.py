@@ -5,14 +5,19 @@ The rules are in docs/design/protocol.md, Requests and answers. Each resource ha
 
 from __future__ import annotations
 
+import difflib
+import functools
+import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, pre_load, validate
 
 from kelpie_api.limits import LONGEST_NAME
+from kelpie_api.schemas.glossary import meaning
 from kelpie_api.text import UNSTORABLE
 
 NAME = validate.Length(min=1, max=LONGEST_NAME)
@@ -28,12 +33,40 @@ class Instant(fields.Field[datetime]):
 
 
 class StrictInteger(fields.Integer):
-    """An integer that is neither `true` nor `"3"` nor `3.5`."""
+    """An integer, also as `3.0`; neither `true` nor `"3"` nor `3.5`."""
+
+    default_error_messages = {"invalid": "Must be a whole number, without quotes."}  # noqa: RUF012 - as declared
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
+        if isinstance(value, float) and value.is_integer():
+            return int(value)
         if isinstance(value, bool) or not isinstance(value, int):
             raise self.make_error("invalid", input=value)
         return value
+
+
+class Text(fields.String):
+    """A string of a JSON body. A number or a boolean in its place is refused with the string that it would be."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> str:
+        if isinstance(value, int | float):
+            raise ValidationError(f'Must be a string: write "{json.dumps(value)[:100]}" in quotes.')
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+def with_final_slash(prefix: str) -> str:
+    """The prefix of the keys in a folder; a prefix that lacks its slash means the same folder."""
+    return prefix if prefix.endswith("/") else f"{prefix}/"
+
+
+class LegacyPrefix(fields.String):
+    """A prefix with its slash, also that of a job that was stored before submissions put it there.
+
+    An empty one of such a job stays: it means the whole bucket, where that job's files are.
+    """
+
+    def _serialize(self, value: str | None, attr: str | None, obj: Any, **kwargs: Any) -> str | None:
+        return with_final_slash(value) if value else value
 
 
 class StrictBoolean(fields.Boolean):
@@ -64,8 +97,21 @@ class QueryNumber(fields.Integer):
         return int(value)
 
 
-class RequestSchema(Schema):
-    """Unknown fields are ignored, as by the original; `unknown_fields` lists them for warnings."""
+class DescribedSchema(Schema):
+    """Its fields are described in the OpenAPI document as in the glossary, unless their own metadata does it."""
+
+    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
+        if sentence := meaning(type(self).__name__, field_name):
+            field_obj.metadata = {"description": sentence, **field_obj.metadata}
+
+
+class RequestSchema(DescribedSchema):
+    """Unknown fields are ignored, as by the original; `unknown_fields` lists them for warnings.
+
+    `answered` are fields of an answer that may be sent back with the rest of it: they mean no other field.
+    """
+
+    answered: ClassVar[Collection[str]] = ()
 
     class Meta:
         unknown = EXCLUDE
@@ -83,14 +129,22 @@ class PageQuery(RequestSchema):
         return {name: value for name, value in query.items() if value != ""}
 
 
-def unknown_fields(schema: Schema, data: Any, path: str = "") -> Iterator[str]:
-    """The paths of the fields of `data` that a schema does not have, nested ones included."""
+@dataclass(frozen=True)
+class UnknownField:
+    """A field that a schema does not have: its path in the body, and the field that it resembles, if any."""
+
+    path: str
+    meant: Callable[[], str | None]
+
+
+def unknown_fields(schema: Schema, data: Any, path: str = "") -> Iterator[UnknownField]:
+    """The fields of `data` that a schema does not have, nested ones included."""
     if not isinstance(data, dict):
         return
     for name, value in data.items():
         field = schema.fields.get(name)
         if field is None:
-            yield f"{path}{name}"
+            yield UnknownField(f"{path}{name}", functools.partial(similar_field, type(schema), name))
         elif isinstance(field, fields.Nested):
             yield from unknown_fields(field.schema, value, f"{path}{name}.")
         elif isinstance(field, fields.List) and isinstance(field.inner, fields.Nested):
@@ -98,12 +152,30 @@ def unknown_fields(schema: Schema, data: Any, path: str = "") -> Iterator[str]:
                 yield from unknown_fields(field.inner.schema, item, f"{path}{name}.{place}.")
 
 
-class ResponseSchema(Schema):
+# What other systems call the fields of a job, where the spelling does not tell.
+ELSEWHERE = {"cmd": "command", "entrypoint": "command", "queue": "container_group_id", "callback_url": "webhook"}
+
+
+@functools.lru_cache(1024)
+def similar_field(schema: type[Schema], name: str) -> str | None:
+    """The field of a schema that was probably meant: an abbreviation, another spelling, another system's name."""
+    known = list(schema._declared_fields)
+    if name in getattr(schema, "answered", ()):
+        return None  # an answer that is submitted again brings it
+    plain = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).replace("-", "_").lower()
+    if ELSEWHERE.get(plain) in known:
+        return ELSEWHERE[plain]
+    beginning = [field for field in known if len(plain) > 2 and field.startswith(plain)]
+    return next(iter(beginning or difflib.get_close_matches(plain, known, n=1)), None)
+
+
+class ResponseSchema(DescribedSchema):
     """Every key is in the answer, with null where there is no value; `sometimes` lists the exceptions."""
 
     sometimes: ClassVar[Collection[str]] = ()
 
     def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
+        super().on_bind_field(field_name, field_obj)
         # For the OpenAPI document; serialization does not look at it.
         field_obj.required = field_name not in self.sometimes
 
@@ -112,7 +184,7 @@ class Message(ResponseSchema):
     message = fields.String()
 
 
-class Failure(Schema):
+class Failure(DescribedSchema):
     """Every error is answered in this shape."""
 
     error = fields.String(required=True)

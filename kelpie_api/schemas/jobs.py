@@ -13,7 +13,15 @@ from marshmallow import ValidationError, fields, post_dump, pre_load, validate
 from kelpie_api.limits import LONGEST_NAME
 from kelpie_api.queue.listing import Cursor
 from kelpie_api.queue.states import LEGACY_FIELDS, Status
-from kelpie_api.schemas.fields import Instant, PageQuery, QueryNumber, QueryText, RequestSchema, ResponseSchema
+from kelpie_api.schemas.fields import (
+    Instant,
+    LegacyPrefix,
+    PageQuery,
+    QueryNumber,
+    QueryText,
+    RequestSchema,
+    ResponseSchema,
+)
 from kelpie_api.text import yield_to_other_threads
 
 
@@ -84,11 +92,42 @@ class Checkpoint(ResponseSchema):
     files = fields.List(fields.Nested(CheckpointFile))
 
 
+class ShownBlock(ResponseSchema):
+    """A sync block as it was submitted."""
+
+    sometimes = ("pattern",)
+
+    bucket = fields.String()
+    prefix = fields.String()
+    local_path = fields.String()
+    direction = fields.String(validate=validate.OneOf(["download", "upload"]))
+    pattern = fields.String()
+
+
+class ShownSync(ResponseSchema):
+    """The sync blocks of a job; a part that was not submitted is absent."""
+
+    sometimes = ("before", "during", "after")
+
+    before = fields.List(fields.Nested(ShownBlock))
+    during = fields.List(fields.Nested(ShownBlock))
+    after = fields.List(fields.Nested(ShownBlock))
+
+
+class AsStored(fields.Nested):
+    """Answers a JSON value of the database as it is, which is the schema's; building it anew would take time."""
+
+    # Nested and Field name the first argument differently, so that no name fits both.
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        return value
+
+
 class Job(ResponseSchema):
     """A job in an answer: with `sync`, or with the legacy fields if it was submitted with those."""
 
     sometimes = (*LEGACY_FIELDS, "sync", "warnings", "checkpoint", "checkpoint_lag", "blocked_on_machines")
 
+    warnings = fields.List(fields.String())  # first, so that a long answer does not hide them
     id = fields.UUID()
     user_id = fields.UUID()
     status = fields.String(validate=validate.OneOf(list(Status)))
@@ -100,13 +139,13 @@ class Job(ResponseSchema):
     command = fields.String()
     arguments = fields.List(fields.String())
     environment = fields.Dict(keys=fields.String(), values=fields.String())
-    sync = fields.Raw(metadata={"type": "object"})
+    sync = AsStored(ShownSync)
     input_bucket = fields.String()
-    input_prefix = fields.String()
+    input_prefix = LegacyPrefix()
     checkpoint_bucket = fields.String()
-    checkpoint_prefix = fields.String()
+    checkpoint_prefix = LegacyPrefix()
     output_bucket = fields.String()
-    output_prefix = fields.String()
+    output_prefix = LegacyPrefix()
     compression = fields.Boolean()
     max_failures = fields.Integer()
     heartbeat_interval = fields.Integer()
@@ -127,7 +166,6 @@ class Job(ResponseSchema):
         fields.String(),
         metadata={"description": "Only where a job waits for machines that are all banned from it: these."},
     )
-    warnings = fields.List(fields.String())
     checkpoint = fields.Nested(
         Checkpoint,
         metadata={"description": "In the answer to a claim: the newest manifest of the job, if there is one."},

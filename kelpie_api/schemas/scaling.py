@@ -28,6 +28,7 @@ class NewRule(RequestSchema):
 class Rule(ResponseSchema):
     sometimes = ("warnings",)
 
+    warnings = fields.List(fields.String())
     container_group_id = fields.UUID()
     user_id = fields.UUID()
     org_name = fields.String()
@@ -38,7 +39,6 @@ class Rule(ResponseSchema):
     idle_threshold_seconds = fields.Integer()
     created = Instant()
     updated = Instant()
-    warnings = fields.List(fields.String())
 
 
 class RuleList(ResponseSchema):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,7 +15,8 @@ from regress import Regex, RegressError
 from kelpie_api.errors import InvalidRequest
 from kelpie_api.limits import DEFAULT_HEARTBEAT_INTERVAL, LONGEST_HEARTBEAT_INTERVAL, LONGEST_KEY, LONGEST_PATTERN
 from kelpie_api.queue.states import LEGACY_FIELDS
-from kelpie_api.schemas.fields import NAME, RequestSchema, StrictBoolean, StrictInteger
+from kelpie_api.schemas.fields import NAME, RequestSchema, StrictBoolean, StrictInteger, Text, with_final_slash
+from kelpie_api.schemas.jobs import Job
 
 LARGEST_DEFINITION = 256 * 1024
 LARGEST_BATCH = 1000
@@ -61,66 +63,127 @@ def problem_of(pattern: str) -> str | None:
     return None
 
 
+def bucket_name(bucket: str) -> None:
+    """ValidationError for a URL or a path in place of a bucket's name; an access point is an ARN, with slashes."""
+    if "/" in bucket and not bucket.startswith("arn:"):
+        name, _, path = bucket.partition("://")[2].partition("/") if "://" in bucket else bucket.partition("/")
+        raise ValidationError(
+            f"A bucket is a name alone, without s3:// and without a path: {name or 'my-bucket'!s}"
+            f"{f', with the prefix {path}' if path else ''}."
+        )
+
+
+def key_prefix(prefix: str) -> None:
+    """ValidationError for a URL in place of a prefix."""
+    if prefix.lower().startswith("s3://"):
+        raise ValidationError("A prefix is a folder in the bucket, such as my-job/: without s3:// and the bucket.")
+
+
+BUCKET: list[Callable[[str], Any]] = [NAME, bucket_name]
+
+
 class SyncBlock(RequestSchema):
-    bucket = fields.String(required=True, validate=NAME)
-    prefix = fields.String(required=True, validate=validate.Length(max=LONGEST_KEY))
-    local_path = fields.String(required=True, validate=validate.Length(min=1, max=4096))
-    pattern = fields.String(allow_none=True, validate=CompilablePattern(max=LONGEST_PATTERN))
+    bucket = Text(required=True, validate=BUCKET)
+    prefix = Text(required=True, validate=[validate.Length(max=LONGEST_KEY), key_prefix])
+    local_path = Text(required=True, validate=validate.Length(min=1, max=4096))
+    pattern = Text(allow_none=True, validate=CompilablePattern(max=LONGEST_PATTERN))
 
     @post_load
     def end_prefix(self, block: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        if not block["prefix"].endswith("/"):
-            block["prefix"] += "/"
+        block["prefix"] = with_final_slash(block["prefix"])
         return {name: value for name, value in block.items() if value is not None}
 
 
 class DownloadBlock(SyncBlock):
-    direction = fields.String(required=True, validate=validate.Equal("download"))
+    direction = Text(required=True, validate=validate.Equal("download"))
 
 
 class UploadBlock(SyncBlock):
-    direction = fields.String(required=True, validate=validate.Equal("upload"))
+    direction = Text(required=True, validate=validate.Equal("upload"))
+
+
+def blocks(of: type[SyncBlock], direction: str) -> fields.List[Any]:
+    """A field for the blocks of one part of `sync`."""
+    example = {"bucket": "my-bucket", "prefix": "my-job/", "local_path": "/data", "direction": direction}
+    invalid = f"Must be a list of blocks, such as [{json.dumps(example)}]."
+    # Marshmallow fills in what stands in braces.
+    escaped = invalid.replace("{", "{{").replace("}", "}}")
+    return fields.List(fields.Nested(of), error_messages={"invalid": escaped})
 
 
 class Sync(RequestSchema):
-    before = fields.List(fields.Nested(DownloadBlock))
-    during = fields.List(fields.Nested(UploadBlock))
-    after = fields.List(fields.Nested(UploadBlock))
+    # Not annotated: the base class declares it for instances.
+    error_messages = {"type": 'Must be an object with lists of blocks, such as {"before": []}.'}  # noqa: RUF012
+
+    before = blocks(DownloadBlock, "download")
+    during = blocks(UploadBlock, "upload")
+    after = blocks(UploadBlock, "upload")
+
+
+def legacy_bucket() -> Text:
+    return Text(allow_none=True, validate=BUCKET)
+
+
+def legacy_prefix() -> Text:
+    not_empty = validate.Length(1, LONGEST_KEY, error="A prefix is not empty: name a folder, such as my-job/.")
+    return Text(allow_none=True, validate=[not_empty, key_prefix])
 
 
 class JobDefinition(RequestSchema):
     """One job of a submission."""
 
-    command = fields.String(required=True, validate=validate.Length(min=1))
-    arguments = fields.List(fields.String(), load_default=list)
-    environment = fields.Dict(
-        keys=fields.String(validate=storable_name), values=fields.String(), load_default=dict
+    answered = frozenset(Job._declared_fields)
+    error_messages = {"type": "A job is a JSON object."}  # noqa: RUF012
+
+    command = Text(required=True, validate=validate.Length(min=1))
+    arguments = fields.List(
+        Text(),
+        load_default=list,
+        error_messages={
+            "invalid": 'Must be a list of strings, such as ["--steps", "100"].',
+            "null": "Leave it out, or send [], where there are none.",
+        },
     )
-    container_group_id = fields.String(required=True, allow_none=True, validate=NAME)
+    environment = fields.Dict(
+        keys=Text(validate=storable_name),
+        values=Text(),
+        load_default=dict,
+        error_messages={"invalid": 'Must be an object of names and values, such as {{"STEPS": "100"}}.'},
+    )
+    container_group_id = Text(required=True, allow_none=True, validate=NAME)
     sync = fields.Nested(Sync, allow_none=True)
-    input_bucket = fields.String(allow_none=True, validate=NAME)
-    input_prefix = fields.String(allow_none=True)
-    checkpoint_bucket = fields.String(allow_none=True, validate=NAME)
-    checkpoint_prefix = fields.String(allow_none=True)
-    output_bucket = fields.String(allow_none=True, validate=NAME)
-    output_prefix = fields.String(allow_none=True)
+    input_bucket = legacy_bucket()
+    input_prefix = legacy_prefix()
+    checkpoint_bucket = legacy_bucket()
+    checkpoint_prefix = legacy_prefix()
+    output_bucket = legacy_bucket()
+    output_prefix = legacy_prefix()
     compression = StrictBoolean(load_default=False)
     max_failures = StrictInteger(load_default=3, validate=validate.Range(1, 1000))
     heartbeat_interval = StrictInteger(
         load_default=DEFAULT_HEARTBEAT_INTERVAL, validate=validate.Range(1, LONGEST_HEARTBEAT_INTERVAL)
     )
-    webhook = fields.String(allow_none=True, load_default=None, validate=webhook_url)
+    webhook = Text(allow_none=True, load_default=None, validate=webhook_url)
 
     @pre_load(pass_collection=True)
     def check_size(self, data: Any, many: bool, **kwargs: Any) -> Any:
         """Refuse what is too large before anything else: validating it could take minutes."""
-        if many and isinstance(data, list) and not 1 <= len(data) <= LARGEST_BATCH:
+        if many is not isinstance(data, list):
+            raise wrong_route(many)
+        if many and not 1 <= len(data) <= LARGEST_BATCH:
             raise InvalidRequest(f"A batch has 1 to {LARGEST_BATCH} jobs, this one has {len(data)}.")
-        for index, definition in enumerate(data if many and isinstance(data, list) else [data]):
+        for index, definition in enumerate(data if many else [data]):
             if len(json.dumps(definition, ensure_ascii=False).encode()) > LARGEST_DEFINITION:
                 problem = {"_schema": [f"One job definition may have at most {LARGEST_DEFINITION} bytes."]}
                 raise ValidationError({index: problem} if many else problem)
         return data
+
+    @pre_load
+    def without_empty_legacy_fields(self, data: Any, **kwargs: Any) -> Any:
+        """Beside `sync` empty legacy fields count as left out: forms and typed clients send all they know."""
+        if not isinstance(data, dict) or data.get("sync") is None:
+            return data
+        return {name: value for name, value in data.items() if value != "" or name not in LEGACY_FIELDS}
 
     @validates_schema
     def check_files(self, data: dict[str, Any], **kwargs: Any) -> None:
@@ -142,7 +205,18 @@ class JobDefinition(RequestSchema):
         data["container_group"] = data.pop("container_group_id")
         data["sync"] = None if legacy else data.get("sync") or {}
         data["webhook"] = data["webhook"] or None
+        if legacy:
+            data |= {name: with_final_slash(data[name]) for name in LEGACY_FIELDS if name.endswith("prefix")}
         return data
+
+
+def wrong_route(many: bool) -> InvalidRequest:
+    sentence = (
+        "A batch is a list of jobs; send one job to POST /jobs, or put it into a list: [{...}]."
+        if many
+        else "A job is a JSON object; send a list of jobs to POST /jobs/batch."
+    )
+    return InvalidRequest(sentence, {"_schema": [sentence]})
 
 
 class SubmissionHeaders(RequestSchema):

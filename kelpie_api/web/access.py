@@ -11,6 +11,7 @@ PUBLIC = {
     "health.readyz",
     "metrics.get_metrics",
     "docs.get_document",
+    "docs.get_yaml",
     "docs.get_page",
     "docs.get_asset",
 }

@@ -13,12 +13,14 @@ from webargs.flaskparser import FlaskParser
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.routing import PathConverter
 
+from kelpie_api.db import Row
 from kelpie_api.errors import InvalidRequest
-from kelpie_api.schemas.fields import unknown_fields
+from kelpie_api.schemas.fields import UnknownField, unknown_fields
 from kelpie_api.web.json import parse_json
 
 LARGEST_BODY = 16 * 1024 * 1024
 MOST_NAMED = 100  # fields in one refusal, or in the warnings about one job or rule
+MOST_GUESSED = 10  # of these: to look for what was meant takes a tenth of a millisecond
 
 
 class BodyParser(FlaskParser):
@@ -96,10 +98,23 @@ def flatten(messages: Any, path: str = "") -> Iterator[tuple[str, list[str]]]:
         yield path, [str(message) for message in messages]
 
 
-def ignored(schema: Schema, body: Any, what: str) -> dict[str, list[str]]:
-    """Warnings about the fields of a body that are not `what`: `{"warnings": [...]}`, or empty."""
-    names = unknown_fields(schema, body)
-    warnings = [f"{name} is not {what}; it was ignored." for name in itertools.islice(names, MOST_NAMED)]
-    if next(names, None):
+def ignored(schema: Schema, body: Any, what: str) -> list[str]:
+    """Warnings about the fields of a body that are not `what`."""
+    unknown = unknown_fields(schema, body)
+    warnings = [
+        f"{field.path} is not {what}{guess(field) if place < MOST_GUESSED else ''}; it was ignored."
+        for place, field in enumerate(itertools.islice(unknown, MOST_NAMED))
+    ]
+    if next(unknown, None):
         warnings.append(f"More fields were ignored than these {MOST_NAMED}.")
-    return {"warnings": warnings} if warnings else {}
+    return warnings
+
+
+def guess(field: UnknownField) -> str:
+    meant = field.meant()
+    return f" (did you mean {meant}?)" if meant else ""
+
+
+def with_warnings(answer: Row, warnings: list[str]) -> Row:
+    """An answer with its warnings, which come first; the key is there only if there are any."""
+    return {"warnings": warnings} | answer if warnings else answer

@@ -17,6 +17,57 @@ from kelpie_api.web.body import FreeText
 from kelpie_api.web.json import Json
 from kelpie_version import VERSION
 
+GROUP = "97f504e8-6de6-4322-b5d5-1777a59a7ad3"
+JOB = {
+    "command": "python",
+    "arguments": ["train.py", "--steps", "1000"],
+    "environment": {"LEARNING_RATE": "0.001"},
+    "container_group_id": GROUP,
+    "sync": {
+        "before": [
+            {"bucket": "my-bucket", "prefix": "inputs/", "local_path": "inputs", "direction": "download"},
+            {"bucket": "my-bucket", "prefix": "job-1/state/", "local_path": "state", "direction": "download"},
+        ],
+        "during": [
+            {"bucket": "my-bucket", "prefix": "job-1/state/", "local_path": "state", "direction": "upload"}
+        ],
+        "after": [{"bucket": "my-bucket", "prefix": "job-1/out/", "local_path": "out", "direction": "upload"}],
+    },
+    "max_failures": 3,
+    "heartbeat_interval": 30,
+}
+REPORT = {"machine_id": "machine-1", "container_group_id": GROUP, "attempt": 1}
+FAILURE = {"exit_code": 1, "reason": "exit_code", "detail": "The command exited with 1."}
+FILE = {"bucket": "my-bucket", "key": "job-1/state/weights", "size": 4096, "etag": "9b2cf535f27731c9"}
+# A body for each operation that takes one: what Swagger UI proposes, and readers copy.
+EXAMPLES: dict[str, Any] = {
+    "submit_job": JOB,
+    "submit_job_by_old_path": JOB,
+    "submit_batch": [JOB],
+    "heartbeat": REPORT | {"checkpoint_lag": 0},
+    "completed": REPORT | {"exit_code": 0},
+    "failed": REPORT | FAILURE,
+    "released": REPORT | {"reason": "shutdown"},
+    "keep_checkpoint": REPORT | {"generation": 1, "files": [FILE]},
+    "resumed": REPORT | {"checkpoint": "clean"},
+    "create_rule": {
+        "container_group_id": GROUP,
+        "min_replicas": 0,
+        "max_replicas": 10,
+        "idle_threshold_seconds": 300,
+    },
+    "change_rule": {"max_replicas": 20},
+    "create_user": {"username": "acme"},
+    "create_token": {"org_name": "acme", "project_name": "default"},
+}
+# What stands in a path, and whether it must be a UUID.
+IN_A_PATH = {
+    "job_id": ("The id of a job.", True),
+    "user_id": ("The id of a user.", True),
+    "webhook_id": ("The id of a webhook.", True),
+    "container_group_id": ("The id of a container group.", False),
+}
+
 # Errors that are decided before a route is called.
 ANY_TIME = {
     "503": "The database, or Salad where it must vouch for the caller, gives no answer; "
@@ -42,12 +93,6 @@ QUEUE = {
     "submit_job_by_old_path": "$request.body#/container_group_id",
     "submit_batch": "$request.body#/0/container_group_id",
 }
-# The holder of a claimed job, as its reports must name it.
-HOLDER = {
-    "machine_id": "$request.query.machine_id",
-    "container_group_id": "$request.query.container_group_id",
-    "attempt": "$response.body#/0/attempt",
-}
 PARAMETER = {
     "create_user": "user_id",
     "create_rule": "container_group_id",
@@ -65,12 +110,27 @@ class Document(BasePlugin):
         self.sources: list[tuple[str, dict[str, Any]]] = []  # operations, and the links of their answers
         self.followers: list[Rule] = []
 
+    def path_helper(
+        self,
+        path: str | None = None,
+        operations: dict[Any, Any] | None = None,
+        parameters: list[dict[str, Any]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        for parameter in parameters or ():
+            parameter["description"], is_uuid = IN_A_PATH[parameter["name"]]
+            if is_uuid:
+                parameter["schema"]["format"] = "uuid"
+
     def operation_helper(
         self, path: str | None = None, operations: dict[Any, Any] | None = None, **kwargs: Any
     ) -> None:
         rule: Rule = kwargs["rule"]
         for operation in (operations or {}).values():
             operation["operationId"] = name_of(rule)
+            if "requestBody" in operation:
+                for content in operation["requestBody"]["content"].values():
+                    content["example"] = EXAMPLES[name_of(rule)]
             responses = operation.setdefault("responses", {})
             for status, description in self.refusals(rule.endpoint, "requestBody" in operation):
                 if not {status, int(status)} & responses.keys():
@@ -109,8 +169,6 @@ def link(source: str, rule: Rule) -> dict[str, Any]:
     if parameter not in rule.arguments:
         return {}
     follower: dict[str, Any] = {"operationId": name_of(rule), "parameters": {parameter: SOURCES[source][1]}}
-    if source == "get_work" and rule.endpoint.startswith("work."):
-        follower["requestBody"] = HOLDER
     return {name_of(rule): follower}
 
 
@@ -194,7 +252,23 @@ class ApiDocument:
         api.register_field(Instant, "string", "date-time")
         for blueprint in self._blueprints:
             api.register_blueprint(blueprint)
-        return Json(app).dumps(api.spec.to_dict(), indent=2)
+        return Json(app).dumps(with_nullable_references(api.spec.to_dict()), indent=2)
+
+
+def with_nullable_references(value: Any) -> Any:
+    """The document with `nullable` beside references that may be null, instead of a choice between two objects.
+
+    Generators make one type of the first and an untyped union of the second.
+    """
+    if isinstance(value, list):
+        return [with_nullable_references(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    match value.get("anyOf"):
+        case [{"$ref": reference}, {"type": "object", "nullable": True}]:
+            rest = {name: inner for name, inner in value.items() if name != "anyOf"}
+            return {**rest, "allOf": [{"$ref": reference}], "nullable": True}
+    return {name: with_nullable_references(inner) for name, inner in value.items()}
 
 
 class CallersInSpec(BasePlugin):

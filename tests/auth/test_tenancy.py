@@ -122,7 +122,9 @@ ROUTES = [
     Route("GET", "/readyz", None, (200,) * 6),
     Route("GET", "/metrics", None, (200,) * 6),
     Route("GET", "/openapi.json", None, (200,) * 6),
+    Route("GET", "/openapi.yaml", None, (200,) * 6),
     Route("GET", "/docs", None, (200,) * 6),
+    Route("GET", "/redocs", None, (200,) * 6),
     Route("GET", "/docs/<name>", None, (404,) * 6, (404,) * 7),
 ]
 CASES = [

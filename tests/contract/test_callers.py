@@ -621,3 +621,10 @@ def test_the_admin_cannot_remove_itself(admin: Api) -> None:
     own = me(admin)
     expect_error(409, admin.delete(f"/users/{own['id']}"))
     assert me(admin) == own
+
+
+@pytest.mark.parametrize("header", ["Authorization", "Salad-Api-Key"])
+def test_a_key_in_the_header_of_another_credential_is_told_its_own(nobody: Api, user: User, header: str) -> None:
+    key = user.key()
+    for value in (key, f"Bearer {key}") if header == "Authorization" else (key,):
+        assert "X-Kelpie-Key" in expect_error(403, nobody.call("GET", "/jobs", headers={header: value}))["message"]

@@ -557,7 +557,17 @@ def test_a_pending_job_cannot_be_released(api: Api) -> None:
 
 @pytest.mark.parametrize("kind", REPORTS)
 def test_a_report_for_an_unknown_job_is_404(api: Api, kind: str) -> None:
-    expect_error(404, api.report(kind, {"id": str(uuid.uuid4())}, "m"))
+    unknown = {"id": str(uuid.uuid4())}
+    expect_error(404, api.report(kind, unknown, "m", attempt=1))
+    if kind != "completed":
+        expect_error(404, api.report(kind, unknown, "m"))
+
+
+def test_a_completion_of_an_unknown_job_without_an_attempt_is_ignored(api: Api, stranger: Api) -> None:
+    """A 404 makes the original's worker exit. Another tenant's job is answered like an unknown one."""
+    for job in ({"id": str(uuid.uuid4())}, stranger.submit()):
+        assert expect(200, api.report("completed", job, "m")).json["message"].startswith("Ignored: ")
+    assert stranger.job(job)["status"] == "pending"
 
 
 @pytest.mark.parametrize("missing", ["machine_id", "container_group_id"])

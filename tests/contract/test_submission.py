@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.contract.client import TIME, Answer, Api, Json, expect, expect_error, expect_invalid
+from tests.contract.stack import Stack
 
 KIBI = 1024
 LEGACY = (
@@ -431,6 +432,112 @@ def test_the_fields_of_an_answer_can_be_submitted_again(api: Api) -> None:
     again = expect(202, api.post("/jobs", job)).json
     assert again["id"] != job["id"]
     assert again["arguments"] == ["x"]
+
+
+# --- what is accepted, and what the answer says first
+
+
+def test_legacy_prefixes_get_their_slash(api: Api) -> None:
+    without = {name: value.rstrip("/") for name, value in OLDER.items() if name.endswith("prefix")}
+    job = api.submit(**{**OLDER, **without, "container_group_id": api.group})
+    assert {name: job[name] for name in OLDER if name in without} == {name: OLDER[name] for name in without}
+    assert api.job(job) == job
+    [claimed] = api.claim("m")
+    assert {name: claimed[name] for name in without} == {name: OLDER[name] for name in without}
+
+
+@pytest.mark.parametrize("empty", LEGACY)
+def test_an_empty_legacy_field_is_refused(api: Api, empty: str) -> None:
+    expect_invalid(empty, api.post("/jobs", {**OLDER, empty: ""}))
+
+
+def test_six_empty_legacy_fields_are_refused(api: Api) -> None:
+    error = expect_error(400, api.post("/jobs", api.definition(**dict.fromkeys(LEGACY, ""))))
+    assert set(error["errors"]) == set(LEGACY)
+
+
+@pytest.mark.parametrize("names", [LEGACY, LEGACY[:2]])
+def test_sync_beside_empty_legacy_fields_is_sync(api: Api, names: tuple[str, ...]) -> None:
+    job = api.submit(sync={"before": [DOWNLOAD]}, **dict.fromkeys(names, ""))
+    assert job["sync"] == {"before": [DOWNLOAD]}
+    assert not job.keys() & set(LEGACY)
+    assert "warnings" not in job
+
+
+@pytest.mark.parametrize("number", ["30.0", "3e1"])
+def test_a_whole_number_may_have_a_fraction_of_zero(api: Api, number: str) -> None:
+    body = json.dumps(api.definition(heartbeat_interval=-1)).replace("-1", number).encode()
+    answer = expect(202, api.call("POST", "/jobs", raw=body))
+    assert answer.json["heartbeat_interval"] == 30
+    assert b'"heartbeat_interval":30,' in answer.body
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "path", "said"),
+    [
+        ("arguments", "a b", "arguments", '["--steps", "100"]'),
+        ("arguments", ["--steps", 100], "arguments.1", '"100"'),
+        ("arguments", [True], "arguments.0", '"true"'),
+        ("environment", {"STEPS": 100}, "environment.STEPS", '"100"'),
+        ("environment", "STEPS=100", "environment", '{"STEPS": "100"}'),
+        ("sync", [DOWNLOAD], "sync", '"before"'),
+        ("sync", {"before": DOWNLOAD}, "sync.before", '"direction": "download"'),
+        ("sync", {"before": [{**DOWNLOAD, "bucket": "s3://b"}]}, "sync.before.0.bucket", "s3://"),
+        ("sync", {"before": [{**DOWNLOAD, "bucket": "b/inputs"}]}, "sync.before.0.bucket", "prefix inputs"),
+        ("sync", {"before": [{**DOWNLOAD, "prefix": "s3://b/p/"}]}, "sync.before.0.prefix", "s3://"),
+    ],
+)
+def test_a_common_mistake_is_answered_with_what_is_right(
+    api: Api, field: str, value: Any, path: str, said: str
+) -> None:
+    error = expect_invalid(path, api.post("/jobs", api.definition(**{field: value})))
+    assert said in error["message"]
+
+
+def test_a_batch_and_a_job_are_told_each_others_route(api: Api) -> None:
+    assert "/jobs/batch" in expect_error(400, api.post("/jobs", [api.definition()]))["message"]
+    assert "POST /jobs," in expect_error(400, api.post("/jobs/batch", api.definition()))["message"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ("args", "arguments"),
+        ("env", "environment"),
+        ("cmd", "command"),
+        ("maxFailures", "max_failures"),
+        ("heartbeat-interval", "heartbeat_interval"),
+        ("containerGroupId", "container_group_id"),
+        ("web_hook", "webhook"),
+    ],
+)
+def test_the_field_that_was_meant_is_named(api: Api, wrong: str, meant: str) -> None:
+    [warning] = api.submit(**{wrong: None})["warnings"]
+    assert f"did you mean {meant}?" in warning
+
+
+def test_the_fields_of_an_answer_mean_no_other_field(api: Api) -> None:
+    again = expect(202, api.post("/jobs", api.submit())).json
+    assert again["warnings"]
+    assert "did you mean" not in " ".join(again["warnings"])
+
+
+def test_warnings_come_first_in_the_answer(api: Api) -> None:
+    answer = expect(202, api.post("/jobs", api.definition(colour="red")))
+    assert next(iter(answer.json)) == "warnings"
+    assert answer.body.startswith(b'{"warnings":')
+
+
+@pytest.mark.parametrize("prefix", ["", "/", "/inputs/"])
+def test_a_prefix_that_begins_with_a_slash_is_warned_of(api: Api, prefix: str) -> None:
+    [warning] = api.submit(sync={"before": [{**DOWNLOAD, "prefix": prefix}]})["warnings"]
+    assert "sync.before.0.prefix" in warning
+
+
+@pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1", "[::1]:80", "hooks.localhost"])
+def test_a_webhook_to_ones_own_machine_is_warned_of(other_stack: Stack, host: str) -> None:
+    [warning] = other_stack.new_api().submit(webhook=f"http://{host}/hook")["warnings"]
+    assert "webhook" in warning
 
 
 # --- limits

@@ -93,7 +93,7 @@ REFUSED = [
     ("max_failures", 0, "max_failures"),
     ("max_failures", 1001, "max_failures"),
     ("max_failures", "3", "max_failures"),
-    ("max_failures", 3.0, "max_failures"),
+    ("max_failures", 3.5, "max_failures"),
     ("max_failures", True, "max_failures"),
     ("heartbeat_interval", 0, "heartbeat_interval"),
     ("heartbeat_interval", 86401, "heartbeat_interval"),
@@ -228,3 +228,13 @@ class TestTooMuch:
         warned = api.submit(**unknown)["warnings"]
         assert len(warned) == 101
         assert "100" in warned[-1]
+
+
+def test_a_legacy_job_of_an_earlier_release_is_answered_with_its_slashes(api: Client, db: Database) -> None:
+    job = api.submit(**LEGACY)
+    db.execute("update jobs set input_prefix = 'a', checkpoint_prefix = 'b', output_prefix = ''")
+    prefixes = {"input_prefix": "a/", "checkpoint_prefix": "b/", "output_prefix": ""}
+    listed = (api.get("/jobs").json or {})["jobs"][0]
+    claimed = api.claim() or {}
+    for answer in (api.get(f"/jobs/{job['id']}").json or {}, listed, claimed):
+        assert {name: answer[name] for name in prefixes} == prefixes

@@ -64,6 +64,10 @@ def test_the_page_loads_only_what_this_server_has_and_runs_no_script_of_its_own(
         assert anybody.get(url).status_code == 200
 
 
+def test_the_page_is_also_where_the_originals_was(anybody: Browser) -> None:
+    assert anybody.get("/redocs").data == anybody.get("/docs").data
+
+
 def test_the_page_shows_the_document(anybody: Browser) -> None:
     assert Page(anybody.get("/docs").text).document == "/openapi.json"
     assert "dataset.document" in anybody.get("/docs/start.js").text

@@ -1,0 +1,54 @@
+"""What is accepted in a submission and is probably not meant: sentences for the warnings of the answer."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from kelpie_api.queue.states import LEGACY_FIELDS
+
+
+def doubts(job: Mapping[str, Any], webhooks_may_be_private: bool) -> Iterator[str]:
+    """Sentences about a submitted job, each naming the field that it is about."""
+    for field, prefix in prefixes(job):
+        if prefix.startswith("/"):
+            yield doubt_of_prefix(field, prefix)
+    if job["webhook"] and not webhooks_may_be_private and is_own_machine(job["webhook"]):
+        yield (
+            "webhook names the machine that opens it, and that is the coordinator's; it will not be delivered:"
+            " name a public address of yours."
+        )
+
+
+def prefixes(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Every prefix of a job with the path of its field."""
+    for part, blocks in (job["sync"] or {}).items():
+        for place, block in enumerate(blocks):
+            yield f"sync.{part}.{place}.prefix", block["prefix"]
+    for field in LEGACY_FIELDS:
+        if field.endswith("prefix") and job[field]:
+            yield field, job[field]
+
+
+def doubt_of_prefix(field: str, prefix: str) -> str:
+    if prefix == "/":
+        return (
+            f"{field} is empty, and then every key begins with a slash: it is not the whole bucket; name a folder,"
+            " such as my-job/."
+        )
+    return (
+        f"{field} begins with a slash, and then the keys do, too; in most buckets the folder is"
+        f" {prefix.lstrip('/')[:200]}."
+    )
+
+
+def is_own_machine(url: str) -> bool:
+    """Whether a URL names the machine that opens it: localhost, or an address of the loopback."""
+    host = (urlsplit(url).hostname or "").rstrip(".")
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+    return address.is_loopback or address.is_unspecified
