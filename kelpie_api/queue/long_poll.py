@@ -37,7 +37,7 @@ Handout = tuple[UUID, int]  # a job, and the number of attempts that it had when
 
 
 class TooManyWaiters(Exception):
-    """The process has as many waiters as it may have."""
+    """The process, or the tenant in it, has as many waiters as it may have."""
 
 
 @dataclass(eq=False)
@@ -59,14 +59,16 @@ class Waiter:
 class LongPoll:
     """The waiters of this process, and the thread that wakes them."""
 
-    def __init__(self, db: Database, most: int) -> None:
+    def __init__(self, db: Database, most: int, most_of_a_tenant: int = 0) -> None:
         self.db = db
         self.most = most
+        self.most_of_a_tenant = most_of_a_tenant  # 0: no limit but `most`
         self.closed = False
         self.listener = Listener(db, self._on_notification)
         self._lock = threading.Lock()
         self._by_queue: dict[QueueKey, dict[Waiter, None]] = {}  # in the order of arrival
         self._waiting: dict[Waiter, None] = {}
+        self._of_tenants: Counter[int] = Counter()
         self._assigned: dict[Handout, Waiter] = {}
         self._failed: dict[Handout, float] = {}  # taken or locked by others; not assigned again at once
         self._slots = threading.BoundedSemaphore(CLAIMS_AT_ONCE)
@@ -131,9 +133,11 @@ class LongPoll:
     @contextmanager
     def _registered(self, waiter: Waiter) -> Iterator[None]:
         with self._lock:
-            if self.closed or len(self._waiting) >= self.most:
+            of_tenant = self._of_tenants[waiter.tenant_id]
+            if self.closed or len(self._waiting) >= self.most or of_tenant >= (self.most_of_a_tenant or self.most):
                 raise TooManyWaiters
             self._waiting[waiter] = None
+            self._of_tenants[waiter.tenant_id] += 1
             for queue_key in waiter.queues:
                 self._by_queue.setdefault(queue_key, {})[waiter] = None
         try:
@@ -145,6 +149,9 @@ class LongPoll:
 
     def _remove(self, waiter: Waiter) -> None:
         del self._waiting[waiter]
+        self._of_tenants[waiter.tenant_id] -= 1
+        if not self._of_tenants[waiter.tenant_id]:
+            del self._of_tenants[waiter.tenant_id]
         for queue_key in waiter.queues:
             if waiters := self._by_queue.get(queue_key):
                 waiters.pop(waiter, None)

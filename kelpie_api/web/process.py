@@ -41,7 +41,7 @@ class Coordinator:
         db = Database(config.database_url)
         sightings = Sightings(db, config.max_machines)
         maintenance = Maintenance(db, [sightings.record_sightings])
-        waiting = LongPoll(db, config.max_waiters)
+        waiting = LongPoll(db, config.max_waiters, config.max_waiters_of_a_project)
         lookups = GroupLookups(db, Salad(config.salad_api_url), config.salad_api_key)
         return cls(config, db, Authenticator(db, config), maintenance, waiting, sightings, lookups)
 

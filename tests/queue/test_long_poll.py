@@ -209,6 +209,22 @@ def test_beyond_the_most_that_may_wait_the_answer_comes_at_once(app: Flask, crow
     assert not first.done()
 
 
+def test_a_tenant_with_as_many_waiters_as_it_may_have_leaves_room_for_others(
+    crowd: Crowd, api: Client, stranger: Client
+) -> None:
+    crowd.room.most_of_a_tenant = 1
+    first = crowd.wait("m1")
+    answer = api.get("/work?machine_id=m2&container_group_id=g1&wait=30")
+    assert (answer.status_code, answer.json) == (200, [])
+    assert int(answer.headers["Retry-After"]) > 0
+    theirs = stranger.get("/work?machine_id=m2&container_group_id=g1&wait=1")
+    assert (theirs.json, "Retry-After" in theirs.headers) == ([], False)
+    api.submit()
+    assert first.result(SOON)
+    again = api.get("/work?machine_id=m3&container_group_id=g1&wait=1")
+    assert (again.json, "Retry-After" in again.headers) == ([], False), "the first one has left its room"
+
+
 def test_without_room_to_wait_work_that_is_there_is_handed_out(crowd: Crowd, api: Client) -> None:
     crowd.room.most = 0
     submitted = api.submit()
