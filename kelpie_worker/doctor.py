@@ -176,12 +176,13 @@ def _bucket(settings: Config, place: str | None) -> Iterator[Finding]:
 
 
 def _state_file(settings: Config) -> str:
-    """Checks the lock only. Opening the file as a worker does would move a damaged one aside."""
+    """Checks the lock only. Opening the file as a worker does would move a damaged one aside.
+
+    A worker that runs with it is well: its container is where a trouble is looked into.
+    """
     try:
         if not is_free(Path(settings.state_file)):
-            raise CheckFailed(
-                f"a worker runs with {settings.state_file}: another one needs its own KELPIE_STATE_FILE"
-            )
+            return f"a worker runs with {settings.state_file}; another one needs its own KELPIE_STATE_FILE"
     except OSError as error:
         raise CheckFailed(f"{settings.state_file} cannot be used: {error.strerror} (KELPIE_STATE_FILE)") from error
     return f"no worker uses {settings.state_file}"
