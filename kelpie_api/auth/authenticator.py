@@ -128,8 +128,8 @@ class Authenticator:
     def _made_owner(self, statement: LiteralString, names: Row) -> Row | None:
         """Requests that come at the same moment make one user.
 
-        `on conflict` looks at the name only. A user that another request inserts between this look and the insertion
-        violates the uniqueness of the organization, too, which is an error; asked again, the look finds the user.
+        `on conflict` looks at the name only. A user that another request inserts between this look and the
+        insertion violates the uniqueness of the organization, too, which is an error. The second look finds it.
         """
         try:
             return self.db.one_or_none(statement, **names)
