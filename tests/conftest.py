@@ -215,7 +215,13 @@ def routes(app_url: str) -> Flask:
 
 
 @pytest.fixture
-def app(routes: Flask, config: Config, db: Database) -> Iterator[Flask]:
+def notes_by_itself() -> bool:
+    """Whether the application notes machines and blocked jobs every few seconds: a test says when it looks."""
+    return False
+
+
+@pytest.fixture
+def app(routes: Flask, config: Config, db: Database, notes_by_itself: bool) -> Iterator[Flask]:
     """The application in this process, on the real database, as a process has it that just began.
 
     What an application remembers is in its extensions, so these are new in each test; to register the routes
@@ -224,6 +230,8 @@ def app(routes: Flask, config: Config, db: Database) -> Iterator[Flask]:
     logs.configure(config.log_level)
     routes.extensions.clear()
     parts = routes.extensions["kelpie"] = replace(Coordinator.of(config), schema_is_current=True)
+    if not notes_by_itself:
+        parts.maintenance.more = ()
     db.repeatable(lambda tx: encryption.require(tx, parts.authenticator.seal))  # the database knows the key
     yield routes
     routes.extensions["kelpie"].end()

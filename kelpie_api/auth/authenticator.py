@@ -6,7 +6,9 @@ from __future__ import annotations
 import hmac
 import re
 from dataclasses import replace
-from typing import Protocol
+from typing import LiteralString, Protocol
+
+import psycopg
 
 from kelpie_api.auth.caller import NO_TENANT, Caller, Role
 from kelpie_api.auth.machine_tokens import MachineTokens
@@ -14,7 +16,7 @@ from kelpie_api.auth.salad_keys import SaladKeys
 from kelpie_api.auth.users import KEY_BEGINS, digest
 from kelpie_api.cache import Cache
 from kelpie_api.config import Config
-from kelpie_api.db import SQL, Database
+from kelpie_api.db import SQL, Database, Row
 from kelpie_api.encryption import Seal
 from kelpie_api.errors import Forbidden, InvalidRequest, MissingCredentials
 from kelpie_api.salad.client import is_name
@@ -128,12 +130,23 @@ class Authenticator:
         names = {"organization": organization, "project": project}
         found = self.db.one_or_none(SQL.find_owner, **names)
         if found is None or (proven and found["tenant_id"] == NO_TENANT):
-            found = self.db.one_or_none(SQL.make_owner if proven else SQL.make_organization, **names)
+            found = self._made_owner(SQL.make_owner if proven else SQL.make_organization, names)
         if found is None:
             raise self._name_is_taken(organization)
         if found["tenant_id"] == NO_TENANT:
             return Caller(**found)
         return self.owners.put((organization, project), Caller(**found))
+
+    def _made_owner(self, statement: LiteralString, names: Row) -> Row | None:
+        """Requests that come at the same moment make one user.
+
+        `on conflict` looks at the name only. A user that another request inserts between this look and the
+        insertion violates the uniqueness of the organization, too, which is an error. The second look finds it.
+        """
+        try:
+            return self.db.one_or_none(statement, **names)
+        except psycopg.errors.UniqueViolation:
+            return self.db.one_or_none(statement, **names)
 
     def _name_is_taken(self, organization: str) -> Forbidden:
         admin = self.db.one_or_none(SQL.find_admin)

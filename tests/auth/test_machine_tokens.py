@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jwt
@@ -20,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from flask import Flask
 
 from kelpie_api.app import create_app
+from kelpie_api.auth.authenticator import Authenticator
 from kelpie_api.auth.jwks import FRESH_FOR, STALE_AFTER, STALE_FOR, KeyRing
 from kelpie_api.auth.salad_keys import SaladKeys
 from kelpie_api.config import Config
@@ -496,7 +498,7 @@ class TestAProjectThatATokenMakesUp:
     def test_costs_few_questions_however_many_there_are(
         self, app: Flask, db: Database, salad: SaladDouble, tokens: TokenDouble
     ) -> None:
-        for number in range(30):
+        for number in range(100):
             assert claimed(with_token(app, tokens.token(), f"made-up-{number}"), tokens) == []
         assert len(salad.asked) <= 5
         assert db.all("select from tenants where project like 'made-up%%'") == []
@@ -731,3 +733,14 @@ def test_a_machine_of_a_removed_user_goes_on_as_a_new_one(
     assert admin.delete("/users").status_code == 204
     assert status(machine) == 200
     assert claimed(machine, tokens) == []
+
+
+def test_requests_of_a_new_organization_that_come_at_the_same_moment_make_one_user(
+    db: Database, config: Config
+) -> None:
+    """In a hundred rounds, for in each of them only a moment decides whether the insertions meet."""
+    authenticator = Authenticator(db, config)
+    for number in range(100):
+        ask = partial(authenticator._owner, f"new-{number}", "default", proven=True)
+        assert len({caller.user_id for caller in at_once([ask] * 12)}) == 1
+    authenticator.end()

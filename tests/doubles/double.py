@@ -59,6 +59,7 @@ class Double(ABC):
         self.open = threading.Event()
         self.open.set()
         self.server: Any = None
+        specification(self.spec)  # to read it takes longer than some clients wait for their first answer
         self.start()
 
     @property

@@ -33,6 +33,7 @@ class Scene:
     stack: LocalStack
     api: HoldingProxy
     s3: HoldingProxy
+    hurry: Path  # once it is there the job makes its steps without pauses
     name: str = field(default_factory=lambda: f"scene-{uuid.uuid4().hex[:8]}")
     job_id: str = ""
     worker: Worker = field(init=False)
@@ -49,7 +50,7 @@ class Scene:
         self.stack.s3.put(BUCKET, f"{self.name}/in/data", INPUT)
         job = {
             "command": sys.executable,
-            "arguments": [str(JOB), str(STEPS), str(pause), str(files)],
+            "arguments": [str(JOB), str(STEPS), str(pause), str(files), str(self.hurry)],
             "container_group_id": self.name,
             "heartbeat_interval": 1,
             "sync": {
@@ -139,10 +140,10 @@ POINTS = [
 
 
 @pytest.fixture
-def scene(stack: LocalStack) -> Iterator[Scene]:
+def scene(stack: LocalStack, tmp_path: Path) -> Iterator[Scene]:
     stack.s3.create_bucket(BUCKET)
     with HoldingProxy(stack.api_url) as api, HoldingProxy(stack.s3.url) as s3:
-        scene = Scene(stack, api, s3)
+        scene = Scene(stack, api, s3, tmp_path / "hurry")
         yield scene
         scene.worker.crash()
 
@@ -164,11 +165,13 @@ def test_a_worker_killed(point: Callable[[Scene], None], comes_back: bool, scene
     point(scene)
     if comes_back:
         scene.worker.crash()
+        scene.hurry.touch()
         scene.api.let_all_go()
         scene.s3.let_all_go()
         scene.worker.start()
     else:
         scene.worker.vanish()
+        scene.hurry.touch()
         scene.api.let_all_go()
         scene.s3.let_all_go()
         scene.start_worker("second")
@@ -186,6 +189,7 @@ def test_a_claim_whose_answer_was_lost_is_answered_again_with_the_same_attempt(s
     scene.start_worker("first")
     before_the_claims_answer_is_stored(scene)
     scene.worker.crash()
+    scene.hurry.touch()
     scene.api.let_all_go()
     scene.worker.start()
     wait_for(lambda: scene.job["status"] == "completed", "the job to complete", timeout=60)
@@ -197,6 +201,7 @@ def test_another_machine_goes_on_from_the_checkpoint(scene: Scene) -> None:
     scene.start_worker("first")
     while_running(scene)
     scene.worker.vanish()
+    scene.hurry.touch()
     scene.start_worker("second")
     wait_for(lambda: scene.job["status"] == "completed", "the job to complete", timeout=60)
     assert b"resumed from step 0 of" not in scene.worker.output.read_bytes()
@@ -207,6 +212,7 @@ def test_the_checkpoint_of_a_worker_that_was_told_to_go_is_found_clean_by_the_ne
     scene.start_worker("first")
     while_running(scene)
     scene.worker.stop()
+    scene.hurry.touch()
     scene.start_worker("second")
     wait_for(lambda: scene.job["status"] == "completed", "the job to complete", timeout=60)
     told = [event for event in scene.stack.client.events(scene.job_id) if event["kind"] == "resumed"]

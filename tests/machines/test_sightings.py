@@ -148,10 +148,6 @@ class TestListing:
             ("g2", "beater"),
         ]
 
-    def test_housekeeping_writes_them_by_itself(self, api: Client) -> None:
-        api.claim("poller", "g1")
-        wait_for(lambda: listed(api), "the machine to be listed", timeout=60)
-
     def test_one_group_is_asked_for_and_pages_follow_each_other(
         self, api: Client, db: Database, tenant: Tenant
     ) -> None:
@@ -180,6 +176,16 @@ class TestListing:
     )
     def test_a_bad_query_is_a_clear_400(self, api: Client, query: str) -> None:
         refused(api.get(f"/machines{query}"), 400)
+
+
+class TestHousekeeping:
+    @pytest.fixture
+    def notes_by_itself(self) -> bool:
+        return True
+
+    def test_machines_are_written_by_themselves(self, api: Client) -> None:
+        api.claim("poller", "g1")
+        wait_for(lambda: listed(api), "the machine to be listed", timeout=60)
 
 
 class TestBlockedJobs:

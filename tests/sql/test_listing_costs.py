@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -72,6 +73,13 @@ class Filled:
     tenant: Tenant
     rival: Tenant
     middle: int  # a number between the tenant's oldest and newest jobs
+    pages: dict[str, list[int]]  # as EXPECTED has them, by its values; the rows are the same to the end
+
+    def expected(self, values: dict[str, Any]) -> list[int]:
+        asked = json.dumps(values)
+        if asked not in self.pages:
+            self.pages[asked] = [row["seq"] for row in self.db.all(EXPECTED, **values)]
+        return self.pages[asked]
 
 
 @dataclass(frozen=True)
@@ -127,18 +135,18 @@ def fill(db: Database, tenant: Tenant, count: int, completed: int) -> None:
     db.unrepeatable(lambda tx: tx.execute(JOBS, **values), limit=300)
 
 
-@pytest.fixture(
-    scope="module",
-    params=[(5_000, "never"), (5_000, "full"), (100_000, "empty"), (100_000, "full")],
-    ids=["5000 never analyzed", "5000 analyzed", "100000 analyzed while empty", "100000 analyzed"],
-)
-def filled(server_url: str, request: pytest.FixtureRequest) -> Iterator[Filled]:
-    """A database whose tables were never analyzed, while they were `empty`, or when they were `full`."""
-    count, analyzed = request.param
-    with own_database(server_url) as url:
-        migrate(url, lambda line: None)
-        db = Database(url, connections=1)  # a function keeps its plan for as long as the session lasts
+@contextmanager
+def opened(url: str) -> Iterator[Database]:
+    """One session: a function keeps its plan for as long as the session lasts."""
+    with closing(Database(url, connections=1)) as db:
         db.open()
+        yield db
+
+
+@contextmanager
+def filled_database(url: str, count: int, analyzed: str) -> Iterator[Filled]:
+    migrate(url, lambda line: None)
+    with opened(url) as db:
         tenant, rival = make_tenant(db, "acme", "default"), make_tenant(db, "rival", "default")
         for table in ("jobs", "queue", "tenants"):
             db.unrepeatable(
@@ -149,14 +157,43 @@ def filled(server_url: str, request: pytest.FixtureRequest) -> Iterator[Filled]:
         fill(db, tenant, count, count // 2)
         fill(db, rival, count, 4 * RARE)
         db.unrepeatable(lambda tx: tx.execute(QUEUE), limit=300)
-        if analyzed == "full":
-            db.unrepeatable(lambda tx: tx.execute("analyze"), limit=300)
         found = db.one_or_none(
             "select min(seq) as seq from jobs where tenant_id = %(id)s", id=tenant.caller.tenant_id
         )
         assert found
-        yield Filled(db, tenant, rival, found["seq"] + count // 2)
-        db.close()
+        yield Filled(db, tenant, rival, found["seq"] + count // 2, {})
+
+
+Databases = dict[int, tuple[str, Filled]]  # the address and what is in it, by the number of jobs
+
+
+@pytest.fixture(scope="module")
+def databases() -> Iterator[tuple[ExitStack, Databases]]:
+    with ExitStack() as stack:
+        yield stack, {}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(5_000, "never"), (5_000, "full"), (100_000, "empty"), (100_000, "full")],
+    ids=["5000 never analyzed", "5000 analyzed", "100000 analyzed while empty", "100000 analyzed"],
+)
+def filled(
+    server_url: str, databases: tuple[ExitStack, Databases], request: pytest.FixtureRequest
+) -> Iterator[Filled]:
+    """A database whose tables were never analyzed, while they were `empty`, or when they were `full`.
+
+    One that is analyzed when it is full is the one that was not before, with the same rows.
+    """
+    (stack, made), (count, analyzed) = databases, request.param
+    if analyzed != "full" or count not in made:
+        url = stack.enter_context(own_database(server_url))
+        made[count] = url, stack.enter_context(filled_database(url, count, analyzed))
+    url, found = made[count]
+    with opened(url) as db:
+        if analyzed == "full":
+            db.unrepeatable(lambda tx: tx.execute("analyze"), limit=300)
+        yield replace(found, db=db)
 
 
 def listed(tx: Transaction, values: dict[str, Any]) -> list[int]:
@@ -205,7 +242,7 @@ def test_a_page_is_read_from_its_index_and_as_many_entries_as_it_answers(
 ) -> None:
     values = wanted.values(filled, oldest_first=oldest_first)
     cost = costs(filled.db, values)
-    assert cost.answered == [row["seq"] for row in filled.db.all(EXPECTED, **values)]
+    assert cost.answered == filled.expected(values)
     assert cost.whole == []
     assert cost.entries.keys() <= wanted.indexes | LOOK_UP, json.dumps(cost.entries)
     streams = 1 if not wanted.groups else len(wanted.groups)
@@ -225,7 +262,7 @@ def test_a_page_from_a_cursor_on_costs_what_the_first_one_does(
 ) -> None:
     values = wanted.values(filled, oldest_first=oldest_first, beyond=filled.middle)
     cost = costs(filled.db, values)
-    assert cost.answered == [row["seq"] for row in filled.db.all(EXPECTED, **values)]
+    assert cost.answered == filled.expected(values)
     assert cost.whole == []
     assert max(cost.entries.values(), default=0) <= 3 * 2 * PAGE, cost.entries
     assert cost.pages <= 12 * len(cost.answered) + 500, cost
@@ -235,7 +272,7 @@ def test_a_page_from_a_cursor_on_costs_what_the_first_one_does(
 def test_a_later_page_steps_over_entries_and_looks_up_no_job_before_it(filled: Filled, wanted: Filter) -> None:
     values = wanted.values(filled, skipped=10 * PAGE)
     cost = costs(filled.db, values)
-    assert cost.answered == [row["seq"] for row in filled.db.all(EXPECTED, **values)]
+    assert cost.answered == filled.expected(values)
     assert cost.entries.get("queue_pkey", 0) <= len(cost.answered)
     assert max(cost.entries.values(), default=0) <= 3 * 2 * 11 * PAGE, cost.entries
 
