@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any, LiteralString, TypeVar, cast
 
 import psycopg
+from psycopg import postgres
+from psycopg.adapt import AdaptersMap
+from psycopg.pq import Format
 from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
@@ -28,8 +31,10 @@ AWAY = "The database does not answer; the request was not carried out, so send i
 TOO_SLOW = "The database gave the request up because it took too long; send it again in a moment."
 CROSSED = "The request crossed another one and was not carried out; send it again in a moment."
 READ_ONLY = (
-    "The database takes no changes at the moment, as while a standby takes over; send it again in a moment."
+    "The database takes no changes at the moment, as while a standby takes over, or with"
+    " default_transaction_read_only; send it again in a moment."
 )
+LACKING = "The database is short of something ({what}), so this was not carried out; send it again in a moment."
 UNSURE = "The database went away during the request; look whether it was carried out before you send it again."
 
 
@@ -67,6 +72,22 @@ class Statements:
 
 SQL = Statements(SQL_FOLDER / "queries")
 
+
+UNKNOWN_TYPE = 0  # the number of none
+
+
+def adapters_of_binary_results() -> AdaptersMap:
+    """psycopg's, but values of types that it does not know, such as our enums, are text in binary results, too."""
+    adapters = AdaptersMap(psycopg.adapters)
+    text = adapters.get_loader(postgres.types["text"].oid, Format.BINARY)
+    if text is None:
+        raise RuntimeError("this psycopg has no loader for text")
+    adapters.register_loader(UNKNOWN_TYPE, text)
+    return adapters
+
+
+# The encoding is part of the request for a connection, which comes before what the role or the database sets, and
+# which PgBouncer keeps for each client.
 HOW_TO_CONNECT: dict[str, Any] = {
     "autocommit": True,
     "prepare_threshold": None,
@@ -74,24 +95,54 @@ HOW_TO_CONNECT: dict[str, Any] = {
     "connect_timeout": 5,
     "tcp_user_timeout": 10_000,
     "application_name": "kelpie",
+    "client_encoding": "UTF8",
+    "context": adapters_of_binary_results(),
 }
 
 
 class Transaction:
-    """Runs statements on one connection; rows are dicts."""
+    """Runs statements on one connection; rows are dicts.
+
+    Results are binary: the text of a time or an interval depends on DateStyle, IntervalStyle and the like, which a
+    role or a database may set, and which cannot be set for a session where PgBouncer stands in between.
+    """
 
     def __init__(self, connection: psycopg.Connection[Row]) -> None:
         self.connection = connection
 
     def all(self, statement: LiteralString, **values: Any) -> list[Row]:
-        return self.connection.execute(statement, values).fetchall()
+        return self.connection.execute(statement, values, binary=True).fetchall()
 
     def one_or_none(self, statement: LiteralString, **values: Any) -> Row | None:
-        return self.connection.execute(statement, values).fetchone()
+        return self.connection.execute(statement, values, binary=True).fetchone()
 
     def execute(self, statement: LiteralString, **values: Any) -> int:
         """Run a statement that returns no rows; the number of rows it touched."""
-        return self.connection.execute(statement, values).rowcount
+        return self.connection.execute(statement, values, binary=True).rowcount
+
+
+def begin_as_written(connection: psycopg.Connection[Any]) -> None:
+    """Have each `begin` ask for the isolation that the statements are written for; it costs no round trip.
+
+    A role or a database may set another default.
+    """
+    connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+
+
+def what_became_of(error: psycopg.OperationalError | psycopg.InternalError) -> Unavailable | None:
+    """What a failed request is answered; None if the error is a defect.
+
+    Where Postgres says a reason, nothing was carried out, and the connection may be as good as before.
+    """
+    code = error.sqlstate or ""
+    match code[:2], code:
+        case _, "57014" | "25P04":  # statement_timeout, transaction_timeout
+            return Unavailable(TOO_SLOW)
+        case ("40", _) | (_, "55P03" | "25P03"):  # lock_timeout, idle_in_transaction_session_timeout
+            return RolledBack(CROSSED)
+        case "53", _:
+            return Unavailable(LACKING.format(what=error.diag.message_primary))
+    return ConnectionLost(UNSURE) if isinstance(error, psycopg.OperationalError) else None
 
 
 def check_connection(connection: psycopg.Connection[Any]) -> None:
@@ -143,6 +194,7 @@ class Database:
             max_size=connections,
             open=False,
             check=check_connection,
+            configure=begin_as_written,
             # Short: the next request begins a new attempt, while the pool's own pauses double up to minutes.
             reconnect_timeout=5,
             kwargs=HOW_TO_CONNECT,
@@ -238,11 +290,10 @@ class Database:
         except psycopg.errors.ReadOnlySqlTransaction as error:
             self.pool.drain()  # these connections lead to the former primary; new ones lead to the current one
             raise Unavailable(READ_ONLY) from error
-        except psycopg.errors.QueryCanceled as error:
-            raise Unavailable(TOO_SLOW) from error
-        except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure) as error:
-            raise RolledBack(CROSSED) from error
-        except psycopg.OperationalError as error:
-            if time.monotonic() >= due:  # we cut it: a second try would only wait as long again
-                raise Unavailable(UNSURE) from error
-            raise ConnectionLost(UNSURE) from error
+        except (psycopg.OperationalError, psycopg.InternalError) as error:
+            answer = what_became_of(error)
+            if answer is None:
+                raise
+            if isinstance(answer, ConnectionLost) and time.monotonic() >= due:
+                raise Unavailable(UNSURE) from error  # we cut it: a second try would only wait as long again
+            raise answer from error

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from psycopg.rows import scalar_row
+from psycopg.rows import scalar_row, tuple_row
 
-from kelpie_api.db import SQL_FOLDER
+from kelpie_api.db import SQL_FOLDER, begin_as_written
 from kelpie_api.errors import SchemaError
 
 LOCK = "select pg_advisory_xact_lock(hashtext('kelpie migrations'))"
@@ -39,6 +39,27 @@ select proname,
   from pg_proc
  where pronamespace = current_schema()::regnamespace
  group by proname
+"""
+# A step and a function mean the same whatever the role or the database sets. Behind PgBouncer, too: what is set
+# for a transaction ends with it.
+AS_WRITTEN = """
+set local standard_conforming_strings = on;
+set local datestyle = 'ISO, MDY';
+set local intervalstyle = 'postgres';
+set local timezone = 'UTC';
+set local idle_in_transaction_session_timeout = 0;
+set local default_table_access_method = 'heap';
+set local default_tablespace = '';
+set local transform_null_equals = off;
+-- A step that cannot get its locks soon must not queue up the running release's requests behind it.
+set local lock_timeout = '5s';
+set local statement_timeout = '15min'"""
+# Of what the server, the database and the role set for a session, what no statement can do without.
+SETTINGS = """
+select current_schema(),
+       current_setting('search_path'),
+       current_setting('server_encoding'),
+       current_setting('session_replication_role')
 """
 FORMER = re.compile(r"^-- Before its functions moved out its checksum was ([0-9a-f]{64})$", re.MULTILINE)
 
@@ -106,8 +127,15 @@ def migrate(
     steps = known() if migrations is None else migrations
     sources = known_functions() if functions is None else functions
     with psycopg.connect(
-        url, autocommit=True, prepare_threshold=None, application_name="kelpie migrate"
+        url,
+        autocommit=True,
+        prepare_threshold=None,
+        application_name="kelpie migrate",
+        client_encoding="UTF8",
     ) as connection:
+        begin_as_written(connection)
+        if unfit := unfit_settings(connection):
+            raise SchemaError(unfit)
         while applied := _advance(connection, steps, sources):
             for what in applied:
                 say(f"applied {what}")
@@ -119,16 +147,20 @@ def _advance(
 ) -> list[str]:
     """Do the next step; with the last one, or after it, apply the functions that changed. What was applied."""
     with connection.transaction():
+        _mean_what_is_written(connection)
         connection.execute(LOCK)
         connection.execute(LOG)
         done = _applied(connection)
         check(done, steps)
         missing = steps[len(done) :]
-        # A step that cannot get its locks soon must not queue up the running release's requests behind it.
-        connection.execute("set local lock_timeout = '5s'")
-        connection.execute("set local statement_timeout = '15min'")
         names = [_apply_step(connection, step) for step in missing[:1]]
         return names if len(missing) > 1 else [*names, *_apply_functions(connection, functions)]
+
+
+def _mean_what_is_written(connection: psycopg.Connection[Any]) -> None:
+    connection.execute(AS_WRITTEN)
+    if connection.info.server_version >= 170000:
+        connection.execute("set local transaction_timeout = 0")
 
 
 def _apply_step(connection: psycopg.Connection[Any], step: Migration) -> str:
@@ -231,11 +263,44 @@ def missing_functions(connection: psycopg.Connection[Any]) -> list[str]:
         return found.fetchall()
 
 
+def unfit_settings(connection: psycopg.Connection[Any]) -> str | None:
+    """Which setting of the server, the database or the role keeps this release from working; None if none does.
+
+    Other settings make no difference, or are answered 503 while they last (default_transaction_read_only).
+    """
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        row = cursor.execute(SETTINGS).fetchone() or ()
+    schema, search_path, encoding, replication = row
+    if schema is None:
+        return (
+            f"search_path is {search_path!r}, and no schema of it exists or may be used; create one and grant its"
+            " use to the role of DATABASE_URL, or set another path with: alter role ... set search_path = public."
+        )
+    if schema.startswith("pg_"):
+        return (
+            f"search_path is {search_path!r} and begins with {schema}, where nothing may be made; set another path"
+            " with: alter role ... set search_path = public."
+        )
+    if encoding != "UTF8":
+        return (
+            f"The database's encoding is {encoding}, which cannot hold every job; make one with:"
+            " create database ... encoding 'UTF8' template template0."
+        )
+    if replication == "replica":
+        return (
+            "session_replication_role is replica, by which no trigger fires, and the triggers guard the jobs;"
+            " change it with: alter role ... reset session_replication_role."
+        )
+    return None
+
+
 def problem(connection: psycopg.Connection[Any]) -> str | None:
     """Why this release cannot work with the database, in a sentence; None if it can.
 
     A newer schema is no problem, nor is a newer text of a function: the running release goes on beside both.
     """
+    if unfit := unfit_settings(connection):
+        return unfit
     version, needed = schema_version(connection), len(known())
     if version < needed:
         return f"The database's schema is at version {version}, this release needs {needed}; run scripts/migrate."

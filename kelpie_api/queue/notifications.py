@@ -57,6 +57,7 @@ class Listener:
         """Pass notifications on for as long as each proof succeeds; return when one fails."""
         with self.db.connect() as connection:
             self._connection = connection
+            connection.execute(SQL.stay_connected)
             connection.execute(SQL.listen)
             while self._hears(connection):
                 self._note(proven=True)

@@ -83,6 +83,10 @@ select found_tenant_id as tenant_id, found_group as container_group, found_job_i
 -- A word that a listener must hear, sent over another connection than its own.
 select pg_notify('kelpie_work', %(token)s);
 
+-- name: stay_connected
+-- For a connection that listens and says nothing; the role or the database may end those that are idle.
+set idle_session_timeout = 0;
+
 -- name: listen
 -- Only on a connection that serves nothing else.
 listen kelpie_work;

@@ -12,7 +12,7 @@ from tests.helpers import Tenant, claim, make_job
 
 ROOT = Path(__file__).parents[2]
 # EXPLAIN knows no utility statements; the tests of housekeeping and of the administrator run these.
-UTILITY = {"vacuum_queue", "purge_jobs", "listen"}
+UTILITY = {"vacuum_queue", "purge_jobs", "listen", "stay_connected"}
 PLACEHOLDER = re.compile(r"%\((\w+)\)s")
 # Rules that statements share as functions, and that no plan may call for each row.
 SHARED = ("of_tenant", "of_group", "in_reach", "held_by", "may_end", "shown_job")
