@@ -21,6 +21,9 @@ class SyncBlock:
     local_path: str
     pattern: str | None = None
     mirrors_deletes: bool = True  # a file that the command deletes is deleted from the bucket too
+    named: str = field(
+        default="", compare=False
+    )  # the directory as the job names it, if it does; for the state file
 
 
 ObjectKey = tuple[str, str]  # bucket and key
@@ -77,6 +80,13 @@ class Job:
     def directories(self) -> list[str]:
         """Every directory of the job, each once."""
         return list(dict.fromkeys(block.local_path for block in (*self.before, *self.during, *self.after)))
+
+    def as_named(self, path: str) -> str:
+        """An absolute path in one of the directories as the job names that; any other path as it is."""
+        for block in (*self.before, *self.during, *self.after):
+            if block.named and path.startswith(block.local_path.rstrip("/") + "/"):
+                return os.path.normpath(Path(block.named, os.path.relpath(path, block.local_path)))
+        return path
 
 
 Blocks = tuple[SyncBlock, ...]
@@ -142,9 +152,11 @@ def is_text(value: Any) -> bool:
 
 
 def _saved_block(saved: Mapping[str, Any]) -> SyncBlock:
+    saved = {"named": "", **saved}  # older releases did not save it
     _demand(set(saved) == {part.name for part in fields(SyncBlock)}, "a sync block has other fields")
     block = SyncBlock(**saved)
-    _demand(all(map(is_text, (block.bucket, block.prefix, block.local_path))), "a sync block holds no strings")
+    texts = (block.bucket, block.prefix, block.local_path, block.named)
+    _demand(all(map(is_text, texts)), "a sync block holds no strings")
     _demand(block.pattern is None or is_text(block.pattern), "a pattern is no string")
     _demand(Path(block.local_path).is_absolute(), "a local path is relative")
     _demand(isinstance(block.mirrors_deletes, bool), "mirrors_deletes is neither on nor off")
@@ -194,6 +206,7 @@ def _sync_blocks(blocks: Iterable[Mapping[str, Any]]) -> Blocks:
             prefix=_as_folder(str(block.get("prefix") or "")),
             local_path=os.path.normpath(Path.cwd() / str(block["local_path"])),
             pattern=block.get("pattern") or None,
+            named=str(block["local_path"]),
         )
         for block in blocks
     )

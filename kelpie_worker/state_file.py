@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kelpie_worker import logs
-from kelpie_worker.job import from_saved, is_text, is_whole, to_saved
+from kelpie_worker.job import Job, from_saved, is_text, is_whole, to_saved
 from kelpie_worker.job_in_hand import JobInHand, Times
 from kelpie_worker.messages import Ending, Verdict
 from kelpie_worker.pipeline import JobState, Phase
 from kelpie_worker.system import atomic, locks
 from kelpie_worker.system.linux import boot_id
+from kelpie_worker.workspace.set_aside import is_place_aside
 
 KEPT_FINISHED_JOBS = 100
 _BEFORE_ITS_END = (Phase.DOWNLOADING, Phase.RUNNING, Phase.STOPPING)  # of its command
@@ -244,11 +245,12 @@ def _parse_state(saved: Mapping[str, Any], rebooted: bool) -> JobState:
     outcome, aside, begun = saved["outcome"], saved["aside"], saved.get("begun", 0)
     if not is_whole(begun):
         raise ValueError("how often a command was begun is no number")
+    job = from_saved(saved["job"])
     state = JobState(
-        job=from_saved(saved["job"]),
+        job=job,
         phase=Phase(saved["phase"]),
         outcome=None if outcome is None else _parse_outcome(outcome),
-        aside=None if aside is None else tuple(_parse_move(*move) for move in aside),
+        aside=None if aside is None else tuple(_parse_move(job, *move) for move in aside),
         begun=max(0, begun - rebooted),
     )
     if state.phase is Phase.DONE or (state.phase in _KNOWS_ITS_END and state.outcome is None):
@@ -272,9 +274,11 @@ def _parse_outcome(saved: Mapping[str, Any]) -> Ending:
     return outcome
 
 
-def _parse_move(source: Any, target: Any) -> tuple[str, str]:
+def _parse_move(job: Job, source: Any, target: Any) -> tuple[str, str]:
     if not all(is_text(path) and Path(path).is_absolute() for path in (source, target)):
         raise ValueError("outputs were set aside at no absolute path")
+    if not is_place_aside(target, job.claim_id):
+        raise ValueError("outputs were set aside where Kelpie sets none aside")
     return source, target
 
 

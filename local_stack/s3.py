@@ -66,6 +66,9 @@ class S3Server:
     def content_type(self, bucket: str, key: str) -> str:
         return self._client.head_object(Bucket=bucket, Key=key)["ContentType"]
 
+    def content_encoding(self, bucket: str, key: str) -> str | None:
+        return self._client.head_object(Bucket=bucket, Key=key).get("ContentEncoding")
+
     def keys(self, bucket: str, prefix: str = "") -> list[str]:
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         return [item["Key"] for page in pages for item in page.get("Contents", [])]

@@ -17,6 +17,7 @@ from kelpie_worker.system.frozen import is_frozen, without_bundle
 from kelpie_worker.system.linux import (
     boottime,
     die_with,
+    gain_no_privileges,
     oom_kills,
 )
 
@@ -154,5 +155,6 @@ def _preparation(runner: int) -> Callable[[], None]:
         for number in resettable:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        gain_no_privileges()  # a job is foreign code: sudo and its like would reach what is not the worker's
 
     return prepare

@@ -115,7 +115,7 @@ class Storage:
             answer = self._calls.repeated(
                 f"beginning {target.bucket}/{target.key}",
                 lambda: self._client.create_multipart_upload(
-                    Bucket=target.bucket, Key=target.key, ContentType=target.content_type
+                    Bucket=target.bucket, Key=target.key, **target.parameters
                 ),
                 "UploadId",
             )
@@ -228,16 +228,15 @@ class Storage:
     # --- single requests ----------------------------------------------------------------------------
 
     def _put_once(self, target: Target, body: bytes, md5: str, condition: Any) -> Any:
-        where = target.bucket, target.key, body, target.content_type, md5
         try:
-            return self._shared.fast_path.put(*where, as_headers(condition))
+            return self._shared.fast_path.put(target, body, md5, as_headers(condition))
         except NoFastPath:
             return self._client.put_object(
                 Bucket=target.bucket,
                 Key=target.key,
                 Body=body,
-                ContentType=target.content_type,
                 ContentMD5=md5,
+                **target.parameters,
                 **condition,
             )
 

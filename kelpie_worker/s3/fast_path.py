@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from kelpie_worker.job import ObjectKey
+from kelpie_worker.s3.objects import Target
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -59,14 +60,12 @@ class FastPath:
         for operation in ("PutObject", "GetObject"):
             client.meta.events.register_last(f"before-sign.s3.{operation}", self._record)
 
-    def put(
-        self, bucket: str, key: str, body: bytes, content_type: str, md5: str, condition: Mapping[str, str]
-    ) -> dict[str, Any]:
+    def put(self, target: Target, body: bytes, md5: str, condition: Mapping[str, str]) -> dict[str, Any]:
         """Store an object; returns the ETag and version under boto3's names. `condition` is headers."""
-        headers = {"Content-Type": content_type, "Content-MD5": md5, **condition}
+        headers = {**target.headers, "Content-MD5": md5, **condition}
         if self._checksums:
             headers["x-amz-checksum-crc32"] = base64.b64encode(zlib.crc32(body).to_bytes(4, "big")).decode()
-        answer = self._send("PUT", "PutObject", (bucket, key), headers, body)
+        answer = self._send("PUT", "PutObject", target.place, headers, body)
         return {"ETag": answer.headers.get("ETag"), "VersionId": answer.headers.get("x-amz-version-id")}
 
     def get(self, bucket: str, key: str) -> tuple[Any, Mapping[str, str]]:

@@ -47,15 +47,27 @@ class Stored:
 
 @dataclass(frozen=True)
 class Target:
-    """Where an upload goes, and its content type."""
+    """Where an upload goes, and the content type and encoding that it is stored with."""
 
     bucket: str
     key: str
     content_type: str
+    content_encoding: str | None = None  # "gzip" for what was compressed on its way
 
     @property
     def place(self) -> ObjectKey:
         return self.bucket, self.key
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What is stored with the object, as HTTP headers."""
+        encoding = {"Content-Encoding": self.content_encoding} if self.content_encoding else {}
+        return {"Content-Type": self.content_type, **encoding}
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The same as boto3's parameters."""
+        return {name.replace("-", ""): value for name, value in self.headers.items()}
 
 
 @dataclass(frozen=True)

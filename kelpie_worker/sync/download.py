@@ -13,7 +13,7 @@ from kelpie_worker.s3.bucket import Storage
 from kelpie_worker.s3.objects import RemoteFile
 from kelpie_worker.transfer.compression import gunzipped
 from kelpie_worker.workspace.file_version import Signature, signature_of
-from kelpie_worker.workspace.paths import landing_path, own_name, stays_inside
+from kelpie_worker.workspace.paths import is_kelpies, landing_path, own_name, stays_inside, with_real_paths
 from kelpie_worker.workspace.pattern import matcher
 
 _FILES_AT_ONCE = 8
@@ -34,8 +34,12 @@ class DownloadResult:
     checkpoint: Comparison
 
 
-def download(job: Job, storage: Storage, busy: Callable[[Iterable[str]], None]) -> DownloadResult:
-    """Download every file of the job. `busy` is called with the paths that are being downloaded.
+def download(
+    job: Job, storage: Storage, busy: Callable[[Iterable[str]], None], own_files: frozenset[str] = frozenset()
+) -> DownloadResult:
+    """Download every file of the job, but none over `own_files`, which are Kelpie's.
+
+    `busy` is called with the paths that are being downloaded.
 
     The first file that fails ends it. Raises the storage's errors, OSError, NotPacked, PathConflict.
     """
@@ -49,7 +53,7 @@ def download(job: Job, storage: Storage, busy: Callable[[Iterable[str]], None]) 
         try:
             # Block after block: if two have the same file, the later block's is the one that the job means.
             for block, listing in listings:
-                planned = _wanted(job, block, with_versions((block, listing), checkpoint.instead))
+                planned = _wanted(job, block, with_versions((block, listing), checkpoint.instead), own_files)
                 wanted = without_old_shapes(one_for_each_path(planned, job, block), job, block)
                 busy(plan.path for plan in wanted)
                 downloaded = list(pool.map(partial(_bring, bucket=block.bucket, storage=storage), wanted))
@@ -93,8 +97,11 @@ class DownloadedFile:
     was_replaced: bool
 
 
-def _wanted(job: Job, block: SyncBlock, listing: Iterable[RemoteFile]) -> Iterator[PlannedDownload]:
+def _wanted(
+    job: Job, block: SyncBlock, listing: Iterable[RemoteFile], own_files: frozenset[str]
+) -> Iterator[PlannedDownload]:
     matches = matcher(block.pattern)
+    own_places = with_real_paths(own_files)
     for remote in listing:
         if remote.key.endswith("/") or not matches(remote.key):
             continue  # a key that ends in a slash only marks a folder
@@ -103,6 +110,11 @@ def _wanted(job: Job, block: SyncBlock, listing: Iterable[RemoteFile]) -> Iterat
         path = landing_path(block.local_path, relative.removesuffix(".gz") if packed else relative)
         if path is None or not stays_inside(path, block.local_path):
             logs.warn("key_refused", job, key=remote.key, detail="it would land outside of local_path")
+            continue
+        if is_kelpies(path, block.local_path, own_places):
+            logs.warn(
+                "key_refused", job, key=remote.key, detail="it would take the place of a file of Kelpie's own"
+            )
             continue
         yield PlannedDownload(remote, path, packed)
 

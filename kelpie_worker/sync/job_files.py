@@ -85,6 +85,7 @@ class JobFiles:
         under_way = self._threads.get(type(command))
         if under_way and under_way.is_alive():
             return
+        self.moving.job = command.job
         work: dict[type[Any], Callable[[Any], Message]] = {
             Download: self._download,
             Watch: self._watch,
@@ -169,7 +170,7 @@ class JobFiles:
             matcher(block.pattern)  # so that one that does not compile is found before hours of work
         self._places = directories.make(job, self._config.state_file)
         before_command.save(self._places, self._places_file)
-        brought = download(job, self._storage, self.moving.downloads)
+        brought = download(job, self._storage, self.moving.downloads, self._own_files)
         self._places.brought, self._places.origins = brought.versions, brought.origins
         before_command.save(self._places, self._places_file)  # before the command can run
         self._brought_objects = brought.objects

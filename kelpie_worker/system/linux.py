@@ -13,6 +13,7 @@ from pathlib import Path
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
 _BLOCK = 64 * 1024
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -48,6 +49,15 @@ def set_process_name(name: str) -> None:
 def adopt_orphans() -> None:
     """Become a subreaper: the parent of every descendant whose own parent ends, so that it can be reaped here."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def gain_no_privileges() -> None:
+    """Have the kernel give this process and all that it starts no privileges by setuid bits or file capabilities.
+
+    A kernel or sandbox without this leaves everything as it is.
+    """
+    with suppress(OSError):
+        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def return_freed_memory() -> None:

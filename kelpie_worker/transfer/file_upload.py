@@ -3,7 +3,6 @@
 If the file is rewritten while it is read (Spoiled), nothing of it becomes visible.
 """
 
-import mimetypes
 import os
 import shutil
 import threading
@@ -17,6 +16,7 @@ from kelpie_worker.s3.bucket import Storage
 from kelpie_worker.s3.errors import NotBegun
 from kelpie_worker.s3.objects import UNKNOWN, ObjectState, Part, Stored, Target
 from kelpie_worker.transfer.compression import gzipped
+from kelpie_worker.transfer.content_types import content_type
 from kelpie_worker.transfer.upload_buffer import BufferedFile, UploadBuffer
 from kelpie_worker.workspace.file_version import NoCopy, PinnedFile, Signature, nameless
 
@@ -60,11 +60,9 @@ class Transfer:
         return f"{prefix}{path}.gz" if self.compression else prefix + path
 
     def target(self, bucket: str, prefix: str, path: str) -> Target:
-        """Where a file goes, with the content type that its name suggests."""
-        key = self.key_in(prefix, path)
-        guessed, encoding = mimetypes.guess_type(key)
-        kind = "application/gzip" if encoding == "gzip" else guessed
-        return Target(bucket, key, kind or "application/octet-stream")
+        """Where a file goes, with the content type of its name, whether or not it is compressed on its way."""
+        encoding = "gzip" if self.compression else None
+        return Target(bucket, self.key_in(prefix, path), content_type(path), encoding)
 
     def prepare(self, path: str, version: Signature, target: Target) -> Prepared:
         """Read that version of a file and send what need not wait for the commit. Raises Spoiled, OSError."""

@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 
 _OWN_NAME = re.compile(r"\.kelpie-[0-9a-f]{16}~[a-z0-9_.-]*")
@@ -88,3 +89,20 @@ def landing_path(local_path: str, relative_key: str) -> str | None:
 def stays_inside(path: str, local_path: str) -> bool:
     """Whether a path is in the directory, links that exist there already resolved."""
     return is_inside(os.path.realpath(Path(path).parent), os.path.realpath(local_path))
+
+
+def is_kelpies(path: str, local_path: str, own_places: frozenset[str]) -> bool:
+    """Whether a file at the path would be, or would lie in the place of, one of Kelpie's own.
+
+    `own_places` are the state file with its lock and its draft; a name that only Kelpie gives counts, too. Links
+    are followed, for a folder may have more than one path.
+    """
+    if any(is_own_name(name) for name in Path(path).relative_to(local_path).parts):
+        return True
+    real = str(Path(os.path.realpath(Path(path).parent), Path(path).name))
+    return any(is_inside(place, own) for own in own_places for place in (path, real))
+
+
+def with_real_paths(files: Iterable[str]) -> frozenset[str]:
+    """The paths, and those without links in their folders."""
+    return frozenset(files) | {str(Path(os.path.realpath(Path(file).parent), Path(file).name)) for file in files}

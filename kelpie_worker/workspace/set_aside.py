@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from kelpie_worker import logs
 from kelpie_worker.job import Job
 from kelpie_worker.messages import Aside
 from kelpie_worker.workspace.before_command import DirectoryRecord
@@ -77,8 +78,26 @@ def moved_path(directory: str, aside: Aside) -> str:
     return directory
 
 
+def is_place_aside(path: str, claim_id: str) -> bool:
+    """Whether an absolute path is one that `places_aside` gives to an attempt's outputs.
+
+    The state file may have been forged, and what it says is aside is uploaded and then deleted.
+    """
+    place = Path(path)
+    return (
+        place.parent.name == own_name(ASIDE, claim_id)
+        and place.name.isascii()
+        and place.name.isdigit()
+        and ".." not in place.parts
+    )
+
+
 def remove_aside(aside: Aside, job: Job) -> None:
+    """Delete outputs that were set aside. A path under another name, or behind a link, is left and logged."""
     for _, target in aside:
+        if not is_place_aside(target, job.claim_id) or Path(target).parent.is_symlink():
+            logs.warn("wipe_refused", job, directory=target, because="Kelpie set nothing aside there")
+            continue
         delete(target, job)
         with contextlib.suppress(OSError):
             Path(target).parent.rmdir()  # fails if another of the job's directories is still in it

@@ -127,17 +127,17 @@ def test_a_pattern_of_a_download_sees_the_whole_key_and_one_of_an_upload_the_rel
 def test_the_type_of_content_is_guessed_from_the_name(
     own: Pair, s3: S3Server, bucket: str, compression: bool
 ) -> None:
-    script = "for name in a.json b.txt c.png noname; do echo 1 > out/$name; done"
+    script = "for name in a.json b.txt c.png model.pt noname; do echo 1 > out/$name; done"
     assert ran(own, script, sync={"after": [block(bucket, "out")]}, compression=compression) == "completed"
-    types = {key: s3.content_type(bucket, key) for key in s3.keys(bucket, "out/")}
-    if compression:
-        assert set(types.values()) <= {"application/gzip", "application/x-gzip"}, types
-    else:
-        assert types == {
-            "out/a.json": "application/json", "out/b.txt": "text/plain", "out/c.png": "image/png",
-            "out/noname": types["out/noname"],
-        }  # fmt: skip
-        assert types["out/noname"] in ("application/octet-stream", "binary/octet-stream")
+    keys = s3.keys(bucket, "out/")
+    types = {key.removesuffix(".gz"): s3.content_type(bucket, key) for key in keys}
+    assert all(key.endswith(".gz") is compression for key in keys)
+    assert {s3.content_encoding(bucket, key) for key in keys} == {"gzip" if compression else None}
+    assert types == {
+        "out/a.json": "application/json", "out/b.txt": "text/plain", "out/c.png": "image/png",
+        "out/model.pt": "application/octet-stream", "out/noname": types["out/noname"],
+    }  # fmt: skip
+    assert types["out/noname"] in ("application/octet-stream", "binary/octet-stream")
 
 
 # --- during ---------------------------------------------------------------------------------------------

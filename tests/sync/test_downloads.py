@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import os
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from kelpie_worker.job import CheckpointStatus, Job, StoredObject, SyncBlock
 from kelpie_worker.lease import Lease
-from kelpie_worker.messages import Download, Refused
+from kelpie_worker.messages import Download, Refused, Troubled
 from kelpie_worker.s3 import get_object
 from kelpie_worker.s3.bucket import Storage
 from kelpie_worker.s3.client import SharedClient
@@ -17,7 +20,10 @@ from kelpie_worker.s3.errors import StorageUnreachable
 from kelpie_worker.s3.objects import RemoteFile, Target
 from kelpie_worker.sync.download import PathConflict, PlannedDownload, download, one_for_each_path
 from kelpie_worker.sync.failures import answer_to
-from kelpie_worker.transfer.compression import NotPacked
+from kelpie_worker.transfer import compression
+from kelpie_worker.transfer.compression import Bomb, NotPacked
+from kelpie_worker.workspace.directories import own_files
+from kelpie_worker.workspace.paths import own_name
 from local_stack.s3 import S3Server
 from tests.doubles.faulty_proxy import FaultyProxy
 
@@ -122,6 +128,79 @@ def test_a_key_that_cannot_be_unpacked_is_named_and_leaves_nothing(
         download(job, stored, lambda paths: None)
     answer = answer_to(error.value, Download(job))
     assert isinstance(answer, Refused) and (answer.reason, list(tmp_path.iterdir())) == ("download", [])
+
+
+def disk_with_room_for(blocks: int) -> Callable[[int], SimpleNamespace]:
+    """What a file system says of which a MiB is used after each question, until only the reserve is left."""
+    left = iter(range(64 + blocks, 0, -1))
+    return lambda _: SimpleNamespace(f_bavail=next(left), f_frsize=1024**2)
+
+
+@pytest.mark.parametrize("has_room", [True, False])
+def test_a_bomb_is_the_jobs_failure_before_it_fills_the_disk(
+    stored: Storage, s3: S3Server, bucket: str, tmp_path: Path, has_room: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if has_room:
+        monkeypatch.setattr(compression, "MOST_UNPACKED", 4 * 1024**2)
+    else:
+        monkeypatch.setattr(os, "fstatvfs", disk_with_room_for(8))
+    s3.put(bucket, "ck/data.gz", gzip.compress(bytes(16 * 1024**2)))
+    job = job_from(bucket, tmp_path, compression=True)
+    with pytest.raises(Bomb, match=r"ck/data\.gz unpacks to more than") as error:
+        download(job, stored, lambda paths: None)
+    answer = answer_to(error.value, Download(job))
+    assert isinstance(answer, Refused) and (answer.reason, list(tmp_path.iterdir())) == ("download", [])
+
+
+def test_an_ordinary_file_for_which_there_is_no_room_is_the_machines_trouble(
+    stored: Storage, s3: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fstatvfs", disk_with_room_for(2))
+    s3.put(bucket, "ck/data.gz", gzip.compress(os.urandom(4 * 1024**2)))
+    job = job_from(bucket, tmp_path, compression=True)
+    with pytest.raises(OSError, match="No space left on device") as error:
+        download(job, stored, lambda paths: None)
+    answer = answer_to(error.value, Download(job))
+    assert isinstance(answer, Troubled) and (answer.reason, list(tmp_path.iterdir())) == ("disk_full", [])
+
+
+@pytest.mark.parametrize("ratio", [1, 1000])
+def test_what_kelpie_packs_comes_back_however_well_it_packs(
+    stored: Storage, s3: S3Server, bucket: str, tmp_path: Path, ratio: int
+) -> None:
+    content = os.urandom(3 * 1024**2) if ratio == 1 else bytes(16 * 1024**2)
+    s3.put(bucket, "ck/data.gz", b"".join(compression.gzipped(iter([content]), 1024**2)))
+    download(job_from(bucket, tmp_path, compression=True), stored, lambda paths: None)
+    assert (tmp_path / "data").read_bytes() == content
+
+
+# --- Kelpie's own files ---------------------------------------------------------------------------------
+
+
+def test_no_object_takes_the_place_of_a_file_of_kelpies_own(
+    stored: Storage, s3: S3Server, bucket: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder, state = tmp_path / "folder", tmp_path / "folder" / "kelpie-state.json"
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    state.write_text("the worker's")
+    refused = [
+        "kelpie-state.json",
+        "kelpie-state.json.gz",
+        "kelpie-state.json.lock",
+        "kelpie-state.json.tmp",
+        "kelpie-state.json.tmp/makes-a-directory",
+        own_name("places", "claim"),
+        own_name("aside", "claim") + "/0/passes-for-an-output",
+        "deep/" + own_name("part"),
+    ]
+    for key in (*refused, "mine", "kelpie-state.json.mine"):
+        s3.put(bucket, f"ck/{key}", gzip.compress(b"forged") if key.endswith(".gz") else b"forged")
+    job = job_from(bucket, tmp_path / "link", compression=True)
+    download(job, stored, lambda paths: None, own_files(str(state)))
+    assert state.read_text() == "the worker's"
+    assert {path.name for path in folder.iterdir()} == {"kelpie-state.json", "mine", "kelpie-state.json.mine"}
+    assert capfd.readouterr().err.count("it would take the place of a file of Kelpie's own") == len(refused)
 
 
 # --- storage that lies ----------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 
 from kelpie_worker.config import LegacyDirectories
 from kelpie_worker.job import Job, SyncBlock, from_saved, from_wire, to_saved
+from kelpie_worker.sync.progress import TransfersUnderWay
 
 DIRECTORIES = LegacyDirectories("/input", "/checkpoint", "/output")
 
@@ -45,3 +46,26 @@ def test_relative_paths_are_taken_from_the_working_directory(
 def test_what_is_saved_of_a_job_is_read_again() -> None:
     job = Job("c", "1", 2, 5.0, before=(SyncBlock("b", "p/", "/in"),), during=(SyncBlock("b", "q/", "/c", "x"),))
     assert from_saved(json.loads(json.dumps(to_saved(job)))) == job
+
+
+@pytest.mark.parametrize(
+    ("local_path", "shown"),
+    [("sck", "sck/d/x"), ("./sck/", "sck/d/x"), ("a/../sck", "sck/d/x"), ("/abs/sck", "/abs/sck/d/x")],
+)
+def test_a_path_is_shown_in_the_directory_as_the_job_names_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, local_path: str, shown: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    block = {"bucket": "b", "prefix": "p", "local_path": local_path}
+    job = from_wire(wire(sync={"during": [block]}), "claim", DIRECTORIES, None)
+    moving = TransfersUnderWay("claim")
+    moving.job = from_saved(to_saved(job))
+    moving.uploads([f"{job.during[0].local_path}/d/x", "/elsewhere/x"])
+    told = moving.changed()
+    assert told and set(told.uploads) == {shown, "/elsewhere/x"}
+
+
+def test_a_job_that_an_older_release_saved_is_read() -> None:
+    saved = json.loads(json.dumps(to_saved(Job("c", "1", before=(SyncBlock("b", "p/", "/in"),)))))
+    del saved["before"][0]["named"]
+    assert from_saved(saved).as_named("/in/x") == "/in/x"

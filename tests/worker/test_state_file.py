@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import errno
 import json
+import stat
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from kelpie_worker.job import Job, SyncBlock
 from kelpie_worker.messages import Ending, Verdict
 from kelpie_worker.pipeline import JobState, Phase
 from kelpie_worker.state_file import StateFile, StateFileInUse, WorkerState
+from kelpie_worker.workspace.paths import own_name
 
 NEXT_CLAIM = "5ab3a9b4-6fd1-4ef5-9a3e-0d6d3a0e9c11"
 
 CLAIM = "5ab3a9b4-6fd1-4ef5-9a3e-0d6d3a0e9c11"
 BLOCK = SyncBlock("b", "p/", "/out", "x$")
 JOB = Job(CLAIM, "job", 3, 5.0, before=(BLOCK,), during=(BLOCK,), after=(BLOCK,))
+ASIDE = f"/{own_name('aside', CLAIM)}/0"
 COMPLETED = Ending(Verdict.COMPLETED, None, 0)
 P = Phase
 
@@ -37,7 +40,7 @@ def saved(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
     path = tmp_path / "kelpie-state.json"
     store = StateFile(str(path))
     store.state.claim_id = CLAIM
-    store.state.put(JobState(JOB, P.UPLOADING, COMPLETED, (("/out", "/aside"),)))
+    store.state.put(JobState(JOB, P.UPLOADING, COMPLETED, (("/out", ASIDE),)))
     store.save()
     store.close()
     return path, json.loads(path.read_text())
@@ -53,9 +56,20 @@ def reread(path: Path, content: dict[str, Any]) -> WorkerState:
 def test_what_was_saved_is_taken_up_again(saved: tuple[Path, dict[str, Any]]) -> None:
     state = reread(*saved)
     assert {claim_id: held.state for claim_id, held in state.jobs.items()} == {
-        CLAIM: JobState(JOB, P.UPLOADING, COMPLETED, (("/out", "/aside"),))
+        CLAIM: JobState(JOB, P.UPLOADING, COMPLETED, (("/out", ASIDE),))
     }
     assert state.claim_id == CLAIM and not list(saved[0].parent.glob("*.damaged-*"))
+
+
+def test_only_its_user_may_read_it(tmp_path: Path) -> None:
+    path = tmp_path / "kelpie-state.json"
+    path.write_text("")
+    path.chmod(0o644)  # as an earlier release made it
+    path.with_name("kelpie-state.json.tmp").write_text("of a crash")
+    store = StateFile(str(path))
+    store.save()
+    store.close()
+    assert {stat.S_IMODE(file.stat().st_mode) for file in (path, path.with_name(f"{path.name}.lock"))} == {0o600}
 
 
 def test_what_a_command_printed_is_not_saved(tmp_path: Path) -> None:
@@ -94,6 +108,10 @@ def test_what_a_command_printed_is_not_saved(tmp_path: Path) -> None:
         ((*IN_HAND, "aside"), ["ab"]),
         ((*IN_HAND, "aside"), [["/out", "aside"]]),
         ((*IN_HAND, "aside"), [["/out", 3]]),
+        ((*IN_HAND, "aside"), [["/out", "/home/me"]]),
+        ((*IN_HAND, "aside"), [["/out", f"/{own_name('aside', 'of another attempt')}/0"]]),
+        ((*IN_HAND, "aside"), [["/out", f"/home/me{ASIDE}/../.."]]),
+        ((*IN_HAND, "aside"), [["/out", f"/home{ASIDE}/../../me{ASIDE}"]]),
         ((*IN_HAND, "begun"), -1),
         ((*SAVED_JOB, "claim_id"), None),
         ((*SAVED_JOB, "claim_id"), "../../etc"),

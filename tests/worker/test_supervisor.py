@@ -50,6 +50,7 @@ from kelpie_worker.messages import (
 from kelpie_worker.pipeline import JobState, Phase, advance
 from kelpie_worker.state_file import WorkerState, fresh_state, parse
 from kelpie_worker.supervisor import Supervisor
+from kelpie_worker.workspace.paths import own_name
 from tests.worker.one_job import JOB, RELEASED, c
 
 P = Phase
@@ -117,7 +118,7 @@ HAPPY: list[Message] = [
     LeaseRenewed("claim-1", 10.0),
     Exited("claim-1", 0),
     Flushed("claim-1"),
-    Staged("claim-1", (("/job/out", "/job/.kelpie-aside/0"),)),
+    Staged("claim-1", (("/job/out", f"/job/{own_name('aside', 'claim-1')}/0"),)),
     Uploaded("claim-1", 1, 10),
     Reported("claim-1"),
     Wiped("claim-1"),

@@ -11,7 +11,7 @@ import pytest
 from kelpie_worker.job import Job, SyncBlock
 from kelpie_worker.workspace.before_command import DirectoryRecord
 from kelpie_worker.workspace.directories import wipe
-from kelpie_worker.workspace.paths import MovedDirectories
+from kelpie_worker.workspace.paths import MovedDirectories, own_name
 from kelpie_worker.workspace.scan import Scanner
 from kelpie_worker.workspace.set_aside import bring_back, moved_path, places_aside, remove_aside, set_aside
 from tests.workspace.disk import Disk, names_in
@@ -30,6 +30,23 @@ def test_outputs_are_set_aside_once_however_many_blocks_name_them(
     assert set_aside(job, str(tmp_path / "state"), DirectoryRecord()) == aside  # repeated after a crash
     assert list(out.iterdir()) == []
     assert Path(moved_path(str(out / "deep"), aside), "file").read_text() == "1"
+
+
+def test_nothing_is_deleted_that_kelpie_did_not_set_aside(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the state file says, which may have been forged."""
+    job = Job("claim", "1")
+    foreign = tmp_path / "home"
+    (foreign / "0").mkdir(parents=True)
+    link = tmp_path / own_name("aside", job.claim_id)
+    link.symlink_to(foreign)
+    other = tmp_path / own_name("aside", "of another attempt") / "0"
+    other.mkdir(parents=True)
+    targets = [str(path) for path in (foreign, foreign / "0", link, link / "0", other)]
+    remove_aside(tuple(("/out", target) for target in targets), job)
+    assert (foreign / "0").is_dir() and link.is_symlink() and other.is_dir()
+    assert capfd.readouterr().err.count("wipe_refused") == len(targets)
 
 
 @pytest.mark.parametrize(
