@@ -3,9 +3,9 @@
 -- tenants) and `groups` (null: all groups; '' is the null group), what it asks for by `the_status` and
 -- `the_container_group` (null: any).
 --
--- Guarantee: it reads as many index entries as it answers and skips, and no job that is not on the page, however many
--- the tenant has, whatever their statuses, and whether the tables were ever analyzed. Where several groups are asked
--- for, or all tenants (by the administrator, with a filter), it reads that many of each.
+-- Guarantee: it reads no more index entries than `most` and `skipped` together, however many jobs the tenant has,
+-- whatever their statuses, and whether the tables were ever analyzed. Where several groups are asked for, or all
+-- tenants (by the administrator, with a filter), it reads that many of each.
 --
 -- Which index answers. Whether a job is pending or running stands in the queue, a final status in the time of its
 -- end.
@@ -18,10 +18,17 @@
 -- Why a function. Which plan is right does not depend on the data, but the planner decides by statistics: on a
 -- database that was never analyzed it read and sorted all 5,000 jobs of a tenant for a page of 100 (11 ms), and with
 -- status = 'pending' looked each of them up in two other tables (27 ms, 25,000 pages). Here sorts, whole tables and
--- bitmaps are ruled out, so what is left is an index in the order of the page. Rows are compared as wholes and
--- ordered by the whole key, because only the index with exactly this key can answer that; `tenant_id = 7 order by
--- seq` could be answered by walking over the jobs of all tenants. The plan is made once for each server session, and
--- the branches that are not asked for are not executed.
+-- bitmaps are ruled out, so what is left is an index in the order of the page. The order names two or more columns,
+-- because only the index that ends with exactly these can answer that; `tenant_id = 7 order by seq` could be answered
+-- by walking over the jobs of all tenants. The plan is made once for each server session, and the branches that are
+-- not asked for are not executed.
+--
+-- Where a scan ends. Up to Postgres 17 a comparison of rows ends the scan of an index by its first column only: with
+-- `(tenant_id, status, seq)` compared to a tenant's last failed job, all that stands behind it of the tenant was read
+-- (600 pages for 20 jobs of 100,000). So the columns before the one that ends the scan are compared for themselves.
+-- The ended jobs of a group cannot be: ordered by (status, seq) alone, the index of the whole tenant would do for the
+-- planner. There the scan goes on to the group's next statuses, the limit ends it, and what is of another status is
+-- left out; so where there are fewer jobs than the page has room for, as many entries are read as it has room for.
 create or replace function page_of_jobs(
   scope bigint, groups text[], the_status job_status, the_container_group text,
   beyond bigint, oldest_first boolean, most integer, skipped bigint
@@ -46,6 +53,8 @@ declare
   is_open  boolean  := the_status in ('pending', 'running');
   is_final boolean  := not is_open;
   the_rank smallint := case when the_status = 'pending' then 1 else 0 end;
+  lowest   job_status := case when oldest_first then the_status else enum_first(the_status) end;
+  highest  job_status := case when oldest_first then enum_last(the_status) else the_status end;
   low      bigint   := case when oldest_first and beyond is not null then least(beyond, 9223372036854775806) + 1 else 0 end;
   high     bigint   := case when oldest_first or beyond is null then 9223372036854775807 else beyond - 1 end;
   reach    bigint   := skipped + most;
@@ -80,9 +89,10 @@ if oldest_first then
      cross join lateral (
            select j.seq
              from jobs j
-            where (j.tenant_id, coalesce(j.container_group, ''), j.seq) between (l.id, l.name, low)
-                                                                     and (l.id, l.name, high)
-            order by j.tenant_id, coalesce(j.container_group, ''), j.seq
+            where j.tenant_id = l.id
+              and (coalesce(j.container_group, ''), j.seq) between (l.name, low)
+                                                       and (l.name, high)
+            order by coalesce(j.container_group, ''), j.seq
             limit reach) page
      where the_status is null
      union all
@@ -91,9 +101,10 @@ if oldest_first then
      cross join lateral (
            select j.seq
              from open_jobs j
-            where (j.tenant_id, j.status, j.seq) between (t.id, the_status, low)
-                                              and (t.id, the_status, high)
-            order by j.tenant_id, j.status, j.seq
+            where j.tenant_id = t.id
+              and (j.status, j.seq) between (the_status, low)
+                                and (the_status, high)
+            order by j.status, j.seq
             limit reach) page
      where is_open and names is null
      union all
@@ -102,10 +113,12 @@ if oldest_first then
      cross join lateral (
            select j.seq
              from open_jobs j
-            where (j.tenant_id, j.container_group, j.rank, j.seq) between (l.id, l.name, the_rank, low)
-                                                               and (l.id, l.name, the_rank, high)
+            where j.tenant_id = l.id
+              and j.container_group = l.name
+              and (j.rank, j.seq) between (the_rank, low)
+                              and (the_rank, high)
               and j.machine_id is null
-            order by j.tenant_id, j.container_group, j.rank, j.seq
+            order by j.rank, j.seq
             limit reach) page
      where is_open
      union all
@@ -114,10 +127,11 @@ if oldest_first then
      cross join lateral (
            select j.seq
              from open_jobs j
-            where (j.tenant_id, j.container_group, j.seq) between (l.id, l.name, low)
-                                                       and (l.id, l.name, high)
+            where j.tenant_id = l.id
+              and (j.container_group, j.seq) between (l.name, low)
+                                         and (l.name, high)
               and j.machine_id is not null
-            order by j.tenant_id, j.container_group, j.seq
+            order by j.container_group, j.seq
             limit reach) page
      where the_status = 'running'
      union all
@@ -126,22 +140,24 @@ if oldest_first then
      cross join lateral (
            select j.seq
              from ended_jobs j
-            where (j.tenant_id, j.status, j.seq) between (t.id, the_status, low)
-                                              and (t.id, the_status, high)
-            order by j.tenant_id, j.status, j.seq
+            where j.tenant_id = t.id
+              and (j.status, j.seq) between (the_status, low)
+                                and (the_status, high)
+            order by j.status, j.seq
             limit reach) page
      where is_final and names is null
      union all
     select page.seq
       from line l
      cross join lateral (
-           select j.seq
+           select j.status, j.seq
              from ended_jobs j
-            where (j.tenant_id, j.container_group, j.status, j.seq) between (l.id, l.name, the_status, low)
-                                                                 and (l.id, l.name, the_status, high)
-            order by j.tenant_id, j.container_group, j.status, j.seq
+            where j.tenant_id = l.id
+              and (j.container_group, j.status, j.seq) between (l.name, lowest, low)
+                                                   and (l.name, highest, high)
+            order by j.container_group, j.status, j.seq
             limit reach) page
-     where is_final
+     where is_final and page.status = the_status
   )
   select found.seq from found order by found.seq limit most offset skipped;
 else
@@ -173,9 +189,10 @@ else
      cross join lateral (
            select j.seq
              from jobs j
-            where (j.tenant_id, coalesce(j.container_group, ''), j.seq) between (l.id, l.name, low)
-                                                                     and (l.id, l.name, high)
-            order by j.tenant_id desc, coalesce(j.container_group, '') desc, j.seq desc
+            where j.tenant_id = l.id
+              and (coalesce(j.container_group, ''), j.seq) between (l.name, low)
+                                                       and (l.name, high)
+            order by coalesce(j.container_group, '') desc, j.seq desc
             limit reach) page
      where the_status is null
      union all
@@ -184,9 +201,10 @@ else
      cross join lateral (
            select j.seq
              from open_jobs j
-            where (j.tenant_id, j.status, j.seq) between (t.id, the_status, low)
-                                              and (t.id, the_status, high)
-            order by j.tenant_id desc, j.status desc, j.seq desc
+            where j.tenant_id = t.id
+              and (j.status, j.seq) between (the_status, low)
+                                and (the_status, high)
+            order by j.status desc, j.seq desc
             limit reach) page
      where is_open and names is null
      union all
@@ -195,10 +213,12 @@ else
      cross join lateral (
            select j.seq
              from open_jobs j
-            where (j.tenant_id, j.container_group, j.rank, j.seq) between (l.id, l.name, the_rank, low)
-                                                               and (l.id, l.name, the_rank, high)
+            where j.tenant_id = l.id
+              and j.container_group = l.name
+              and (j.rank, j.seq) between (the_rank, low)
+                              and (the_rank, high)
               and j.machine_id is null
-            order by j.tenant_id desc, j.container_group desc, j.rank desc, j.seq desc
+            order by j.rank desc, j.seq desc
             limit reach) page
      where is_open
      union all
@@ -207,10 +227,11 @@ else
      cross join lateral (
            select j.seq
              from open_jobs j
-            where (j.tenant_id, j.container_group, j.seq) between (l.id, l.name, low)
-                                                       and (l.id, l.name, high)
+            where j.tenant_id = l.id
+              and (j.container_group, j.seq) between (l.name, low)
+                                         and (l.name, high)
               and j.machine_id is not null
-            order by j.tenant_id desc, j.container_group desc, j.seq desc
+            order by j.container_group desc, j.seq desc
             limit reach) page
      where the_status = 'running'
      union all
@@ -219,22 +240,24 @@ else
      cross join lateral (
            select j.seq
              from ended_jobs j
-            where (j.tenant_id, j.status, j.seq) between (t.id, the_status, low)
-                                              and (t.id, the_status, high)
-            order by j.tenant_id desc, j.status desc, j.seq desc
+            where j.tenant_id = t.id
+              and (j.status, j.seq) between (the_status, low)
+                                and (the_status, high)
+            order by j.status desc, j.seq desc
             limit reach) page
      where is_final and names is null
      union all
     select page.seq
       from line l
      cross join lateral (
-           select j.seq
+           select j.status, j.seq
              from ended_jobs j
-            where (j.tenant_id, j.container_group, j.status, j.seq) between (l.id, l.name, the_status, low)
-                                                                 and (l.id, l.name, the_status, high)
-            order by j.tenant_id desc, j.container_group desc, j.status desc, j.seq desc
+            where j.tenant_id = l.id
+              and (j.container_group, j.status, j.seq) between (l.name, lowest, low)
+                                                   and (l.name, highest, high)
+            order by j.container_group desc, j.status desc, j.seq desc
             limit reach) page
-     where is_final
+     where is_final and page.status = the_status
   )
   select found.seq from found order by found.seq desc limit most offset skipped;
 end if;
