@@ -25,10 +25,10 @@ BATCH = 500  # webhooks that are sealed anew by one statement
 def keys_in(secret_key: str) -> list[str]:
     """The keys that a KELPIE_SECRET_KEY may mean, the newest first.
 
-    It is two keys where enough characters stand before and after its first comma. As one whole it is accepted too,
-    for a database that was used with a key that has a comma in it.
+    It is two keys where enough characters stand before and after its first comma, blanks around them left out. As
+    one whole it is accepted too, for a database that was used with a key that has a comma in it.
     """
-    new, _, old = secret_key.partition(",")
+    new, _, old = (part.strip() for part in secret_key.partition(","))
     return [new, old, secret_key] if min(len(new), len(old)) >= SHORTEST_KEY else [secret_key]
 
 

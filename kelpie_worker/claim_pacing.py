@@ -6,12 +6,13 @@
     stays     the instance was not given up, as asked  2 s, doubling to 300 s   a job that completed
     empty     a claim was answered without a job       as the answer says
 
-Each doubling pause is shortened by up to half at random. Of several reasons the one that ends last counts.
+Each doubling pause is shortened by up to half at random. Of several reasons the one that ends last counts. The
+pause after trouble begins anew when the job's release is reported: a report may be repeated for longer than it.
 """
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from kelpie_worker.messages import Claimed, Departed, Message, Refused, Reported, Troubled, Verdict
@@ -42,6 +43,7 @@ class Pacing:
 
     counts: Mapping[Reason, int] = field(default_factory=dict)  # how often in a row
     ends: Mapping[Reason, float] = field(default_factory=dict)  # until when each has the next claim wait
+    unreported: float = 0.0  # seconds to wait after trouble, once the release is reported
 
     def after(
         self,
@@ -55,14 +57,15 @@ class Pacing:
             case Refused(reason="claim"):
                 return self._again(Reason.REFUSED, now, jitter)
             case Troubled():
-                return self._again(Reason.TROUBLE, now, jitter)
+                troubled = self._again(Reason.TROUBLE, now, jitter)
+                return replace(troubled, unreported=troubled.ends[Reason.TROUBLE] - now)
             case Departed(gone=False):
                 return self._again(Reason.STAYS, now, jitter)
             case Claimed():
                 answered = self._forgotten(Reason.REFUSED)
-                return Pacing(answered.counts, {**answered.ends, Reason.EMPTY: now + message.pause})
+                return replace(answered, ends={**answered.ends, Reason.EMPTY: now + message.pause})
             case Reported() if verdict is not None:
-                return self._forgotten(*_FORGOTTEN_AFTER.get(verdict, ()))
+                return self._released(now)._forgotten(*_FORGOTTEN_AFTER.get(verdict, ()))
         return self
 
     def wait(self, now: float) -> tuple[float, Reason | None]:
@@ -73,8 +76,14 @@ class Pacing:
     def _again(self, reason: Reason, now: float, jitter: Callable[[], float]) -> "Pacing":
         count = self.counts.get(reason, 0) + 1
         end = now + _BACKOFFS[reason].after(count, jitter)
-        return Pacing({**self.counts, reason: count}, {**self.ends, reason: end})
+        return replace(self, counts={**self.counts, reason: count}, ends={**self.ends, reason: end})
+
+    def _released(self, now: float) -> "Pacing":
+        """The pause after trouble counts from now on."""
+        if not self.unreported:
+            return self
+        return replace(self, ends={**self.ends, Reason.TROUBLE: now + self.unreported}, unreported=0.0)
 
     def _forgotten(self, *reasons: Reason) -> "Pacing":
         """A pause that has begun goes on all the same."""
-        return Pacing({reason: n for reason, n in self.counts.items() if reason not in reasons}, self.ends)
+        return replace(self, counts={reason: n for reason, n in self.counts.items() if reason not in reasons})

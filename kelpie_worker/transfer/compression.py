@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import IO
 
 _BLOCK = 1024 * 1024
-MOST_UNPACKED = 1024**3  # bytes that any file may unpack to, such as a checkpoint that is mostly zeros
+# Bytes that any file may unpack to: a checkpoint that is mostly zeros packs a thousand times, and must come back.
+MOST_UNPACKED = 64 * 1024**3
 LARGEST_RATIO = 200  # of unpacked to packed bytes beyond that; deflate reaches 1030, checkpoints stay below 10
 ROOM_LEFT = 64 * 1024 * 1024  # bytes that unpacking leaves free on the disk, for the state file among others
 

@@ -183,6 +183,7 @@ A, B = "a" * 32, "b" * 40
         (f"short,{B}", [f"short,{B}"]),
         (f"{A},short", [f"{A},short"]),
         (f",{A}", [f",{A}"]),
+        (f"{A}, {B}\n", [A, B, f"{A}, {B}\n"]),
     ],
 )
 def test_which_keys_a_text_with_a_comma_may_mean(written: str, meant: list[str]) -> None:

@@ -97,6 +97,13 @@ def test_time_that_passes_until_the_claim_is_part_of_the_pause() -> None:
     assert pacing.wait(110.0) == (0.0, None)
 
 
+def test_after_trouble_the_whole_pause_follows_the_report_of_the_release() -> None:
+    """However long the report was repeated; and once, not after each later report."""
+    pacing = after(after(Pacing(), TROUBLED, 100.0), RELEASED[0], 500.0, RELEASED[1])
+    assert pacing.wait(500.0) == (10.0, Reason.TROUBLE)
+    assert after(pacing, RELEASED[0], 600.0, RELEASED[1]).wait(600.0) == (0.0, None)
+
+
 @given(st.lists(st.tuples(st.sampled_from(HAPPENINGS), st.floats(0, 1000)), max_size=30), st.floats(0, 1000))
 def test_no_claim_ever_waits_longer_than_the_longest_pause(
     happenings: list[tuple[tuple[Message, Verdict | None], float]], later: float
