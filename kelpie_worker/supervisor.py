@@ -339,7 +339,7 @@ class Supervisor:
         reserve = min(max(self._grace / 4, _SHORTEST_RELEASE_TIME), _LONGEST_RELEASE_TIME)
         self._schedule(max(0.0, self._grace - reserve), TimeRanOut())
         self._schedule(max(self._grace, reserve), GraceEnded())
-        self._send(CeaseClaiming(boottime() + max(self._grace, reserve)))
+        self._send(CeaseClaiming(self._clock() + max(self._grace, reserve)))
         self._advance_all(request)
         if not request.finish_uploads:
             self._release_uploading()

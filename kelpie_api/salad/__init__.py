@@ -1,3 +1,3 @@
 """Salad's public API: in come a key and a container group's name, out goes what Salad says of it; all requests
-share one budget.
+with the coordinator's own key share one budget.
 """

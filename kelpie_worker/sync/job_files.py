@@ -191,7 +191,7 @@ class JobFiles:
     def _demand_earlier_files(self, job: Job) -> None:
         """Raises OSError if a directory of an earlier run is gone: the bucket still has its files."""
         if lost := self._places.lost(job.directories):
-            raise FileNotFoundError(errno.ENOENT, "the files of the worker's earlier life are gone", lost)
+            raise FileNotFoundError(errno.ENOENT, "the files of an earlier run of the worker are gone", lost)
 
     def _demand_commands_files(self, job: Job, directories_of: Iterable[str], aside: Aside = ()) -> None:
         """Once the command has ended: note which directories have files. Raises FilesLost if one has none later.

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from kelpie_api.scaling.decision import Action, Decision, Demand, Limits, Observed, State, decide
 
 UP = (State.PENDING, State.DEPLOYING, State.RUNNING)
-DOWN = (State.STOPPED, State.SUCCEEDED, State.FAILED)
 
 # active, warm, leases; state, replicas; min, max; what is decided.
 TABLE = [
