@@ -468,7 +468,10 @@ class TestWhatATokenMayDo:
         assert claimed(machine, tokens, container_group_id="another-group") == []
         for job in others:
             refused(machine.get(f"/jobs/{job['id']}"), 404)
-            refused(machine.report(job, "completed", "m9", "another-group"), 404)
+            refused(machine.report(job, "failed", "m9", "another-group"), 404)
+            ignored = machine.report(job, "completed", "m9", "another-group")
+            assert (ignored.json or {})["message"].startswith("Ignored: ")
+            assert user.get(f"/jobs/{job['id']}").json == job
         assert claimed(machine, tokens, machine_id="m9") == [own["id"]]
         assert machine.report(own, "completed", "m9", tokens.workload, attempt=1).status_code == 200
         app.extensions["kelpie"].end()

@@ -85,8 +85,10 @@ def test_a_report_is_carried_out_for_the_holder_and_writes_nothing_for_anybody_e
     assert (rows_of_jobs(db) != before) is (answer in {"done", "running"})
 
 
-@pytest.mark.parametrize("report", REPORTS)
-@pytest.mark.parametrize("attempt", [1, None])
+@pytest.mark.parametrize(
+    ("report", "attempt"),
+    [(report, attempt) for report in REPORTS for attempt in (1, None) if (report, attempt) != ("completed", None)],
+)
 def test_a_job_that_is_not_there_is_a_404_whatever_is_reported(
     api: Client, db: Database, report: str, attempt: int | None
 ) -> None:
@@ -94,6 +96,16 @@ def test_a_job_that_is_not_there_is_a_404_whatever_is_reported(
     before = rows_of_jobs(db)
     for job_id in (uuid.uuid4(), other, "not-a-uuid"):
         refused(api.report({"id": job_id}, report, "m1", "g1", attempt), 404)
+    assert rows_of_jobs(db) == before
+
+
+def test_a_completion_without_an_attempt_of_a_job_that_is_not_there_is_ignored(api: Client, db: Database) -> None:
+    """A 404 makes the original's worker exit, and its next job with it."""
+    other = make_job(db, make_tenant(db, "rival", "default"), "held", machine="m1", attempt=1)
+    before = rows_of_jobs(db)
+    for job_id in (uuid.uuid4(), other):
+        answer = api.report({"id": job_id}, "completed", "m1", "g1", None)
+        assert answer.status_code == 200 and (answer.json or {})["message"].startswith("Ignored: ")
     assert rows_of_jobs(db) == before
 
 
@@ -207,7 +219,7 @@ BAD_REPORTS = [
     ({"attempt": 0}, "attempt"),
     ({"attempt": -1}, "attempt"),
     ({"attempt": "1"}, "attempt"),
-    ({"attempt": 1.0}, "attempt"),
+    ({"attempt": 1.5}, "attempt"),
     ({"attempt": True}, "attempt"),
     ({"attempt": 2**31}, "attempt"),
     ({"exit_code": 2**31}, "exit_code"),
