@@ -197,7 +197,8 @@ def test_a_removed_folder_of_the_state_file_is_made_anew_and_the_job_can_be_resu
 def test_a_job_whose_command_removes_the_workers_working_directory_fails(
     coordinator: FakeCoordinator, worker: Worker
 ) -> None:
-    job = coordinator.submit(**shell('rm -r "$PWD"; sleep 1000'), sync={})
+    # The worker may write its state file between the last file and the directory.
+    job = coordinator.submit(**shell('until rm -r "$PWD"; do sleep 0.1; done; sleep 1000'), sync={})
     worker.start()
     assert worker.wait() == 1
     assert [(name, body["reason"]) for name, body in coordinator.reports(job)] == [("failed", "worker_broken")]
