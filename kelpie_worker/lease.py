@@ -15,9 +15,8 @@ class Cancelled(Exception):
 def safe_until(sent_at: float, heartbeat_interval: float) -> float:
     """When a lease that was renewed by a request sent then may belong to another attempt, less a margin.
 
-    A lease lapses two intervals after the last heartbeat
-    (docs/design/protocol.md, Lease). The margin is for what is on
-    the wire at that moment. Both times are CLOCK_BOOTTIME.
+    A lease lapses two intervals after the last heartbeat (docs/design/protocol.md, Lease). The margin, in seconds
+    like the interval, is for what is on the wire then. Both times are CLOCK_BOOTTIME.
     """
     return sent_at + 2 * heartbeat_interval - min(heartbeat_interval / 2, _LONGEST_MARGIN)
 

@@ -101,8 +101,8 @@ class CoordinatorCalls:
     def _ask_again(self, claim_id: str) -> None:
         """Repeat the claim without a wait.
 
-        If the open call was answered with a job that is slow to arrive, this one
-        gets it; else that job would wait until its lease lapses.
+        If the open call was answered with a job that is slow to arrive, this one gets it; else that job would wait
+        until its lease lapses.
         """
         if claim_id not in self._claiming:
             return

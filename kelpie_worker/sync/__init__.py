@@ -1,5 +1,4 @@
 """A job's files before, during and after its command, in the child process `uploader`.
 
-Takes the commands Download,
-Watch, Flush, Stage, Upload and Wipe; answers each with a message that has the result.
+Takes the commands Download, Watch, Flush, Stage, Upload and Wipe, and answers each with a message of its result.
 """

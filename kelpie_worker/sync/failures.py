@@ -68,8 +68,7 @@ def may_be_repeated(failure: Failure[WorkFailed], command: Work) -> bool:
 def last_answer(answer: Refused | Troubled, command: Work) -> Refused | Troubled:
     """The answer when retrying ends.
 
-    Outputs that a defect of the worker keeps back fail the job: given back, it would
-    run again for ever.
+    Outputs that a defect of the worker keeps back fail the job: given back, it would run again for ever.
     """
     if isinstance(command, Upload) and isinstance(answer, Troubled) and answer.reason == "internal":
         return Refused(answer.claim_id, "upload", answer.detail)
