@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -125,6 +126,23 @@ def empty_tables(db: Database) -> None:
         jobs.purge(db)
     with db.transaction() as tx:
         tx.connection.execute(EMPTY)
+
+
+def set_for_all_tables(db: Database, setting: str) -> None:
+    """`alter table` with this clause, for each table of the schema."""
+    for table in db.all("select tablename as name from pg_tables where schemaname = 'public'"):
+        db.execute(f"alter table {table['name']} {setting}")
+
+
+def vacuum_whole(db: Database, table: str) -> None:
+    """Vacuum until no dead row is left: the snapshot of another session may keep some for a moment."""
+    for _ in range(600):
+        db.execute(f"vacuum (index_cleanup on, truncate off) {table}")
+        found = db.one_or_none("select pg_stat_get_dead_tuples(%(table)s::regclass) as dead", table=table)
+        if found == {"dead": 0}:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{table}: {found} after a minute of vacuums")
 
 
 def be_seen(db: Database) -> None:

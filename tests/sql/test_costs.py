@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from kelpie_api.db import SQL, Database, Transaction
-from tests.helpers import Tenant, claim_in, make_job
+from tests.helpers import Tenant, claim_in, make_job, vacuum_whole
 
 PENDING, HELD = 20_000, 2_000
 TABLES = ("queue", "jobs", "bans", "attempts", "events")
@@ -43,7 +43,7 @@ def fill_queue(db: Database, tenant: Tenant) -> None:
         " where job_id in (select job_id from queue where attempt = 0 order by seq limit %(count)s)",
         count=HELD,
     )
-    db.execute(SQL.vacuum_queue)
+    vacuum_whole(db, "queue")
 
 
 def counted(tx: Transaction, what: str, name: str) -> int:
