@@ -19,6 +19,7 @@ from kelpie_api.db import SQL, Database, Row
 FLUSH_PAUSE = 10.0  # seconds between two writings
 WRITTEN_FOR = 30.0  # seconds for which a machine is not written again
 MOST_SEEN = 10_000  # machines remembered between two writings; callers choose the names, so there is a limit
+MOST_JOBS = 1000  # of one machine, in a list
 PRUNE_BATCH = 5000
 SHORTEST_MEMORY = timedelta(days=1)  # longer than any machine that works goes unseen
 
@@ -87,20 +88,36 @@ def columns(machines: Collection[Machine]) -> dict[str, list[Any]]:
 
 
 def list_page(
-    db: Database, caller: Caller, *, container_group_id: str | None, page: int, page_size: int
-) -> list[Row]:
-    """One page of the caller's machines, by group and id, each with its newest reallocations."""
-    machines = db.all(
+    db: Database,
+    caller: Caller,
+    *,
+    container_group_id: str | None,
+    page: int,
+    page_size: int,
+    after: Machine | None = None,
+) -> tuple[list[Row], Machine | None]:
+    """One page of the caller's machines, by group and id, each with its newest reallocations.
+
+    Returns them and the machine to go on after; None: these are the last. `after` takes precedence over `page`.
+    """
+    tenant_id, group, machine_id = after or (None, None, None)
+    found = db.all(
         SQL.list_machines,
         **caller.scope,
         container_group=container_group_id,
-        page_size=page_size,
-        skipped=(page - 1) * page_size,
+        after_tenant=tenant_id,
+        after_group=group,
+        after_machine=machine_id,
+        most=page_size + 1,
+        most_jobs=MOST_JOBS,
+        skipped=0 if after else (page - 1) * page_size,
     )
+    machines = found[:page_size]
     reallocations: dict[Machine, list[Row]] = defaultdict(list)
     for reallocation in db.all(SQL.list_reallocations, **columns([key_of(machine) for machine in machines])):
         reallocations[key_of(reallocation)].append(reallocation)
-    return [machine | {"reallocations": reallocations[key_of(machine)]} for machine in machines]
+    shown = [machine | {"reallocations": reallocations[key_of(machine)]} for machine in machines]
+    return shown, key_of(machines[-1]) if len(found) > page_size else None
 
 
 def key_of(row: Row) -> Machine:

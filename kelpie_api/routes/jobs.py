@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections.abc import Callable
 from typing import Any, ParamSpec
-from urllib.parse import urlencode
 
 from flask import Response, request
 from flask_smorest import Blueprint
@@ -16,7 +15,6 @@ from kelpie_api.db import Row
 from kelpie_api.errors import InvalidRequest
 from kelpie_api.machines import sightings
 from kelpie_api.queue import jobs, listing, submissions
-from kelpie_api.queue.listing import Cursor
 from kelpie_api.queue.submissions import IdempotencyKey
 from kelpie_api.schemas.doubts import doubts
 from kelpie_api.schemas.fields import Failure, Message
@@ -106,15 +104,8 @@ def list_jobs(query: dict[str, Any]) -> RouteResult:
         oldest_first=query["asc"],
         cursor=query["cursor"],
     )
-    return {"_count": len(page), "jobs": page}, 200, link_to(following)
-
-
-def link_to(following: Cursor | None) -> dict[str, str]:
-    """A `Link` header to the next page, with the parameters of this one; empty if there is none."""
-    if following is None:
-        return {}
-    asked = {name: value for name in SAME_ON_EVERY_PAGE if (value := request.args.get(name))}
-    return {"Link": f'</jobs?{urlencode(asked | {"cursor": as_cursor(following)})}>; rel="next"'}
+    link = link_after(as_cursor(following) if following else None, SAME_ON_EVERY_PAGE)
+    return {"_count": len(page), "jobs": page}, 200, link
 
 
 @blueprint.delete("/jobs")

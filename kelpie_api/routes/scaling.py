@@ -11,10 +11,19 @@ from marshmallow import Schema
 from kelpie_api.db import Row
 from kelpie_api.routes.jobs import group_name
 from kelpie_api.scaling import rules as scaling_rules
-from kelpie_api.schemas.fields import Failure, PageQuery
-from kelpie_api.schemas.scaling import DecisionPage, GroupMetrics, NewRule, Rule, RuleChanges, RuleList
+from kelpie_api.schemas.fields import Failure
+from kelpie_api.schemas.scaling import (
+    DecisionPage,
+    DecisionQuery,
+    GroupMetrics,
+    NewRule,
+    Rule,
+    RuleChanges,
+    RuleList,
+)
 from kelpie_api.web.body import BodyParser, ignored, request_json, with_warnings
-from kelpie_api.web.context import administrator, caller, coordinator, db, identifier
+from kelpie_api.web.context import TEXT, administrator, caller, coordinator, db, identifier
+from kelpie_api.web.pages import link_after
 
 blueprint = Blueprint("scaling", __name__, description="Container groups that follow their queues.")
 blueprint.ARGUMENTS_PARSER = BodyParser()
@@ -84,14 +93,16 @@ def delete_rule(container_group_id: str) -> None:
 
 
 @blueprint.get(f"{RULE}/decisions")
-@blueprint.arguments(PageQuery, location="query")
-@blueprint.response(200, DecisionPage)
+@blueprint.arguments(DecisionQuery, location="query")
+@blueprint.response(200, DecisionPage, headers={"Link": TEXT})
 @blueprint.alt_response(400, schema=Failure)
 @blueprint.alt_response(404, schema=Failure)
-def list_decisions(query: dict[str, Any], container_group_id: str) -> Row:
-    """The autoscaler's decisions for a group, newest first, and the replica-hours that they add up to."""
+def list_decisions(query: dict[str, Any], container_group_id: str) -> tuple[Row, int, dict[str, str]]:
+    """The autoscaler's decisions for a group, newest first, and the replica-hours that they add up to; `Link`
+    leads to the next page, if there is one."""
     group_id = identifier(container_group_id, WHAT)
-    return scaling_rules.decisions(db(), caller(), group_id, page=query["page"], page_size=query["page_size"])
+    answer, following = scaling_rules.decisions(db(), caller(), group_id, **query)
+    return answer, 200, link_after(following)
 
 
 @blueprint.get("/container-groups/<text:container_group_id>/metrics")

@@ -170,15 +170,23 @@ def delete_rules(db: Database) -> None:
     db.execute(SQL.delete_rules)
 
 
-def decisions(db: Database, caller: Caller, group_id: UUID, *, page: int, page_size: int) -> dict[str, Any]:
-    """One page of the decisions for a group, newest first, also after its rule was removed; and the replica-hours
-    since the oldest decision that is kept."""
+def decisions(
+    db: Database, caller: Caller, group_id: UUID, *, page: int, page_size: int, before: int | None = None
+) -> tuple[dict[str, Any], int | None]:
+    """One page of the decisions for a group, newest first, also after its rule was removed; with the replica-hours
+    since the oldest decision that is kept. And the id to go on before, if there are more.
+
+    `before` takes precedence over `page`.
+    """
     rows_of = caller.scope | {"container_group_id": group_id}
-    rows = db.all(SQL.list_decisions, **rows_of, page_size=page_size, skipped=(page - 1) * page_size)
+    skipped = (page - 1) * page_size if before is None else 0
+    found = db.all(SQL.list_decisions, **rows_of, before=before, most=page_size + 1, skipped=skipped)
     hours = db.one_or_none(SQL.replica_hours, **rows_of)
-    if not (rows or hours):
+    if not (found or hours):
         get_rule(db, caller, group_id)
-    return {"_count": len(rows), "decisions": rows, **(hours or {"replica_hours": 0.0, "since": None})}
+    rows = found[:page_size]
+    answer = {"_count": len(rows), "decisions": rows, **(hours or {"replica_hours": 0.0, "since": None})}
+    return answer, rows[-1]["id"] if len(found) > page_size else None
 
 
 def metrics(db: Database, caller: Caller, container_group: str) -> dict[str, Any]:

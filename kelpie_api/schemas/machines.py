@@ -2,14 +2,49 @@
 
 from __future__ import annotations
 
-from marshmallow import fields, validate
+import base64
+import re
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+from marshmallow import ValidationError, fields, validate
 
 from kelpie_api.limits import LONGEST_NAME
+from kelpie_api.machines.sightings import Machine as Place
 from kelpie_api.schemas.fields import Instant, PageQuery, QueryText, ResponseSchema
+
+
+class CursorText(fields.String):
+    """A place in the list of machines, just after one of them, as opaque text that callers send back unchanged."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
+        try:
+            return place_of(value)
+        except ValueError:
+            raise ValidationError("This is no cursor; take it from the Link header of the page before.") from None
+
+
+def place_of(cursor: str) -> Place:
+    """The place that `as_cursor` wrote. Raises ValueError."""
+    if not re.fullmatch("[A-Za-z0-9_-]{12,}={0,2}", cursor):
+        raise ValueError(cursor)
+    packed = base64.urlsafe_b64decode(cursor)
+    group, machine = packed[8:].decode().split("\0")
+    return struct.unpack(">q", packed[:8])[0], group, machine
+
+
+def as_cursor(place: Place) -> str:
+    tenant, group, machine = place
+    return base64.urlsafe_b64encode(struct.pack(">q", tenant) + f"{group}\0{machine}".encode()).decode()
 
 
 class MachineQuery(PageQuery):
     container_group_id = QueryText(validate=validate.Length(max=LONGEST_NAME))
+    cursor = CursorText(
+        load_default=None,
+        metadata={"description": "From the Link header of the page before; it wins over page."},
+    )
 
 
 class Reallocation(ResponseSchema):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from marshmallow import fields, validate
 
-from kelpie_api.schemas.fields import Instant, RequestSchema, ResponseSchema, StrictInteger
+from kelpie_api.schemas.fields import Instant, PageQuery, QueryNumber, RequestSchema, ResponseSchema, StrictInteger
 
 REPLICAS = validate.Range(0, 500)
 IDLE_SECONDS = validate.Range(0, 3600)
@@ -60,6 +60,15 @@ class ScalingDecision(ResponseSchema):
     action = fields.String(allow_none=True)
     outcome = fields.String(validate=validate.OneOf(["ok", "failed"]))
     error = fields.String(allow_none=True)
+
+
+class DecisionQuery(PageQuery):
+    before = QueryNumber(
+        data_key="cursor",
+        load_default=None,
+        validate=validate.Range(0, 2**63 - 1),
+        metadata={"description": "From the Link header of the page before; it wins over page."},
+    )
 
 
 class DecisionPage(ResponseSchema):

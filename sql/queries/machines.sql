@@ -54,18 +54,23 @@ delete from machines
           for update skip locked);
 
 -- name: list_machines
+-- By group and id, from just after one of them or with some skipped. Of the jobs that a machine holds no more than
+-- `most_jobs` are shown: callers choose the names of machines, and one of them may hold the whole queue.
 with page as materialized (
   select tenant_id, container_group, machine_id, last_seen, bans, counted_bans
     from machines
    where of_tenant(tenant_id, %(scope)s)
      and of_group(container_group, %(groups)s)
      and (%(container_group)s::text is null or container_group = %(container_group)s)
+     and (%(after_tenant)s::bigint is null
+          or (tenant_id, container_group, machine_id)
+             > (%(after_tenant)s::bigint, %(after_group)s::text, %(after_machine)s::text))
    order by tenant_id, container_group, machine_id
-   limit %(page_size)s
+   limit %(most)s
   offset %(skipped)s
 ),
 held as materialized (
-  select tenant_id, holder_group, machine_id, array_agg(job_id order by seq) as job_ids, max(heartbeat) as heartbeat
+  select tenant_id, holder_group, machine_id, (array_agg(job_id order by seq))[:%(most_jobs)s::integer] as job_ids, max(heartbeat) as heartbeat
     from queue
    where machine_id is not null
      and of_tenant(tenant_id, %(scope)s)

@@ -161,15 +161,16 @@ select id, %(container_group_id)s, %(rule_created)s, %(active)s, %(warm)s, %(obs
  where id = %(tenant_id)s;
 
 -- name: list_decisions
--- Newest first.
+-- Newest first, from just before one of them or with some skipped.
 select id, at, container_group_id, active, warm, observed_state, observed_replicas, desired_replicas, action, outcome,
        error
   from scaling_decisions
  where container_group_id = %(container_group_id)s
    and of_tenant(tenant_id, %(scope)s)
    and of_group(container_group_id::text, %(groups)s)
+   and (%(before)s::bigint is null or id < %(before)s)
  order by id desc
- limit %(page_size)s
+ limit %(most)s
 offset %(skipped)s;
 
 -- name: replica_hours

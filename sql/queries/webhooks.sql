@@ -74,10 +74,16 @@ select seq, id, status, url, machine_id, container_group as container_group_id, 
  limit %(most)s;
 
 -- name: list_deliveries
-select webhook_id, number, at, answer, error
-  from deliveries
- where webhook_id = any (%(webhook_ids)s::uuid[])
- order by webhook_id, number;
+-- The `most` newest tries of each webhook, oldest first: each redelivery adds a day of them.
+select d.webhook_id, d.number, d.at, d.answer, d.error
+  from unnest(%(webhook_ids)s::uuid[]) as w (id)
+ cross join lateral (
+       select *
+         from deliveries d
+        where d.webhook_id = w.id
+        order by d.number desc
+        limit %(most)s) d
+ order by d.webhook_id, d.number;
 
 -- name: redeliver_webhook
 -- Due now, for a fresh day, and before its predecessors if they still wait. A finished webhook gets the key of

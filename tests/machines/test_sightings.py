@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from flask import Flask
@@ -15,6 +17,14 @@ from kelpie_api.machines.sightings import MOST_SEEN, Sightings
 from local_stack.processes import CHECKOUT, wait_for
 from tests.helpers import Client, Tenant, at_once, ban, make_job, make_tenant, refused
 from tests.machines.failing import fail_jobs, reallocated
+
+
+def linked(api: Client, path: str) -> tuple[list[str], str]:
+    """The machines of a page, and the path of the next one; empty if there is none."""
+    answer = api.get(path)
+    assert answer.status_code == 200, answer.text
+    link = re.fullmatch('<(.*)>; rel="next"', answer.headers.get("Link", ""))
+    return [machine["machine_id"] for machine in (answer.json or {})["machines"]], link[1] if link else ""
 
 
 def listed(api: Client, query: str = "") -> list[dict[str, Any]]:
@@ -160,6 +170,53 @@ class TestListing:
         pages = [listed(api, f"?container_group_id=g1&page_size=2&page={n}") for n in (1, 2, 3)]
         assert [[m["machine_id"] for m in part] for part in pages] == [["m1", "m2"], ["m3"], []]
 
+    def test_links_lead_through_all_pages_also_while_machines_come(
+        self, api: Client, db: Database, tenant: Tenant
+    ) -> None:
+        names = ["a", "ä", "z" * 255, "é" * 255, "with / & ="]
+        for machine in names:
+            fail_jobs(db, tenant, machine, "g&1", 1)
+        first, path = linked(api, f"/machines?page_size=2&container_group_id={quote('g&1')}")
+        fail_jobs(db, tenant, "0 comes in front of the first page", "g&1", 1)
+        fail_jobs(db, tenant, "m", "g0", 1)  # of another group
+        seen = list(first)
+        while path:
+            machines, path = linked(api, path)
+            assert 1 <= len(machines) <= 2
+            seen += machines
+        assert sorted(seen) == sorted(names)
+
+    def test_the_administrators_pages_go_through_all_tenants(
+        self, admin: Client, db: Database, tenant: Tenant
+    ) -> None:
+        rival = make_tenant(db, "rival", "default")
+        for owner in (tenant, rival):
+            fail_jobs(db, owner, "m1", "g1", 1)
+            fail_jobs(db, owner, "m2", "g1", 1)
+        path, seen = "/machines?page_size=1", []
+        while path:
+            machines, path = linked(admin, path)
+            seen += machines
+        assert seen == ["m1", "m2", "m1", "m2"]
+
+    def test_a_cursor_of_anothers_list_shows_nothing_of_it(
+        self, api: Client, stranger: Client, admin: Client, db: Database, tenant: Tenant
+    ) -> None:
+        for machine in ("m1", "m2"):
+            fail_jobs(db, tenant, machine, "g1", 1)
+        _, path = linked(admin, "/machines?page_size=1")
+        assert linked(stranger, path) == ([], "")
+        assert linked(api, path) == (["m2"], "")
+
+    def test_of_the_jobs_of_one_machine_so_many_are_listed(
+        self, api: Client, db: Database, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fail_jobs(db, tenant, "m1", "g1", 1)
+        held = [str(make_job(db, tenant, "held", machine="m1")) for _ in range(3)]
+        monkeypatch.setattr(machines_sightings, "MOST_JOBS", 2)
+        [machine] = listed(api)
+        assert machine["job_ids"] == held[:2]
+
     def test_machines_are_their_tenants_and_the_administrators(
         self, api: Client, stranger: Client, admin: Client, db: Database, tenant: Tenant
     ) -> None:
@@ -172,7 +229,20 @@ class TestListing:
         assert len(listed(admin)) == 2
 
     @pytest.mark.parametrize(
-        "query", ["?page=0", "?page_size=0", "?page_size=10001", "?page=x", "?container_group_id=%00", "?page=%ff"]
+        "query",
+        [
+            "?page=0",
+            "?page_size=0",
+            "?page_size=10001",
+            "?page=x",
+            "?container_group_id=%00",
+            "?page=%ff",
+            "?cursor=x",
+            "?cursor=AAAAAAAAAAFnMQ==",
+            "?cursor=AAAAAAAAAAFnAG0Ab_8=",
+            "?cursor=AAAAAAAAAAH_AG0A",
+            "?cursor=%ff",
+        ],
     )
     def test_a_bad_query_is_a_clear_400(self, api: Client, query: str) -> None:
         refused(api.get(f"/machines{query}"), 400)

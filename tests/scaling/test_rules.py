@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from dataclasses import replace
 from datetime import timedelta
@@ -313,6 +314,24 @@ def test_decisions_come_newest_first_and_in_pages(
     refused(stranger.get(f"/scaling-rules/{group}/decisions"), 404)
     for bad in ("page=0", "page_size=0", "page_size=10001", "page=x"):
         refused(api.get(f"/scaling-rules/{group}/decisions?{bad}"), 400)
+
+
+def test_links_lead_through_all_decisions_also_while_new_ones_come(
+    api: Client, db: Database, tenant: Tenant, group: str
+) -> None:
+    for hours in range(5, 0, -1):
+        decided(db, tenant, group, hours, active=hours)
+    path, seen = f"/scaling-rules/{group}/decisions?page_size=2", []
+    while path:
+        answer = api.get(path)
+        assert answer.status_code == 200 and answer.json
+        seen += [decision["active"] for decision in answer.json["decisions"]]
+        decided(db, tenant, group, 0, active=9)
+        link = re.fullmatch('<(.*)>; rel="next"', answer.headers.get("Link", ""))
+        path = link[1] if link else ""
+    assert seen == [1, 2, 3, 4, 5]
+    for bad in ("cursor=-1", "cursor=x", "cursor=99999999999999999999"):
+        assert refused(api.get(f"/scaling-rules/{group}/decisions?{bad}"), 400)["errors"]
 
 
 def test_decisions_outlive_their_rule(api: Client, db: Database, tenant: Tenant, group: str) -> None:

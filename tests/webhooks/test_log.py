@@ -12,7 +12,9 @@ import pytest
 from flask import Flask
 
 from kelpie_api.db import SQL, Database
+from kelpie_api.webhooks import log as webhooks_log
 from kelpie_api.webhooks.fairness import Lanes
+from kelpie_api.webhooks.log import number_that_fits
 from kelpie_api.webhooks.sender import GIVE_UP_AFTER, HOLD, Sender
 from local_stack.processes import wait_for
 from tests.doubles.receiver import Receiver, make_due, outbox, run_job, send_round
@@ -69,6 +71,42 @@ class TestLog:
         [attempt] = webhook["attempts"]
         assert attempt["answer"] is None and "Connection refused" in attempt["error"]
         assert "secret" not in attempt["error"]
+
+    def test_of_a_webhook_that_was_sent_again_and_again_the_newest_tries_are_shown(
+        self, api: Client, db: Database, sender: Sender
+    ) -> None:
+        job = api.submit(webhook="http://127.0.0.1:1/")
+        api.claim()
+        send_round(sender)
+        db.execute(
+            "insert into deliveries (webhook_id, number, answer)"
+            " select id, n, 500 from webhooks cross join generate_series(2, 150) n"
+        )
+        [webhook] = log(api, job["id"])
+        assert [tried["number"] for tried in webhook["attempts"]] == list(range(51, 151))
+
+    @pytest.mark.parametrize(
+        ("tries", "fits"),
+        [([], 1), ([0, 1, 2], 3), ([2000, 30], 2), ([100] * 1001, 1000), ([99] * 1100, 1010)],
+    )
+    def test_a_page_holds_so_many_tries_in_all(self, tries: list[int], fits: int) -> None:
+        assert number_that_fits(tries) == fits
+
+    def test_a_page_that_is_cut_short_for_its_tries_leads_to_the_next(
+        self, api: Client, db: Database, sender: Sender, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        job = api.submit(webhook="http://127.0.0.1:1/")
+        api.claim()
+        send_round(sender)
+        db.execute(
+            "insert into webhooks (job_id, url, status, machine_id, container_group, next_try, delivered, tries)"
+            " select job_id, url, status, machine_id, container_group, null, now(), 1 from webhooks"
+        )
+        monkeypatch.setattr(webhooks_log, "MOST_TRIES_OF_A_PAGE", 1)
+        first = api.get(f"/jobs/{job['id']}/webhooks")
+        assert (first.json or {})["_count"] == 1
+        rest = api.get(first.headers["Link"].partition(">")[0].lstrip("<"))
+        assert (rest.json or {})["_count"] == 1 and "Link" not in rest.headers
 
 
 class TestRedelivery:
