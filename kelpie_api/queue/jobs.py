@@ -21,7 +21,7 @@ from kelpie_api.errors import (
     JobNotFound,
     NotTheHolder,
 )
-from kelpie_api.queue.bans import JOBS_OWN_FAULTS
+from kelpie_api.queue.bans import counts_against_machine
 from kelpie_api.queue.listing import get
 from kelpie_api.queue.states import Outcome, Report, Status
 
@@ -102,7 +102,7 @@ def fail(db: Database, caller: Caller, job_id: UUID, report: Report, max_bans: i
     Once the machine has `max_bans` bans in its group that may be its own fault, its reallocation is written
     (0: never). Raises NotTheHolder, JobNotFound.
     """
-    counting = {"max_bans": max_bans, "counts": int(report.reason not in JOBS_OWN_FAULTS)}
+    counting = {"max_bans": max_bans, "counts": int(counts_against_machine(report))}
     _report(db, caller, job_id, report, SQL.fail_job, Outcome.FAILED, **counting)
 
 

@@ -22,11 +22,17 @@ from kelpie_api.schemas.jobs import AttemptList, Count, EventList, HistoryQuery,
 from kelpie_api.schemas.submission import JobDefinition, SubmissionHeaders
 from kelpie_api.web.body import BodyParser, ignored, request_json, with_warnings
 from kelpie_api.web.context import TEXT, administrator, caller, coordinator, db, identifier
+from kelpie_api.web.narrowing import require_no_filters, require_no_parameters
 from kelpie_api.web.pages import link_after
 
 blueprint = Blueprint("jobs", __name__, description="Jobs, as users see them.")
 blueprint.ARGUMENTS_PARSER = BodyParser()
 REPLAYED = {"Idempotent-Replayed": TEXT}
+# By which a list of jobs could be narrowed; a removal cannot.
+FILTERS = JobQuery._declared_fields.keys() | Job._declared_fields.keys()
+ONE_GROUP = (
+    "DELETE /jobs/container-groups/{container_group_id} ends the jobs of one group, DELETE /jobs/{job_id} one job."
+)
 SAME_ON_EVERY_PAGE = ("status", "container_group_id", "page_size", "asc")
 P = ParamSpec("P")
 
@@ -112,8 +118,9 @@ def list_jobs(query: dict[str, Any]) -> RouteResult:
 @blueprint.response(204)
 @blueprint.alt_response(403, schema=Failure)
 def purge_jobs() -> None:
-    """Remove all jobs of all users (administrator)."""
+    """Remove all jobs of all users (administrator). It takes no parameters, and is refused with any."""
     administrator()
+    require_no_parameters("all jobs of all users", ONE_GROUP)
     jobs.purge(db())
 
 
@@ -122,6 +129,9 @@ def purge_jobs() -> None:
 @blueprint.alt_response(400, schema=Failure)
 def purge_group(container_group_id: str) -> Row:
     """Remove a container group's pending jobs and cancel its running ones; `count` is the number of both."""
+    require_no_filters(
+        FILTERS, "all jobs of the group that are not final", "DELETE /jobs/{job_id} cancels one job."
+    )
     return {"count": jobs.purge_group(db(), caller(), group_name(container_group_id))}
 
 

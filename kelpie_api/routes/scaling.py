@@ -23,6 +23,7 @@ from kelpie_api.schemas.scaling import (
 )
 from kelpie_api.web.body import BodyParser, ignored, request_json, with_warnings
 from kelpie_api.web.context import TEXT, administrator, caller, coordinator, db, identifier
+from kelpie_api.web.narrowing import require_no_parameters
 from kelpie_api.web.pages import link_after
 
 blueprint = Blueprint("scaling", __name__, description="Container groups that follow their queues.")
@@ -60,8 +61,11 @@ def list_rules() -> Row:
 @blueprint.response(204)
 @blueprint.alt_response(403, schema=Failure)
 def delete_rules() -> None:
-    """Remove all rules of all users (administrator)."""
+    """Remove all rules of all users (administrator). It takes no parameters."""
     administrator()
+    require_no_parameters(
+        "all scaling rules of all users", "DELETE /scaling-rules/{container_group_id} removes one."
+    )
     scaling_rules.delete_rules(db())
 
 

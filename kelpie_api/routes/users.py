@@ -11,6 +11,7 @@ from kelpie_api.schemas.fields import Failure
 from kelpie_api.schemas.users import NewToken, NewUser, Token, User
 from kelpie_api.web.body import BodyParser
 from kelpie_api.web.context import administrator, caller, coordinator, db, identifier
+from kelpie_api.web.narrowing import require_no_parameters
 
 blueprint = Blueprint("users", __name__, description="Users and their keys.")
 blueprint.ARGUMENTS_PARSER = BodyParser()
@@ -51,8 +52,9 @@ def create_token(new: dict[str, Any], user_id: str) -> dict[str, Any]:
 @blueprint.response(204)
 @blueprint.alt_response(403, schema=Failure)
 def delete_users() -> None:
-    """Remove all users but the administrator, with their keys and jobs (administrator)."""
+    """Remove all users but the administrator, with their keys and jobs (administrator). It takes no parameters."""
     administrator()
+    require_no_parameters("all users", "DELETE /users/{user_id} removes one.")
     users.delete_users(db())
     coordinator().authenticator.forget()
 

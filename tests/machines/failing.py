@@ -19,6 +19,7 @@ def fail_jobs(
     reason: str | None = None,
     max_bans: int = 5,
     held_for: str | None = None,
+    detail: str | None = None,
 ) -> None:
     """A machine fails so many jobs, each of which it holds for a group."""
     for _ in range(times):
@@ -27,7 +28,7 @@ def fail_jobs(
             db.execute(
                 "update queue set holder_group = %(group)s where job_id = %(id)s", group=held_for, id=job_id
             )
-        jobs.fail(db, tenant.caller, job_id, Report(machine, group, 1, 1, reason), max_bans)
+        jobs.fail(db, tenant.caller, job_id, Report(machine, group, 1, 1, reason, detail), max_bans)
 
 
 def reallocations(db: Database) -> list[Row]:

@@ -23,6 +23,7 @@ from kelpie_api.auth import users
 from kelpie_api.db import SQL, Database
 from kelpie_api.machines.reallocation import BACKOFF, IDLE, Reallocator
 from kelpie_api.queue import jobs
+from kelpie_api.queue.bans import counts_against_machine
 from kelpie_api.queue.states import Report
 from kelpie_api.salad.client import Salad
 from kelpie_api.salad.request_budget import AUTOSCALER, RequestBudget
@@ -43,6 +44,19 @@ from tests.helpers import (
 from tests.machines.failing import fail_jobs, make_due, reallocated, reallocations
 
 COUNTING = [None, "exit_code", "signal", "oom", "upload"]
+REFUSED_UPLOADS = [
+    "PutObject of out/model: NoSuchBucket",
+    "CompleteMultipartUpload of out/model: AccessDenied",
+    "The bucket outptus refuses a probe (InvalidAccessKeyId): look at the credentials.",
+    "HeadBucket of outptus: 404",
+    "HeadObject of out/model: 403.",
+]
+OTHER_UPLOADS = [
+    None,
+    "OSError: [Errno 5] Input/output error: 'out/step: 403'",
+    "PutObject of out/AccessDeniedAgain: EntityTooLarge",
+    "the output directory was replaced by a link",
+]
 JOBS_OWN_FAULTS = ["not_found", "not_started", "download", "pattern", "worker_broken"]
 
 
@@ -122,6 +136,18 @@ class TestCounting:
         assert reallocated(db) == ["m1"]
         fail_jobs(db, tenant, "m1", "g1", 3, reason)
         assert reallocated(db) == ["m1"]
+
+    @pytest.mark.parametrize("detail", REFUSED_UPLOADS)
+    def test_an_upload_that_was_refused_for_its_bucket_or_a_permission_does_not_count(
+        self, db: Database, tenant: Tenant, detail: str
+    ) -> None:
+        fail_jobs(db, tenant, "m1", "g1", 6, "upload", detail=detail)
+        assert len(db.all("select from bans")) == 6
+        assert reallocations(db) == []
+
+    @pytest.mark.parametrize("detail", OTHER_UPLOADS)
+    def test_an_upload_that_failed_otherwise_counts(self, detail: str | None) -> None:
+        assert counts_against_machine(Report("m1", "g1", 1, reason="upload", detail=detail))
 
     def test_machines_groups_and_tenants_are_counted_apart(self, db: Database, tenant: Tenant) -> None:
         for whose in (tenant, make_tenant(db, "rival", "default"), make_tenant(db, "acme", "other")):
