@@ -31,14 +31,25 @@ create table if not exists schema_functions (
   checksum text        not null,
   applied  timestamptz not null default now(),
   primary key (name, checksum)
-)"""
-# What tells functions of one name apart, and what their callers rely on.
-SIGNATURES = """
+);
+-- What Postgres made of the text, to notice what was replaced by hand; a release before this one left it empty.
+alter table schema_functions add column if not exists made text"""
+# What tells functions of one name apart, and what their callers rely on; and what is there, body and settings.
+FUNCTIONS = """
 select proname,
-       array_agg(pg_get_function_identity_arguments(oid) || ' -> ' || pg_get_function_result(oid) order by oid)
+       array_agg(pg_get_function_identity_arguments(oid) || ' -> ' || pg_get_function_result(oid) order by oid),
+       encode(sha256(convert_to(string_agg(pg_get_functiondef(oid), '' order by oid), 'UTF8')), 'hex')
   from pg_proc
  where pronamespace = current_schema()::regnamespace
+   and prokind = 'f'
  group by proname
+"""
+# The last row of a name is what is to be there.
+APPLIED_FUNCTIONS = "select name, checksum, made from schema_functions order by applied"
+REMEMBER_FUNCTION = """
+insert into schema_functions (name, checksum, made)
+values (%s, %s, %s)
+    on conflict (name, checksum) do update set made = excluded.made, applied = now()
 """
 # A step and a function mean the same whatever the role or the database sets. Behind PgBouncer, too: what is set
 # for a transaction ends with it.
@@ -61,6 +72,10 @@ select current_schema(),
        current_setting('server_encoding'),
        current_setting('session_replication_role')
 """
+LEFT_ALONE = (
+    "; left as a later text made them: {}; to go back to this release's text of a function, change a word of a"
+    " comment in its file in sql/functions and migrate again"
+)
 FORMER = re.compile(r"^-- Before its functions moved out its checksum was ([0-9a-f]{64})$", re.MULTILINE)
 
 
@@ -78,6 +93,15 @@ class Migration:
     def checksums(self) -> set[str]:
         """Those by which this step may have been applied: its own, and that of before its functions moved out."""
         return {self.checksum, *FORMER.findall(self.text)}
+
+
+@dataclass(frozen=True)
+class Present:
+    """What the database has by the name of a function: signatures (one unless it is overloaded), and a digest of
+    all that Postgres knows of it."""
+
+    signatures: list[str]
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -120,6 +144,7 @@ def migrate(
 ) -> None:
     """Apply what is missing: each step in a transaction of its own, the changed functions in that of the last one.
 
+    A function counts as applied if the database has it as this release's text made it, or as a later one did.
     Safe from any number of hosts at once: each transaction takes the lock, looks again, and does one step. Raises
     SchemaError when the database is newer than this release, was made by migrations that differ from these, or has
     a function that the running release calls in another way.
@@ -139,7 +164,8 @@ def migrate(
         while applied := _advance(connection, steps, sources):
             for what in applied:
                 say(f"applied {what}")
-    say(f"the schema is at version {len(steps)}")
+        names = left_alone(connection, sources)
+    say(f"the schema is at version {len(steps)}{LEFT_ALONE.format(', '.join(names)) if names else ''}")
 
 
 def _advance(
@@ -173,28 +199,44 @@ def _apply_step(connection: psycopg.Connection[Any], step: Migration) -> str:
 
 
 def _apply_functions(connection: psycopg.Connection[Any], functions: Sequence[Function]) -> list[str]:
-    """Apply the functions whose text is new to the database: one that was applied and replaced since is old.
+    """Apply the functions that the database has not as this release's files make them; return what was applied.
 
     Each twice: first without a look at the bodies, for they may call each other, then with it.
     """
-    log = {tuple(row) for row in connection.execute("select name, checksum from schema_functions").fetchall()}
-    changed = [function for function in functions if (function.name, function.checksum) not in log]
-    before = _signatures(connection)
+    before = _present(connection)
+    log = connection.execute(APPLIED_FUNCTIONS).fetchall()
+    changed = [function for function in functions if _is_to_be_applied(function, before.get(function.name), log)]
     for bodies in ("off", "on"):
         connection.execute(f"set local check_function_bodies = {bodies}")
         for function in changed:
             _create(connection, function, replaces=function.name in before)
-    after = _signatures(connection)
+    after = _present(connection)
     for function in changed:
-        _require_same_signature(function, before.get(function.name), after.get(function.name))
-        connection.execute(
-            "insert into schema_functions (name, checksum) values (%s, %s)", (function.name, function.checksum)
-        )
+        made = _require_same_signature(function, before.get(function.name), after.get(function.name))
+        connection.execute(REMEMBER_FUNCTION, (function.name, function.checksum, made.digest))
     return [f"function {function.name}" for function in changed]
 
 
-def _signatures(connection: psycopg.Connection[Any]) -> dict[str, list[str]]:
-    return dict(connection.execute(SIGNATURES).fetchall())
+def _present(connection: psycopg.Connection[Any]) -> dict[str, Present]:
+    return {name: Present(signatures, digest) for name, signatures, digest in connection.execute(FUNCTIONS)}
+
+
+def _is_to_be_applied(function: Function, there: Present | None, log: Sequence[tuple[Any, ...]]) -> bool:
+    """Whether the function is missing, has a text that is new to the database, or was replaced by hand since.
+
+    Not where another text was applied after this one: a later release did that (see left_alone).
+    """
+    texts = [(checksum, made) for name, checksum, made in log if name == function.name]
+    if there is None or function.checksum not in [checksum for checksum, _ in texts]:
+        return True
+    last, made = texts[-1]
+    return bool(last == function.checksum and made != there.digest)
+
+
+def left_alone(connection: psycopg.Connection[Any], functions: Sequence[Function]) -> list[str]:
+    """The functions whose text was applied once and replaced by another since, which is there now."""
+    last = {name: checksum for name, checksum, _ in connection.execute(APPLIED_FUNCTIONS)}
+    return [function.name for function in functions if last.get(function.name) != function.checksum]
 
 
 def _create(connection: psycopg.Connection[Any], function: Function, replaces: bool) -> None:
@@ -206,17 +248,19 @@ def _create(connection: psycopg.Connection[Any], function: Function, replaces: b
         raise SchemaError(f"{_other_signature(function)} Postgres says: {error.diag.message_primary}.") from error
 
 
-def _require_same_signature(function: Function, before: list[str] | None, after: list[str] | None) -> None:
+def _require_same_signature(function: Function, before: Present | None, after: Present | None) -> Present:
     if after is None:
         raise SchemaError(f"functions/{function.name}.sql creates no function of that name.")
-    if len(after) > 1 or before not in (None, after):
+    if len(after.signatures) > 1 or (before and before.signatures != after.signatures):
         raise SchemaError(_other_signature(function))
+    return after
 
 
 def _other_signature(function: Function) -> str:
     return (
         f"functions/{function.name}.sql changes the arguments or the result of {function.name}, which the running "
-        "release calls as it was; give the changed function a new name."
+        "release calls as it was; give the changed function a new name. If the one that is there was made by "
+        "hand, drop it instead."
     )
 
 

@@ -32,9 +32,21 @@ def answers(number: int) -> Function:
 def apply(
     url: str, functions: Sequence[Function] | None = None, migrations: Sequence[Migration] | None = None
 ) -> list[str]:
-    said: list[str] = []
-    migrate(url, said.append, migrations, functions)
-    return [line.removeprefix("applied ") for line in said[:-1]]
+    """What a run applied."""
+    return [line.removeprefix("applied ") for line in said(url, functions, migrations)[:-1]]
+
+
+def said(
+    url: str, functions: Sequence[Function] | None = None, migrations: Sequence[Migration] | None = None
+) -> list[str]:
+    lines: list[str] = []
+    migrate(url, lines.append, migrations, functions)
+    return lines
+
+
+def by_hand(url: str, statement: str) -> None:
+    with psycopg.connect(url) as connection:
+        connection.execute(statement.encode())
 
 
 def asked(url: str, question: str) -> object:
@@ -66,6 +78,51 @@ def test_an_earlier_release_that_migrates_puts_no_older_text_back(migrated: str)
     apply(migrated, [answers(2)])
     assert apply(migrated, [answers(1)]) == []
     assert asked(migrated, "select answer()") == 2
+
+
+def test_a_text_that_is_left_out_because_a_later_one_is_there_is_named(migrated: str) -> None:
+    """Be it an earlier release that migrates, or a release that went back to an earlier text."""
+    apply(migrated, [answers(2)])
+    (line,) = said(migrated, [answers(1)])
+    assert f"version {len(known())}; left as a later text made them: answer; to go back" in line
+    assert said(migrated, [answers(2)]) == [f"the schema is at version {len(known())}"]
+    assert apply(migrated, [Function("answer", answers(1).text + " -- again")]) == ["function answer"]
+    assert asked(migrated, "select answer()") == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "drop function answer()",
+        ANSWER.format(7),
+        ANSWER.format(1).replace("immutable", "volatile"),
+        "alter function answer() set work_mem = '64kB'",
+        "drop function answer(); create function answer() returns integer return 1",
+    ],
+)
+def test_a_function_that_was_dropped_or_replaced_by_hand_is_applied_again(migrated: str, change: str) -> None:
+    wanted = sources(migrated)
+    by_hand(migrated, change)
+    assert apply(migrated, [*known_functions(), answers(1)]) == ["function answer"]
+    assert sources(migrated) == wanted
+    assert apply(migrated, [*known_functions(), answers(1)]) == []
+
+
+def test_a_function_that_was_dropped_by_hand_is_applied_by_an_earlier_release_too(migrated: str) -> None:
+    apply(migrated, [answers(2)])
+    by_hand(migrated, "drop function answer()")
+    assert apply(migrated, [answers(1)]) == ["function answer"]
+    assert asked(migrated, "select answer()") == 1
+
+
+def test_functions_of_which_a_former_release_noted_no_more_than_the_text_are_applied_once_more(
+    migrated: str,
+) -> None:
+    by_hand(migrated, "alter table schema_functions drop column made")
+    by_hand(migrated, ANSWER.format(7))
+    assert "function answer" in apply(migrated, [answers(1)])
+    assert apply(migrated, [answers(1)]) == []
+    assert asked(migrated, "select answer()") == 1
 
 
 def test_functions_and_the_last_step_are_applied_together_or_not_at_all(migrated: str) -> None:
@@ -110,6 +167,11 @@ def test_a_changed_signature_is_refused_with_a_sentence(migrated: str, changed: 
     )
     assert "give the changed function a new name." in sentence
     assert asked(migrated, "select answer()") == 1
+
+
+def test_a_function_with_another_signature_that_was_made_by_hand_is_refused(migrated: str) -> None:
+    by_hand(migrated, "drop function answer(); create function answer() returns text return 'one'")
+    assert "If the one that is there was made by hand, drop it instead." in refusal(migrated, answers(1))
 
 
 def test_a_renamed_argument_is_a_changed_signature(migrated: str) -> None:
