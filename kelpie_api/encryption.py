@@ -11,13 +11,14 @@ import base64
 import hashlib
 import hmac
 from copy import copy
-from typing import LiteralString
+from typing import LiteralString, NamedTuple
+from uuid import UUID
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from kelpie_api.config import SHORTEST_KEY
 from kelpie_api.db import SQL, Database, Row, Transaction
-from kelpie_api.errors import WrongSecretKey
+from kelpie_api.errors import SecretsWouldBeLost, WrongSecretKey
 
 BATCH = 500  # webhooks that are sealed anew by one statement
 
@@ -30,6 +31,18 @@ def keys_in(secret_key: str) -> list[str]:
     """
     new, _, old = (part.strip() for part in secret_key.partition(","))
     return [new, old, secret_key] if min(len(new), len(old)) >= SHORTEST_KEY else [secret_key]
+
+
+def hint(secret_key: str) -> str:
+    """Which part of a KELPIE_SECRET_KEY with a comma in it is too short to be a key, in a sentence to append."""
+    parts = [part.strip() for part in secret_key.split(",", 1)]
+    short = [name for name, part in zip(("first", "second"), parts, strict=False) if len(part) < SHORTEST_KEY]
+    if len(parts) < 2 or not short:
+        return ""
+    return (
+        f" It was taken for one key with a comma in it, for its {' and its '.join(short)} part has fewer than"
+        f" {SHORTEST_KEY} characters."
+    )
 
 
 class Key:
@@ -46,6 +59,7 @@ class Seal:
 
     def __init__(self, secret_key: str) -> None:
         self.keys = [Key(secret) for secret in keys_in(secret_key)]
+        self.hint = hint(secret_key)
 
     @property
     def fingerprint(self) -> bytes:
@@ -59,7 +73,7 @@ class Seal:
                 known = copy(self)
                 known.keys = [key, *(other for other in self.keys if other is not key)]
                 return known
-        raise WrongSecretKey
+        raise WrongSecretKey(self.hint)
 
     def seal(self, secret: str) -> bytes:
         return self.keys[0].fernet.encrypt(secret.encode())
@@ -92,36 +106,71 @@ def require(tx: Transaction, seal: Seal) -> Seal:
     return seal.known_as(known["fingerprint"] if known else None)
 
 
-def is_readable(db: Database, seal: Seal) -> bool:
-    """Whether one of the keys opens what is sealed in this database."""
+class Unreadable(NamedTuple):
+    """The ids of what none of the given keys opens."""
+
+    secrets: list[int]
+    keys: list[UUID]  # ids of webhooks that wait
+
+
+def unreadable(db: Database | Transaction, seal: Seal) -> Unreadable:
+    return Unreadable(
+        [row["id"] for row in db.all(SQL.list_sealed_secrets) if not seal.open(row["sealed"])],
+        [row["id"] for row in db.all(SQL.list_sealed_keys) if not seal.open(row["sealed"])],
+    )
+
+
+def require_readable(db: Database, seal: Seal) -> None:
+    """Raise SecretsWouldBeLost, which counts them, if there are secrets that none of the keys opens."""
+    _require_nothing_lost(unreadable(db, seal), seal.hint)
+
+
+def change(db: Database, seal: Seal, drop: bool = False) -> Row | None:
+    """Make the first key the database's, and seal with it what another of the keys opens: `resealed_secrets` and
+    `resealed_keys` of webhooks. None: there was nothing to do. Another run seals what a process wrote with the key
+    before while the first was at work, or was cut short.
+
+    What none of the keys opens is removed with `drop`: `secrets` and `keys`. Without it that stays where one of
+    them is the database's; where none is, nothing is changed and SecretsWouldBeLost raised, or WrongSecretKey for
+    a key that was probably meant as two.
+    """
+    with db.transaction() as tx:
+        tx.execute(SQL.lock_secret_key)
+        is_known, lost = _is_known(tx, seal), unreadable(tx, seal)
+        if not (is_known or drop):
+            _require_nothing_lost(lost, seal.hint)
+            if seal.hint:
+                raise WrongSecretKey(seal.hint)
+        dropped = _drop(tx, lost) if drop or not is_known else {}
+        adopted = tx.execute(SQL.replace_secret_key, fingerprint=seal.fingerprint)
+    if not is_known:
+        return dropped
+    resealed = {
+        "resealed_secrets": _seal_anew(db, seal, SQL.list_sealed_secrets, SQL.reseal_secrets),
+        "resealed_keys": _seal_anew(db, seal, SQL.list_sealed_keys, SQL.reseal_keys),
+    }
+    done = dropped | resealed
+    return done if adopted or any(done.values()) else None
+
+
+def _is_known(tx: Transaction, seal: Seal) -> bool:
     try:
-        db.repeatable(lambda tx: require(tx, seal))
+        require(tx, seal)
     except WrongSecretKey:
         return False
     return True
 
 
-def change(db: Database, seal: Seal) -> Row | None:
-    """Make the first key the database's, and seal with it what another of the keys opens: `resealed_secrets` and
-    `resealed_keys` of webhooks. Where none is the database's, what was sealed can be read no more and is dropped:
-    `secrets` and `keys`. None: there was nothing to do.
+def _require_nothing_lost(lost: Unreadable, hint: str) -> None:
+    if any(lost):
+        raise SecretsWouldBeLost(len(lost.secrets), len(lost.keys), hint)
 
-    Another run seals what a process wrote with the key before while the first was at work, or was cut short.
-    """
-    with db.transaction() as tx:
-        tx.execute(SQL.lock_secret_key)
-        try:
-            require(tx, seal)
-        except WrongSecretKey:
-            tx.execute(SQL.replace_secret_key, fingerprint=seal.fingerprint)
-            secrets = tx.execute(SQL.delete_signing_secrets)
-            return {"secrets": secrets, "keys": tx.execute(SQL.erase_sealed_keys)}
-        adopted = tx.execute(SQL.replace_secret_key, fingerprint=seal.fingerprint)
-    resealed = {
-        "resealed_secrets": _seal_anew(db, seal, SQL.list_sealed_secrets, SQL.reseal_secrets),
-        "resealed_keys": _seal_anew(db, seal, SQL.list_sealed_keys, SQL.reseal_keys),
+
+def _drop(tx: Transaction, lost: Unreadable) -> dict[str, int]:
+    return {
+        "secrets": tx.execute(SQL.delete_signing_secrets, ids=lost.secrets),
+        "keys": tx.execute(SQL.erase_sealed_keys, ids=lost.keys),
     }
-    return resealed if adopted or any(resealed.values()) else None
 
 
 def _seal_anew(db: Database, seal: Seal, listed: LiteralString, reseal: LiteralString) -> int:

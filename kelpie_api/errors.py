@@ -165,14 +165,26 @@ class WrongSecretKey(KelpieError):
     status = 503
     title = "Service Unavailable"
 
-    def __init__(self) -> None:
+    def __init__(self, hint: str = "") -> None:
         super().__init__(
             "KELPIE_SECRET_KEY is not the one that this database was used with; set that one, or adopt the new one"
-            " with scripts/admin change-secret-key."
+            f" with scripts/admin change-secret-key.{hint}"
         )
 
     def headers(self) -> dict[str, str]:
         return {"Retry-After": "60"}
+
+
+class SecretsWouldBeLost(KelpieError):
+    """A change of the key that would leave behind what none of the given keys opens."""
+
+    def __init__(self, secrets: int, keys: int, hint: str = "") -> None:
+        super().__init__(
+            f"KELPIE_SECRET_KEY cannot open {secrets} of the signing secrets and {keys} of the keys of webhooks"
+            f" that wait.{hint} Nothing is lost if it is NEW,OLD, with the key that sealed them after the comma."
+            " To do without them, stop the API and the sender of webhooks, then say --drop-unreadable: such"
+            " webhooks are sent without a key, and such users get a new signing secret."
+        )
 
 
 class NoAnswer(Exception):

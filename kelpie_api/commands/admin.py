@@ -20,11 +20,6 @@ from kelpie_api.errors import ConfigError, KelpieError, Unavailable
 from kelpie_api.webhooks import signing
 
 BEFORE_A_CHANGE = "All programs must have this KELPIE_SECRET_KEY by now; if they do, say --yes."
-BEFORE_A_LOSS = (
-    "Webhooks that wait will be sent without a key, and each user gets a new signing secret, unless"
-    " KELPIE_SECRET_KEY is NEW,OLD with the key of this database; stop the API and the sender of webhooks,"
-    " then say --yes."
-)
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
@@ -157,32 +152,38 @@ def rotate_signing_secret(user: str, as_json: bool) -> None:
 
 
 @main.command("change-secret-key")
-@click.option("--yes", is_flag=True, help="Do it, do not ask.")
+@click.option("--yes", is_flag=True, help="Do it, do not ask; nothing is lost by it.")
+@click.option("--drop-unreadable", is_flag=True, help="Do it, and remove what this key cannot open.")
 @as_json
-def change_secret_key(yes: bool, as_json: bool) -> None:
+def change_secret_key(yes: bool, drop_unreadable: bool, as_json: bool) -> None:
     """Adopt the KELPIE_SECRET_KEY of the environment.
 
     With NEW,OLD nothing is lost: NEW is adopted, and what was sealed with OLD is sealed with it. All programs must
     have both by then; run it once more half a minute later, for what they sealed meanwhile.
 
-    With NEW alone what was sealed with the key before is dropped; stop the API and the sender of webhooks first,
-    and start them with NEW.
+    With NEW alone it refuses while there is something that was sealed with the key before. With --drop-unreadable
+    that is removed: stop the API and the sender of webhooks first, and start them with NEW.
     """
     seal = Seal(config().secret_key)
     with database() as db:
-        if not yes:
-            raise click.ClickException(BEFORE_A_CHANGE if encryption.is_readable(db, seal) else BEFORE_A_LOSS)
-        changed = encryption.change(db, seal)
+        if not (yes or drop_unreadable):
+            encryption.require_readable(db, seal)
+            raise click.ClickException(BEFORE_A_CHANGE)
+        changed = encryption.change(db, seal, drop_unreadable)
+        if changed is not None:
+            say({"changed": True} | changed, what_changed(changed), as_json)
+        encryption.require_readable(db, seal)
     if changed is None:
         say({"changed": False}, "This is the key of the database already; nothing was changed.", as_json)
-        return
-    say({"changed": True} | changed, what_changed(**changed), as_json)
 
 
-def what_changed(
-    secrets: int = 0, keys: int = 0, resealed_secrets: int | None = None, resealed_keys: int = 0
-) -> str:
-    if resealed_secrets is None:
-        return f"The key is adopted; dropped {secrets} signing secrets and the keys of {keys} webhooks."
-    what = f"{resealed_secrets} signing secrets and the keys of {resealed_keys} webhooks"
-    return f"The key is adopted; sealed {what} anew."
+def what_changed(changed: dict[str, int]) -> str:
+    done = [
+        f"{did} {changed.get(secrets, 0)} signing secrets and the keys of {changed.get(keys, 0)} webhooks"
+        for did, secrets, keys in (
+            ("sealed anew", "resealed_secrets", "resealed_keys"),
+            ("removed", "secrets", "keys"),
+        )
+        if secrets in changed
+    ]
+    return f"The key is adopted; {', '.join(done)}."

@@ -43,9 +43,9 @@ update webhooks w
    and w.sealed_key = anew.before;
 
 -- name: delete_signing_secrets
--- Of all users; each gets a new one when it is needed.
-delete from signing_secrets;
+-- Their users get new ones when they are needed.
+delete from signing_secrets where id = any(%(ids)s::bigint[]);
 
 -- name: erase_sealed_keys
 -- What still waits is sent without a key.
-update webhooks set sealed_key = null where next_try is not null and sealed_key is not null;
+update webhooks set sealed_key = null where id = any(%(ids)s::uuid[]) and next_try is not null;

@@ -9,6 +9,7 @@ import pytest
 from flask import Flask
 
 from kelpie_api.db import Database
+from kelpie_api.encryption import Seal
 from tests.conftest import SECRET_KEY
 from tests.helpers import Client, Tenant
 from tests.scripts.conftest import Run, refused
@@ -117,16 +118,60 @@ def test_with_another_key_no_signing_secret_is_rotated(run: Run, api: Client) ->
     assert api.get("/users/me/signing-secret").json == before
 
 
-def test_a_new_secret_key_is_adopted_after_a_yes(run: Run, api: Client, tenant: Tenant) -> None:
+def test_a_new_secret_key_alone_is_refused_while_it_cannot_open_something_until_that_is_given_up(
+    run: Run, api: Client, tenant: Tenant
+) -> None:
     before = (api.get("/users/me/signing-secret").json or {})["secret"]
-    assert "--yes" in refused(run("admin", "change-secret-key", env=NEW_KEY))
+    for flags in ([], ["--yes"]):
+        sentence = refused(run("admin", "change-secret-key", *flags, env=NEW_KEY))
+        assert "cannot open 1 of the signing secrets and 0 of the keys of webhooks" in sentence
+        assert "NEW,OLD" in sentence and "--drop-unreadable" in sentence
     assert (api.get("/users/me/signing-secret").json or {})["secret"] == before
-    adopted = run("admin", "change-secret-key", "--yes", "--json", env=NEW_KEY)
+    adopted = run("admin", "change-secret-key", "--drop-unreadable", "--json", env=NEW_KEY)
     assert json.loads(adopted.stdout) == {"changed": True, "secrets": 1, "keys": 0}
     again = run("admin", "change-secret-key", "--yes", env=NEW_KEY)
     assert again.returncode == 0 and "nothing was changed" in again.stdout
     assert run("admin", "rotate-signing-secret", "acme", env=NEW_KEY).stdout.startswith("whsec_")
     assert "KELPIE_SECRET_KEY is not the one" in refused(run("admin", "rotate-signing-secret", "acme"))
+
+
+def test_what_a_former_key_sealed_is_counted_where_that_key_is_not_named_any_more(
+    run: Run, api: Client, db: Database
+) -> None:
+    assert api.get("/users/me/signing-secret").status_code == 200
+    old_alone = {"KELPIE_SECRET_KEY": SECRET_KEY}
+    sealed = Seal(NEW_KEY["KELPIE_SECRET_KEY"]).seal("whsec_c2VjcmV0")
+    db.execute("update signing_secrets set sealed = %(sealed)s", sealed=sealed)
+    sentence = refused(run("admin", "change-secret-key", "--yes", env=old_alone))
+    assert "cannot open 1 of the signing secrets" in sentence
+    dropped = run("admin", "change-secret-key", "--drop-unreadable", "--json", env=old_alone)
+    assert json.loads(dropped.stdout)["secrets"] == 1
+    assert "nothing was changed" in run("admin", "change-secret-key", "--yes", env=old_alone).stdout
+
+
+@pytest.mark.parametrize(
+    ("written", "named"),
+    [
+        (f"{'a' * 31},{SECRET_KEY}", "its first part has fewer than 32 characters"),
+        (f"{'n' * 32},{'b' * 31}", "its second part has fewer than 32 characters"),
+        (f"{'a' * 20},{'b' * 20}", "its first and its second part has fewer than 32 characters"),
+    ],
+)
+@pytest.mark.parametrize("sealed", [True, False], ids=["with secrets", "without secrets"])
+def test_the_part_of_a_secret_key_that_is_too_short_is_named_and_not_shown(
+    run: Run, api: Client, written: str, named: str, sealed: bool
+) -> None:
+    assert api.get("/users/me/signing-secret" if sealed else "/readyz").status_code == 200
+    sentence = refused(run("admin", "change-secret-key", "--yes", env={"KELPIE_SECRET_KEY": written}))
+    assert named in sentence
+    assert "aaa" not in sentence and "bbb" not in sentence
+
+
+def test_a_new_secret_key_alone_is_adopted_where_nothing_was_sealed(run: Run, api: Client) -> None:
+    assert api.get("/readyz").status_code == 200
+    assert "--yes" in refused(run("admin", "change-secret-key", env=NEW_KEY))
+    adopted = run("admin", "change-secret-key", "--yes", "--json", env=NEW_KEY)
+    assert json.loads(adopted.stdout) == {"changed": True, "secrets": 0, "keys": 0}
 
 
 def test_a_new_secret_key_must_be_in_the_environment(run: Run, db: Database) -> None:

@@ -14,7 +14,7 @@ from kelpie_api.app import create_app
 from kelpie_api.config import Config
 from kelpie_api.db import Database
 from kelpie_api.encryption import Key, Seal, keys_in
-from kelpie_api.errors import ConfigError
+from kelpie_api.errors import ConfigError, SecretsWouldBeLost
 from kelpie_api.net.public_http import PublicHttp
 from kelpie_api.webhooks.sender import Sender
 from tests.conftest import SECRET_KEY
@@ -147,6 +147,33 @@ class TestTheChange:
         before = outbox(db)[0]["sealed_key"]
         assert encryption.change(db, Seal(BOTH)) == {"resealed_secrets": 0, "resealed_keys": 0}
         assert outbox(db)[0]["sealed_key"] == before
+
+    def test_drops_what_none_of_the_keys_opens_when_told_to(
+        self, api: Client, db: Database, receiver: Receiver, tenant: Tenant
+    ) -> None:
+        for _ in range(2):
+            run_job(api, receiver, "heartbeat")
+        lost = outbox(db)[0]["id"]
+        db.execute(
+            "update webhooks set sealed_key = %(sealed)s where id = %(lost)s",
+            sealed=Seal("x" * 32).seal("k"),
+            lost=lost,
+        )
+        changed = encryption.change(db, Seal(BOTH), drop=True)
+        assert changed == {"secrets": 0, "keys": 1, "resealed_secrets": 0, "resealed_keys": 1}
+        assert [row["id"] for row in outbox(db) if row["sealed_key"] is None] == [lost]
+
+    def test_without_the_databases_key_is_refused_and_changes_nothing(
+        self, api: Client, db: Database, receiver: Receiver, tenant: Tenant
+    ) -> None:
+        run_job(api, receiver, "heartbeat")
+        secret = secret_of(api)
+        with pytest.raises(
+            SecretsWouldBeLost, match="cannot open 1 of the signing secrets and 1 of the keys of webhooks"
+        ):
+            encryption.change(db, Seal(NEW))
+        assert secret_of(api) == secret
+        assert sent_key(db, receiver, SECRET_KEY) == tenant.key
 
     def test_of_many_webhooks_leaves_none_out(
         self, api: Client, db: Database, receiver: Receiver, monkeypatch: pytest.MonkeyPatch

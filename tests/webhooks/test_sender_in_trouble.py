@@ -191,7 +191,7 @@ class TestAnotherKey:
     ) -> None:
         assert look() == 0
         run_job(api, receiver, "heartbeat")
-        encryption.change(db, Seal(ANOTHER))
+        encryption.change(db, Seal(ANOTHER), drop=True)
         db.execute("update webhooks set sealed_key = %(key)s", key=Seal(ANOTHER).seal("a key"))
         assert look() == 1
         assert receiver.got == [] and outbox(db)[0]["sealed_key"]
@@ -203,7 +203,7 @@ class TestAnotherKey:
         run_job(api, receiver, "heartbeat")
         assert encryption.change(db, Seal(SECRET_KEY)) is None
         assert outbox(db)[0]["sealed_key"]
-        assert encryption.change(db, Seal(ANOTHER)) == {"secrets": 1, "keys": 1}
+        assert encryption.change(db, Seal(ANOTHER), drop=True) == {"secrets": 1, "keys": 1}
         assert encryption.change(db, Seal(ANOTHER)) is None
         send_round(Sender(db, Seal(ANOTHER), PublicHttp(True)))
         assert receiver.got[0]["headers"]["x-kelpie-key"] == ""

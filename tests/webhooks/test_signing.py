@@ -187,7 +187,7 @@ class TestSecrets:
     ) -> None:
         old = (api.get(PATH).json or {})["secret"]
         run_job(api, receiver, "heartbeat")
-        assert encryption.change(db, OTHER) == {"secrets": 1, "keys": 1}
+        assert encryption.change(db, OTHER, drop=True) == {"secrets": 1, "keys": 1}
         send_round(Sender(db, OTHER, PublicHttp(True)))
         assert outbox(db)[0]["delivered"]
         assert receiver.got[0]["headers"]["x-kelpie-key"] == ""
