@@ -88,6 +88,12 @@ create table deliveries (
   constraint deliveries_webhook_id_fkey FOREIGN KEY (webhook_id) REFERENCES webhooks(id) ON DELETE CASCADE
 );
 
+create table during_prefixes (
+  tenant_id bigint not null,
+  job_id uuid not null,
+  place text not null
+) with (autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=1000);
+
 create table events (
   id bigint generated always as identity not null,
   job_id uuid not null,
@@ -387,6 +393,10 @@ create table webhooks (
   constraint webhooks_status_check CHECK (status = ANY (ARRAY['running'::job_status, 'completed'::job_status, 'failed'::job_status]))
 ) with (fillfactor=80, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=10000);
 
+CREATE INDEX during_prefixes_by_place ON during_prefixes USING btree (tenant_id, "left"(place, 600));
+
+CREATE INDEX during_prefixes_of_a_job ON during_prefixes USING btree (job_id);
+
 CREATE INDEX ended_jobs_of_a_group ON jobs USING btree (tenant_id, COALESCE(container_group, ''::text), (
 CASE
     WHEN (completed IS NOT NULL) THEN 'completed'::job_status
@@ -475,7 +485,11 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 
 -- function find_lane() returns trigger
 
+-- function forget_all_open_jobs() returns trigger
+
 -- function forget_checkpoint_lag() returns trigger
+
+-- function forget_open_jobs() returns trigger
 
 -- function guard_job() returns trigger
 
@@ -496,6 +510,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 -- function of_group(the_container_group text, groups text[]) returns boolean
 
 -- function of_tenant(the_tenant_id bigint, scope bigint) returns boolean
+
+-- function open_jobs_at(the_tenant_id bigint, the_places text[]) returns TABLE(asked_place text, found_job_id uuid, found_place text)
 
 -- function page_of_jobs(scope bigint, groups text[], the_status job_status, the_container_group text, beyond bigint, oldest_first boolean, most integer, skipped bigint) returns SETOF bigint
 
@@ -523,6 +539,10 @@ CREATE TRIGGER close_attempt INSTEAD OF INSERT ON attempt_ends FOR EACH ROW EXEC
 
 CREATE TRIGGER find_lane BEFORE INSERT OR UPDATE OF next_try ON webhooks FOR EACH ROW WHEN (new.next_try IS NOT NULL AND new.lane IS NULL) EXECUTE FUNCTION find_lane();
 
+CREATE TRIGGER forget_all_open_jobs AFTER TRUNCATE ON queue FOR EACH STATEMENT EXECUTE FUNCTION forget_all_open_jobs();
+
 CREATE TRIGGER forget_checkpoint_lag BEFORE UPDATE OF machine_id ON queue FOR EACH ROW WHEN (old.checkpoint_lag IS NOT NULL) EXECUTE FUNCTION forget_checkpoint_lag();
+
+CREATE TRIGGER forget_open_jobs AFTER DELETE ON queue REFERENCING OLD TABLE AS ended FOR EACH STATEMENT EXECUTE FUNCTION forget_open_jobs();
 
 CREATE TRIGGER guard_job BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION guard_job();

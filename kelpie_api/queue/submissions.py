@@ -16,6 +16,7 @@ from kelpie_api.errors import (
     IdempotencyKeyReused,
     SubmittedJobsGone,
 )
+from kelpie_api.queue.during_prefixes import places
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,10 @@ def _submission(
         caller.require_own_group(definition["container_group"])
     caller.require_tenant()
     ids = [new_job_id() for _ in definitions]
-    submitted = [{"id": str(job_id), **row} for job_id, row in zip(ids, definitions, strict=True)]
+    submitted = [
+        {"id": str(job_id), "places": list(places(row)), **row}
+        for job_id, row in zip(ids, definitions, strict=True)
+    ]
     return {
         "submitted": json.dumps(submitted),
         "tenant_id": caller.tenant_id,

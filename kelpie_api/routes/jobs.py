@@ -15,6 +15,7 @@ from kelpie_api.db import Row
 from kelpie_api.errors import InvalidRequest
 from kelpie_api.machines import sightings
 from kelpie_api.queue import jobs, listing, submissions
+from kelpie_api.queue.during_prefixes import SharedPlace, shared_places
 from kelpie_api.queue.submissions import IdempotencyKey
 from kelpie_api.schemas.doubts import doubts
 from kelpie_api.schemas.fields import Failure, Message
@@ -40,11 +41,11 @@ P = ParamSpec("P")
 RouteResult = tuple[Row | list[Row], int, dict[str, str]]
 
 
-def warned(job: Row, definition: Any) -> Row:
+def warned(job: Row, definition: Any, shared: list[SharedPlace]) -> Row:
     """A submitted job with warnings about its definition, which is here as it was sent."""
     allow_private = coordinator().config.webhook_allow_private
     warnings = ignored(JobDefinition(), definition, "a field of a job")
-    return with_warnings(job, [*warnings, *doubts(job, allow_private)])
+    return with_warnings(job, [*warnings, *doubts(job, shared, allow_private)])
 
 
 def accept(definitions: list[dict[str, Any]], key: str | None) -> tuple[list[Row], dict[str, str]]:
@@ -73,7 +74,8 @@ def digest_of_body() -> bytes:
 def submit_job(headers: dict[str, Any], definition: dict[str, Any]) -> RouteResult:
     """Submit a job."""
     [job], answered = accept([definition], headers["idempotency_key"])
-    return warned(job, request_json()), 202, answered
+    [shared] = shared_places([job])
+    return warned(job, request_json(), shared), 202, answered
 
 
 # The path of the oldest generation of clients.
@@ -90,8 +92,8 @@ blueprint.add_url_rule("/job", endpoint="submit_job_by_old_path", view_func=subm
 def submit_batch(headers: dict[str, Any], definitions: list[dict[str, Any]]) -> RouteResult:
     """Submit up to 1000 jobs, all or none; they keep their order."""
     submitted, answered = accept(definitions, headers["idempotency_key"])
-    jobs_of_batch = zip(submitted, request_json(), strict=True)
-    return [warned(job, definition) for job, definition in jobs_of_batch], 202, answered
+    jobs_of_batch = zip(submitted, request_json(), shared_places(submitted), strict=True)
+    return [warned(*job) for job in jobs_of_batch], 202, answered
 
 
 @blueprint.get("/jobs")

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from kelpie_api.queue.during_prefixes import SharedPlace
 from kelpie_api.queue.states import LEGACY_FIELDS
 
 
-def doubts(job: Mapping[str, Any], webhooks_may_be_private: bool) -> Iterator[str]:
+def doubts(job: Mapping[str, Any], shared: Iterable[SharedPlace], webhooks_may_be_private: bool) -> Iterator[str]:
     """Sentences about a submitted job, each naming the field that it is about."""
+    for place in shared:
+        yield (
+            f"{place.field} is not this job's own: the open job {place.job_id} keeps its checkpoints in"
+            f" {place.place[:200]}, and each would resume from the other's; give every job a prefix of its own."
+        )
     for field, prefix in prefixes(job):
         if prefix.startswith("/"):
             yield doubt_of_prefix(field, prefix)

@@ -11,7 +11,8 @@
 -- name: submit_jobs
 -- Create all the jobs of one submission, or none; a batch keeps its own order. `submitted` is a list of
 -- objects with the columns of jobs. With a key it is remembered for a day, and no row means that this key was used
--- already; a concurrent submission with the same key waits until the first one has ended.
+-- already; a concurrent submission with the same key waits until the first one has ended. `shared` says of each job which
+-- of its places another open job keeps its checkpoints in, or in a folder within or around: [place, job, its place].
 with remembered as (
   insert into submissions (tenant_id, key, digest, job_ids)
   select %(tenant_id)s, %(key)s::text, %(digest)s::bytea, %(job_ids)s::uuid[]
@@ -27,11 +28,11 @@ submitted as (
       id uuid, container_group text, command text, arguments jsonb, environment jsonb, sync jsonb,
       input_bucket text, input_prefix text, checkpoint_bucket text, checkpoint_prefix text,
       output_bucket text, output_prefix text, compression boolean, max_failures integer,
-      heartbeat_interval integer, webhook text)
+      heartbeat_interval integer, webhook text, places text[])
   ) with ordinality as s (
       id, container_group, command, arguments, environment, sync, input_bucket, input_prefix,
       checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix, compression, max_failures,
-      heartbeat_interval, webhook, place)
+      heartbeat_interval, webhook, places, place)
    where %(key)s::text is null
       or exists (select from remembered)
 ),
@@ -53,8 +54,28 @@ queued as (
 told as (
   insert into events (job_id, kind, actor, attempt)
   select id, 'submitted', %(actor)s, 0 from created order by seq
+),
+places as materialized (
+  select c.id as job_id, p.place
+    from created c
+    join submitted using (id)
+   cross join lateral unnest(places) as p (place)
+),
+noted as (
+  insert into during_prefixes (tenant_id, job_id, place)
+  select %(tenant_id)s, job_id, place from places
+),
+taken as materialized (
+  select asked_place, found_job_id, found_place
+    from open_jobs_at(%(tenant_id)s, array(select distinct place from places))
+),
+shared as materialized (
+  select p.job_id, jsonb_agg(jsonb_build_array(t.asked_place, t.found_job_id, t.found_place)) as shared
+    from places p
+    join taken t on t.asked_place = p.place
+   group by p.job_id
 )
-select s.*
+select s.*, (select shared from shared where shared.job_id = s.id) as shared
   from created c
  cross join lateral shown_job(c, %(user_id)s, c.heartbeat) s
  order by s.seq;
