@@ -43,6 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         from kelpie_worker.system import frozen
 
         with frozen.folders_in_use():
+            frozen.hide_bundle()
             return doctor.examine(given.bucket)
     return _work()
 

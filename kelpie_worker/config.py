@@ -87,7 +87,19 @@ VARIABLES = {
     "CHECKPOINT_DIR": Variable("/checkpoint", "Their checkpoint."),
     "OUTPUT_DIR": Variable("/output", "Their output."),
     "AWS_REGION": Variable("", "The bucket's region; AWS_DEFAULT_REGION is read too."),
-    "AWS_*": Variable("", "As boto3 reads them: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, ..."),
+    "AWS_*": Variable(
+        "",
+        "As boto3 reads them: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, AWS_PROFILE, ...; so are"
+        " ~/.aws/config and ~/.aws/credentials.",
+    ),
+    "HTTPS_PROXY": Variable("", "The proxy for the API and the bucket; HTTP_PROXY and ALL_PROXY are read too."),
+    "NO_PROXY": Variable("", "What is reached directly: hosts, domains, addresses and networks, with commas."),
+    "SSL_CERT_FILE": Variable(
+        "",
+        "The certificate authorities for the API and the bucket; REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE come first,"
+        " and for the bucket alone AWS_CA_BUNDLE.",
+        "Mozilla's authorities",
+    ),
 }
 _DECIMAL = r"[0-9]{1,9}(\.[0-9]{1,9})?"
 _SECRET_NAMES = ("KELPIE_API_KEY", "SALAD_API_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")

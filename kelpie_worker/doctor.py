@@ -16,9 +16,12 @@ from kelpie_worker.config import Config, ConfigError, TokenUse
 from kelpie_worker.coordinator.client import Api, Greeting, Unreachable
 from kelpie_worker.s3 import probe
 from kelpie_worker.s3.client import connect
+from kelpie_worker.s3.errors import Misconfigured
 from kelpie_worker.s3.probe import CheckFailed
 from kelpie_worker.salad.imds import Imds, ImdsUnavailable, whereabouts_of
 from kelpie_worker.state_file import is_free
+from kelpie_worker.system.authorities import UnusableAuthorities
+from kelpie_worker.system.proxies import reached
 
 _FEWEST_WATCHES, _FEWEST_INSTANCES = 8_192, 16
 _LEAST_SPACE = 1024**3  # bytes
@@ -67,7 +70,8 @@ def _finding(subject: str, look: Callable[[], str]) -> Finding:
     try:
         return Finding(subject, True, look())
     except Exception as error:  # noqa: BLE001 - any error is a finding; the other checks still run
-        words = str(error) if isinstance(error, CheckFailed) else f"{type(error).__name__}: {error}"
+        said = isinstance(error, CheckFailed | ConfigError | Misconfigured | UnusableAuthorities)
+        words = str(error) if said else f"{type(error).__name__}: {error}"
         return Finding(subject, False, words)
 
 
@@ -94,6 +98,7 @@ def _metadata_service(settings: Config) -> str:
 
 def _api(settings: Config) -> Iterator[Finding]:
     """What one request to the API shows: whether it accepts this worker's key, and how far the clocks differ."""
+    yield _finding("way to the API", lambda: _way_to_the_api(settings))
     greetings: list[Greeting] = []
 
     def greet() -> str:
@@ -105,9 +110,17 @@ def _api(settings: Config) -> Iterator[Finding]:
         yield _finding("clock", lambda: _clock(greetings[0]))
 
 
+def _way_to_the_api(settings: Config) -> str:
+    api = Api(settings)
+    if settings.api_url.startswith("https:"):
+        api.authorities.check()
+    return reached(settings.api_url, api.proxy, api.authorities)
+
+
 def _greeting(settings: Config) -> Greeting:
+    api = Api(settings)
     try:
-        return Api(settings).greet()
+        return api.greet()
     except Unreachable as error:
         raise CheckFailed(
             f"{settings.api_url} does not answer: check KELPIE_API_URL and the network ({error})"
@@ -149,6 +162,7 @@ def _clock(greeting: Greeting) -> str:
 
 
 def _bucket(settings: Config, place: str | None) -> Iterator[Finding]:
+    yield _finding("storage settings", lambda: probe.settings(settings.aws_region))
     if not place:
         yield _finding("storage", lambda: probe.storage(settings.aws_region))
         yield Finding("bucket", True, "not tried: name one with --bucket or KELPIE_DOCTOR_BUCKET")
@@ -160,8 +174,8 @@ def _bucket(settings: Config, place: str | None) -> Iterator[Finding]:
     key = f"{prefix.rstrip('/')}/".lstrip("/") + f".kelpie-doctor-{uuid.uuid4().hex}"
     try:
         client = connect(settings.aws_region)
-    except Exception as error:  # noqa: BLE001 - boto3 has many ways to say that a variable is wrong
-        yield Finding("bucket", False, f"the AWS_* variables are not usable: {error}")
+    except Misconfigured as error:
+        yield Finding("bucket", False, str(error))
         return
     written = _finding(f"bucket {bucket}, writing", lambda: probe.write(client, bucket, key))
     yield written

@@ -13,7 +13,6 @@ from kelpie_worker.command.output import OutputRelay
 from kelpie_worker.config import Config
 from kelpie_worker.job import Job
 from kelpie_worker.messages import Exited, Refused, Troubled
-from kelpie_worker.system.frozen import is_frozen, without_bundle
 from kelpie_worker.system.linux import (
     boottime,
     die_with,
@@ -135,7 +134,7 @@ class RunningCommand:
 def command_environment(job: Job, config: Config, container: Mapping[str, str]) -> dict[str, str]:
     """The container's environment, then the job's, then Kelpie's own (docs/worker.md, What the command sees)."""
     return {
-        **without_bundle(container, is_frozen()),
+        **container,
         **job.environment,
         "INPUT_DIR": config.directories.input,
         "CHECKPOINT_DIR": config.directories.checkpoint,

@@ -4,23 +4,24 @@ Every call is made once; repeating it is the caller's business, for only the cal
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
 import requests
-from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from kelpie_version import VERSION
-from kelpie_worker.config import Config
+from kelpie_worker.config import Config, ConfigError
 from kelpie_worker.coordinator.credentials import Credentials, NoToken
 from kelpie_worker.job import Job, Manifest, from_wire
 from kelpie_worker.limits import LONGEST_DETAIL
 from kelpie_worker.logs import without_secrets
 from kelpie_worker.messages import Claimed, Ending, Verdict
-from kelpie_worker.system import frozen
+from kelpie_worker.system.authorities import authorities
 from kelpie_worker.system.linux import boottime
+from kelpie_worker.system.proxies import UnusableProxy, proxy_for
 
 WAIT_FOR_WORK = 20  # seconds; where the server can hold the answer back until there is work
 _CONNECT_TIMEOUT = 5.0
@@ -29,6 +30,7 @@ _SHORT_READ_TIMEOUT = 3.0  # seconds, where the answer is wanted by some time
 _SHORTEST_WAIT = 3  # seconds
 _SHORTEST_POLL = 0.1  # seconds, though HEARTBEAT_INTERVAL_S may be 0: polling without a pause would overload both
 _UNWAITED_PAUSE = 1.0  # seconds before the next claim, where an empty answer came without the wait that was asked
+_VERIFICATION = re.compile(r"certificate verify failed: ([^(\])]+)")
 _CREDENTIALS = {
     "X-Kelpie-Key": "KELPIE_API_KEY",
     "Salad-Api-Key": "SALAD_API_KEY, SALAD_ORGANIZATION and SALAD_PROJECT",
@@ -76,13 +78,21 @@ class Api:
     """
 
     def __init__(self, config: Config, identity: Credentials | None = None) -> None:
+        """Raises ConfigError if a variable names a proxy that cannot be used."""
         self._config = config
         self._identity = identity or Credentials(config.auth, config.imds_url)
         self.extensions: frozenset[str] | None = None
         self._session = requests.Session()
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        # A worker whose files were removed still has to release its jobs, perhaps by TLS.
-        self._session.verify = frozen.kept(DEFAULT_CA_BUNDLE_PATH)
+        self._session.trust_env = False  # proxies and authorities are the same as for the bucket
+        self.authorities = authorities()
+        self._session.verify = self.authorities.file
+        try:
+            self.proxy = proxy_for(config.api_url)
+        except UnusableProxy as error:
+            raise ConfigError(str(error)) from error
+        if self.proxy:
+            self._session.proxies = {"http": self.proxy.url, "https": self.proxy.url}
         self._session.auth = _unchanged  # else requests would replace the token by a password of a .netrc
         self._session.headers["User-Agent"] = f"kelpie/{VERSION}"
 
@@ -129,9 +139,9 @@ class Api:
                 f"{self._config.api_url}/users/me", headers=headers, timeout=_READ_TIMEOUT, allow_redirects=False
             )
         except (NoToken, requests.RequestException, ValueError) as error:
-            raise Unreachable(str(error) if isinstance(error, NoToken) else type(error).__name__) from error
-        except OSError as error:  # the file that REQUESTS_CA_BUNDLE names does not exist
-            raise Unreachable(str(error)) from error
+            raise Unreachable(str(error) if isinstance(error, NoToken) else self._why_not_sent(error)) from error
+        except OSError as error:  # the file with the authorities does not exist
+            raise Unreachable(self._why_not_sent(error)) from error
         named = _words(response.headers.get("Kelpie-Extensions", ""))
         return Greeting(response.status_code, named, response.headers.get("Date", ""))
 
@@ -262,9 +272,21 @@ class Api:
         except NoToken as error:
             raise Unreachable(f"{method} {path}: {error}") from error
         except (requests.RequestException, ValueError) as error:
-            raise Unreachable(f"{method} {path}: {type(error).__name__}") from error
-        except OSError as error:  # the file that REQUESTS_CA_BUNDLE names does not exist
-            raise Unreachable(f"{method} {path}: {error}") from error
+            raise Unreachable(f"{method} {path}: {self._why_not_sent(error)}") from error
+        except OSError as error:  # the file with the authorities does not exist
+            raise Unreachable(f"{method} {path}: {self._why_not_sent(error)}") from error
+
+    def _why_not_sent(self, error: Exception) -> str:
+        """The error in words, with the setting that it may come from."""
+        name = type(error).__name__
+        if isinstance(error, requests.exceptions.ProxyError):
+            return f"{name} at {self.proxy}"
+        if isinstance(error, requests.exceptions.SSLError):
+            reason = _VERIFICATION.search(str(error))
+            return f"{name}{f' ({reason[1].strip()})' if reason else ''}; trusted are {self.authorities}"
+        if isinstance(error, requests.RequestException | ValueError):
+            return name
+        return f"{error}; trusted are {self.authorities}"
 
     def _answer(self, response: requests.Response, path: str) -> _Response:
         status = response.status_code

@@ -23,7 +23,7 @@ from typing import NoReturn
 
 from kelpie_worker import logs
 from kelpie_worker.config import Config
-from kelpie_worker.system import signals
+from kelpie_worker.system import frozen, signals
 from kelpie_worker.system.linux import adopt_orphans, die_with, return_freed_memory, set_process_name
 
 Main = Callable[[Connection, Connection, Config], None]
@@ -161,6 +161,7 @@ def _begin(supervisor: int, name: str, main: Main, reading: int, writing: int) -
     if os.getppid() != supervisor:  # the supervisor ended meanwhile
         return
     set_process_name(f"kelpie-{name}")
+    frozen.hide_bundle()  # for each program that it starts
     commands, messages = Connection(reading, writable=False), Connection(writing, readable=False)
     messages.send(os.getpid())
     main(commands, messages, commands.recv())

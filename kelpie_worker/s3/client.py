@@ -1,13 +1,14 @@
 """The boto3 client that all attempts share, and what was found out about the storage that it talks to."""
 
-import os
 import threading
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from kelpie_worker.s3.errors import Misconfigured
+from kelpie_worker import logs
 from kelpie_worker.s3.fast_path import FastPath
 from kelpie_worker.s3.open_uploads import OpenUploads
+from kelpie_worker.s3.settings import StorageSettings, unusable
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -17,41 +18,40 @@ _CONNECTIONS = 32
 
 
 def connect(region: str | None) -> "S3Client":
-    """A thread-safe client configured by the AWS_* variables. Raises BotoCoreError or ValueError."""
+    """A thread-safe client by the user's settings. Raises Misconfigured where they cannot be used."""
+    return client_by(StorageSettings(region))
+
+
+def client_by(settings: StorageSettings) -> "S3Client":
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        return _client(settings)
+    except (BotoCoreError, OSError, ValueError) as error:
+        raise unusable(error) from error
+
+
+def _client(settings: StorageSettings) -> "S3Client":
     import boto3
-    import botocore.session
     from botocore.config import Config as ClientConfig
-    from botocore.exceptions import NoCredentialsError
 
-    _forget_empty_settings()
-    # Some providers other than AWS refuse the checksums that boto3 adds; every upload has a Content-MD5 anyway.
-    foreign = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    checksums: Any = "when_required" if foreign else "when_supported"
-    session = botocore.session.get_session()
-    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_timestamp)
-    if session.get_credentials() is None:  # boto3 would report this only when the first request is signed
-        raise NoCredentialsError
-    return boto3.session.Session(botocore_session=session).client(
-        "s3",
-        region_name=region,
-        config=ClientConfig(
-            connect_timeout=_CONNECT_TIMEOUT,
-            read_timeout=_READ_TIMEOUT,
-            max_pool_connections=_CONNECTIONS,
-            retries={"total_max_attempts": 1},
-            request_checksum_calculation=checksums,
-            response_checksum_validation=checksums,
-        ),
+    settings.demand_credentials()
+    settings.session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_timestamp)
+    session = boto3.session.Session(botocore_session=settings.session)
+    checksums: Any = {name: setting.value for name, setting in settings.checksums.items()}
+    common = ClientConfig(
+        connect_timeout=_CONNECT_TIMEOUT,
+        read_timeout=_READ_TIMEOUT,
+        max_pool_connections=_CONNECTIONS,
+        retries={"total_max_attempts": 1},  # MAX_RETRIES decides how often a call is repeated
+        **checksums,
     )
-
-
-def _forget_empty_settings() -> None:
-    """Treat empty AWS_* variables as absent; boto3 would look for a profile with an empty name, for example.
-
-    The command's environment is not affected: it descends from another process.
-    """
-    for name in [name for name, value in os.environ.items() if name.startswith("AWS_") and not value]:
-        del os.environ[name]
+    url = session.client("s3", config=common).meta.endpoint_url
+    if url.startswith("https:"):
+        settings.check_authorities()
+    proxy = settings.proxy(url)
+    through = ClientConfig(proxies={urlsplit(url).scheme: proxy.url} if proxy else {})
+    return session.client("s3", config=common.merge(through))
 
 
 class SharedClient:
@@ -72,7 +72,7 @@ class SharedClient:
     def get(self) -> "S3Client":
         with self._lock:
             if self._client is None:
-                self._client = _connected(self._region)
+                self._client = _told_client(self._region)
                 self._fast_path = FastPath(self._client)
             return self._client
 
@@ -83,13 +83,13 @@ class SharedClient:
         return self._fast_path
 
 
-def _connected(region: str | None) -> "S3Client":
-    from botocore.exceptions import BotoCoreError
-
-    try:
-        return connect(region)
-    except (BotoCoreError, ValueError) as error:
-        raise Misconfigured(f"the AWS_* variables cannot be used: {error}") from error
+def _told_client(region: str | None) -> "S3Client":
+    """A client, and in the log what was left out to make it."""
+    settings = StorageSettings(region)
+    client = client_by(settings)
+    for sentence in settings.missing_files():
+        logs.warn("aws_file_missing", detail=sentence)
+    return client
 
 
 def _timestamp(text: str) -> datetime:

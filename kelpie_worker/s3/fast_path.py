@@ -55,7 +55,8 @@ class FastPath:
     def __init__(self, client: "S3Client") -> None:
         self._client: Any = client  # typed Any, because its connection pool is not in the stubs
         settings: Any = client.meta.config
-        self._checksums = settings.request_checksum_calculation == "when_supported"
+        self._sends_checksums = settings.request_checksum_calculation == "when_supported"
+        self._asks_for_checksums = settings.response_checksum_validation == "when_supported"
         self._templates: dict[tuple[str, str], RequestTemplate] = {}  # by operation and bucket
         for operation in ("PutObject", "GetObject"):
             client.meta.events.register_last(f"before-sign.s3.{operation}", self._record)
@@ -63,7 +64,7 @@ class FastPath:
     def put(self, target: Target, body: bytes, md5: str, condition: Mapping[str, str]) -> dict[str, Any]:
         """Store an object; returns the ETag and version under boto3's names. `condition` is headers."""
         headers = {**target.headers, "Content-MD5": md5, **condition}
-        if self._checksums:
+        if self._sends_checksums:
             headers["x-amz-checksum-crc32"] = base64.b64encode(zlib.crc32(body).to_bytes(4, "big")).decode()
         answer = self._send("PUT", "PutObject", target.place, headers, body)
         return {"ETag": answer.headers.get("ETag"), "VersionId": answer.headers.get("x-amz-version-id")}
@@ -73,7 +74,7 @@ class FastPath:
 
         Reading raises if the body ends too early or does not match the storage's checksum.
         """
-        headers = {"x-amz-checksum-mode": "ENABLED"} if self._checksums else {}
+        headers = {"x-amz-checksum-mode": "ENABLED"} if self._asks_for_checksums else {}
         answer = self._send("GET", "GetObject", (bucket, key), headers, None)
         return _checked_body(answer), answer.headers
 

@@ -1,9 +1,13 @@
-"""The bucket checks of `kelpie doctor`: each returns a sentence about what it saw, or raises CheckFailed."""
+"""The bucket checks of `kelpie doctor`: each returns a sentence about what it saw, or raises CheckFailed.
 
-import os
+They raise Misconfigured where the user's settings cannot be used.
+"""
+
 from typing import TYPE_CHECKING
 
-from kelpie_worker.s3.client import connect
+from kelpie_worker.s3.client import client_by, connect
+from kelpie_worker.s3.settings import Setting, StorageSettings
+from kelpie_worker.system.proxies import reached
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -15,14 +19,28 @@ class CheckFailed(Exception):
     """Something is wrong; the message says what to do."""
 
 
+def settings(region: str | None) -> str:
+    """What the user set, and where; not whether the storage agrees."""
+    found = StorageSettings(region)
+    if not found.anything_is_set:
+        return "none: no AWS_* variable is set and there is no file of a profile; jobs that move files need a key"
+    key = found.demand_credentials()
+    url = client_by(found).meta.endpoint_url
+    endpoint = Setting(url, found.endpoint.source if found.endpoint else "AWS's own")
+    said = [f"endpoint {endpoint}", f"region {found.region or 'none'}", f"the key's place is {key}"]
+    said += [f"{name} {setting}" for name, setting in found.checksums.items()]
+    said.append(reached(url, found.proxy(url), found.authorities))
+    return "; ".join([*said, *found.missing_files()])
+
+
 def storage(region: str | None) -> str:
     """Check that the endpoint answers and accepts the key, as far as that is possible without a bucket."""
-    if not any(name.startswith("AWS_") for name in os.environ):
-        return "not tried: no AWS_* variable is set; jobs that move files need a key"
+    if not StorageSettings(region).anything_is_set:
+        return "not tried: nothing says where it is"
     from botocore.exceptions import BotoCoreError, ClientError
 
+    client = connect(region)
     try:
-        client = connect(region)
         client.list_buckets()
     except ClientError as error:
         if error.response.get("Error", {}).get("Code") in _KEY_IS_WRONG:
@@ -42,7 +60,9 @@ def write(client: "S3Client", bucket: str, key: str) -> str:
             f"{error}; check the bucket's name, AWS_ENDPOINT_URL and what the AWS key may do"
         ) from error
     except BotoCoreError as error:
-        raise CheckFailed(f"{error}; check AWS_ENDPOINT_URL, AWS_REGION and the network") from error
+        raise CheckFailed(
+            f"{error}; check AWS_ENDPOINT_URL, AWS_REGION, the network, proxies and certificate authorities"
+        ) from error
     return f"{key} was stored"
 
 

@@ -31,6 +31,7 @@ _UNPACKED_BY_THEN = 600.0  # seconds; a folder that is incomplete after that was
 _CLOCKS_DIFFER = 1.0  # seconds, at most, between a file's time and a process's start for the same moment
 _POLL = 1.0  # seconds, where a container forbids pidfd_open
 _OURS = ("LD_LIBRARY_PATH", "LD_LIBRARY_PATH_ORIG", "STATICX_BUNDLE_DIR", "STATICX_PROG_PATH")
+_hidden: dict[str, str] = {}  # what `hide_bundle` took out of this process's environment
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def kept(path: str) -> str:
 
 def program_files() -> list[str]:
     """The paths that the program needs on the disk, now and at its next start."""
-    unpacked = [getattr(sys, "_MEIPASS", None), os.environ.get("STATICX_PROG_PATH")] if is_frozen() else []
+    packed = os.environ.get("STATICX_PROG_PATH") or _hidden.get("STATICX_PROG_PATH")
+    unpacked = [getattr(sys, "_MEIPASS", None), packed] if is_frozen() else []
     return [sys.executable, *filter(None, unpacked)]
 
 
@@ -96,6 +98,22 @@ def without_bundle(environment: Mapping[str, str], frozen: bool) -> dict[str, st
     }
     original = environment.get("LD_LIBRARY_PATH_ORIG")
     return clean if original is None else clean | {"LD_LIBRARY_PATH": original}
+
+
+def hide_bundle() -> None:
+    """Give this process the environment that it would have without staticx and PyInstaller.
+
+    For a process that starts other programs: the user's command, or the one that its AWS settings name as
+    `credential_process`. A library path of the bundle would have them load the bundle's libraries.
+    """
+    if not is_frozen() or _hidden:
+        return
+    ours = dict(os.environ)
+    clean = without_bundle(ours, frozen=True)
+    _hidden.update({name: value for name, value in ours.items() if clean.get(name) != value})
+    for name in _hidden:
+        del os.environ[name]
+    os.environ.update(clean)
 
 
 @contextmanager

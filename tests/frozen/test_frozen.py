@@ -29,6 +29,7 @@ for process in /proc/[0-9]*; do
 done
 true
 """
+CREDENTIALS = '{"Version": 1, "AccessKeyId": "local", "SecretAccessKey": "local-secret"}'
 ANOTHER_PROGRAMS = "_MEI00000001aaaaaa"
 
 
@@ -87,6 +88,31 @@ def test_the_command_sees_what_it_would_see_without_kelpie(
     completed(coordinator, job)
     seen = variables(machine.printed())
     assert {name: value for name, value in seen.items() if name not in KELPIES} == machine.environment()
+
+
+def test_a_credential_process_sees_what_it_would_see_without_kelpie(
+    make_machine: MakeMachine, old_image: str, coordinator: FakeCoordinator, s3: S3Server, bucket: str
+) -> None:
+    s3.put(bucket, "in/data", b"input")
+    job = coordinator.submit(command="true", sync={"before": [block(bucket, "in")]})
+    machine = make_machine(
+        old_image,
+        environment={
+            "LD_LIBRARY_PATH": "/usr/local/cuda/lib64",
+            "AWS_ACCESS_KEY_ID": "",
+            "AWS_SECRET_ACCESS_KEY": "",
+            "AWS_CONFIG_FILE": "/config",
+        },
+    )
+    # Any C++ program of the image, which would not start with the bundle's libraries.
+    machine.shell("echo '#!/bin/sh\nenv >/seen\napt-config dump >/dev/null && cat /key' >/creds; chmod +x /creds")
+    machine.shell(f"echo '{CREDENTIALS}' >/key; printf '[default]\ncredential_process = /creds\n' >/config")
+    machine.start_worker()
+
+    completed(coordinator, job)
+    seen = variables(machine.shell("cat /seen"))
+    assert seen["LD_LIBRARY_PATH"] == "/usr/local/cuda/lib64"
+    assert [name for name in seen if name.startswith(("_PYI", "_MEI", "STATICX", "LD_LIBRARY_PATH_"))] == []
 
 
 def test_where_nothing_may_run_in_tmp_it_says_what_to_do(make_machine: MakeMachine, old_image: str) -> None:

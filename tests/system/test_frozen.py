@@ -15,7 +15,16 @@ from pathlib import Path
 import pytest
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
-from kelpie_worker.system.frozen import Unpacked, _may_run, is_alive, kept, remove_abandoned, without_bundle
+from kelpie_worker.system.frozen import (
+    Unpacked,
+    _may_run,
+    hide_bundle,
+    is_alive,
+    kept,
+    program_files,
+    remove_abandoned,
+    without_bundle,
+)
 from kelpie_worker.workspace.directories import why_not_to_wipe
 
 PACKED = {
@@ -38,6 +47,17 @@ def test_the_command_sees_no_trace_of_the_bundle(
     environment: dict[str, str], frozen: bool, seen: dict[str, str]
 ) -> None:
     assert without_bundle(environment, frozen) == seen
+
+
+def test_hiding_the_bundle_twice_keeps_the_users_library_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    monkeypatch.setattr("kelpie_worker.system.frozen._hidden", {})
+    bundles = {**PACKED, "LD_LIBRARY_PATH": "/bundle", "LD_LIBRARY_PATH_ORIG": "/cuda", "A": "1"}
+    monkeypatch.setattr(os, "environ", bundles)
+    for _ in range(2):
+        hide_bundle()
+        assert os.environ == {"LD_LIBRARY_PATH": "/cuda", "A": "1"}
+    assert PACKED["STATICX_PROG_PATH"] in program_files()  # nothing may delete it
 
 
 @pytest.mark.parametrize("frozen", [True, False])

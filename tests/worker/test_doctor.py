@@ -14,6 +14,7 @@ from local_stack.s3 import S3Server
 from tests.doubles.coordinator import FakeCoordinator
 from tests.doubles.double import page
 from tests.doubles.faulty_proxy import FaultyProxy
+from tests.doubles.plain_server import make_certificate
 from tests.doubles.tokens import TokenDouble
 from tests.real_worker import CHECKOUT
 
@@ -64,8 +65,10 @@ def test_where_all_is_well_every_line_says_ok(ask: Ask, bucket: str, tmp_path: P
         "settings",
         "state file",
         "metadata service",
+        "way to the API",
         "API",
         "clock",
+        "storage settings",
         f"bucket {bucket}, writing",
         f"bucket {bucket}, reading",
         f"bucket {bucket}, conditional writes",
@@ -76,6 +79,43 @@ def test_where_all_is_well_every_line_says_ok(ask: Ask, bucket: str, tmp_path: P
     assert "attempt" in said["API"][1] and "claim-id" in said["API"][1]
     assert said[f"bucket {bucket}, conditional writes"][1].startswith("enforced")
     assert "without inotify" not in said["file watching"][1]
+
+
+def test_it_says_what_each_setting_of_the_network_is_and_where_it_comes_from(
+    ask: Ask, s3: S3Server, tmp_path: Path
+) -> None:
+    mine = f"endpoint_url = {s3.url}\nregion = eu-west-3\nresponse_checksum_validation = when_required\n"
+    (tmp_path / "config").write_text(f"[profile mine]\n{mine}")
+    files = {"AWS_CONFIG_FILE": str(tmp_path / "config"), "AWS_SHARED_CREDENTIALS_FILE": "/none"}
+    empty = {"AWS_ENDPOINT_URL": "", "AWS_REGION": "", "NO_PROXY": "127.0.0.0/8", "HTTP_PROXY": "http://p:1"}
+    code, said = ask(AWS_PROFILE="mine", **files, **empty)
+    assert code == 0, said
+    profile = f"the profile mine in {tmp_path / 'config'}"
+    assert said["storage settings"][1].split("; ") == [
+        f"endpoint {s3.url} ({profile})",
+        f"region eu-west-3 ({profile})",
+        "the key's place is env",
+        "request_checksum_calculation when_required (the default for an endpoint that is named)",
+        f"response_checksum_validation when_required ({profile})",
+        "reached directly",
+        "AWS_SHARED_CREDENTIALS_FILE names /none, which does not exist",
+    ]
+    assert said["way to the API"] == (True, "reached directly")
+
+
+@pytest.mark.parametrize("password", ["", "me:canary@"])
+def test_a_proxy_and_authorities_are_named_without_a_password(ask: Ask, tmp_path: Path, password: str) -> None:
+    authority = make_certificate(tmp_path)[1]
+    code, said = ask(
+        KELPIE_API_URL="https://127.0.0.1:9",
+        HTTPS_PROXY=f"http://{password}127.0.0.1:9",
+        SSL_CERT_FILE=str(authority),
+        AWS_ENDPOINT_URL="https://127.0.0.1:9",
+    )
+    trusted = f"the certificates in {authority} (SSL_CERT_FILE)"
+    way = f"reached through the proxy 127.0.0.1:9 (HTTPS_PROXY), its certificate checked against {trusted}"
+    assert code == 1 and said["way to the API"] == (True, way) and said["storage settings"][1].endswith(way)
+    assert "the proxy 127.0.0.1:9 (HTTPS_PROXY)" in said["API"][1]
 
 
 def test_the_bucket_may_be_named_as_an_option_and_left_out(ask: Ask, bucket: str) -> None:
@@ -133,6 +173,13 @@ def test_a_token_authorizes_where_there_is_no_key(ask: Ask) -> None:
             "/nowhere",
         ),
         ({"AWS_ENDPOINT_URL": "nonsense"}, "settings", "AWS_ENDPOINT_URL"),
+        ({"AWS_PROFILE": "nosuch"}, "storage settings", "AWS_PROFILE names the profile nosuch"),
+        (
+            {"KELPIE_API_URL": "https://127.0.0.1:9", "SSL_CERT_FILE": "/nowhere"},
+            "way to the API",
+            "SSL_CERT_FILE names /nowhere",
+        ),
+        ({"HTTP_PROXY": "socks5://p:1"}, "way to the API", "HTTP_PROXY"),
         ({"KELPIE_STATE_FILE": "/proc/kelpie/state.json"}, "disk at /proc", "written"),
     ],
 )
