@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import Field, dataclass, field, fields
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import psycopg
@@ -16,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 from kelpie_api.errors import ConfigError
 from kelpie_api.logs import LEVELS
 
+LARGEST_NUMBER = 999_999_999
 SHORTEST_KEY = 32  # characters of a KELPIE_SECRET_KEY
 SHORTEST_ADMIN_KEY = 20  # characters; a key that can be guessed opens all jobs of all users
 
@@ -41,11 +42,12 @@ class Variable:
     shown: str = ""
     is_required: bool = False
 
-    def read(self, env: Mapping[str, str]) -> Any:
+    def read(self, env: Mapping[str, str], is_needed: bool = False) -> Any:
         """The value; an empty or blank variable counts as absent. Raises ConfigError."""
         text = env.get(self.name, "")
-        if self.is_required and not text.strip():
-            raise ConfigError(f"{self.name} is not set: it must hold {self.kind.words}.")
+        if (self.is_required or is_needed) and not text.strip():
+            held = self.kind.words if self.is_required else self.meaning
+            raise ConfigError(f"{self.name} is not set: it must hold {held}.")
         try:
             return self.kind.parse(text if text.strip() else self.default)
         except ValueError as error:
@@ -71,21 +73,19 @@ def _log_level(text: str) -> str:
     return level
 
 
-def _whole_number(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,9}", text.strip(), re.ASCII):
-        raise _must_be("a whole number, 0 or more", text)
+def _whole_number(text: str, least: int = 0) -> int:
+    if not (re.fullmatch("[0-9]{1,9}", text.strip(), re.ASCII) and int(text) >= least):
+        raise _must_be(f"a whole number from {least} to {LARGEST_NUMBER}", text)
     return int(text)
 
 
 def _at_least_one(text: str) -> int:
-    if not (number := _whole_number(text)):
-        raise _must_be("a whole number, 1 or more", text)
-    return number
+    return _whole_number(text, least=1)
 
 
 def _seconds(text: str) -> timedelta:
     if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text.strip(), re.ASCII):
-        raise _must_be("a number of seconds, 0 or more", text)
+        raise _must_be(f"a number of seconds from 0 to {LARGEST_NUMBER}", text)
     return timedelta(seconds=float(text))
 
 
@@ -314,18 +314,10 @@ class Config:
     )
 
     @classmethod
-    def from_env(cls, env: Mapping[str, str]) -> Config:
-        """Read all settings. Raises ConfigError with a sentence for each variable that is missing or wrong."""
-        values: dict[str, Any] = {}
-        problems: list[str] = []
-        for setting in fields(cls):
-            try:
-                values[setting.name] = setting.metadata["variable"].read(env)
-            except ConfigError as problem:
-                problems += problem.sentences
-        if problems:
-            raise ConfigError(*problems)
-        return cls(**values)
+    def from_env(cls, env: Mapping[str, str], needed: Collection[str] = ()) -> Config:
+        """Read all settings; of those that may be absent not the `needed` ones. Raises ConfigError with a sentence
+        for each variable that is missing or wrong."""
+        return cls(**_read(env, fields(cls), needed))
 
 
 VARIABLES: dict[str, Variable] = {
@@ -333,6 +325,27 @@ VARIABLES: dict[str, Variable] = {
 }
 
 
-def database_url(env: Mapping[str, str]) -> str:
-    """DATABASE_URL, the only setting that migrations need. Raises ConfigError."""
-    return str(VARIABLES["DATABASE_URL"].read(env))
+class DatabaseConfig(NamedTuple):
+    """The settings of programs that do no more than to work on the database."""
+
+    database_url: str
+    log_level: str
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> DatabaseConfig:
+        """As Config.from_env, without a look at the other variables."""
+        return cls(**_read(env, [setting for setting in fields(Config) if setting.name in cls._fields]))
+
+
+def _read(env: Mapping[str, str], settings: Iterable[Field[Any]], needed: Collection[str] = ()) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for setting in settings:
+        variable = setting.metadata["variable"]
+        try:
+            values[setting.name] = variable.read(env, variable.name in needed)
+        except ConfigError as problem:
+            problems += problem.sentences
+    if problems:
+        raise ConfigError(*problems)
+    return values

@@ -25,13 +25,18 @@ class JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
+            "level": word_of(record.levelno),
             "event": record.getMessage(),
         }
         line.update(getattr(record, "facts", {}))
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
+
+
+def word_of(level: int) -> str:
+    """What KELPIE_LOG_LEVEL calls a level of Python's logging; one between two is the lower of them."""
+    return next((word for word, least in reversed(LEVELS.items()) if word != "silent" and least <= level), "trace")
 
 
 def configure(level: str) -> None:

@@ -20,6 +20,7 @@ LOG_LEVELS = ("trace", "debug", "info", "warn", "error", "fatal", "silent")
 
 TRUE, FALSE = ("true", "yes", "1", "on"), ("false", "no", "0", "off")
 NEVER = "-1"
+LARGEST_NUMBER = 999_999_999
 
 
 class Variable(NamedTuple):
@@ -306,33 +307,36 @@ class _Reader:
             return self._must_be(name, "true or false", False)
         return word in TRUE
 
-    def integer(self, name: str, at_most: int = 999_999_999) -> int:
-        number = self._number(name, "[0-9]{1,9}", "a whole number, 0 or more", int)
-        if number > at_most:
-            return self._refuse(f"{name} must be at most {at_most}, not {number}.", at_most)
-        return number
+    def integer(self, name: str, at_most: int = LARGEST_NUMBER) -> int:
+        return int(self._number(name, "whole number", "[0-9]{1,9}", at_most))
 
     def seconds(self, name: str) -> float:
-        return self._number(name, _DECIMAL, "a number of seconds, 0 or more", float)
+        return self._number(name, "number of seconds", _DECIMAL)
 
     def milliseconds(self, name: str) -> float:
-        return self._number(name, _DECIMAL, "a number of milliseconds, 0 or more", float) / 1000
+        return self._number(name, "number of milliseconds", _DECIMAL) / 1000
 
     def integer_or_never(self, name: str) -> int | None:
-        """None is never. Users of the original write -1 for it."""
-        return None if self._word(name) == NEVER else self.integer(name) or None
+        """None is never, and so are 0 and -1, which users of the original write for it."""
+        return int(self._number(name, "whole number", "[0-9]{1,9}", or_never=True)) or None
 
     def seconds_or_never(self, name: str) -> float | None:
-        return None if self._word(name) == NEVER else self.seconds(name) or None
+        return self._number(name, "number of seconds", _DECIMAL, or_never=True) or None
 
     def milliseconds_or_never(self, name: str) -> float | None:
-        return None if self._word(name) == NEVER else self.milliseconds(name) or None
+        return self._number(name, "number of milliseconds", _DECIMAL, or_never=True) / 1000 or None
 
-    def _number(self, name: str, form: str, words: str, parse: Callable[[str], Value]) -> Value:
+    def _number(
+        self, name: str, kind: str, form: str, at_most: int = LARGEST_NUMBER, or_never: bool = False
+    ) -> float:
+        """The number that is written in this form; 0 for -1, where that means never."""
         word = self._word(name)
-        if not re.fullmatch(form, word):
-            return self._must_be(name, words, parse(VARIABLES[name].default))
-        return parse(word)
+        if or_never and word == NEVER:
+            return 0
+        if not re.fullmatch(form, word) or float(word) > at_most:
+            words = f"a {kind} from 0 to {at_most}{', or -1 for never' if or_never else ''}"
+            return self._must_be(name, words, float(VARIABLES[name].default))
+        return float(word)
 
     def _word(self, name: str) -> str:
         return (self._environment.get(name, "").strip() or VARIABLES[name].default).lower()

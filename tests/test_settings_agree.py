@@ -121,8 +121,47 @@ def test_never_is_written_as_users_of_the_original_do(word: str) -> None:
 @pytest.mark.parametrize("word", ["-2", "-1.5", "-0", "--1"])
 @pytest.mark.parametrize("name", ["MAX_TIME_WITH_NO_WORK_S", "MAX_JOB_FAILURES", "FILE_WATCHER_MAX_WAIT_MS"])
 def test_nothing_else_below_0_is_never(name: str, word: str) -> None:
-    with pytest.raises(kelpie_worker.config.ConfigError, match=name):
+    with pytest.raises(
+        kelpie_worker.config.ConfigError, match=rf"^{name} must be a .*, or -1 for never, not '{word}'"
+    ):
         worker(**{name: word})
+
+
+NUMBERS = {
+    "MAX_TIME_WITH_NO_WORK_S": "number of seconds from 0 to 999999999, or -1 for never",
+    "MAX_JOB_FAILURES": "whole number from 0 to 999999999, or -1 for never",
+    "FILE_WATCHER_MAX_WAIT_MS": "number of milliseconds from 0 to 999999999, or -1 for never",
+    "FILE_WATCHER_DEBOUNCE_MS": "number of milliseconds from 0 to 999999999",
+    "FILE_WATCHER_STABILITY_CHECK_MS": "number of milliseconds from 0 to 999999999",
+    "MAX_RETRIES": "whole number from 0 to 999999999",
+    "HEARTBEAT_INTERVAL_S": "number of seconds from 0 to 999999999",
+    "KELPIE_SHUTDOWN_GRACE_S": "number of seconds from 0 to 999999999",
+    "KELPIE_REPORT_OUTPUT": "whole number from 0 to 65536",
+}
+COORDINATORS_NUMBERS = {
+    "KELPIE_MAX_WAITERS": "whole number from 0 to 999999999",
+    "WEB_CONCURRENCY": "whole number from 1 to 999999999",
+    "KELPIE_SALAD_KEY_TTL_S": "number of seconds from 0 to 999999999",
+}
+
+
+@pytest.mark.parametrize("word", ["1000000000", "1e3", "-2", "many"])
+def test_the_bounds_of_a_number_are_said_where_it_is_refused(word: str) -> None:
+    with pytest.raises(kelpie_worker.config.ConfigError) as refused:
+        worker(**dict.fromkeys(NUMBERS, word))
+    assert set(refused.value.sentences) == {
+        f"{name} must be a {what}, not '{word}'." for name, what in NUMBERS.items()
+    }
+    with pytest.raises(kelpie_api.errors.ConfigError) as refusal:
+        coordinator(**dict.fromkeys(COORDINATORS_NUMBERS, word))
+    assert set(refusal.value.sentences) == {
+        f"{name} must be a {what}, not '{word}'." for name, what in COORDINATORS_NUMBERS.items()
+    }
+
+
+def test_every_number_of_the_worker_is_among_these() -> None:
+    for name, variable in kelpie_worker.config.VARIABLES.items():
+        assert variable.default.isdigit() == (name in NUMBERS), name
 
 
 def test_the_coordinator_names_all_that_is_missing_or_wrong_at_once() -> None:
@@ -195,6 +234,17 @@ def test_the_database_takes_the_heartbeat_intervals_that_the_programs_take() -> 
 
 
 class TestWhatTheCoordinatorLogs:
+    def test_calls_levels_as_the_setting_and_the_worker_do(self, capsys: pytest.CaptureFixture[str]) -> None:
+        kelpie_api.logs.configure("trace")
+        library = logging.getLogger("a.library")
+        library.setLevel(1)
+        for level in (1, 5, logging.DEBUG, logging.INFO, 25, logging.WARNING, logging.ERROR, logging.CRITICAL, 60):
+            library.log(level, "an_event")
+        library.setLevel(logging.NOTSET)
+        written = [json.loads(line)["level"] for line in capsys.readouterr().err.splitlines()]
+        assert written == ["trace", "debug", "info", "info", "warn", "error", "fatal", "fatal"]
+        assert set(written) < set(kelpie_worker.config.LOG_LEVELS)
+
     @pytest.mark.parametrize(
         ("level", "logged"),
         [

@@ -13,7 +13,7 @@ from kelpie_api import encryption, logs, migrations
 from kelpie_api.auth import users as auth_users
 from kelpie_api.auth.authenticator import REMEMBERED_FOR
 from kelpie_api.auth.caller import Role
-from kelpie_api.config import Config, database_url
+from kelpie_api.config import Config, DatabaseConfig
 from kelpie_api.db import Database
 from kelpie_api.encryption import Seal
 from kelpie_api.errors import ConfigError, KelpieError, Unavailable
@@ -27,9 +27,10 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for 
 @contextmanager
 def database() -> Iterator[Database]:
     """The database, with the schema of this release. Raises ClickException with the sentence of any refusal."""
-    logs.leave_attempts_out()
     try:
-        db = Database(database_url(os.environ), connections=1)
+        config = DatabaseConfig.from_env(os.environ)
+        logs.configure(config.log_level)
+        db = Database(config.database_url, connections=1)
         db.open()
         try:
             if problem := db.repeatable(lambda tx: migrations.problem(tx.connection)):

@@ -66,13 +66,11 @@ def main(interval: int | None, rule: UUID | None, dry_run: bool, as_json: bool) 
 
 def settings() -> Config:
     try:
-        config = Config.from_env(os.environ)
+        config = Config.from_env(os.environ, needed=["SALAD_API_KEY"])
         logs.configure(config.log_level)
         refuse_unfit_database(config)
     except (ConfigError, SchemaError) as error:
         raise click.ClickException(str(error)) from None
-    if config.salad_api_key is None:
-        raise click.ClickException("SALAD_API_KEY is not set: it must hold the coordinator's own key at Salad.")
     return config
 
 

@@ -5,7 +5,8 @@ import os
 import click
 import psycopg
 
-from kelpie_api.config import database_url
+from kelpie_api import logs
+from kelpie_api.config import DatabaseConfig
 from kelpie_api.errors import ConfigError, SchemaError
 from kelpie_api.migrations import migrate
 
@@ -13,7 +14,9 @@ from kelpie_api.migrations import migrate
 @click.command(help=__doc__)
 def main() -> None:
     try:
-        migrate(database_url(os.environ), click.echo)
+        config = DatabaseConfig.from_env(os.environ)
+        logs.configure(config.log_level)
+        migrate(config.database_url, click.echo)
     except (ConfigError, SchemaError) as error:
         raise click.ClickException(str(error)) from None
     except psycopg.OperationalError as error:

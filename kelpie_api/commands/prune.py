@@ -16,7 +16,7 @@ from datetime import timedelta
 import click
 
 from kelpie_api import logs, migrations
-from kelpie_api.config import database_url
+from kelpie_api.config import DatabaseConfig
 from kelpie_api.db import Database
 from kelpie_api.errors import ConfigError, Unavailable
 from kelpie_api.machines import sightings
@@ -50,13 +50,14 @@ def main(older_than: timedelta, batch: int, limit_seconds: float | None, dry_run
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
-    logs.leave_attempts_out()
     began = time.monotonic()
     jobs = 0
     others = {"decisions": 0, "machines": 0}
     complete = False
     try:
-        db = Database(database_url(os.environ), connections=1)
+        config = DatabaseConfig.from_env(os.environ)
+        logs.configure(config.log_level)
+        db = Database(config.database_url, connections=1)
         db.open()
         try:
             if problem := db.repeatable(lambda tx: migrations.problem(tx.connection)):

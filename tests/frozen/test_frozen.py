@@ -50,7 +50,7 @@ def test_it_says_its_version(make_machine: MakeMachine, image: str) -> None:
 def test_it_refuses_a_bad_setting_with_one_line(make_machine: MakeMachine, old_image: str) -> None:
     machine = make_machine(old_image, command=("kelpie",), environment={"MAX_RETRIES": "many"})
     assert machine.wait() == 2
-    assert machine.complaints() == "kelpie: MAX_RETRIES must be a whole number, 0 or more, not 'many'.\n"
+    assert machine.complaints() == "kelpie: MAX_RETRIES must be a whole number from 0 to 999999999, not 'many'.\n"
 
 
 def test_it_carries_a_job_through_and_leaves_nothing_unpacked(
