@@ -20,7 +20,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 
 from bench.fill import FINISHED, PENDING, SMALL, fill
-from bench.harness import GROUP, Goals, make_tenant, opened, own_database, server
+from bench.harness import GROUP, HELP, Goals, make_tenant, opened, own_database, server
 from kelpie_api.db import SQL, Transaction
 from kelpie_api.queue.maintenance import Maintenance
 
@@ -253,7 +253,7 @@ def judge(short: Case, long: Case, held: list[Row], goals: Goals) -> None:
     )
 
 
-@click.command(help=__doc__)
+@click.command(help=__doc__, context_settings=HELP)
 @click.option("--small", is_flag=True, help="A short history and three rounds: to see that it works.")
 @click.option("--random-ids", is_flag=True, help="Random ids, instead of those that begin with their time.")
 @click.option("--filled", help="A database that bench.fill --keep left on the server of DATABASE_URL.")

@@ -15,7 +15,7 @@ from typing import Any
 import click
 import psycopg
 
-from bench.harness import GROUP, make_tenant, opened, own_database, server
+from bench.harness import GROUP, HELP, make_tenant, opened, own_database, server
 
 PENDING, FINISHED = 1_000_000, 5_000_000
 SMALL = 2_000
@@ -136,7 +136,7 @@ def sizes(url: str) -> list[tuple[str, int, str]]:
         ]
 
 
-@click.command(help=__doc__)
+@click.command(help=__doc__, context_settings=HELP)
 @click.option("--pending", default=PENDING, show_default=True)
 @click.option("--finished", default=FINISHED, show_default=True)
 @click.option("--small", is_flag=True, help=f"{SMALL:,} rows of each: to see that it works.")

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import click
 
-from bench.harness import Goals
+from bench.harness import HELP, Goals
 
 LARGEST = 40_000_000  # bytes
 SLOWEST = 2.0  # seconds from the call to the first line
 
 
-@click.command(help=__doc__)
+@click.command(help=__doc__, context_settings=HELP)
 @click.argument("binary", default="dist/kelpie", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--starts", default=20, show_default=True)
 def main(binary: Path, starts: int) -> None:

@@ -20,6 +20,7 @@ from kelpie_api.migrations import migrate
 from local_stack.postgres import EmbeddedPostgres
 from local_stack.processes import scratch_folder
 
+HELP = {"help_option_names": ["-h", "--help"]}  # the settings of every benchmark's command line
 GROUP = "bench"  # the container group whose jobs are claimed
 # Usual settings for a database of this size. Those for durability keep their defaults.
 SETTINGS = {"shared_buffers": "1GB", "max_wal_size": "8GB"}

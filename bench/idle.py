@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from bench.api import ROOT, serve
-from bench.harness import GROUP, Goals, make_tenant, opened, own_database, server
+from bench.harness import GROUP, HELP, Goals, make_tenant, opened, own_database, server
 from bench.turnaround import BUCKET, storage, submit
 from kelpie_worker.system.linux import descendants
 from local_stack.processes import Child, scratch_folder, wait_for
@@ -36,7 +36,7 @@ done
 """
 
 
-@click.command(help=__doc__)
+@click.command(help=__doc__, context_settings=HELP)
 @click.option("--binary", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The frozen worker.")
 @click.option("--seconds", default=60, show_default=True, help="Of each measurement.")
 @click.option("--small", is_flag=True, help="Two seconds each, judging nothing.")

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import click
 
-from bench.harness import Goals, Tenant, make_tenant, opened, own_database, server
+from bench.harness import HELP, Goals, Tenant, make_tenant, opened, own_database, server
 from kelpie_api.db import SQL, Database
 from kelpie_api.queue import submissions
 from kelpie_api.salad.client import Salad
@@ -55,7 +55,7 @@ def busiest_minute(times: list[float]) -> int:
     return max(sum(1 for later in times if at <= later < at + 60) for at in times)
 
 
-@click.command(help=__doc__)
+@click.command(help=__doc__, context_settings=HELP)
 @click.option("--small", is_flag=True, help="A size that takes seconds; times are not judged.")
 def main(small: bool) -> None:
     goals = Goals(judged=not small)

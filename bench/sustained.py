@@ -18,7 +18,7 @@ import psycopg
 
 from bench import api, pgbench
 from bench.fill import fill
-from bench.harness import Goals, make_tenant, opened, own_database, server
+from bench.harness import HELP, Goals, make_tenant, opened, own_database, server
 from kelpie_api.queue.maintenance import Maintenance
 from local_stack.processes import scratch_folder
 
@@ -103,7 +103,7 @@ def show(name: str, rates: list[float]) -> None:
     click.echo(f"{name:22} {windows}   last / first {rates[-1] / rates[0]:.2f}")
 
 
-@click.command(help=__doc__)
+@click.command(help=__doc__, context_settings=HELP)
 @click.option("--small", is_flag=True, help="A short queue for a few seconds: to see that it works.")
 def main(small: bool) -> None:
     size = SMALL if small else FULL

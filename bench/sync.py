@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 
 from bench.api import ROOT
-from bench.harness import Goals
+from bench.harness import HELP, Goals
 from local_stack.processes import processes_in_session, scratch_folder
 from local_stack.rclone import RcloneServer, rclone
 
@@ -94,7 +94,7 @@ def installed(tool: str) -> Path:
     return CACHE / "bin" / tool
 
 
-@click.command(help=__doc__)
+@click.command(help=__doc__, context_settings=HELP)
 @click.option("--files", default=2000, show_default=True, help="Small ones.")
 @click.option("--size", default=64 * 1024, show_default=True, help="Bytes of each of them.")
 @click.option("--large", default=1024, show_default=True, help="MiB of the large one.")

@@ -31,7 +31,7 @@ import click
 
 from bench import torn_model
 from bench.api import ROOT, serve
-from bench.harness import Goals, make_tenant, opened, own_database, server
+from bench.harness import HELP, Goals, make_tenant, opened, own_database, server
 from bench.uplink import Uplink
 from kelpie_worker.system.linux import descendants
 from local_stack.processes import Child, scratch_folder, wait_for
@@ -60,7 +60,7 @@ class Size:
     stability: int  # milliseconds: longer than a save may pause
 
 
-@click.command(help=__doc__)
+@click.command(help=__doc__, context_settings=HELP)
 @click.option("--kills", default=200, show_default=True, help="Of each kind.")
 @click.option("--lanes", default=4, show_default=True, help="Machines at a time, of each kind.")
 @click.option("--kind", "kinds", type=click.Choice(list(KINDS)), multiple=True, default=list(KINDS))

@@ -21,7 +21,7 @@ CLAIM = "bench"
 ENDS = {"outputs": Uploaded, "checkpoint": Flushed, "download": Downloaded}
 
 
-@click.command(help=__doc__)
+@click.command(help=__doc__, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("what", type=click.Choice(list(ENDS)))
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("bucket")

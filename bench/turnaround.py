@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from bench.api import ROOT, serve
-from bench.harness import GROUP, Goals, make_tenant, opened, own_database, server
+from bench.harness import GROUP, HELP, Goals, make_tenant, opened, own_database, server
 from local_stack.processes import Child, scratch_folder, wait_for
 from local_stack.s3 import S3Server
 
@@ -38,7 +38,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-@click.command(help=__doc__)
+@click.command(help=__doc__, context_settings=HELP)
 @click.option("--jobs", default=30, show_default=True, help="Of each kind.")
 @click.option("--small", is_flag=True, help="Three jobs of each kind, judging no times.")
 def main(jobs: int, small: bool) -> None:

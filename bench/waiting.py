@@ -19,13 +19,13 @@ from uuid import uuid4
 import click
 
 from bench.api import serve
-from bench.harness import GROUP, Goals, make_tenant, opened, own_database, server
+from bench.harness import GROUP, HELP, Goals, make_tenant, opened, own_database, server
 from local_stack.processes import processes_in_session, scratch_folder, wait_for
 
 WAIT = 20  # seconds, like the worker's long poll
 
 
-@click.command(help=__doc__)
+@click.command(help=__doc__, context_settings=HELP)
 @click.option("--pollers", default=1000, show_default=True)
 @click.option("--submissions", default=50, show_default=True)
 @click.option("--small", is_flag=True, help="Twenty pollers, judging no times.")

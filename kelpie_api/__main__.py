@@ -1,17 +1,18 @@
 """`kelpie-server`, or `python -m kelpie_api`; and what the programs of a checkout's scripts/ call.
 
-Only the standard library is imported here, so that a machine without the coordinator's packages is told how to get
+Only the standard library is needed here, so that a machine without the coordinator's packages is told how to get
 them instead of being shown a stack trace.
 """
 
-import ast
 import os
 import sys
 from pathlib import Path
 from typing import NoReturn
 
+from kelpie_api.outline import outline
 from kelpie_version import VERSION
 
+HELP = ["-h", "--help"]
 _PACKAGE = Path(__file__).resolve().parent
 _ENVIRONMENT = _PACKAGE.parent / ".venv"  # which scripts/bootstrap makes in a checkout
 
@@ -28,7 +29,7 @@ def main(command: str | None = None) -> NoReturn:
         from kelpie_api.commands import server
 
         program = server.command(command) if command else server.server
-        program(prog_name=None if command else "kelpie-server")
+        program(prog_name=None if command else "kelpie-server", help_option_names=HELP)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in {"kelpie_api", "kelpie_version"}:
             raise
@@ -45,17 +46,16 @@ def _run_in_environment() -> None:
 
 
 def _explain(command: str | None, missing: str) -> NoReturn:
-    """Say how to get what the command needs; for --help, with what it is for, it is no failure."""
-    asked = "--help" in sys.argv[1:]
-    purpose = ast.get_docstring(ast.parse((_PACKAGE / "commands" / f"{command or 'server'}.py").read_text()))
+    """Say how to get what the command needs; for --help, with what its source tells, it is no failure."""
+    asked = any(word in HELP for word in sys.argv[1:])
     name = command or "kelpie-server"
     needed = (
-        f"{name} needs packages that this Python lacks ({missing}). Install them, then --help shows the options:\n"
+        f"{name} needs packages that this Python lacks ({missing}). Install them:\n"
         "    in a checkout:  scripts/bootstrap api && . .venv/bin/activate\n"
         f"    from a wheel:   pip install './kelpie-{VERSION}-py3-none-any.whl[api]'"
     )
     if asked:
-        print(f"Usage: {name} [OPTIONS]\n\n{purpose}\n\n{needed}")
+        print(f"Usage: {name} [OPTIONS]\n\n{outline(command or 'server')}\n\n{needed}")
     else:
         print(needed, file=sys.stderr)
     sys.exit(0 if asked else 1)
