@@ -54,9 +54,9 @@ def with_slow_uploads(app: WsgiApp, rate: int) -> WsgiApp:
 
 
 class EnforcedConditions:
-    """Enforces If-Match and If-None-Match on CompleteMultipartUpload as S3 does.
+    """Enforces If-Match and If-None-Match on CompleteMultipartUpload, and copy-source-if-match on UploadPartCopy.
 
-    On PutObject moto does so itself.
+    S3 does so, and moto does on PutObject.
     """
 
     def __init__(self, app: WsgiApp) -> None:
@@ -64,16 +64,20 @@ class EnforcedConditions:
         self._lock = threading.Lock()  # no other completion between the check and this one
 
     def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
+        if _copies_a_part(environ) and (refusal := self._copy_refusal(environ)):
+            return _refuse(environ, start_response, refusal)
         completes = environ["REQUEST_METHOD"] == "POST" and "uploadId=" in environ["QUERY_STRING"]
         if not completes or not ("HTTP_IF_MATCH" in environ or "HTTP_IF_NONE_MATCH" in environ):
             return self._app(environ, start_response)
         with self._lock:
             if refusal := _refusal(environ, self._etag(environ)):
-                status, code = refusal
-                environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-                start_response(status, [("Content-Type", "application/xml")])
-                return [f"<?xml version='1.0'?><Error><Code>{code}</Code></Error>".encode()]
+                return _refuse(environ, start_response, refusal)
             return list(self._app(environ, start_response))
+
+    def _copy_refusal(self, environ: Environ) -> tuple[str, str] | None:
+        """The objects of this stack are copied onto themselves only, so the source's path is the request's."""
+        wanted = environ.get("HTTP_X_AMZ_COPY_SOURCE_IF_MATCH")
+        return _refusal({"HTTP_IF_MATCH": wanted}, self._etag(environ)) if wanted else None
 
     def _etag(self, environ: Environ) -> str | None:
         """The current object's ETag; None if there is none."""
@@ -87,6 +91,17 @@ class EnforcedConditions:
         list(self._app(head, note))
         found = {name.lower(): value for name, value in answers[0][1]}
         return found.get("etag", "").strip('"') if answers[0][0].startswith("200") else None
+
+
+def _copies_a_part(environ: Environ) -> bool:
+    return environ["REQUEST_METHOD"] == "PUT" and "HTTP_X_AMZ_COPY_SOURCE" in environ
+
+
+def _refuse(environ: Environ, start_response: Any, refusal: tuple[str, str]) -> Iterable[bytes]:
+    status, code = refusal
+    environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    start_response(status, [("Content-Type", "application/xml")])
+    return [f"<?xml version='1.0'?><Error><Code>{code}</Code></Error>".encode()]
 
 
 def _refusal(environ: Environ, etag: str | None) -> tuple[str, str] | None:

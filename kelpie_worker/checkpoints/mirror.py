@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
+from kelpie_worker.checkpoints.pacing import Pacing
 from kelpie_worker.checkpoints.plan import commit_order
 from kelpie_worker.checkpoints.stability import OpenFiles, Restless, Stability
 from kelpie_worker.checkpoints.tracked_files import TrackedFiles
@@ -50,6 +51,7 @@ class Send:
     is_all: bool  # else more is ready, and follows in a generation of its own
     restless: frozenset[str]  # files that are being written; a log among them is sent as it is
     removed: tuple[str, ...]  # files whose objects are due for deletion
+    held: frozenset[str] = frozenset()  # files that only grew, and are sent again later
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class Mirror:
 
     `whole` says whether the generation is reported as one state of the directory, and `again` when the next look
     is worth while: `change`, when something changed, or after the usual pause between scans; `soon`, after the
-    seconds of a Wait; `now`, at once; `end`, never. How long a file is waited for, `Stability` says.
+    seconds of a Wait; `now`, at once; `end`, never. How long a file is waited for, `Stability` says; how often one
+    that only grows is sent again, `Pacing`.
 
         the look shows                                              sends       whole  deletes  again
         ----------------------------------------------------------  ----------  -----  -------  ------
@@ -75,6 +78,11 @@ class Mirror:
         a new file                                                  new         yes    -        change
         a file replaced by a new version                            file        yes    -        change
         a file that grows without a rest, after it was sent once    file        yes    -        change
+        the same, sent again too often, beside a new file           new         -      -        change
+        the same, without another file                              -           -      -        change
+        the same, where storage copies what it has of the file      file        yes    -        change
+        the same, once much time has passed                         file        yes    -        change
+        a small file that grows, beside a new one                   small new   yes    -        change
         more files than a generation may have                       1000 files  -      -        now
         a file removed since the last generation                    -           -      -        change
         the same, beside a new file                                 new         yes    -        change
@@ -95,6 +103,7 @@ class Mirror:
         a refused file that is due again                            no          yes    -        change
         a file that goes away with its directory, beside a new one  new gone    yes    -        change
         final: a file being rewritten in place                      file        yes    -        end
+        final: a file that grew, sent again too often               file        yes    -        end
         final: a file removed since the last generation             -           yes    old      end
         final: a refused file, beside a new one                     new         -      -        now
         final: a refused file                                       no          yes    -        end
@@ -103,9 +112,10 @@ class Mirror:
     keeps deletions back, too: it may be what takes the place of the removed files.
     """
 
-    def __init__(self, files: TrackedFiles, stability: Stability, mirrors_deletes: bool) -> None:
+    def __init__(self, files: TrackedFiles, stability: Stability, pacing: Pacing, mirrors_deletes: bool) -> None:
         self.files = files
         self.stability = stability
+        self._pacing = pacing
         self._mirrors_deletes = mirrors_deletes
 
     def decide(self, look: Look) -> UpToDate | Wait | Send:
@@ -123,12 +133,15 @@ class Mirror:
         if restless.paths and not self.stability.waited_enough(look.now):
             return Wait(self.stability.pause)
         ready = self._ready(look, changed.keys() - (restless.paths - restless.logs))
+        held = frozenset() if look.final else self._held(ready, changed, look.now)
+        ready = [path for path in ready if path not in held]
         taken = commit_order({path: changed[path] for path in ready})[:MOST_FILES]
         return Send(
             files={path: changed[path] for path in taken},
             is_all=len(taken) == len(ready),
             restless=restless.paths,
             removed=tuple(removed),
+            held=held,
         )
 
     def after(self, sent: Send, look: Look, now: float) -> Sequel | None:
@@ -147,7 +160,7 @@ class Mirror:
             is_whole=bool(sent.files or delete) and not left_out,
             delete=delete,
             unsteady=left_out - refused,
-            up_to_date=not left_out if look.final else left_out <= not_due,
+            up_to_date=not left_out if look.final else left_out <= not_due | sent.held,
         )
 
     def _removed(self, look: Look) -> list[str]:
@@ -160,6 +173,11 @@ class Mirror:
             return Restless()
         files = {path: self.files[path] for path in changed}
         return self.stability.restless(files, look.now, look.at_rest, look.opened)
+
+    def _held(self, ready: Collection[str], changed: Snapshot, now: float) -> frozenset[str]:
+        grown = {path: self.files[path] for path in ready if self.files[path].has_grown(changed[path])}
+        others = [changed[path].size for path in ready if path not in grown]
+        return self._pacing.held(grown, others, now)
 
     def _ready(self, look: Look, written: Collection[str]) -> Collection[str]:
         """What may go up now. In the end also what was refused, but once all the others are safe."""

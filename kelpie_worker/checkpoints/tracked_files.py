@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kelpie_worker.job import ObjectKey, StoredObject
 from kelpie_worker.system.backoff import Backoff
@@ -40,6 +40,16 @@ class Movement:
 
 
 @dataclass(slots=True)
+class Sendings:
+    """What it has cost to send a file that only grows, since it began anew. `pacing` decides by it."""
+
+    size: int = 0  # bytes sent in all
+    last_at: float = -math.inf
+    took: float | None = None  # seconds, the last time; None: not known
+    proven_until: float = -math.inf  # until then its beginning need not be compared again with what was sent
+
+
+@dataclass(slots=True)
 class TrackedFile:
     """What is known of one file, and of its object."""
 
@@ -54,16 +64,36 @@ class TrackedFile:
     uploaded: Signature | None = None  # the version that this watch has put there
     stored: StoredObject | None = None  # the object, where the file would be sent
     tail: bytes | None = None  # the last bytes of the version that was sent; None: not known
+    digest: bytes | None = None  # of the version that was sent, if this watch has sent it
     # Of its uploads.
+    sendings: Sendings = field(default_factory=Sendings)
     spoiled: int = 0  # times that it was rewritten while it was read
     refused: int = 0  # times that the bucket refused it, since it changed
     try_again_at: float = -math.inf  # after a refusal
 
-    def take(self, version: Signature, stored: StoredObject, tail: bytes) -> None:
-        """The bucket has taken this version."""
+    def take(
+        self,
+        version: Signature,
+        stored: StoredObject,
+        tail: bytes,
+        digest: bytes | None = None,
+        sending: Sendings | None = None,
+    ) -> None:
+        """The bucket has taken this version. `sending` says what that has cost."""
+        sending = sending or Sendings()
+        self.sendings = replace(
+            sending, size=sending.size + (self.sendings.size if self.has_grown(version) else 0)
+        )
         self.sent = self.uploaded = version
-        self.stored, self.tail = stored, tail
+        self.stored, self.tail, self.digest = stored, tail, digest
         self.movement.rewritten, self.movement.held_since = False, None
+
+    def has_grown(self, version: Signature) -> bool:
+        """Whether this version is what was sent, with more at its end, as far as is known."""
+        sent = self.sent
+        if sent is None or self.movement.rewritten:
+            return False
+        return sent.inode == version.inode and sent.size < version.size
 
     def put_off(self, now: float) -> None:
         """Record a refusal: the file is tried again after a pause that grows with every refusal."""
@@ -77,7 +107,7 @@ class TrackedFile:
     def leave(self) -> None:
         """The file is gone from the directory: forget everything but its object."""
         self.seen, self.movement = None, Movement()
-        self.tail, self.spoiled = None, 0
+        self.tail, self.digest, self.spoiled = None, None, 0
 
     @property
     def matters(self) -> bool:
@@ -97,6 +127,7 @@ class TrackedFiles(dict[str, TrackedFile]):
         for path, version in history.brought.items():
             if matches(path):
                 self[path].sent = version
+                self[path].sendings.size = version.size
                 stored = history.objects.get(path)
                 if stored and stored.place == key_of(path):
                     self[path].stored = stored

@@ -1,6 +1,7 @@
 """The upload of one generation of a watched directory: all of it prepared invisibly, then committed in order."""
 
-from collections.abc import Collection, Iterable
+import time
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -8,19 +9,22 @@ from pathlib import Path, PurePosixPath
 
 from kelpie_worker import logs
 from kelpie_worker.checkpoints.fence import Fence
+from kelpie_worker.checkpoints.pacing import is_within
 from kelpie_worker.checkpoints.plan import commit_steps, prepare_order
-from kelpie_worker.checkpoints.tracked_files import TrackedFiles
+from kelpie_worker.checkpoints.tracked_files import Sendings, TrackedFile, TrackedFiles
 from kelpie_worker.job import Job, StoredObject, SyncBlock
 from kelpie_worker.lease import Lease
-from kelpie_worker.s3.errors import Misconfigured, NoBucket, NotBegun, StorageRefused
+from kelpie_worker.s3.errors import Misconfigured, NoBucket, NotBegun, NotCopied, StorageRefused
 from kelpie_worker.s3.objects import Target
-from kelpie_worker.transfer.file_upload import WHOLE_SIZE, Prepared, Transfer
-from kelpie_worker.workspace.file_version import NoCopy, Signature, Snapshot, Spoiled, tail_of
+from kelpie_worker.transfer.file_upload import Beginning, Prepared, Rewritten, Transfer
+from kelpie_worker.transfer.part_sizes import WHOLE_SIZE
+from kelpie_worker.workspace.file_version import NoCopy, Signature, Snapshot, Spoiled, begins_with, tail_of
 
 _COMMITS_AT_ONCE = 8
 _MOST_REFUSALS = 16  # without anything being taken: then it is not for the keys
 _MOST_PROBES = 3
 _SPOILED_BEFORE_COPY = 2
+_PROOF_PAUSE_FACTOR = 20  # times as long as it takes to compare a file with what was sent of it
 
 
 class Unreadable(StorageRefused):
@@ -33,6 +37,7 @@ class NotSent:
 
     refused: dict[str, StorageRefused] = field(default_factory=dict)  # while others were taken; or Unreadable
     removed: set[str] = field(default_factory=set)  # deleted together with their directories
+    held: set[str] = field(default_factory=set)  # files that grew, and turned out to cost too much
 
 
 class Generations:
@@ -49,6 +54,7 @@ class Generations:
         self._files = files
         self._number = 0
         self._spoiled_in_a_row = 0  # generations
+        self._took: dict[str, float] = {}  # seconds, to prepare a file that has grown
         self.has_sent = False  # whether the bucket has taken anything
 
     def target(self, path: str) -> Target:
@@ -64,23 +70,40 @@ class Generations:
         """Mark those that were written anew and became longer than what was sent: they only look like logs."""
         for path, version in changed.items():
             file = self._files[path]
-            has_grown = file.sent and file.sent.inode == version.inode and file.sent.size < version.size
-            if file.sent and has_grown and not self._begins_as_sent(path, file.sent, file.tail):
+            if file.sent and file.has_grown(version) and not self._begins_as_sent(path, file, file.sent.size):
                 file.movement.rewritten = True
 
-    def _begins_as_sent(self, path: str, sent: Signature, tail: bytes | None) -> bool:
-        """Whether a file that became longer was only appended to, as far as its last bytes then can tell."""
-        return tail is None or tail_of(self._source(path), sent.size) == tail
+    def _begins_as_sent(self, path: str, file: TrackedFile, size: int) -> bool:
+        """Whether a file that became longer was only appended to.
 
-    def send(self, files: Snapshot) -> NotSent:
+        Its last bytes then are looked at each time; all that was sent, as often as its reading allows.
+        """
+        began = time.monotonic()
+        if file.tail is not None and tail_of(self._source(path), size) != file.tail:
+            return False
+        if file.digest is None or began < file.sendings.proven_until:
+            return True
+        is_prefix = begins_with(self._source(path), size, file.digest)
+        now = time.monotonic()
+        file.sendings.proven_until = now + _PROOF_PAUSE_FACTOR * (now - began)
+        return is_prefix
+
+    def may_copy(self, file: TrackedFile) -> bool:
+        """Whether storage is likely to copy what it has of this file."""
+        beginning = _beginning(file)
+        return beginning is not None and self._transfer.may_copy(self._block.bucket, beginning.size)
+
+    def send(self, files: Snapshot, final: bool = False) -> NotSent:
         """Prepare all files, then commit them, without those that are rewritten even while they are copied.
+
+        With `final` no file is left out for what it costs.
 
         Raises Spoiled before anything is visible; the storage's errors; a refusal only if all files were refused.
         """
         self._number += 1
         prepared: dict[str, Prepared] = {}
         try:
-            not_sent = self._prepare(files, prepared)
+            not_sent = self._prepare(files, prepared, final)
             if not prepared:
                 return not_sent
             for upload in prepared.values():
@@ -92,16 +115,15 @@ class Generations:
                 upload.abort()
         return not_sent
 
-    def _prepare(self, files: Snapshot, prepared: dict[str, Prepared]) -> NotSent:
+    def _prepare(self, files: Snapshot, prepared: dict[str, Prepared], final: bool) -> NotSent:
         left = NotSent()
         spoiled = False
         for path in prepare_order(files, WHOLE_SIZE):
             self._lease.check()
-            prepare = (
-                self._prepare_copy if self._files[path].spoiled >= _SPOILED_BEFORE_COPY else self._prepare_one
-            )
             try:
-                prepare(path, files[path], prepared)
+                self._prepare_file(path, files[path], prepared, final)
+            except NotCopied:
+                left.held.add(path)
             except NotBegun as refusal:
                 if not left.refused and not self._takes_another(files.keys() - {path}):
                     raise
@@ -141,6 +163,46 @@ class Generations:
     def _takes_another(self, paths: Collection[str]) -> bool:
         """Whether the bucket takes any of these. If not, a refusal is not for one key, and none is committed."""
         return any(self._transfer.may_begin(self.target(path)) for path in sorted(paths)[:_MOST_PROBES])
+
+    def _prepare_file(self, path: str, version: Signature, prepared: dict[str, Prepared], final: bool) -> None:
+        file = self._files[path]
+        if file.has_grown(version):
+            self._prepare_growth(path, version, prepared, final)
+        elif file.spoiled >= _SPOILED_BEFORE_COPY:
+            self._prepare_copy(path, version, prepared)
+        else:
+            self._prepare_one(path, version, prepared)
+
+    def _prepare_growth(self, path: str, version: Signature, prepared: dict[str, Prepared], final: bool) -> None:
+        """Prepare a file that has become longer: only what is new of it, if storage copies the rest.
+
+        Raises NotCopied if it does not, and all of the file is more than may be sent of it before the end.
+        """
+        began = time.monotonic()
+        file = self._files[path]
+        try:
+            prepared[path] = self._grown(path, version, file, final)
+        except Rewritten:
+            file.movement.rewritten = True
+            self._prepare_one(path, version, prepared)
+        prepared[path].ready()
+        self._took[path] = time.monotonic() - began
+
+    def _grown(self, path: str, version: Signature, file: TrackedFile, final: bool) -> Prepared:
+        where = self._source(path), version, self.target(path)
+        if (beginning := _beginning(file)) is None:
+            return self._transfer.prepare(*where)
+        if not self.may_copy(file):
+            return self._transfer.prepare_growth(*where, beginning, copied=False)
+        try:
+            return self._transfer.prepare_growth(*where, beginning, copied=True)
+        except Rewritten:
+            raise
+        except NotCopied as error:
+            logs.debug("checkpoint_not_copied", self._job, path=path, detail=str(error))
+            if not (final or is_within(file.sendings.size, version.size, version.size)):
+                raise
+            return self._transfer.prepare_growth(*where, beginning, copied=False)
 
     def _prepare_one(self, path: str, version: Signature, prepared: dict[str, Prepared]) -> None:
         try:
@@ -188,7 +250,7 @@ class Generations:
             taken.append(path)
             size = prepared[path].sent
             there = StoredObject(target.bucket, target.key, size, stored.etag, stored.version_id)
-            self._files[path].take(files[path], there, prepared[path].tail)
+            self._take(path, files[path], there, prepared[path])
             self.has_sent = True
 
         together, alone = commit_steps({path: files[path] for path in prepared})
@@ -202,7 +264,12 @@ class Generations:
         self._tell("checkpoint_committed", [prepared[path] for path in taken])
         return refused
 
-    def _tell(self, event: str, uploads: Iterable[Prepared]) -> None:
+    def _take(self, path: str, version: Signature, stored: StoredObject, upload: Prepared) -> None:
+        took = self._took.pop(path, None)
+        sending = Sendings(upload.read, time.monotonic(), took)
+        self._files[path].take(version, stored, upload.tail, upload.digest, sending)
+
+    def _tell(self, event: str, uploads: Collection[Prepared]) -> None:
         sizes = [upload.size for upload in uploads]
         logs.info(
             event,
@@ -210,5 +277,14 @@ class Generations:
             generation=self._number,
             files=len(sizes),
             bytes=sum(sizes),
+            sent=sum(upload.read for upload in uploads),
             prefix=self._block.prefix,
         )
+
+
+def _beginning(file: TrackedFile) -> Beginning | None:
+    """What the bucket has of the file, if that is known and was stored byte for byte."""
+    sent, stored = file.sent, file.stored
+    if sent is None or stored is None or not stored.etag or stored.size != sent.size:
+        return None
+    return Beginning(stored.etag, sent.size, file.digest)

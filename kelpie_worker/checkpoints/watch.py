@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from kelpie_worker import logs
@@ -21,9 +21,10 @@ from kelpie_worker.checkpoints.fence import Fence
 from kelpie_worker.checkpoints.mirror import Look, Mirror, Send, UpToDate, Wait
 from kelpie_worker.checkpoints.observer import DirectoryObserver
 from kelpie_worker.checkpoints.overlaps import Overlaps
+from kelpie_worker.checkpoints.pacing import Pacing
 from kelpie_worker.checkpoints.stability import Stability
 from kelpie_worker.checkpoints.tracked_files import DirectoryHistory, TrackedFiles
-from kelpie_worker.checkpoints.two_phase_commit import Generations
+from kelpie_worker.checkpoints.two_phase_commit import Generations, NotSent
 from kelpie_worker.config import WatchTimes
 from kelpie_worker.job import Job, Manifest, ObjectKey, StoredObject, SyncBlock
 from kelpie_worker.lease import Cancelled, Lease
@@ -93,8 +94,9 @@ class Checkpoints:
         self._observer = DirectoryObserver(
             block, scanner, self.files, self.stability, context.times, fence, overlaps, self._key_of
         )
-        self._mirror = Mirror(self.files, self.stability, block.mirrors_deletes)
         self._generations = Generations(job, block, context.transfer, context.lease, fence, self.files)
+        pacing = Pacing(self._generations.may_copy)
+        self._mirror = Mirror(self.files, self.stability, pacing, block.mirrors_deletes)
         self._deletions = Deletions(job, block, fence, overlaps, self._key_of, history.sent)
         self._unsteady: Collection[str] = ()  # files that the last generation left out, for they move
         self._unsteady_since: float | None = None
@@ -251,10 +253,12 @@ class Checkpoints:
 
     def _carry_out(self, decision: Send, look: Look) -> bool:
         try:
-            look = look.without(self._send(decision.files) if decision.files else ())
+            not_sent = self._send(decision.files, look.final) if decision.files else NotSent()
         except Spoiled as error:
             logs.debug("checkpoint_spoiled", self._context.job, path=str(error))
             return False
+        look = look.without(not_sent.removed)
+        decision = replace(decision, held=decision.held | not_sent.held)
         sequel = self._mirror.after(decision, look, time.monotonic())
         if sequel is None:
             return False
@@ -266,14 +270,11 @@ class Checkpoints:
         self._unsteady = sequel.unsteady
         return sequel.up_to_date
 
-    def _send(self, files: Snapshot) -> Collection[str]:
-        """Upload a generation; returns the files deleted meanwhile.
-
-        Raises Spoiled, storage's errors, Cancelled.
-        """
+    def _send(self, files: Snapshot, final: bool) -> NotSent:
+        """Upload a generation; returns the files left out. Raises Spoiled, storage's errors, Cancelled."""
         self._callbacks.busy(files)
         try:
-            not_sent = self._generations.send(files)
+            not_sent = self._generations.send(files, final)
             self._note_refused(not_sent.refused)
             if self._finishing.is_set() and not_sent.refused.keys() == files.keys():  # only they are left
                 raise next(iter(not_sent.refused.values()))
@@ -283,7 +284,7 @@ class Checkpoints:
             raise
         finally:
             self._callbacks.busy(())
-        return not_sent.removed
+        return not_sent
 
     def _note_refused(self, refused: dict[str, StorageRefused]) -> None:
         for path, refusal in refused.items():

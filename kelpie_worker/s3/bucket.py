@@ -17,9 +17,11 @@ from kelpie_worker.lease import Lease
 from kelpie_worker.s3.client import SharedClient
 from kelpie_worker.s3.conditional_writes import Condition, Conditions, as_headers
 from kelpie_worker.s3.errors import (
+    Changed,
     Misconfigured,
     NoBucket,
     NotBegun,
+    NotCopied,
     NotThere,
     NoUpload,
     StorageRefused,
@@ -34,6 +36,7 @@ from kelpie_worker.s3.objects import (
     ObjectState,
     Part,
     RemoteFile,
+    SourceRange,
     Stored,
     Target,
     Unknown,
@@ -140,7 +143,70 @@ class Storage:
             ),
             "ETag",
         )
+        if bare(answer["ETag"]) == md5.hex():
+            self._shared.etag_is_md5.add(target.bucket)
         return Part(number, answer["ETag"], md5)
+
+    def copies_parts(self, bucket: str) -> bool:
+        """Whether `copy_part` is worth a try, by what the bucket answered before."""
+        return self._shared.part_copies.may_work(bucket)
+
+    def copy_part(self, target: Target, upload_id: str, number: int, source: SourceRange, is_known: bool) -> Part:
+        """Have storage copy a range of the target's object as a part, and check what it copied.
+
+        `is_known`: the object's content is known to be the local file's. Else storage has to prove that by an ETag
+        that is the MD5. Raises NotCopied.
+        """
+        what = f"copying part {number} of {target.bucket}/{target.key}"
+        try:
+            etag = self._copied(target, upload_id, number, source, what)
+            if not self._is_copied(target, upload_id, number, etag, source, is_known):
+                raise NotCopied(f"{what}: it is not what was to be copied")
+        except (Changed, NotThere) as error:
+            raise NotCopied(f"{what}: the object is not there any more") from error
+        except (NotCopied, StorageRefused, StorageUnreachable) as error:
+            self._shared.part_copies.failed(target.bucket, str(error))
+            raise NotCopied(str(error)) from error
+        self._shared.part_copies.worked(target.bucket)
+        return Part(number, etag, source.md5)
+
+    def _copied(self, target: Target, upload_id: str, number: int, source: SourceRange, what: str) -> str:
+        answer = self._calls.repeated(
+            what,
+            lambda: self._client.upload_part_copy(
+                Bucket=target.bucket,
+                Key=target.key,
+                UploadId=upload_id,
+                PartNumber=number,
+                CopySource={"Bucket": target.bucket, "Key": target.key},
+                CopySourceIfMatch=f'"{source.etag}"',
+                CopySourceRange=f"bytes={source.first}-{source.first + source.length - 1}",
+            ),
+            "CopyPartResult",
+        )
+        return str(answer["CopyPartResult"].get("ETag", ""))
+
+    def _is_copied(
+        self, target: Target, upload_id: str, number: int, etag: str, source: SourceRange, is_known: bool
+    ) -> bool:
+        """Whether the part is the source. Where ETags are no MD5, its size tells that the range was honoured."""
+        if bare(etag) == source.md5.hex():
+            return True
+        if not is_known or target.bucket in self._shared.etag_is_md5:
+            return False
+        parts = self._calls.repeated(
+            f"listing the parts of {target.bucket}/{target.key}",
+            lambda: self._client.list_parts(
+                Bucket=target.bucket,
+                Key=target.key,
+                UploadId=upload_id,
+                PartNumberMarker=number - 1,
+                MaxParts=1,
+            ),
+        )
+        return any(
+            part["PartNumber"] == number and part["Size"] == source.length for part in parts.get("Parts", [])
+        )
 
     def complete(
         self, target: Target, upload_id: str, parts: list[Part], size: int, over: ObjectState = UNKNOWN

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from kelpie_worker import logs
 from kelpie_worker.s3.fast_path import FastPath
 from kelpie_worker.s3.open_uploads import OpenUploads
+from kelpie_worker.s3.part_copies import PartCopies
 from kelpie_worker.s3.settings import StorageSettings, unusable
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class SharedClient:
         self.supports_ranges = True  # until an answer shows otherwise
         self.etag_is_md5: set[str] = set()  # buckets in which an ETag was seen to be the MD5 of the content
         self.enforces_conditions: dict[str, bool] = {}  # by bucket; absent: not yet known
+        self.part_copies = PartCopies()
 
     def get(self) -> "S3Client":
         with self._lock:

@@ -41,6 +41,10 @@ class NotBegun(StorageRefused):
     """An upload was refused before any byte of it was sent; the reason may concern this key only."""
 
 
+class NotCopied(Exception):
+    """The beginning of a file cannot be copied within storage, so all of it has to be sent. Nothing is visible."""
+
+
 class NoBucket(StorageRefused):
     """The bucket does not exist, or its name is invalid: only another job definition helps."""
 

@@ -71,6 +71,16 @@ class Target:
 
 
 @dataclass(frozen=True)
+class SourceRange:
+    """Bytes of a stored object that are to be copied, and their MD5 as the local file has them."""
+
+    etag: str  # of the object
+    first: int
+    length: int
+    md5: bytes
+
+
+@dataclass(frozen=True)
 class Part:
     number: int  # from 1
     etag: str

@@ -7,24 +7,24 @@ import os
 import shutil
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Protocol
 
 from kelpie_worker.s3.bucket import Storage
-from kelpie_worker.s3.errors import NotBegun
-from kelpie_worker.s3.objects import UNKNOWN, ObjectState, Part, Stored, Target
+from kelpie_worker.s3.errors import NotBegun, NotCopied
+from kelpie_worker.s3.objects import UNKNOWN, ObjectState, Part, SourceRange, Stored, Target
 from kelpie_worker.transfer.compression import gzipped
 from kelpie_worker.transfer.content_types import content_type
+from kelpie_worker.transfer.part_sizes import WHOLE_SIZE, copied_parts, part_size
 from kelpie_worker.transfer.upload_buffer import BufferedFile, UploadBuffer
 from kelpie_worker.workspace.file_version import NoCopy, PinnedFile, Signature, nameless
 
-PART_SIZE = 8 * 1024 * 1024
-_MOST_PARTS = 9000  # S3 allows 10,000
 _PARTS_AT_ONCE = 4
 _ROOM_LEFT = 16 * 1024 * 1024
-WHOLE_SIZE = 5 * 1024 * 1024  # up to this a file is sent whole, when it is committed
 
 
 class Prepared(Protocol):
@@ -32,7 +32,9 @@ class Prepared(Protocol):
 
     size: int  # of the file, in bytes
     sent: int  # bytes of the object: fewer than the file's where it is compressed
+    read: int  # bytes of the file that were sent for it: fewer where storage copied its beginning
     tail: bytes  # the last bytes of the file
+    digest: bytes  # of the file, see `PinnedFile.digest`
 
     def ready(self) -> None:
         """Wait until every byte is sent. Raises the storage's errors, Cancelled."""
@@ -42,6 +44,19 @@ class Prepared(Protocol):
 
     def abort(self) -> None:
         """Discard the upload. Does nothing after a commit."""
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What the bucket has of a file that has grown since: its first `size` bytes, as the object with this ETag."""
+
+    etag: str
+    size: int
+    digest: bytes | None  # of these bytes, as they were sent; None: they were downloaded
+
+
+class Rewritten(NotCopied):
+    """A file that became longer does not begin with what was sent of it."""
 
 
 class Transfer:
@@ -68,6 +83,28 @@ class Transfer:
         """Read that version of a file and send what need not wait for the commit. Raises Spoiled, OSError."""
         with PinnedFile.of(path, version) as file:
             return self._prepared(file, str(Path(path).parent), target)
+
+    def may_copy(self, bucket: str, size: int) -> bool:
+        """Whether storage is likely to copy the first `size` bytes of a file that has grown."""
+        return not self.compression and size >= WHOLE_SIZE and self.storage.copies_parts(bucket)
+
+    def prepare_growth(
+        self, path: str, version: Signature, target: Target, beginning: Beginning, copied: bool
+    ) -> Prepared:
+        """The same for a file that has grown, and may grow on: what was sent of it is read, and compared.
+
+        With `copied` storage copies that, and only the rest is sent. Raises NotCopied, Rewritten, and what
+        `prepare` does.
+        """
+        lengths = copied_parts(beginning.size, version.size) if copied else []
+        if copied and not lengths:
+            raise NotCopied(f"what the bucket has of {target.key} is no part for a copy")
+        with PinnedFile.of(path, version, may_have_grown=True) as file:
+            digests = file.skip(lengths)
+            if beginning.digest not in (None, file.digest_of_first(beginning.size)):
+                raise Rewritten(f"{path} does not begin with what was sent of it")
+            sources = _ranges(beginning.etag, lengths, digests)
+            return self._prepared(file, str(Path(path).parent), target, sources, beginning.digest is not None)
 
     def prepare_copy(self, path: str, version: Signature, target: Target) -> Prepared:
         """The same from a copy, which is made at the speed of the disk. Raises Spoiled, NoCopy, OSError.
@@ -96,10 +133,17 @@ class Transfer:
             return False
         return True
 
-    def _prepared(self, file: PinnedFile, folder: str, target: Target) -> Prepared:
+    def _prepared(
+        self,
+        file: PinnedFile,
+        folder: str,
+        target: Target,
+        sources: Sequence[SourceRange] = (),
+        are_known: bool = False,
+    ) -> Prepared:
         small = self._whole(file, folder, target) if file.size <= WHOLE_SIZE else None
-        upload = small or self._in_parts(file, target)
-        upload.tail = file.tail
+        upload = small or self._in_parts(file, target, sources, are_known)
+        upload.tail, upload.digest = file.tail, file.digest
         return upload
 
     def _whole(self, file: PinnedFile, folder: str, target: Target) -> Prepared | None:
@@ -109,12 +153,20 @@ class Transfer:
         buffered = self._upload_buffer.keep(body, folder)
         return _WholeUpload(self.storage, target, len(body), buffered) if buffered else None
 
-    def _in_parts(self, file: PinnedFile, target: Target) -> Prepared:
+    def _in_parts(
+        self,
+        file: PinnedFile,
+        target: Target,
+        sources: Sequence[SourceRange],
+        are_known: bool,
+    ) -> "_MultipartUpload":
+        """The upload of a large file, of which storage copies the `sources`."""
         upload = _MultipartUpload(self.storage, target, file.size)
         self._open.add(upload)
         try:
-            for number, body in enumerate(self._stream(file, part_size(file.size)), start=1):
-                upload.send(number, body, self._pool, self._room)
+            upload.copy(sources, are_known, self._pool)
+            for body in self._stream(file, part_size(file.size)):
+                upload.send(body, self._pool, self._room)
             file.verify()
         except BaseException:
             upload.abort()
@@ -132,13 +184,18 @@ class Transfer:
             upload.abort()
 
 
+def _ranges(etag: str, lengths: Sequence[int], digests: Sequence[bytes]) -> list[SourceRange]:
+    starts = accumulate(lengths, initial=0)
+    return [SourceRange(etag, *range_) for range_ in zip(starts, lengths, digests, strict=False)]
+
+
 class _WholeUpload:
     """A small file, which is buffered and sent by its commit."""
 
-    tail = b""
+    tail = digest = b""
 
     def __init__(self, storage: Storage, target: Target, size: int, buffered: BufferedFile) -> None:
-        self.size = self.sent = size
+        self.size = self.sent = self.read = size
         self._storage = storage
         self._target = target
         self._buffered: BufferedFile | None = buffered
@@ -161,10 +218,10 @@ class _WholeUpload:
 class _MultipartUpload:
     """A multipart upload: its parts are sent in the background, invisible until the commit."""
 
-    tail = b""
+    tail = digest = b""
 
     def __init__(self, storage: Storage, target: Target, size: int) -> None:
-        self.size = size
+        self.size = self.read = size
         self._storage = storage
         self._target = target
         self.sent = 0
@@ -172,13 +229,24 @@ class _MultipartUpload:
         self._parts: list[Future[Part]] = []
         self._error: BaseException | None = None
 
-    def send(self, number: int, body: bytes, pool: ThreadPoolExecutor, room: threading.Semaphore) -> None:
-        """Queue a part, once there is room in memory for it."""
+    def copy(self, sources: Sequence[SourceRange], are_known: bool, pool: ThreadPoolExecutor) -> None:
+        """Have storage copy the first parts, and wait for that: nothing is sent in vain. Raises NotCopied."""
+        assert self._id is not None
+        for number, source in enumerate(sources, start=1):
+            part = pool.submit(self._storage.copy_part, self._target, self._id, number, source, are_known)
+            self._parts.append(part)
+            self.sent += source.length
+            self.read -= source.length
+        self.ready()
+
+    def send(self, body: bytes, pool: ThreadPoolExecutor, room: threading.Semaphore) -> None:
+        """Queue the next part, once there is room in memory for it."""
         assert self._id is not None
         if self._error:
             raise self._error
         room.acquire()
         try:
+            number = len(self._parts) + 1
             part = pool.submit(self._storage.send_part, self._target, self._id, number, body)
         except RuntimeError:  # the pool is closed: the attempt is over
             room.release()
@@ -215,9 +283,3 @@ class _MultipartUpload:
     def _abort_again(self, upload_id: str, running: list[Future[Part]]) -> None:
         wait(running)
         self._storage.abort(self._target, upload_id)
-
-
-def part_size(size: int) -> int:
-    """Bytes of each part of a file with that size: whole MiB, and so many that S3 allows as many parts."""
-    mib = 1024 * 1024
-    return max(PART_SIZE, -(-size // _MOST_PARTS // mib) * mib)

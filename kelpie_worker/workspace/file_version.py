@@ -7,7 +7,7 @@ if it grows, its first bytes still are that version; if it is rewritten in place
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
@@ -62,16 +62,20 @@ class PinnedFile:
         self._path = path
         self._version = signature_of(os.fstat(descriptor))
         self._digest = hashlib.blake2b()
+        self._skipped = 0  # bytes of the beginning that `blocks` leaves out
         self.tail = b""  # the last bytes, up to _TAIL, of what was read
 
     @classmethod
-    def of(cls, path: str, version: Signature) -> "PinnedFile":
+    def of(cls, path: str, version: Signature, may_have_grown: bool = False) -> "PinnedFile":
+        """With `may_have_grown` the version may be the beginning of what is there now."""
         try:
             # Non-blocking: if the file was replaced by a pipe, open must not wait for its other end.
             file = cls(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), path)
         except FileNotFoundError as error:
             raise Spoiled(path) from error
-        if file._version != version:
+        now, file._version = file._version, version
+        has_grown = now.inode == version.inode and now.size > version.size
+        if now != version and not (may_have_grown and has_grown):
             os.close(file._descriptor)
             raise Spoiled(path)
         return file
@@ -86,10 +90,35 @@ class PinnedFile:
     def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
 
+    @property
+    def digest(self) -> bytes:
+        """The digest of what was read: of the whole version, after `blocks`."""
+        return self._digest.digest()
+
+    def skip(self, lengths: Sequence[int]) -> list[bytes]:
+        """Read the beginning in pieces of these lengths, before `blocks`, which then leaves it out.
+
+        Returns the MD5 of each piece.
+        """
+        digests = []
+        for length in lengths:
+            piece = hashlib.md5(usedforsecurity=False)
+            for block in self._read(_BLOCK, self._skipped, self._skipped + length):
+                piece.update(block)
+            self._skipped += length
+            digests.append(piece.digest())
+        return digests
+
+    def digest_of_first(self, size: int) -> bytes:
+        """The digest of the first `size` bytes, of which `skip` has read all or some."""
+        digest = self._digest.copy()
+        for offset in range(self._skipped, size, _BLOCK):
+            digest.update(self._read_at(offset, min(_BLOCK, size - offset)))
+        return digest.digest()
+
     def blocks(self, size: int) -> Iterator[bytes]:
         """The content in blocks of equal size, the last one shorter; an empty file is one empty block."""
-        self._digest = hashlib.blake2b()
-        yield from self._read(size) if self._version.size else iter([b""])
+        yield from self._read(size, self._skipped, self.size) if self.size else iter([b""])
 
     def verify(self) -> None:
         """Check after `blocks` that what was read is that version. Raises Spoiled."""
@@ -101,7 +130,7 @@ class PinnedFile:
             raise Spoiled(self._path)
         # Grown, renamed, or rewritten with its mtime restored: only reading it again tells them apart.
         first, self._digest = self._digest.digest(), hashlib.blake2b()
-        for _ in self._read(_BLOCK):
+        for _ in self._read(_BLOCK, 0, self.size):
             pass
         if self._digest.digest() != first:
             raise Spoiled(self._path)
@@ -115,10 +144,9 @@ class PinnedFile:
         if signature_of(os.fstat(self._descriptor)) != self._version:
             raise Spoiled(self._path)
 
-    def _read(self, size: int) -> Iterator[bytes]:
-        offset = 0
-        while offset < self._version.size:
-            block = self._read_at(offset, min(size, self._version.size - offset))
+    def _read(self, size: int, offset: int, end: int) -> Iterator[bytes]:
+        while offset < end:
+            block = self._read_at(offset, min(size, end - offset))
             self._digest.update(block)
             offset += len(block)
             self.tail = (self.tail + block[-_TAIL:])[-_TAIL:]
@@ -149,6 +177,15 @@ def tail_of(path: str, size: int) -> bytes:
         return b""
     finally:
         os.close(descriptor)
+
+
+def begins_with(path: str, size: int, digest: bytes) -> bool:
+    """Whether the file's first `size` bytes, as it is now, have that digest. Reads them all. Raises OSError."""
+    try:
+        with PinnedFile(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), path) as file:
+            return file.digest_of_first(size) == digest
+    except Spoiled:  # it is shorter
+        return False
 
 
 @contextmanager

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from kelpie_worker.checkpoints import pacing
 from kelpie_worker.checkpoints.mirror import Look, Mirror, Send, UpToDate, Wait
+from kelpie_worker.checkpoints.pacing import Pacing
 from kelpie_worker.checkpoints.stability import OpenFiles, Stability
-from kelpie_worker.checkpoints.tracked_files import DirectoryHistory, TrackedFiles
+from kelpie_worker.checkpoints.tracked_files import DirectoryHistory, Sendings, TrackedFiles
 from kelpie_worker.job import StoredObject
 from kelpie_worker.workspace.file_version import Signature, Snapshot
 
@@ -26,6 +28,8 @@ class Directory:
         self.now = 1000.0
         self.files = TrackedFiles(DirectoryHistory({}, {}, {}, False), lambda path: True, lambda path: ("b", path))
         self.stability = Stability(max_wait=1)
+        self.pacing = Pacing(lambda file: self.copies)
+        self.copies = False  # whether storage copies what it has of a file
         self.mirrors_deletes = True
         self.looks: dict[str, Any] = {"at_rest": True}
         self.refuses: set[str] = set()
@@ -57,9 +61,9 @@ class Directory:
         self.found[path] = Signature(self.found[path].inode, 10, next(self._numbers))
         self.looks["at_rest"] = False
 
-    def append(self, path: str) -> None:
+    def append(self, path: str, size: int = 10) -> None:
         before = self.found[path]
-        self.found[path] = Signature(before.inode, before.size + 10, next(self._numbers))
+        self.found[path] = Signature(before.inode, before.size + size, next(self._numbers))
         self.looks["at_rest"] = False
 
     def remove(self, path: str) -> None:
@@ -75,6 +79,13 @@ class Directory:
         self.write(path)
         self.scan()
         self.files[path].put_off(self.now)
+
+    def send_again_and_again(self, path: str) -> None:
+        """A large file, which has grown, and of which more than its size has been sent, at last just now."""
+        self.append(path, size=2 * pacing.SMALL)
+        self.take(path, self.found[path])
+        self.append(path)
+        self.files[path].sendings = Sendings(size=3 * pacing.SMALL, last_at=self.now)
 
     def take(self, path: str, version: Signature) -> None:
         self.files[path].take(version, StoredObject("b", path, version.size, "etag"), b"")
@@ -95,7 +106,7 @@ class Directory:
     def turn(self) -> tuple[str, str, str, str]:
         """Look, decide, send; what is sent, whether that is whole, what is deleted, and when it looks again."""
         self.scan()
-        mirror = Mirror(self.files, self.stability, self.mirrors_deletes)
+        mirror = Mirror(self.files, self.stability, self.pacing, self.mirrors_deletes)
         look = Look(dict(self.found), self.now, **self.looks, opened=OpenFiles(lambda: self.opened))
         match mirror.decide(look):
             case UpToDate():
@@ -153,6 +164,18 @@ def log_grows(watched: Directory) -> None:
     watched.append("log")
 
 
+def grown_often(watched: Directory) -> None:
+    watched.send_again_and_again("file")
+
+
+def small_grown_often(watched: Directory) -> None:
+    watched.write("small")
+    watched.take("small", watched.found["small"])
+    watched.append("small")
+    watched.files["small"].sendings = Sendings(size=1000, last_at=watched.now)
+    watched.looks["at_rest"] = True
+
+
 def once_refused(watched: Directory) -> None:
     watched.refuse("no")
 
@@ -169,6 +192,21 @@ ROWS = [
         "a file that grows without a rest, after it was sent once",
         ("file", "yes", "-", "change"),
         [lambda w: w.append("file")],
+    ),
+    Row("the same, sent again too often, beside a new file", ("new", "-", "-", "change"), [new, grown_often]),
+    Row("the same, without another file", ("-", "-", "-", "change"), [grown_often]),
+    Row(
+        "the same, where storage copies what it has of the file",
+        ("file", "yes", "-", "change"),
+        [grown_often, lambda w: setattr(w, "copies", True)],
+    ),
+    Row(
+        "the same, once much time has passed",
+        ("file", "yes", "-", "change"),
+        [grown_often, lambda w: setattr(w, "now", w.now + pacing.ALONE.least_pause)],
+    ),
+    Row(
+        "a small file that grows, beside a new one", ("small new", "yes", "-", "change"), [small_grown_often, new]
     ),
     Row(
         "more files than a generation may have",
@@ -239,6 +277,7 @@ ROWS = [
         [new, lambda w: w.write("gone"), lambda w: w.loses.add("gone")],
     ),
     Row("final: a file being rewritten in place", ("file", "yes", "-", "end"), [file_rewritten, final]),
+    Row("final: a file that grew, sent again too often", ("file", "yes", "-", "end"), [grown_often, final]),
     Row("final: a file removed since the last generation", ("-", "yes", "old", "end"), [old_removed, final]),
     Row("final: a refused file, beside a new one", ("new", "-", "-", "now"), [once_refused, new, final]),
     Row("final: a refused file", ("no", "yes", "-", "end"), [once_refused, final]),

@@ -20,7 +20,7 @@ import pytest
 from kelpie_worker.s3.errors import StorageRefused
 from kelpie_worker.system.linux import boottime
 from kelpie_worker.transfer import refusal_limit, upload_buffer
-from kelpie_worker.transfer.file_upload import WHOLE_SIZE
+from kelpie_worker.transfer.part_sizes import WHOLE_SIZE
 from kelpie_worker.workspace.file_version import PinnedFile, Spoiled, signature_of
 from kelpie_worker.workspace.scan import Scanner
 from local_stack.processes import wait_for

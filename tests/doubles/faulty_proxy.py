@@ -38,6 +38,9 @@ class FaultyProxy:
         # What this storage does with If-Match and If-None-Match: enforces them (""), does not know them
         # ("ignored"), or answers them with a fault.
         self.conditions: Fault = ""
+        # What it does with requests to copy a part: copies (""), takes the part for an empty one ("ignored"),
+        # copies all of the object ("whole"), or answers with a fault.
+        self.copies: Fault = ""
         self._target = urlsplit(target)
         proxy = self
 
@@ -93,6 +96,11 @@ class FaultyProxy:
         if self.conditions and (request.headers["If-Match"] or request.headers["If-None-Match"]):
             fault = fault or self.conditions
             del request.headers["If-Match"], request.headers["If-None-Match"]
+        if self.copies and request.headers["x-amz-copy-source"]:
+            fault = fault or self.copies
+            if self.copies == "ignored":
+                del request.headers["x-amz-copy-source"]
+            del request.headers["x-amz-copy-source-range"]
         if fault in ("503", "500"):
             _answer(request, int(fault), {}, b"")
         elif fault == "html":
