@@ -265,6 +265,18 @@ class Config:
         "failures of different jobs, by its own fault, after which a machine of a group is reallocated; 0: never",
         default="5",
     )
+    max_open_jobs: int = _setting(
+        "KELPIE_MAX_OPEN_JOBS",
+        WHOLE_NUMBER,
+        "jobs of each user's project that may be pending or running at the same time; 0: any number",
+        default="2000000",
+    )
+    max_open_mebibytes: int = _setting(
+        "KELPIE_MAX_OPEN_MIB",
+        WHOLE_NUMBER,
+        "MiB that the definitions of these jobs may have together; 0: any number",
+        default="20480",
+    )
     max_machines: int = _setting(
         "KELPIE_MAX_MACHINES",
         WHOLE_NUMBER,

@@ -151,6 +151,15 @@ class TooManyRequests(Unavailable):
     title = "Too Many Requests"
 
 
+class TooManyOpenJobs(TooManyRequests):
+    """A tenant would have more open jobs, or larger ones, than it may."""
+
+    title = "Too Many Open Jobs"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retry_after=60.0)
+
+
 class RolledBack(Unavailable):
     """Postgres rolled the statement back because of a concurrent one (a deadlock, a serialization failure)."""
 

@@ -192,6 +192,12 @@ create table machines (
   constraint machines_pkey PRIMARY KEY (tenant_id, container_group, machine_id)
 ) with (fillfactor=70);
 
+create table open_job_counts (
+  tenant_id bigint not null,
+  jobs bigint not null,
+  bytes bigint not null
+) with (autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=1000);
+
 create table outages (
   began timestamp with time zone not null,
   ended timestamp with time zone not null,
@@ -215,6 +221,7 @@ create table queue (
   banned boolean default false not null,
   blocked_since timestamp with time zone,
   checkpoint_lag integer,
+  bytes integer default 0 not null,
   constraint a_claim_id_is_the_holders CHECK (claim_id IS NULL OR machine_id IS NOT NULL),
   constraint held_by_an_attempt CHECK (machine_id IS NULL OR attempt > 0),
   constraint held_or_waiting CHECK (num_nulls(machine_id, holder_group, heartbeat) = ANY (ARRAY[0, 3])),
@@ -425,6 +432,8 @@ CREATE UNIQUE INDEX one_current_signing_secret ON signing_secrets USING btree (u
 
 CREATE UNIQUE INDEX one_holder_per_claim_id ON queue USING btree (tenant_id, claim_id) WHERE (claim_id IS NOT NULL);
 
+CREATE INDEX open_job_counts_of_a_tenant ON open_job_counts USING btree (tenant_id);
+
 CREATE INDEX open_jobs_of_a_tenant ON queue USING btree (tenant_id, (
 CASE
     WHEN (rank = 1) THEN 'pending'::job_status
@@ -483,6 +492,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 
 -- function close_attempt() returns trigger
 
+-- function count_submitted() returns trigger
+
 -- function find_lane() returns trigger
 
 -- function forget_all_open_jobs() returns trigger
@@ -492,6 +503,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 -- function forget_open_jobs() returns trigger
 
 -- function guard_job() returns trigger
+
+-- function has_room_for(the_tenant_id bigint, new_jobs bigint, new_bytes bigint, most_jobs bigint, most_bytes bigint) returns boolean
 
 -- function held_by(q queue, scope bigint, groups text[], the_machine_id text, the_attempt integer) returns boolean
 
@@ -536,6 +549,8 @@ CREATE TRIGGER announce_given_back AFTER UPDATE OF machine_id ON queue FOR EACH 
 CREATE TRIGGER announce_submitted AFTER INSERT ON queue REFERENCING NEW TABLE AS submitted FOR EACH STATEMENT EXECUTE FUNCTION announce_submitted();
 
 CREATE TRIGGER close_attempt INSTEAD OF INSERT ON attempt_ends FOR EACH ROW EXECUTE FUNCTION close_attempt();
+
+CREATE TRIGGER count_submitted AFTER INSERT ON queue REFERENCING NEW TABLE AS submitted FOR EACH STATEMENT EXECUTE FUNCTION count_submitted();
 
 CREATE TRIGGER find_lane BEFORE INSERT OR UPDATE OF next_try ON webhooks FOR EACH ROW WHEN (new.next_try IS NOT NULL AND new.lane IS NULL) EXECUTE FUNCTION find_lane();
 

@@ -96,13 +96,25 @@ def complete(db: Database, caller: Caller, job_id: UUID, report: Report) -> None
     _report(db, caller, job_id, report, SQL.complete_job, Outcome.COMPLETED)
 
 
-def fail(db: Database, caller: Caller, job_id: UUID, report: Report, max_bans: int = Config.max_bans) -> None:
+def fail(
+    db: Database,
+    caller: Caller,
+    job_id: UUID,
+    report: Report,
+    max_bans: int = Config.max_bans,
+    max_machines: int = Config.max_machines,
+) -> None:
     """Count one failure and ban the machine from the job; at `max_failures` the job becomes `failed`.
 
     Once the machine has `max_bans` bans in its group that may be its own fault, its reallocation is written
-    (0: never). Raises NotTheHolder, JobNotFound.
+    (0: never). Where the tenant has `max_machines` machines (0: no limit), no count is kept of a further one.
+    Raises NotTheHolder, JobNotFound.
     """
-    counting = {"max_bans": max_bans, "counts": int(counts_against_machine(report))}
+    counting = {
+        "max_bans": max_bans,
+        "max_machines": max_machines,
+        "counts": int(counts_against_machine(report)),
+    }
     _report(db, caller, job_id, report, SQL.fail_job, Outcome.FAILED, **counting)
 
 

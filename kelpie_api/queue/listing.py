@@ -55,7 +55,8 @@ def held_by(db: Database, caller: Caller, job_ids: list[UUID]) -> set[UUID]:
     if caller.machine is None:
         return set()
     machine = {"machine_id": caller.machine.machine_id, "container_group": caller.machine.workload_id}
-    return {row["job_id"] for row in db.all(SQL.jobs_held_by, job_ids=job_ids, **machine)}
+    held = db.all(SQL.jobs_held_by, job_ids=job_ids, scope=caller.scope["scope"], **machine)
+    return {row["job_id"] for row in held}
 
 
 def without_secrets(job: Row) -> Row:

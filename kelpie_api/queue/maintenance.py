@@ -21,6 +21,7 @@ VACUUM_PAUSE = 1.0  # seconds
 VACUUM_SHARE = 0.1  # of the time at most, even where an old snapshot lets a vacuum achieve little
 LONGEST_VACUUM = 3600.0  # seconds
 FORGET_PAUSE = 3600.0  # seconds
+SETTLE_PAUSE = 2.0  # seconds; at a thousand submissions and reports a second a sum is of two thousand rows then
 
 
 class Maintenance:
@@ -38,7 +39,7 @@ class Maintenance:
 
     def start(self) -> None:
         threading.Thread(target=self.keep_beating, name="beat", daemon=True).start()
-        for duty in (self.vacuum, self.forget, self.cut_overdue, *self.more):
+        for duty in (self.vacuum, self.settle, self.forget, self.cut_overdue, *self.more):
             threading.Thread(target=self._repeat, args=(duty,), name=duty.__name__, daemon=True).start()
 
     def stop(self) -> None:
@@ -77,6 +78,12 @@ class Maintenance:
         began = time.monotonic()
         self.db.unrepeatable(lambda tx: tx.execute(SQL.vacuum_queue), limit=LONGEST_VACUUM)
         return max(VACUUM_PAUSE, (time.monotonic() - began) / VACUUM_SHARE)
+
+    def settle(self) -> float:
+        """Add up each tenant's counts of open jobs, since a submission reads them all; the seconds until the next
+        time."""
+        self.db.execute(SQL.settle_open_job_counts)
+        return SETTLE_PAUSE
 
     def forget(self) -> float:
         """Remove outages and submissions that no rule needs any more; return the seconds until the next time."""

@@ -11,12 +11,16 @@ from typing import Any
 from uuid import UUID
 
 from kelpie_api.auth.caller import Caller
+from kelpie_api.config import Config
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.errors import (
     IdempotencyKeyReused,
     SubmittedJobsGone,
+    TooManyOpenJobs,
 )
 from kelpie_api.queue.during_prefixes import places
+
+TRIES = 3  # of a submission whose Idempotency-Key was in use and then was not
 
 
 @dataclass(frozen=True)
@@ -27,30 +31,70 @@ class IdempotencyKey:
     digest: bytes
 
 
-def submit(db: Database, caller: Caller, definitions: Sequence[dict[str, Any]]) -> list[Row]:
-    """Create all jobs or none; return them in the order given."""
-    return db.unrepeatable(lambda tx: tx.all(SQL.submit_jobs, **_submission(caller, definitions)))
+@dataclass(frozen=True)
+class OpenJobLimits:
+    """How many jobs of a tenant may be open, and how many MiB their definitions may have; 0: no limit."""
+
+    jobs: int = Config.max_open_jobs
+    mebibytes: int = Config.max_open_mebibytes
+
+
+def submit(
+    db: Database,
+    caller: Caller,
+    definitions: Sequence[dict[str, Any]],
+    limits: OpenJobLimits = OpenJobLimits(),
+) -> list[Row]:
+    """Create all jobs or none; return them in the order given. Raises TooManyOpenJobs."""
+    values = _submission(caller, definitions, limits=limits)
+    if created := db.unrepeatable(lambda tx: tx.all(SQL.submit_jobs, **values)):
+        return created
+    raise _no_room(db, caller, len(definitions), limits)
 
 
 def submit_once(
-    db: Database, caller: Caller, definitions: Sequence[dict[str, Any]], once: IdempotencyKey
+    db: Database,
+    caller: Caller,
+    definitions: Sequence[dict[str, Any]],
+    once: IdempotencyKey,
+    limits: OpenJobLimits = OpenJobLimits(),
 ) -> tuple[list[Row], bool]:
     """Create all jobs or none, unless this key did so within a day; return the jobs, and whether they existed.
 
     The try may be repeated after a lost connection: the second one finds by its ids what the first created.
-    Raises IdempotencyKeyReused, SubmittedJobsGone.
+    Raises IdempotencyKeyReused, SubmittedJobsGone, TooManyOpenJobs.
     """
-    values = _submission(caller, definitions, once)
-    while True:
+    values = _submission(caller, definitions, once, limits)
+    for _ in range(TRIES):
         if created := db.all(SQL.submit_jobs, **values):
             return created, False
         earlier = db.one_or_none(SQL.find_submission, tenant_id=caller.tenant_id, key=once.key)
-        if earlier:  # else it was removed in between, and the key is free
+        if earlier:  # else it was removed in between, and the key is free, or there is no room
             return _submitted(db, caller, earlier, once), earlier["job_ids"] != values["job_ids"]
+    raise _no_room(db, caller, len(definitions), limits)
+
+
+def _no_room(db: Database, caller: Caller, new: int, limits: OpenJobLimits) -> TooManyOpenJobs:
+    """The error for a submission of so many jobs that was refused for one of the limits."""
+    found = db.one_or_none(SQL.count_open_jobs, tenant_id=caller.tenant_id)
+    open_jobs = int(found["jobs"]) if found else 0
+    if limits.jobs and open_jobs + new > limits.jobs:
+        return TooManyOpenJobs(
+            f"Your project has {open_jobs} open jobs, and {new} more would exceed the {limits.jobs} that the"
+            " operator allows (KELPIE_MAX_OPEN_JOBS); submit them again when jobs have ended."
+        )
+    return TooManyOpenJobs(
+        f"The definitions of your project's {open_jobs} open jobs and of these {new} would take more than the"
+        f" {limits.mebibytes} MiB that the operator allows (KELPIE_MAX_OPEN_MIB); keep large data in a bucket, or"
+        " submit them again when jobs have ended."
+    )
 
 
 def _submission(
-    caller: Caller, definitions: Sequence[dict[str, Any]], once: IdempotencyKey | None = None
+    caller: Caller,
+    definitions: Sequence[dict[str, Any]],
+    once: IdempotencyKey | None = None,
+    limits: OpenJobLimits = OpenJobLimits(),
 ) -> dict[str, Any]:
     for definition in definitions:
         caller.require_own_group(definition["container_group"])
@@ -68,6 +112,8 @@ def _submission(
         "key": once and once.key,
         "digest": once and once.digest,
         "job_ids": once and ids,
+        "most_jobs": limits.jobs,
+        "most_bytes": limits.mebibytes * 2**20,
     }
 
 

@@ -16,7 +16,7 @@ from kelpie_api.errors import InvalidRequest
 from kelpie_api.machines import sightings
 from kelpie_api.queue import jobs, listing, submissions
 from kelpie_api.queue.during_prefixes import SharedPlace, shared_places
-from kelpie_api.queue.submissions import IdempotencyKey
+from kelpie_api.queue.submissions import IdempotencyKey, OpenJobLimits
 from kelpie_api.schemas.doubts import doubts
 from kelpie_api.schemas.fields import Failure, Message
 from kelpie_api.schemas.jobs import AttemptList, Count, EventList, HistoryQuery, Job, JobPage, JobQuery, as_cursor
@@ -50,10 +50,12 @@ def warned(job: Row, definition: Any, shared: list[SharedPlace]) -> Row:
 
 def accept(definitions: list[dict[str, Any]], key: str | None) -> tuple[list[Row], dict[str, str]]:
     """Submit jobs, at most once if there is a key; return the jobs and the headers of the answer."""
+    config = coordinator().config
+    limits = OpenJobLimits(config.max_open_jobs, config.max_open_mebibytes)
     if key is None:
-        return submissions.submit(db(), caller(), definitions), {}
+        return submissions.submit(db(), caller(), definitions, limits), {}
     submitted, replayed = submissions.submit_once(
-        db(), caller(), definitions, IdempotencyKey(key, digest_of_body())
+        db(), caller(), definitions, IdempotencyKey(key, digest_of_body()), limits
     )
     return submitted, {"Idempotent-Replayed": "true"} if replayed else {}
 
@@ -71,6 +73,7 @@ def digest_of_body() -> bytes:
 @blueprint.alt_response(400, schema=Failure)
 @blueprint.alt_response(409, schema=Failure)
 @blueprint.alt_response(422, schema=Failure)
+@blueprint.alt_response(429, schema=Failure, headers={"Retry-After": TEXT})
 def submit_job(headers: dict[str, Any], definition: dict[str, Any]) -> RouteResult:
     """Submit a job."""
     [job], answered = accept([definition], headers["idempotency_key"])
@@ -89,6 +92,7 @@ blueprint.add_url_rule("/job", endpoint="submit_job_by_old_path", view_func=subm
 @blueprint.alt_response(400, schema=Failure)
 @blueprint.alt_response(409, schema=Failure)
 @blueprint.alt_response(422, schema=Failure)
+@blueprint.alt_response(429, schema=Failure, headers={"Retry-After": TEXT})
 def submit_batch(headers: dict[str, Any], definitions: list[dict[str, Any]]) -> RouteResult:
     """Submit up to 1000 jobs, all or none; they keep their order."""
     submitted, answered = accept(definitions, headers["idempotency_key"])

@@ -138,7 +138,8 @@ def completed(fields: dict[str, Any], job_id: str) -> Row:
 @blueprint.alt_response(409, schema=Failure)
 def failed(fields: dict[str, Any], job_id: str) -> Row:
     """The attempt failed; this machine never gets the job again."""
-    fail = partial(jobs.fail, max_bans=coordinator().config.max_bans)
+    config = coordinator().config
+    fail = partial(jobs.fail, max_bans=config.max_bans, max_machines=config.max_machines)
     return carry_out(fail, job_id, report_of(fields), "Failure reported")
 
 

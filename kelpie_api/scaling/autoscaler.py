@@ -320,15 +320,17 @@ class Autoscaler:
 
     def _noted(self, tx: Transaction, result: RuleResult) -> RuleResult:
         """Count the runs in which Salad did not have the group, and remove the rule when there were enough."""
-        group_id = result.rule["container_group_id"]
+        group_id, tenant_id = result.rule["container_group_id"], result.rule["tenant_id"]
         if result.vanished:
             long = MISSING_WITH_PROJECT_FOR if result.vanished.with_project else timedelta()
-            missing = tx.one_or_none(SQL.note_group_missing, container_group_id=group_id, long=long)
+            missing = tx.one_or_none(
+                SQL.note_group_missing, container_group_id=group_id, tenant_id=tenant_id, long=long
+            )
             result = after_missing(result, missing)
         elif result.observed:
-            tx.execute(SQL.note_group_found, container_group_id=group_id)
+            tx.execute(SQL.note_group_found, container_group_id=group_id, tenant_id=tenant_id)
         if result.decision and result.decision.action == Action.REMOVE_RULE:
-            tx.execute(SQL.delete_rule, scope=None, groups=None, container_group_id=group_id)
+            tx.execute(SQL.delete_rule, scope=tenant_id, groups=None, container_group_id=group_id)
         return result
 
 

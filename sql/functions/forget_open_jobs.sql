@@ -1,8 +1,11 @@
--- Removes what is kept of jobs for as long as they are open, once they left the queue, by whichever statement.
+-- Takes jobs off their tenant's count, and removes what is kept of them for as long as they are open, once they left the
+-- queue, by whichever statement.
 create or replace function forget_open_jobs() returns trigger language plpgsql
   set enable_seqscan = off
 as $$
 begin
+  insert into open_job_counts (tenant_id, jobs, bytes)
+  select tenant_id, -count(*), -sum(bytes) from ended group by tenant_id;
   delete from during_prefixes d using ended e where d.job_id = e.job_id;
   return null;
 end $$;

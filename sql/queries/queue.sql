@@ -10,20 +10,14 @@
 
 -- name: submit_jobs
 -- Create all the jobs of one submission, or none; a batch keeps its own order. `submitted` is a list of
--- objects with the columns of jobs. With a key it is remembered for a day, and no row means that this key was used
--- already; a concurrent submission with the same key waits until the first one has ended. `shared` says of each job which
--- of its places another open job keeps its checkpoints in, or in a folder within or around: [place, job, its place].
-with remembered as (
-  insert into submissions (tenant_id, key, digest, job_ids)
-  select %(tenant_id)s, %(key)s::text, %(digest)s::bytea, %(job_ids)s::uuid[]
-   where %(key)s::text is not null
-      on conflict (tenant_id, key) do update
-     set digest = excluded.digest, job_ids = excluded.job_ids, created = now()
-   where submissions.created < now() - interval '24 hours'
-  returning key
-),
-submitted as (
-  select * from rows from (
+-- objects with the columns of jobs. With a key it is remembered for a day; a concurrent submission with the same key waits
+-- until the first one has ended. No row: the key was used already, or the tenant would have more than `most_jobs` open jobs
+-- or `most_bytes` of them (0: no limit). `shared` says of each job which of its places another open job keeps its
+-- checkpoints in, or in a folder within or around: [place, job, its place].
+with asked as materialized (
+  select *, octet_length(concat(command, arguments, environment, sync, input_bucket, input_prefix, checkpoint_bucket,
+                                checkpoint_prefix, output_bucket, output_prefix, webhook)) as bytes
+    from rows from (
     jsonb_to_recordset(%(submitted)s::jsonb) as (
       id uuid, container_group text, command text, arguments jsonb, environment jsonb, sync jsonb,
       input_bucket text, input_prefix text, checkpoint_bucket text, checkpoint_prefix text,
@@ -33,8 +27,25 @@ submitted as (
       id, container_group, command, arguments, environment, sync, input_bucket, input_prefix,
       checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix, compression, max_failures,
       heartbeat_interval, webhook, places, place)
-   where %(key)s::text is null
-      or exists (select from remembered)
+),
+room as materialized (
+  select has_room_for(%(tenant_id)s, count(*), sum(bytes), %(most_jobs)s, %(most_bytes)s) as is_enough from asked
+),
+remembered as (
+  insert into submissions (tenant_id, key, digest, job_ids)
+  select %(tenant_id)s, %(key)s::text, %(digest)s::bytea, %(job_ids)s::uuid[]
+   where %(key)s::text is not null
+     and (select is_enough from room)
+      on conflict (tenant_id, key) do update
+     set digest = excluded.digest, job_ids = excluded.job_ids, created = now()
+   where submissions.created < now() - interval '24 hours'
+  returning key
+),
+submitted as (
+  select *
+    from asked
+   where (select is_enough from room)
+     and (%(key)s::text is null or exists (select from remembered))
 ),
 created as (
   insert into jobs (id, tenant_id, container_group, command, arguments, environment, sync, input_bucket,
@@ -48,8 +59,10 @@ created as (
   returning *
 ),
 queued as (
-  insert into queue (job_id, tenant_id, container_group, seq, heartbeat_interval)
-  select id, tenant_id, coalesce(container_group, ''), seq, heartbeat_interval from created
+  insert into queue (job_id, tenant_id, container_group, seq, heartbeat_interval, bytes)
+  select c.id, c.tenant_id, coalesce(c.container_group, ''), c.seq, c.heartbeat_interval, s.bytes
+    from created c
+    join submitted s using (id)
 ),
 told as (
   insert into events (job_id, kind, actor, attempt)
@@ -80,8 +93,18 @@ select s.*, (select shared from shared where shared.job_id = s.id) as shared
  cross join lateral shown_job(c, %(user_id)s, c.heartbeat) s
  order by s.seq;
 
+-- name: count_open_jobs
+-- The open jobs of a tenant, and the bytes of their definitions.
+select coalesce(sum(jobs), 0)::bigint as jobs, coalesce(sum(bytes), 0)::bigint as bytes
+  from open_job_counts
+ where tenant_id = %(tenant_id)s;
+
 -- name: find_submission
-select digest, job_ids from submissions where tenant_id = %(tenant_id)s and key = %(key)s;
+select digest, job_ids
+  from submissions
+ where tenant_id = %(tenant_id)s
+   and key = %(key)s
+   and created >= now() - interval '24 hours';
 
 -- name: get_submitted_jobs
 -- The jobs of one submission as they are now, in the order in which they were submitted.
@@ -254,7 +277,8 @@ select status from job;
 -- failed for good when it has no failures left. A pending job stays pending. No row: refused.
 --
 -- Where it `counts` (1, else 0), it counts against the machine in the group that it held the job for; the one that fills
--- the set of `max_bans` (0: never) has the machine reallocated, and sets the count to zero.
+-- the set of `max_bans` (0: never) has the machine reallocated, and sets the count to zero. A machine that is not known yet
+-- is written only where its tenant has less than `max_machines` (0: no limit).
 with held as (
   select * from queue
    where job_id = %(job_id)s
@@ -273,6 +297,13 @@ counted as (
     from held h
     join banned using (job_id)
    where h.machine_id is not null
+     and (%(max_machines)s::integer = 0
+          or exists (select from machines k
+                      where k.tenant_id = h.tenant_id
+                        and k.container_group = h.holder_group
+                        and k.machine_id = h.machine_id)
+          or %(max_machines)s > (select count(*)
+                                   from (select from machines k where k.tenant_id = h.tenant_id limit %(max_machines)s) n))
       on conflict (tenant_id, container_group, machine_id) do update
      set last_seen = now(),
          bans = m.bans + 1,
@@ -541,10 +572,11 @@ select a.number, a.machine_id, a.container_group as container_group_id, a.claime
  limit %(most)s;
 
 -- name: jobs_held_by
--- Which of these jobs a machine holds.
+-- Which of these jobs of a tenant a machine holds.
 select job_id
   from queue
  where job_id = any (%(job_ids)s::uuid[])
+   and of_tenant(tenant_id, %(scope)s)
    and machine_id = %(machine_id)s
    and holder_group = %(container_group)s;
 
@@ -582,6 +614,29 @@ delete from outages where ended < now() - interval '2 days' - interval '1 hour';
 -- name: forget_submissions
 -- After a day a key is new again, whether its row is still there or not; the hour keeps the two apart.
 delete from submissions where created < now() - interval '25 hours';
+
+-- name: settle_open_job_counts
+-- Add up the rows of tenants that have many, and remove those of tenants without open jobs. Rows that come meanwhile are left
+-- to the next time. One process at a time does it.
+with turn as materialized (
+  select pg_try_advisory_xact_lock(hashtext('kelpie open job counts')) as ours
+),
+many as materialized (
+  select tenant_id
+    from open_job_counts
+   where (select ours from turn)
+   group by tenant_id
+  having count(*) > 100 or (sum(jobs) = 0 and sum(bytes) = 0)
+),
+settled as (
+  delete from open_job_counts where tenant_id in (select tenant_id from many)
+  returning tenant_id, jobs, bytes
+)
+insert into open_job_counts (tenant_id, jobs, bytes)
+select tenant_id, sum(jobs), sum(bytes)
+  from settled
+ group by tenant_id
+having sum(jobs) <> 0 or sum(bytes) <> 0;
 
 -- name: note_lapse_horizons
 -- For each line in which many leases are held: until when none of them can lapse. A lease that this statement does

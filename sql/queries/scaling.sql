@@ -139,9 +139,11 @@ update autoscaler_turn set until = now() + %(length)s::interval where owner = %(
 delete from autoscaler_turn where owner = %(owner)s;
 
 -- name: note_group_found
+-- Like the next, nothing is written where the rule is another tenant's by now.
 update scaling_rules
    set missing_runs = 0, missing_since = null
  where container_group_id = %(container_group_id)s
+   and tenant_id = %(tenant_id)s
    and missing_runs > 0;
 
 -- name: note_group_missing
@@ -149,6 +151,7 @@ update scaling_rules
 update scaling_rules
    set missing_runs = missing_runs + 1, missing_since = coalesce(missing_since, now())
  where container_group_id = %(container_group_id)s
+   and tenant_id = %(tenant_id)s
 returning missing_runs, missing_since <= now() - %(long)s::interval as long_ago;
 
 -- name: record_decision

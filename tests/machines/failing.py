@@ -20,6 +20,7 @@ def fail_jobs(
     max_bans: int = 5,
     held_for: str | None = None,
     detail: str | None = None,
+    max_machines: int = 0,
 ) -> None:
     """A machine fails so many jobs, each of which it holds for a group."""
     for _ in range(times):
@@ -28,7 +29,8 @@ def fail_jobs(
             db.execute(
                 "update queue set holder_group = %(group)s where job_id = %(id)s", group=held_for, id=job_id
             )
-        jobs.fail(db, tenant.caller, job_id, Report(machine, group, 1, 1, reason, detail), max_bans)
+        failure = Report(machine, group, 1, 1, reason, detail)
+        jobs.fail(db, tenant.caller, job_id, failure, max_bans, max_machines)
 
 
 def reallocations(db: Database) -> list[Row]:

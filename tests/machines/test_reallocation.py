@@ -149,6 +149,19 @@ class TestCounting:
     def test_an_upload_that_failed_otherwise_counts(self, detail: str | None) -> None:
         assert counts_against_machine(Report("m1", "g1", 1, reason="upload", detail=detail))
 
+    def test_a_machine_beyond_the_limit_of_its_tenant_is_banned_but_not_counted(
+        self, db: Database, tenant: Tenant
+    ) -> None:
+        rival = make_tenant(db, "rival", "default")
+        for whose in (tenant, rival):
+            for machine in ("m1", "m2", "m1", "m3"):
+                fail_jobs(db, whose, machine, "g1", 1, max_machines=2)
+        known = db.all("select machine_id, bans from machines order by tenant_id, machine_id")
+        assert [(row["machine_id"], row["bans"]) for row in known] == [("m1", 2), ("m2", 1)] * 2
+        assert len(db.all("select from bans where machine_id = 'm3'")) == 2
+        fail_jobs(db, tenant, "m3", "g1", 1, max_machines=0)
+        assert len(db.all("select from machines")) == 5
+
     def test_machines_groups_and_tenants_are_counted_apart(self, db: Database, tenant: Tenant) -> None:
         for whose in (tenant, make_tenant(db, "rival", "default"), make_tenant(db, "acme", "other")):
             for machine in ("m1", "m2"):

@@ -46,6 +46,7 @@ def report_in(tx: Transaction, tenant: Tenant, statement: str, job_id: UUID, sai
         sealed_key=None,
         organization="acme",
         max_bans=5,
+        max_machines=0,
         counts=1,
     )
 

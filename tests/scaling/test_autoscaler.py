@@ -722,6 +722,19 @@ def test_groups_that_vanish_together_lose_their_rules_each_after_its_own_three_r
     assert rule_of(db, second) is None
 
 
+def test_a_rule_that_is_another_tenants_by_now_is_neither_counted_nor_removed(
+    db: Database, tenant: Tenant
+) -> None:
+    group = str(uuid.uuid4())
+    make_rule(db, make_tenant(db, "rival", "default"), group)
+    db.execute("update scaling_rules set missing_runs = 2, missing_since = now()")
+    read = {"container_group_id": group, "tenant_id": tenant.caller.tenant_id}
+    assert db.one_or_none(SQL.note_group_missing, **read, long=timedelta()) is None
+    db.execute(SQL.note_group_found, **read)
+    rule = rule_of(db, group)
+    assert rule and rule["missing_runs"] == 2
+
+
 def test_where_salad_does_not_know_the_project_either_the_rules_stay_for_a_day(
     db: Database, tenant: Tenant, fleet: FleetDouble, autoscaler: Autoscaler
 ) -> None:
