@@ -115,9 +115,15 @@ class LocalStack:
             self._api.kill()
             self._api = None
 
-    def start_worker(self, machine_id: str, settings: Mapping[str, str] | None = None) -> "Worker":
-        """A new machine with an empty disk and a worker on it. `settings`: more environment variables."""
-        worker = Worker(machine_id, self.root, {**self._worker_environment(machine_id), **(settings or {})})
+    def start_worker(
+        self, machine_id: str, settings: Mapping[str, str] | None = None, module: str = "kelpie_worker"
+    ) -> "Worker":
+        """A new machine with an empty disk and a worker on it.
+
+        `settings`: more environment variables. `module`: the program, if it is another worker than Kelpie's.
+        """
+        environment = {**self._worker_environment(machine_id), **(settings or {})}
+        worker = Worker(machine_id, self.root, environment, module)
         self.workers.append(worker)
         worker.start()
         return worker
@@ -180,8 +186,11 @@ class Worker:
     Its disk is a folder; its logs are elsewhere, so that they outlive the disk.
     """
 
-    def __init__(self, machine_id: str, root: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, machine_id: str, root: Path, environment: Mapping[str, str], module: str = "kelpie_worker"
+    ) -> None:
         self.machine_id = machine_id
+        self._module = module
         self.disk = root / machine_id
         self.output = root / f"{machine_id}.out"
         self.log = root / f"{machine_id}.log"
@@ -203,7 +212,7 @@ class Worker:
         self.disk.mkdir(exist_ok=True)
         self._child = Child(
             self.machine_id,
-            [sys.executable, "-m", "kelpie_worker"],
+            [sys.executable, "-m", self._module],
             folder=self._root,
             cwd=self.disk,
             env=self._environment,

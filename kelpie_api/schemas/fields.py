@@ -21,6 +21,8 @@ from kelpie_api.schemas.glossary import meaning
 from kelpie_api.text import UNSTORABLE
 
 NAME = validate.Length(min=1, max=LONGEST_NAME)
+WHOLE_NUMBER = r"[0-9]+(\.0+)?"  # of a query string, also as `3.0`
+_MOST_DIGITS = 20  # of such a number
 
 
 class Instant(fields.Field[datetime]):
@@ -89,12 +91,16 @@ class QueryText(fields.String):
 
 
 class QueryNumber(fields.Integer):
-    """A whole number from a query string. `int` alone accepts more: `1_0`, blanks, the digits of any script."""
+    """A whole number from a query string, also as `3.0`.
+
+    `int` alone accepts more: `1_0`, blanks, the digits of any script.
+    """
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
-        if not re.fullmatch("-?[0-9]{1,20}", value):
+        digits = value.partition(".")[0]
+        if not re.fullmatch(f"-?{WHOLE_NUMBER}", value) or len(digits) > _MOST_DIGITS:
             raise self.make_error("invalid", input=value)
-        return int(value)
+        return int(digits)
 
 
 class DescribedSchema(Schema):

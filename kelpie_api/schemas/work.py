@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
@@ -11,7 +12,14 @@ from marshmallow import ValidationError, fields, validate
 from kelpie_api.limits import LARGEST_OUTPUT, LONGEST_DETAIL, LONGEST_KEY, MOST_CHECKPOINT_FILES
 from kelpie_api.queue.long_poll import LONGEST_WAIT
 from kelpie_api.queue.states import Status
-from kelpie_api.schemas.fields import NAME, QueryText, RequestSchema, ResponseSchema, StrictInteger
+from kelpie_api.schemas.fields import (
+    NAME,
+    WHOLE_NUMBER,
+    QueryText,
+    RequestSchema,
+    ResponseSchema,
+    StrictInteger,
+)
 from kelpie_api.text import parse_uuid
 
 NAME_OF_OBJECT = validate.Length(min=1, max=LONGEST_KEY)
@@ -36,16 +44,17 @@ class Seconds(QueryText):
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
         text = super()._deserialize(value, attr, data, **kwargs)
-        if not (text.isascii() and text.isdigit()):
+        if not re.fullmatch(WHOLE_NUMBER, text):
             raise ValidationError("A whole number of seconds, 0 or more.")
-        return self.longest if len(text) > 9 else min(int(text), self.longest)
+        digits = text.partition(".")[0]
+        return self.longest if len(digits) > 9 else min(int(digits), self.longest)
 
 
 class WorkQuery(RequestSchema):
     machine_id = QueryText(required=True, validate=NAME)
     container_group_id = QueryText(required=True, validate=NAME)
     claim_id = QueryId(load_default=None)
-    wait = Seconds(LONGEST_WAIT, load_default=0, metadata={"pattern": "^[0-9]+$", "example": "20"})
+    wait = Seconds(LONGEST_WAIT, load_default=0, metadata={"pattern": f"^{WHOLE_NUMBER}$", "example": "20"})
 
 
 class WorkerReport(RequestSchema):

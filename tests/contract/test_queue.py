@@ -894,6 +894,11 @@ def test_a_wait_is_a_number_of_seconds(api: Api, wait: str) -> None:
     expect_error(400, api.get("/work", machine_id="m", container_group_id=api.group, wait=wait))
 
 
+def test_a_wait_may_have_a_fraction_of_zero(api: Api) -> None:
+    job = api.submit()
+    assert ids(api.claim("m", wait="5.0")) == [job["id"]]
+
+
 def test_a_wait_beyond_30_seconds_is_no_fault_of_the_server(api: Api) -> None:
     job = api.submit()
     answer = api.get("/work", machine_id="m", container_group_id=api.group, wait=100)
