@@ -19,7 +19,9 @@ LABEL org.opencontainers.image.title="kelpie" \
       org.opencontainers.image.licenses="MIT"
 # A number, so that an orchestrator can see that it is not root.
 RUN groupadd --gid 10001 kelpie \
-    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /app --shell /usr/sbin/nologin kelpie
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /app --shell /usr/sbin/nologin kelpie \
+    # A volume that is mounted here takes its owner from it.
+    && install --directory --owner 10001 --group 10001 --mode 700 /run/kelpie
 COPY --from=packages /venv /venv
 WORKDIR /app
 COPY . .

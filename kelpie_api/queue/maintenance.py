@@ -22,6 +22,11 @@ VACUUM_SHARE = 0.1  # of the time at most, even where an old snapshot lets a vac
 LONGEST_VACUUM = 3600.0  # seconds
 FORGET_PAUSE = 3600.0  # seconds
 SETTLE_PAUSE = 2.0  # seconds; at a thousand submissions and reports a second a sum is of two thousand rows then
+FORBIDDEN_PAUSE = 3600.0  # seconds; migrations may grant meanwhile what is missing
+MAY_NOT_VACUUM = (
+    "The role of DATABASE_URL may not vacuum the table queue, and claims are slower until autovacuum does: run"
+    " scripts/migrate with --app-role on Postgres 17 or newer, or lower autovacuum_naptime."
+)
 
 
 class Maintenance:
@@ -75,6 +80,9 @@ class Maintenance:
         dead = self.db.one_or_none(SQL.count_dead_queue_rows)
         if dead is None or dead["n_dead_tup"] < DEAD_ROWS:
             return VACUUM_PAUSE
+        if not dead["may_vacuum"]:
+            logs.warning("queue_not_vacuumed", message=MAY_NOT_VACUUM)
+            return FORBIDDEN_PAUSE
         began = time.monotonic()
         self.db.unrepeatable(lambda tx: tx.execute(SQL.vacuum_queue), limit=LONGEST_VACUUM)
         return max(VACUUM_PAUSE, (time.monotonic() - began) / VACUUM_SHARE)

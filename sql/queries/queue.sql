@@ -663,7 +663,14 @@ having sum(held) >= 10
     on conflict (tenant_id, container_group) do update set clear_until = excluded.clear_until;
 
 -- name: count_dead_queue_rows
-select n_dead_tup from pg_stat_user_tables where relid = 'queue'::regclass;
+-- And whether this role may vacuum them away: from Postgres 17 on it can be granted, before that only the owner may.
+select n_dead_tup,
+       case when current_setting('server_version_num')::integer >= 170000
+            then has_table_privilege(relid, 'maintain')
+            else pg_has_role((select relowner from pg_class where oid = relid), 'usage')
+       end as may_vacuum
+  from pg_stat_user_tables
+ where relid = 'queue'::regclass;
 
 -- name: vacuum_queue
 -- Outside a transaction. A plain VACUUM may skip the indexes, and it is there that the dead entries slow the claim.

@@ -25,6 +25,16 @@ def test_the_api_alone_gets_the_administrators_key() -> None:
     ] == ["api"]
 
 
+def test_the_owner_of_the_tables_is_the_role_of_migrations_alone() -> None:
+    text = (CHECKOUT / "compose.yaml").read_text()
+    services: dict[str, Any] = yaml.safe_load(text)["services"]
+    knows = [name for name, service in services.items() if "${POSTGRES_PASSWORD" in str(service)]
+    assert knows == ["postgres", "migrate"]
+    for name in ("api", "webhooks", "autoscaler"):
+        assert services[name]["environment"]["DATABASE_URL"] == "postgresql://kelpie_app@postgres:5432/kelpie"
+        assert services[name]["volumes"] == ["credentials:/run/kelpie:ro"]
+
+
 def test_no_service_runs_a_script_that_does_not_exist() -> None:
     services = yaml.safe_load((CHECKOUT / "compose.yaml").read_text())["services"]
     left_in = (CHECKOUT / ".dockerignore").read_text().splitlines()

@@ -92,6 +92,22 @@ def test_a_container_is_not_root_and_may_write_nowhere(stack: Compose, service: 
     assert "no-new-privileges:true" in settings["SecurityOpt"]
 
 
+@pytest.mark.parametrize("service", ["api", "webhooks"])
+def test_a_program_connects_as_a_role_that_owns_nothing_and_knows_no_other_password(
+    stack: Compose, service: str
+) -> None:
+    environment = "\n".join(stack.containers()[service].attrs["Config"]["Env"])
+    assert stack.password not in environment and "POSTGRES_PASSWORD" not in environment
+    assert (stack.admin_key in environment) is (service == "api")
+    with stack.database() as db:
+        rows = db.all("select distinct usename from pg_stat_activity where application_name = 'kelpie'")
+        owned = db.all("select relname from pg_class where relowner = 'kelpie_app'::regrole")
+    assert {row["usename"] for row in rows} == {"kelpie_app", "kelpie"} and owned == []  # `db` is the other one
+    as_owner = "import psycopg; psycopg.connect('postgresql://kelpie@postgres/kelpie')"
+    code, said = stack.execute(service, "python", "-c", as_owner)
+    assert code != 0 and "password" in said
+
+
 def test_only_the_proxy_has_a_port_on_this_machine(stack: Compose) -> None:
     published = {
         service: [place for places in (container.ports or {}).values() for place in places or []]
