@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
+from collections.abc import Iterator
 from datetime import timedelta
 from types import ModuleType
 from typing import Any
@@ -222,6 +224,27 @@ def numbers_of(limits: ModuleType) -> dict[str, Any]:
 def test_a_limit_that_both_programs_know_is_one_number() -> None:
     assert numbers_of(kelpie_api.limits) == numbers_of(kelpie_worker.limits)
     assert len(numbers_of(kelpie_api.limits)) >= 7
+
+
+def numbers_beside_limits(tree: ast.AST) -> Iterator[int]:
+    """The numbers that a comparison, the end of a slice, or a `max=` has as a literal."""
+    for node in ast.walk(tree):
+        parts: list[ast.AST | None] = []
+        if isinstance(node, ast.Compare):
+            parts = [node.left, *node.comparators]
+        elif isinstance(node, ast.Slice):
+            parts = [node.upper]
+        elif isinstance(node, ast.keyword) and node.arg == "max":
+            parts = [node.value]
+        yield from (part.value for part in parts if isinstance(part, ast.Constant) and type(part.value) is int)
+
+
+@pytest.mark.parametrize("limits", [kelpie_api.limits, kelpie_worker.limits], ids=["coordinator", "worker"])
+def test_a_limit_is_written_as_a_number_in_one_place(limits: ModuleType) -> None:
+    named = set(numbers_of(limits).values()) - {kelpie_api.limits.DEFAULT_HEARTBEAT_INTERVAL}
+    for path in sorted((CHECKOUT / limits.__name__.partition(".")[0]).rglob("*.py")):
+        again = named & set(numbers_beside_limits(ast.parse(path.read_text())))
+        assert not again, f"{path} has {again} beside limits.py"
 
 
 def test_a_worker_waits_for_work_no_longer_than_the_coordinator_lets_it() -> None:

@@ -19,6 +19,7 @@ from kelpie_api.config import Config
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.encryption import Seal
 from kelpie_api.errors import Forbidden, InvalidRequest, MissingCredentials
+from kelpie_api.limits import LONGEST_NAME
 from kelpie_api.salad.client import is_name
 
 REMEMBERED_FOR = 30.0  # seconds; a revoked key is refused by every process after this long at the latest
@@ -88,7 +89,7 @@ class Authenticator:
         Jobs of the null group, jobs of all groups (where KELPIE_JWT_STRICT is false) and a project that is new to
         the coordinator need Salad's confirmation that the group is in the project: the header is only a claim.
         """
-        if not (len(project) <= 255 and project.isprintable()):
+        if not (len(project) <= LONGEST_NAME and project.isprintable()):
             raise invalid_header("Salad-Project", "is no name of a project")
         machine = self.tokens.machine(token)
         self._require_admitted(machine.organization)

@@ -11,6 +11,7 @@ from kelpie_api.auth.jwks import Key, KeyRing
 from kelpie_api.config import Config
 from kelpie_api.db import Database
 from kelpie_api.errors import Forbidden
+from kelpie_api.limits import LONGEST_NAME
 
 LONGEST_TOKEN = 8192
 LEEWAY = 10  # seconds that the clocks may differ
@@ -95,6 +96,6 @@ def bearer(claims: dict[str, Any]) -> Machine:
 def claim(claims: dict[str, Any], name: str) -> str:
     """A claim that is a name. Raises Forbidden, also if it is empty: '' is stored for the null group."""
     text = claims.get(name)
-    if not isinstance(text, str) or not 1 <= len(text) <= 255 or not text.isprintable():
+    if not isinstance(text, str) or not 1 <= len(text) <= LONGEST_NAME or not text.isprintable():
         raise Forbidden(f"This token lacks the claim {name}.")
     return text

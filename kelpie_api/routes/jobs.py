@@ -13,6 +13,7 @@ from flask_smorest import Blueprint
 
 from kelpie_api.db import Row
 from kelpie_api.errors import InvalidRequest
+from kelpie_api.limits import LONGEST_NAME
 from kelpie_api.machines import sightings
 from kelpie_api.queue import jobs, listing, submissions
 from kelpie_api.queue.during_prefixes import SharedPlace, shared_places
@@ -143,8 +144,8 @@ def purge_group(container_group_id: str) -> Row:
 
 def group_name(text: str) -> str:
     """A container group from a path. Raises InvalidRequest if no job can have that group."""
-    if len(text) > 255 or "\0" in text or "\ufffd" in text:
-        sentence = "The id of a container group is 1 to 255 characters in UTF-8, without a NUL."
+    if len(text) > LONGEST_NAME or "\0" in text or "\ufffd" in text:
+        sentence = f"The id of a container group is 1 to {LONGEST_NAME} characters in UTF-8, without a NUL."
         raise InvalidRequest(sentence, {"container_group_id": [sentence]})
     return text
 

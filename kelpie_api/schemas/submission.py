@@ -20,6 +20,7 @@ from kelpie_api.schemas.jobs import Job
 
 LARGEST_DEFINITION = 256 * 1024
 LARGEST_BATCH = 1000
+LONGEST_PATH = 4096  # characters; Linux takes no longer one
 
 
 def storable_name(name: str) -> None:
@@ -85,7 +86,7 @@ BUCKET: list[Callable[[str], Any]] = [NAME, bucket_name]
 class SyncBlock(RequestSchema):
     bucket = Text(required=True, validate=BUCKET)
     prefix = Text(required=True, validate=[validate.Length(max=LONGEST_KEY), key_prefix])
-    local_path = Text(required=True, validate=validate.Length(min=1, max=4096))
+    local_path = Text(required=True, validate=validate.Length(min=1, max=LONGEST_PATH))
     pattern = Text(allow_none=True, validate=CompilablePattern(max=LONGEST_PATTERN))
 
     @post_load

@@ -64,7 +64,7 @@ class WorkerReport(RequestSchema):
     container_group_id = fields.String(required=True, validate=NAME)
     attempt = StrictInteger(load_default=None, allow_none=True, validate=validate.Range(1, 2**31 - 1))
     exit_code = StrictInteger(load_default=None, allow_none=True, validate=validate.Range(-(2**31), 2**31 - 1))
-    reason = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=1000))
+    reason = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=LONGEST_DETAIL))
 
 
 class HeartbeatReport(WorkerReport):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from kelpie_worker import logs
 from kelpie_worker.job import CheckpointStatus, Job, Manifest, StoredObject, SyncBlock
+from kelpie_worker.limits import LONGEST_DETAIL
 from kelpie_worker.s3.bucket import Storage
 from kelpie_worker.s3.objects import RemoteFile
 from kelpie_worker.workspace.pattern import matcher
@@ -39,7 +40,7 @@ def compare(job: Job, listings: Sequence[Listing]) -> Comparison:
     if not wrong:
         return Comparison(CheckpointStatus.CLEAN)
     more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
-    detail = f"{', '.join(wrong[:_NAMED])}{more}"[:1000]
+    detail = f"{', '.join(wrong[:_NAMED])}{more}"[:LONGEST_DETAIL]
     logs.warn("checkpoint_torn", job, detail=detail)
     # What was never reported stays where it is, so beside it older versions would be no whole either. And what
     # is missing was removed: by a user, perhaps, so that the job begins anew.
@@ -68,7 +69,7 @@ def unless_replaced(found: Comparison, job: Job, replaced: Sequence[StoredObject
     detail = f"{', '.join(keys[:_NAMED])} changed while it was downloaded"
     logs.warn("checkpoint_torn", job, detail=detail)
     return replace(
-        found, status=CheckpointStatus.TORN, detail=f"{detail}; {found.detail}".removesuffix("; ")[:1000]
+        found, status=CheckpointStatus.TORN, detail=f"{detail}; {found.detail}".removesuffix("; ")[:LONGEST_DETAIL]
     )
 
 

@@ -27,6 +27,7 @@ from kelpie_worker.system.retry import Failure, retry, sleep
 _TIMEOUT = 1.5  # seconds without a byte
 LONGEST_CALL = 3.0  # seconds in all
 _LARGEST_ANSWER = 64 * 1024
+_LONGEST_REASON = 1000  # characters
 BACKOFF = Backoff(0.5, 15.0)  # from one call for a token to the next
 
 
@@ -48,7 +49,7 @@ class Imds:
         self._call("PUT", "/v1/deletion-cost", {"deletion_cost": cost})
 
     def reallocate(self, reason: str) -> None:
-        self._call("POST", "/v1/reallocate", {"reason": reason[:1000]})
+        self._call("POST", "/v1/reallocate", {"reason": reason[:_LONGEST_REASON]})
 
     def recreate(self) -> None:
         self._call("POST", "/v1/recreate")
