@@ -6,9 +6,10 @@ Only a file that is written in place can be half-written; one that is renamed in
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from kelpie_worker.checkpoints.tracked_files import Movement, TrackedFile, TrackedFiles
-from kelpie_worker.system.linux import files_being_written
+from kelpie_worker.system.open_files import FileId, FilesInUse, files_in_use
 from kelpie_worker.workspace.file_version import Signature, Snapshot
 
 _LARGEST_LOG = 8 * 1024 * 1024  # bytes
@@ -19,22 +20,31 @@ _WAITS_FOR_OPEN = 5 * _WAITS_FOR_RESTLESS
 
 
 class OpenFiles:
-    """The files that any process has open for writing, by inode. /proc is read once, at the first question."""
+    """The files that any process has open for writing, or mapped. /proc is read once, at the first question."""
 
     def __init__(
-        self, read: Callable[[], set[int]] = files_being_written, clock: Callable[[], float] = time.monotonic
+        self, read: Callable[[], FilesInUse] = files_in_use, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._read = read
         self._clock = clock
-        self._inodes: set[int] | None = None
         self.took: float | None = None  # seconds; None: the system was not asked
 
-    def __contains__(self, inode: object) -> bool:
-        if self._inodes is None:
-            began = self._clock()
-            self._inodes = self._read()
-            self.took = self._clock() - began
-        return inode in self._inodes
+    @cached_property
+    def in_use(self) -> FilesInUse:
+        began = self._clock()
+        found = self._read()
+        self.took = self._clock() - began
+        return found
+
+    def __contains__(self, file: object) -> bool:
+        return file in self.in_use.written
+
+    def may_write(self, file: FileId) -> bool:
+        """Whether a process may write to the file without opening it, as far as it was looked."""
+        return not self.in_use.is_all or file in self.in_use.written or file in self.in_use.mapped
+
+    def is_mapped(self, file: FileId) -> bool:
+        return not self.in_use.is_all or file in self.in_use.mapped
 
 
 @dataclass(frozen=True)
@@ -64,7 +74,7 @@ class Stability:
             file = files[path]
             if file.seen == version:
                 self._note_stillness(file.movement, now)
-            elif file.seen and file.seen.inode == version.inode:
+            elif file.seen and file.seen.file == version.file:
                 _note_move(file.movement, file.seen, version, now)
             else:
                 file.movement = Movement(appeared=now)
@@ -106,7 +116,7 @@ class Stability:
         moves_for = 0.0 if movement.moves_since is None else now - movement.moves_since
         if moves_for < self.longest_wait:
             return False
-        if _inode(file) in opened:
+        if _id(file) in opened:
             movement.open_since = now if movement.open_since is None else movement.open_since
             return now - movement.open_since >= self._longest_open
         movement.open_since = None
@@ -114,9 +124,9 @@ class Stability:
 
     def _is_being_made(self, file: TrackedFile, now: float, opened: OpenFiles) -> bool:
         """Whether it is new and open for writing. Limited in time, because logs and databases are always open."""
-        is_known = file.sent is not None and file.sent.inode == _inode(file)
+        is_known = file.sent is not None and file.sent.file == _id(file)
         is_new = now - file.movement.appeared < self.longest_wait and not is_known
-        return is_new and _inode(file) in opened
+        return is_new and _id(file) in opened
 
     def _is_held_open(self, file: TrackedFile, now: float, opened: OpenFiles) -> bool:
         """Whether it was rewritten and is still open, even if it is at rest.
@@ -126,7 +136,7 @@ class Stability:
         movement = file.movement
         if not movement.rewritten:
             return False
-        if _inode(file) not in opened:
+        if _id(file) not in opened:
             movement.held_since, movement.always_open = None, False
             return False
         if movement.always_open:
@@ -159,8 +169,8 @@ def _is_log(file: TrackedFile) -> bool:
 
 def _has_grown(file: TrackedFile) -> bool:
     """Whether it has only become longer since it was uploaded."""
-    return bool(file.sent and file.seen and file.sent.inode == file.seen.inode and file.sent.size < file.seen.size)
+    return bool(file.sent and file.seen and file.sent.file == file.seen.file and file.sent.size < file.seen.size)
 
 
-def _inode(file: TrackedFile) -> int | None:
-    return file.seen.inode if file.seen else None
+def _id(file: TrackedFile) -> FileId | None:
+    return file.seen.file if file.seen else None

@@ -24,6 +24,8 @@ class DirectoryHistory:
     objects: Mapping[str, StoredObject]  # what they are in the bucket still, as far as that is known
     origins: Mapping[str, ObjectKey]  # the objects that all of them came from
     sent: bool  # an earlier uploader of this attempt sent from the directory
+    is_untouched: bool = False  # the command has not run since the download
+    is_of_another_boot: bool = False  # what a disk had not saved then may have changed without its times
 
 
 @dataclass(slots=True)
@@ -50,6 +52,16 @@ class Sendings:
 
 
 @dataclass(slots=True)
+class SentContent:
+    """What is known of the content that was sent, and how far the file's signature tells that it is the same."""
+
+    digest: bytes | None = None  # None: not known
+    may_differ: bool = False  # the file may have another content by now under the same signature
+    was_compared: bool = False  # since it was sent, and every later write would show
+    differs: bool = False  # the file has another content under the same signature
+
+
+@dataclass(slots=True)
 class TrackedFile:
     """What is known of one file, and of its object."""
 
@@ -64,7 +76,7 @@ class TrackedFile:
     uploaded: Signature | None = None  # the version that this watch has put there
     stored: StoredObject | None = None  # the object, where the file would be sent
     tail: bytes | None = None  # the last bytes of the version that was sent; None: not known
-    digest: bytes | None = None  # of the version that was sent, if this watch has sent it
+    content: SentContent = field(default_factory=SentContent)
     # Of its uploads.
     sendings: Sendings = field(default_factory=Sendings)
     spoiled: int = 0  # times that it was rewritten while it was read
@@ -79,13 +91,16 @@ class TrackedFile:
         digest: bytes | None = None,
         sending: Sendings | None = None,
     ) -> None:
-        """The bucket has taken this version. `sending` says what that has cost."""
+        """The bucket has taken this version. `sending` says what that has cost.
+
+        That the file still has the content that was sent is not known yet.
+        """
         sending = sending or Sendings()
         self.sendings = replace(
             sending, size=sending.size + (self.sendings.size if self.has_grown(version) else 0)
         )
         self.sent = self.uploaded = version
-        self.stored, self.tail, self.digest = stored, tail, digest
+        self.stored, self.tail, self.content = stored, tail, SentContent(digest, may_differ=True)
         self.movement.rewritten, self.movement.held_since = False, None
 
     def has_grown(self, version: Signature) -> bool:
@@ -93,7 +108,7 @@ class TrackedFile:
         sent = self.sent
         if sent is None or self.movement.rewritten:
             return False
-        return sent.inode == version.inode and sent.size < version.size
+        return sent.file == version.file and sent.size < version.size
 
     def put_off(self, now: float) -> None:
         """Record a refusal: the file is tried again after a pause that grows with every refusal."""
@@ -107,7 +122,7 @@ class TrackedFile:
     def leave(self) -> None:
         """The file is gone from the directory: forget everything but its object."""
         self.seen, self.movement = None, Movement()
-        self.tail, self.digest, self.spoiled = None, None, 0
+        self.tail, self.content, self.spoiled = None, SentContent(may_differ=True), 0
 
     @property
     def matters(self) -> bool:
@@ -126,7 +141,7 @@ class TrackedFiles(dict[str, TrackedFile]):
         self._origins = history.origins
         for path, version in history.brought.items():
             if matches(path):
-                self[path].sent = version
+                self[path].sent, self[path].content = version, SentContent(may_differ=True)
                 self[path].sendings.size = version.size
                 stored = history.objects.get(path)
                 if stored and stored.place == key_of(path):
@@ -145,7 +160,11 @@ class TrackedFiles(dict[str, TrackedFile]):
 
     def changed(self, found: Snapshot) -> Snapshot:
         """The files whose found version the bucket does not have."""
-        return {path: version for path, version in found.items() if self[path].sent != version}
+        return {
+            path: version
+            for path, version in found.items()
+            if self[path].sent != version or self[path].content.differs
+        }
 
     def is_settled(self, found: Snapshot) -> bool:
         """Whether nothing was written, and nothing removed, since the last generation."""

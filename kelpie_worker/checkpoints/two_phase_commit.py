@@ -81,9 +81,9 @@ class Generations:
         began = time.monotonic()
         if file.tail is not None and tail_of(self._source(path), size) != file.tail:
             return False
-        if file.digest is None or began < file.sendings.proven_until:
+        if file.content.digest is None or began < file.sendings.proven_until:
             return True
-        is_prefix = begins_with(self._source(path), size, file.digest)
+        is_prefix = begins_with(self._source(path), size, file.content.digest)
         now = time.monotonic()
         file.sendings.proven_until = now + _PROOF_PAUSE_FACTOR * (now - began)
         return is_prefix
@@ -287,4 +287,4 @@ def _beginning(file: TrackedFile) -> Beginning | None:
     sent, stored = file.sent, file.stored
     if sent is None or stored is None or not stored.etag or stored.size != sent.size:
         return None
-    return Beginning(stored.etag, sent.size, file.digest)
+    return Beginning(stored.etag, sent.size, file.content.digest)

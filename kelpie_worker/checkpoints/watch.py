@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from kelpie_worker import logs
+from kelpie_worker.checkpoints.contents import Contents
 from kelpie_worker.checkpoints.deletion import Deletions
 from kelpie_worker.checkpoints.fence import Fence
 from kelpie_worker.checkpoints.mirror import Look, Mirror, Send, UpToDate, Wait
@@ -101,6 +102,7 @@ class Checkpoints:
         self._unsteady: Collection[str] = ()  # files that the last generation left out, for they move
         self._unsteady_since: float | None = None
         self._finishing = threading.Event()
+        self._contents = Contents(job, block, self.files, history, context.lease, self._finishing)
         self._thread = threading.Thread(target=self._watch, daemon=True, name="checkpoints")
         self._error: BaseException | None = None
         fence.know(history.objects.values())
@@ -108,6 +110,7 @@ class Checkpoints:
     def start(self) -> None:
         """Start watching: every change after the return is noticed."""
         found = self._observer.look().found
+        self._contents.begin(found)
         for path in found:
             self.files[path].was_here = True
         changed = self.files.changed(found)
@@ -127,6 +130,8 @@ class Checkpoints:
         self.stop()
         if self._error:
             raise self._error
+        if self._thread.ident is None:  # an earlier uploader watched while the command ran
+            self._contents.begin(self._observer.look().found)
         patience = Patience()
         self._unsteady_since = None
         retry(
@@ -153,7 +158,10 @@ class Checkpoints:
         return {
             file.stored.place: file.uploaded
             for file in self.files.values()
-            if file.uploaded and file.stored and not self._is_overwritten(file.stored)
+            if file.uploaded
+            and not file.content.may_differ
+            and file.stored
+            and not self._is_overwritten(file.stored)
         }
 
     def _is_overwritten(self, stored: StoredObject) -> bool:
@@ -236,6 +244,8 @@ class Checkpoints:
         With `final` the directory is taken as it is; there is no waiting for a quiet moment.
         """
         look = self._observer.look(final=True) if final else self._quiet_look()
+        if self._contents.compare(look):
+            self._observer.note_lag(look.found)
         self._generations.mark_rewritten(self.files.changed(look.found))
         decision = self._mirror.decide(look)
         self.waits = isinstance(decision, Wait)
@@ -253,7 +263,7 @@ class Checkpoints:
 
     def _carry_out(self, decision: Send, look: Look) -> bool:
         try:
-            not_sent = self._send(decision.files, look.final) if decision.files else NotSent()
+            not_sent = self._send(decision.files, look) if decision.files else NotSent()
         except Spoiled as error:
             logs.debug("checkpoint_spoiled", self._context.job, path=str(error))
             return False
@@ -270,11 +280,12 @@ class Checkpoints:
         self._unsteady = sequel.unsteady
         return sequel.up_to_date
 
-    def _send(self, files: Snapshot, final: bool) -> NotSent:
+    def _send(self, files: Snapshot, look: Look) -> NotSent:
         """Upload a generation; returns the files left out. Raises Spoiled, storage's errors, Cancelled."""
         self._callbacks.busy(files)
+        proven = self._contents.proven(files, look)
         try:
-            not_sent = self._generations.send(files, final)
+            not_sent = self._generations.send(files, look.final)
             self._note_refused(not_sent.refused)
             if self._finishing.is_set() and not_sent.refused.keys() == files.keys():  # only they are left
                 raise next(iter(not_sent.refused.values()))
@@ -283,6 +294,7 @@ class Checkpoints:
             self._put_off(path for path in files if self.files[path].refused)
             raise
         finally:
+            self._contents.note_sent(files, proven)
             self._callbacks.busy(())
         return not_sent
 

@@ -182,7 +182,7 @@ class JobFiles:
             if command.again:
                 self._demand_earlier_files(command.job)
             directories.make_missing(command.job)
-            watches = self._all_watches(command.job)
+            watches = self._all_watches(command.job, is_untouched=not command.again)
             for watch in watches:
                 watch.start()
             self._watches = watches
@@ -289,7 +289,7 @@ class JobFiles:
             self._transfer = Transfer(self._storage, job.compression)
         return self._transfer
 
-    def _all_watches(self, job: Job) -> list[Checkpoints]:
+    def _all_watches(self, job: Job, is_untouched: bool = False) -> list[Checkpoints]:
         # One fence for all directories: two blocks may send to one key.
         fence = Fence(job, self._storage, self.lease, lambda: self._tell(Doubted(self._claim_id)))
         context = WatchContext(
@@ -301,16 +301,20 @@ class JobFiles:
             self.remember_what_was_taken()  # before it is reported
             manifests.tell()
 
-        manifests.watches = [self._checkpoints(context, block, committed) for block in job.during]
+        manifests.watches = [self._checkpoints(context, block, committed, is_untouched) for block in job.during]
         return manifests.watches
 
-    def _checkpoints(self, context: WatchContext, block: SyncBlock, committed: Callable[[], None]) -> Checkpoints:
+    def _checkpoints(
+        self, context: WatchContext, block: SyncBlock, committed: Callable[[], None], is_untouched: bool
+    ) -> Checkpoints:
         directory = block.local_path
         history = DirectoryHistory(
             brought=_below(directory, self._places.brought),
             objects=_below(directory, self._brought_objects),
             origins=_below(directory, self._places.origins),
             sent=directory in self._places.taken,
+            is_untouched=is_untouched,
+            is_of_another_boot=self._places.is_of_another_boot,
         )
         callbacks = WatchCallbacks(
             busy=lambda paths: self.moving.uploads(f"{directory}/{path}" for path in paths),

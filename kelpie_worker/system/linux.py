@@ -4,7 +4,6 @@ import ctypes
 import errno
 import os
 import signal
-import stat
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,6 +14,7 @@ _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 _BLOCK = 64 * 1024
+_LARGEST_STATFS = 512  # bytes; more than the structure has on any system
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -87,11 +87,16 @@ def process_ids() -> list[int]:
 
 
 def read_proc(pid: int, file: str) -> bytes:
-    """The content of /proc/PID/FILE. Raises OSError if the process ended, or may not be inspected.
+    """The content of /proc/PID/FILE. Raises OSError if the process ended, or may not be inspected."""
+    return read_file(f"/proc/{pid}/{file}")
+
+
+def read_file(path: str) -> bytes:
+    """The content of a file of /proc. Raises OSError.
 
     Python's file objects would take longer than the kernel where there are hundreds of processes.
     """
-    descriptor = os.open(f"/proc/{pid}/{file}", os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         content = block = os.read(descriptor, _BLOCK)
         while block:
@@ -107,9 +112,13 @@ def children_of_all() -> dict[int, set[int]]:
     children: dict[int, set[int]] = {}
     for pid in process_ids():
         with suppress(OSError):  # the process ended
-            parent = read_proc(pid, "stat").rpartition(b")")[2].split(None, 2)[1]
-            children.setdefault(int(parent), set()).add(pid)
+            children.setdefault(parent_of(pid), set()).add(pid)
     return children
+
+
+def parent_of(pid: int) -> int:
+    """The process id of a process's parent; 0: it is in none of our namespaces. Raises OSError if it ended."""
+    return int(read_proc(pid, "stat").rpartition(b")")[2].split(None, 2)[1])
 
 
 def descendants(ancestor: int, but: frozenset[int] = frozenset()) -> set[int]:
@@ -121,19 +130,13 @@ def descendants(ancestor: int, but: frozenset[int] = frozenset()) -> set[int]:
     return found
 
 
-def files_being_written() -> set[int]:
-    """The inodes of the files that any process has open for writing, as far as this one may inspect others."""
-    found: set[int] = set()
-    for pid in process_ids():
-        with suppress(OSError), os.scandir(f"/proc/{pid}/fd") as descriptors:
-            for descriptor in descriptors:
-                with suppress(OSError):  # closed meanwhile
-                    # The mode bits of the link itself say whether the descriptor was opened for writing.
-                    if descriptor.stat(follow_symlinks=False).st_mode & stat.S_IWUSR:
-                        opened = descriptor.stat()
-                        if stat.S_ISREG(opened.st_mode):  # sockets and pipes have inode numbers of their own
-                            found.add(opened.st_ino)
-    return found
+def file_system_of(path: str) -> int:
+    """The number by which the kernel knows the kind of the file system that the path is on. Raises OSError."""
+    status = ctypes.create_string_buffer(_LARGEST_STATFS)
+    if _libc.statfs(os.fsencode(path), status) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error), path)
+    return ctypes.c_ulong.from_buffer(status).value  # its first field
 
 
 def oom_kills(root: Path = Path("/")) -> int | None:

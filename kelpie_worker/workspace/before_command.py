@@ -12,6 +12,7 @@ from pathlib import Path
 from kelpie_worker import logs
 from kelpie_worker.job import ObjectKey
 from kelpie_worker.system import atomic
+from kelpie_worker.system.linux import boot_id
 from kelpie_worker.workspace.file_version import Signature, Snapshot
 from kelpie_worker.workspace.paths import is_inside, own_name
 
@@ -29,6 +30,7 @@ class DirectoryRecord:
     taken: set[str] = field(default_factory=set)  # the directories of which a checkpoint was uploaded
     # The directories that were not empty when the command had ended; None: it has not ended.
     filled: set[str] | None = None
+    boot: str = field(default_factory=boot_id)  # of the machine, when the files were downloaded
 
     def remember(self, directories: Iterable[str]) -> None:
         """Record the real paths before the command runs.
@@ -61,6 +63,11 @@ class DirectoryRecord:
             if had and is_empty(directory):
                 return directory
         return None
+
+    @property
+    def is_of_another_boot(self) -> bool:
+        """Whether the machine has booted since the download, or may have."""
+        return not self.boot or self.boot != boot_id()
 
     def may_be_emptied(self, directory: str) -> bool:
         """Whether the contents are the job's. If nothing is recorded because of a crash, no link is followed."""
@@ -105,6 +112,7 @@ def save(record: DirectoryRecord, path: Path) -> None:
         "brought": {name: list(vars(version).values()) for name, version in record.brought.items()},
         "origins": record.origins,
         "taken": sorted(record.taken),
+        "boot": record.boot,
         "filled": None if record.filled is None else sorted(record.filled),
     }
     try:
@@ -126,6 +134,7 @@ def load(path: Path) -> DirectoryRecord | None:
             brought=brought,
             origins=origins,
             taken=taken,
+            boot=str(saved.get("boot", "")),
             filled=None if filled is None else {str(directory) for directory in filled},
         )
     except FileNotFoundError:

@@ -7,11 +7,12 @@ if it grows, its first bytes still are that version; if it is rewritten in place
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
 
+from kelpie_worker.system.open_files import FileId
 from kelpie_worker.workspace.paths import own_name
 
 _BLOCK = 8 * 1024 * 1024
@@ -30,27 +31,34 @@ class NoCopy(Exception):
 class Signature:
     """What tells one version of a file from another, even if the program that wrote it restored its mtime.
 
-    Renaming a file may change its `ctime_ns` and no other field.
+    Renaming a file may change its `ctime_ns` and no other field. Two that differ are two versions. Two that are
+    equal may be two all the same: see checkpoints/contents.py.
     """
 
     inode: int
     size: int
     mtime_ns: int
     ctime_ns: int = 0
+    device: int = 0
+
+    @property
+    def file(self) -> FileId:
+        """The file that it is a version of: an inode number alone may be on several disks."""
+        return self.device, self.inode
 
     def is_but_renamed(self, other: "Signature") -> bool:
         """Whether both may be one version under two names.
 
         To be used only if no process can have written between.
         """
-        return (self.inode, self.size, self.mtime_ns) == (other.inode, other.size, other.mtime_ns)
+        return (self.file, self.size, self.mtime_ns) == (other.file, other.size, other.mtime_ns)
 
 
 Snapshot = dict[str, Signature]  # by path relative to the directory, with `/`
 
 
 def signature_of(status: os.stat_result) -> Signature:
-    return Signature(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return Signature(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_dev)
 
 
 class PinnedFile:
@@ -74,7 +82,7 @@ class PinnedFile:
         except FileNotFoundError as error:
             raise Spoiled(path) from error
         now, file._version = file._version, version
-        has_grown = now.inode == version.inode and now.size > version.size
+        has_grown = now.file == version.file and now.size > version.size
         if now != version and not (may_have_grown and has_grown):
             os.close(file._descriptor)
             raise Spoiled(path)
@@ -135,13 +143,17 @@ class PinnedFile:
         if self._digest.digest() != first:
             raise Spoiled(self._path)
 
+    def has_moved(self) -> bool:
+        """Whether its signature has changed since it was opened."""
+        return signature_of(os.fstat(self._descriptor)) != self._version
+
     def copy_to(self, copy: IO[bytes]) -> None:
         """Copy the version. Faster than `blocks`, because no digest is computed: so any change raises Spoiled."""
         for offset in range(0, self.size, _BLOCK):
             block = self._read_at(offset, min(_BLOCK, self.size - offset))
             if copy.write(block) < len(block):
                 raise OSError("the disk took only a part")
-        if signature_of(os.fstat(self._descriptor)) != self._version:
+        if self.has_moved():
             raise Spoiled(self._path)
 
     def _read(self, size: int, offset: int, end: int) -> Iterator[bytes]:
@@ -162,6 +174,20 @@ class PinnedFile:
             offset += len(piece)
             length -= len(piece)
         return b"".join(pieces)
+
+
+def digest_of(path: str, version: Signature, go_on: Callable[[], None]) -> bytes:
+    """The digest of a version, as `PinnedFile` has it after it was read.
+
+    `go_on` is called between blocks, and may raise. Raises Spoiled if the file has another signature, before or
+    after; OSError.
+    """
+    with PinnedFile.of(path, version) as file:
+        for _ in file.blocks(_BLOCK):
+            go_on()
+            if file.has_moved():
+                raise Spoiled(path)
+        return file.digest
 
 
 def tail_of(path: str, size: int) -> bytes:

@@ -22,8 +22,9 @@ ROOT = Path(__file__).resolve().parents[2]
         ("torn", [], "fixed names: said to be clean of what is torn or missing: 0"),
         ("idle", [], "at work:"),
         ("sync", ["--tools", "rclone"], "one file of 20 MiB:"),
+        ("contents", [], "a look at"),
     ],
-    ids=["fill", "claim", "sustained", "waiting", "scaling", "turnaround", "torn", "idle", "sync"],
+    ids=["fill", "claim", "sustained", "waiting", "scaling", "turnaround", "torn", "idle", "sync", "contents"],
 )
 def test_a_small_run_works(server_url: str, bench: str, options: list[str], printed: str) -> None:
     ran = subprocess.run(

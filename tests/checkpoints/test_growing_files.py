@@ -154,7 +154,7 @@ def test_what_another_program_put_there_is_not_copied(watched: Watched, s3: S3Se
     s3.put(bucket, "c/trajectory", b"x" * LARGE)
     append(watched, "trajectory", bytes(GROWTH))
     path = watched.folder / "trajectory"
-    beginning = Beginning(etag, LARGE, watched.checkpoints.files["trajectory"].digest)
+    beginning = Beginning(etag, LARGE, watched.checkpoints.files["trajectory"].content.digest)
     target = watched.transfer.target(bucket, "c/", "trajectory")
     with pytest.raises(NotCopied):
         watched.transfer.prepare_growth(str(path), signature_of(path.stat()), target, beginning, copied=True)

@@ -16,6 +16,7 @@ from kelpie_worker.checkpoints.pacing import Pacing
 from kelpie_worker.checkpoints.stability import OpenFiles, Stability
 from kelpie_worker.checkpoints.tracked_files import DirectoryHistory, Sendings, TrackedFiles
 from kelpie_worker.job import StoredObject
+from kelpie_worker.system.open_files import FilesInUse
 from kelpie_worker.workspace.file_version import Signature, Snapshot
 
 LONGEST_WAIT = 12  # seconds, for files that are being written, where the longest wait for quiet is one
@@ -90,6 +91,9 @@ class Directory:
     def take(self, path: str, version: Signature) -> None:
         self.files[path].take(version, StoredObject("b", path, version.size, "etag"), b"")
 
+    def _in_use(self) -> FilesInUse:
+        return FilesInUse(written=frozenset((0, inode) for inode in self.opened))
+
     # --- what the watch does ------------------------------------------------------------------------
 
     def scan(self) -> None:
@@ -107,7 +111,7 @@ class Directory:
         """Look, decide, send; what is sent, whether that is whole, what is deleted, and when it looks again."""
         self.scan()
         mirror = Mirror(self.files, self.stability, self.pacing, self.mirrors_deletes)
-        look = Look(dict(self.found), self.now, **self.looks, opened=OpenFiles(lambda: self.opened))
+        look = Look(dict(self.found), self.now, **self.looks, opened=OpenFiles(self._in_use))
         match mirror.decide(look):
             case UpToDate():
                 return "-", "-", "-", "change"

@@ -39,6 +39,8 @@ class Watched:
         origins: Mapping[str, str] | None = None,
         sent: bool = False,
         refused: Callable[[Any], None] = lambda refusal: None,
+        is_untouched: bool = False,
+        is_of_another_boot: bool = False,
         **block: Any,
     ) -> None:
         self.folder = folder
@@ -56,7 +58,12 @@ class Watched:
             SyncBlock(bucket, "c/", str(folder), **block),
             os.path.realpath(folder),
             DirectoryHistory(
-                brought or {}, objects or {}, {path: (bucket, key) for path, key in keys.items()}, sent
+                brought or {},
+                objects or {},
+                {path: (bucket, key) for path, key in keys.items()},
+                sent,
+                is_untouched,
+                is_of_another_boot,
             ),
             WatchCallbacks(busy=lambda paths: None, committed=lambda: None, refused=refused),
         )
