@@ -10,6 +10,7 @@ from kelpie_worker.job import CheckpointStatus
 from kelpie_worker.job_in_hand import JobInHand
 from kelpie_worker.lease import safe_until
 from kelpie_worker.messages import (
+    CARRIED_OUT_BY,
     CeaseClaiming,
     ChildDied,
     ChildStarted,
@@ -305,7 +306,9 @@ class Supervisor:
             self._store.save()
 
     def _replace_child(self, death: ChildDied) -> None:
-        """Start another child, and enter the phase of every job again: children ignore repeated commands."""
+        """Start another child, and tell it again of every job. What the others were told they carry out, or have
+        carried out already: their answers may be on their way, and a download that was repeated beside the command
+        would undo what the command wrote."""
         if death.exit_code == 0:
             logs.debug("child_renewed", child=death.name)  # it was idle, and ended to free its memory
         else:
@@ -315,18 +318,14 @@ class Supervisor:
         self._restart(death.name)
         for held in self._state.jobs.values():
             held.is_begun = held.is_begun and death.name != "runner"
-            self._tell_again(held)
+            self._issue([command for command in self._all_commands(held) if _begins_with(death.name, command)])
 
-    def _tell_again(self, held: JobInHand) -> None:
+    def _all_commands(self, held: JobInHand) -> list[Command]:
+        """What brings new children to where this job is."""
         job = held.state.job
-        if held.renewed_until is not None:
-            self._send(Renew(job.claim_id, held.renewed_until))
-        if held.is_proven:
-            self._enter(held.state)
-        else:
-            self._send(HoldLease(job))
-        if held.lag:
-            self._send(held.lag)
+        renewal: list[Command] = [] if held.renewed_until is None else [Renew(job.claim_id, held.renewed_until)]
+        phase = entering(held.state) if held.is_proven else [HoldLease(job)]
+        return [*renewal, *phase, *([held.lag] if held.lag else [])]
 
     def _shut_down(self, request: ShutdownRequested) -> None:
         """End or release every job within the grace. Time for the releases is reserved at its end."""
@@ -348,3 +347,8 @@ class Supervisor:
         for claim_id, held in list(self._state.jobs.items()):
             if held.state.phase in (Phase.STAGING, Phase.UPLOADING):
                 self._advance(claim_id, TimeRanOut())
+
+
+def _begins_with(child: str, command: Command) -> bool:
+    """Whether the work of a new child begins with this command; the runner's with the answer to Watch."""
+    return CARRIED_OUT_BY[type(command)] == child or (child == "runner" and isinstance(command, Watch))

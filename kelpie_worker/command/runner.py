@@ -40,13 +40,14 @@ class Runner(ChildWork):
         self._config = config
         self._tell = tell
         self._command: RunningCommand | None = None
+        self._ended = ""  # the claim id of the last command: another process may have it told again to run it
         self._output: OutputRelay | None = None
         self._child_ended = wake_on_child_ends()
 
     def carry_out(self, command: Run | Stop) -> None:
         match command:
             case Run():
-                if self._command is None:
+                if self._command is None and command.job.claim_id != self._ended:
                     self._run(command.job)
             case Stop():
                 if self._command is None or self._command.claim_id != command.claim_id:
@@ -64,7 +65,7 @@ class Runner(ChildWork):
         pause = command.look(ended)
         if command.exited is None:
             return pause
-        self._command = None
+        self._command, self._ended = None, command.claim_id
         end_descendants(self._config.state_file)
         self._tell(self._with_output(command.exited))
         return None
@@ -96,6 +97,7 @@ class Runner(ChildWork):
             self._command = RunningCommand(job, environment, self._output)
         except (OSError, ValueError) as error:
             logs.warn("command_not_started", job, detail=str(error))
+            self._ended = job.claim_id
             self._tell(why_not_started(job, error))
             return
         self._tell(Started(job.claim_id, self._command.pid))

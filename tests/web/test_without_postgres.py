@@ -80,6 +80,14 @@ def site(server: EmbeddedPostgres, key: str) -> Iterator[Site]:
     site.app.extensions["kelpie"].end()
 
 
+def restart(site: Site) -> None:
+    """Kill the server and start it; if the API noticed, wait until it knows that the server is back."""
+    site.server.stop(immediate=True)
+    site.server.start()
+    db: Database = site.app.extensions["kelpie"].db
+    wait_for(lambda: not db.away, "the API to have a connection again")
+
+
 def assert_all_are_unavailable(site: Site) -> None:
     for answer in call_at_once(site, [*REQUESTS, ("GET", "/readyz", None)]):
         refused(answer, 503)
@@ -132,8 +140,7 @@ def test_a_database_that_takes_no_changes_is_said_and_missed_in_the_same_words(s
 def test_after_a_restart_the_first_requests_succeed(site: Site) -> None:
     """Every pooled connection is dead then, and none has been used since."""
     fill_the_pool(site)
-    site.server.stop(immediate=True)
-    site.server.start()
+    restart(site)
     answers = call_at_once(site, REQUESTS[:4] * 4)
     assert [answer.status_code for answer in answers] == [200, 202, 200, 200] * 4
 
@@ -154,8 +161,7 @@ def fill_the_pool(site: Site, connections: int = 8) -> None:
 
 def test_what_was_submitted_is_still_there_after_a_crash(site: Site) -> None:
     submitted = [site.client().submit(arguments=[str(number)])["id"] for number in range(5)]
-    site.server.stop(immediate=True)
-    site.server.start()
+    restart(site)
     page = site.client().get("/jobs?asc=true").json or {}
     assert [job["id"] for job in page["jobs"]] == submitted
 
@@ -171,8 +177,7 @@ def test_a_submission_with_a_key_that_a_restart_interrupts_creates_one_job(site:
         rival.execute("lock table queue in exclusive mode")
         interrupted = pool.submit(submit)
         wait_for(lambda: blocked_sessions(site.server.url), "the submission to wait for the lock")
-        site.server.stop(immediate=True)
-        site.server.start()
+        restart(site)
         rival.close()
         assert interrupted.result().status_code in (202, 503)
     assert submit().status_code == 202

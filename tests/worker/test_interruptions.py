@@ -21,7 +21,8 @@ from tests.doubles.coordinator import FakeCoordinator
 from tests.doubles.faulty_proxy import FaultyProxy
 from tests.real_worker import CHECKOUT, Sync, Worker, block, finished, group_of, is_alive, python, shell
 
-# Counts to 5 with a checkpoint for every number, from wherever the checkpoint is; says where it began.
+# Counts to 5 with a checkpoint for every number, from wherever the checkpoint is; says where it began. It stays at
+# its first number until the test has interrupted it.
 COUNT = """
 import pathlib, time
 state, begun = pathlib.Path("checkpoint/state"), pathlib.Path("out/begun")
@@ -32,7 +33,8 @@ for number in range(first + 1, 6):
     draft = pathlib.Path("checkpoint/draft")
     draft.write_text(str(number))
     draft.rename(state)
-    time.sleep(0.3)
+    while not pathlib.Path("interrupted").exists():
+        time.sleep(0.05)
 pathlib.Path("out/result").write_text("counted")
 """
 FAMILY = "sleep 1000 & sleep 1000 & echo up > checkpoint/up; wait"
@@ -200,6 +202,7 @@ def test_a_killed_child_is_replaced_and_the_job_completes(
     os.kill(worker.child(child), signal.SIGKILL)
 
     worker.wait_for("child_restarted", child=child)
+    (worker.folder / "interrupted").touch()
     assert [name for name, _ in coordinator.reports(job)] or finished(coordinator, job)[0] == "completed"
     assert s3.files(bucket, "out/")["result"] == b"counted"
     assert coordinator.attempts(job) == 1
@@ -216,6 +219,7 @@ def test_a_restarted_worker_goes_on_from_its_own_disk(
     assert "canary" not in worker.state_file.read_text()
     worker.kill()
 
+    (worker.folder / "interrupted").touch()
     worker.start()
 
     assert finished(coordinator, job)[0] == "completed"
@@ -441,6 +445,8 @@ def test_two_workers_on_one_machine_do_not_disturb_each_other(
     pids = [worker.wait_for("command_started")["pid"] for worker in (first, second)]
     first.kill()
     wait_for(lambda: not is_alive(pids[0]), "the command of the killed worker to be gone")
+    for worker in (first, second):
+        (worker.folder / "interrupted").touch()
     first.start()
     for job in jobs:
         assert finished(coordinator, job)[0] == "completed"

@@ -313,13 +313,21 @@ def test_on_a_machine_that_cannot_be_left_the_pause_before_the_next_claim_double
     assert 1 <= pauses[0] <= 2 <= pauses[1] <= 4 <= pauses[2] <= 8
 
 
-def test_a_dead_child_is_replaced_and_gets_every_command_again() -> None:
+@pytest.mark.parametrize(
+    ("child", "commands"),
+    [
+        ("uploader", [Renew("claim-1", 10.0), Watch(JOB)]),
+        ("heartbeat", [HoldLease(JOB)]),
+        ("runner", [Watch(JOB)]),
+    ],
+)
+def test_a_dead_child_is_replaced_and_only_it_is_told_again(child: str, commands: list[Command]) -> None:
     scene = Scene()
     scene.start()
     scene.hear(*HAPPY[:5])
-    again = scene.hear(ChildDied("uploader", -9))
-    assert scene.restarted == ["uploader"]
-    assert again == [Renew("claim-1", 10.0), HoldLease(JOB), Watch(JOB)]
+    again = scene.hear(ChildDied(child, -9))
+    assert scene.restarted == [child]
+    assert again == commands
 
 
 def test_a_job_claimed_while_the_worker_goes_is_given_back_at_once() -> None:
