@@ -50,7 +50,17 @@ pytest_plugins = ["tests.worker_fixtures"]
 OFFICIAL_IMAGE = "postgres:17"
 # What is written need not outlive the machine. A server that a test kills is another one, and durable.
 NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}
-SLOWEST = ("tests/openapi/", "tests/local_stack/", "tests/e2e/", "tests/frozen/")
+SLOWEST = (
+    "tests/openapi/",
+    "tests/local_stack/",
+    "tests/e2e/",
+    "tests/frozen/",
+    "tests/bench/",
+    "tests/workspace/",
+    "tests/worker/test_interruptions",
+    "tests/web/test_failover",
+    "tests/web/test_without_postgres",
+)
 ADMIN_KEY = "the-administrators-key"
 SECRET_KEY = "a secret of more than thirty-two characters"
 
