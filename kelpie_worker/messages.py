@@ -10,6 +10,9 @@ The worker is a star. The supervisor is its centre, and decides alone; around it
 
 which never talk to each other. A *command* is an imperative and goes outwards, a *message* is in the past tense
 and comes back. A command may arrive twice (a crash, a restarted child) and must then do no harm.
+
+It is one file, although a long one, for it is read as a whole: records of a few lines in the order of a job's
+life. The unions that end each half are what processes match on: what is missing there fails the check of types.
 """
 
 from dataclasses import dataclass, field

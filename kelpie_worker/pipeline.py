@@ -1,7 +1,8 @@
 """READ SECOND: a job's way through the worker, as pure functions.
 
 A phase begins with the commands of `entering()`, ends with a message, and `NEXT` names the phase after it.
-To resume after a crash is to enter the saved phase again.
+To resume after a crash is to enter the saved phase again. docs/design/architecture.md draws every arrow, this
+the usual ones:
 
     downloading -> running -> flushing -> staging -> uploading -> reporting -> wiping -> done
                       |          ^                                    ^
