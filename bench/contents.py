@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from bench.harness import Goals
+from bench.harness import HELP, Goals
 from kelpie_worker.checkpoints.contents import Contents
 from kelpie_worker.checkpoints.mirror import Look
 from kelpie_worker.checkpoints.tracked_files import DirectoryHistory, TrackedFiles
@@ -30,7 +30,7 @@ RUNS = 5
 MIB = 1024 * 1024
 
 
-@click.command(help=__doc__)
+@click.command(help=__doc__, context_settings=HELP)
 @click.option("--size", default=256, show_default=True, help="MiB of the large file.")
 @click.option("--files", default=2000, show_default=True, help="Small files, of 64 kB each.")
 @click.option("--small", is_flag=True, help="16 MiB and 100 files, judging no times.")
