@@ -23,6 +23,7 @@ from kelpie_worker.system.linux import boot_id
 from kelpie_worker.workspace.set_aside import is_place_aside
 
 KEPT_FINISHED_JOBS = 100
+_FINE = 10_000_000  # nanoseconds; times that are whole multiples are rounded, or copied with a file (FAT)
 _BEFORE_ITS_END = (Phase.DOWNLOADING, Phase.RUNNING, Phase.STOPPING)  # of its command
 _KNOWS_ITS_END = (Phase.FLUSHING, Phase.STAGING, Phase.UPLOADING, Phase.REPORTING, Phase.WIPING)
 
@@ -151,7 +152,7 @@ class StateFile:
             return fresh_state()
         try:
             saved = json.loads(text)
-            if not _is_same(saved.get("place"), self._place()):
+            if not is_same_place(saved.get("place"), self._place()):
                 raise StateFileCopied("a copy: its jobs are left to the worker that it is a copy of")
             return parse(saved)
         except StateFileCopied as error:
@@ -161,10 +162,14 @@ class StateFile:
             logs.warn("state_file_damaged", set_aside=str(aside), error=f"{type(error).__name__}: {error}")
         return fresh_state()
 
-    def _place(self) -> dict[str, list[Any]]:
+    def _place(self) -> dict[str, Any]:
         """What a copy of the file does not share: the lock file, which is never replaced, and the folder."""
         lock, folder = os.fstat(self._lock), self._path.parent.stat()
-        return {"lock": [lock.st_ino, lock.st_ctime_ns], "folder": [folder.st_ino, self._path.name]}
+        return {
+            "lock": [lock.st_ino, lock.st_ctime_ns],
+            "folder": [folder.st_ino, self._path.name],
+            "disk": os.fstatvfs(self._lock).f_fsid or None,  # 0: the file system does not say which it is
+        }
 
     def _set_aside(self, flaw: str) -> Path:
         number = 1
@@ -198,16 +203,21 @@ def parse(saved: Mapping[str, Any]) -> WorkerState:
     return state
 
 
-def _is_same(saved: Any, own: Mapping[str, list[Any]]) -> bool:
+def is_same_place(saved: Any, own: Mapping[str, Any]) -> bool:
     """Whether a file was saved here, and is no copy. One fact that still holds is enough.
 
     Some disks number their inodes anew with every mount, owners change, and lock files are removed by hand; a copy
-    shares no fact. Files of older releases have no facts and count as saved here.
+    shares no fact. An inode number alone is none, for each disk has its own numbers, and a rounded time is none
+    either. Files of older releases name no disk, or have no facts at all, and count as saved here.
     """
     if saved is None:
         return True
-    same_lock = any(then == now for then, now in zip(saved["lock"], own["lock"], strict=True))
-    return same_lock or bool(saved["folder"] == own["folder"])
+    inode, changed = saved["lock"]
+    is_same_inode, is_same_change = inode == own["lock"][0], changed == own["lock"][1]
+    if is_same_change and (is_same_inode or changed % _FINE != 0):
+        return True
+    is_same_disk = "disk" not in saved or (saved["disk"] is not None and saved["disk"] == own["disk"])
+    return is_same_disk and bool(is_same_inode or saved["folder"] == own["folder"])
 
 
 def _is_uuid(value: Any) -> bool:

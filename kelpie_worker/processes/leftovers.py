@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from kelpie_worker import logs
 from kelpie_worker.system.linux import (
     boottime,
     descendants,
+    descends_from,
+    kill_if,
     process_ids,
     read_proc,
 )
@@ -27,9 +28,9 @@ def end_leftovers(state_file: str) -> None:
     A process whose environment has a job id and the path of this worker's state file descends from a command of
     this worker, if the path means the same file there: because of the lock on that file no other worker uses it.
     """
-    for pid in _marked(state_file):
-        with contextlib.suppress(OSError):
-            os.kill(pid, signal.SIGKILL)
+    is_marked = _mark_of(state_file)
+    for pid in _marked(is_marked):
+        kill_if(is_marked, pid)
 
 
 def end_descendants(state_file: str) -> None:
@@ -39,10 +40,10 @@ def end_descendants(state_file: str) -> None:
     subreaper in between adopts are found by the command's environment.
     """
     deadline = boottime() + _LONGEST_CLEANUP
-    while left := descendants(os.getpid()) | _marked(state_file):
+    is_marked = _mark_of(state_file)
+    while left := descendants(os.getpid()) | _marked(is_marked):
         for pid in left:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
+            kill_if(lambda pid: descends_from(pid, os.getpid()) or is_marked(pid), pid)
         for _ in reaped():
             pass
         if boottime() >= deadline:
@@ -51,16 +52,23 @@ def end_descendants(state_file: str) -> None:
         time.sleep(_POLL)
 
 
-def _marked(state_file: str) -> set[int]:
-    """The ids of the processes that have the environment of a command of this worker."""
-    wanted, found = f"\0KELPIE_STATE_FILE={state_file}\0".encode(), set()
+def _marked(is_marked: Callable[[int], bool]) -> set[int]:
+    return {pid for pid in process_ids() if is_marked(pid)} - {os.getpid(), os.getppid()}
+
+
+def _mark_of(state_file: str) -> Callable[[int], bool]:
+    """Tells whether a process has the environment of a command of this worker."""
+    wanted = f"\0KELPIE_STATE_FILE={state_file}\0".encode()
     folder = Path(state_file).parent.resolve()
-    for pid in process_ids():
+
+    def is_marked(pid: int) -> bool:
         with contextlib.suppress(OSError):  # the process ended, or is another user's
             variables = b"\0" + read_proc(pid, "environ")
-            if wanted in variables and b"\0KELPIE_JOB_ID=" in variables and _sees_same_folder(pid, folder):
-                found.add(pid)
-    return found - {os.getpid(), os.getppid()}
+            if wanted in variables and b"\0KELPIE_JOB_ID=" in variables:
+                return _sees_same_folder(pid, folder)
+        return False
+
+    return is_marked
 
 
 def _sees_same_folder(pid: int, folder: Path) -> bool:

@@ -14,7 +14,7 @@ from kelpie_worker.config import Config
 from kelpie_worker.messages import ChildDied, ChildStarted, Command, Message, Respond
 from kelpie_worker.processes import leftovers
 from kelpie_worker.processes.forkserver import ForkServer, NotForked
-from kelpie_worker.system.linux import boottime, children_of_all, descendants
+from kelpie_worker.system.linux import boottime, children_of_all, descendants, descends_from, kill_if
 
 _PATIENCE = {
     "runner": 2.0,
@@ -94,8 +94,7 @@ class Children:
         deadline = boottime() + _LONGEST_CLEANUP
         while left := descendants(os.getpid(), but=self._not_ours | self._pids()):
             for pid in left:
-                with suppress(OSError):
-                    os.kill(pid, signal.SIGKILL)
+                kill_if(lambda pid: descends_from(pid, os.getpid()), pid)
             self.reap_adopted()
             if boottime() >= deadline:
                 logs.warn("leftovers_remain", pids=sorted(left))

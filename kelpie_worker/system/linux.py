@@ -5,7 +5,7 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -128,6 +128,48 @@ def descendants(ancestor: int, but: frozenset[int] = frozenset()) -> set[int]:
     while new := {child for parent in new for child in children.get(parent, ())} - found - but:
         found |= new
     return found
+
+
+def descends_from(pid: int, ancestor: int) -> bool:
+    """Whether the process is a descendant of that one. Raises OSError if one in between has ended."""
+    while pid > 1 and pid != ancestor:
+        pid = parent_of(pid)
+    return pid == ancestor
+
+
+def kill_if(is_meant: Callable[[int], bool], pid: int) -> None:
+    """Send SIGKILL to a process if it is the one that is meant.
+
+    It is asked once the process is held by a descriptor: its id may have passed to another one since it was looked
+    up. A process that ended is let be.
+    """
+    with suppress(OSError):
+        try:
+            handle = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        except OSError:  # forbidden, or not known to this kernel
+            if is_meant(pid):
+                os.kill(pid, signal.SIGKILL)
+            return
+        try:
+            if is_meant(pid):
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+        finally:
+            os.close(handle)
+
+
+def mount_of(path: Path) -> bytes:
+    """The number of the mount that a path is on, for a disk may be mounted at several places; empty if unknown.
+
+    Raises OSError.
+    """
+    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        facts = read_file(f"/proc/self/fdinfo/{descriptor}").splitlines()
+        return b"".join(fact for fact in facts if fact.startswith(b"mnt_id:"))
+    finally:
+        os.close(descriptor)
 
 
 def file_system_of(path: str) -> int:

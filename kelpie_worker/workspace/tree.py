@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kelpie_worker import logs
 from kelpie_worker.job import Job
+from kelpie_worker.system.linux import mount_of
 from kelpie_worker.workspace.paths import is_own_name, own_name
 
 ASIDE = "aside"
@@ -83,8 +84,12 @@ def _listed(directory: str) -> list[os.DirEntry[str]]:
 
 
 def fits(directory: Path, place: Path) -> bool:
-    """Whether the contents can be moved to `place` and leave room for other files, such as the state file."""
-    if directory.stat().st_dev == place.stat().st_dev:
+    """Whether the contents can be moved to `place` and leave room for other files, such as the state file.
+
+    Nothing is renamed from one mount to another, even if both are of one disk.
+    """
+    same_disk = directory.stat().st_dev == place.stat().st_dev
+    if same_disk and mount_of(directory) == mount_of(place):
         return True
     needed = sum(_taken(Path(folder, name)) for folder, _, names in os.walk(directory) for name in names)
     return needed + _ROOM_LEFT < shutil.disk_usage(place).free

@@ -32,7 +32,7 @@ from local_stack.s3 import S3Server
 from tests.checkpoints.watched import Watched
 from tests.doubles.coordinator import FakeCoordinator
 from tests.doubles.faulty_proxy import Fault, FaultyProxy
-from tests.real_worker import Worker, block, finished, shell
+from tests.real_worker import Worker, block, finished, python, shell
 
 
 def older_generation(bucket: str, **prefixes: str) -> dict[str, str]:
@@ -214,6 +214,31 @@ def test_an_output_that_another_directory_has_overwritten_in_the_bucket_goes_up_
         (worker.folder / "go").touch()
     assert finished(coordinator, job)[0] == "completed"
     assert s3.files(bucket, "all/") == {"f": b"output\n"}
+
+
+MAPPING = """
+import mmap, os, time
+os.makedirs("c", exist_ok=True)
+with open("c/state", "w+b") as file:
+    file.truncate(2 * mmap.PAGESIZE)
+    pages = mmap.mmap(file.fileno(), 0)
+pages[:1] = b"1"
+while not os.path.exists("go"):
+    time.sleep(0.05)
+pages[:1] = b"2"
+"""
+
+
+def test_what_a_command_wrote_last_into_a_mapped_file_is_in_the_bucket_once_its_job_is_completed(
+    coordinator: FakeCoordinator, worker: Worker, s3: S3Server, bucket: str
+) -> None:
+    directory = block(bucket, "c")
+    job = coordinator.submit(**python(MAPPING), sync={"during": [directory], "after": [directory]})
+    worker.start(FILE_WATCHER_MAX_WAIT_MS="100")  # for a file that stays open is waited for twelve times as long
+    wait_for(lambda: s3.files(bucket, "c/").get("state", b"")[:1] == b"1", "the first state")
+    (worker.folder / "go").touch()
+    assert finished(coordinator, job)[0] == "completed"
+    assert s3.files(bucket, "c/")["state"][:1] == b"2"
 
 
 def test_outputs_of_the_older_generation_may_share_a_prefix_with_the_checkpoint(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,3 +33,53 @@ def test_where_the_kernel_counts_its_kills(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
     assert linux.oom_kills(tmp_path) == kills
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        yield process
+        process.kill()
+
+
+def test_a_process_is_killed_only_if_it_is_the_one_that_was_meant(sleeper: subprocess.Popen[bytes]) -> None:
+    linux.kill_if(lambda pid: pid != sleeper.pid, sleeper.pid)
+    assert sleeper.poll() is None
+    linux.kill_if(lambda pid: pid == sleeper.pid, sleeper.pid)
+    assert sleeper.wait() == -9
+
+
+def test_a_process_that_took_the_id_of_one_that_ended_meanwhile_is_let_be(
+    sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_pid = os.pidfd_open
+    with subprocess.Popen(["true"]) as ended:
+        handle = open_pid(ended.pid)
+        ended.wait()
+    monkeypatch.setattr(os, "pidfd_open", lambda pid: handle)  # as if the sleeper had got that id since
+    linux.kill_if(lambda pid: True, sleeper.pid)
+    assert sleeper.poll() is None
+
+
+def test_where_the_kernel_holds_no_processes_by_descriptors_the_meant_one_is_killed_too(
+    sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(pid: int) -> int:
+        raise PermissionError(pid)
+
+    monkeypatch.setattr(os, "pidfd_open", forbidden)
+    linux.kill_if(lambda pid: pid != sleeper.pid, sleeper.pid)
+    assert sleeper.poll() is None
+    linux.kill_if(lambda pid: pid == sleeper.pid, sleeper.pid)
+    assert sleeper.wait() == -9
+
+
+def test_descendants_are_told_from_others(sleeper: subprocess.Popen[bytes]) -> None:
+    assert linux.descends_from(sleeper.pid, os.getpid())
+    assert linux.descends_from(sleeper.pid, os.getppid())
+    assert not linux.descends_from(os.getppid(), os.getpid())
+
+
+def test_two_mounts_of_one_disk_are_two_places(tmp_path: Path) -> None:
+    assert linux.mount_of(tmp_path) == linux.mount_of(tmp_path.parent)
+    assert linux.mount_of(tmp_path) != linux.mount_of(Path("/proc"))

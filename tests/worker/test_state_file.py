@@ -15,7 +15,7 @@ import pytest
 from kelpie_worker.job import Job, SyncBlock
 from kelpie_worker.messages import Ending, Verdict
 from kelpie_worker.pipeline import JobState, Phase
-from kelpie_worker.state_file import StateFile, StateFileInUse, WorkerState
+from kelpie_worker.state_file import StateFile, StateFileInUse, WorkerState, is_same_place
 from kelpie_worker.workspace.paths import own_name
 
 NEXT_CLAIM = "5ab3a9b4-6fd1-4ef5-9a3e-0d6d3a0e9c11"
@@ -59,6 +59,47 @@ def test_what_was_saved_is_taken_up_again(saved: tuple[Path, dict[str, Any]]) ->
         CLAIM: JobState(JOB, P.UPLOADING, COMPLETED, (("/out", ASIDE),))
     }
     assert state.claim_id == CLAIM and not list(saved[0].parent.glob("*.damaged-*"))
+
+
+HERE: dict[str, Any] = {"lock": [11, 1_700_000_000_123_456_789], "folder": [22, "state"], "disk": 33}
+AT_A_SECOND = [11, 1_700_000_000_000_000_000]
+
+
+@pytest.mark.parametrize(
+    ("saved_at", "here", "is_same"),
+    [
+        (HERE, HERE, True),
+        (HERE, HERE | {"lock": [12, HERE["lock"][1]], "folder": [23, "state"], "disk": 34}, True),
+        (HERE, HERE | {"lock": [12, 1]}, True),
+        (HERE, HERE | {"lock": [11, 1], "folder": [23, "state"]}, True),
+        (HERE, HERE | {"lock": [12, 1], "folder": [23, "state"]}, False),
+        (HERE, HERE | {"lock": [12, 1], "folder": [22, "other"]}, False),
+        (HERE, HERE | {"lock": [11, 1], "disk": 34}, False),
+        (HERE | {"disk": None}, HERE | {"lock": [11, 1], "disk": None}, False),
+        (HERE | {"lock": AT_A_SECOND}, HERE | {"lock": [12, *AT_A_SECOND[1:]], "disk": 34}, False),
+        (HERE | {"lock": AT_A_SECOND}, HERE | {"lock": AT_A_SECOND, "disk": 34}, True),
+        ({"lock": [11, 1], "folder": [1, "x"]}, HERE, True),
+        (None, HERE, True),
+    ],
+    ids=[
+        "nothing changed",
+        "inodes are numbered anew",
+        "the lock was made anew",
+        "the folder was made anew",
+        "a copy",
+        "a copy under another name",
+        "a copy on another disk, with the same inode numbers",
+        "on a disk that does not say which it is",
+        "a copy of a time in whole seconds",
+        "the lock, where times are whole seconds",
+        "of an older release",
+        "of a still older release",
+    ],
+)
+def test_a_file_counts_as_saved_here_if_a_fact_holds_that_no_copy_shares(
+    saved_at: dict[str, Any] | None, here: dict[str, Any], is_same: bool
+) -> None:
+    assert is_same_place(saved_at, here) is is_same
 
 
 def test_only_its_user_may_read_it(tmp_path: Path) -> None:

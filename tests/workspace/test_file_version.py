@@ -42,3 +42,4 @@ def test_a_file_rewritten_in_place_with_its_time_restored_is_another_version(tmp
 def test_a_version_is_recognized_after_renaming() -> None:
     assert Signature(1, 2, 3, 4).is_but_renamed(Signature(1, 2, 3, 5))
     assert not Signature(1, 2, 3, 4).is_but_renamed(Signature(2, 2, 3, 4))
+    assert not Signature(1, 2, 3, 4, device=5).is_but_renamed(Signature(1, 2, 3, 4, device=6))
