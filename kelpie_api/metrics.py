@@ -116,7 +116,7 @@ class QueueGauges(Collector):
 def gauges(measured: Row) -> Iterator[Metric]:
     jobs = GaugeMetricFamily(
         "kelpie_queue_jobs",
-        "Jobs in the queue: pending, running (held by a worker), waiting (handed out before, held by nobody).",
+        "Jobs in the queue: pending, running (held by a worker), waiting (handed out before, without a holder).",
         labels=["state"],
     )
     for state in ("pending", "running", "waiting"):

@@ -70,7 +70,7 @@ IN_A_PATH = {
 
 # Errors that are decided before a route is called.
 ANY_TIME = {
-    "503": "The database, or Salad where it must vouch for the caller, gives no answer; "
+    "503": "The database, or Salad where it must confirm the caller, gives no answer; "
     "`Retry-After` says when to ask again."
 }
 BODY_TAKEN = {

@@ -48,7 +48,7 @@ class UploadBuffer:
 
     def _write(self, body: bytes, folder: str) -> BufferedFile:
         if self._file is None:
-            self._file = tempfile.TemporaryFile(prefix=own_name("shelf-"), dir=folder)  # noqa: SIM115 - `_free`
+            self._file = tempfile.TemporaryFile(prefix=own_name("buffer-"), dir=folder)  # noqa: SIM115 - `_free`
         descriptor, offset, size = self._file.fileno(), self._end, len(body)
         if os.pwrite(descriptor, body, offset) < size:
             raise OSError("the disk took only a part")

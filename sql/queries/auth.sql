@@ -46,10 +46,10 @@ select t.id as tenant_id, u.id as user_id, u.username
  order by t.id
  limit 1;
 
--- Callers that Salad vouches for.
+-- Callers that Salad confirms.
 
 -- name: find_owner
--- The user of an organization and its tenant in a project, for callers that Salad vouches for; tenant 0, which has no
+-- The user of an organization and its tenant in a project, for callers that Salad confirms; tenant 0, which has no
 -- rows, where there is none yet. No row: unknown yet, or a name that is the administrator's, or that of a user that
 -- the administrator made without the organization.
 select coalesce(t.id, 0) as tenant_id, u.id as user_id, u.username, u.username as organization,
@@ -91,7 +91,7 @@ select tenant.id as tenant_id, owner.id as user_id, owner.username, owner.userna
  cross join tenant;
 
 -- name: recall_proof
--- How many seconds ago Salad vouched for this; by the database's clock, which all processes share. While
+-- How many seconds ago Salad confirmed this; by the database's clock, which all processes share. While
 -- KELPIE_SECRET_KEY is being changed one question has several digests.
 select extract(epoch from now() - proven)::float8 as age
   from salad_proofs

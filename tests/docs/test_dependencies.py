@@ -49,7 +49,12 @@ def test_what_users_install_is_not_older_than_what_the_code_needs(extra: str) ->
 
 @pytest.mark.parametrize(
     ("extra", "package", "too_old"),
-    [("api", "click", "8.3.3"), ("worker", "boto3", "1.35.99"), ("worker", "watchdog", "7.0.0")],
+    [
+        ("api", "click", "8.3.3"),
+        ("api", "gunicorn", "26.2.0"),
+        ("worker", "boto3", "1.35.99"),
+        ("worker", "watchdog", "7.0.0"),
+    ],
 )
 def test_a_version_that_lacks_what_the_code_calls_is_refused(extra: str, package: str, too_old: str) -> None:
     found = {needed.name: needed for needed in map(Requirement, lines_of(f"{extra}.in"))}
