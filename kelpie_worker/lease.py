@@ -60,6 +60,10 @@ class Lease:
         """
         return self._wait(lambda: boottime() < self._until)
 
+    def seconds_left(self) -> float:
+        """For how long the bucket may be changed, as far as is known now; 0 where it may not."""
+        return 0.0 if self.cancelled else max(0.0, self._until - boottime())
+
     def wait_for_heartbeat(self, since: float, heartbeat_interval: float) -> None:
         """Wait until a heartbeat is accepted that was sent after `since` (CLOCK_BOOTTIME). Raises Cancelled."""
         self._wait(lambda: self._until >= safe_until(since, heartbeat_interval))

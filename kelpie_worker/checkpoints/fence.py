@@ -24,7 +24,7 @@ _MOST_TRIES = 5
 
 
 class Fence:
-    """What one attempt knows of the objects that its checkpoints are written to."""
+    """What one attempt knows of the objects that its checkpoints and outputs are written to."""
 
     def __init__(self, job: Job, storage: Storage, lease: Lease, doubt: Callable[[], None]) -> None:
         """`doubt` asks for a heartbeat at once; its answer reaches the lease."""

@@ -100,7 +100,9 @@ class Storage:
 
         def store(condition: Condition) -> Stored:
             md5 = _base64(digest.digest())
-            answer = self._calls.repeated(what, lambda: self._put_once(target, body, md5, condition), "ETag")
+            answer = self._calls.changing(
+                what, lambda: self._put_once(target, body, md5, condition), "ETag", size=len(body)
+            )
             if answer["ETag"].strip('"') != digest.hexdigest():
                 self._verify(target, answer["ETag"], len(body))
             else:
@@ -131,7 +133,7 @@ class Storage:
 
     def send_part(self, target: Target, upload_id: str, number: int, body: bytes) -> Part:
         md5 = hashlib.md5(body, usedforsecurity=False).digest()
-        answer = self._calls.repeated(
+        answer = self._calls.sending(
             f"uploading part {number} of {target.bucket}/{target.key}",
             lambda: self._client.upload_part(
                 Bucket=target.bucket,
@@ -142,6 +144,7 @@ class Storage:
                 ContentMD5=_base64(md5),
             ),
             "ETag",
+            size=len(body),
         )
         if bare(answer["ETag"]) == md5.hex():
             self._shared.etag_is_md5.add(target.bucket)
@@ -217,7 +220,7 @@ class Storage:
         what = f"completing {target.bucket}/{target.key}"
 
         def store(condition: Condition) -> Stored:
-            answer = self._calls.repeated(
+            answer = self._calls.changing(
                 what, lambda: self._complete_once(target, upload_id, listed, condition), "ETag"
             )
             if answer["ETag"].strip('"') != etag:
@@ -275,7 +278,7 @@ class Storage:
         if isinstance(known, Version) and self._conditions.are_enforced(bucket):
             match_etag = f'"{known.etag}"'
             try:
-                self._calls.repeated(
+                self._calls.changing(
                     what, lambda: self._client.delete_object(Bucket=bucket, Key=key, IfMatch=match_etag)
                 )
                 return
@@ -285,7 +288,7 @@ class Storage:
                 return
             except StorageRefused:
                 pass  # some storage knows conditions for writes but not for deletes
-        self._calls.repeated(what, lambda: self._client.delete_object(Bucket=bucket, Key=key))
+        self._calls.changing(what, lambda: self._client.delete_object(Bucket=bucket, Key=key))
 
     @property
     def _client(self) -> "S3Client":

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from kelpie_worker import logs
 from kelpie_worker.s3.fast_path import FastPath
+from kelpie_worker.s3.line import Line
 from kelpie_worker.s3.open_uploads import OpenUploads
 from kelpie_worker.s3.part_copies import PartCopies
 from kelpie_worker.s3.settings import StorageSettings, unusable
@@ -36,6 +37,8 @@ def _client(settings: StorageSettings) -> "S3Client":
     import boto3
     from botocore.config import Config as ClientConfig
 
+    from kelpie_worker.s3.connections import bound_by_limits
+
     settings.demand_credentials()
     settings.session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_timestamp)
     session = boto3.session.Session(botocore_session=settings.session)
@@ -44,7 +47,8 @@ def _client(settings: StorageSettings) -> "S3Client":
         connect_timeout=_CONNECT_TIMEOUT,
         read_timeout=_READ_TIMEOUT,
         max_pool_connections=_CONNECTIONS,
-        retries={"total_max_attempts": 1},  # MAX_RETRIES decides how often a call is repeated
+        # MAX_RETRIES decides how often a call is repeated, and a retry of boto3's own would not ask the lease.
+        retries={"total_max_attempts": 1},
         **checksums,
     )
     url = session.client("s3", config=common).meta.endpoint_url
@@ -52,7 +56,9 @@ def _client(settings: StorageSettings) -> "S3Client":
         settings.check_authorities()
     proxy = settings.proxy(url)
     through = ClientConfig(proxies={urlsplit(url).scheme: proxy.url} if proxy else {})
-    return session.client("s3", config=common.merge(through))
+    client = session.client("s3", config=common.merge(through))
+    bound_by_limits(client)
+    return client
 
 
 class SharedClient:
@@ -61,6 +67,7 @@ class SharedClient:
     def __init__(self, region: str | None, open_uploads: OpenUploads | None = None) -> None:
         self._region = region
         self.open_uploads = open_uploads or OpenUploads()
+        self.line = Line(_READ_TIMEOUT)
         self._lock = threading.Lock()
         self._client: S3Client | None = None
         self._fast_path: FastPath | None = None

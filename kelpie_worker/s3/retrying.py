@@ -1,11 +1,17 @@
-"""The requests of one attempt to storage: repeated with backoff, with the errors of `errors.py`."""
+"""The requests of one attempt to storage: repeated with backoff, with the errors of `errors.py`.
 
-from collections.abc import Callable
+What changes an object asks the lease before each try, and ends with it.
+"""
+
+import math
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, cast
 
+from kelpie_worker import logs
 from kelpie_worker.lease import Lease
 from kelpie_worker.s3.client import SharedClient
 from kelpie_worker.s3.errors import Result, StorageUnreachable, translated
+from kelpie_worker.s3.line import limited
 from kelpie_worker.system.backoff import Backoff
 from kelpie_worker.system.retry import retry, tries
 
@@ -36,12 +42,35 @@ class Calls:
 
         def once() -> Result:
             self.lease.check()
-            answer = translated(operation, what)
-            # botocore takes an answer whose headers were cut off for a complete one, such as an empty listing.
-            if needed and not any(cast(dict[str, Any], answer).get(name) is not None for name in needed):
-                raise StorageUnreachable(f"{what}: an answer without {needed[0]}")
-            return answer
+            return _answer_with(needed, translated(operation, what), what)
 
+        return self._until_it_succeeds(once)
+
+    def sending(self, what: str, operation: Callable[[], Result], needed: str, size: int) -> Result:
+        """The same for an upload of so many bytes that are not visible: they may be sent past the lease."""
+
+        def once() -> Result:
+            self.lease.check()
+            with limited(self.shared.line, size, lambda: 0.0 if self.lease.cancelled else math.inf):
+                return _answer_with((needed,), translated(operation, what), what)
+
+        return self._until_it_succeeds(once)
+
+    def changing(self, what: str, operation: Callable[[], Result], *needed: str, size: int = 0) -> Result:
+        """The same for what changes an object: each try waits until the lease is safe, and ends when it is not.
+
+        `size` is the number of bytes that are sent.
+        """
+
+        def once() -> Result:
+            if self.lease.wait_until_safe():
+                logs.info("change_was_held", detail=what)
+            with limited(self.shared.line, size, self.lease.seconds_left):
+                return _answer_with(needed, translated(operation, what), what)
+
+        return self._until_it_succeeds(once)
+
+    def _until_it_succeeds(self, once: Callable[[], Result]) -> Result:
         return retry(
             once,
             on=StorageUnreachable,
@@ -54,3 +83,13 @@ class Calls:
         return self.repeated(
             f"verifying {bucket}/{key}", lambda: self.client.head_object(Bucket=bucket, Key=key), "ETag"
         )
+
+
+def _answer_with(needed: Collection[str], answer: Result, what: str) -> Result:
+    """The answer, if it has one of these fields, or none is needed. Raises StorageUnreachable.
+
+    botocore takes an answer whose headers were cut off for a complete one, such as an empty listing.
+    """
+    if needed and not any(cast(dict[str, Any], answer).get(name) is not None for name in needed):
+        raise StorageUnreachable(f"{what}: an answer without {next(iter(needed))}")
+    return answer

@@ -70,6 +70,7 @@ class JobFiles:
         self._tell = tell
         self._storage = Storage(client, self.lease, config.max_retries)
         self._transfer: Transfer | None = None
+        self._fence: Fence | None = None
         self._own_files = directories.own_files(config.state_file)
         self._places_file = before_command.file_of(config.state_file, claim_id)
         known = before_command.load(self._places_file)
@@ -256,7 +257,15 @@ class JobFiles:
         return Uploaded(self._claim_id, files, size)
 
     def _outputs(self, job: Job) -> Outputs:
-        return Outputs(job, self._transfers(job), self.lease, self._sent_objects(), self._places, self._own_files)
+        return Outputs(
+            job,
+            self._transfers(job),
+            self.lease,
+            self._fence_of(job),
+            self._sent_objects(),
+            self._places,
+            self._own_files,
+        )
 
     def _wipe(self, command: Wipe) -> Message:
         """Delete the job's files, once no thread writes them; threads that read them may find them gone."""
@@ -289,9 +298,16 @@ class JobFiles:
             self._transfer = Transfer(self._storage, job.compression)
         return self._transfer
 
+    def _fence_of(self, job: Job) -> Fence:
+        """One fence for checkpoints and outputs of all directories: two blocks may send to one key."""
+        with self._remembering:
+            if self._fence is None:
+                self._fence = Fence(job, self._storage, self.lease, lambda: self._tell(Doubted(self._claim_id)))
+                self._fence.know(self._brought_objects.values())
+            return self._fence
+
     def _all_watches(self, job: Job, is_untouched: bool = False) -> list[Checkpoints]:
-        # One fence for all directories: two blocks may send to one key.
-        fence = Fence(job, self._storage, self.lease, lambda: self._tell(Doubted(self._claim_id)))
+        fence = self._fence_of(job)
         context = WatchContext(
             job, self._transfers(job), self.lease, fence, Overlaps(job), self._config.watch, self._own_files
         )

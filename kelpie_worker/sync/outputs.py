@@ -1,13 +1,20 @@
-"""Uploads all outputs of a finished job from where they were set aside."""
+"""Uploads all outputs of a finished job from where they were set aside.
+
+An output replaces what the fence permits (`checkpoints/fence.py`): what this attempt found when it began or wrote
+itself, else nothing. Of anything else that is there (the output of an earlier attempt, a file of the user's) the
+fence learns first, by a heartbeat, that no newer attempt can have written it. So a job that another machine has
+completed keeps that one's outputs.
+"""
 
 import errno
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from kelpie_worker import logs
+from kelpie_worker.checkpoints.fence import Fence
 from kelpie_worker.job import Job, SyncBlock
 from kelpie_worker.lease import Lease
 from kelpie_worker.messages import Aside
@@ -26,6 +33,7 @@ from kelpie_worker.workspace.set_aside import moved_path
 from kelpie_worker.workspace.tree import open_up
 
 _FILES_AT_ONCE = 8
+_LOOKED_AT_TOGETHER = 200  # outputs: once one of them meets another object, the fence looks at all of them
 _SKIPPED_NAMED = 10
 _BETWEEN_TRIES = Backoff(first=1.0, longest=60.0)
 
@@ -45,6 +53,7 @@ class Outputs:
         job: Job,
         transfer: Transfer,
         lease: Lease,
+        fence: Fence,
         sent: Mapping[tuple[str, str], Signature],
         places: DirectoryRecord,
         own_files: frozenset[str] = frozenset(),
@@ -52,6 +61,7 @@ class Outputs:
         self._job = job
         self._transfer = transfer
         self._lease = lease
+        self._fence = fence
         self._sent = sent
         self._places = places
         self._own_files = own_files
@@ -64,9 +74,12 @@ class Outputs:
         outputs = self._outputs(aside)
         missing = [output for output in outputs if not self._is_sent(output)]
         busy(output.path for output in missing)
+        # The others of each output are those that are sent at about the same time.
+        groups = [missing[at : at + _LOOKED_AT_TOGETHER] for at in range(0, len(missing), _LOOKED_AT_TOGETHER)]
+        others = [[output.target for output in group] for group in groups for _ in group]
         with ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="outputs") as pool:
             try:
-                for _ in pool.map(self._send, missing):
+                for _ in pool.map(self._send, missing, others):
                     pass
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -121,10 +134,10 @@ class Outputs:
             for path, version in found.items()
         ]
 
-    def _send(self, output: Output) -> None:
+    def _send(self, output: Output, others: Sequence[Target]) -> None:
         """Upload one output, retried until it succeeds or storage keeps refusing (see transfer/refusal_limit.py).
 
-        Raises StorageRefused, OSError, Cancelled.
+        `others` as for `Fence.write`. Raises StorageRefused, OSError, Cancelled.
         """
         patience = Patience()
 
@@ -139,7 +152,7 @@ class Outputs:
                     output = replace(output, version=signature_of(Path(output.path).stat()))
 
         retry(
-            lambda: self._send_once(output),
+            lambda: self._send_once(output, others),
             on=(StorageUnreachable, StorageRefused, Spoiled),
             backoff=_BETWEEN_TRIES,
             pause=self._lease.pause,
@@ -147,11 +160,10 @@ class Outputs:
             on_failure=note,
         )
 
-    def _send_once(self, output: Output) -> None:
+    def _send_once(self, output: Output, others: Sequence[Target]) -> None:
         upload = self._transfer.prepare(output.path, output.version, output.target)
         try:
             upload.ready()
-            self._lease.wait_until_safe()
-            upload.commit()
+            self._fence.write(output.target, upload.commit, others)
         finally:
             upload.abort()

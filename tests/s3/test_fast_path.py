@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from kelpie_worker.lease import Lease
 from kelpie_worker.s3 import get_object, ranged_get
 from kelpie_worker.s3.bucket import Storage
 from kelpie_worker.s3.client import SharedClient
@@ -16,6 +15,7 @@ from kelpie_worker.s3.errors import NotThere, StorageRefused, StorageUnreachable
 from kelpie_worker.s3.objects import RemoteFile, Target
 from local_stack.s3 import S3Server
 from tests.doubles.faulty_proxy import FaultyProxy
+from tests.doubles.leases import held
 
 PIECE = 100_000
 CONTENT = b"".join(number.to_bytes(4, "big") for number in range(PIECE))  # four pieces, none like another
@@ -31,7 +31,7 @@ def client(faulty: FaultyProxy, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def stored(client: SharedClient) -> Storage:
-    return Storage(client, Lease(), max_retries=2)
+    return Storage(client, held(), max_retries=2)
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_credentials_and_region_are_those_of_boto(
     settings = {**s3.environment, "AWS_ENDPOINT_URL": faulty.url, "AWS_SESSION_TOKEN": "a-token"}
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    stored = Storage(SharedClient("eu-north-1"), Lease(), max_retries=0)
+    stored = Storage(SharedClient("eu-north-1"), held(), max_retries=0)
     for key in ("first", "second"):
         put(stored, bucket, key)
     first, second = (headers for method, headers in faulty.headers if method == "PUT")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -14,9 +16,11 @@ import pytest
 
 import kelpie_worker.transfer.refusal_limit
 from kelpie_worker import config
+from kelpie_worker.checkpoints.fence import Fence
 from kelpie_worker.job import Job, SyncBlock
 from kelpie_worker.lease import Lease
 from kelpie_worker.messages import Download, Flushed, Message, Refused, Stage, Staged, Troubled, Upload
+from kelpie_worker.s3.bucket import Storage
 from kelpie_worker.s3.client import SharedClient
 from kelpie_worker.s3.errors import NoBucket, StorageRefused
 from kelpie_worker.s3.objects import Target
@@ -107,7 +111,9 @@ def test_a_refusal_that_lasts_is_believed_and_that_of_no_bucket_at_once(
     (tmp_path / "aside" / "result").write_text("1")
     job = Job("claim", "job", after=(SyncBlock("b", "p/", str(tmp_path / "out")),))
     transfer = Refusing(error)
-    sending = Outputs(job, cast(Transfer, transfer), Lease(), {}, DirectoryRecord())
+    lease = Lease()
+    fence = Fence(job, cast(Storage, transfer), lease, lambda: None)
+    sending = Outputs(job, cast(Transfer, transfer), lease, fence, {}, DirectoryRecord())
     with pytest.raises(type(error)):
         sending.upload(((str(tmp_path / "out"), str(tmp_path / "aside")),), lambda paths: None)
     assert transfer.tries == tries
@@ -126,6 +132,108 @@ def test_an_upload_that_storage_only_claims_to_have_is_sent_again_before_complet
     make_worker(AWS_ENDPOINT_URL=faulty.url).start()
     assert finished(coordinator, job)[0] == "completed"
     assert s3.files(bucket, "out/") == {"x": b"1\n"}
+
+
+# --- an attempt that lost its lease ---------------------------------------------------------------------
+
+SMALL, LARGE = "echo loser > out/x", "head -c 6000000 /dev/zero > out/x"  # sent whole, and in parts
+
+
+@pytest.mark.parametrize("script", [SMALL, LARGE], ids=["whole", "in parts"])
+@pytest.mark.parametrize(
+    ("conditions", "earlier", "delivered"),
+    [
+        ("", b"", False),
+        ("", b"", True),  # when it is too late
+        ("", b"an earlier attempt's", False),
+        ("", b"an earlier attempt's", True),
+        ("ignored", b"an earlier attempt's", False),
+    ],
+)
+def test_cut_off_from_both_it_leaves_the_outputs_of_the_attempt_that_completed_the_job(
+    coordinator: FakeCoordinator,
+    make_worker: Callable[..., Worker],
+    s3: S3Server,
+    bucket: str,
+    faulty: FaultyProxy,
+    script: str,
+    conditions: Fault,
+    earlier: bytes,
+    delivered: bool,
+) -> None:
+    """Its write hangs; then the API is cut off, another attempt completes the job, and the bucket is back."""
+    hangs, reachable = threading.Event(), threading.Event()
+    # The first write finds the earlier object, where that is told.
+    left = ["pass"] if earlier and not conditions else []
+
+    def cut_off(method: str, path: str) -> Fault | None:
+        if reachable.is_set() or not is_final(method, path) or (left and left.pop()):
+            return None
+        hangs.set()
+        reachable.wait(60)
+        return None if delivered else "reset"
+
+    if earlier:
+        s3.put(bucket, "out/x", earlier)
+    faulty.fault, faulty.conditions = cut_off, conditions
+    job = coordinator.submit(**shell(script), sync={"after": [block(bucket, "out")]})
+    worker = make_worker(AWS_ENDPOINT_URL=faulty.url).start()
+    assert hangs.wait(30)
+    coordinator.down = True
+    worker.wait_for("lease_unsafe")
+    coordinator.hand_to_another(job)
+    s3.put(bucket, "out/x", b"the winner's")
+    reachable.set()
+    before = len(worker.seen("heartbeat_unanswered"))
+    worker.wait_for("heartbeat_unanswered", count=before + 3)
+    assert s3.get(bucket, "out/x") == b"the winner's"
+
+    coordinator.down = False
+
+    worker.wait_for("wiped")
+    assert s3.get(bucket, "out/x") == b"the winner's" and coordinator.reports(job) == []
+
+
+def is_final(method: str, path: str) -> bool:
+    """Whether a request makes something visible."""
+    return (method == "PUT" and "partNumber" not in path) or (method == "POST" and "uploadId" in path)
+
+
+def test_what_lies_there_from_before_is_replaced_at_the_cost_of_few_heartbeats(
+    coordinator: FakeCoordinator, worker: Worker, s3: S3Server, bucket: str
+) -> None:
+    """By an earlier attempt, or by the user: a heartbeat that is accepted shows that no newer attempt wrote it."""
+    names = [f"{number:02}" for number in range(40)]
+    for name in names:
+        s3.put(bucket, f"out/{name}", b"before")
+    job = coordinator.submit(
+        **shell("for n in $(seq -w 0 39); do echo now > out/$n; done; head -c 6000000 /dev/zero > out/39"),
+        heartbeat_interval=60,
+        sync={"after": [block(bucket, "out")]},
+    )
+    worker.start()
+    assert finished(coordinator, job)[0] == "completed"
+    assert s3.files(bucket, "out/") == {**dict.fromkeys(names, b"now\n"), "39": bytes(6_000_000)}
+    assert coordinator.heartbeats(job) <= 10
+
+
+def test_an_input_that_the_command_overwrites_is_replaced_as_it_was_found_at_the_start(
+    coordinator: FakeCoordinator,
+    make_worker: Callable[..., Worker],
+    s3: S3Server,
+    bucket: str,
+    faulty: FaultyProxy,
+) -> None:
+    s3.put(bucket, "x/file", b"before")
+    place = {"bucket": bucket, "prefix": "x/", "local_path": "x"}
+    job = coordinator.submit(
+        **shell("echo now > x/file"), heartbeat_interval=60, sync={"before": [place], "after": [place]}
+    )
+    make_worker(AWS_ENDPOINT_URL=faulty.url).start()
+    assert finished(coordinator, job)[0] == "completed"
+    assert s3.files(bucket, "x/") == {"file": b"now\n"} and coordinator.heartbeats(job) <= 1
+    before = hashlib.md5(b"before", usedforsecurity=False).hexdigest()
+    assert [headers.get("If-Match") for method, headers in faulty.headers if method == "PUT"][-1] == f'"{before}"'
 
 
 def test_a_killed_uploader_does_not_keep_the_outputs_back(
