@@ -71,6 +71,7 @@ class Job:
     checkpoint_status: str = CheckpointStatus.NONE  # set when everything is downloaded
     # Needed only while downloading, and long: not saved.
     checkpoint: Manifest = field(default=(), repr=False)
+    checkpoint_by: int | None = None  # the attempt that reported it
     # May hold secrets: not saved, but fetched again when a job is resumed.
     command: str = field(default="", repr=False)
     arguments: tuple[str, ...] = field(default=(), repr=False)
@@ -90,7 +91,7 @@ class Job:
 
 
 Blocks = tuple[SyncBlock, ...]
-_UNSAVED = ("checkpoint", "command", "arguments", "environment")
+_UNSAVED = ("checkpoint", "checkpoint_by", "command", "arguments", "environment")
 
 
 def from_wire(
@@ -115,6 +116,7 @@ def from_wire(
         arguments=tuple(str(argument) for argument in document.get("arguments") or ()),
         environment={str(name): str(value) for name, value in (document.get("environment") or {}).items()},
         checkpoint=_manifest(document.get("checkpoint"), attempt),
+        checkpoint_by=_reported_by(document.get("checkpoint")),
     )
 
 
@@ -183,6 +185,12 @@ def _manifest(document: Any, attempt: int | None) -> Manifest:
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         return ()
+
+
+def _reported_by(document: Any) -> int | None:
+    """The attempt that reported a manifest; None if that is not said."""
+    attempt = document.get("attempt") if isinstance(document, Mapping) else None
+    return attempt if is_whole(attempt) else None
 
 
 def _demand(holds: bool, otherwise: str) -> None:

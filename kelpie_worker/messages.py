@@ -323,6 +323,7 @@ class Downloaded:
     bytes: int = 0
     checkpoint: str = CheckpointStatus.NONE
     detail: str = ""  # why the checkpoint is torn
+    found: Manifest = ()  # what it consists of, if that is not the newest manifest and was found whole
 
 
 @dataclass(frozen=True)

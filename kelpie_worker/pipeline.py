@@ -148,7 +148,7 @@ def tellings(state: JobState, message: Message, given: Manifest) -> list[Command
         return []
     found: list[Command] = [ReportResume(state.job, message.checkpoint, message.detail)]
     if message.checkpoint == CheckpointStatus.CLEAN:
-        found.append(ReportCheckpoint(state.job, 1, given))
+        found.append(ReportCheckpoint(state.job, 1, message.found or given))
     return found
 
 

@@ -1,14 +1,15 @@
 """The upload of one generation of a watched directory: all of it prepared invisibly, then committed in order."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from kelpie_worker import logs
 from kelpie_worker.checkpoints.fence import Fence
+from kelpie_worker.checkpoints.mark import Mark, removals
 from kelpie_worker.checkpoints.pacing import is_within
 from kelpie_worker.checkpoints.plan import commit_steps, prepare_order
 from kelpie_worker.checkpoints.tracked_files import Sendings, TrackedFile, TrackedFiles
@@ -53,13 +54,15 @@ class Generations:
         self._fence = fence
         self._files = files
         self._number = 0
+        self._mark: Mark | None = None  # of the generation under way
         self._spoiled_in_a_row = 0  # generations
         self._took: dict[str, float] = {}  # seconds, to prepare a file that has grown
         self.has_sent = False  # whether the bucket has taken anything
 
     def target(self, path: str) -> Target:
-        """Where a file is sent."""
-        return self._transfer.target(self._block.bucket, self._block.prefix, path)
+        """Where a file is sent, with the mark of the generation under way."""
+        target = self._transfer.target(self._block.bucket, self._block.prefix, path)
+        return replace(target, metadata=self._mark.metadata) if self._mark else target
 
     def read_tails(self, files: Snapshot) -> None:
         """Note the last bytes of files that are in the bucket as they are here."""
@@ -93,14 +96,18 @@ class Generations:
         beginning = _beginning(file)
         return beginning is not None and self._transfer.may_copy(self._block.bucket, beginning.size)
 
-    def send(self, files: Snapshot, final: bool = False) -> NotSent:
+    def send(
+        self, files: Snapshot, final: bool = False, is_whole: bool = False, removed: Iterable[str] = ()
+    ) -> NotSent:
         """Prepare all files, then commit them, without those that are rewritten even while they are copied.
 
-        With `final` no file is left out for what it costs.
+        With `final` no file is left out for what it costs. `is_whole` says whether the bucket lacks only these of
+        the directory's files, and `removed` which keys are to be deleted next: the objects' marks have both.
 
         Raises Spoiled before anything is visible; the storage's errors; a refusal only if all files were refused.
         """
         self._number += 1
+        self._mark = self._mark_of(len(files) if is_whole else 0, removed)
         prepared: dict[str, Prepared] = {}
         try:
             not_sent = self._prepare(files, prepared, final)
@@ -114,6 +121,14 @@ class Generations:
             for upload in prepared.values():
                 upload.abort()
         return not_sent
+
+    def _mark_of(self, files: int, removed: Iterable[str]) -> Mark | None:
+        """The mark of a generation that begins now; none where attempts have no numbers, nor manifests then."""
+        if self._job.attempt is None:
+            return None
+        block = self._job.during.index(self._block) if self._block in self._job.during else 0
+        # By the machine's clock, for an uploader that was restarted counts its generations anew.
+        return Mark(self._job.attempt, block, time.time_ns() // 1_000_000, files, removals(removed))
 
     def _prepare(self, files: Snapshot, prepared: dict[str, Prepared], final: bool) -> NotSent:
         left = NotSent()

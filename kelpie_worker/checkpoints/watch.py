@@ -36,7 +36,7 @@ from kelpie_worker.system.linux import boottime
 from kelpie_worker.system.retry import Failure, Interrupted, retry
 from kelpie_worker.transfer.file_upload import Transfer
 from kelpie_worker.transfer.refusal_limit import LONGEST, Patience
-from kelpie_worker.workspace.file_version import Signature, Snapshot, Spoiled
+from kelpie_worker.workspace.file_version import Signature, Spoiled
 from kelpie_worker.workspace.pattern import PatternTooSlow, matcher
 from kelpie_worker.workspace.scan import Scanner
 
@@ -263,7 +263,7 @@ class Checkpoints:
 
     def _carry_out(self, decision: Send, look: Look) -> bool:
         try:
-            not_sent = self._send(decision.files, look) if decision.files else NotSent()
+            not_sent = self._send(decision, look) if decision.files else NotSent()
         except Spoiled as error:
             logs.debug("checkpoint_spoiled", self._context.job, path=str(error))
             return False
@@ -280,12 +280,17 @@ class Checkpoints:
         self._unsteady = sequel.unsteady
         return sequel.up_to_date
 
-    def _send(self, files: Snapshot, look: Look) -> NotSent:
+    def _send(self, decision: Send, look: Look) -> NotSent:
         """Upload a generation; returns the files left out. Raises Spoiled, storage's errors, Cancelled."""
+        files = decision.files
+        is_whole = (
+            decision.is_all and not decision.restless and files.keys() == self.files.changed(look.found).keys()
+        )
+        removed = [self._key_of(path)[1] for path in decision.removed]
         self._callbacks.busy(files)
         proven = self._contents.proven(files, look)
         try:
-            not_sent = self._generations.send(files, look.final)
+            not_sent = self._generations.send(files, look.final, is_whole, removed)
             self._note_refused(not_sent.refused)
             if self._finishing.is_set() and not_sent.refused.keys() == files.keys():  # only they are left
                 raise next(iter(not_sent.refused.values()))

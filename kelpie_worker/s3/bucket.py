@@ -248,6 +248,16 @@ class Storage:
         except StorageRefused:
             return Unknown()
 
+    def described(self, bucket: str, key: str) -> tuple[StoredObject, dict[str, str]] | None:
+        """The current object and its metadata; None if there is none, or storage refuses the look-up."""
+        try:
+            found = self._calls.head(bucket, key)
+        except StorageRefused:
+            return None
+        stored, size = stored_by(found), found.get("ContentLength", -1)
+        described = StoredObject(bucket, key, size, bare(stored.etag), stored.version_id)
+        return described, dict(found.get("Metadata", {}))
+
     def abort(self, target: Target, upload_id: str) -> None:
         """Abort a multipart upload. Tried once, because the caller is shutting down; `abort_left` tries again."""
         what = f"aborting {target.bucket}/{target.key}"

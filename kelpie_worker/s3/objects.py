@@ -53,6 +53,7 @@ class Target:
     key: str
     content_type: str
     content_encoding: str | None = None  # "gzip" for what was compressed on its way
+    metadata: tuple[tuple[str, str], ...] = ()  # names and values that are kept with the object
 
     @property
     def place(self) -> ObjectKey:
@@ -61,13 +62,18 @@ class Target:
     @property
     def headers(self) -> dict[str, str]:
         """What is stored with the object, as HTTP headers."""
-        encoding = {"Content-Encoding": self.content_encoding} if self.content_encoding else {}
-        return {"Content-Type": self.content_type, **encoding}
+        return {**self._kind, **{f"x-amz-meta-{name}": value for name, value in self.metadata}}
 
     @property
     def parameters(self) -> dict[str, Any]:
         """The same as boto3's parameters."""
-        return {name.replace("-", ""): value for name, value in self.headers.items()}
+        metadata = {"Metadata": dict(self.metadata)} if self.metadata else {}
+        return {name.replace("-", ""): value for name, value in self._kind.items()} | metadata
+
+    @property
+    def _kind(self) -> dict[str, str]:
+        encoding = {"Content-Encoding": self.content_encoding} if self.content_encoding else {}
+        return {"Content-Type": self.content_type, **encoding}
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,19 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from kelpie_worker import logs
-from kelpie_worker.checkpoints.verify import Comparison, compare, recovered, unless_replaced, with_versions
+from kelpie_worker.checkpoints.verify import (
+    Comparison,
+    compare,
+    recovered,
+    unless_replaced,
+    unreported,
+    with_versions,
+)
 from kelpie_worker.job import Job, ObjectKey, StoredObject, SyncBlock
 from kelpie_worker.s3.bucket import Storage
 from kelpie_worker.s3.objects import RemoteFile
@@ -48,7 +55,8 @@ def download(
     origins: dict[str, ObjectKey] = {}
     received, replaced = 0, list[StoredObject]()
     listings = [(block, list(storage.files(block.bucket, block.prefix))) for block in job.before]
-    checkpoint = recovered(job, compare(job, listings), storage)
+    checkpoint = recovered(job, unreported(job, compare(job, listings), listings, storage), storage)
+    job = replace(job, checkpoint=checkpoint.whole or job.checkpoint)
     with ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="download") as pool:
         try:
             # Block after block: if two have the same file, the later block's is the one that the job means.

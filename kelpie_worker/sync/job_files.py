@@ -176,7 +176,9 @@ class JobFiles:
         before_command.save(self._places, self._places_file)  # before the command can run
         self._brought_objects = brought.objects
         found = brought.checkpoint
-        return Downloaded(self._claim_id, len(brought.versions), brought.bytes, found.status, found.detail)
+        return Downloaded(
+            self._claim_id, len(brought.versions), brought.bytes, found.status, found.detail, found.whole
+        )
 
     def _watch(self, command: Watch) -> Message:
         if self._watches is None:

@@ -13,7 +13,7 @@ import pytest
 from local_stack.processes import wait_for
 from local_stack.s3 import S3Server
 from tests.doubles.coordinator import FakeCoordinator
-from tests.doubles.faulty_proxy import FaultyProxy
+from tests.doubles.faulty_proxy import Fault, FaultyProxy
 from tests.real_worker import Worker, finished, kill_everything, shell
 
 Sync = dict[str, list[dict[str, Any]]]
@@ -89,6 +89,66 @@ def test_what_was_changed_after_the_last_report_is_said_to_be_torn(
     [resume] = coordinator.resumes(job)
     assert resume["checkpoint"] == "torn" and "checkpoint/" in resume["detail"]
     assert second.seen("checkpoint_torn", job_id=job)
+
+
+# Saves a first state and, when told, a second one, each as a directory that appears at once.
+SAVES = """
+if test -e checkpoint/2/w; then echo "$KELPIE_CHECKPOINT_STATUS" > out/status; exit 0; fi
+for step in 1 2; do
+  mkdir new-$step; for name in w opt index.json; do echo $step > new-$step/$name; done
+  mv new-$step checkpoint/$step
+  until [ -e go ]; do sleep 0.05; done
+done
+exec sleep 1000
+"""
+
+
+@pytest.mark.parametrize(("committed", "status"), [(3, "clean"), (2, "torn")])
+def test_a_generation_that_could_not_be_reported_any_more_is_clean_if_all_of_it_is_there(
+    coordinator: FakeCoordinator,
+    make_worker: Callable[..., Worker],
+    s3: S3Server,
+    bucket: str,
+    sync: Sync,
+    faulty: FaultyProxy,
+    committed: int,
+    status: str,
+) -> None:
+    """The worker is killed when so many of its three files are in the bucket, and the API has heard of none."""
+    job = coordinator.submit(**shell(SAVES), sync=sync, heartbeat_interval=30)
+    first = make_worker("one", AWS_ENDPOINT_URL=faulty.url).start()
+    wait_for(
+        lambda: coordinator.manifests(job) and len(keys(coordinator.manifests(job)[-1])) == 3, "the first one"
+    )
+    puts: list[str] = []
+
+    def cut_off(method: str, path: str) -> Fault | None:
+        if method != "PUT":
+            return None
+        puts.append(path)
+        return "stall" if len(puts) > committed else None
+
+    faulty.fault = cut_off
+    coordinator.down = True
+    (first.folder / "go").touch()
+    if committed == 3:
+        first.wait_for("checkpoint_not_reported")
+    else:
+        wait_for(lambda: len(puts) == 3, "the last file to be sent")
+    kill_everything(first)
+    coordinator.down = False
+    faulty.fault = lambda method, path: None
+
+    second = make_worker("two")
+    assert resumed_status(coordinator, second, s3, bucket, job) == status
+
+    wait_for(lambda: coordinator.resumes(job), "what the worker says of it")
+    assert [resume["checkpoint"] for resume in coordinator.resumes(job)] == [status]
+    if status == "clean":
+        wait_for(lambda: "checkpoint/2/w" in keys(coordinator.manifests(job)[-1]), "it to be reported")
+        assert {file["key"]: file["etag"] for file in coordinator.manifests(job)[-1]["files"]} == s3.etags(
+            bucket, "checkpoint/"
+        )
 
 
 def test_where_the_bucket_keeps_versions_the_reported_ones_are_brought_back_and_stand_there_again(

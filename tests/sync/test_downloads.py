@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import pytest
 
 from kelpie_worker.job import CheckpointStatus, Job, StoredObject, SyncBlock
-from kelpie_worker.lease import Lease
 from kelpie_worker.messages import Download, Refused, Troubled
 from kelpie_worker.s3 import get_object
 from kelpie_worker.s3.bucket import Storage
@@ -26,6 +25,7 @@ from kelpie_worker.workspace.directories import own_files
 from kelpie_worker.workspace.paths import own_name
 from local_stack.s3 import S3Server
 from tests.doubles.faulty_proxy import FaultyProxy
+from tests.doubles.leases import held
 
 WHOLE = gzip.compress(b"x" * 1000)
 
@@ -34,7 +34,7 @@ WHOLE = gzip.compress(b"x" * 1000)
 def stored(faulty: FaultyProxy, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Storage:
     for name, value in {**s3.environment, "AWS_ENDPOINT_URL": faulty.url}.items():
         monkeypatch.setenv(name, value)
-    return Storage(SharedClient("us-east-1"), Lease(), max_retries=1)
+    return Storage(SharedClient("us-east-1"), held(), max_retries=1)
 
 
 def job_from(bucket: str, folder: Path, *checkpoint: StoredObject, compression: bool = False) -> Job:
