@@ -205,6 +205,14 @@ create table outages (
   constraint outages_pkey PRIMARY KEY (ended)
 );
 
+create table pauses (
+  job_id uuid not null,
+  machine_id text not null,
+  level integer not null,
+  until timestamp with time zone not null,
+  constraint pauses_pkey PRIMARY KEY (job_id, machine_id)
+);
+
 create table queue (
   job_id uuid not null,
   tenant_id bigint not null,
@@ -222,6 +230,7 @@ create table queue (
   blocked_since timestamp with time zone,
   checkpoint_lag integer,
   bytes integer default 0 not null,
+  looped_until timestamp with time zone,
   constraint a_claim_id_is_the_holders CHECK (claim_id IS NULL OR machine_id IS NOT NULL),
   constraint held_by_an_attempt CHECK (machine_id IS NULL OR attempt > 0),
   constraint held_or_waiting CHECK (num_nulls(machine_id, holder_group, heartbeat) = ANY (ARRAY[0, 3])),
@@ -506,6 +515,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 
 -- function has_room_for(the_tenant_id bigint, new_jobs bigint, new_bytes bigint, most_jobs bigint, most_bytes bigint) returns boolean
 
+-- function has_to_wait(the_machine_id text, the_job_id uuid) returns boolean
+
 -- function held_by(q queue, scope bigint, groups text[], the_machine_id text, the_attempt integer) returns boolean
 
 -- function in_reach(q queue, scope bigint, groups text[]) returns boolean
@@ -533,6 +544,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 -- function shown_job(j jobs, the_user_id uuid, the_heartbeat timestamp with time zone) returns SETOF shown_jobs
 
 -- function silence_counts_from(heartbeat_interval integer) returns timestamp with time zone
+
+-- function take_over_webhook(the_job_id uuid, the_machine_id text, the_container_group text, the_sealed_key bytea) returns boolean
 
 -- function take_webhooks(batch integer, hold interval, lane_cap integer, user_cap integer, known_lanes uuid[], lane_rooms integer[], known_users uuid[], user_rooms integer[]) returns SETOF webhooks
 

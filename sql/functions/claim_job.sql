@@ -6,8 +6,8 @@
 --     being the null group, whose jobs any machine of the tenant may have.
 --   * A job goes to one machine. Rows that another claim holds are skipped, never waited for, and each line is
 --     searched on beyond them, so no claim comes back empty while there is work.
---   * Never a job that this machine is banned from, and none to a group that Salad is being told to stop
---     (stopping_groups).
+--   * Never a job that this machine is banned from or has to wait for (pauses), and none to a group that Salad is being
+--     told to stop (stopping_groups).
 --   * `attempt` grows by one with each handout: whichever machine held the job before can no longer write to it.
 --   * Asked again with the same claim id, by the same machine, it answers the job and the attempt that this id holds
 --     already and renews the lease. Two such requests at once: one of them violates one_holder_per_claim_id and is
@@ -27,7 +27,8 @@
 --     note_lapse_horizons). A missing or outdated row there costs the look at each held row of the line, never a
 --     lapse.
 --   * `not exists (... offset 0)` looks up the bans of one job at a time; a join would begin with all bans of the
---     machine.
+--     machine. Pauses are looked up only of jobs that are taken and released in a loop (looped_until).
+--   * The webhook of a handout in such a loop takes the place of the one that still waits to be sent.
 --   * The update of `jobs` changes no indexed column and so writes none of the indexes of the history (a HOT update).
 --
 -- Why a function: its plan is made once for each server session. The API keeps no prepared statements, because it may
@@ -87,6 +88,7 @@ lines as materialized (
             and q.container_group = g.name
             and q.machine_id is null
             and not exists (select from bans b where b.job_id = q.job_id and b.machine_id = the_machine_id offset 0)
+            and (q.looped_until is null or not has_to_wait(the_machine_id, q.job_id))
           order by q.rank, q.seq
           limit 1) head
   union all
@@ -101,6 +103,7 @@ lines as materialized (
             and q.machine_id is not null
             and lapsed(q.heartbeat, q.heartbeat_interval)
             and not exists (select from bans b where b.job_id = q.job_id and b.machine_id = the_machine_id offset 0)
+            and (q.looped_until is null or not has_to_wait(the_machine_id, q.job_id))
           order by q.seq
           limit 1) head
 ),
@@ -117,6 +120,7 @@ eligible as materialized (
             and q.machine_id is null
             and (q.rank, q.seq) >= (line.rank, line.seq)
             and not exists (select from bans b where b.job_id = q.job_id and b.machine_id = the_machine_id offset 0)
+            and (q.looped_until is null or not has_to_wait(the_machine_id, q.job_id))
           order by q.rank, q.seq
           limit 1
             for update skip locked) waiting on true
@@ -130,6 +134,7 @@ eligible as materialized (
             and q.seq >= line.seq
             and lapsed(q.heartbeat, q.heartbeat_interval)
             and not exists (select from bans b where b.job_id = q.job_id and b.machine_id = the_machine_id offset 0)
+            and (q.looped_until is null or not has_to_wait(the_machine_id, q.job_id))
           order by q.seq
           limit 1
             for update skip locked) lapsed on true
@@ -142,7 +147,7 @@ leased as (
      set rank = 0, attempt = q.attempt + 1, machine_id = the_machine_id, holder_group = the_container_group,
          claim_id = the_claim_id, heartbeat = now()
    where q.job_id = (select job_id from eligible)
-  returning q.job_id, q.attempt, q.num_heartbeats
+  returning q.job_id, q.attempt, q.num_heartbeats, coalesce(q.looped_until > now(), false) as is_looped
 ),
 handed_out as (
   update jobs j
@@ -178,6 +183,10 @@ hooked as (
   select id, webhook, 'running', the_machine_id, the_container_group, the_sealed_key
     from handed_out
    where webhook is not null
+     and case when (select is_looped from leased)
+              then not take_over_webhook(id, the_machine_id, the_container_group, the_sealed_key)
+              else true
+         end
 )
 select s.*
   from (select * from handed_out

@@ -1,6 +1,6 @@
 -- What the requests that wait for work could have. For each line (`{"tenant_id", "container_group", "waiters",
 -- "machines"}`) as many jobs as it has waiters at most, in the order of the claim, each with the machines banned from
--- it; left out are those that all the machines are banned from. And of the claim ids (`{"tenant_id", "claim_id"}`)
+-- it or that have to wait for it; left out are those that none of the machines may have. And of the claim ids (`{"tenant_id", "claim_id"}`)
 -- those that hold a job already. Nothing is locked. It is a function for the reasons that claim_job is one.
 create or replace function peek_at_lines(the_lines jsonb, the_claims jsonb) returns table (
   found_tenant_id bigint, found_group text, found_job_id uuid, found_attempt integer, found_banned text[],
@@ -25,7 +25,9 @@ with lines as materialized (
     from jsonb_to_recordset(the_lines) as l (tenant_id bigint, container_group text, waiters integer, machines text[])
 )
 select l.tenant_id, l.container_group, head.job_id, head.attempt,
-       array(select b.machine_id from bans b where b.job_id = head.job_id), null::uuid
+       array(select b.machine_id from bans b where b.job_id = head.job_id
+             union all
+             select p.machine_id from pauses p where p.job_id = head.job_id and p.until > now()), null::uuid
   from lines l
  cross join lateral (
        select q.job_id, q.attempt
@@ -34,12 +36,15 @@ select l.tenant_id, l.container_group, head.job_id, head.attempt,
           and q.container_group = l.container_group
           and q.machine_id is null
           and exists (select from unnest(l.machines) as m (id)
-                       where not exists (select from bans b where b.job_id = q.job_id and b.machine_id = m.id offset 0))
+                       where not exists (select from bans b where b.job_id = q.job_id and b.machine_id = m.id offset 0)
+                         and (q.looped_until is null or not has_to_wait(m.id, q.job_id)))
         order by q.rank, q.seq
         limit l.waiters) head
 union all
 select l.tenant_id, l.container_group, head.job_id, head.attempt,
-       array(select b.machine_id from bans b where b.job_id = head.job_id), null::uuid
+       array(select b.machine_id from bans b where b.job_id = head.job_id
+             union all
+             select p.machine_id from pauses p where p.job_id = head.job_id and p.until > now()), null::uuid
   from lines l
  cross join lateral (
        select q.job_id, q.attempt
@@ -50,7 +55,8 @@ select l.tenant_id, l.container_group, head.job_id, head.attempt,
           and q.machine_id is not null
           and lapsed(q.heartbeat, q.heartbeat_interval)
           and exists (select from unnest(l.machines) as m (id)
-                       where not exists (select from bans b where b.job_id = q.job_id and b.machine_id = m.id offset 0))
+                       where not exists (select from bans b where b.job_id = q.job_id and b.machine_id = m.id offset 0)
+                         and (q.looped_until is null or not has_to_wait(m.id, q.job_id)))
         order by q.seq
         limit l.waiters) head
 union all

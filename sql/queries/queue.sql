@@ -367,6 +367,10 @@ select status from job;
 
 -- name: release_job
 -- A worker gives its job back: no failure, no ban; any holder may have it at once. No row: refused.
+--
+-- The tenth release of a job by one machine within a minute makes this machine wait for it, 10 seconds at first; each release
+-- within a minute after such a wait doubles it, up to five minutes. Other machines may have the job meanwhile. Of the
+-- attempts the last hundred are looked at.
 with held as (
   select * from queue
    where job_id = %(job_id)s
@@ -380,10 +384,38 @@ job as (
    where j.id = h.job_id
   returning j.id, j.attempt, j.status
 ),
+recent as materialized (
+  select count(*) as releases, count(*) filter (where a.machine_id = h.machine_id) as by_this_machine
+    from held h
+    join attempts a on a.job_id = h.job_id
+   where a.number between h.attempt - 100 and h.attempt - 1
+     and a.outcome = 'released'
+     and a.ended > now() - interval '1 minute'
+),
+pause as (
+  insert into pauses as p (job_id, machine_id, level, until)
+  select h.job_id, h.machine_id, 1, now() + interval '10 seconds'
+    from held h
+   cross join recent r
+   where r.by_this_machine >= 9
+      or exists (select from pauses k
+                  where k.job_id = h.job_id and k.machine_id = h.machine_id and k.until > now() - interval '1 minute')
+      on conflict (job_id, machine_id) do update
+     set level = case when p.until > now() - interval '1 minute' then p.level + 1 else 1 end,
+         until = now() + case when p.until > now() - interval '1 minute'
+                              then least(interval '10 seconds' * 2 ^ least(p.level, 5), interval '5 minutes')
+                              else interval '10 seconds'
+                         end
+  returning extract(epoch from until - now())::integer as seconds
+),
 waiting as (
   update queue q
-     set machine_id = null, holder_group = null, claim_id = null, heartbeat = null
+     set machine_id = null, holder_group = null, claim_id = null, heartbeat = null,
+         looped_until = case when r.releases >= 9 or exists (select from pause) then now() + interval '10 minutes'
+                             else q.looped_until
+                        end
     from held h
+   cross join recent r
    where q.job_id = h.job_id
 ),
 ended as (
@@ -396,6 +428,7 @@ told as (
   insert into events (job_id, kind, actor, attempt, detail)
   select id, 'released', %(actor)s, attempt,
          jsonb_build_object('machine_id', %(machine_id)s::text, 'reason', %(reason)s::text)
+         || coalesce((select jsonb_build_object('pause_seconds', seconds) from pause), '{}')
     from job
 )
 select status from job;
