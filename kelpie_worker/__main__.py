@@ -37,6 +37,12 @@ def main(arguments: Sequence[str]) -> int:
     from kelpie_worker import cli
 
     given = cli.parse(arguments)
+    if given.command == "licenses":
+        from kelpie_worker import licenses
+
+        signals.as_usual()
+        licenses.show()
+        return 0
     if given.command == "doctor":
         signals.as_usual()
         from kelpie_worker import doctor

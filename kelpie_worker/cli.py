@@ -12,7 +12,7 @@ _WIDTH = 100
 
 
 class Arguments(NamedTuple):
-    command: Literal["worker", "doctor"]
+    command: Literal["worker", "doctor", "licenses"]
     bucket: str | None = None
 
 
@@ -32,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"kelpie {VERSION}")
     commands = parser.add_subparsers(dest="command", metavar="command")
     commands.add_parser("worker", help="claim and run jobs until it is stopped; so does no command")
+    commands.add_parser("licenses", help="print the licences of this program and of all that is in it")
     doctor = commands.add_parser("doctor", help="check whether everything that a job needs is there")
     doctor.add_argument(
         "--bucket",

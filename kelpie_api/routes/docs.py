@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from flask import Blueprint, Response, make_response, render_template_string, send_from_directory
-from swagger_ui_bundle import swagger_ui_path
 
 from kelpie_api.errors import NotFound
 from kelpie_api.routes import health, jobs, machines, metrics, scaling, users, webhooks, work
@@ -17,6 +17,8 @@ blueprint = Blueprint("docs", __name__)
 DOCUMENTED = [room.blueprint for room in (jobs, work, machines, scaling, webhooks, users, health, metrics)]
 DOCUMENT = ApiDocument(DOCUMENTED)
 
+# Swagger UI's own files, as scripts/update-swagger-ui put them here, with their licence and their hashes.
+SWAGGER_UI = Path(__file__).parents[1] / "swagger_ui"
 ASSETS = {
     "swagger-ui.css",
     "swagger-ui-bundle.js",
@@ -83,7 +85,7 @@ def get_asset(name: str) -> Response:
         return guarded(Response(STARTING, mimetype="text/javascript"), "no-cache")
     if name not in ASSETS:
         raise NotFound(f"There is no file {name[:100]} here; the documentation is at /docs.")
-    return guarded(send_from_directory(swagger_ui_path, name), "public, max-age=86400")
+    return guarded(send_from_directory(SWAGGER_UI, name), "public, max-age=86400")
 
 
 def guarded(response: Response, kept: str) -> Response:

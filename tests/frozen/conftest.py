@@ -21,6 +21,7 @@ from tests.frozen.machine import Machine
 
 BUILT = CHECKOUT / "build" / "frozen"
 INGREDIENTS = [
+    "LICENSE",
     "kelpie_version.py",
     "kelpie_worker/**/*.py",
     "packaging/*",
@@ -59,6 +60,7 @@ def binary() -> Path:
             text=True,
         )
         assert done.returncode == 0, done.stdout + done.stderr
+        target.with_name("new.cdx.json").rename(target.with_name("kelpie.cdx.json"))
         target.with_name("new").rename(target)
     return target
 

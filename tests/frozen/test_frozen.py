@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,6 +46,21 @@ def test_it_says_its_version(make_machine: MakeMachine, image: str) -> None:
     machine = make_machine(image, command=("kelpie", "--version"))
     assert machine.wait() == 0
     assert machine.printed() == f"kelpie {VERSION}\n"
+
+
+def test_it_has_the_licences_of_all_that_is_in_it_and_a_list_of_it(
+    make_machine: MakeMachine, binary: Path, old_image: str
+) -> None:
+    machine = make_machine(old_image, command=("kelpie", "licenses"))
+    assert machine.wait() == 0
+    texts = machine.printed()
+    document = json.loads(binary.with_name("kelpie.cdx.json").read_text())
+    headings = [f"{part['name']} {part['version']}: " for part in document["components"]]
+    assert [heading for heading in headings if heading not in texts] == []
+    names = {part["name"] for part in document["components"]}
+    assert {"boto3", "botocore", "requests", "certifi", "regress", "watchdog", "pyinstaller", "staticx"} <= names
+    assert {name.rstrip("0123456789.") for name in names} >= {"libssl", "libc"}
+    assert f"kelpie {VERSION}: MIT" in texts and "PYTHON SOFTWARE FOUNDATION LICENSE" in texts.upper()
 
 
 def test_it_refuses_a_bad_setting_with_one_line(make_machine: MakeMachine, old_image: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from html.parser import HTMLParser
 from urllib.parse import urlsplit
@@ -10,6 +11,7 @@ import pytest
 from flask import Flask
 from werkzeug.test import TestResponse
 
+from kelpie_api.routes.docs import SWAGGER_UI
 from tests.helpers import Client, refused
 
 ASSETS = ["swagger-ui.css", "swagger-ui-bundle.js", "favicon-16x16.png", "favicon-32x32.png", "start.js"]
@@ -105,3 +107,18 @@ def test_what_was_loaded_once_is_not_sent_again(anybody: Browser) -> None:
 )
 def test_no_other_file_is_served(anybody: Browser, name: str) -> None:
     refused(anybody.get(f"/docs/{name}"), 404)
+
+
+def test_its_files_are_those_of_the_release_that_was_recorded() -> None:
+    """scripts/update-swagger-ui writes both; its licence goes with it."""
+    recorded = dict(reversed(line.split("  ./")) for line in (SWAGGER_UI / "SHA256SUMS").read_text().splitlines())
+    found = {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in SWAGGER_UI.iterdir()
+        if file.name != "SHA256SUMS"
+    }
+    assert found == recorded
+    assert set(ASSETS) - {"start.js"} | {"LICENSE", "NOTICE", "VERSION"} <= recorded.keys()
+    assert "Apache License" in (SWAGGER_UI / "LICENSE").read_text()
+    version = (SWAGGER_UI / "VERSION").read_text().strip()
+    assert f'"{version}"' in (SWAGGER_UI / "swagger-ui-bundle.js").read_text()
