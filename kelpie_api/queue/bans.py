@@ -10,18 +10,17 @@ from kelpie_api.queue.states import Report
 # fleet reallocated (docs/design/protocol.md, Bad machines).
 JOBS_OWN_FAULTS = {"not_found", "not_started", "download", "pattern", "worker_broken"}
 
-# What S3 answers to an upload for its bucket or for a permission, which no other machine would be given either.
-# Workers quote the code in the sentence, or the status at its end where the answer had no body.
-REFUSED_UPLOAD = re.compile(
-    r"\b(NoSuchBucket|InvalidBucketName|BucketNotFound|AccessDenied|AllAccessDisabled|AccountProblem|NotSignedUp"
-    r"|MethodNotAllowed|InvalidAccessKeyId|SignatureDoesNotMatch|AuthorizationHeaderMalformed|ExpiredToken|InvalidToken"
-    r"|PermanentRedirect)\b"
-    r"|: (401|403|404|405)\.?$"
+# An `upload` fails because of the job or its bucket (a misspelt one, a permission, an object that is too large), unless
+# its sentence is an error of the machine's system or of the worker: those begin with their class.
+MACHINES_ERROR = re.compile(r"\w*(Error|Exception)\b|.*\[Errno ")
+# But also then where it quotes what S3 answers for a bucket or a permission.
+REFUSED = re.compile(
+    r"\b(NoSuchBucket|InvalidBucketName|AccessDenied|AllAccessDisabled|InvalidAccessKeyId|Forbidden)\b"
 )
 
 
 def counts_against_machine(report: Report) -> bool:
     """Whether a reported failure may be the machine's fault. One without a reason, as the original's, may be."""
-    if report.reason == "upload":
-        return not REFUSED_UPLOAD.search(report.detail or "")
+    if report.reason == "upload" and report.detail:
+        return bool(MACHINES_ERROR.match(report.detail)) and not REFUSED.search(report.detail)
     return report.reason not in JOBS_OWN_FAULTS
