@@ -10,8 +10,8 @@ from kelpie_api.queue.states import Report
 # fleet reallocated (docs/design/protocol.md, Bad machines).
 JOBS_OWN_FAULTS = {"not_found", "not_started", "download", "pattern", "worker_broken"}
 
-# An `upload` fails because of the job or its bucket (a misspelt one, a permission, an object that is too large), unless
-# its sentence is an error of the machine's system or of the worker: those begin with their class.
+# An `upload` fails because of the job or its bucket (a misspelt one, a permission, an object that is too large),
+# unless its sentence is an error of the machine's system or of the worker: those begin with their class.
 MACHINES_ERROR = re.compile(r"\w*(Error|Exception)\b|.*\[Errno ")
 # But also then where it quotes what S3 answers for a bucket or a permission.
 REFUSED = re.compile(
