@@ -1,2 +1,3 @@
-"""The commands of `kelpie-server`, one file each: in come arguments and settings, out go a program's work and its
-exit code."""
+"""The commands of `kelpie-server`, a file for each name in `server.COMMANDS`: in come arguments and settings, out
+go a program's work and its exit code.
+"""

@@ -2,46 +2,24 @@
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
 import click
 
-from kelpie_api import encryption, logs, migrations
+from kelpie_api import encryption
 from kelpie_api.auth import users as auth_users
 from kelpie_api.auth.authenticator import REMEMBERED_FOR
 from kelpie_api.auth.caller import Role
-from kelpie_api.config import Config, DatabaseConfig
-from kelpie_api.db import Database
+from kelpie_api.commands.database import database
+from kelpie_api.config import Config
 from kelpie_api.encryption import Seal
-from kelpie_api.errors import ConfigError, KelpieError, Unavailable
+from kelpie_api.errors import ConfigError
 from kelpie_api.webhooks import signing
 
 BEFORE_A_CHANGE = "All programs must have this KELPIE_SECRET_KEY by now; if they do, say --yes."
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-
-
-@contextmanager
-def database() -> Iterator[Database]:
-    """The database, with the schema of this release. Raises ClickException with the sentence of any refusal."""
-    try:
-        config = DatabaseConfig.from_env(os.environ)
-        logs.configure(config.log_level)
-        db = Database(config.database_url, connections=1)
-        db.open()
-        try:
-            if problem := db.repeatable(lambda tx: migrations.problem(tx.connection)):
-                raise click.ClickException(problem)
-            yield db
-        finally:
-            db.close()
-    except Unavailable as error:
-        raise click.ClickException(f"The database of DATABASE_URL does not answer: {error.message}") from None
-    except (KelpieError, ConfigError) as error:
-        raise click.ClickException(str(error)) from None
 
 
 def config() -> Config:

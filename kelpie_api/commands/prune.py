@@ -6,7 +6,6 @@ slowed down, and may be stopped or killed at any time: what remains are whole jo
 """
 
 import json
-import os
 import re
 import signal
 import threading
@@ -15,10 +14,8 @@ from datetime import timedelta
 
 import click
 
-from kelpie_api import logs, migrations
-from kelpie_api.config import DatabaseConfig
-from kelpie_api.db import Database
-from kelpie_api.errors import ConfigError, Unavailable
+from kelpie_api.commands.database import database
+from kelpie_api.errors import Unavailable
 from kelpie_api.machines import sightings
 from kelpie_api.queue.retention import prune
 from kelpie_api.scaling import rules
@@ -54,14 +51,8 @@ def main(older_than: timedelta, batch: int, limit_seconds: float | None, dry_run
     jobs = 0
     others = {"decisions": 0, "machines": 0}
     complete = False
-    try:
-        config = DatabaseConfig.from_env(os.environ)
-        logs.configure(config.log_level)
-        db = Database(config.database_url, connections=1)
-        db.open()
+    with database() as db:
         try:
-            if problem := db.repeatable(lambda tx: migrations.problem(tx.connection)):
-                raise click.ClickException(problem)
             if not dry_run:
                 others["decisions"] = rules.prune_decisions(db, older_than)
                 others["machines"] = sightings.prune(db, older_than)
@@ -72,12 +63,8 @@ def main(older_than: timedelta, batch: int, limit_seconds: float | None, dry_run
                     break
             else:
                 complete = True
-        finally:
-            db.close()
-    except ConfigError as error:
-        raise click.ClickException(str(error)) from None
-    except Unavailable as error:
-        raise click.ClickException(f"{error.message} Until then {jobs} jobs were removed.") from None
+        except Unavailable as error:
+            raise click.ClickException(f"{error.message} Until then {jobs} jobs were removed.") from None
     report = {
         "jobs": jobs,
         **others,

@@ -1,1 +1,4 @@
-"""Handling of HTTP requests around the routes: access, bodies, errors, CORS, the OpenAPI document."""
+"""HTTP around the routes: in come requests, out go callers and checked bodies to the routes, answers to clients.
+
+The OpenAPI document is made here.
+"""

@@ -1,3 +1,3 @@
-"""The Salad instance that the worker runs on: takes the supervisor's messages; sets deletion costs and asks for
-reallocation.
+"""The Salad instance that the worker runs on: takes SetDeletionCost, LeaveInstance and what other workers on it
+publish, returns tokens, ids and Departed, and asks the metadata service for deletion costs and reallocations.
 """

@@ -1,1 +1,3 @@
-"""Operating system calls, and the frozen binary: small functions that know nothing of jobs."""
+"""Operating system calls, and the frozen binary: takes paths, descriptors and process ids, returns what the system
+says of them. Small functions that know nothing of jobs.
+"""

@@ -1,3 +1,3 @@
-"""Uploads of single files in two steps: the bytes of one version of a file are sent invisibly, then committed as
-an object.
+"""Uploads of single files in two steps: takes one version of a file, sends its bytes invisibly, and returns an
+upload whose commit makes them an object.
 """

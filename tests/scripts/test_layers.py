@@ -196,8 +196,29 @@ def running(tree: ast.AST) -> Iterator[ast.AST]:
 @pytest.mark.parametrize("room", ROOMS, ids=str)
 def test_a_room_begins_with_what_it_is_for_and_holds_no_code(room: Path) -> None:
     tree = ast.parse((CHECKOUT / room).read_text())
-    assert ast.get_docstring(tree)
+    said = ast.get_docstring(tree) or ""
+    assert re.search(r"\b(?:in come|come in|takes|schema in)\b", said, re.IGNORECASE), "says not what comes in"
+    assert re.search(
+        r"\b(?:out goe?s?|goes out|schema out|returns|answers|commits|passes|scans)\b", said, re.IGNORECASE
+    ), "says not what goes out"
     assert len(tree.body) == 1
+
+
+# The rooms whose tests lie in a folder of another name.
+TESTED_IN = {"kelpie_api/commands": "scripts", "kelpie_api/routes": "contract", "kelpie_worker/salad": "instance"}
+# The folders of tests that are of no one room.
+OF_NO_ROOM = {
+    *("api", "worker", "contract_worker"),  # a program's few files on top, and its wire
+    *("bench", "containers", "docs", "frozen", "local_stack", "openapi", "packaging", "sql"),
+    *("e2e", "doubles"),
+}
+
+
+def test_the_folders_of_tests_mirror_the_rooms() -> None:
+    folders = {path.parent.name for path in (CHECKOUT / "tests").glob("*/__init__.py")}
+    mirrors = {TESTED_IN.get(str(room.parent), room.parent.name) for room in ROOMS}
+    assert mirrors <= folders
+    assert folders - mirrors == OF_NO_ROOM
 
 
 def test_the_coordinators_package_is_empty() -> None:
