@@ -91,6 +91,7 @@ class StorageSettings:
                 ["there is no key: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", *self.missing_files()]
             )
             raise unusable(without)
+        _name_what_fails(credentials)
         return str(credentials.method)
 
     def proxy(self, url: str) -> Proxy | None:
@@ -171,6 +172,26 @@ class StorageSettings:
         variable = next((name for name in ("AWS_DEFAULT_PROFILE", "AWS_PROFILE") if os.environ.get(name)), "")
         places = " nor in ".join(map(str, self.files.values()))
         return f"{variable} names the profile {os.environ.get(variable)}, which is neither in {places}"
+
+
+def _name_what_fails(credentials: Any) -> None:
+    """Have a key that cannot be renewed reported as that: a token's file that is gone, an answer that is no JSON.
+
+    boto3 renews keys while it signs a request, where these errors would be taken for those of the job's files.
+    """
+    from botocore.exceptions import CredentialRetrievalError
+
+    look_up = credentials.get_frozen_credentials
+
+    def named() -> Any:
+        try:
+            return look_up()
+        except ConnectionError:
+            raise
+        except (OSError, ValueError) as error:
+            raise CredentialRetrievalError(provider=credentials.method, error_msg=str(error)) from error
+
+    credentials.get_frozen_credentials = named
 
 
 def unusable(why: object) -> Misconfigured:

@@ -10,7 +10,7 @@ import pytest
 
 from kelpie_worker.s3 import credential_process
 from kelpie_worker.s3.client import connect
-from kelpie_worker.s3.errors import Misconfigured
+from kelpie_worker.s3.errors import Misconfigured, translated
 from kelpie_worker.s3.probe import settings as described
 from kelpie_worker.s3.settings import StorageSettings
 
@@ -219,3 +219,15 @@ def test_a_credential_process_that_gives_none_is_the_machines_fault_and_ends(
         monkeypatch.setenv("AWS_PROFILE", profile)
         with pytest.raises(Misconfigured, match=sentence):
             connect("us-east-1")
+
+
+def test_a_key_that_cannot_be_renewed_is_no_error_of_the_jobs_files(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """boto3 reads the token's file while it signs the first request."""
+    files()
+    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/r")
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", "/none/token")
+    client = connect("eu-west-3")
+    with pytest.raises(Misconfigured, match=r"assume-role-with-web-identity.*/none/token"):
+        translated(client.list_buckets, "listing")
