@@ -101,6 +101,10 @@ def _web_address(text: str) -> str:
     return url.rstrip("/")
 
 
+def _web_addresses(text: str) -> tuple[str, ...]:
+    return tuple(_web_address(address) for address in _list(text)) if text.strip() else ()
+
+
 def _list(text: str) -> tuple[str, ...]:
     """The items between commas, without empty ones."""
     items = tuple(item.strip() for item in text.split(",") if item.strip())
@@ -185,6 +189,7 @@ WHOLE_NUMBER = Kind("a whole number, 0 or more", _whole_number)
 AT_LEAST_ONE = Kind("a whole number, 1 or more", _at_least_one)
 SECONDS = Kind("a number of seconds, 0 or more", _seconds)
 WEB_ADDRESS = Kind("an http or https address", _web_address)
+ADDRESSES = Kind("http or https addresses, separated by commas", _web_addresses)
 ORIGINS = Kind("origins, separated by commas", _origins)
 ALGORITHMS = Kind("names of algorithms, separated by commas", _algorithms)
 TEXT = Kind("text", _text)
@@ -229,6 +234,18 @@ class Config:
         default="info",
     )
     bind: str = _setting("KELPIE_BIND", TEXT, "address and port of the API", default="0.0.0.0:8080")
+    proxies: int = _setting(
+        "KELPIE_PROXIES",
+        WHOLE_NUMBER,
+        "proxies before the API, each of which adds its client's address to `X-Forwarded-For`; 0: that header is"
+        " not believed",
+        default="0",
+    )
+    public_urls: tuple[str, ...] = _setting(
+        "KELPIE_PUBLIC_URL",
+        ADDRESSES,
+        "where clients reach the API; webhooks to it are refused",
+    )
     web_processes: int = _setting(
         "WEB_CONCURRENCY", AT_LEAST_ONE, "processes of one gunicorn, or of one container of the API", default="2"
     )

@@ -10,6 +10,7 @@ from typing import LiteralString, Protocol
 
 import psycopg
 
+from kelpie_api.auth.admin_key import AdminKey
 from kelpie_api.auth.caller import NO_TENANT, Caller, Role
 from kelpie_api.auth.machine_tokens import MachineTokens
 from kelpie_api.auth.salad_keys import SaladKeys
@@ -42,21 +43,23 @@ class Authenticator:
     def __init__(self, db: Database, config: Config) -> None:
         self.db = db
         self.seal = Seal(config.secret_key)
-        self.admin_digest = digest(config.admin_key) if config.admin_key else None
+        self.admin_key = AdminKey(digest(config.admin_key)) if config.admin_key else None
         self.strict = config.jwt_strict
         self.organizations = config.organizations
         self.salad_keys = SaladKeys(db, config)
         self.tokens = MachineTokens(db, config)
         self.remembered: Cache[bytes, Caller] = Cache(REMEMBERED_KEYS, REMEMBERED_FOR)
+        self.admin: Cache[None, Caller] = Cache(1, REMEMBERED_FOR)
         self.owners: Cache[tuple[str, str], Caller] = Cache(REMEMBERED_KEYS, REMEMBERED_FOR)
 
-    def caller(self, headers: Headers) -> Caller:
-        """The caller of a request. Raises MissingCredentials, InvalidRequest, Forbidden.
+    def caller(self, headers: Headers, address: str = "") -> Caller:
+        """The caller of a request that came from `address`. Raises MissingCredentials, InvalidRequest, Forbidden.
 
-        Raises Unavailable while Salad does not answer and the credential needs its confirmation.
+        Raises Unavailable while Salad does not answer and the credential needs its confirmation, TooManyRequests
+        where many keys were tried.
         """
         if key := headers.get("X-Kelpie-Key"):
-            return self.of_kelpie_key(key)
+            return self.of_kelpie_key(key, address)
         refuse_misplaced(headers)
         if key := headers.get("Salad-Api-Key"):
             return self.of_salad_key(key, *named(headers, "Salad-Organization", "Salad-Project"))
@@ -67,8 +70,18 @@ class Authenticator:
             "Send a key in the header X-Kelpie-Key or Salad-Api-Key, or a machine's token as a bearer."
         )
 
-    def of_kelpie_key(self, key: str) -> Caller:
-        return self.remembered.get(digest(key)) or self.remembered.put(digest(key), self._look_up(key))
+    def of_kelpie_key(self, key: str, address: str = "") -> Caller:
+        wanted = digest(key)
+        if known := self.remembered.get(wanted):
+            return known
+        if found := self._issued(key, wanted):
+            return self.remembered.put(wanted, found)
+        # Not among those that are remembered: there it would be found without the limits for guesses.
+        if self.admin_key and self.admin_key.is_it(wanted, address) and (admin := self._administrator()):
+            return admin
+        raise Forbidden(
+            "This API key is not known here; check X-Kelpie-Key, or ask the administrator for a new key."
+        )
 
     def of_salad_key(self, key: str, organization: str, project: str) -> Caller:
         """A caller with all jobs of the organization's project."""
@@ -106,8 +119,8 @@ class Authenticator:
 
     def forget(self) -> None:
         """Forget all remembered keys and owners, after this process has removed users."""
-        self.remembered.clear()
-        self.owners.clear()
+        for cache in (self.remembered, self.owners, self.admin):
+            cache.clear()
 
     def end(self) -> None:
         self.salad_keys.end()
@@ -158,17 +171,18 @@ class Authenticator:
             f" once the administrator makes a key of that user with the org_name {organization}."
         )
 
-    def _look_up(self, key: str) -> Caller:
-        wanted = digest(key)
-        if self.admin_digest and hmac.compare_digest(wanted, self.admin_digest):
-            admin = self.db.one_or_none(SQL.find_admin)
-            if admin:
-                return Caller(**admin, is_admin=True)  # without a sealed key: this key is never sent to a receiver
+    def _administrator(self) -> Caller | None:
+        """The administrator, without a sealed key: theirs is never sent to a receiver."""
+        if known := self.admin.get(None):
+            return known
+        found = self.db.one_or_none(SQL.find_admin)
+        return self.admin.put(None, Caller(**found, is_admin=True)) if found else None
+
+    def _issued(self, key: str, wanted: bytes) -> Caller | None:
+        """The caller of a key that the administrator made; None if there is no such key."""
         found = self.db.one_or_none(SQL.find_api_key, digest=wanted)
         if found is None or not hmac.compare_digest(wanted, found.pop("digest")):
-            raise Forbidden(
-                "This API key is not known here; check X-Kelpie-Key, or ask the administrator for a new key."
-            )
+            return None
         fingerprint = found.pop("fingerprint")
         sealed_key = None if found["is_admin"] else self.seal.known_as(fingerprint).seal(key)
         return Caller(**found | {"role": Role(found["role"])}, sealed_key=sealed_key)

@@ -13,6 +13,7 @@ from kelpie_api.db import Database
 from kelpie_api.encryption import Seal
 from kelpie_api.errors import ConfigError, SchemaError, WrongSecretKey
 from kelpie_api.machines.reallocation import Reallocator
+from kelpie_api.net.addresses import OwnAddresses
 from kelpie_api.net.public_http import PublicHttp
 from kelpie_api.salad.client import Salad
 from kelpie_api.webhooks.sender import Sender
@@ -33,7 +34,8 @@ def main() -> None:
         raise click.ClickException(str(error)) from None
     logs.configure(config.log_level)
     db = Database(config.database_url)
-    sender = Sender(db, Seal(config.secret_key), PublicHttp(config.webhook_allow_private))
+    public_http = PublicHttp(config.webhook_allow_private, own=OwnAddresses(config.public_urls))
+    sender = Sender(db, Seal(config.secret_key), public_http)
     reallocator = Reallocator(db, Salad(config.salad_api_url), config.salad_api_key, sender.stopped)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sender.stopped.set())

@@ -13,22 +13,22 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from kelpie_api.errors import NoAnswer
+from kelpie_api.net.addresses import OwnAddresses, Resolver, inner_v4
 from kelpie_api.net.http import Target, dial, left, resolve, trust
 
 CONNECT = 5.0  # seconds for one address
 IN_ALL = 15.0  # seconds from the resolution of the name to the status line
 LINGER = 0.5  # seconds to read the rest of the answer, so that the receiver sees no broken connection
 MOST_READ = 64 * 1024
-
-Resolver = Callable[[str, int], list[Target]]
+ITSELF = "This address is the coordinator's own; a webhook goes to a receiver of yours."
 
 # Listed here, since what `ipaddress` calls global differs between releases of Python and is wrong for some.
 CLOSED_V4 = [
@@ -61,7 +61,6 @@ CLOSED_V6 = [
         "3fff::/20",  # documentation
     )
 ]
-NAT64 = IPv6Network("64:ff9b::/96")
 
 
 def is_public(address: str) -> bool:
@@ -79,22 +78,16 @@ def is_public(address: str) -> bool:
     return ip.is_global and not any(ip in net for net in CLOSED_V4)
 
 
-def inner_v4(ip: IPv6Address) -> IPv4Address | None:
-    """The embedded IPv4 address: v4-mapped, 6to4, NAT64. Other embeddings are never public."""
-    if ip.ipv4_mapped or ip.sixtofour:
-        return ip.ipv4_mapped or ip.sixtofour
-    return IPv4Address(int(ip) & 0xFFFFFFFF) if ip in NAT64 else None
-
-
 @dataclass(frozen=True)
 class PublicHttp:
-    """Posts to public addresses; with `allow_private` to any."""
+    """Posts to public addresses, with `allow_private` to any; never to the coordinator's own."""
 
     allow_private: bool = False
     resolver: Resolver = resolve
     tls: ssl.SSLContext = field(default_factory=trust)
     connect: float = CONNECT
     in_all: float = IN_ALL
+    own: OwnAddresses = field(default_factory=OwnAddresses)
 
     def post(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
         """Send one POST and return the status of the answer. Raises NoAnswer."""
@@ -104,6 +97,8 @@ class PublicHttp:
             parts = urlsplit(url)
             host = parts.hostname or ""
             port = parts.port or (443 if parts.scheme == "https" else 80)
+            if self.own.named_by(url):
+                raise NoAnswer(ITSELF)
             found = self.targets(host, port)
             with dial(found, self.connect, deadline) as plain, self._secure(parts, plain, deadline) as sock:
                 _send(parts, port, sock, headers, body)
@@ -115,8 +110,11 @@ class PublicHttp:
             raise NoAnswer(_why(error, host[:100], self.in_all)) from error
 
     def targets(self, host: str, port: int) -> list[Target]:
-        """All addresses of a host. Raises NoAnswer if any is not public, since any of them may be connected to."""
+        """All addresses of a host. Raises NoAnswer if any is not public, or is the coordinator's own, since any of
+        them may be connected to."""
         found = self.resolver(host, port)
+        if self.own.reached_at(found):
+            raise NoAnswer(ITSELF)
         if not self.allow_private and not all(_is_open(address) for _, address in found):
             raise NoAnswer(
                 f"{host[:100]} leads to an address that is not public; webhooks go to public addresses only, "

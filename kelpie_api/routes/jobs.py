@@ -15,6 +15,7 @@ from kelpie_api.db import Row
 from kelpie_api.errors import InvalidRequest
 from kelpie_api.limits import LONGEST_NAME
 from kelpie_api.machines import sightings
+from kelpie_api.net.addresses import OwnAddresses, is_url
 from kelpie_api.queue import jobs, listing, submissions
 from kelpie_api.queue.during_prefixes import SharedPlace, shared_places
 from kelpie_api.queue.submissions import IdempotencyKey, OpenJobLimits
@@ -24,6 +25,7 @@ from kelpie_api.schemas.jobs import AttemptList, Count, EventList, HistoryQuery,
 from kelpie_api.schemas.submission import JobDefinition, SubmissionHeaders
 from kelpie_api.web.body import BodyParser, ignored, request_json, with_warnings
 from kelpie_api.web.context import TEXT, administrator, caller, coordinator, db, identifier
+from kelpie_api.web.json import in_batch
 from kelpie_api.web.narrowing import require_no_filters, require_no_parameters
 from kelpie_api.web.pages import link_after
 
@@ -53,12 +55,30 @@ def accept(definitions: list[dict[str, Any]], key: str | None) -> tuple[list[Row
     """Submit jobs, at most once if there is a key; return the jobs and the headers of the answer."""
     config = coordinator().config
     limits = OpenJobLimits(config.max_open_jobs, config.max_open_mebibytes)
+    refuse_own_webhooks(definitions)
     if key is None:
         return submissions.submit(db(), caller(), definitions, limits), {}
     submitted, replayed = submissions.submit_once(
         db(), caller(), definitions, IdempotencyKey(key, digest_of_body()), limits
     )
     return submitted, {"Idempotent-Replayed": "true"} if replayed else {}
+
+
+def refuse_own_webhooks(definitions: list[dict[str, Any]]) -> None:
+    """Raise InvalidRequest for a webhook that leads back here: it brings a worker's key, and could be a report."""
+    own = own_addresses()
+    for place, definition in enumerate(definitions):
+        if definition["webhook"] and own.named_by(definition["webhook"]):
+            sentence = "A webhook goes to a receiver of yours; this address is the coordinator's own."
+            index = place if isinstance(request_json(), list) else None
+            raise InvalidRequest(f"{in_batch(index)}webhook: {sentence}", {"webhook": [sentence]}, index)
+
+
+def own_addresses() -> OwnAddresses:
+    """Where clients reach the coordinator: as its operator says, and as this request did."""
+    urls = coordinator().config.public_urls
+    host = f"http://{request.host}"
+    return OwnAddresses([*urls, host] if is_url(host) else urls)
 
 
 def digest_of_body() -> bytes:

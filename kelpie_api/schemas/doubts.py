@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from kelpie_api.net.addresses import THIS_MACHINE, place_of
 from kelpie_api.queue.during_prefixes import SharedPlace
 from kelpie_api.queue.states import LEGACY_FIELDS
 
@@ -21,10 +21,21 @@ def doubts(job: Mapping[str, Any], shared: Iterable[SharedPlace], webhooks_may_b
     for field, prefix in prefixes(job):
         if prefix.startswith("/"):
             yield doubt_of_prefix(field, prefix)
-    if job["webhook"] and not webhooks_may_be_private and is_own_machine(job["webhook"]):
+    if job["webhook"]:
+        yield from doubts_of_webhook(job["webhook"], webhooks_may_be_private)
+
+
+def doubts_of_webhook(url: str, may_be_private: bool) -> Iterator[str]:
+    if place_of(url)[0] == THIS_MACHINE:
+        if not may_be_private:
+            yield (
+                "webhook names the machine that opens it, and that is the coordinator's; it will not be delivered:"
+                " name a public address of yours."
+            )
+    elif urlsplit(url).scheme == "http":
         yield (
-            "webhook names the machine that opens it, and that is the coordinator's; it will not be delivered:"
-            " name a public address of yours."
+            "webhook is not encrypted, and it carries the API key of the worker in X-Kelpie-Key: use https, or a"
+            " key with the role worker."
         )
 
 
@@ -48,13 +59,3 @@ def doubt_of_prefix(field: str, prefix: str) -> str:
         f"{field} begins with a slash, and then the keys do, too; in most buckets the folder is"
         f" {prefix.lstrip('/')[:200]}."
     )
-
-
-def is_own_machine(url: str) -> bool:
-    """Whether a URL names the machine that opens it: localhost, or an address of the loopback."""
-    host = (urlsplit(url).hostname or "").rstrip(".")
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-    return address.is_loopback or address.is_unspecified

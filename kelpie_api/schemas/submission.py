@@ -7,13 +7,13 @@ import json
 import re
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 from marshmallow import ValidationError, fields, post_load, pre_load, validate, validates_schema
 from regress import Regex, RegressError
 
 from kelpie_api.errors import InvalidRequest
 from kelpie_api.limits import DEFAULT_HEARTBEAT_INTERVAL, LONGEST_HEARTBEAT_INTERVAL, LONGEST_KEY, LONGEST_PATTERN
+from kelpie_api.net.addresses import is_url
 from kelpie_api.queue.states import LEGACY_FIELDS
 from kelpie_api.schemas.fields import NAME, RequestSchema, StrictBoolean, StrictInteger, Text, with_final_slash
 from kelpie_api.schemas.jobs import Job
@@ -32,12 +32,7 @@ def webhook_url(url: str) -> None:
     """ValidationError unless this is an http(s) URL with a host, on any port, or empty for none."""
     if not url:
         return
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 80) > 0
-    except ValueError:
-        usable = False
-    if not usable or re.search(r"[\s\x00-\x1f\x7f]", url):
+    if not is_url(url) or re.search(r"[\s\x00-\x1f\x7f]", url):
         raise ValidationError("A webhook is a URL that begins with http:// or https://.")
 
 

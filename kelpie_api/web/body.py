@@ -16,7 +16,7 @@ from werkzeug.routing import PathConverter
 from kelpie_api.db import Row
 from kelpie_api.errors import InvalidRequest
 from kelpie_api.schemas.fields import UnknownField, unknown_fields
-from kelpie_api.web.json import parse_json
+from kelpie_api.web.json import in_batch, parse_json
 
 LARGEST_BODY = 16 * 1024 * 1024
 MOST_NAMED = 100  # fields in one refusal, or in the warnings about one job or rule
@@ -84,10 +84,9 @@ def invalid(error: ValidationError) -> InvalidRequest:
     _, inner = next(iter(error.messages_dict.items()))
     index = min((key for key in inner if isinstance(key, int)), default=None) if isinstance(inner, dict) else None
     flat = dict(itertools.islice(flatten(inner if index is None else inner[index]), MOST_NAMED))
-    place = "" if index is None else f"Job {index} of the batch: "
     first = next(iter(flat.items()))
     named = f"{first[0]}: " if first[0] != "_schema" else ""
-    return InvalidRequest(f"{place}{named}{' '.join(first[1])}", flat, index)
+    return InvalidRequest(f"{in_batch(index)}{named}{' '.join(first[1])}", flat, index)
 
 
 def flatten(messages: Any, path: str = "") -> Iterator[tuple[str, list[str]]]:

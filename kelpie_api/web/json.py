@@ -41,8 +41,14 @@ def unstorable(value: Any) -> InvalidRequest:
     fields = value.items() if isinstance(value, dict) else []
     sentence = "A string holds a NUL or half a surrogate pair; such text cannot be kept."
     errors = {name: [sentence] for name, item in fields if holds_unstorable([name, item])}
-    place = "" if index is None else f"Job {index} of the batch: "
-    return InvalidRequest(place + "".join(f"{name}: " for name in list(errors)[:1]) + sentence, errors, index)
+    return InvalidRequest(
+        in_batch(index) + "".join(f"{name}: " for name in list(errors)[:1]) + sentence, errors, index
+    )
+
+
+def in_batch(index: int | None) -> str:
+    """The beginning of a sentence about a job of a batch; empty for a job of its own."""
+    return "" if index is None else f"Job {index} of the batch: "
 
 
 def _refuse_constant(name: str) -> NoReturn:

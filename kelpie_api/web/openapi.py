@@ -220,6 +220,10 @@ REFUSALS = {
     "400": ("BadRequest", "The request is not right, or a header that the credential needs is missing."),
     "401": ("Unauthorized", "There is no credential in the request."),
     "403": ("Forbidden", "The credential is wrong, or may not do this."),
+    "429": (
+        "TooManyRequests",
+        "Many unknown keys came in a short time; `Retry-After` says when to send the request again.",
+    ),
 }
 
 

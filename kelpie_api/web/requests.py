@@ -55,10 +55,23 @@ def admit() -> Response | None:
     if request.endpoint is None or request.endpoint in PUBLIC:
         return None
     coordinator().require_current_schema()
-    g.caller = coordinator().authenticator.caller(request.headers)
+    g.caller = coordinator().authenticator.caller(request.headers, client_address())
     require_open(g.caller, request.endpoint)
     require_nothing_left_out()
     return None
+
+
+def client_address() -> str:
+    """The address of the client: of this connection, or that which the outermost of KELPIE_PROXIES proxies had.
+
+    Each proxy adds its client's address at the end of X-Forwarded-For. What stands before these was written by the
+    client, which can write anything.
+    """
+    proxies = coordinator().config.proxies
+    forwarded = [address.strip() for address in request.headers.get("X-Forwarded-For", "").split(",")]
+    if not (proxies and forwarded[-1]):
+        return request.remote_addr or ""
+    return forwarded[-min(proxies, len(forwarded))]
 
 
 def request_id() -> str:

@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import unquote
 
 import pytest
 import requests
@@ -291,3 +292,19 @@ def test_every_metric_is_documented(app: Flask, api: Client, scrape: Client, db:
     found = {re.sub(r"_(bucket|count|sum)$", "", name) for name, _ in scraped(scrape)}
     assert {"kelpie_claims_total", "kelpie_refused_reports_total", "kelpie_lapsed_leases"} <= found
     assert {name for name in found if f"`{name}`" not in page} == set()
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/metrics", "/metrics/", "/metrics?a=b", "/metrics/?a=b", "/%6Detrics", "/metrics%2F", "/%2Fmetrics",
+     "//metrics", "/metrics//", "/metrics/.", "/Metrics", "/metrics%00", "/metrics%0A", "/metrics;a",
+     "/%256Detrics"],
+)  # fmt: skip
+def test_every_path_that_shows_them_is_one_that_the_proxy_knows_as_theirs(app: Flask, path: str) -> None:
+    """Who may ask is said once, in deploy/proxy/metrics.conf, so no spelling may lead around it."""
+    conf = (CHECKOUT / "deploy" / "proxy" / "nginx.conf").read_text()
+    [place] = re.findall(r"location ~ (\S+) \{\s+include metrics.conf;", conf)
+    is_shown = app.test_client().get(path).status_code == 200
+    as_nginx_reads_it = unquote(path.partition("?")[0])
+    assert re.search(place, as_nginx_reads_it) or not is_shown
+    assert is_shown or path not in {"/metrics", "/metrics/"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -538,6 +539,34 @@ def test_a_prefix_that_begins_with_a_slash_is_warned_of(api: Api, prefix: str) -
 def test_a_webhook_to_ones_own_machine_is_warned_of(other_stack: Stack, host: str) -> None:
     [warning] = other_stack.new_api().submit(webhook=f"http://{host}/hook")["warnings"]
     assert "webhook" in warning
+
+
+@pytest.mark.parametrize("url", ["http://hooks.example.com/", "HTTP://192.0.2.1:8000/hook"])
+def test_a_webhook_that_is_not_encrypted_is_warned_of_for_it_carries_a_key(api: Api, url: str) -> None:
+    [warning] = api.submit(webhook=url)["warnings"]
+    assert "webhook" in warning and "https" in warning and "X-Kelpie-Key" in warning
+
+
+@pytest.mark.parametrize("url", ["https://hooks.example.com/", "https://hooks.example.com:8443/", "", None])
+def test_any_other_webhook_is_not(api: Api, url: str | None) -> None:
+    assert "warnings" not in api.submit(webhook=url)
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "localhost", "LOCALHOST.", "127.1", "0x7f000001", "[::ffff:127.0.0.1]"]
+)
+def test_a_webhook_back_to_the_coordinator_is_refused(api: Api, host: str) -> None:
+    port = urlsplit(api.url).port
+    job = api.definition(webhook=f"http://{host}:{port}/jobs")
+    assert "coordinator" in expect_invalid("webhook", api.post("/jobs", job))["message"]
+    batch = expect_error(400, api.post("/jobs/batch", [api.definition(), job]))
+    assert batch["index"] == 1 and batch["message"].startswith("Job 1 of the batch: webhook:")
+    assert api.listed() == []
+
+
+def test_a_webhook_to_another_port_of_its_host_is_not(api: Api) -> None:
+    other = (urlsplit(api.url).port or 0) - 1
+    expect(202, api.post("/jobs", api.definition(webhook=f"http://127.0.0.1:{other}/jobs")))
 
 
 # --- limits

@@ -55,7 +55,7 @@ def test_a_submission_is_part_of_the_jobs_history(api: Client) -> None:
 ACCEPTED = [
     ("webhook", "http://127.0.0.1:1/", "http://127.0.0.1:1/"),
     ("webhook", "http://receiver:65535", "http://receiver:65535"),
-    ("webhook", "HTTPS://[::1]:80/a", "HTTPS://[::1]:80/a"),
+    ("webhook", "HTTPS://[::1]:81/a", "HTTPS://[::1]:81/a"),
     ("sync", None, {}),
     ("sync", {}, {}),
     ("sync", {"before": []}, {"before": []}),
@@ -102,6 +102,7 @@ REFUSED = [
     ("webhook", "http://", "webhook"),
     ("webhook", "http:///path", "webhook"),
     ("webhook", "http://example.com:99999/", "webhook"),
+    ("webhook", "http://example.com:0/", "webhook"),
     ("webhook", "http://exa mple.com/", "webhook"),
     ("webhook", "http://example.com/\r\nX: y", "webhook"),
     ("webhook", 1, "webhook"),
