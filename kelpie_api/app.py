@@ -10,6 +10,7 @@ from kelpie_api.config import Config
 from kelpie_api.db import HOW_TO_CONNECT, Transaction
 from kelpie_api.encryption import Seal
 from kelpie_api.errors import ConfigError, SchemaError, WrongSecretKey
+from kelpie_api.outage_log import OutageLog
 from kelpie_api.routes import docs
 from kelpie_api.web import requests
 from kelpie_api.web.process import Coordinator
@@ -21,9 +22,10 @@ def create_app(config: Config) -> Flask:
     A database that does not answer is no reason not to start: requests are answered 503 until it does.
     """
     logs.configure(config.log_level)
-    refuse_unfit_database(config)
+    parts = Coordinator.of(config)
+    refuse_unfit_database(config, parts.db.outage)
     app = Flask(__name__, static_folder=None)
-    requests.prepare(app, Coordinator.of(config))
+    requests.prepare(app, parts)
     for blueprint in (*docs.DOCUMENTED, docs.blueprint):
         app.register_blueprint(blueprint)
     # Flask adds HEAD to every GET; here it would claim a job and keep it to itself.
@@ -32,8 +34,11 @@ def create_app(config: Config) -> Flask:
     return app
 
 
-def refuse_unfit_database(config: Config) -> None:
-    """Raise SchemaError if the database answers and its schema is too old, ConfigError if it knows another key."""
+def refuse_unfit_database(config: Config, outage: OutageLog | None = None) -> None:
+    """Raise SchemaError if the database answers and its schema is too old, ConfigError if it knows another key.
+
+    If it does not answer that is logged, and noted in `outage`.
+    """
     try:
         with psycopg.Connection.connect(config.database_url, **HOW_TO_CONNECT) as connection:
             if problem := migrations.problem(connection):
@@ -42,4 +47,4 @@ def refuse_unfit_database(config: Config) -> None:
     except WrongSecretKey as error:
         raise ConfigError(error.message) from None
     except psycopg.Error as error:
-        logs.warning("database_away", message=str(error).strip())
+        (outage or OutageLog()).away("pool", error)

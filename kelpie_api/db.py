@@ -23,6 +23,7 @@ from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from kelpie_api.errors import ConnectionLost, RolledBack, Unavailable, UserRemoved
+from kelpie_api.outage_log import OutageLog
 
 Row = dict[str, Any]
 Result = TypeVar("Result")
@@ -186,6 +187,7 @@ class Database:
 
     def __init__(self, url: str, connections: int = 10) -> None:
         self.away = False  # the last request for a connection got none
+        self.outage = OutageLog()
         self.due: dict[psycopg.Connection[Row], float] = {}  # connections in use: when they must be back
         self.url = url
         self.pool: ConnectionPool[psycopg.Connection[Row]] = ConnectionPool(
@@ -209,6 +211,14 @@ class Database:
     def connect(self) -> psycopg.Connection[Row]:
         """A connection outside of the pool, for threads that keep one for long."""
         return psycopg.Connection.connect(self.url, **HOW_TO_CONNECT)
+
+    def why_away(self) -> str:
+        """Why no connection can be made, as Postgres or the network says; AWAY if one can be made by now."""
+        try:
+            self.connect().close()
+        except psycopg.Error as error:
+            return str(error)
+        return AWAY
 
     def all(self, statement: LiteralString, **values: Any) -> list[Row]:
         return self.repeatable(lambda tx: tx.all(statement, **values))
@@ -281,9 +291,12 @@ class Database:
                 self.away = False
                 with self.in_time(connection, limit):
                     yield connection
+                self.outage.back("pool")
         except PoolTimeout as error:
             # If all connections are in use the database is not away, and the next request may wait as long.
             self.away = not self.due
+            if self.away:
+                self.outage.away("pool", self.why_away)
             raise Unavailable(AWAY) from error
         except psycopg.errors.ForeignKeyViolation as error:
             raise UserRemoved from error

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
+import psycopg
 
 from kelpie_api import logs, migrations
 from kelpie_api.config import DatabaseConfig
@@ -19,6 +20,7 @@ def database() -> Iterator[Database]:
         config = DatabaseConfig.from_env(os.environ)
         logs.configure(config.log_level)
         db = Database(config.database_url, connections=1)
+        require_connection(db)
         db.open()
         try:
             if problem := db.repeatable(lambda tx: migrations.problem(tx.connection)):
@@ -30,3 +32,15 @@ def database() -> Iterator[Database]:
         raise click.ClickException(f"The database of DATABASE_URL does not answer: {error.message}") from None
     except (KelpieError, ConfigError) as error:
         raise click.ClickException(str(error)) from None
+
+
+def require_connection(db: Database) -> None:
+    """Raise ClickException with the reason that Postgres or the network has to refuse a connection.
+
+    The pool only knows that it got none in time.
+    """
+    try:
+        db.connect().close()
+    except psycopg.Error as error:
+        reason = " ".join(str(error).split())
+        raise click.ClickException(f"The database of DATABASE_URL cannot be used: {reason}") from None

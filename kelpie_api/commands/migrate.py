@@ -34,4 +34,4 @@ def main(app_role: str | None, passfile: Path | None) -> None:
     except (ConfigError, SchemaError) as error:
         raise click.ClickException(str(error)) from None
     except psycopg.OperationalError as error:
-        raise click.ClickException(f"The database did not do it: {str(error).strip()}") from None
+        raise click.ClickException(f"The database did not do it: {' '.join(str(error).split())}") from None

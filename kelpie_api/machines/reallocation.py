@@ -19,7 +19,7 @@ from uuid import UUID
 from kelpie_api import logs
 from kelpie_api.backoff import Backoff
 from kelpie_api.db import SQL, Database, Row
-from kelpie_api.errors import KelpieError, NoAnswer
+from kelpie_api.errors import KelpieError, NoAnswer, Unavailable
 from kelpie_api.salad.client import GroupName, Salad, SaladRefused, is_name, name_of_group, what_to_do
 from kelpie_api.salad.request_budget import REALLOCATION, RequestBudget
 
@@ -75,6 +75,10 @@ class Reallocator:
         while not self.stopped.is_set():
             try:
                 pause = self.round()
+                self.db.outage.back("reallocations")
+            except Unavailable as error:
+                self.db.outage.away("reallocations", error)
+                pause = TROUBLE_PAUSE
             except KelpieError as error:
                 logs.warning("reallocations_wait", message=error.message)
                 pause = TROUBLE_PAUSE

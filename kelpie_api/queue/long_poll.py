@@ -20,7 +20,6 @@ from uuid import UUID
 
 import psycopg
 
-from kelpie_api import logs
 from kelpie_api.db import AWAY, SQL, Database, Row
 from kelpie_api.errors import Unavailable
 from kelpie_api.queue.notifications import Listener
@@ -74,7 +73,6 @@ class LongPoll:
         self._slots = threading.BoundedSemaphore(CLAIMS_AT_ONCE)
         self._look_now = threading.Event()
         self._started = False
-        self._database_away = False
 
     def claim(
         self, waiter: Waiter, take: Callable[[], Row | None], seconds: float, gone: Callable[[], bool]
@@ -239,12 +237,10 @@ class LongPoll:
             self._look_now.clear()
             try:
                 self.look()
-                self._database_away = False
+                self.db.outage.back("look")
             except (Unavailable, psycopg.Error) as error:
                 # The waiters stay; each final try answers that the database is away.
-                if not self._database_away:
-                    logs.warning("queue_not_seen", message=str(error).strip())
-                self._database_away = True
+                self.db.outage.away("look", error)
                 time.sleep(POLL_PAUSE)
             time.sleep(SHORTEST_LOOK_PAUSE)
 

@@ -40,7 +40,6 @@ class Maintenance:
         self.db = db
         self.more = more
         self.stopped = threading.Event()
-        self.away = False
 
     def start(self) -> None:
         threading.Thread(target=self.keep_beating, name="beat", daemon=True).start()
@@ -59,9 +58,10 @@ class Maintenance:
                         began = time.monotonic()
                         with self.db.in_time(connection):
                             self.beat(Transaction(connection))
+                        self.db.outage.back("beat")
                         self.stopped.wait(max(0.0, began + BEAT - time.monotonic()))
             except psycopg.Error as error:
-                logs.warning("beat_missed", message=str(error).strip())
+                self.db.outage.away("beat", error)
                 self.stopped.wait(BEAT)
 
     def beat(self, tx: Transaction) -> None:
@@ -113,14 +113,12 @@ class Maintenance:
     def _once(self, duty: Callable[[], float]) -> float:
         try:
             pause = duty()
-            self.away = False
         except Unavailable as error:
-            if not self.away:
-                logs.warning("database_away", message=error.message)
-            self.away = True
+            self.db.outage.away(duty.__name__, error)
             return BEAT
         except psycopg.Error as error:
             # Without these threads no lease would ever lapse: so they log why a round failed, and go on.
             logs.error("housekeeping_failed", error, duty=duty.__name__)
             return BEAT
+        self.db.outage.back(duty.__name__)
         return pause

@@ -53,9 +53,9 @@ def warned(job: Row, definition: Any, shared: list[SharedPlace]) -> Row:
 
 def accept(definitions: list[dict[str, Any]], key: str | None) -> tuple[list[Row], dict[str, str]]:
     """Submit jobs, at most once if there is a key; return the jobs and the headers of the answer."""
+    refuse_own_webhooks(definitions)
     config = coordinator().config
     limits = OpenJobLimits(config.max_open_jobs, config.max_open_mebibytes)
-    refuse_own_webhooks(definitions)
     if key is None:
         return submissions.submit(db(), caller(), definitions, limits), {}
     submitted, replayed = submissions.submit_once(

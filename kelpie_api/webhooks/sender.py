@@ -102,9 +102,13 @@ class Sender:
             self.require_fit()
             self.give_up_old(time.monotonic())
             taken = self.round(pool)
-        except (Unavailable, psycopg.Error) as error:
-            self._say_trouble(error)
+        except Unavailable as error:
+            self.db.outage.away("sender", error)
             return 0
+        except psycopg.Error as error:
+            self._say_refusal(error)
+            return 0
+        self.db.outage.back("sender")
         if self.trouble:
             logs.info("database_back")
             self.trouble = None
@@ -119,13 +123,11 @@ class Sender:
         self.db.repeatable(lambda tx: encryption.require(tx, self.seal))
         self.fit = True
 
-    def _say_trouble(self, error: Exception) -> None:
+    def _say_refusal(self, error: psycopg.Error) -> None:
         """Log a refusal of the database once, however often it is repeated."""
         message = sentence(error)
         if message != self.trouble:
-            logs.warning(
-                "database_away" if isinstance(error, Unavailable) else "database_refuses", message=message
-            )
+            logs.warning("database_refuses", message=message)
         self.trouble = message
 
     def round(self, pool: ThreadPoolExecutor) -> int:

@@ -301,7 +301,7 @@ def test_every_metric_is_documented(app: Flask, api: Client, scrape: Client, db:
      "/%256Detrics"],
 )  # fmt: skip
 def test_every_path_that_shows_them_is_one_that_the_proxy_knows_as_theirs(app: Flask, path: str) -> None:
-    """Who may ask is said once, in deploy/proxy/metrics.conf, so no spelling may lead around it."""
+    """deploy/proxy/metrics.conf names the addresses that may ask, so no spelling may lead around it."""
     conf = (CHECKOUT / "deploy" / "proxy" / "nginx.conf").read_text()
     [place] = re.findall(r"location ~ (\S+) \{\s+include metrics.conf;", conf)
     is_shown = app.test_client().get(path).status_code == 200

@@ -7,6 +7,7 @@ import uuid
 
 import pytest
 from flask import Flask
+from psycopg.conninfo import make_conninfo
 
 from kelpie_api.db import Database
 from kelpie_api.encryption import Seal
@@ -190,3 +191,23 @@ def test_a_new_secret_key_beside_the_old_one_is_adopted_and_nothing_is_lost(run:
     assert again.returncode == 0 and "nothing was changed" in again.stdout
     rotated = json.loads(run("admin", "rotate-signing-secret", "acme", "--json", env=NEW_KEY).stdout)
     assert rotated["previous"]["secret"] == before
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"password": "canary-password"}, "password authentication failed for user"),
+        ({"dbname": "no_such_database"}, 'database "no_such_database" does not exist'),
+        ({"user": "no_such_user"}, "no_such_user"),
+        ({"port": "1", "host": "127.0.0.1"}, "refused"),
+        ({"host": "no-such-host.invalid"}, "no-such-host.invalid"),
+    ],
+)
+@pytest.mark.parametrize("command", [["admin", "list-users"], ["prune", "--older-than", "30d"], ["migrate"]])
+def test_what_the_database_refuses_is_said_with_its_reason_and_without_the_password(
+    run: Run, migrated_url: str, command: list[str], wrong: dict[str, str], reason: str
+) -> None:
+    url = make_conninfo(migrated_url, **wrong)
+    sentence = refused(run(*command, env={"DATABASE_URL": url}))
+    assert reason in sentence and "canary" not in sentence
+    assert len(sentence.strip().splitlines()) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -120,6 +121,29 @@ def test_a_database_that_goes_away_is_said_and_missed_in_the_same_words(site: Si
     site.server.start()
     wait_for(site.is_ready, "the API to be ready again")
     assert site.client().claim() is not None
+
+
+def test_a_database_that_goes_away_is_logged_once_with_its_reason_and_once_when_it_is_back(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    def said() -> list[logging.LogRecord]:
+        return [record for record in caplog.records if record.getMessage().startswith("database_")]
+
+    db = site.app.extensions["kelpie"].db
+    caplog.clear()
+    site.server.stop(immediate=True)
+    # Housekeeping, requests and the look at the queue notice it, each more than once.
+    wait_for(lambda: len(db.outage.without) >= 2, "parts of the process that the database does not serve")
+    for _ in range(3):
+        assert_all_are_unavailable(site)
+    assert [record.getMessage() for record in said()] == ["database_away"]
+    reason = said()[0].__dict__["facts"]["message"]
+    assert "refused" in reason or "terminat" in reason
+    site.server.start()
+    wait_for(site.is_ready, "the API to be ready again")
+    wait_for(lambda: not db.outage.without, "the database to serve every part")
+    assert [record.getMessage() for record in said()] == ["database_away", "database_back"]
+    assert said()[1].__dict__["facts"]["seconds"] > 0
 
 
 def test_a_database_that_takes_no_changes_is_said_and_missed_in_the_same_words(site: Site) -> None:
