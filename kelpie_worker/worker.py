@@ -14,7 +14,7 @@ from queue import Empty, SimpleQueue
 from kelpie_version import VERSION
 from kelpie_worker import event_log, logs
 from kelpie_worker.command import runner
-from kelpie_worker.config import Config, ConfigError, TokenUse
+from kelpie_worker.config import VARIABLES, Config, ConfigError, TokenUse
 from kelpie_worker.coordinator import heartbeat
 from kelpie_worker.coordinator.calls import CoordinatorCalls
 from kelpie_worker.coordinator.client import Api
@@ -130,6 +130,7 @@ def _work(config: Config, fork_server: ForkServer, store: StateFile) -> int:
     try:
         try:
             logs.info("worker_started", version=VERSION, container_group_id=config.container_group_id)
+            warn_of_default_address(config)
             children.start_all()
             instance.start()
             supervisor.start()
@@ -150,6 +151,16 @@ def _work(config: Config, fork_server: ForkServer, store: StateFile) -> int:
             supervisor.last_reports(reason, _in_words(error)), reason, coordinator, inbox, config.shutdown_grace
         )
         return 1
+
+
+def warn_of_default_address(config: Config) -> None:
+    """Log at once that the worker asks an API that its user did not name: it sends its key there."""
+    default = VARIABLES["KELPIE_API_URL"].default
+    if config.api_url == default:
+        logs.warn(
+            "default_api_url",
+            message=f"KELPIE_API_URL is not set: this worker asks {default} for jobs, with its key; name yours.",
+        )
 
 
 def _hear(supervisor: Supervisor, inbox: SimpleQueue[Message], store: StateFile, children: Children) -> None:

@@ -77,6 +77,13 @@ def test_a_wrong_method_is_a_405_that_names_the_right_ones(api: Client) -> None:
     assert answer.headers["Allow"]
 
 
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_a_batch_is_also_a_path_with_an_id_that_no_job_has(api: Client, method: str) -> None:
+    answer = api.call(method, "/jobs/batch")
+    assert "is not a UUID" in refused(answer, 404)["message"]
+    assert "POST" in api.call("PUT", "/jobs/batch").headers["Allow"]
+
+
 def test_a_body_over_16_mib_is_a_413(api: Client, db: Database) -> None:
     fits = json.dumps(definition()).encode().ljust(16 * 1024 * 1024)
     assert api.post("/jobs", fits).status_code == 202
