@@ -66,7 +66,9 @@ class Sent:
         self.files = TrackedFiles(past, lambda path: True, lambda path: ("b", path))
         block = SyncBlock("b", "c/", folder)
         lease = Lease()
-        self._contents = Contents(Job("claim", "job"), block, self.files, past, lease, threading.Event())
+        self._contents = Contents(
+            Job("claim", "job"), block, self.files, past, lease, threading.Event(), self._fail
+        )
         self._digests = {path: self._digest(path, version) for path, version in self._scanner.scan().items()}
 
     def send(self) -> None:
@@ -81,8 +83,11 @@ class Sent:
         return Look(self._scanner.scan(), time.monotonic(), final)
 
     def compare(self, look: Look) -> None:
-        if self._contents.compare(look):
-            raise RuntimeError("a file differs that was not changed")
+        self._contents.compare(look)
+        self._contents.wait()
+
+    def _fail(self) -> None:
+        raise RuntimeError("a file differs that was not changed")
 
     def read_all(self) -> None:
         for path, version in self._scanner.scan().items():

@@ -17,13 +17,15 @@ moves its times. In all other cases the digest of what was sent is compared with
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from kelpie_worker import logs
 from kelpie_worker.checkpoints.mirror import Look
+from kelpie_worker.checkpoints.stability import OpenFiles
 from kelpie_worker.checkpoints.tracked_files import DirectoryHistory, TrackedFile, TrackedFiles
 from kelpie_worker.job import Job, SyncBlock
-from kelpie_worker.lease import Lease
+from kelpie_worker.lease import Cancelled, Lease
+from kelpie_worker.system.open_files import FileId
 from kelpie_worker.workspace.file_times import TICK, flush, flush_reveals_writes, tells_writes
 from kelpie_worker.workspace.file_version import Signature, Snapshot, Spoiled, digest_of
 
@@ -46,13 +48,17 @@ class Contents:
         history: DirectoryHistory,
         lease: Lease,
         finishing: threading.Event,
+        on_difference: Callable[[], None],
     ) -> None:
+        """`finishing` is set once the command has ended; `on_difference` is called by any thread."""
         self._job = job
         self._block = block
         self._files = files
         self._history = history
         self._lease = lease
         self._finishing = finishing
+        self._on_difference = on_difference
+        self._reader: threading.Thread | None = None
         self._next_at = 0.0  # seconds of the monotonic clock
         self._reveals: bool | None = None  # whether a flush does, in this directory; None: not tried
 
@@ -81,8 +87,7 @@ class Contents:
 
         To be asked before they are read.
         """
-        now = time.monotonic()
-        return frozenset(path for path in files if self._is_proven(path, look, now))
+        return frozenset(path for path in files if self._is_proven(path, self._files[path], look))
 
     def note_sent(self, sent: Snapshot, proven: Iterable[str]) -> None:
         """What was sent of the `proven` files is what they contain, as long as their signature is the same."""
@@ -91,37 +96,58 @@ class Contents:
             if file.uploaded == sent[path] and not file.content.differs:
                 file.content.may_differ = False
 
-    def compare(self, look: Look) -> bool:
-        """Read the files again that may differ and are due; returns whether one differs.
+    def compare(self, look: Look) -> None:
+        """Read the files again that may differ and are due. Raises OSError, Cancelled, but only in the end.
 
-        Raises OSError, Cancelled.
+        While the command runs they are read in a thread of its own: no checkpoint waits for a huge file.
         """
-        due = [path for path, version in look.found.items() if self._is_due(self._files[path], version, look)]
-        if not due:
-            return False
+        self._forget_reader(look.final)
+        doubtful = {path: self._files[path] for path in look.found if self._is_doubtful(path, look)}
+        if look.final:
+            self._note_differing(doubtful, look)
+        elif doubtful and self._reader is None and look.now >= self._next_at:
+            self._reader = threading.Thread(
+                target=self._compare_beside, args=(doubtful, look), daemon=True, name="contents"
+            )
+            self._reader.start()
+
+    def wait(self) -> None:
+        """Wait until nothing is read any more."""
+        if self._reader:
+            self._reader.join()
+
+    def _forget_reader(self, final: bool) -> None:
+        if final:  # the command has ended, so that the reader gives up
+            self.wait()
+        if self._reader and not self._reader.is_alive():
+            self._reader = None
+
+    def _compare_beside(self, doubtful: dict[str, TrackedFile], look: Look) -> None:
         began = time.monotonic()
         try:
-            found = [path for path in due if self._differs(path, look)]
-        except _EndsFirst:
-            return False
-        took = time.monotonic() - began + (look.opened.took or 0.0)
-        self._next_at = time.monotonic() + max(_SHORTEST_PAUSE, _PAUSE_FACTOR * took)
-        if found:
-            logs.info("content_differs", self._job, files=len(found), first=found[0])
-        return bool(found)
+            due = {
+                path: file for path, file in doubtful.items() if _is_due(file, look.found[path].file, look.opened)
+            }
+            self._note_differing(due, look)
+        except (_EndsFirst, Cancelled):
+            return
+        except OSError as error:  # in the end it is raised
+            logs.warn("content_not_compared", self._job, detail=str(error))
+        self._next_at = time.monotonic() + max(_SHORTEST_PAUSE, _PAUSE_FACTOR * (time.monotonic() - began))
 
-    def _is_due(self, file: TrackedFile, version: Signature, look: Look) -> bool:
+    def _is_doubtful(self, path: str, look: Look) -> bool:
+        file = self._files[path]
         content = file.content
-        if not content.may_differ or content.differs or file.sent != version:
-            return False
-        if look.final:
-            return True
-        if content.was_compared or content.digest is None or look.now < self._next_at:
-            return False
-        return look.opened.is_mapped(version.file) or not look.opened.may_write(version.file)
+        is_open = content.may_differ and not content.differs and file.sent == look.found[path]
+        return is_open and (look.final or not content.was_compared)
 
-    def _differs(self, path: str, look: Look) -> bool:
-        content, version, source = self._files[path].content, look.found[path], self._source(path)
+    def _note_differing(self, files: dict[str, TrackedFile], look: Look) -> None:
+        if found := [path for path, file in files.items() if self._differs(path, file, look)]:
+            logs.info("content_differs", self._job, files=len(found), first=found[0])
+            self._on_difference()
+
+    def _differs(self, path: str, file: TrackedFile, look: Look) -> bool:
+        content, version, source = file.content, look.found[path], self._source(path)
         is_mapped = not look.final and look.opened.is_mapped(version.file)
         try:
             if is_mapped:
@@ -132,7 +158,7 @@ class Contents:
         except PermissionError:
             content.differs = True  # what hinders reading hinders sending, which says so
         if not content.differs:
-            content.may_differ = not self._is_proven(path, look, time.monotonic())
+            content.may_differ = not self._is_proven(path, file, look)
             content.was_compared = not is_mapped or self._flush_reveals()
         return content.differs
 
@@ -144,14 +170,13 @@ class Contents:
 
         return digest_of(source, version, go_on)
 
-    def _is_proven(self, path: str, look: Look, now: float) -> bool:
+    def _is_proven(self, path: str, file: TrackedFile, look: Look) -> bool:
         """Whether no process may write to the file without a change of its signature."""
-        version = look.found[path]
+        version, movement = look.found[path], file.movement
         if look.opened.may_write(version.file):
             return False
-        movement = self._files[path].movement
-        rested = now - max(movement.appeared, movement.moved_at) >= TICK
-        return look.final or (rested and tells_writes(self._source(path), version))
+        has_rested = time.monotonic() - max(movement.appeared, movement.moved_at) >= TICK
+        return look.final or (has_rested and tells_writes(self._source(path), version))
 
     def _flush_reveals(self) -> bool:
         if self._reveals is None:
@@ -160,3 +185,8 @@ class Contents:
 
     def _source(self, path: str) -> str:
         return f"{self._block.local_path}/{path}"
+
+
+def _is_due(file: TrackedFile, which: FileId, opened: OpenFiles) -> bool:
+    """Whether to read a file while the command runs: not yet if it is only open, for `stat` tells more soon."""
+    return file.content.digest is not None and (opened.is_mapped(which) or not opened.may_write(which))

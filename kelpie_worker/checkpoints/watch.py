@@ -102,7 +102,9 @@ class Checkpoints:
         self._unsteady: Collection[str] = ()  # files that the last generation left out, for they move
         self._unsteady_since: float | None = None
         self._finishing = threading.Event()
-        self._contents = Contents(job, block, self.files, history, context.lease, self._finishing)
+        self._contents = Contents(
+            job, block, self.files, history, context.lease, self._finishing, self._observer.file_events.set
+        )
         self._thread = threading.Thread(target=self._watch, daemon=True, name="checkpoints")
         self._error: BaseException | None = None
         fence.know(history.objects.values())
@@ -244,8 +246,7 @@ class Checkpoints:
         With `final` the directory is taken as it is; there is no waiting for a quiet moment.
         """
         look = self._observer.look(final=True) if final else self._quiet_look()
-        if self._contents.compare(look):
-            self._observer.note_lag(look.found)
+        self._contents.compare(look)
         self._generations.mark_rewritten(self.files.changed(look.found))
         decision = self._mirror.decide(look)
         self.waits = isinstance(decision, Wait)

@@ -62,7 +62,9 @@ class Directory:
         past = DirectoryHistory(self.found if history else {}, {}, {}, False, **history)
         self.files = TrackedFiles(past, lambda path: True, lambda path: ("b", path))
         block = SyncBlock("b", "c/", "/nowhere")
-        self.contents = Contents(Job("claim", "job"), block, self.files, past, Lease(), threading.Event())
+        self.contents = Contents(
+            Job("claim", "job"), block, self.files, past, Lease(), threading.Event(), lambda: None
+        )
         for name in ("tells_writes", "digest_of", "flush", "flush_reveals_writes"):
             monkeypatch.setattr(contents, name, getattr(self, f"_{name}"))
         monkeypatch.setattr(contents.time, "monotonic", lambda: self.now)
@@ -81,6 +83,7 @@ class Directory:
         before = self.system.read
         for _ in range(looks):
             self.contents.compare(self.look(in_use, final))
+            self.contents.wait()
         return self.system.read - before
 
     def _tells_writes(self, *_: Any) -> bool:
@@ -143,7 +146,7 @@ def test_a_file_that_differs_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> N
     directory = Directory(System(), monkeypatch, {})
     directory.send(OPEN)
     directory.system.digest = b"other"
-    assert directory.contents.compare(directory.look(NOTHING, final=True))
+    directory.contents.compare(directory.look(NOTHING, final=True))
     assert directory.files.changed(directory.found) == directory.found
     directory.send(NOTHING)
     assert not directory.files.changed(directory.found)
@@ -165,6 +168,31 @@ def test_comparing_takes_a_twentieth_of_the_time(monkeypatch: pytest.MonkeyPatch
     assert directory.times_read(MAPPED, looks=1) == 1  # it takes a hundred seconds, and so does each look
     assert directory.times_read(MAPPED, looks=19) == 0
     assert directory.times_read(MAPPED, looks=1) == 1
+
+
+def test_no_checkpoint_waits_for_a_huge_file_that_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = Directory(System(), monkeypatch, {})
+    read = threading.Event()
+    monkeypatch.setattr(contents, "digest_of", lambda *_: read.wait() and b"other")
+    directory.send(OPEN)
+    for _ in range(3):
+        directory.contents.compare(directory.look(NOTHING))
+        assert not directory.files.changed(directory.found)
+    read.set()
+    directory.contents.wait()
+    assert directory.files.changed(directory.found) == directory.found
+
+
+def test_processes_are_looked_at_no_more_often_where_a_file_stays_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = Directory(System(), monkeypatch, {})
+    directory.send(OPEN)
+    monkeypatch.setattr(contents, "_SHORTEST_PAUSE", 250)  # seconds; there are a hundred between two looks
+    looks = [directory.look(OPEN) for _ in range(7)]
+    for look in looks:
+        directory.now = look.now
+        directory.contents.compare(look)
+        directory.contents.wait()
+    assert [look.opened.took is not None for look in looks] == [True, False, False, True, False, False, True]
 
 
 @pytest.mark.parametrize(
