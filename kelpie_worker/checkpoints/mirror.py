@@ -51,7 +51,8 @@ class Send:
     is_all: bool  # else more is ready, and follows in a generation of its own
     restless: frozenset[str]  # files that are being written; a log among them is sent as it is
     removed: tuple[str, ...]  # files whose objects are due for deletion
-    held: frozenset[str] = frozenset()  # files that only grew, and are sent again later
+    held: frozenset[str] = frozenset()  # files that only grew, and are sent again later, or beside this generation
+    aside: Snapshot = field(default_factory=dict)  # those of them that are to be sent beside it
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class Mirror:
         the same, where storage copies what it has of the file      file        yes    -        change
         the same, once much time has passed                         file        yes    -        change
         a small file that grows, beside a new one                   small new   yes    -        change
+        a large file that grew and takes long, beside a new one     new         -      -        change
         more files than a generation may have                       1000 files  -      -        now
         a file removed since the last generation                    -           -      -        change
         the same, beside a new file                                 new         yes    -        change
@@ -133,7 +135,7 @@ class Mirror:
         if restless.paths and not self.stability.waited_enough(look.now):
             return Wait(self.stability.pause)
         ready = self._ready(look, changed.keys() - (restless.paths - restless.logs))
-        held = frozenset() if look.final else self._held(ready, changed, look.now)
+        held, aside = (frozenset(), frozenset()) if look.final else self._held(ready, changed, look.now)
         ready = [path for path in ready if path not in held]
         taken = commit_order({path: changed[path] for path in ready})[:MOST_FILES]
         return Send(
@@ -142,6 +144,7 @@ class Mirror:
             restless=restless.paths,
             removed=tuple(removed),
             held=held,
+            aside={path: changed[path] for path in aside},
         )
 
     def after(self, sent: Send, look: Look, now: float) -> Sequel | None:
@@ -174,10 +177,15 @@ class Mirror:
         files = {path: self.files[path] for path in changed}
         return self.stability.restless(files, look.now, look.at_rest, look.opened)
 
-    def _held(self, ready: Collection[str], changed: Snapshot, now: float) -> frozenset[str]:
+    def _held(
+        self, ready: Collection[str], changed: Snapshot, now: float
+    ) -> tuple[frozenset[str], frozenset[str]]:
+        """The files to be left out of this generation, and those of them that are to be sent beside it."""
         grown = {path: self.files[path] for path in ready if self.files[path].has_grown(changed[path])}
         others = [changed[path].size for path in ready if path not in grown]
-        return self._pacing.held(grown, others, now)
+        held = self._pacing.held(grown, others, now)
+        aside = self._pacing.aside({path: file for path, file in grown.items() if path not in held})
+        return held | aside, aside
 
     def _ready(self, look: Look, written: Collection[str]) -> Collection[str]:
         """What may go up now. In the end also what was refused, but once all the others are safe."""

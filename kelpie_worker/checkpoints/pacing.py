@@ -9,18 +9,22 @@ others go up. It is sent
 - beside that, after a pause in which its size would have passed at a trickle: a machine that vanishes takes no
   more of it along than that. The pause is shorter beside other files: without it they are no whole;
 - at any time, if it is small, or small beside the others.
+
+What takes long is sent beside the generations.
 """
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from kelpie_worker.checkpoints.tracked_files import TrackedFile
+from kelpie_worker.transfer.part_sizes import WHOLE_SIZE
 
 MOST_BEFORE_END = 2  # times a file's size
 SMALL = 64 * 1024  # bytes of all files that would be held back
 _SMALL_BESIDE = 8  # an eighth of the others' size or less
 _REST = 5  # times as long as the last time took, if that was long: reading and copying cost, too
 _LONG = 1.0  # seconds
+LONGEST_TOGETHER = 5.0  # seconds that other files wait for one that is sent whole again
 
 
 @dataclass(frozen=True)
@@ -39,20 +43,35 @@ BESIDE_OTHERS = Trickle(rate=64 * 1024, least_pause=30)
 
 
 class Pacing:
-    """Which of the files that have grown are held back."""
+    """Which of the files that have grown are held back, and which are sent beside the others."""
 
-    def __init__(self, may_copy: Callable[[TrackedFile], bool]) -> None:
-        """`may_copy` says whether storage is likely to copy what it has of a file."""
+    def __init__(self, may_copy: Callable[[TrackedFile], bool], seconds_for: Callable[[int], float]) -> None:
+        """`may_copy` says whether storage is likely to copy what it has of a file.
+
+        `seconds_for` says how long it takes to send so many bytes, by what it took before.
+        """
         self._may_copy = may_copy
+        self._seconds_for = seconds_for
 
     def held(self, grown: Mapping[str, TrackedFile], others: Collection[int], now: float) -> frozenset[str]:
         """The paths to hold back, beside other files of these sizes that are ready to be sent."""
+        aside = {path for path, file in grown.items() if file.sendings.are_under_way}
+        grown = {path: file for path, file in grown.items() if path not in aside}
         waiting = {path: file for path, file in grown.items() if not self._is_affordable(file, now)}
         weight = sum(_size(file) for file in waiting.values())
         if weight <= max(SMALL, sum(others) // _SMALL_BESIDE):
-            return frozenset()
+            return frozenset(aside)
         pause = (BESIDE_OTHERS if others else ALONE).pause(weight)
-        return frozenset(path for path, file in waiting.items() if not _has_paused(file, pause, now))
+        return frozenset(aside | {path for path, file in waiting.items() if not _has_paused(file, pause, now)})
+
+    def aside(self, grown: Mapping[str, TrackedFile]) -> frozenset[str]:
+        """Those of the paths that take so long to be sent that no other file is to wait for them."""
+        whole = {path: _size(file) for path, file in grown.items() if not self._may_copy(file)}
+        return frozenset(
+            path
+            for path, size in whole.items()
+            if size > WHOLE_SIZE and self._seconds_for(size) > LONGEST_TOGETHER
+        )
 
     def _is_affordable(self, file: TrackedFile, now: float) -> bool:
         sent, size = file.sent.size if file.sent else 0, _size(file)

@@ -1,16 +1,16 @@
 """The upload of one generation of a watched directory: all of it prepared invisibly, then committed in order."""
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from kelpie_worker import logs
 from kelpie_worker.checkpoints.fence import Fence
 from kelpie_worker.checkpoints.mark import Mark, removals
-from kelpie_worker.checkpoints.pacing import is_within
 from kelpie_worker.checkpoints.plan import commit_steps, prepare_order
 from kelpie_worker.checkpoints.tracked_files import Sendings, TrackedFile, TrackedFiles
 from kelpie_worker.job import Job, StoredObject, SyncBlock
@@ -25,6 +25,7 @@ _COMMITS_AT_ONCE = 8
 _MOST_REFUSALS = 16  # without anything being taken: then it is not for the keys
 _MOST_PROBES = 3
 _SPOILED_BEFORE_COPY = 2
+_USUAL_RATE = 1_000_000.0  # bytes a second of an uplink of which nothing is known yet
 _PROOF_PAUSE_FACTOR = 20  # times as long as it takes to compare a file with what was sent of it
 
 
@@ -56,6 +57,7 @@ class Generations:
         self._number = 0
         self._mark: Mark | None = None  # of the generation under way
         self._spoiled_in_a_row = 0  # generations
+        self._rate = _USUAL_RATE
         self._took: dict[str, float] = {}  # seconds, to prepare a file that has grown
         self.has_sent = False  # whether the bucket has taken anything
 
@@ -93,8 +95,12 @@ class Generations:
 
     def may_copy(self, file: TrackedFile) -> bool:
         """Whether storage is likely to copy what it has of this file."""
-        beginning = _beginning(file)
+        beginning = None if file.sendings.is_not_copied else _beginning(file)
         return beginning is not None and self._transfer.may_copy(self._block.bucket, beginning.size)
+
+    def seconds_for(self, size: int) -> float:
+        """How long it takes to send so many bytes, as far as earlier ones tell."""
+        return size / self._rate
 
     def send(
         self, files: Snapshot, final: bool = False, is_whole: bool = False, removed: Iterable[str] = ()
@@ -108,6 +114,7 @@ class Generations:
         """
         self._number += 1
         self._mark = self._mark_of(len(files) if is_whole else 0, removed)
+        began = time.monotonic()
         prepared: dict[str, Prepared] = {}
         try:
             not_sent = self._prepare(files, prepared, final)
@@ -115,6 +122,7 @@ class Generations:
                 return not_sent
             for upload in prepared.values():
                 upload.ready()
+            self._note_rate(prepared.values(), time.monotonic() - began)
             self._tell("checkpoint_prepared", prepared.values())
             not_sent.refused |= self._commit(prepared, files)
         finally:
@@ -129,6 +137,26 @@ class Generations:
         block = self._job.during.index(self._block) if self._block in self._job.during else 0
         # By the machine's clock, for an uploader that was restarted counts its generations anew.
         return Mark(self._job.attempt, block, time.time_ns() // 1_000_000, files, removals(removed))
+
+    def _note_rate(self, uploads: Iterable[Prepared], took: float) -> None:
+        """Learn how fast the uplink is. Small files are sent by their commit, and do not count."""
+        if size := sum(upload.read for upload in uploads if upload.read > WHOLE_SIZE):
+            self._rate = size / max(took, 0.001)
+
+    def prepare_aside(self, path: str, version: Signature, transfer: Transfer) -> Callable[[], Prepared]:
+        """What prepares all of a file that has grown, in any thread. See `Transfer.prepare_growth`."""
+        self._mark = self._mark_of(0, ())  # it belongs to no generation
+        where = self._source(path), version, self.target(path)
+        if beginning := _beginning(self._files[path]):
+            return partial(transfer.prepare_growth, *where, beginning, copied=False)
+        return partial(transfer.prepare, *where)
+
+    def commit_aside(self, path: str, version: Signature, upload: Prepared) -> None:
+        """Commit one file that was prepared beside the generations. Raises the storage's errors, Cancelled."""
+        try:
+            self._commit({path: upload}, {path: version})
+        finally:
+            upload.abort()
 
     def _prepare(self, files: Snapshot, prepared: dict[str, Prepared], final: bool) -> NotSent:
         left = NotSent()
@@ -191,7 +219,7 @@ class Generations:
     def _prepare_growth(self, path: str, version: Signature, prepared: dict[str, Prepared], final: bool) -> None:
         """Prepare a file that has become longer: only what is new of it, if storage copies the rest.
 
-        Raises NotCopied if it does not, and all of the file is more than may be sent of it before the end.
+        Raises NotCopied if it does not, except with `final`: what all of the file costs is to be decided anew.
         """
         began = time.monotonic()
         file = self._files[path]
@@ -215,7 +243,8 @@ class Generations:
             raise
         except NotCopied as error:
             logs.debug("checkpoint_not_copied", self._job, path=path, detail=str(error))
-            if not (final or is_within(file.sendings.size, version.size, version.size)):
+            file.sendings.is_not_copied = True
+            if not final:
                 raise
             return self._transfer.prepare_growth(*where, beginning, copied=False)
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from kelpie_worker import logs
+from kelpie_worker.checkpoints.aside import AsideUpload, AsideUploads
 from kelpie_worker.checkpoints.contents import Contents
 from kelpie_worker.checkpoints.deletion import Deletions
 from kelpie_worker.checkpoints.fence import Fence
@@ -24,7 +25,7 @@ from kelpie_worker.checkpoints.observer import DirectoryObserver
 from kelpie_worker.checkpoints.overlaps import Overlaps
 from kelpie_worker.checkpoints.pacing import Pacing
 from kelpie_worker.checkpoints.stability import Stability
-from kelpie_worker.checkpoints.tracked_files import DirectoryHistory, TrackedFiles
+from kelpie_worker.checkpoints.tracked_files import DirectoryHistory, TrackedFile, TrackedFiles
 from kelpie_worker.checkpoints.two_phase_commit import Generations, NotSent
 from kelpie_worker.config import WatchTimes
 from kelpie_worker.job import Job, Manifest, ObjectKey, StoredObject, SyncBlock
@@ -34,9 +35,9 @@ from kelpie_worker.s3.objects import Version
 from kelpie_worker.system.backoff import Backoff
 from kelpie_worker.system.linux import boottime
 from kelpie_worker.system.retry import Failure, Interrupted, retry
-from kelpie_worker.transfer.file_upload import Transfer
+from kelpie_worker.transfer.file_upload import Prepared, Rewritten, Transfer
 from kelpie_worker.transfer.refusal_limit import LONGEST, Patience
-from kelpie_worker.workspace.file_version import Signature, Spoiled
+from kelpie_worker.workspace.file_version import Signature, Snapshot, Spoiled
 from kelpie_worker.workspace.pattern import PatternTooSlow, matcher
 from kelpie_worker.workspace.scan import Scanner
 
@@ -96,9 +97,12 @@ class Checkpoints:
             block, scanner, self.files, self.stability, context.times, fence, overlaps, self._key_of
         )
         self._generations = Generations(job, block, context.transfer, context.lease, fence, self.files)
-        pacing = Pacing(self._generations.may_copy)
+        pacing = Pacing(self._generations.may_copy, self._generations.seconds_for)
         self._mirror = Mirror(self.files, self.stability, pacing, block.mirrors_deletes)
         self._deletions = Deletions(job, block, fence, overlaps, self._key_of, history.sent)
+        self._aside = AsideUploads(self._observer.file_events.set)
+        self._aside_transfer = context.transfer.slower()
+        self._is_unreported = False  # a file that was sent aside belongs to no generation that was reported
         self._unsteady: Collection[str] = ()  # files that the last generation left out, for they move
         self._unsteady_since: float | None = None
         self._finishing = threading.Event()
@@ -245,6 +249,9 @@ class Checkpoints:
 
         With `final` the directory is taken as it is; there is no waiting for a quiet moment.
         """
+        self._commit_aside()
+        if final:
+            self._give_up_aside()
         look = self._observer.look(final=True) if final else self._quiet_look()
         self._contents.compare(look)
         self._generations.mark_rewritten(self.files.changed(look.found))
@@ -252,6 +259,8 @@ class Checkpoints:
         self.waits = isinstance(decision, Wait)
         match decision:
             case UpToDate():
+                if self._is_unreported:
+                    self._tell_whole(())
                 return True
             case Wait(seconds):
                 self._finishing.wait(seconds)
@@ -263,6 +272,7 @@ class Checkpoints:
         return self._observer.look_when_quiet(self._finishing, self._context.lease.check)
 
     def _carry_out(self, decision: Send, look: Look) -> bool:
+        self._begin_aside(decision.aside)
         try:
             not_sent = self._send(decision, look) if decision.files else NotSent()
         except Spoiled as error:
@@ -281,6 +291,45 @@ class Checkpoints:
         self._unsteady = sequel.unsteady
         return sequel.up_to_date
 
+    # --- beside the generations ---------------------------------------------------------------------
+
+    def _begin_aside(self, files: Snapshot) -> None:
+        for path, version in files.items():
+            file = self.files[path]
+            file.sendings.are_under_way = True
+            prepare = self._generations.prepare_aside(path, version, self._aside_transfer)
+            self._aside.begin(path, version, file.sent, prepare)
+
+    def _commit_aside(self) -> None:
+        """Commit what has been sent aside. Raises storage's errors, Cancelled."""
+        while upload := self._aside.ended():
+            self._callbacks.busy(self._aside.paths)
+            file = self.files[upload.path]
+            file.sendings.are_under_way = False
+            try:
+                prepared = upload.prepared.result()
+            except Rewritten:
+                file.movement.rewritten = True
+            except (Spoiled, OSError) as error:
+                logs.debug("checkpoint_spoiled", self._context.job, path=str(error))
+            else:
+                self._commit_one(upload, file, prepared)
+
+    def _commit_one(self, upload: AsideUpload, file: TrackedFile, prepared: Prepared) -> None:
+        """Commit it, unless another version has been sent meanwhile, or the file is another one."""
+        if file.sent != upload.over or not file.has_grown(upload.version):
+            prepared.abort()
+            return
+        self._generations.commit_aside(upload.path, upload.version, prepared)
+        self._is_unreported = True
+
+    def _give_up_aside(self) -> None:
+        """Stop what is being sent aside: the last generation sends it, whole or as it is by now."""
+        for path in self._aside.paths:
+            self.files[path].sendings.are_under_way = False
+        self._aside.forget()
+        self._aside_transfer.close()
+
     def _send(self, decision: Send, look: Look) -> NotSent:
         """Upload a generation; returns the files left out. Raises Spoiled, storage's errors, Cancelled."""
         files = decision.files
@@ -288,7 +337,7 @@ class Checkpoints:
             decision.is_all and not decision.restless and files.keys() == self.files.changed(look.found).keys()
         )
         removed = [self._key_of(path)[1] for path in decision.removed]
-        self._callbacks.busy(files)
+        self._callbacks.busy([*files, *self._aside.paths])
         proven = self._contents.proven(files, look)
         try:
             not_sent = self._generations.send(files, look.final, is_whole, removed)
@@ -301,7 +350,7 @@ class Checkpoints:
             raise
         finally:
             self._contents.note_sent(files, proven)
-            self._callbacks.busy(())
+            self._callbacks.busy(self._aside.paths)
         return not_sent
 
     def _note_refused(self, refused: dict[str, StorageRefused]) -> None:
@@ -316,7 +365,11 @@ class Checkpoints:
             self.files[path].put_off(now)
 
     def _tell_whole(self, without: Collection[str]) -> None:
-        """Report the generation. Before anything is deleted, so that the bucket has every object that it names."""
+        """Report what the bucket has as a whole generation.
+
+        Before anything is deleted, so that the bucket has every object that it names.
+        """
+        self._is_unreported = False
         objects = self.files.objects
         self.whole = tuple(objects[path] for path in sorted(objects.keys() - set(without)))
         self._callbacks.committed()

@@ -62,13 +62,17 @@ class Rewritten(NotCopied):
 class Transfer:
     """Prepares uploads for one attempt, with a bounded number of parts in memory."""
 
-    def __init__(self, storage: Storage, compression: bool) -> None:
+    def __init__(self, storage: Storage, compression: bool, parts_at_once: int = _PARTS_AT_ONCE) -> None:
         self.storage = storage
         self.compression = compression
-        self._pool = ThreadPoolExecutor(_PARTS_AT_ONCE, thread_name_prefix="parts")
-        self._room = threading.BoundedSemaphore(_PARTS_AT_ONCE)
+        self._pool = ThreadPoolExecutor(parts_at_once, thread_name_prefix="parts")
+        self._room = threading.BoundedSemaphore(parts_at_once)
         self._open: weakref.WeakSet[_MultipartUpload] = weakref.WeakSet()
         self._upload_buffer = UploadBuffer()
+
+    def slower(self) -> "Transfer":
+        """Another one to the same storage, which sends one part at a time and leaves the line to this one."""
+        return Transfer(self.storage, self.compression, parts_at_once=1)
 
     def key_in(self, prefix: str, path: str) -> str:
         """The key of the object that a file with this path becomes."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from kelpie_worker.s3.errors import NotCopied
 from kelpie_worker.transfer.file_upload import Beginning, Rewritten
 from kelpie_worker.transfer.part_sizes import WHOLE_SIZE
 from kelpie_worker.workspace.file_version import signature_of
+from local_stack.processes import wait_for
 from local_stack.s3 import S3Server
 from tests.checkpoints.watched import Watched, keys_of
 from tests.doubles.faulty_proxy import Fault, FaultyProxy
@@ -173,3 +176,71 @@ def test_compressed_files_are_sent_again_and_never_copied(watched: Watched, s3: 
     watched.checkpoints.finish()
     packed = keys_of(s3, bucket)["trajectory.gz"]
     assert gzip.decompress(packed) == (watched.folder / "trajectory").read_bytes()
+
+
+@pytest.fixture
+def slow_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any large file takes longer than others are to wait for it."""
+    monkeypatch.setattr("kelpie_worker.checkpoints.pacing.LONGEST_TOGETHER", 0)
+
+
+@pytest.fixture
+def sent_aside(watched: Watched, faulty: FaultyProxy, slow_line: None) -> Iterator[threading.Event]:
+    """A trajectory is being sent again beside the generations, and arrives once the event is set."""
+    arrives = threading.Event()
+
+    def hold_parts(method: str, path: str) -> Fault | None:
+        if method == "PUT" and "partNumber" in path:
+            arrives.wait()
+        return None
+
+    faulty.copies = "501"
+    append(watched, "trajectory", os.urandom(LARGE))
+    watched.checkpoints.cycle(final=False)
+    watched.checkpoints.files["trajectory"].sendings.is_not_copied = True
+    append(watched, "trajectory", os.urandom(GROWTH))
+    faulty.fault = hold_parts
+    watched.checkpoints.cycle(final=False)
+    yield arrives
+    arrives.set()
+
+
+def test_a_small_checkpoint_does_not_wait_for_a_large_file_that_is_sent_again(
+    watched: Watched, s3: S3Server, bucket: str, sent_aside: threading.Event
+) -> None:
+    for step in range(3):
+        watched.write("state", b"%d" % step)
+        assert watched.checkpoints.cycle(final=False)
+        assert keys_of(s3, bucket)["state"] == b"%d" % step
+    assert len(keys_of(s3, bucket)["trajectory"]) == LARGE
+    sent_aside.set()
+    content = (watched.folder / "trajectory").read_bytes()
+
+    def has_arrived() -> bool:
+        watched.checkpoints.cycle(final=False)
+        return keys_of(s3, bucket)["trajectory"] == content
+
+    wait_for(has_arrived, "the trajectory")
+    watched.checkpoints.cycle(final=False)
+    assert {stored.key: stored.etag for stored in watched.checkpoints.whole} == s3.etags(bucket)
+
+
+def test_at_the_end_what_is_still_being_sent_aside_is_given_up_for_the_last_version(
+    watched: Watched, s3: S3Server, bucket: str, sent_aside: threading.Event
+) -> None:
+    append(watched, "trajectory", os.urandom(GROWTH))
+    watched.checkpoints.stop()
+    sent_aside.set()
+    watched.checkpoints.finish()
+    assert keys_of(s3, bucket)["trajectory"] == (watched.folder / "trajectory").read_bytes()
+    wait_for(lambda: s3.unfinished_uploads(bucket) == [], "nothing to be left of the upload")
+
+
+def test_a_file_that_was_written_anew_while_it_was_sent_aside_is_not_overwritten_by_that(
+    watched: Watched, s3: S3Server, bucket: str, sent_aside: threading.Event
+) -> None:
+    watched.write("trajectory", b"anew")
+    watched.checkpoints.cycle(final=False)
+    sent_aside.set()
+    wait_for(lambda: watched.checkpoints.cycle(final=False) and not s3.unfinished_uploads(bucket), "its end")
+    assert keys_of(s3, bucket)["trajectory"] == b"anew"

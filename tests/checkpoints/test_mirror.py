@@ -17,6 +17,7 @@ from kelpie_worker.checkpoints.stability import OpenFiles, Stability
 from kelpie_worker.checkpoints.tracked_files import DirectoryHistory, Sendings, TrackedFiles
 from kelpie_worker.job import StoredObject
 from kelpie_worker.system.open_files import FilesInUse
+from kelpie_worker.transfer.part_sizes import WHOLE_SIZE
 from kelpie_worker.workspace.file_version import Signature, Snapshot
 
 LONGEST_WAIT = 12  # seconds, for files that are being written, where the longest wait for quiet is one
@@ -29,7 +30,8 @@ class Directory:
         self.now = 1000.0
         self.files = TrackedFiles(DirectoryHistory({}, {}, {}, False), lambda path: True, lambda path: ("b", path))
         self.stability = Stability(max_wait=1)
-        self.pacing = Pacing(lambda file: self.copies)
+        self.pacing = Pacing(lambda file: self.copies, lambda size: self.seconds)
+        self.seconds = 0.0  # that it takes to send a file
         self.copies = False  # whether storage copies what it has of a file
         self.mirrors_deletes = True
         self.looks: dict[str, Any] = {"at_rest": True}
@@ -180,6 +182,13 @@ def small_grown_often(watched: Directory) -> None:
     watched.looks["at_rest"] = True
 
 
+def large_grown(watched: Directory) -> None:
+    watched.append("file", size=2 * WHOLE_SIZE)
+    watched.take("file", watched.found["file"])
+    watched.append("file")
+    watched.looks["at_rest"] = True
+
+
 def once_refused(watched: Directory) -> None:
     watched.refuse("no")
 
@@ -211,6 +220,11 @@ ROWS = [
     ),
     Row(
         "a small file that grows, beside a new one", ("small new", "yes", "-", "change"), [small_grown_often, new]
+    ),
+    Row(
+        "a large file that grew and takes long, beside a new one",
+        ("new", "-", "-", "change"),
+        [large_grown, new, lambda w: setattr(w, "seconds", 60.0)],
     ),
     Row(
         "more files than a generation may have",

@@ -49,7 +49,7 @@ class Log:
 
 
 def log(copies: bool = False) -> Log:
-    return Log(Pacing(lambda file: copies))
+    return Log(Pacing(lambda file: copies, lambda size: size / 1_000_000))
 
 
 @given(SIZES)
@@ -135,3 +135,26 @@ def test_reading_a_large_file_and_copying_it_takes_a_sixth_of_the_time() -> None
 
 def test_a_file_that_was_downloaded_counts_as_sent_once() -> None:
     assert is_within(sent=100, size=100, cost=100) and not is_within(sent=101, size=100, cost=100)
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "copies", "is_sent_aside"), [(4, False, False), (6, False, True), (6, True, False)]
+)
+def test_what_takes_long_to_send_again_is_sent_beside_the_others(
+    megabytes: int, copies: bool, is_sent_aside: bool
+) -> None:
+    paced = log(copies)
+    paced.grow(megabytes * 1_000_000)
+    paced.send(paced.size)
+    paced.grow(1)
+    assert paced.pacing.aside({"log": paced.file}) == ({"log"} if is_sent_aside else set())
+
+
+def test_what_is_being_sent_beside_the_others_is_left_out_until_it_has_ended() -> None:
+    paced = log()
+    paced.grow(SMALL)
+    paced.send(paced.size)
+    paced.grow(1)
+    assert not paced.is_held([10**9])
+    paced.file.sendings.are_under_way = True
+    assert paced.is_held([10**9])
