@@ -40,6 +40,11 @@ class Movement:
     held_since: float | None = None  # since when it has been open, as far as it was looked, though rewritten
     always_open: bool = False  # it was still open after the longest wait
 
+    @property
+    def only_grows(self) -> bool:
+        """Whether it becomes longer at each look, without a rest, and was not written anew as far as was seen."""
+        return self.moves_since is not None and not self.rewritten
+
 
 @dataclass(slots=True)
 class Sendings:

@@ -211,10 +211,12 @@ class Generations:
         file = self._files[path]
         if file.has_grown(version):
             self._prepare_growth(path, version, prepared, final)
-        elif file.spoiled >= _SPOILED_BEFORE_COPY:
-            self._prepare_copy(path, version, prepared)
-        else:
+        elif file.spoiled < _SPOILED_BEFORE_COPY:
             self._prepare_one(path, version, prepared)
+        elif file.movement.only_grows:
+            self._prepare_one(path, version, prepared, may_have_grown=True)
+        else:
+            self._prepare_copy(path, version, prepared)
 
     def _prepare_growth(self, path: str, version: Signature, prepared: dict[str, Prepared], final: bool) -> None:
         """Prepare a file that has become longer: only what is new of it, if storage copies the rest.
@@ -248,9 +250,11 @@ class Generations:
                 raise
             return self._transfer.prepare_growth(*where, beginning, copied=False)
 
-    def _prepare_one(self, path: str, version: Signature, prepared: dict[str, Prepared]) -> None:
+    def _prepare_one(
+        self, path: str, version: Signature, prepared: dict[str, Prepared], may_have_grown: bool = False
+    ) -> None:
         try:
-            prepared[path] = self._transfer.prepare(self._source(path), version, self.target(path))
+            prepared[path] = self._transfer.prepare(self._source(path), version, self.target(path), may_have_grown)
         except Spoiled:
             self._files[path].spoiled += 1
             raise

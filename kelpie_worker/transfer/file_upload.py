@@ -83,9 +83,12 @@ class Transfer:
         encoding = "gzip" if self.compression else None
         return Target(bucket, self.key_in(prefix, path), content_type(path), encoding)
 
-    def prepare(self, path: str, version: Signature, target: Target) -> Prepared:
-        """Read that version of a file and send what need not wait for the commit. Raises Spoiled, OSError."""
-        with PinnedFile.of(path, version) as file:
+    def prepare(self, path: str, version: Signature, target: Target, may_have_grown: bool = False) -> Prepared:
+        """Read that version of a file and send what need not wait for the commit. Raises Spoiled, OSError.
+
+        With `may_have_grown` the file may be longer by now, and its beginning counts as that version.
+        """
+        with PinnedFile.of(path, version, may_have_grown) as file:
             return self._prepared(file, str(Path(path).parent), target)
 
     def may_copy(self, bucket: str, size: int) -> bool:

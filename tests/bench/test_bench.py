@@ -23,8 +23,21 @@ ROOT = Path(__file__).resolve().parents[2]
         ("idle", [], "at work:"),
         ("sync", ["--tools", "rclone"], "one file of 20 MiB:"),
         ("contents", [], "a look at"),
+        ("growing", [], "large, storage copies parts:"),
     ],
-    ids=["fill", "claim", "sustained", "waiting", "scaling", "turnaround", "torn", "idle", "sync", "contents"],
+    ids=[
+        "fill",
+        "claim",
+        "sustained",
+        "waiting",
+        "scaling",
+        "turnaround",
+        "torn",
+        "idle",
+        "sync",
+        "contents",
+        "growing",
+    ],
 )
 def test_a_small_run_works(server_url: str, bench: str, options: list[str], printed: str) -> None:
     ran = subprocess.run(

@@ -6,6 +6,7 @@ import gzip
 import os
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from kelpie_worker.job import StoredObject
 from kelpie_worker.s3.errors import NotCopied
 from kelpie_worker.transfer.file_upload import Beginning, Rewritten
 from kelpie_worker.transfer.part_sizes import WHOLE_SIZE
-from kelpie_worker.workspace.file_version import signature_of
+from kelpie_worker.workspace.file_version import PinnedFile, Signature, signature_of
 from local_stack.processes import wait_for
 from local_stack.s3 import S3Server
 from tests.checkpoints.watched import Watched, keys_of
@@ -27,6 +28,12 @@ GROWTH = 20_000
 def append(watched: Watched, name: str, content: bytes) -> None:
     with (watched.folder / name).open("ab") as file:
         file.write(content)
+
+
+def arrives(watched: Watched, s3: S3Server, bucket: str, name: str) -> bool:
+    """Whether the bucket has the file as it is, after another look."""
+    watched.checkpoints.cycle(final=False)
+    return keys_of(s3, bucket).get(name) == (watched.folder / name).read_bytes()
 
 
 def sent(faulty: FaultyProxy) -> int:
@@ -114,8 +121,7 @@ def test_what_only_looks_as_if_it_grew_is_not_held_back(watched: Watched, s3: S3
     for step in range(5):
         with (watched.folder / "weights").open("r+b" if step else "wb") as file:
             file.write(bytes([step]) * 100_000 + bytes(10_000 + step * 20))
-        watched.checkpoints.cycle(final=False)
-    assert keys_of(s3, bucket)["weights"] == (watched.folder / "weights").read_bytes()
+        wait_for(partial(arrives, watched, s3, bucket, "weights"), f"version {step}")
 
 
 def test_a_file_that_a_resumed_job_goes_on_writing_is_copied_if_the_bucket_has_its_beginning(
@@ -214,13 +220,7 @@ def test_a_small_checkpoint_does_not_wait_for_a_large_file_that_is_sent_again(
         assert keys_of(s3, bucket)["state"] == b"%d" % step
     assert len(keys_of(s3, bucket)["trajectory"]) == LARGE
     sent_aside.set()
-    content = (watched.folder / "trajectory").read_bytes()
-
-    def has_arrived() -> bool:
-        watched.checkpoints.cycle(final=False)
-        return keys_of(s3, bucket)["trajectory"] == content
-
-    wait_for(has_arrived, "the trajectory")
+    wait_for(partial(arrives, watched, s3, bucket, "trajectory"), "the trajectory")
     watched.checkpoints.cycle(final=False)
     assert {stored.key: stored.etag for stored in watched.checkpoints.whole} == s3.etags(bucket)
 
@@ -244,3 +244,30 @@ def test_a_file_that_was_written_anew_while_it_was_sent_aside_is_not_overwritten
     sent_aside.set()
     wait_for(lambda: watched.checkpoints.cycle(final=False) and not s3.unfinished_uploads(bucket), "its end")
     assert keys_of(s3, bucket)["trajectory"] == b"anew"
+
+
+def test_a_file_that_is_appended_to_all_the_time_goes_up_for_the_first_time_while_it_grows(
+    watched: Watched, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = bytearray()
+
+    def append_more(size: int = GROWTH) -> None:
+        piece = os.urandom(size)
+        append(watched, "trajectory", piece)
+        content.extend(piece)
+
+    opened = PinnedFile.of
+
+    def of(path: str, version: Signature, may_have_grown: bool = False) -> PinnedFile:
+        append_more()  # there is always an append between the look and the upload
+        return opened(path, version, may_have_grown)
+
+    append_more(LARGE)
+    monkeypatch.setattr(PinnedFile, "of", of)
+
+    def has_arrived() -> bool:
+        watched.checkpoints.cycle(final=False)
+        return "trajectory" in keys_of(s3, bucket)
+
+    wait_for(has_arrived, "the trajectory")
+    assert content.startswith(keys_of(s3, bucket)["trajectory"])
