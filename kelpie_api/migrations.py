@@ -32,8 +32,14 @@ create table if not exists schema_functions (
   applied  timestamptz not null default now(),
   primary key (name, checksum)
 );
--- What Postgres made of the text, to notice what was replaced by hand; a release before this one left it empty.
-alter table schema_functions add column if not exists made text"""
+do $$
+begin
+  -- What Postgres made of the text, to notice what was replaced by hand; a release before this one left it empty.
+  -- Looked for first, since altering waits for a backup that reads the table, also where it changes nothing.
+  if not exists (select from pg_attribute where attrelid = 'schema_functions'::regclass and attname = 'made') then
+    alter table schema_functions add column made text;
+  end if;
+end $$"""
 # What tells functions of one name apart, and what their callers rely on; and what is there, body and settings.
 FUNCTIONS = """
 select proname,

@@ -125,6 +125,12 @@ def test_functions_of_which_a_former_release_noted_no_more_than_the_text_are_app
     assert asked(migrated, "select answer()") == 1
 
 
+def test_a_run_with_nothing_to_do_waits_for_no_backup(migrated: str) -> None:
+    with psycopg.connect(migrated) as backup:
+        backup.execute("lock table schema_migrations, schema_functions in access share mode")
+        assert apply(migrated, [*known_functions(), answers(1)]) == []
+
+
 def test_functions_and_the_last_step_are_applied_together_or_not_at_all(migrated: str) -> None:
     step = Migration(NEXT, "of_the_future", "create table future (only_row integer)")
     uses_it = Function(
