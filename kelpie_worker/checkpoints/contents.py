@@ -18,6 +18,7 @@ moves its times. In all other cases the digest of what was sent is compared with
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 from kelpie_worker import logs
 from kelpie_worker.checkpoints.mirror import Look
@@ -76,7 +77,8 @@ class Contents:
             if tells_writes(source, version) and (is_untouched or not rebooted):
                 content.may_differ = False
             elif is_untouched:
-                content.digest = digest_of(source, version, self._lease.check)
+                with suppress(Spoiled):  # another process has it in its hands: it is sent anew in the end
+                    content.digest = digest_of(source, version, self._lease.check)
 
     def _is_as_brought(self, path: str, seen: Signature) -> bool:
         file = self._files[path]
