@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from pathlib import Path
 
 from kelpie_worker import logs
 from kelpie_worker.checkpoints.mirror import Look
@@ -61,7 +62,7 @@ class Contents:
         self._on_difference = on_difference
         self._reader: threading.Thread | None = None
         self._next_at = 0.0  # seconds of the monotonic clock
-        self._reveals: bool | None = None  # whether a flush does, in this directory; None: not tried
+        self._reveals: dict[int, bool] = {}  # whether a flush does, by device
 
     def begin(self, found: Snapshot) -> None:
         """Note for which of the downloaded files the signature speaks; of the others, if untouched, the digests.
@@ -161,7 +162,7 @@ class Contents:
             content.differs = True  # what hinders reading hinders sending, which says so
         if not content.differs:
             content.may_differ = not self._is_proven(path, file, look)
-            content.was_compared = not is_mapped or self._flush_reveals()
+            content.was_compared = not is_mapped or self._flush_reveals(source, version)
         return content.differs
 
     def _digest(self, source: str, version: Signature, final: bool) -> bytes:
@@ -180,10 +181,10 @@ class Contents:
         has_rested = time.monotonic() - max(movement.appeared, movement.moved_at) >= TICK
         return look.final or (has_rested and tells_writes(self._source(path), version))
 
-    def _flush_reveals(self) -> bool:
-        if self._reveals is None:
-            self._reveals = flush_reveals_writes(self._block.local_path)
-        return self._reveals
+    def _flush_reveals(self, source: str, version: Signature) -> bool:
+        if version.device not in self._reveals:
+            self._reveals[version.device] = flush_reveals_writes(str(Path(source).parent))
+        return self._reveals[version.device]
 
     def _source(self, path: str) -> str:
         return f"{self._block.local_path}/{path}"
