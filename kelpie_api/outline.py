@@ -24,8 +24,9 @@ def outline(command: str) -> str:
             options = [option_of(call) for call in calls(function, "option", named_options(tree))]
             if name := texts(decorator):
                 lines += ["", " ".join([command, *name, *arguments_of(function)]), f"  {purpose_of(function)}"]
-            elif options:
+            else:
                 lines += ["", "Options:"]
+                options.append(Option("-h, --help", "Show this message and exit."))
             lines += [f"  {option.names:<20} {option.meaning}" for option in options]
     return "\n".join(lines)
 
