@@ -98,14 +98,10 @@ def test_help_of_the_server_lists_its_commands_without_an_environment(checkout: 
     "program",
     [
         ["kelpie_api"],
-        *(["kelpie_api", name] for name in server.COMMANDS),
-        ["kelpie_api", "admin", "create-key"],
-        ["kelpie_worker"],
-        ["kelpie_worker", "worker"],
+        ["kelpie_api", "admin", "create-key"],  # a command of a command, so all above them, too
         ["kelpie_worker", "doctor"],
         ["local_stack.demo"],
         ["bench.claim"],
-        ["bench.transfer"],
     ],
     ids=" ".join,
 )
