@@ -17,6 +17,7 @@ from psycopg import sql
 from psycopg.rows import tuple_row
 
 from kelpie_api.errors import SchemaError
+from kelpie_api.migrations import LOCK
 
 # Of these the programs only read: what the schema is, and which changes of a job are legal.
 READ_ONLY = ("schema_migrations", "schema_functions", "job_transitions")
@@ -53,15 +54,18 @@ def let_work(url: str, role: str, passfile: Path | None, say: Callable[[str], No
     """Let a role read and write the rows of the migrated database, and nothing else.
 
     With `passfile` the role is made if it is missing, and gets the password of that file, whose form is that of
-    PGPASSFILE; a missing file gets a new password. Safe to repeat. Raises SchemaError.
+    PGPASSFILE; a missing file gets a new password. Safe to repeat, also from several hosts at once.
+
+    Raises SchemaError.
     """
     if not ROLE_NAME.fullmatch(role):
         raise SchemaError(f"{role!r} cannot be the role: use lower-case letters, digits and underscores.")
     password = _password(passfile, role) if passfile else None
     with psycopg.connect(url, prepare_threshold=None, application_name="kelpie migrate") as connection:
         try:
-            _make(connection, role, password)
+            connection.execute(LOCK)
             _require_another(connection, role)
+            _make(connection, role, password)
             _grant(connection, role)
         except psycopg.errors.InsufficientPrivilege as error:
             raise SchemaError(

@@ -88,6 +88,8 @@ def test_the_wheel_holds_the_programs_and_the_sql_and_nothing_that_only_a_checko
         "local_stack",
         f"kelpie-{VERSION}.dist-info",
     }
+    swagger_ui = {str(path.relative_to(CHECKOUT)) for path in CHECKOUT.glob("kelpie_api/swagger_ui/*")}
+    assert swagger_ui and swagger_ui <= set(names)  # its licence, too
     sql = {str(path.relative_to(CHECKOUT)) for path in CHECKOUT.glob("sql/*/*.sql")}
     assert {name.removeprefix("kelpie_api/") for name in names if name.endswith(".sql")} == sql
     for package in ("kelpie_api", "kelpie_worker", "local_stack"):

@@ -21,7 +21,7 @@ from kelpie_api.migrations import Function, Migration, known, migrate, problem
 from kelpie_api.queue import jobs
 from kelpie_api.queue.maintenance import Maintenance
 from tests.conftest import own_database
-from tests.helpers import claimed_id, make_job, make_tenant
+from tests.helpers import at_once, claimed_id, make_job, make_tenant
 from tests.sql.test_statements import PLACEHOLDER, UTILITY
 
 
@@ -141,6 +141,12 @@ def test_a_repetition_keeps_the_password_and_a_lost_file_gets_a_new_one(installe
     with psycopg.connect(by_file) as connection:
         assert connection.execute("select count(*) from jobs").fetchone() is not None
     let_work(installed.owner_url, installed.role, installed.passfile, quiet)
+
+
+def test_several_hosts_may_do_it_at_once(installed: Installed) -> None:
+    kept = installed.passfile.read_text()
+    at_once([lambda: let_work(installed.owner_url, installed.role, installed.passfile, quiet)] * 4)
+    assert installed.passfile.read_text() == kept
 
 
 def test_where_it_may_not_vacuum_the_log_says_what_to_do(
