@@ -74,5 +74,5 @@ def _facts(message: Message) -> dict[str, Any]:
     return {
         name: value
         for name, value in values.items()
-        if name not in ("claim_id", "aside", "output") and value is not None
+        if name not in ("claim_id", "aside", "output", "found") and value is not None
     }

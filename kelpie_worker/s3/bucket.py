@@ -285,7 +285,7 @@ class Storage:
     def delete(self, bucket: str, key: str, known: ObjectState = UNKNOWN) -> None:
         """Delete an object. Raises Changed if another than `known` is there and storage enforces conditions."""
         what = f"deleting {bucket}/{key}"
-        if isinstance(known, Version) and self._conditions.are_enforced(bucket):
+        if isinstance(known, Version) and self._conditions.may_be_enforced(bucket):
             match_etag = f'"{known.etag}"'
             try:
                 self._calls.changing(

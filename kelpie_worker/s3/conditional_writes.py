@@ -23,9 +23,9 @@ class Conditions:
         self._calls = calls
         self._enforced = calls.shared.enforces_conditions
 
-    def are_enforced(self, bucket: str) -> bool:
-        """Whether the bucket was seen to refuse a write because of its condition; False if not yet known."""
-        return self._enforced.get(bucket, False)
+    def may_be_enforced(self, bucket: str) -> bool:
+        """Whether the bucket was not seen to store what a condition forbids, or to refuse conditions."""
+        return self._enforced.get(bucket, True)
 
     def store_over(
         self,

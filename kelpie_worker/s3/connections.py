@@ -72,7 +72,7 @@ class _LimitedReader(io.RawIOBase):
         self._limits.note_progress()
         with _reset_on_time_out(self._sock):
             while True:
-                self._sock.settimeout(self._limits.pause())
+                _wait_at_most(self._sock, self._limits.pause())
                 try:
                     return self._sock.recv_into(buffer)
                 except TimeoutError:
@@ -108,7 +108,7 @@ class _Limited:
         left = memoryview(data)
         with _reset_on_time_out(self.sock):
             while left:
-                self.sock.settimeout(limits.pause())
+                _wait_at_most(self.sock, limits.pause())
                 try:
                     sent = self.sock.send(left[:_PIECE])
                 except TimeoutError:
@@ -132,6 +132,11 @@ class _Pool(AWSHTTPConnectionPool):
 
 class _SecurePool(AWSHTTPSConnectionPool):
     ConnectionCls = _SecureConnection
+
+
+def _wait_at_most(sock: Any, seconds: float) -> None:
+    if sock.gettimeout() != seconds:  # it mostly is that already, and setting it is a call of the system
+        sock.settimeout(seconds)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 # Seconds for a byte, while no upload has shown better: the whole uplink has half a Mbit/s.
 _UNKNOWN_PACE = 1 / (64 * 1024)
 _SLOWEST_PACE = 1 / (16 * 1024)
-_MARGIN = 8  # times the pace that was seen: other uploads begin, and take their share
+_MARGIN = 3  # times the pace that was seen
 _TELLS_A_PACE = 64 * 1024  # bytes; for smaller ones the round trip is what takes the time
 _LOOK_EVERY = 1.0  # seconds between looks at the lease, which is renewed or lost while a request waits
 
@@ -27,6 +27,7 @@ class Line:
         self._lock = threading.Lock()
         self._under_way = 0  # bytes of requests that are not answered
         self._pace = _UNKNOWN_PACE
+        self._was_seen = False
 
     @property
     def patience(self) -> float:
@@ -42,19 +43,21 @@ class Line:
         try:
             yield
             if size >= _TELLS_A_PACE:
-                self._note(_MARGIN * (clock() - began) / size)
+                self._note_pace((clock() - began) / size)
         finally:
             with self._lock:
                 self._under_way -= size
 
     def note_time_out(self) -> None:
-        """A request was given up: let the next ones wait longer, for the line may be slower than it was seen."""
-        self._note(2 * self._pace)
-
-    def _note(self, pace: float) -> None:
+        """A request was given up: if much was under way, the line may be slower than it was seen."""
         with self._lock:
-            seen_before = 0.0 if self._pace == _UNKNOWN_PACE else self._pace / 2
-            self._pace = min(_SLOWEST_PACE, max(pace, seen_before))
+            if self._under_way >= _TELLS_A_PACE:
+                self._pace = min(_SLOWEST_PACE, 2 * self._pace)
+
+    def _note_pace(self, seen: float) -> None:
+        with self._lock:
+            before = self._pace / 2 if self._was_seen else 0.0
+            self._pace, self._was_seen = min(_SLOWEST_PACE, max(_MARGIN * seen, before)), True
 
 
 class Limits:

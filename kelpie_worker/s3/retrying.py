@@ -42,7 +42,8 @@ class Calls:
 
         def once() -> Result:
             self.lease.check()
-            return _answer_with(needed, translated(operation, what), what)
+            with limited(self.shared.line, 0, self._as_long_as_it_is_wanted):
+                return _answer_with(needed, translated(operation, what), what)
 
         return self._until_it_succeeds(once)
 
@@ -51,7 +52,7 @@ class Calls:
 
         def once() -> Result:
             self.lease.check()
-            with limited(self.shared.line, size, lambda: 0.0 if self.lease.cancelled else math.inf):
+            with limited(self.shared.line, size, self._as_long_as_it_is_wanted):
                 return _answer_with((needed,), translated(operation, what), what)
 
         return self._until_it_succeeds(once)
@@ -69,6 +70,10 @@ class Calls:
                 return _answer_with(needed, translated(operation, what), what)
 
         return self._until_it_succeeds(once)
+
+    def _as_long_as_it_is_wanted(self) -> float:
+        """The seconds left for what changes no object: any number, until the attempt is over."""
+        return 0.0 if self.lease.cancelled else math.inf
 
     def _until_it_succeeds(self, once: Callable[[], Result]) -> Result:
         return retry(

@@ -96,11 +96,17 @@ def test_an_attempt_without_a_lease_overwrites_nothing_newer(
     assert keys_of(s3, bucket) == content(b"n")
 
 
+@pytest.mark.parametrize("versions", [[b"2"], [b"1", b"2"]], ids=["of an unknown bucket", "of one seen to refuse"])
 def test_an_attempt_without_a_lease_deletes_nothing_newer(
-    aws: None, tmp_path: Path, s3: S3Server, bucket: str, capfd: pytest.CaptureFixture[str]
+    aws: None,
+    tmp_path: Path,
+    s3: S3Server,
+    bucket: str,
+    capfd: pytest.CaptureFixture[str],
+    versions: list[bytes],
 ) -> None:
     zombie = Watched(tmp_path / "checkpoint", bucket, safe_for=LAST_HEARTBEAT)
-    for version in (b"1", b"2"):
+    for version in versions:
         for name in ("kept", "removed", "old"):
             zombie.write(name, version)
         assert zombie.checkpoints.cycle(final=True)

@@ -6,15 +6,14 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
-import kelpie_worker.s3.client
 from kelpie_worker.lease import Cancelled, Lease
 from kelpie_worker.s3.bucket import Storage
 from kelpie_worker.s3.client import SharedClient
 from kelpie_worker.s3.errors import StorageUnreachable
+from kelpie_worker.s3.line import Line
 from kelpie_worker.s3.objects import Absent, Target, Version
 from kelpie_worker.system.linux import boottime
 from local_stack.processes import wait_for
@@ -227,14 +226,29 @@ def all_of(line: socket.socket) -> bytes:
     return received
 
 
+def test_a_small_request_waits_for_what_may_be_before_it_in_a_relay(
+    aws: None, bucket: str, faulty: FaultyProxy
+) -> None:
+    client = SharedClient(None)
+    storage = Storage(client, held(), max_retries=0)
+    storage.state_of(bucket, "x")
+    client.line = Line(0.5)
+    faulty.fault = lambda method, path: threading.Event().wait(1.5) and None
+    with pytest.raises(StorageUnreachable):
+        storage.state_of(bucket, "x")
+    with client.line.carrying(2_000_000):
+        assert storage.state_of(bucket, "x") == Absent()
+
+
 @pytest.mark.parametrize("size", [100, 2_000_000])
 def test_a_relay_that_buffers_is_waited_for_the_longer_the_more_was_sent(
-    aws: None, monkeypatch: pytest.MonkeyPatch, bucket: str, faulty: FaultyProxy, tmp_path: Path, size: int
+    aws: None, bucket: str, faulty: FaultyProxy, size: int
 ) -> None:
-    monkeypatch.setattr(kelpie_worker.s3.client, "_READ_TIMEOUT", 0.5)
-    storage = Storage(SharedClient(None), held(), max_retries=0)
+    client = SharedClient(None)
+    storage = Storage(client, held(), max_retries=0)
     target = Target(bucket, "x", "text/plain")
     upload = storage.begin(target)
+    client.line = Line(0.5)
     faulty.fault = lambda method, path: threading.Event().wait(1.5) and None
     before = len(faulty.requests)
     if size == 100:

@@ -32,11 +32,11 @@ PATIENCE = [
     ("a small file", [], [64 * KIB], 31),
     ("a part, on a line of which nothing is known", [], [8 * MIB], 30 + 128),
     ("all that is under way, which may leave in any order", [], [0, 8 * MIB, 8 * MIB], 30 + 256),
-    ("a part on a fast line", [(8 * MIB, 1.0)], [8 * MIB], 30 + 8),
-    ("a part on a slow line", [(8 * MIB, 60.0)], [8 * MIB], 30 + 480),
+    ("a part on a fast line", [(8 * MIB, 1.0)], [8 * MIB], 30 + 3),
+    ("a part on a slow line", [(8 * MIB, 60.0)], [8 * MIB], 30 + 180),
     ("never for ever", [(8 * MIB, 1e6)], [8 * MIB], 30 + 512),
     ("a small file says nothing of the line", [(1, 1.0)], [8 * MIB], 30 + 128),
-    ("a line that became faster is believed in by and by", [(8 * MIB, 8.0), (8 * MIB, 0.0)], [8 * MIB], 30 + 32),
+    ("a line that became faster is believed in by and by", [(8 * MIB, 8.0), (8 * MIB, 0.0)], [8 * MIB], 30 + 12),
 ]
 
 
@@ -66,6 +66,17 @@ def test_what_fails_shows_no_pace_and_a_time_out_makes_the_next_requests_wait_lo
         assert line.patience == 30 + 128
         line.note_time_out()
         assert line.patience == 30 + 256
+    sent(line, 8 * MIB, 1.0)
+    with line.carrying(8 * MIB):
+        assert line.patience == pytest.approx(30 + 3), "what was only feared gives way to what was seen"
+
+
+def test_a_time_out_while_little_is_under_way_says_nothing_of_the_line() -> None:
+    line = Line(30)
+    with line.carrying(100):
+        line.note_time_out()
+    with line.carrying(8 * MIB):
+        assert line.patience == 30 + 128
 
 
 # Seconds that the lease lasts, and that are waited for at most.
