@@ -43,4 +43,6 @@ def require_connection(db: Database) -> None:
         db.connect().close()
     except psycopg.Error as error:
         reason = " ".join(str(error).split())
-        raise click.ClickException(f"The database of DATABASE_URL cannot be used: {reason}") from None
+        # Postgres begins its own words so; without them the network has failed.
+        what = "refuses the connection" if "FATAL:" in reason else "does not answer"
+        raise click.ClickException(f"The database of DATABASE_URL {what}: {reason}") from None

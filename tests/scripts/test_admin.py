@@ -210,4 +210,6 @@ def test_what_the_database_refuses_is_said_with_its_reason_and_without_the_passw
     url = make_conninfo(migrated_url, **wrong)
     sentence = refused(run(*command, env={"DATABASE_URL": url}))
     assert reason in sentence and "canary" not in sentence
+    if command != ["migrate"]:
+        assert ("refuses the connection" if "FATAL" in sentence else "does not answer") in sentence
     assert len(sentence.strip().splitlines()) == 1
