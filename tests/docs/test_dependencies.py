@@ -51,7 +51,7 @@ def test_what_users_install_is_not_older_than_what_the_code_needs(extra: str) ->
     ("extra", "package", "too_old"),
     [
         ("api", "click", "8.3.3"),
-        ("api", "gunicorn", "26.2.0"),
+        ("api", "gunicorn", "27.0.0"),
         ("worker", "boto3", "1.35.99"),
         ("worker", "watchdog", "7.0.0"),
     ],
