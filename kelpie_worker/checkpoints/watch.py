@@ -30,7 +30,7 @@ from kelpie_worker.checkpoints.two_phase_commit import Generations, NotSent
 from kelpie_worker.config import WatchTimes
 from kelpie_worker.job import Job, Manifest, ObjectKey, StoredObject, SyncBlock
 from kelpie_worker.lease import Cancelled, Lease
-from kelpie_worker.s3.errors import NotThere, StorageRefused, StorageUnreachable
+from kelpie_worker.s3.errors import Misconfigured, NoBucket, NotThere, StorageRefused, StorageUnreachable
 from kelpie_worker.s3.objects import Version
 from kelpie_worker.system.backoff import Backoff
 from kelpie_worker.system.linux import boottime
@@ -301,7 +301,7 @@ class Checkpoints:
             self._aside.begin(path, version, file.sent, prepare)
 
     def _commit_aside(self) -> None:
-        """Commit what has been sent aside. Raises storage's errors, Cancelled."""
+        """Commit what has been sent aside. A refusal is for one file. Raises storage's errors, Cancelled."""
         while upload := self._aside.ended():
             self._callbacks.busy(self._aside.paths)
             file = self.files[upload.path]
@@ -310,6 +310,10 @@ class Checkpoints:
                 prepared = upload.prepared.result()
             except Rewritten:
                 file.movement.rewritten = True
+            except (NoBucket, Misconfigured):
+                raise
+            except StorageRefused as refusal:
+                self._note_refused({upload.path: refusal})
             except (Spoiled, OSError) as error:
                 logs.debug("checkpoint_spoiled", self._context.job, path=str(error))
             else:

@@ -190,6 +190,15 @@ def slow_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kelpie_worker.checkpoints.pacing.LONGEST_TOGETHER", 0)
 
 
+def send_once(watched: Watched, faulty: FaultyProxy) -> None:
+    """Send a trajectory, which has grown since, where storage copies nothing."""
+    faulty.copies = "501"
+    append(watched, "trajectory", os.urandom(LARGE))
+    watched.checkpoints.cycle(final=False)
+    watched.checkpoints.files["trajectory"].sendings.is_not_copied = True
+    append(watched, "trajectory", os.urandom(GROWTH))
+
+
 @pytest.fixture
 def sent_aside(watched: Watched, faulty: FaultyProxy, slow_line: None) -> Iterator[threading.Event]:
     """A trajectory is being sent again beside the generations, and arrives once the event is set."""
@@ -200,11 +209,7 @@ def sent_aside(watched: Watched, faulty: FaultyProxy, slow_line: None) -> Iterat
             arrives.wait()
         return None
 
-    faulty.copies = "501"
-    append(watched, "trajectory", os.urandom(LARGE))
-    watched.checkpoints.cycle(final=False)
-    watched.checkpoints.files["trajectory"].sendings.is_not_copied = True
-    append(watched, "trajectory", os.urandom(GROWTH))
+    send_once(watched, faulty)
     faulty.fault = hold_parts
     watched.checkpoints.cycle(final=False)
     yield arrives
@@ -223,6 +228,22 @@ def test_a_small_checkpoint_does_not_wait_for_a_large_file_that_is_sent_again(
     wait_for(partial(arrives, watched, s3, bucket, "trajectory"), "the trajectory")
     watched.checkpoints.cycle(final=False)
     assert {stored.key: stored.etag for stored in watched.checkpoints.whole} == s3.etags(bucket)
+
+
+def test_a_refusal_of_what_is_sent_aside_keeps_no_other_file_back_and_is_tried_again(
+    watched: Watched, s3: S3Server, bucket: str, faulty: FaultyProxy, slow_line: None
+) -> None:
+    send_once(watched, faulty)
+    faulty.break_in_turn(["403"], "POST", "uploads")
+
+    def is_refused() -> bool:
+        watched.write("state", b"1")
+        watched.checkpoints.cycle(final=False)
+        return watched.checkpoints.files["trajectory"].refused == 1
+
+    wait_for(is_refused, "the refusal")
+    assert keys_of(s3, bucket)["state"] == b"1"
+    wait_for(partial(arrives, watched, s3, bucket, "trajectory"), "the trajectory")
 
 
 def test_at_the_end_what_is_still_being_sent_aside_is_given_up_for_the_last_version(

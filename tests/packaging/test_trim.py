@@ -58,6 +58,13 @@ CALLS: dict[str, dict[str, Any]] = {
     "put_object": {"Key": "k", "Body": b"1"},
     "create_multipart_upload": {"Key": "k"},
     "upload_part": {"Key": "k", "UploadId": "u", "PartNumber": 1, "Body": b"1"},
+    "upload_part_copy": {
+        "Key": "k",
+        "UploadId": "u",
+        "PartNumber": 1,
+        "CopySource": {"Bucket": "bucket", "Key": "k"},
+    },
+    "list_parts": {"Key": "k", "UploadId": "u"},
     "complete_multipart_upload": {"Key": "k", "UploadId": "u", "MultipartUpload": {"Parts": []}},
     "abort_multipart_upload": {"Key": "k", "UploadId": "u"},
     "delete_object": {"Key": "k"},
