@@ -105,5 +105,11 @@ def _status(folder: bytes, pages: bytes, path: bytes) -> os.stat_result | None:
 
 
 def _of_this_worker() -> set[int]:
-    """The descendants of the supervisor: the parent of the process that this one was forked from."""
-    return descendants(parent_of(os.getppid()) or os.getpid())
+    """The descendants of the supervisor: the parent of the process that this one was forked from.
+
+    All processes, if that one is hidden in another namespace.
+    """
+    parent = os.getppid()
+    with suppress(OSError):
+        return descendants(parent_of(parent) or parent)
+    return set(process_ids())

@@ -111,6 +111,16 @@ def test_all_is_seen_where_only_strangers_are_closed_to_inspection(monkeypatch: 
         child.kill()
 
 
+@pytest.mark.parametrize("parent", [0, 1], ids=["hidden", "the first process"])
+def test_mappings_are_seen_whatever_process_is_the_parent(
+    path: Path, parent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mapping = Mapping(path, mmap.PROT_READ | mmap.PROT_WRITE)
+    monkeypatch.setattr(os, "getppid", lambda: parent)
+    assert id_of(path) in files_in_use().mapped
+    mapping.close()
+
+
 def look_without(closed: int, monkeypatch: pytest.MonkeyPatch) -> FilesInUse:
     """The files in use, where one process may not be inspected."""
     look: Callable[[str], set[FileId]] = open_files._open_for_writing
