@@ -21,8 +21,21 @@ def doubts(job: Mapping[str, Any], shared: Iterable[SharedPlace], webhooks_may_b
     for field, prefix in prefixes(job):
         if prefix.startswith("/"):
             yield doubt_of_prefix(field, prefix)
+    yield from doubts_of_blanks(job)
     if job["webhook"]:
         yield from doubts_of_webhook(job["webhook"], webhooks_may_be_private)
+
+
+def doubts_of_blanks(job: Mapping[str, Any]) -> Iterator[str]:
+    for field in ("command", "container_group_id"):
+        if job[field] and job[field] != job[field].strip():
+            yield f"{field} begins or ends with a blank, which is a part of it."
+    program, _, rest = job["command"].strip().partition(" ")
+    if rest and not job["arguments"] and "/" not in program:
+        yield (
+            "command is one program, and no shell takes it apart: write"
+            f' "command": "{program[:100]}", and put what follows into arguments.'
+        )
 
 
 def doubts_of_webhook(url: str, may_be_private: bool) -> Iterator[str]:

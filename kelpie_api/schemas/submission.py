@@ -60,7 +60,9 @@ def problem_of(pattern: str) -> str | None:
 
 
 def bucket_name(bucket: str) -> None:
-    """ValidationError for a URL or a path in place of a bucket's name; an access point is an ARN, with slashes."""
+    """ValidationError for a URL or a path in place of a bucket's name, or blanks; an access point is an ARN."""
+    if bucket != bucket.strip():
+        raise ValidationError("The name of a bucket has no blanks at its ends.")
     if "/" in bucket and not bucket.startswith("arn:"):
         name, _, path = bucket.partition("://")[2].partition("/") if "://" in bucket else bucket.partition("/")
         raise ValidationError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from uuid import UUID
 
 from flask import current_app, g
@@ -40,4 +41,10 @@ def identifier(text: str, what: str) -> UUID:
     try:
         return parse_uuid(text)
     except ValueError:
-        raise NotFound(f"There is no {what} {text[:100]}; its id is not a UUID.") from None
+        raise NotFound(f"There is no {what} {text[:100]}; its id is not a UUID{hint_of_no_id(text)}.") from None
+
+
+def hint_of_no_id(text: str) -> str:
+    """Where an id has quotes, brackets or blanks around it, or a URL in front of it: the id alone."""
+    found = re.search(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text)
+    return f": write {found[0]} alone" if found else ""

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -14,6 +15,13 @@ from kelpie_api.errors import InvalidRequest
 from kelpie_api.text import UNSTORABLE, holds_unstorable, strings_of, yield_to_other_threads
 
 PIECE = 50  # items of a list that are written at a time
+HINTED = 200  # bytes of a body, at each end, in which the mistake is looked for
+HINTS_OF_THE_BEGINNING = [
+    (r"[\[{\s]*'", "Strings of JSON stand in double quotes; in a shell put single quotes around the whole body."),
+    (r"[\[\s]*\{\s*\w+\s*:", "Names stand in double quotes; in a shell put single quotes around the whole body."),
+    (r"[\w.-]+=", 'This is a form; send JSON, such as {"command": "python", "container_group_id": null}.'),
+    ("@", "This is the name of a file; curl sends the file itself with --data-binary @NAME."),
+]
 
 
 def parse_json(body: bytes) -> Any:
@@ -27,7 +35,8 @@ def parse_json(body: bytes) -> Any:
     except UnicodeDecodeError:
         raise InvalidRequest("The request body is not UTF-8; send JSON encoded as UTF-8.") from None
     except ValueError as error:
-        raise InvalidRequest(f"The request body is not JSON: {str(error)[:200]}.") from None
+        hint = hint_of_no_json(body[:HINTED].decode("utf-8-sig", "ignore"), body[-HINTED:].decode(errors="ignore"))
+        raise InvalidRequest(f"The request body is not JSON: {str(error)[:200]}.{hint}") from None
     if any(UNSTORABLE.search(text) for text in strings_of(value)):
         raise unstorable(value)
     return value
@@ -44,6 +53,14 @@ def unstorable(value: Any) -> InvalidRequest:
     return InvalidRequest(
         in_batch(index) + "".join(f"{name}: " for name in list(errors)[:1]) + sentence, errors, index
     )
+
+
+def hint_of_no_json(beginning: str, end: str) -> str:
+    """What is probably wrong with a body that is not JSON, as a sentence after another one; empty if unknown."""
+    for pattern, hint in HINTS_OF_THE_BEGINNING:
+        if re.match(pattern, beginning.lstrip()):
+            return f" {hint}"
+    return " There is a comma after the last item." if re.search(r",\s*[\]}]\s*\Z", end) else ""
 
 
 def in_batch(index: int | None) -> str:

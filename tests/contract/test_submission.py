@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
 
@@ -485,6 +485,7 @@ def test_a_whole_number_may_have_a_fraction_of_zero(api: Api, number: str) -> No
         ("sync", {"before": DOWNLOAD}, "sync.before", '"direction": "download"'),
         ("sync", {"before": [{**DOWNLOAD, "bucket": "s3://b"}]}, "sync.before.0.bucket", "s3://"),
         ("sync", {"before": [{**DOWNLOAD, "bucket": "b/inputs"}]}, "sync.before.0.bucket", "prefix inputs"),
+        ("sync", {"before": [{**DOWNLOAD, "bucket": "b "}]}, "sync.before.0.bucket", "no blanks"),
         ("sync", {"before": [{**DOWNLOAD, "prefix": "s3://b/p/"}]}, "sync.before.0.prefix", "s3://"),
     ],
 )
@@ -539,6 +540,30 @@ def test_a_prefix_that_begins_with_a_slash_is_warned_of(api: Api, prefix: str) -
 def test_a_webhook_to_ones_own_machine_is_warned_of(other_stack: Stack, host: str) -> None:
     [warning] = other_stack.new_api().submit(webhook=f"http://{host}/hook")["warnings"]
     assert "webhook" in warning
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("command", "python train.py --steps 100", '"command": "python"'),
+        ("command", "work ", "command begins or ends with a blank"),
+        ("container_group_id", "\tg", "container_group_id begins or ends with a blank"),
+    ],
+)
+def test_a_blank_that_is_probably_not_meant_is_warned_of(api: Api, field: str, value: str, said: str) -> None:
+    [warning] = api.submit(**{field: value})["warnings"]
+    assert said in warning
+
+
+def test_a_command_with_a_blank_in_its_path_is_not(api: Api) -> None:
+    assert "warnings" not in api.submit(command="/opt/my tools/run")
+
+
+@pytest.mark.parametrize("around", ['"%s"', "{%s}", "<%s>", "%s ", "id=%s", "https:%s"])
+def test_an_id_with_something_around_it_is_answered_with_the_id_alone(api: Api, around: str) -> None:
+    job = api.submit()
+    answer = api.get(f"/jobs/{quote(around % job['id'])}")
+    assert f"write {job['id']} alone" in expect_error(404, answer)["message"]
 
 
 @pytest.mark.parametrize("url", ["http://hooks.example.com/", "HTTP://192.0.2.1:8000/hook"])

@@ -56,3 +56,27 @@ def test_a_name_on_the_command_line_that_is_not_utf8_is_refused() -> None:
     """A body with such text is refused before its fields are looked at."""
     with pytest.raises(InvalidRequest, match="UTF-8"):
         storable("a\udcff", "user's name")
+
+
+@pytest.mark.parametrize(
+    ("body", "hint"),
+    [
+        ("{'command': 'work'}", "double quotes"),
+        ("[{'command': 'work'}]", "double quotes"),
+        ("'{}'", "double quotes"),
+        ("{command: work}", "double quotes"),
+        ("[{command: work}]", "double quotes"),
+        ("command=python&container_group_id=g", "form"),
+        ("@job.json", "--data-binary"),
+        ('{"command": "work",}', "comma"),
+        ('[{"command": "work"},]', "comma"),
+    ],
+)
+def test_a_body_that_is_no_json_is_answered_with_what_is_probably_wrong(body: str, hint: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        parse_json(body.encode())
+    assert "is not JSON" in refused.value.message and hint in refused.value.message
+
+
+def test_a_body_may_begin_with_a_mark_of_its_encoding() -> None:
+    assert parse_json(b'\xef\xbb\xbf{"command": "work"}\r\n') == {"command": "work"}
