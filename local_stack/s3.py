@@ -51,6 +51,9 @@ class S3Server:
     def create_bucket(self, bucket: str) -> None:
         self._client.create_bucket(Bucket=bucket)
 
+    def delete_bucket(self, bucket: str) -> None:
+        self._client.delete_bucket(Bucket=bucket)
+
     def put(self, bucket: str, key: str, content: bytes) -> None:
         self._client.put_object(Bucket=bucket, Key=key, Body=content)
 

@@ -77,16 +77,15 @@ class Fence:
                 looked_at = () if isinstance(changed.found, Unknown) else others
                 self._learn(target, over, changed.found if misled < 2 else UNKNOWN, looked_at)
                 continue
-            except StorageRefused:
-                if isinstance(over, Unknown):  # there was no condition, so the write itself is refused
-                    del self._known[target.place]
+            except (StorageRefused, StorageUnreachable):
+                if isinstance(over, Unknown):  # there was no condition; the next try is to have one
+                    self._known.pop(target.place, None)
                 raise
             if isinstance(over, Unknown):
                 self._storage.go_without_conditions(
                     target.bucket, "it refuses conditions, or to say what is there"
                 )
-            else:
-                self._known[target.place] = Version(stored.etag)
+            self._known[target.place] = Version(stored.etag)
             return stored
         raise StorageUnreachable(f"{target.bucket}/{target.key} is being changed by something else all the time")
 

@@ -154,7 +154,7 @@ def _difference(stored: StoredObject, listed: Listed) -> str | None:
     remote = listed.get(stored.place)
     if remote is None:
         return f"{stored.key} is missing"
-    if remote.size != stored.size or (stored.etag and remote.etag and remote.etag != stored.etag):
+    if remote.size not in (-1, stored.size) or (stored.etag and remote.etag and remote.etag != stored.etag):
         return f"{stored.key} is another version"
     return None
 

@@ -32,11 +32,12 @@ from kelpie_worker.job import Job, Manifest, ObjectKey, StoredObject, SyncBlock
 from kelpie_worker.lease import Cancelled, Lease
 from kelpie_worker.s3.errors import Misconfigured, NoBucket, NotThere, StorageRefused, StorageUnreachable
 from kelpie_worker.s3.objects import Version
+from kelpie_worker.s3.whose_fault import LONGEST, When
 from kelpie_worker.system.backoff import Backoff
 from kelpie_worker.system.linux import boottime
 from kelpie_worker.system.retry import Failure, Interrupted, retry
 from kelpie_worker.transfer.file_upload import Prepared, Rewritten, Transfer
-from kelpie_worker.transfer.refusal_limit import LONGEST, Patience
+from kelpie_worker.transfer.refusal_limit import Patience
 from kelpie_worker.workspace.file_version import Signature, Snapshot, Spoiled
 from kelpie_worker.workspace.pattern import PatternTooSlow, matcher
 from kelpie_worker.workspace.scan import Scanner
@@ -138,7 +139,7 @@ class Checkpoints:
             raise self._error
         if self._thread.ident is None:  # an earlier uploader watched while the command ran
             self._contents.begin(self._observer.look().found)
-        patience = Patience()
+        patience = Patience(When.AFTER)
         self._unsteady_since = None
         retry(
             self._send_the_rest,
@@ -191,7 +192,7 @@ class Checkpoints:
 
         Any error is retried: a defect must not end the checkpoints.
         """
-        patience = Patience()
+        patience = Patience(When.WHILE)
         while not self._finishing.is_set():
             up_to_date = retry(
                 partial(self.cycle, final=False),

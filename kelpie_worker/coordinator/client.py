@@ -296,11 +296,8 @@ class Api:
             raise Unreachable(f"{path} was answered with {status}{self._advice(status)}")
         try:
             answer = _Response(status, response.json(), _seconds(response.headers.get("Retry-After")))
-        except ValueError:
-            # A success without JSON is no success of this API; an error's body does not matter.
-            if status < 300:
-                raise
-            answer = _Response(status, None)
+        except ValueError as error:  # a page of a proxy before the API, which knows nothing of the job
+            raise Unreachable(f"{path} was answered with {status} and no JSON{self._advice(status)}") from error
         self._learn_extensions(response.headers.get("Kelpie-Extensions"), path, answer)
         return answer
 

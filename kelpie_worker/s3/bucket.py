@@ -1,7 +1,8 @@
 """The bucket operations of one attempt. No module outside of this package knows boto3.
 
 Every request is repeated up to `max_retries` times with backoff. What still fails raises StorageUnreachable (a
-later try may succeed) or StorageRefused (storage says no, or this worker's AWS settings cannot be used).
+later try may succeed) or StorageRefused (storage says no, or this worker's AWS settings cannot be used). The table
+in `whose_fault.py` says whose fault that is.
 """
 
 import base64
@@ -18,8 +19,10 @@ from kelpie_worker.s3.client import SharedClient
 from kelpie_worker.s3.conditional_writes import Condition, Conditions, as_headers
 from kelpie_worker.s3.errors import (
     Changed,
+    Forbidden,
     Misconfigured,
     NoBucket,
+    NoDestination,
     NotBegun,
     NotCopied,
     NotThere,
@@ -30,6 +33,7 @@ from kelpie_worker.s3.errors import (
 )
 from kelpie_worker.s3.fast_path import NoFastPath
 from kelpie_worker.s3.get_object import Downloads
+from kelpie_worker.s3.listing import all_files
 from kelpie_worker.s3.objects import (
     UNKNOWN,
     Absent,
@@ -42,9 +46,12 @@ from kelpie_worker.s3.objects import (
     Unknown,
     Version,
     bare,
+    date_of,
     stored_by,
 )
 from kelpie_worker.s3.retrying import Calls
+from kelpie_worker.s3.whose_fault import Asked
+from kelpie_worker.workspace.paths import own_name
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -57,7 +64,7 @@ class Storage:
     def __init__(self, client: SharedClient, lease: Lease, max_retries: int) -> None:
         self._shared = client
         self._calls = Calls(client, lease, max_retries)
-        self._downloads = Downloads(self._calls)
+        self._downloads = Downloads(self._calls, self.listed)
         self._conditions = Conditions(self._calls)
 
     def check_settings(self) -> None:
@@ -66,17 +73,39 @@ class Storage:
 
     def files(self, bucket: str, prefix: str) -> Iterator[RemoteFile]:
         """All objects under a prefix, listed page by page."""
-        where: dict[str, str] = {"Bucket": bucket, "Prefix": prefix}
-        while True:
-            page = self._calls.repeated(
-                f"listing {bucket}/{prefix}", partial(self._list, where), "IsTruncated", "Name", "KeyCount"
-            )
-            for item in page.get("Contents", []):
-                modified = item["LastModified"].timestamp()
-                yield RemoteFile(item["Key"], item["Size"], bare(item.get("ETag", "")), modified)
-            if not page.get("IsTruncated"):
-                return
-            where["ContinuationToken"] = page["NextContinuationToken"]
+        what = f"listing {bucket}/{prefix}"
+
+        def page_after(where: dict[str, str]) -> Any:
+            request = {"Bucket": bucket, "Prefix": prefix} | where
+            return self._calls.repeated(what, partial(self._list, request), "IsTruncated", "Name")
+
+        return all_files(prefix, page_after, what)
+
+    def demand_destination(self, bucket: str, prefix: str) -> None:
+        """Raises NoDestination if there is no such bucket, or if nothing may be stored there.
+
+        Where it may not be listed, an upload is begun and aborted: many keys may only write.
+        """
+        where = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": 1}
+        probe = Target(bucket, f"{prefix}{own_name('probe')}", "application/octet-stream")
+        try:
+            try:
+                self._calls.repeated(f"looking for {bucket}", partial(self._list, where), "IsTruncated", "Name")
+            except Forbidden:
+                self.abort(probe, self.begin(probe))
+        except Misconfigured:
+            raise
+        except NoBucket as error:
+            raise NoDestination(str(error)) from error
+        except NotBegun as error:
+            if isinstance(error.__cause__, Forbidden):
+                raise NoDestination(str(error)) from error
+        except StorageRefused:
+            pass  # it does not know the one or the other request; the first upload will show
+
+    def listed(self, bucket: str, key: str) -> RemoteFile | None:
+        """The object as a listing shows it now; None if it shows none."""
+        return next((file for file in self.files(bucket, key) if file.key == key), None)
 
     def fetch(self, bucket: str, key: str, path: Path, listed: RemoteFile | None = None) -> RemoteFile:
         """Download an object into a new file; returns what was received. Raises OSError too."""
@@ -84,11 +113,10 @@ class Storage:
 
     def has(self, stored: StoredObject) -> bool:
         """Whether the bucket still has this version of the object."""
-        which: dict[str, Any] = {"Bucket": stored.bucket, "Key": stored.key, "VersionId": stored.version_id}
         try:
-            found = self._calls.repeated(
-                f"looking for {stored.bucket}/{stored.key}", lambda: self._client.head_object(**which)
-            )
+            found = self._calls.head(stored.bucket, stored.key, stored.version_id)
+        except Misconfigured:
+            raise
         except StorageRefused:
             return False
         return found.get("ContentLength") == stored.size and stored_by(found).etag == stored.etag
@@ -101,13 +129,18 @@ class Storage:
         def store(condition: Condition) -> Stored:
             md5 = _base64(digest.digest())
             answer = self._calls.changing(
-                what, lambda: self._put_once(target, body, md5, condition), "ETag", size=len(body)
+                what,
+                lambda: self._put_once(target, body, md5, condition),
+                "ETag",
+                size=len(body),
+                asked=_asked(condition),
             )
-            if answer["ETag"].strip('"') != digest.hexdigest():
-                self._verify(target, answer["ETag"], len(body))
+            stored = stored_by(answer)
+            if stored.etag != digest.hexdigest():
+                self._verify(target, stored.etag, len(body))
             else:
-                self._shared.etag_is_md5.add(target.bucket)
-            return stored_by(answer)
+                self._shared.etag_is_md5.saw(target.bucket, True)
+            return stored
 
         content = digest.hexdigest(), len(body)
         return self._conditions.try_out(over, target, content, store) or self._conditions.store_over(
@@ -128,7 +161,7 @@ class Storage:
             raise
         except StorageRefused as refusal:
             raise NotBegun(str(refusal)) from refusal
-        self._shared.open_uploads.begun((answer["UploadId"], target.bucket, target.key))
+        self._shared.open_uploads.begun((answer["UploadId"], target.bucket, target.key), date_of(answer))
         return answer["UploadId"]
 
     def send_part(self, target: Target, upload_id: str, number: int, body: bytes) -> Part:
@@ -147,7 +180,7 @@ class Storage:
             size=len(body),
         )
         if bare(answer["ETag"]) == md5.hex():
-            self._shared.etag_is_md5.add(target.bucket)
+            self._shared.etag_is_md5.saw(target.bucket, True)
         return Part(number, answer["ETag"], md5)
 
     def copies_parts(self, bucket: str) -> bool:
@@ -195,7 +228,7 @@ class Storage:
         """Whether the part is the source. Where ETags are no MD5, its size tells that the range was honoured."""
         if bare(etag) == source.md5.hex():
             return True
-        if not is_known or target.bucket in self._shared.etag_is_md5:
+        if not is_known or self._shared.etag_is_md5.of(target.bucket):
             return False
         parts = self._calls.repeated(
             f"listing the parts of {target.bucket}/{target.key}",
@@ -214,27 +247,58 @@ class Storage:
     def complete(
         self, target: Target, upload_id: str, parts: list[Part], size: int, over: ObjectState = UNKNOWN
     ) -> Stored:
-        """Complete a multipart upload and verify that the object is what was sent. `over` as in `put`."""
+        """Complete a multipart upload and verify that the object is what was sent. `over` as in `put`.
+
+        Storage may take minutes to put the parts together. The answer is lost then, and to the next try the upload
+        is gone: what counts is the object that is there.
+        """
         listed: Any = {"Parts": [{"PartNumber": part.number, "ETag": part.etag} for part in parts]}
         etag = _multipart_etag(parts)
         what = f"completing {target.bucket}/{target.key}"
 
         def store(condition: Condition) -> Stored:
             answer = self._calls.changing(
-                what, lambda: self._complete_once(target, upload_id, listed, condition), "ETag"
+                what,
+                lambda: self._complete_once(target, upload_id, listed, condition),
+                "ETag",
+                asked=_asked(condition),
             )
-            if answer["ETag"].strip('"') != etag:
-                self._verify(target, answer["ETag"], size)
-            return self._as_listed(target, stored_by(answer))
+            stored = stored_by(answer)
+            if stored.etag != etag:
+                self._verify(target, stored.etag, size)
+            return self._as_listed(target, stored)
 
         try:
             stored = self._conditions.store_over(over, target, (etag, size), store)
         except NoUpload:
-            self._shared.open_uploads.over(upload_id)
-            # An earlier try completed it and its answer was lost.
-            return self._verify(target, etag, size)
+            stored = self._completed_before(target, upload_id, etag, size)
         self._shared.open_uploads.over(upload_id)
         return stored
+
+    def _completed_before(self, target: Target, upload_id: str, etag: str, size: int) -> Stored:
+        """The object that an upload became whose completion was not answered. Raises StorageUnreachable if none.
+
+        Its ETag is not the one of S3's rule at all providers: then it is the object that has the size, and is no
+        older than the upload.
+        """
+        begun_at = self._shared.open_uploads.begun_at(upload_id)
+
+        def look() -> Stored:
+            found = self._calls.head(target.bucket, target.key)
+            stored = stored_by(found)
+            modified = found.get("LastModified")
+            is_new = begun_at is not None and modified is not None and modified.timestamp() >= begun_at
+            if found.get("ContentLength") != size or (stored.etag != etag and not is_new):
+                raise NotThere(target.key)
+            return stored
+
+        def once() -> Stored:
+            try:
+                return look()
+            except NotThere as error:
+                raise StorageUnreachable(f"{target.bucket}/{target.key} is not what was uploaded") from error
+
+        return self._calls.repeated(f"verifying {target.bucket}/{target.key}", once)
 
     def go_without_conditions(self, bucket: str, detail: str) -> None:
         self._conditions.go_without(bucket, detail)
@@ -245,6 +309,8 @@ class Storage:
             return Version(stored_by(self._calls.head(bucket, key)).etag)
         except NotThere:
             return Absent()
+        except Misconfigured:
+            raise
         except StorageRefused:
             return Unknown()
 
@@ -289,15 +355,21 @@ class Storage:
             match_etag = f'"{known.etag}"'
             try:
                 self._calls.changing(
-                    what, lambda: self._client.delete_object(Bucket=bucket, Key=key, IfMatch=match_etag)
+                    what,
+                    lambda: self._client.delete_object(Bucket=bucket, Key=key, IfMatch=match_etag),
+                    asked=Asked.CONDITION,
                 )
                 return
-            except NoBucket:
+            except (NoBucket, Misconfigured):
                 raise
             except NotThere:
                 return
-            except StorageRefused:
-                pass  # some storage knows conditions for writes but not for deletes
+            except StorageRefused:  # some storage knows conditions for writes but not for deletes
+                found = self.state_of(bucket, key)
+                if isinstance(found, Absent):
+                    return
+                if found not in (known, UNKNOWN):
+                    raise Changed(f"{what}: it is another object", found) from None
         self._calls.changing(what, lambda: self._client.delete_object(Bucket=bucket, Key=key))
 
     @property
@@ -332,24 +404,32 @@ class Storage:
     def _as_listed(self, target: Target, stored: Stored) -> Stored:
         """The object with the ETag that a listing shows.
 
-        Some servers answer a completion with another ETag. Once one was seen to, every completion is followed by a
-        HEAD request.
+        Some servers answer a completion with another ETag. Until a bucket was seen not to, every completion is
+        followed by a HEAD request.
         """
-        if self._shared.completion_etags_last:
+        if self._shared.completion_etags_last.of(target.bucket):
             return stored
         try:
             shown = stored_by(self._calls.head(target.bucket, target.key))
         except (StorageUnreachable, StorageRefused):  # the object is stored; only its ETag is uncertain
             return stored
-        if self._shared.completion_etags_last is None:
-            self._shared.completion_etags_last = shown.etag == stored.etag
+        self._shared.completion_etags_last.saw(target.bucket, shown.etag == stored.etag)
         return shown
 
     def _verify(self, target: Target, etag: str, size: int) -> Stored:
-        stored = self._calls.head(target.bucket, target.key)
-        if stored.get("ContentLength") != size or stored["ETag"].strip('"') != etag.strip('"'):
+        """Raises StorageUnreachable if the object is not there with this size and ETag, though it was stored."""
+        try:
+            found = self._calls.head(target.bucket, target.key)
+        except NotThere as error:
+            raise StorageUnreachable(f"{target.bucket}/{target.key} is not there though it was stored") from error
+        stored = stored_by(found)
+        if found.get("ContentLength") != size or stored.etag != etag:
             raise StorageUnreachable(f"{target.bucket}/{target.key} is not what was uploaded")
-        return stored_by(stored)
+        return stored
+
+
+def _asked(condition: Condition) -> Asked:
+    return Asked.CONDITION if condition else Asked.OTHER
 
 
 def _multipart_etag(parts: list[Part]) -> str:

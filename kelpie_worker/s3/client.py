@@ -1,22 +1,27 @@
 """The boto3 client that all attempts share, and what was found out about the storage that it talks to."""
 
 import threading
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from kelpie_worker import logs
 from kelpie_worker.s3.fast_path import FastPath
+from kelpie_worker.s3.habits import Habit
 from kelpie_worker.s3.line import Line
+from kelpie_worker.s3.listing import make_readable
 from kelpie_worker.s3.open_uploads import OpenUploads
 from kelpie_worker.s3.part_copies import PartCopies
 from kelpie_worker.s3.settings import StorageSettings, unusable
+from kelpie_worker.system.linux import boottime
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _CONNECT_TIMEOUT, _READ_TIMEOUT = 10, 30
 _CONNECTIONS = 32
+_SHORTEST_LIFE = 2.0  # seconds for which the credentials that were read are used
+_UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)
 
 
 def connect(region: str | None) -> "S3Client":
@@ -58,6 +63,8 @@ def _client(settings: StorageSettings) -> "S3Client":
     through = ClientConfig(proxies={urlsplit(url).scheme: proxy.url} if proxy else {})
     client = session.client("s3", config=common.merge(through))
     bound_by_limits(client)
+    client.meta.events.register("before-parse.s3.ListObjectsV2", make_readable)
+    client.meta.events.register("before-call.s3.HeadBucket", _follow_no_redirect)
     return client
 
 
@@ -70,20 +77,27 @@ class SharedClient:
         self.line = Line(_READ_TIMEOUT)
         self._lock = threading.Lock()
         self._client: S3Client | None = None
+        self._connected_at = 0.0
         self._fast_path: FastPath | None = None
-        # Whether listings show the ETag that CompleteMultipartUpload answered; None: not yet known.
-        self.completion_etags_last: bool | None = None
-        self.supports_ranges = True  # until an answer shows otherwise
-        self.etag_is_md5: set[str] = set()  # buckets in which an ETag was seen to be the MD5 of the content
-        self.enforces_conditions: dict[str, bool] = {}  # by bucket; absent: not yet known
+        self.completion_etags_last = Habit()  # listings show the ETag that CompleteMultipartUpload answered
+        self.answers_ranges = Habit()
+        self.etag_is_md5 = Habit()  # the ETag of an object that was sent whole is the MD5 of its content
+        self.enforces_conditions = Habit()
         self.part_copies = PartCopies()
 
     def get(self) -> "S3Client":
         with self._lock:
             if self._client is None:
                 self._client = _told_client(self._region)
+                self._connected_at = boottime()
                 self._fast_path = FastPath(self._client)
             return self._client
+
+    def renew(self) -> None:
+        """Have the next request read the credentials anew: their files may have been renewed."""
+        with self._lock:
+            if boottime() - self._connected_at >= _SHORTEST_LIFE:
+                self._client = None
 
     @property
     def fast_path(self) -> FastPath:
@@ -101,11 +115,23 @@ def _told_client(region: str | None) -> "S3Client":
     return client
 
 
+def _follow_no_redirect(params: Any, **_: object) -> None:
+    """Where every request is redirected, boto3 would ask for ever in which region the bucket is."""
+    params["context"].setdefault("s3_redirect", {})["redirected"] = True
+
+
 def _timestamp(text: str) -> datetime:
-    """Parse a time of an answer. botocore's own parser takes longer than the transfer of a large listing."""
+    """Parse a time of an answer; 1970 if it is none, for no object is refused for its time.
+
+    botocore's own parser takes longer than the transfer of a large listing.
+    """
     from botocore.utils import parse_timestamp
 
     try:
         return datetime.fromisoformat(text)
     except ValueError:
+        pass
+    try:
         return parse_timestamp(text)
+    except (ValueError, OverflowError, OSError):
+        return _UNKNOWN_TIME

@@ -1,7 +1,7 @@
 """Conditional writes: a write names the ETag of the object that it may replace, and storage refuses any other.
 
 This is the fence against an attempt that lost its lease: it cannot overwrite the files of its successor. Some
-storage does not know conditions, or ignores them; that is found out once for each bucket.
+storage does not know conditions, or ignores them; that is found out for each bucket, and anew after a while.
 """
 
 from collections.abc import Callable
@@ -24,8 +24,8 @@ class Conditions:
         self._enforced = calls.shared.enforces_conditions
 
     def may_be_enforced(self, bucket: str) -> bool:
-        """Whether the bucket was not seen to store what a condition forbids, or to refuse conditions."""
-        return self._enforced.get(bucket, True)
+        """Whether it was not concluded that the bucket ignores conditions, or refuses them."""
+        return self._enforced.of(bucket) is not False
 
     def store_over(
         self,
@@ -39,7 +39,7 @@ class Conditions:
         Over Unknown, and in a bucket that does not enforce conditions, the write has no condition. `content` is
         the ETag and size of what is to be stored. Raises Changed if something else than `over` is there.
         """
-        condition = {} if self._enforced.get(target.bucket) is False else _condition(over)
+        condition = {} if self._enforced.of(target.bucket) is False else _condition(over)
         if not condition:
             return store({})
         try:
@@ -49,7 +49,7 @@ class Conditions:
         except (Changed, NotThere) as error:
             return self._stored_by_earlier_try(target, content, error)
         except StorageRefused as refusal:
-            # Either the condition or the write itself is refused: a write without a condition will show which.
+            # Twice either the condition or the write itself was refused: one without a condition will show which.
             raise Changed(str(refusal)) from refusal
 
     def _stored_by_earlier_try(self, target: Target, content: tuple[str, int], error: Exception) -> Stored:
@@ -58,6 +58,8 @@ class Conditions:
             found = self._calls.head(target.bucket, target.key)
         except NotThere:
             raise Changed(str(error), Absent()) from error
+        except Misconfigured:
+            raise
         except StorageRefused:
             raise Changed(str(error)) from error
         stored = stored_by(found)
@@ -77,22 +79,27 @@ class Conditions:
         Returns what was stored if the bucket ignored the condition; None if it enforces conditions, or if this is
         no write to try it with. The body is the one that is to be stored anyway: a trial leaves no extra object.
         """
-        if not isinstance(over, Version) or content[1] > _SMALL_TRIAL or target.bucket in self._enforced:
+        known = self._enforced.of(target.bucket)
+        if not isinstance(over, Version) or content[1] > _SMALL_TRIAL or known is not None:
             return None
         try:
             stored = store(_condition(_NO_OBJECT_HAS_IT))
         except Changed:
-            self._enforced[target.bucket] = True
+            self._enforced.saw(target.bucket, True)
             return None
+        except (NoBucket, Misconfigured):
+            raise
         except StorageRefused:
             return None
         self.go_without(target.bucket, "it stores what a condition forbids")
         return stored
 
     def go_without(self, bucket: str, detail: str) -> None:
-        """Send no conditions to this bucket any more, unless they were seen to work there before."""
-        if bucket not in self._enforced:
-            self._enforced[bucket] = False
+        """Note that this bucket took a write only without a condition, unless conditions were seen to work there.
+
+        The second time that is concluded: for a while no conditions are sent to it.
+        """
+        if self._enforced.of(bucket) is not True and self._enforced.saw(bucket, False):
             logs.warn("conditional_writes_not_usable", bucket=bucket, detail=detail)
 
 

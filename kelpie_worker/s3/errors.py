@@ -1,28 +1,27 @@
-"""The errors of storage: boto3's many exceptions mapped to a few classes, by what a caller can do about them."""
+"""The errors of storage: boto3's many exceptions mapped to a few classes, by what a caller can do about them.
+
+Which answer becomes which class, and whose fault it is, says the table in `whose_fault.py`.
+"""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from kelpie_worker.s3.objects import UNKNOWN, ObjectState
+from kelpie_worker.s3.whose_fault import Asked, Says, said
 
-_CONFLICTS = {"PreconditionFailed", "ConditionalRequestConflict"}
-_PASSING_CODES = {
-    "RequestTimeout",
-    "SlowDown",
-    "Throttling",
-    "ThrottlingException",
-    "RequestLimitExceeded",
-    "OperationAborted",
-}
 Result = TypeVar("Result")
 
 
 class StorageUnreachable(Exception):
     """Storage gave no answer, or an unusable one; a later try may succeed."""
 
+    says: ClassVar[Says] = Says.NOTHING
+
 
 class StorageRefused(Exception):
-    """Storage refused the request: no permission, no credentials, no such bucket. Repeating it changes nothing."""
+    """Storage refused the request: no permission, or it does not do such a thing."""
+
+    says: ClassVar[Says] = Says.REFUSED
 
 
 class NotTheListed(StorageUnreachable):
@@ -30,11 +29,21 @@ class NotTheListed(StorageUnreachable):
 
 
 class NotThere(StorageRefused):
-    """The object (or multipart upload) does not exist."""
+    """The object does not exist, or not in the version that was asked for."""
+
+    says = Says.ABSENT
 
 
 class NoUpload(NotThere):
     """The multipart upload does not exist (any more)."""
+
+    says = Says.NO_UPLOAD
+
+
+class Untold(StorageRefused):
+    """A HEAD request was refused, in an answer that cannot say why."""
+
+    says = Says.UNTOLD
 
 
 class NotBegun(StorageRefused):
@@ -45,12 +54,27 @@ class NotCopied(Exception):
     """The beginning of a file cannot be copied within storage, so all of it has to be sent. Nothing is visible."""
 
 
+class Forbidden(StorageRefused):
+    """Storage knows the key and does not let it do this."""
+
+
+class NoDestination(StorageRefused):
+    """What the job will upload can go nowhere; found out before its command starts."""
+
+
 class NoBucket(StorageRefused):
     """The bucket does not exist, or its name is invalid: only another job definition helps."""
 
+    says = Says.NO_BUCKET
+
 
 class Misconfigured(StorageRefused):
-    """No request was sent: this worker's AWS settings cannot be used. Another worker's may be usable."""
+    """This worker's AWS settings cannot be used, or storage does not accept its key, clock or region.
+
+    Another worker's may be usable.
+    """
+
+    says = Says.SETTINGS
 
 
 class Changed(Exception):
@@ -64,60 +88,91 @@ class Changed(Exception):
         self.found = found
 
 
-def translated(operation: Callable[[], Result], what: str) -> Result:
+_CLASSES: dict[Says, type[Exception]] = {
+    Says.NOTHING: StorageUnreachable,
+    Says.LATER: StorageUnreachable,
+    Says.SETTINGS: Misconfigured,
+    Says.REFUSED: StorageRefused,
+    Says.NO_BUCKET: NoBucket,
+    Says.ABSENT: NotThere,
+    Says.NO_UPLOAD: NoUpload,
+    Says.CONFLICT: Changed,
+    Says.UNTOLD: Untold,
+}
+_ADVICE = {
+    "RequestTimeTooSkewed": "; this machine's clock is wrong: set it",
+    "ExpiredToken": "; give this machine a session token that is valid",
+    "PermanentRedirect": "; check AWS_REGION and AWS_ENDPOINT_URL",
+    "AuthorizationHeaderMalformed": "; check AWS_REGION",
+    "IllegalLocationConstraintException": "; check AWS_REGION",
+}
+_CHECK_KEY = "; check this machine's AWS key"
+
+
+def translated(operation: Callable[[], Result], what: str, asked: Asked = Asked.OTHER) -> Result:
     """Call `operation` and return its result. An error of boto3 is raised as one of this module's classes."""
     from botocore import exceptions as aws
+    from botocore.parsers import ResponseParserError
     from urllib3.exceptions import HTTPError
 
     broken = (
         aws.ConnectionError,
+        aws.FlexibleChecksumError,
         aws.HTTPClientError,
         aws.IncompleteReadError,
         aws.ResponseStreamingError,
         HTTPError,
         ConnectionError,
     )
-    # These come with a request too, because credentials are looked up and renewed when it is signed.
-    of_the_worker = (
-        aws.ConfigNotFound,
-        aws.ConfigParseError,
-        aws.CredentialRetrievalError,
-        aws.InvalidProxiesConfigError,
-        aws.InvalidRegionError,
-        aws.NoCredentialsError,
-        aws.NoRegionError,
-        aws.PartialCredentialsError,
-        aws.ProfileNotFound,
-        aws.TokenRetrievalError,
-    )
 
     try:
-        return operation()
-    except of_the_worker as error:
-        raise Misconfigured(f"{what}: {error}") from error
+        answer = operation()
     except aws.ClientError as error:
-        raise _refusal(error.response, what) from error
+        raise _error_said_by(error.response, what, asked) from error
     except broken as error:
         raise StorageUnreachable(f"{what}: {type(error).__name__}") from error
-    except (aws.BotoCoreError, ValueError) as error:
+    except aws.ParamValidationError as error:
+        if "bucket name" in str(error).lower():
+            raise NoBucket(f"{what}: InvalidBucketName ({error})") from error
         raise StorageRefused(f"{what}: {error}") from error
+    except aws.BotoCoreError as error:
+        # These come with a request too, because credentials are looked up and renewed when it is signed.
+        raise Misconfigured(f"{what}: {error}") from error
+    except (ResponseParserError, ValueError) as error:
+        raise StorageUnreachable(f"{what}: an answer that cannot be read ({error})"[:500]) from error
+    if _is_page(answer):
+        raise StorageUnreachable(f"{what}: a page of HTML came in place of the storage's answer")
+    return answer
 
 
-def _refusal(response: Any, what: str) -> Exception:
+def _error_said_by(response: Any, what: str, asked: Asked) -> Exception:
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    code = str(response.get("Error", {}).get("Code", status))
-    sentence = f"{what}: {code}"
-    if status == 501:  # storage does not implement this request or header
-        return StorageRefused(sentence)
-    if status >= 500 or status in (0, 408, 429) or 300 <= status < 400 or code in _PASSING_CODES:
-        return StorageUnreachable(sentence)
-    if status == 412 or code in _CONFLICTS:
-        return Changed(sentence)
-    kinds = {
-        "NoSuchBucket": NoBucket,
-        "InvalidBucketName": NoBucket,
-        "NoSuchUpload": NoUpload,
-        "NoSuchKey": NotThere,
-        "404": NotThere,  # the answer to HEAD has no body, so it has no error code
-    }
-    return kinds.get(code, StorageRefused)(sentence)
+    code = error_code(response.get("Error", {}).get("Code"))
+    says = said(status, code, asked)
+    kind = Forbidden if says is Says.REFUSED and status == 403 else _CLASSES[says]
+    return kind(f"{what}: {_words(status, code, says)}")
+
+
+def error_code(found: object) -> str | None:
+    """The code of an S3 error document; None if there was none, where boto3 gives the status in its place."""
+    code = str(found or "")
+    return None if not code or code.isdigit() else code
+
+
+def _words(status: int, code: str | None, says: Says) -> str:
+    if code is None:
+        advice = (
+            " without an S3 error document, as if from a proxy" if says is Says.NOTHING and status < 500 else ""
+        )
+        return f"{status}{advice}"
+    advice = _ADVICE.get(code, _CHECK_KEY) if says is Says.SETTINGS else ""
+    return f"{code}{advice}"
+
+
+def _is_page(answer: Any) -> bool:
+    """Whether it is a page of HTML in place of a success that has no body, as that of a part or of a deletion."""
+    if not isinstance(answer, dict) or answer.keys() - {"ResponseMetadata", "ETag", "VersionId"}:
+        return False
+    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    is_html = str(headers.get("content-type", "")).startswith("text/html")
+    return is_html and headers.get("content-length", "0") != "0"

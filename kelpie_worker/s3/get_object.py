@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,35 +20,39 @@ _MD5 = re.compile("[0-9a-f]{32}")
 
 
 class Downloads:
-    """The downloads of one attempt."""
+    """The downloads of one attempt. `list_now` shows an object as a listing has it now."""
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: Calls, list_now: Callable[[str, str], RemoteFile | None]) -> None:
         self._calls = calls
+        self._list_now = list_now
         self._shared = calls.shared
 
     def fetch(self, bucket: str, key: str, path: Path, listed: RemoteFile | None = None) -> RemoteFile:
         """Download an object into a new file; returns what was received. Raises OSError too.
 
         A truncated body counts as no answer. So does a body of another size than `listed`, unless the answer has
-        another ETag: then the object was replaced after the listing. A large object is downloaded in ranges at the
-        same time, if the server supports ranges.
+        another ETag, and another listing shows that the object was replaced. A large object is downloaded in
+        ranges at the same time, if the server supports ranges.
         """
         listed = listed or RemoteFile(key, -1)
         version = {"VersionId": listed.version_id} if listed.version_id else {}
         which: dict[str, Any] = {"Bucket": bucket, "Key": key} | version
         what = f"downloading {bucket}/{key}"
-        if listed.size >= LARGE and self._shared.supports_ranges:
+        if listed.size >= LARGE and self._shared.answers_ranges.of(bucket) is not False:
             try:
-                return _identified(listed, *self._fetch_in_ranges(which, path, what))
+                fetched = self._identified(bucket, listed, *self._fetch_in_ranges(which, path, what))
+                self._shared.answers_ranges.saw(bucket, True)
+                return fetched
             except NotTheRange as error:
-                self._shared.supports_ranges = not error.first
+                if error.first:
+                    self._shared.answers_ranges.saw(bucket, False)
             except NotTheListed as error:
                 logs.warn("download_repeated", key=key, detail=str(error))
         return self._calls.repeated(what, lambda: self._fetch_once(which, path, listed))
 
     def _fetch_in_ranges(self, which: dict[str, Any], path: Path, what: str) -> tuple[int, str]:
         def get_range(first: int, last: int, etag: str | None) -> Any:
-            same: dict[str, Any] = {"IfMatch": etag} if etag else {}
+            same: dict[str, Any] = {"IfMatch": f'"{etag}"'} if etag else {}
             return self._calls.client.get_object(**which, **same, Range=f"bytes={first}-{last}")
 
         with path.open("wb") as file:
@@ -63,7 +67,7 @@ class Downloads:
         opened, headers = self._open(which)
         facts = {name.lower(): value for name, value in headers.items()}
         received, digest = 0, hashlib.md5(usedforsecurity=False)
-        comparable = may_be_md5(bare(facts.get("etag", "")), facts)
+        comparable = may_be_md5(bare(facts.get("etag", "")) or listed.etag, facts)
         with path.open("wb") as file:
             while block := opened.read(_BLOCK):
                 self._calls.lease.check()
@@ -71,7 +75,7 @@ class Downloads:
                 if comparable:
                     digest.update(block)
                 received += len(block)
-        downloaded = _identified(listed, received, facts.get("etag", ""))
+        downloaded = self._identified(which["Bucket"], listed, received, facts.get("etag", ""))
         if comparable:
             self._compare(which["Bucket"], downloaded, digest.hexdigest())
         return downloaded
@@ -87,24 +91,31 @@ class Downloads:
             check_bounds(headers)
             return answer["Body"], headers
 
+    def _identified(self, bucket: str, listed: RemoteFile, size: int, etag: str) -> RemoteFile:
+        """`listed` with the size and ETag that were received. Raises NotTheListed: it is not that object.
+
+        A page of a proxy has an ETag, too. So another one than the listed one is looked up in a listing.
+        """
+        etag = bare(etag)
+        if etag and listed.etag and etag != listed.etag and not listed.version_id:
+            now = self._list_now(bucket, listed.key)
+            if now and now.etag != listed.etag:
+                listed = now  # it was replaced meanwhile
+            elif now and now.size in (-1, size):
+                etag = listed.etag  # the same object, which this storage gives two ETags
+        if listed.size not in (-1, size):
+            raise NotTheListed(f"downloading {listed.key}: {size} bytes came of {listed.size}")
+        return replace(listed, size=size, etag=etag or listed.etag)
+
     def _compare(self, bucket: str, downloaded: RemoteFile, md5: str) -> None:
         """Raises StorageUnreachable if the ETag is not the content's MD5, in a bucket where it was so before.
 
-        Not all storage uses the MD5 as ETag, so the first mismatch in a bucket proves nothing.
+        Not all storage uses the MD5 as ETag, so a mismatch in a bucket where none was seen proves nothing.
         """
         if downloaded.etag == md5:
-            self._shared.etag_is_md5.add(bucket)
-        elif bucket in self._shared.etag_is_md5:
+            self._shared.etag_is_md5.saw(bucket, True)
+        elif self._shared.etag_is_md5.of(bucket):
             raise StorageUnreachable(f"downloading {bucket}/{downloaded.key}: its content is not that of its ETag")
-
-
-def _identified(listed: RemoteFile, size: int, etag: str) -> RemoteFile:
-    """`listed` with the size and ETag that were received. Raises NotTheListed: same ETag, another size."""
-    etag = bare(etag)
-    replaced = etag and listed.etag and etag != listed.etag and not listed.version_id
-    if listed.size not in (-1, size) and not replaced:
-        raise NotTheListed(f"downloading {listed.key}: {size} bytes came of {listed.size}")
-    return replace(listed, size=size, etag=etag or listed.etag)
 
 
 def may_be_md5(etag: str, headers: Mapping[str, str]) -> bool:

@@ -1,9 +1,13 @@
 """The values of this package: objects in a bucket, upload targets, parts. No requests."""
 
+import re
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from kelpie_worker.job import ObjectKey
+
+_OF_PROXIES = re.compile("(-|;|--)gzip$")
 
 
 @dataclass(frozen=True)
@@ -95,9 +99,24 @@ class Part:
 
 def stored_by(answer: Any) -> Stored:
     version = answer.get("VersionId")
-    return Stored(str(answer.get("ETag", "")).strip('"'), version if version != "null" else None)
+    return Stored(bare(str(answer.get("ETag", ""))), version if version != "null" else None)
 
 
 def bare(etag: str) -> str:
-    """The ETag without its quotes, and without the `W/` of a proxy that weakened it."""
-    return etag.removeprefix("W/").strip('"')
+    """The ETag without its quotes, and without what proxies add that could have compressed the body."""
+    return _OF_PROXIES.sub("", etag.removeprefix("W/").strip('"'))
+
+
+def size_in(answer: Any) -> int:
+    """The size of the whole object, by the answer to a GET request for a part of it."""
+    whole = re.fullmatch(r"bytes .*/(\d+)", answer.get("ContentRange", ""))
+    return int(whole[1]) if whole else int(answer.get("ContentLength", -1))
+
+
+def date_of(answer: Any) -> float | None:
+    """Seconds since 1970 of an answer, by the clock of the storage; None if it does not tell the time."""
+    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    try:
+        return parsedate_to_datetime(headers.get("date", "")).timestamp()
+    except ValueError:
+        return None

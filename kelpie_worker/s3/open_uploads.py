@@ -28,16 +28,25 @@ class OpenUploads:
         self._lock = threading.Lock()
         self._open: dict[str, Upload] = dict(_read(path)) if path else {}
         self._abandoned = set(self._open)  # ids of those that no thread continues
+        self._begun_at: dict[str, float] = {}
 
-    def begun(self, upload: Upload) -> None:
+    def begun(self, upload: Upload, at: float | None = None) -> None:
+        """`at`: seconds since 1970, by the clock of the storage."""
         with self._lock:
             self._open[upload[0]] = upload
+            if at is not None:
+                self._begun_at[upload[0]] = at
             self._note([True, *upload])
+
+    def begun_at(self, upload_id: str) -> float | None:
+        """When an upload of this run began, by the clock of the storage; None if that is not known."""
+        return self._begun_at.get(upload_id)
 
     def over(self, upload_id: str) -> None:
         """The upload is complete, or aborted."""
         with self._lock:
             self._abandoned.discard(upload_id)
+            self._begun_at.pop(upload_id, None)
             if self._open.pop(upload_id, None):
                 self._note([False, upload_id])
 

@@ -13,6 +13,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from kelpie_worker.s3.objects import bare
+
 LARGE = 64 * 1024 * 1024
 _PIECE = 32 * 1024 * 1024
 _AT_ONCE = 4
@@ -104,7 +106,7 @@ class RangedGet:
         if answer["ResponseMetadata"]["HTTPStatusCode"] != _PARTIAL_CONTENT or not shown:
             raise NotTheRange(first=self._version is None)
         first, last, size = map(int, shown.groups())
-        version = _Version(size, answer.get("ETag", ""))
+        version = _Version(size, bare(answer.get("ETag", "")))
         if version != (self._version or version) or (first, last + 1) != (position, min(start + _PIECE, size)):
             raise NotTheRange(first=self._version is None)
         self._version = version

@@ -1,25 +1,57 @@
 """The requests of one attempt to storage: repeated with backoff, with the errors of `errors.py`.
 
+
 What changes an object asks the lease before each try, and ends with it.
 """
 
 import math
 from collections.abc import Callable, Collection
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, cast
 
 from kelpie_worker import logs
 from kelpie_worker.lease import Lease
 from kelpie_worker.s3.client import SharedClient
-from kelpie_worker.s3.errors import Result, StorageUnreachable, translated
+from kelpie_worker.s3.errors import (
+    Misconfigured,
+    NoBucket,
+    NotThere,
+    Result,
+    StorageRefused,
+    StorageUnreachable,
+    Untold,
+    translated,
+)
 from kelpie_worker.s3.line import limited
+from kelpie_worker.s3.objects import size_in
+from kelpie_worker.s3.whose_fault import Asked
 from kelpie_worker.system.backoff import Backoff
-from kelpie_worker.system.retry import retry, tries
+from kelpie_worker.system.retry import Failure, retry
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
 
 _BACKOFF = Backoff(0.3, 10.0)
+
+
+class _Limit:
+    """When a call is not repeated any more."""
+
+    def __init__(self, max_retries: int, asked: Asked) -> None:
+        self._max_retries = max_retries
+        self._asked = asked
+        self._refusals = 0
+
+    def is_reached(self, failure: Failure[Exception]) -> bool:
+        error = failure.error
+        if isinstance(error, StorageUnreachable):
+            return failure.number > self._max_retries
+        self._refusals += 1
+        tells_a_fact = isinstance(error, NotThere | NoBucket | Untold)
+        # From these a conclusion would be drawn that lasts: that the key is bad, that conditions are not known.
+        weighty = isinstance(error, Misconfigured) or (self._asked is Asked.CONDITION and not tells_a_fact)
+        return not weighty or self._refusals > 1
 
 
 class Calls:
@@ -34,18 +66,21 @@ class Calls:
     def client(self) -> "S3Client":
         return self.shared.get()
 
-    def repeated(self, what: str, operation: Callable[[], Result], *needed: str) -> Result:
+    def repeated(
+        self, what: str, operation: Callable[[], Result], *needed: str, asked: Asked = Asked.OTHER
+    ) -> Result:
         """Call `operation` until it succeeds, at most `max_retries` times more; returns its answer.
 
-        `what` names the operation in an error. The answer must have at least one of the fields `needed`.
+        `what` names the operation in an error. The answer must have at least one of the fields `needed`. A refused
+        key is read again, and tried once more; so is a refusal that may be for a condition.
         """
 
         def once() -> Result:
             self.lease.check()
             with limited(self.shared.line, 0, self._as_long_as_it_is_wanted):
-                return _answer_with(needed, translated(operation, what), what)
+                return _answer_with(needed, translated(operation, what, asked), what)
 
-        return self._until_it_succeeds(once)
+        return self._until_it_succeeds(once, asked)
 
     def sending(self, what: str, operation: Callable[[], Result], needed: str, size: int) -> Result:
         """The same for an upload of so many bytes that are not visible: they may be sent past the lease."""
@@ -57,7 +92,14 @@ class Calls:
 
         return self._until_it_succeeds(once)
 
-    def changing(self, what: str, operation: Callable[[], Result], *needed: str, size: int = 0) -> Result:
+    def changing(
+        self,
+        what: str,
+        operation: Callable[[], Result],
+        *needed: str,
+        size: int = 0,
+        asked: Asked = Asked.OTHER,
+    ) -> Result:
         """The same for what changes an object: each try waits until the lease is safe, and ends when it is not.
 
         `size` is the number of bytes that are sent.
@@ -67,27 +109,45 @@ class Calls:
             if self.lease.wait_until_safe():
                 logs.info("change_was_held", detail=what)
             with limited(self.shared.line, size, self.lease.seconds_left):
-                return _answer_with(needed, translated(operation, what), what)
+                return _answer_with(needed, translated(operation, what, asked), what)
 
-        return self._until_it_succeeds(once)
+        return self._until_it_succeeds(once, asked)
 
     def _as_long_as_it_is_wanted(self) -> float:
         """The seconds left for what changes no object: any number, until the attempt is over."""
         return 0.0 if self.lease.cancelled else math.inf
 
-    def _until_it_succeeds(self, once: Callable[[], Result]) -> Result:
+    def _until_it_succeeds(self, once: Callable[[], Result], asked: Asked = Asked.OTHER) -> Result:
         return retry(
             once,
-            on=StorageUnreachable,
+            on=(StorageUnreachable, StorageRefused),
             backoff=_BACKOFF,
             pause=self.lease.pause,
-            until=tries(self._max_retries + 1),
+            until=_Limit(self._max_retries, asked).is_reached,
+            on_failure=self._read_credentials_again,
         )
 
-    def head(self, bucket: str, key: str) -> "HeadObjectOutputTypeDef":
-        return self.repeated(
-            f"verifying {bucket}/{key}", lambda: self.client.head_object(Bucket=bucket, Key=key), "ETag"
-        )
+    def _read_credentials_again(self, failure: Failure[Exception]) -> None:
+        if isinstance(failure.error, Misconfigured):
+            self.shared.renew()
+
+    def head(self, bucket: str, key: str, version_id: str | None = None) -> "HeadObjectOutputTypeDef":
+        """What a HEAD request says of an object, or a GET request for its first byte.
+
+        A refused HEAD request says not why: a 404 may come from a proxy, a 400 may mean an expired key.
+        """
+        what = f"verifying {bucket}/{key}"
+        which: Any = {"Bucket": bucket, "Key": key} | ({"VersionId": version_id} if version_id else {})
+        try:
+            return self.repeated(what, lambda: self.client.head_object(**which), "ETag", asked=Asked.HEAD)
+        except Untold:
+            return self.repeated(what, lambda: self._head_by_get(which), "ETag")
+
+    def _head_by_get(self, which: Any) -> "HeadObjectOutputTypeDef":
+        answer: Any = self.client.get_object(**which, Range="bytes=0-0")
+        with closing(answer["Body"]):
+            head: HeadObjectOutputTypeDef = answer | {"ContentLength": size_in(answer)}
+            return head
 
 
 def _answer_with(needed: Collection[str], answer: Result, what: str) -> Result:

@@ -22,6 +22,8 @@ from kelpie_worker.system.linux import boottime
 
 BUSIEST = 999_999_999  # during final uploads: the worst time for an interruption
 _FINAL_UPLOADS = (Phase.FLUSHING, Phase.STAGING, Phase.UPLOADING, Phase.REPORTING)
+# Reasons of failures that another machine would have had, too: a misspelt bucket, a pattern that does not compile.
+_JOBS_OWN_FAULTS = ("download", "upload", "pattern")
 _ROLLING = 5.0  # seconds until the worker looks again, where only uploads keep it
 Jobs = Mapping[str, JobInHand]  # by claim id
 Send = Callable[[SetDeletionCost | LeaveInstance], None]
@@ -106,8 +108,10 @@ class InstancePolicy:
             self._failures -= 1
 
     def _count_failure(self, held: JobInHand) -> None:
-        """Count a failed job once, even if its report is answered repeatedly."""
-        if held.state.verdict is Verdict.FAILED and not held.failure_counted:
+        """Count a failed job once, even if its report is answered repeatedly, and not for the job's own faults."""
+        outcome = held.state.outcome
+        is_own_fault = outcome is not None and outcome.reason in _JOBS_OWN_FAULTS
+        if held.state.verdict is Verdict.FAILED and not is_own_fault and not held.failure_counted:
             held.failure_counted = True
             self._failures += 1
 

@@ -1,5 +1,7 @@
 """Downloads everything in `sync.before` before the command starts."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,13 +19,30 @@ from kelpie_worker.checkpoints.verify import (
 )
 from kelpie_worker.job import Job, ObjectKey, StoredObject, SyncBlock
 from kelpie_worker.s3.bucket import Storage
+from kelpie_worker.s3.errors import NotThere, StorageUnreachable
 from kelpie_worker.s3.objects import RemoteFile
+from kelpie_worker.system.backoff import Backoff
+from kelpie_worker.system.retry import retry, sleep, tries
 from kelpie_worker.transfer.compression import gunzipped
 from kelpie_worker.workspace.file_version import Signature, signature_of
-from kelpie_worker.workspace.paths import is_kelpies, landing_path, own_name, stays_inside, with_real_paths
+from kelpie_worker.workspace.paths import (
+    is_inside,
+    is_kelpies,
+    landing_path,
+    own_name,
+    stays_inside,
+    with_real_paths,
+)
 from kelpie_worker.workspace.pattern import matcher
 
 _FILES_AT_ONCE = 8
+_MOST_LISTINGS = 6
+_HADOOPS_FOLDER = "_$folder$"  # an empty object whose key ends so marks a folder, too
+_BETWEEN_LISTINGS = Backoff(0.5, 5.0)
+
+
+class ListedAndGone(StorageUnreachable):
+    """An object was listed, and was gone when it was asked for."""
 
 
 class PathConflict(Exception):
@@ -42,14 +61,38 @@ class DownloadResult:
 
 
 def download(
-    job: Job, storage: Storage, busy: Callable[[Iterable[str]], None], own_files: frozenset[str] = frozenset()
+    job: Job,
+    storage: Storage,
+    busy: Callable[[Iterable[str]], None],
+    own_files: frozenset[str] = frozenset(),
+    pause: Callable[[float], object] = sleep,
 ) -> DownloadResult:
     """Download every file of the job, but none over `own_files`, which are Kelpie's.
 
     `busy` is called with the paths that are being downloaded.
 
-    The first file that fails ends it. Raises the storage's errors, OSError, NotPacked, PathConflict.
+    The first file that fails ends it. If one was deleted after it was listed, all is listed and compared again:
+    what is left may be another checkpoint. Raises the storage's errors, OSError, NotPacked, PathConflict.
     """
+    brought: dict[str, DownloadedFile] = {}
+    return retry(
+        lambda: _download_listed(job, storage, busy, own_files, brought),
+        on=ListedAndGone,
+        backoff=_BETWEEN_LISTINGS,
+        pause=pause,
+        until=tries(_MOST_LISTINGS),
+        on_failure=lambda failure: logs.warn("listed_again", job, detail=str(failure.error)),
+    )
+
+
+def _download_listed(
+    job: Job,
+    storage: Storage,
+    busy: Callable[[Iterable[str]], None],
+    own_files: frozenset[str],
+    brought: dict[str, DownloadedFile],
+) -> DownloadResult:
+    """List, compare and download. `brought` has the files of an earlier listing, and gets those of this one."""
     versions: dict[str, Signature] = {}
     objects: dict[str, StoredObject] = {}
     origins: dict[str, ObjectKey] = {}
@@ -63,8 +106,10 @@ def download(
             for block, listing in listings:
                 planned = _wanted(job, block, with_versions((block, listing), checkpoint.instead), own_files)
                 wanted = without_old_shapes(one_for_each_path(planned, job, block), job, block)
+                _forget_what_is_gone(brought, block, wanted)
                 busy(plan.path for plan in wanted)
-                downloaded = list(pool.map(partial(_bring, bucket=block.bucket, storage=storage), wanted))
+                bring = partial(_bring, bucket=block.bucket, storage=storage, brought=brought)
+                downloaded = list(pool.map(bring, wanted))
                 received += sum(file.remote.size for file in downloaded)
                 replaced += [file.object for file in downloaded if file.was_replaced]
                 for file in downloaded:
@@ -103,6 +148,12 @@ class DownloadedFile:
     remote: RemoteFile
     object: StoredObject
     was_replaced: bool
+    listed: RemoteFile
+
+    def is_still(self, bucket: str, listed: RemoteFile) -> bool:
+        """Whether a later listing shows the same object, and its file is as it was downloaded."""
+        same = (self.object.bucket, self.listed) == (bucket, listed) and not self.was_replaced and listed.etag
+        return bool(same) and Path(self.path).exists() and signature_of(Path(self.path).stat()) == self.version
 
 
 def _wanted(
@@ -113,6 +164,8 @@ def _wanted(
     for remote in listing:
         if remote.key.endswith("/") or not matches(remote.key):
             continue  # a key that ends in a slash only marks a folder
+        if remote.key.endswith(_HADOOPS_FOLDER) and not remote.size:
+            continue
         packed = job.compression and remote.key.endswith(".gz")
         relative = remote.key.removeprefix(block.prefix)
         path = landing_path(block.local_path, relative.removesuffix(".gz") if packed else relative)
@@ -147,8 +200,8 @@ def without_old_shapes(planned: Iterable[PlannedDownload], job: Job, block: Sync
     """The downloads without a file that the command replaced by a directory, or the other way round.
 
     Both keys exist if the worker ended before it deleted the old one. One is left out only if the last holder
-    reported one of the two; of a job's inputs none is left out, and keys that cannot be on one disk raise
-    PathConflict later.
+    reported one of the two, or if the file is empty: some programs mark a folder by such an object (`data` beside
+    `data/x`). Other keys that cannot be on one disk raise PathConflict later.
     """
     rank = _ranking(job, block)
     kept = {plan.path: plan for plan in planned}
@@ -158,7 +211,9 @@ def without_old_shapes(planned: Iterable[PlannedDownload], job: Job, block: Sync
             continue
         best = max(file, *inner, key=rank)
         if best.remote.key not in {stored.key for stored in job.checkpoint if stored.bucket == block.bucket}:
-            continue
+            if file.remote.size:
+                continue
+            best = inner[0]
         for old in inner if best is file else [file]:
             logs.warn("key_skipped", job, key=old.remote.key, because=f"{best.remote.key} took its place")
             del kept[old.path]
@@ -190,8 +245,23 @@ def _ranking(job: Job, block: SyncBlock) -> Callable[[PlannedDownload], tuple[bo
     return rank
 
 
-def _bring(plan: PlannedDownload, bucket: str, storage: Storage) -> DownloadedFile:
+def _forget_what_is_gone(
+    brought: dict[str, DownloadedFile], block: SyncBlock, wanted: Iterable[PlannedDownload]
+) -> None:
+    """Delete the files of an earlier listing that this one has not."""
+    still = {plan.path for plan in wanted}
+    for path in [path for path in brought if is_inside(path, block.local_path) and path not in still]:
+        if brought.pop(path).object.bucket == block.bucket:
+            Path(path).unlink(missing_ok=True)
+
+
+def _bring(
+    plan: PlannedDownload, bucket: str, storage: Storage, brought: dict[str, DownloadedFile]
+) -> DownloadedFile:
     """Download under a temporary name, then rename: the command never sees half a file."""
+    earlier = brought.get(plan.path)
+    if earlier and earlier.is_still(bucket, plan.remote):
+        return earlier
     final = Path(plan.path)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -209,7 +279,13 @@ def _bring(plan: PlannedDownload, bucket: str, storage: Storage) -> DownloadedFi
         temporary.unlink(missing_ok=True)
         if isinstance(error, IsADirectoryError):
             raise PathConflict(f"{plan.remote.key} would lie where there is a directory: {final}") from error
+        if isinstance(error, NotThere):
+            raise ListedAndGone(
+                f"{bucket}/{plan.remote.key} is listed, and not there when it is asked for"
+            ) from error
         raise
     stored = StoredObject(bucket, remote.key, remote.size, remote.etag)
     replaced = (remote.size, remote.etag) != (plan.remote.size, plan.remote.etag or remote.etag)
-    return DownloadedFile(plan.path, signature_of(final.stat()), remote, stored, replaced)
+    file = DownloadedFile(plan.path, signature_of(final.stat()), remote, stored, replaced, plan.remote)
+    brought[plan.path] = file
+    return file

@@ -4,11 +4,19 @@ import errno
 
 from kelpie_worker import logs
 from kelpie_worker.messages import Download, Flush, Refused, Stage, Troubled, Upload, Watch, Wipe
-from kelpie_worker.s3.errors import Misconfigured, StorageRefused, StorageUnreachable
+from kelpie_worker.s3 import whose_fault
+from kelpie_worker.s3.errors import (
+    Misconfigured,
+    NoDestination,
+    NotThere,
+    StorageRefused,
+    StorageUnreachable,
+    Untold,
+)
+from kelpie_worker.s3.whose_fault import Fault
 from kelpie_worker.sync.download import PathConflict
 from kelpie_worker.system.linux import is_disk_full
 from kelpie_worker.system.retry import Failure
-from kelpie_worker.transfer import refusal_limit
 from kelpie_worker.transfer.compression import NotPacked
 from kelpie_worker.workspace.directories import FilesLost
 from kelpie_worker.workspace.set_aside import OutputReplaced
@@ -18,11 +26,15 @@ Work = Download | Watch | Flush | Stage | Upload | Wipe
 
 
 class WorkFailed(Exception):
-    """A command about files failed; `answer` is the message for it."""
+    """A command about files failed.
 
-    def __init__(self, answer: Refused | Troubled) -> None:
+    `answer` is the message for it; `fault` is whose it is, None if no answer of storage says that.
+    """
+
+    def __init__(self, answer: Refused | Troubled, fault: Fault | None) -> None:
         super().__init__(answer.detail)
         self.answer = answer
+        self.fault = fault
 
 
 def answer_to(error: Exception, command: Work) -> Refused | Troubled:
@@ -33,6 +45,10 @@ def answer_to(error: Exception, command: Work) -> Refused | Troubled:
     match error:
         case Misconfigured():
             return Troubled(claim_id, "configuration", str(error))
+        case NoDestination():
+            return Refused(claim_id, "upload", str(error))
+        case NotThere() | Untold():
+            return Troubled(claim_id, "storage", str(error))
         case StorageRefused() | OutputReplaced() | NotPacked() | PathConflict():
             return Refused(claim_id, reason, str(error))
         case FilesLost():
@@ -54,15 +70,18 @@ def answer_to(error: Exception, command: Work) -> Refused | Troubled:
 def may_be_repeated(failure: Failure[WorkFailed], command: Work) -> bool:
     """Whether a failed command is to be retried: the files of a job's ended command are worth waiting for.
 
-    Outputs that were set aside delay no other job, so they are retried without a limit.
+    Outputs that were set aside delay no other job, so they are retried without a limit. A refused download is
+    repeated until it is clear whose fault that is.
     """
     answer = failure.error.answer
+    if isinstance(command, Download):
+        return failure.error.fault is Fault.NOT_YET
     if isinstance(answer, Refused):
         return False
     if isinstance(command, Upload) and answer.reason not in ("internal", "configuration"):
         return True
     is_lost = answer.reason == "disk"  # what is gone does not come back
-    return isinstance(command, Flush | Stage | Upload) and not is_lost and failure.waited < refusal_limit.LONGEST
+    return isinstance(command, Flush | Stage | Upload) and not is_lost and failure.waited < whose_fault.LONGEST
 
 
 def last_answer(answer: Refused | Troubled, command: Work) -> Refused | Troubled:

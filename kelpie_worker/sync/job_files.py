@@ -41,7 +41,8 @@ from kelpie_worker.messages import (
 from kelpie_worker.processes.child import Tell
 from kelpie_worker.s3.bucket import Storage
 from kelpie_worker.s3.client import SharedClient
-from kelpie_worker.s3.errors import Misconfigured, StorageRefused
+from kelpie_worker.s3.errors import Misconfigured, StorageRefused, StorageUnreachable
+from kelpie_worker.s3.whose_fault import When
 from kelpie_worker.sync.download import download
 from kelpie_worker.sync.failures import Work, WorkFailed, answer_to, last_answer, may_be_repeated
 from kelpie_worker.sync.outputs import Outputs
@@ -49,6 +50,7 @@ from kelpie_worker.sync.progress import TransfersUnderWay
 from kelpie_worker.system.backoff import Backoff
 from kelpie_worker.system.retry import Failure, retry
 from kelpie_worker.transfer.file_upload import Transfer
+from kelpie_worker.transfer.refusal_limit import Patience
 from kelpie_worker.workspace import before_command, directories, set_aside
 from kelpie_worker.workspace.file_version import Signature
 from kelpie_worker.workspace.paths import is_inside
@@ -140,6 +142,8 @@ class JobFiles:
                 "files_delayed", command.job, command=type(command).__name__, detail=failure.error.answer.detail
             )
 
+        patience = Patience(When.BEFORE)
+
         def carry_out() -> Message:
             try:
                 return work(command)
@@ -147,7 +151,7 @@ class JobFiles:
                 raise
             except Exception as error:  # any error is answered, or the job would wait for ever
                 self.lease.check()
-                raise WorkFailed(answer_to(error, command)) from error
+                raise WorkFailed(answer_to(error, command), patience.fault_of(error)) from error
 
         try:
             return retry(
@@ -169,9 +173,10 @@ class JobFiles:
             self._storage.check_settings()  # now, though the first file to transfer may be an output hours later
         for block in (*job.before, *job.during, *job.after):
             matcher(block.pattern)  # so that one that does not compile is found before hours of work
+        self._demand_destinations(job)
         self._places = directories.make(job, self._config.state_file)
         before_command.save(self._places, self._places_file)
-        brought = download(job, self._storage, self.moving.downloads, self._own_files)
+        brought = download(job, self._storage, self.moving.downloads, self._own_files, self.lease.pause)
         self._places.brought, self._places.origins = brought.versions, brought.origins
         before_command.save(self._places, self._places_file)  # before the command can run
         self._brought_objects = brought.objects
@@ -179,6 +184,19 @@ class JobFiles:
         return Downloaded(
             self._claim_id, len(brought.versions), brought.bytes, found.status, found.detail, found.whole
         )
+
+    def _demand_destinations(self, job: Job) -> None:
+        """Raises NoDestination if the job could upload nothing, before it computes for hours.
+
+        Buckets that it downloads from are listed anyway. If storage is away, the upload waits for it later.
+        """
+        listed = {block.bucket for block in job.before}
+        for bucket, prefix in {block.bucket: block.prefix for block in (*job.during, *job.after)}.items():
+            try:
+                if bucket not in listed:
+                    self._storage.demand_destination(bucket, prefix)
+            except StorageUnreachable as error:
+                logs.warn("bucket_not_looked_at", job, bucket=bucket, detail=str(error))
 
     def _watch(self, command: Watch) -> Message:
         if self._watches is None:

@@ -20,6 +20,7 @@ from kelpie_worker.lease import Lease
 from kelpie_worker.messages import Aside
 from kelpie_worker.s3.errors import StorageRefused, StorageUnreachable
 from kelpie_worker.s3.objects import Target
+from kelpie_worker.s3.whose_fault import When
 from kelpie_worker.system.backoff import Backoff
 from kelpie_worker.system.retry import Failure, retry
 from kelpie_worker.transfer.file_upload import Transfer
@@ -139,7 +140,7 @@ class Outputs:
 
         `others` as for `Fence.write`. Raises StorageRefused, OSError, Cancelled.
         """
-        patience = Patience()
+        patience = Patience(When.AFTER)
 
         def note(failure: Failure[Exception]) -> None:
             nonlocal output

@@ -230,12 +230,28 @@ def test_where_storage_knows_no_conditions_checkpoints_go_up_without_and_that_is
     assert capfd.readouterr().err.count("conditional_writes_not_usable") == 1
 
 
+@pytest.mark.parametrize("fault", ["403 InvalidAccessKeyId", "403", "400 BadDigest", "400", "404 page", "501"])
+def test_one_refusal_that_passes_takes_no_condition_from_later_writes(
+    aws: None, tmp_path: Path, s3: S3Server, bucket: str, faulty: FaultyProxy, fault: Fault
+) -> None:
+    watched = Watched(tmp_path / "checkpoint", bucket)
+    faulty.break_in_turn([fault], "PUT", "/c/")
+    for version in (b"1", b"2", b"3"):
+        watched.write("a", version)
+        watched.checkpoints.cycle(final=True)
+    assert keys_of(s3, bucket) == {"a": b"3"}
+    writes = [headers for method, headers in faulty.headers if method == "PUT"]
+    assert len(writes) >= 4
+    assert all(headers.get("If-Match") or headers.get("If-None-Match") for headers in writes)
+
+
+@pytest.mark.parametrize("methods", [["HEAD"], ["HEAD", "GET"]])
 def test_where_objects_cannot_be_read_checkpoints_go_up_all_the_same(
-    aws: None, tmp_path: Path, s3: S3Server, bucket: str, faulty: FaultyProxy
+    aws: None, tmp_path: Path, s3: S3Server, bucket: str, faulty: FaultyProxy, methods: list[str]
 ) -> None:
     for name, body in content(b"0").items():
         s3.put(bucket, f"c/{name}", body)
-    faulty.fault = lambda method, path: "403" if method == "HEAD" else None
+    faulty.fault = lambda method, path: "403" if method in methods else None
     watched = Watched(tmp_path / "checkpoint", bucket)
     for version in (b"1", b"2"):
         for name, body in content(version).items():

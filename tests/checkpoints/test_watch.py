@@ -17,9 +17,10 @@ from typing import IO, Any
 
 import pytest
 
+from kelpie_worker.s3 import whose_fault
 from kelpie_worker.s3.errors import StorageRefused
 from kelpie_worker.system.linux import boottime
-from kelpie_worker.transfer import refusal_limit, upload_buffer
+from kelpie_worker.transfer import upload_buffer
 from kelpie_worker.transfer.part_sizes import WHOLE_SIZE
 from kelpie_worker.workspace.file_version import PinnedFile, Spoiled, signature_of
 from kelpie_worker.workspace.scan import Scanner
@@ -438,7 +439,7 @@ def test_a_file_that_the_bucket_refuses_keeps_no_other_back_and_without_it_nothi
 def test_in_the_end_a_refused_file_is_a_refusal_once_all_others_are_safe(
     watched: Watched, s3: S3Server, bucket: str, faulty: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(refusal_limit, "LONGEST", 0)
+    monkeypatch.setattr(whose_fault, "LONGEST", 0)
     faulty.fault = refuse("refused", "403")
     watched.write("old", b"0")
     assert watched.checkpoints.cycle(final=False)
@@ -478,7 +479,7 @@ def public(aws: None, bucket: str) -> Iterator[Watched]:
 def test_a_file_that_is_closed_to_the_worker_keeps_no_other_back_and_is_no_reason_to_end_a_job_early(
     public: Watched, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(refusal_limit, "LONGEST", 0)
+    monkeypatch.setattr(whose_fault, "LONGEST", 0)
     public.write("closed", b"0")
     assert public.checkpoints.cycle(final=False)
     (public.folder / "closed").chmod(0)

@@ -9,6 +9,8 @@ import requests
 
 from kelpie_worker import config, logs
 from kelpie_worker.coordinator.client import Api, ClaimRefused, Unreachable, _presentable, longest_wait
+from kelpie_worker.job import Job
+from kelpie_worker.messages import Ending, Verdict
 
 SETTINGS = {"KELPIE_API_KEY": "key", "SALAD_CONTAINER_GROUP_ID": "group"}
 
@@ -72,6 +74,27 @@ def test_only_the_api_itself_can_take_an_extension_back(
     except (Unreachable, ClaimRefused):
         assert left == LEARNED
     assert api.extensions == left
+
+
+@pytest.mark.parametrize("status", [400, 404, 407, 409, 413, 451])
+@pytest.mark.parametrize("body", [PAGE, b"404 page not found", b""])
+def test_a_page_that_a_proxy_answers_with_decides_nothing_about_a_job(
+    answering: Callable[..., Api], status: int, body: bytes
+) -> None:
+    job = Job("claim", "1", attempt=1)
+    calls: list[Callable[[Api], object]] = [
+        lambda api: api.claim(CLAIM),
+        lambda api: api.heartbeat(job, timeout=1),
+        lambda api: api.report(job, Ending(Verdict.COMPLETED)),
+        lambda api: api.recall(job),
+        lambda api: api.failure_is_counted(job),
+        lambda api: api.report_checkpoint(job, 1, ()),
+    ]
+    for call in calls:
+        api = answering(response(status, body))
+        api.extensions = LEARNED
+        with pytest.raises(Unreachable, match=f"was answered with {status} and no JSON"):
+            call(api)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 # proxy is closed) in place of being carried out, "lost" after it, "truncate" in its answer, "behead" in that's
 # headers; "halve" answers with half a body that passes for a whole one, "spoil" with other bytes; "swallow" is a
 # yes to what is not carried out; "gone" is what S3 answers to the completion of an upload that is complete, and
-# moto does not; "501" and "412" are what a server says that knows no conditions.
+# moto does not; "501" and "412" are what a server says that knows no conditions. "404 page" is a status with a
+# page of something before the storage, "400 ExpiredToken" one with that code in an error document.
 Fault = str
 # What networks and servers do to any request.
 FAULTS = ["503", "500", "stall", "reset", "truncate", "behead", "lost"]
@@ -120,6 +121,11 @@ class FaultyProxy:
             _answer(request, 404, {"Content-Type": "application/xml"}, GONE)
         elif fault == "reset":
             _reset(request)
+        elif fault and fault.endswith(" page"):
+            _answer(request, int(fault[:3]), {"Content-Type": "text/html", "ETag": '"5f3-page"'}, PAGE)
+        elif fault and " " in fault:
+            document = DENIED.replace(b"AccessDenied", fault[4:].encode())
+            _answer(request, int(fault[:3]), {"Content-Type": "application/xml"}, document)
         else:
             status, headers, content = self._ask(request, body)
             if fault == "lost":
@@ -164,7 +170,8 @@ def _answer(
     length = headers.get("Content-Length", len(content)) if request.command == "HEAD" else len(content)
     request.send_header("Content-Length", str(length))
     request.end_headers()
-    request.wfile.write(content[: len(content) - cut])
+    if request.command != "HEAD":
+        request.wfile.write(content[: len(content) - cut])
     if cut:
         request.close_connection = True
 

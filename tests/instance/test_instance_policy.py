@@ -154,6 +154,13 @@ def test_failures_count_once_each_and_only_where_they_are_accepted() -> None:
     assert scene.leaves == [(Departure.REALLOCATE, "2 jobs failed here")]
 
 
+@pytest.mark.parametrize("reason", ["download", "upload", "pattern"])
+def test_misspelt_buckets_and_patterns_do_not_cost_the_machine(reason: str) -> None:
+    scene = Scene(InstanceLimits(max_failures=1))
+    scene.see(Reported("1"), replace(FAILED, outcome=Ending(Verdict.FAILED, reason)))
+    assert not scene.see(NEXT)
+
+
 @pytest.mark.parametrize("gone", [False, True])
 def test_where_a_failing_machine_cannot_be_left_the_worker_goes_on(gone: bool) -> None:
     scene = Scene(InstanceLimits(max_failures=1))

@@ -17,7 +17,7 @@ from kelpie_worker.s3.bucket import Storage
 from kelpie_worker.s3.client import SharedClient
 from kelpie_worker.s3.errors import StorageUnreachable
 from kelpie_worker.s3.objects import RemoteFile, Target
-from kelpie_worker.sync.download import PathConflict, PlannedDownload, download, one_for_each_path
+from kelpie_worker.sync.download import ListedAndGone, PathConflict, PlannedDownload, download, one_for_each_path
 from kelpie_worker.sync.failures import answer_to
 from kelpie_worker.transfer import compression
 from kelpie_worker.transfer.compression import Bomb, NotPacked
@@ -203,6 +203,63 @@ def test_no_object_takes_the_place_of_a_file_of_kelpies_own(
     assert capfd.readouterr().err.count("it would take the place of a file of Kelpie's own") == len(refused)
 
 
+# --- listed, and gone or replaced -----------------------------------------------------------------------
+
+
+def test_what_is_gone_when_it_is_asked_for_has_all_be_listed_and_compared_again(
+    stored: Storage, s3: S3Server, bucket: str, tmp_path: Path, faulty: FaultyProxy
+) -> None:
+    for name in "abc":
+        s3.put(bucket, f"ck/{name}", name.encode())
+    job = job_from(bucket, tmp_path, *(reported(s3, bucket, f"ck/{name}") for name in "abc"))
+
+    def delete_two(method: str, path: str) -> None:
+        if method == "GET" and path.partition("?")[0].endswith("/ck/b"):
+            s3.delete(bucket, "ck/a")
+            s3.delete(bucket, "ck/b")
+
+    faulty.fault = delete_two
+    brought = download(job, stored, lambda paths: None, pause=lambda seconds: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+    assert brought.versions.keys() == {str(tmp_path / "c")}
+    assert brought.checkpoint.status is CheckpointStatus.TORN
+
+
+def test_what_stays_listed_and_cannot_be_had_is_the_storages_fault(
+    stored: Storage, s3: S3Server, bucket: str, tmp_path: Path, faulty: FaultyProxy
+) -> None:
+    s3.put(bucket, "ck/state", b"0123456789")
+    faulty.fault = lambda method, path: "404 NoSuchKey" if path.partition("?")[0].endswith("/state") else None
+    with pytest.raises(ListedAndGone, match="ck/state is listed, and not there when it is asked for") as gone:
+        download(job_from(bucket, tmp_path), stored, lambda paths: None, pause=lambda seconds: None)
+    assert isinstance(answer_to(gone.value, Download(job_from(bucket, tmp_path))), Troubled)
+
+
+@pytest.mark.parametrize("page", ["200 page", "html", "404 page"])
+def test_a_page_in_place_of_an_object_is_not_taken_for_a_newer_version(
+    stored: Storage, s3: S3Server, bucket: str, tmp_path: Path, faulty: FaultyProxy, page: str
+) -> None:
+    s3.put(bucket, "ck/state", b"0123456789")
+    faulty.break_in_turn([page], "GET", "/ck/state")
+    download(job_from(bucket, tmp_path), stored, lambda paths: None)
+    assert (tmp_path / "state").read_bytes() == b"0123456789"
+
+
+def test_empty_objects_that_mark_folders_are_no_files(
+    stored: Storage, s3: S3Server, bucket: str, tmp_path: Path
+) -> None:
+    for key in ("data", "data_$folder$", "deep/", "deep", "deep/er", "empty"):
+        s3.put(bucket, f"ck/{key}", b"")
+    for key in ("data/x", "deep/er/x"):
+        s3.put(bucket, f"ck/{key}", b"1")
+    download(job_from(bucket, tmp_path), stored, lambda paths: None)
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == {
+        "data/x",
+        "deep/er/x",
+        "empty",
+    }
+
+
 # --- storage that lies ----------------------------------------------------------------------------------
 
 
@@ -222,7 +279,8 @@ def test_half_an_object_that_passes_for_a_whole_one_is_brought_again(
 def test_other_bytes_than_those_of_the_etag_are_no_object_where_etags_are_known_to_be_sums(
     stored: Storage, s3: S3Server, bucket: str, tmp_path: Path, faulty: FaultyProxy
 ) -> None:
-    stored.put(Target(bucket, "mine", "text/plain"), b"it answers with an MD5")
+    for name in ("mine", "mine too"):
+        stored.put(Target(bucket, name, "text/plain"), b"it answers with an MD5")
     s3.put(bucket, "ck/state", b"0123456789")
     faulty.break_in_turn(["spoil"], "GET", "ck/state")
     download(job_from(bucket, tmp_path), stored, lambda paths: None)

@@ -8,7 +8,13 @@ import pytest
 
 from kelpie_worker.job import Job
 from kelpie_worker.messages import Download, Flush, Refused, Stage, Troubled, Upload, Watch
-from kelpie_worker.s3.errors import Misconfigured, StorageRefused, StorageUnreachable
+from kelpie_worker.s3.errors import (
+    Misconfigured,
+    NoDestination,
+    NotThere,
+    StorageRefused,
+    StorageUnreachable,
+)
 from kelpie_worker.sync.failures import answer_to
 
 
@@ -19,6 +25,8 @@ from kelpie_worker.sync.failures import answer_to
         (StorageRefused("x"), Download, Refused("c", "download", "x")),
         (StorageRefused("x"), Flush, Refused("c", "upload", "x")),
         (Misconfigured("x"), Download, Troubled("c", "configuration", "x")),
+        (NotThere("x"), Download, Troubled("c", "storage", "x")),
+        (NoDestination("x"), Download, Refused("c", "upload", "x")),
         (OSError(errno.ENOSPC, "full"), Download, Troubled("c", "disk_full", "[Errno 28] full")),
         (PermissionError(13, "no"), Download, Troubled("c", "disk", "PermissionError: [Errno 13] no")),
         (ValueError("x"), Watch, Refused("c", "pattern", "x")),

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pytest
 
-import kelpie_worker.transfer.refusal_limit
+import kelpie_worker.s3.whose_fault
 from kelpie_worker import config
 from kelpie_worker.checkpoints.fence import Fence
 from kelpie_worker.job import Job, SyncBlock
@@ -22,7 +22,7 @@ from kelpie_worker.lease import Lease
 from kelpie_worker.messages import Download, Flushed, Message, Refused, Stage, Staged, Troubled, Upload
 from kelpie_worker.s3.bucket import Storage
 from kelpie_worker.s3.client import SharedClient
-from kelpie_worker.s3.errors import NoBucket, StorageRefused
+from kelpie_worker.s3.errors import Misconfigured, NoBucket, StorageRefused, StorageUnreachable
 from kelpie_worker.s3.objects import Target
 from kelpie_worker.sync import job_files
 from kelpie_worker.sync.job_files import JobFiles
@@ -98,15 +98,16 @@ class Refusing:
 @pytest.mark.parametrize(
     ("error", "patience", "tries"),
     [
-        (NoBucket("never there"), 600.0, 1),
+        (NoBucket("never there"), 600.0, 2),
         (StorageRefused("not now"), 0.0, 1),
         (StorageRefused("not now"), 0.4, 2),
     ],
 )
-def test_a_refusal_that_lasts_is_believed_and_that_of_no_bucket_at_once(
+def test_a_refusal_that_lasts_is_believed_and_that_of_no_bucket_soon(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: StorageRefused, patience: float, tries: int
 ) -> None:
-    monkeypatch.setattr(kelpie_worker.transfer.refusal_limit, "LONGEST", patience)
+    monkeypatch.setattr(kelpie_worker.s3.whose_fault, "CONFIRMED", 0.4)
+    monkeypatch.setattr(kelpie_worker.s3.whose_fault, "LONGEST", patience)
     (tmp_path / "aside").mkdir()
     (tmp_path / "aside" / "result").write_text("1")
     job = Job("claim", "job", after=(SyncBlock("b", "p/", str(tmp_path / "out")),))
@@ -457,12 +458,13 @@ def test_outputs_of_the_older_generation_go_up_as_they_appear(
 
 
 def test_after_an_uploaders_restart_a_checkpoint_that_is_refused_from_the_first_stops_the_command(
-    coordinator: FakeCoordinator, worker: Worker
+    coordinator: FakeCoordinator, worker: Worker, s3: S3Server, bucket: str
 ) -> None:
     script = "until [ -e go ]; do sleep 0.05; done; echo 1 > ck/state; exec sleep 1000"
-    job = coordinator.submit(**shell(script), sync={"during": [block("no-such-bucket", "ck")]})
+    job = coordinator.submit(**shell(script), sync={"during": [block(bucket, "ck")]})
     worker.start()
     worker.wait_for("command_started")
+    s3.delete_bucket(bucket)
     os.kill(worker.child("uploader"), signal.SIGKILL)
     worker.wait_for("child_started", count=2, child="uploader")
     (worker.folder / "go").touch()
@@ -516,7 +518,7 @@ def test_a_refused_checkpoint_is_believed_in_after_a_while(
     aws: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bucket: str, faulty: FaultyProxy, started: bool
 ) -> None:
     """While the command runs, and when it has ended."""
-    monkeypatch.setattr(kelpie_worker.transfer.refusal_limit, "LONGEST", 0.5)
+    monkeypatch.setattr(kelpie_worker.s3.whose_fault, "LONGEST", 0.5)
     faulty.fault = puts("403")
     told: list[Exception] = []
     watched = Watched(tmp_path / "ck", bucket, refused=told.append)
@@ -561,6 +563,9 @@ NO_SPACE = OSError(errno.ENOSPC, "full")
         (Upload(Job("claim", "1"), ()), PermissionError(13, "no"), 600.0, Refused),
         (Upload(Job("claim", "1"), ()), RuntimeError("a defect"), 0.0, Refused),
         (Download(Job("claim", "1")), NO_SPACE, 600.0, Troubled),  # nothing is lost yet
+        (Download(Job("claim", "1")), StorageRefused("once or twice"), 600.0, Flushed),
+        (Download(Job("claim", "1")), Misconfigured("a key that was just made"), 600.0, Flushed),
+        (Download(Job("claim", "1")), StorageUnreachable("a proxy"), 600.0, Troubled),
     ],
 )
 def test_once_the_command_has_ended_trouble_is_waited_out(
@@ -571,7 +576,7 @@ def test_once_the_command_has_ended_trouble_is_waited_out(
     patience: float,
     answer: type[Message],
 ) -> None:
-    monkeypatch.setattr(kelpie_worker.transfer.refusal_limit, "LONGEST", patience)
+    monkeypatch.setattr(kelpie_worker.s3.whose_fault, "LONGEST", patience)
     monkeypatch.setattr(job_files, "_BETWEEN_TRIES", Backoff(first=0.01, longest=60.0))
     assert type(files_in(tmp_path)._answer(command, Full(2, error))) is answer
 

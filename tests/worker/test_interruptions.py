@@ -301,11 +301,17 @@ def test_a_missing_bucket_fails_the_attempt(coordinator: FakeCoordinator, worker
     assert not worker.seen("command_started")
 
 
-def test_outputs_that_are_refused_fail_the_attempt(coordinator: FakeCoordinator, worker: Worker) -> None:
-    job = coordinator.submit(**shell("echo 1 > out/x"), sync={"after": [block("no-such-bucket", "out")]})
+@pytest.mark.parametrize("when", ["during", "after"])
+def test_a_bucket_that_outputs_cannot_go_to_is_found_before_the_command_starts(
+    coordinator: FakeCoordinator, worker: Worker, bucket: str, when: str
+) -> None:
+    sync = {"before": [block(bucket, "in")], when: [block("no-such-bucket", "out")]}
+    job = coordinator.submit(**shell("echo 1 > out/x"), sync=sync)
     worker.start()
     report, body = finished(coordinator, job)
     assert (report, body["reason"]) == ("failed", "upload")
+    assert body["detail"] == "looking for no-such-bucket: NoSuchBucket"
+    assert not worker.seen("command_started")
 
 
 def test_outputs_wait_until_storage_is_back(

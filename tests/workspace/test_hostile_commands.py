@@ -83,11 +83,14 @@ def test_absolute_links_within_the_outputs_go_up_as_what_they_lead_to(
 
 
 def test_a_checkpoint_that_storage_refuses_from_the_first_stops_the_command(
-    coordinator: FakeCoordinator, worker: Worker
+    coordinator: FakeCoordinator, worker: Worker, s3: S3Server, bucket: str
 ) -> None:
-    sync = {"during": [block("no-such-bucket", "ck")]}
-    job = coordinator.submit(**shell("echo 1 > ck/state; exec sleep 600"), sync=sync)
+    script = "until [ -e go ]; do sleep 0.05; done; echo 1 > ck/state; exec sleep 600"
+    job = coordinator.submit(**shell(script), sync={"during": [block(bucket, "ck")]})
     worker.start()
+    worker.wait_for("command_started")
+    s3.delete_bucket(bucket)
+    (worker.folder / "go").touch()
     report, body = finished(coordinator, job)
     assert (report, body["reason"]) == ("failed", "upload")
 

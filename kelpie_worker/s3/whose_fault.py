@@ -1,0 +1,146 @@
+"""What an answer to a request says, and whose fault that is: the job's, the machine's or the storage's. Decisions
+only: nothing here waits, reads a clock or sends a request.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+CONFIRMED = 5.0  # seconds for which a refusal is repeated before it is believed
+LONGEST = 600.0  # seconds for which one is repeated once the command has begun: its files cost hours
+
+
+class Asked(StrEnum):
+    """What was asked for, as far as it matters for reading the answer."""
+
+    HEAD = "head"  # its answers have no body, so no error document either
+    CONDITION = "condition"  # a write or delete with If-Match or If-None-Match
+    OTHER = "other"
+
+
+class Says(StrEnum):
+    """What an answer says about the request."""
+
+    NOTHING = "nothing"  # nothing came, or it is unreadable, or it comes from something before the storage
+    LATER = "later"  # the storage cannot now, or the request was damaged on its way
+    SETTINGS = "settings"  # this machine's key, clock, region or endpoint is not the right one
+    REFUSED = "refused"
+    NO_BUCKET = "no bucket"
+    ABSENT = "absent"  # there is no such object, or not in this version
+    NO_UPLOAD = "no upload"  # the multipart upload does not exist any more
+    CONFLICT = "conflict"  # another object is there than the condition names
+    UNTOLD = "untold"  # a refusal of a HEAD request: a GET request will tell
+
+
+class Fault(StrEnum):
+    NOT_YET = "ask again"
+    JOB = "job"  # the attempt fails, and is counted
+    MACHINE = "machine"  # the job is given back as `configuration`: the next machine may do better
+    STORAGE = "storage"  # the job is given back as `storage`
+
+
+class When(StrEnum):
+    """Before the command starts, while it runs, or after it has ended."""
+
+    BEFORE = "before"
+    WHILE = "while"
+    AFTER = "after"
+
+
+_CODES = {
+    Says.LATER: """
+        BadDigest Busy IncompleteBody InsufficientCapacity InternalError InvalidDigest InvalidPart InvalidPartOrder
+        OperationAborted QuotaExceeded RequestLimitExceeded RequestTimeout ServiceUnavailable SlowDown
+        SlowDownRead SlowDownWrite StorageFull TemporaryRedirect Throttling ThrottlingException TooManyRequests
+        XAmzContentChecksumMismatch XAmzContentSHA256Mismatch XMinioServerNotInitialized XMinioStorageFull
+    """,
+    Says.SETTINGS: """
+        AccountProblem AuthFailure AuthorizationHeaderMalformed AuthorizationQueryParametersError
+        ExpiredToken ExpiredTokenException IllegalLocationConstraintException InvalidAccessKeyId
+        InvalidClientTokenId InvalidRegion InvalidSecurity InvalidToken NotSignedUp PermanentRedirect
+        Redirect RequestExpired RequestTimeTooSkewed SignatureDoesNotMatch TokenRefreshRequired Unauthorized
+        UnrecognizedClientException UserProjectAccountProblem
+    """,
+    Says.CONFLICT: "ConditionalRequestConflict InvalidRange PreconditionFailed",
+    Says.NO_BUCKET: "InvalidBucketName NoSuchBucket",
+    Says.ABSENT: "NoSuchKey NoSuchVersion",
+    Says.NO_UPLOAD: "NoSuchUpload",
+    Says.REFUSED: "NotImplemented",
+}
+_SAYS = {code: says for says, codes in _CODES.items() for code in codes.split()}
+
+
+def said(status: int, code: str | None, asked: Asked = Asked.OTHER) -> Says:
+    """What an answer says. `code` is that of its S3 error document; None: it has none. `status` 0: none came.
+
+    Proxies, gateways and captive portals answer 404, 403, 407 or 200 with pages of their own while the storage
+    restarts or is out of reach. Without an error document, nothing was said about the bucket.
+
+        status      error code                       asked      says
+        ----------  -------------------------------  ---------  ---------
+        none        -                                any        nothing
+        any         SlowDown, RequestTimeout, ...    any        later
+        any         BadDigest, InvalidPart, ...      any        later
+        any         ExpiredToken, AuthFailure, ...   any        settings
+        any         PreconditionFailed               any        conflict
+        any         InvalidRange                     any        conflict
+        any         NoSuchBucket                     any        no bucket
+        any         NoSuchKey, NoSuchVersion         any        absent
+        any         NoSuchUpload                     any        no upload
+        501         NotImplemented                   any        refused
+        401         any other                        any        settings
+        429         any other                        any        later
+        5xx         any other                        any        later
+        3xx         any other                        any        settings
+        any other   AccessDenied, any other          any        refused
+        412         none                             any        conflict
+        501         none                             condition  refused
+        408, 429    none                             any        nothing
+        5xx         none                             any        nothing
+        407         none                             any        nothing
+        3xx, 4xx    none                             head       untold
+        any other   none                             any        nothing
+    """
+    if code is not None:
+        return _SAYS.get(code) or _said_by_status(status)
+    if status == 412:
+        return Says.CONFLICT
+    if status == 501 and asked is Asked.CONDITION:
+        return Says.REFUSED
+    if 300 <= status < 500 and status not in (407, 408, 429) and asked is Asked.HEAD:
+        return Says.UNTOLD
+    return Says.NOTHING
+
+
+def _said_by_status(status: int) -> Says:
+    """What an S3 error document says whose code is none of those above."""
+    if status == 429 or status >= 500:
+        return Says.LATER
+    if status == 401 or 300 <= status < 400:
+        return Says.SETTINGS
+    return Says.REFUSED
+
+
+def whose_fault(says: Says, when: When, lasted: float) -> Fault:
+    """Whose fault it is that a request has had such answers, and no other, for `lasted` seconds.
+
+    A single refusal proves nothing: a key that was created a second ago is not known everywhere yet, credentials
+    are renewed, a bucket is just being made. So each is repeated for CONFIRMED seconds, or for LONGEST.
+
+        says       before                         while                          after
+        ---------  -----------------------------  -----------------------------  -----------------------------
+        nothing    storage                        ask again                      ask again
+        later      storage                        ask again                      ask again
+        settings   ask again 5 s, then machine    ask again 600 s, then machine  ask again 600 s, then machine
+        refused    ask again 5 s, then job        ask again 600 s, then job      ask again 600 s, then job
+        no bucket  ask again 5 s, then job        ask again 5 s, then job        ask again 5 s, then job
+        absent     storage                        ask again                      ask again
+        no upload  storage                        ask again                      ask again
+        conflict   storage                        ask again                      ask again
+        untold     storage                        ask again                      ask again
+    """
+    blamed = {Says.SETTINGS: Fault.MACHINE, Says.REFUSED: Fault.JOB, Says.NO_BUCKET: Fault.JOB}.get(says)
+    if blamed is None:
+        return Fault.STORAGE if when is When.BEFORE else Fault.NOT_YET
+    quick = when is When.BEFORE or says is Says.NO_BUCKET
+    return blamed if lasted >= (CONFIRMED if quick else LONGEST) else Fault.NOT_YET

@@ -1,0 +1,168 @@
+"""What becomes of answers that the storage did not give, or did not mean for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kelpie_worker.lease import Lease
+from kelpie_worker.s3 import client
+from kelpie_worker.s3.bucket import Storage
+from kelpie_worker.s3.client import SharedClient
+from kelpie_worker.s3.errors import Misconfigured, NoDestination, StorageRefused, StorageUnreachable
+from kelpie_worker.s3.objects import Absent, Part, RemoteFile, Target, Version
+from local_stack.s3 import S3Server
+from tests.doubles.faulty_proxy import FaultyProxy
+
+
+@pytest.fixture
+def shared(aws: None) -> SharedClient:
+    return SharedClient("us-east-1")
+
+
+@pytest.fixture
+def storage(shared: SharedClient) -> Storage:
+    return Storage(shared, Lease(), max_retries=0)
+
+
+def target(bucket: str, key: str = "key") -> Target:
+    return Target(bucket, key, "text/plain")
+
+
+OPERATIONS: dict[str, Callable[[Storage, str, Path], Any]] = {
+    "list": lambda storage, bucket, path: list(storage.files(bucket, "")),
+    "get": lambda storage, bucket, path: storage.fetch(bucket, "key", path, RemoteFile("key", 7, "0" * 32)),
+    "head": lambda storage, bucket, path: storage.state_of(bucket, "key"),
+    "put": lambda storage, bucket, path: storage.put(target(bucket), b"content"),
+    "begin": lambda storage, bucket, path: storage.begin(target(bucket)),
+    "part": lambda storage, bucket, path: storage.send_part(target(bucket), "id", 1, b"content"),
+    "complete": lambda storage, bucket, path: storage.complete(
+        target(bucket), "id", [Part(1, '"etag"', b"md5")], 7
+    ),
+    "delete": lambda storage, bucket, path: storage.delete(bucket, "key"),
+    "destination": lambda storage, bucket, path: storage.demand_destination(bucket, "out/"),
+}
+
+
+PAGES = ["404 page", "403 page", "407 page", "400 page", "302 page", "200 page"]
+OF_THE_MACHINE = [
+    "400 ExpiredToken",
+    "403 RequestTimeTooSkewed",
+    "403 InvalidAccessKeyId",
+    "403 SignatureDoesNotMatch",
+    "301 PermanentRedirect",
+]
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_page_of_something_in_between_is_no_refusal_and_no_fact(
+    storage: Storage, s3: S3Server, bucket: str, faulty: FaultyProxy, tmp_path: Path, operation: str
+) -> None:
+    s3.put(bucket, "key", b"content")
+    for page in PAGES if operation != "head" else PAGES[:-1]:
+        faulty.fault = lambda method, path, page=page: page  # type: ignore[misc]
+        with pytest.raises(StorageUnreachable):
+            OPERATIONS[operation](storage, bucket, tmp_path / "file")
+    faulty.fault = lambda method, path: None
+    assert s3.get(bucket, "key") == b"content"
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_key_that_is_not_accepted_is_this_machines_trouble(
+    storage: Storage, bucket: str, faulty: FaultyProxy, tmp_path: Path, operation: str
+) -> None:
+    for code in OF_THE_MACHINE:
+        faulty.fault = lambda method, path, code=code: code  # type: ignore[misc]
+        with pytest.raises(Misconfigured, match=code[4:]):
+            OPERATIONS[operation](storage, bucket, tmp_path / "file")
+
+
+def test_credentials_that_were_renewed_in_their_file_are_read_again(
+    aws: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, s3: S3Server, bucket: str, faulty: FaultyProxy
+) -> None:
+    monkeypatch.setattr(client, "_SHORTEST_LIFE", 0)
+    keys = tmp_path / "credentials"
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(keys))
+
+    def write(key: str) -> None:
+        keys.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = secret\n")
+
+    def refuse_the_old_one(method: str, path: str) -> str | None:
+        return "403 InvalidAccessKeyId" if "OLDKEY" in faulty.headers[-1][1]["Authorization"] else None
+
+    write("OLDKEY")
+    faulty.fault = refuse_the_old_one
+    storage = Storage(SharedClient("us-east-1"), Lease(), max_retries=0)
+    s3.put(bucket, "key", b"content")
+    with pytest.raises(Misconfigured, match="InvalidAccessKeyId; check this machine's AWS key"):
+        list(storage.files(bucket, ""))
+    write("NEWKEY")
+    assert [file.key for file in storage.files(bucket, "")] == ["key"]
+
+
+def test_a_refused_head_request_is_explained_by_a_get_request(
+    storage: Storage, s3: S3Server, bucket: str, faulty: FaultyProxy
+) -> None:
+    assert storage.state_of(bucket, "key") == Absent()
+    s3.put(bucket, "key", b"content")
+    faulty.fault = lambda method, path: "404 page" if method == "HEAD" else None
+    assert storage.state_of(bucket, "key") == Version(s3.etags(bucket)["key"])
+
+
+def test_a_completion_that_was_not_answered_is_known_by_size_and_time_where_etags_are_no_md5s(
+    storage: Storage, s3: S3Server, bucket: str, faulty: FaultyProxy
+) -> None:
+    upload = storage.begin(target(bucket))
+    part = storage.send_part(target(bucket), upload, 1, b"content")
+    faulty.break_in_turn(["lost", "gone"], "POST", "uploadId")
+    foreign = Part(1, part.etag, b"another rule than the MD5 of MD5s")
+    with pytest.raises(StorageUnreachable):  # no retries here
+        storage.complete(target(bucket), upload, [foreign], 7)
+    stored = storage.complete(target(bucket), upload, [foreign], 7)
+    assert stored.etag == s3.etags(bucket)["key"]
+    assert s3.get(bucket, "key") == b"content"
+
+
+def test_an_object_that_is_older_than_the_upload_is_not_what_it_became(
+    storage: Storage, shared: SharedClient, s3: S3Server, bucket: str, faulty: FaultyProxy
+) -> None:
+    s3.put(bucket, "key", b"another")
+    upload = storage.begin(target(bucket))
+    shared.open_uploads.begun((upload, bucket, "key"), (shared.open_uploads.begun_at(upload) or 0) + 2)
+    part = storage.send_part(target(bucket), upload, 1, b"content")
+    faulty.break_in_turn(["gone"], "POST", "uploadId")
+    with pytest.raises(StorageUnreachable, match="key is not what was uploaded"):
+        storage.complete(target(bucket), upload, [part], 7)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [("404 NoSuchBucket", NoDestination), ("403 AccessDenied", NoDestination), ("501 NotImplemented", None)],
+)
+def test_a_destination_that_takes_nothing_is_named(
+    storage: Storage,
+    s3: S3Server,
+    bucket: str,
+    faulty: FaultyProxy,
+    fault: str,
+    error: type[StorageRefused] | None,
+) -> None:
+    faulty.fault = lambda method, path: fault
+    if error is None:
+        storage.demand_destination(bucket, "out/")
+        return
+    with pytest.raises(error, match=fault[4:]):
+        storage.demand_destination(bucket, "out/")
+
+
+def test_a_destination_that_may_only_be_written_to_is_one(
+    storage: Storage, s3: S3Server, bucket: str, faulty: FaultyProxy
+) -> None:
+    faulty.fault = lambda method, path: "403" if "list-type" in path else None
+    storage.demand_destination(bucket, "out/")
+    assert s3.keys(bucket) == s3.unfinished_uploads(bucket) == []
