@@ -15,7 +15,7 @@ from kelpie_worker.checkpoints.plan import commit_steps, prepare_order
 from kelpie_worker.checkpoints.tracked_files import Sendings, TrackedFile, TrackedFiles
 from kelpie_worker.job import Job, StoredObject, SyncBlock
 from kelpie_worker.lease import Lease
-from kelpie_worker.s3.errors import Misconfigured, NoBucket, NotBegun, NotCopied, StorageRefused
+from kelpie_worker.s3.errors import Misconfigured, NoBucket, NotBegun, NotCopied, StorageRefused, Unsaid
 from kelpie_worker.s3.objects import Target
 from kelpie_worker.transfer.file_upload import Beginning, Prepared, Rewritten, Transfer
 from kelpie_worker.transfer.part_sizes import WHOLE_SIZE
@@ -26,6 +26,7 @@ _MOST_REFUSALS = 16  # without anything being taken: then it is not for the keys
 _MOST_PROBES = 3
 _SPOILED_BEFORE_COPY = 2
 _USUAL_RATE = 1_000_000.0  # bytes a second of an uplink of which nothing is known yet
+_READ_EACH_TIME = 1024 * 1024  # bytes, to compare a file with what was sent of it
 _PROOF_PAUSE_FACTOR = 20  # times as long as it takes to compare a file with what was sent of it
 
 
@@ -37,7 +38,8 @@ class Unreadable(StorageRefused):
 class NotSent:
     """The files of a generation that were not uploaded, and why."""
 
-    refused: dict[str, StorageRefused] = field(default_factory=dict)  # while others were taken; or Unreadable
+    # While others were taken; or Unreadable.
+    refused: dict[str, StorageRefused | Unsaid] = field(default_factory=dict)
     removed: set[str] = field(default_factory=set)  # deleted together with their directories
     held: set[str] = field(default_factory=set)  # files that grew, and turned out to cost too much
 
@@ -81,12 +83,13 @@ class Generations:
     def _begins_as_sent(self, path: str, file: TrackedFile, size: int) -> bool:
         """Whether a file that became longer was only appended to.
 
-        Its last bytes then are looked at each time; all that was sent, as often as its reading allows.
+        Its last bytes then are looked at each time; all that was sent too, if that is little, else as often as its
+        reading allows.
         """
         began = time.monotonic()
         if file.tail is not None and tail_of(self._source(path), size) != file.tail:
             return False
-        if file.content.digest is None or began < file.sendings.proven_until:
+        if file.content.digest is None or (size > _READ_EACH_TIME and began < file.sendings.proven_until):
             return True
         is_prefix = begins_with(self._source(path), size, file.content.digest)
         now = time.monotonic()
@@ -275,14 +278,14 @@ class Generations:
     def _source(self, path: str) -> str:
         return f"{self._block.local_path}/{path}"
 
-    def _commit(self, prepared: dict[str, Prepared], files: Snapshot) -> dict[str, StorageRefused]:
+    def _commit(self, prepared: dict[str, Prepared], files: Snapshot) -> dict[str, StorageRefused | Unsaid]:
         """Commit all files, several at a time: a machine that vanishes meanwhile leaves a torn checkpoint.
 
         Returns the files that were refused while others were taken. If all are refused, a refusal is raised.
         """
         targets = {path: self.target(path) for path in prepared}
         taken: list[str] = []
-        refused: dict[str, StorageRefused] = {}
+        refused: dict[str, StorageRefused | Unsaid] = {}
 
         def commit(path: str) -> None:
             target = targets[path]
@@ -290,7 +293,7 @@ class Generations:
                 stored = self._fence.write(target, prepared[path].commit, targets.values())
             except (NoBucket, Misconfigured):
                 raise
-            except StorageRefused as refusal:
+            except (StorageRefused, Unsaid) as refusal:
                 refused[path] = refusal
                 if not taken and len(refused) >= _MOST_REFUSALS:
                     raise

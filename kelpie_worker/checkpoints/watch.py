@@ -10,7 +10,7 @@ Here is the loop: `observer` looks, `mirror` decides, and the loop carries the d
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,7 +30,14 @@ from kelpie_worker.checkpoints.two_phase_commit import Generations, NotSent
 from kelpie_worker.config import WatchTimes
 from kelpie_worker.job import Job, Manifest, ObjectKey, StoredObject, SyncBlock
 from kelpie_worker.lease import Cancelled, Lease
-from kelpie_worker.s3.errors import Misconfigured, NoBucket, NotThere, StorageRefused, StorageUnreachable
+from kelpie_worker.s3.errors import (
+    Misconfigured,
+    NoBucket,
+    NotThere,
+    StorageRefused,
+    StorageUnreachable,
+    Unsaid,
+)
 from kelpie_worker.s3.objects import Version
 from kelpie_worker.s3.whose_fault import LONGEST, When
 from kelpie_worker.system.backoff import Backoff
@@ -358,7 +365,7 @@ class Checkpoints:
             self._callbacks.busy(self._aside.paths)
         return not_sent
 
-    def _note_refused(self, refused: dict[str, StorageRefused]) -> None:
+    def _note_refused(self, refused: Mapping[str, StorageRefused | Unsaid]) -> None:
         for path, refusal in refused.items():
             if not self.files[path].refused:
                 logs.warn("checkpoint_file_refused", self._context.job, path=path, detail=str(refusal))

@@ -24,6 +24,10 @@ class StorageRefused(Exception):
     says: ClassVar[Says] = Says.REFUSED
 
 
+class Unsaid(StorageUnreachable):
+    """Something before the storage refused the request, perhaps this one alone: for its size, or a word in it."""
+
+
 class NotTheListed(StorageUnreachable):
     """An answer has the ETag of the listed object and another size."""
 
@@ -150,6 +154,8 @@ def _error_said_by(response: Any, what: str, asked: Asked) -> Exception:
     code = error_code(response.get("Error", {}).get("Code"))
     says = said(status, code, asked)
     kind = Forbidden if says is Says.REFUSED and status == 403 else _CLASSES[says]
+    if says is Says.NOTHING and 400 <= status < 500 and status not in (407, 408, 429):
+        kind = Unsaid
     return kind(f"{what}: {_words(status, code, says)}")
 
 
