@@ -14,7 +14,7 @@ WORK = "/work?machine_id=m1&container_group_id=g1"
 
 
 def test_the_answer_is_a_list_of_the_whole_job_and_no_cache_may_keep_it(api: Client) -> None:
-    submitted = api.submit(arguments=["a"], sync={"before": []}, webhook="http://receiver/")
+    submitted = api.submit(arguments=["a"], sync={"before": []}, webhook="https://receiver/")
     answer = api.get(WORK)
     [job] = answer.json or []
     assert answer.headers["Cache-Control"] == "no-store"

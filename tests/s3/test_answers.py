@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from kelpie_worker.lease import Lease
 from kelpie_worker.s3 import client
 from kelpie_worker.s3.bucket import Storage
 from kelpie_worker.s3.client import SharedClient
@@ -16,6 +15,7 @@ from kelpie_worker.s3.errors import Misconfigured, NoDestination, StorageRefused
 from kelpie_worker.s3.objects import Absent, Part, RemoteFile, Target, Version
 from local_stack.s3 import S3Server
 from tests.doubles.faulty_proxy import FaultyProxy
+from tests.doubles.leases import held
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def shared(aws: None) -> SharedClient:
 
 @pytest.fixture
 def storage(shared: SharedClient) -> Storage:
-    return Storage(shared, Lease(), max_retries=0)
+    return Storage(shared, held(), max_retries=0)
 
 
 def target(bucket: str, key: str = "key") -> Target:
@@ -97,7 +97,7 @@ def test_credentials_that_were_renewed_in_their_file_are_read_again(
 
     write("OLDKEY")
     faulty.fault = refuse_the_old_one
-    storage = Storage(SharedClient("us-east-1"), Lease(), max_retries=0)
+    storage = Storage(SharedClient("us-east-1"), held(), max_retries=0)
     s3.put(bucket, "key", b"content")
     with pytest.raises(Misconfigured, match="InvalidAccessKeyId; check this machine's AWS key"):
         list(storage.files(bucket, ""))
