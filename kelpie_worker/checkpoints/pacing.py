@@ -45,17 +45,24 @@ BESIDE_OTHERS = Trickle(rate=64 * 1024, least_pause=30)
 class Pacing:
     """Which of the files that have grown are held back, and which are sent beside the others."""
 
-    def __init__(self, may_copy: Callable[[TrackedFile], bool], seconds_for: Callable[[int], float]) -> None:
+    def __init__(
+        self,
+        may_copy: Callable[[TrackedFile], bool],
+        seconds_for: Callable[[int], float],
+        under_way: Callable[[], Collection[str]],
+    ) -> None:
         """`may_copy` says whether storage is likely to copy what it has of a file.
 
-        `seconds_for` says how long it takes to send so many bytes, by what it took before.
+        `seconds_for` says how long it takes to send so many bytes, by what it took before. `under_way` are the
+        paths of what is being sent beside the generations.
         """
         self._may_copy = may_copy
         self._seconds_for = seconds_for
+        self._under_way = under_way
 
     def held(self, grown: Mapping[str, TrackedFile], others: Collection[int], now: float) -> frozenset[str]:
         """The paths to hold back, beside other files of these sizes that are ready to be sent."""
-        aside = {path for path, file in grown.items() if file.sendings.are_under_way}
+        aside = grown.keys() & self._under_way()
         grown = {path: file for path, file in grown.items() if path not in aside}
         waiting = {path: file for path, file in grown.items() if not self._is_affordable(file, now)}
         weight = sum(_size(file) for file in waiting.values())

@@ -53,7 +53,6 @@ class Sendings:
     size: int = 0  # bytes sent in all
     last_at: float = -math.inf
     took: float | None = None  # seconds, the last time; None: not known
-    are_under_way: bool = False  # beside the generations
     is_not_copied: bool = False  # storage has refused to copy what it has of this version
     proven_until: float = -math.inf  # until then its beginning need not be compared again with what was sent
 

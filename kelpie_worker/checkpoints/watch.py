@@ -105,10 +105,10 @@ class Checkpoints:
             block, scanner, self.files, self.stability, context.times, fence, overlaps, self._key_of
         )
         self._generations = Generations(job, block, context.transfer, context.lease, fence, self.files)
-        pacing = Pacing(self._generations.may_copy, self._generations.seconds_for)
+        self._aside = AsideUploads(self._observer.file_events.set)
+        pacing = Pacing(self._generations.may_copy, self._generations.seconds_for, lambda: self._aside.paths)
         self._mirror = Mirror(self.files, self.stability, pacing, block.mirrors_deletes)
         self._deletions = Deletions(job, block, fence, overlaps, self._key_of, history.sent)
-        self._aside = AsideUploads(self._observer.file_events.set)
         self._aside_transfer = context.transfer.slower()
         self._is_unreported = False  # a file that was sent aside belongs to no generation that was reported
         self._unsteady: Collection[str] = ()  # files that the last generation left out, for they move
@@ -304,7 +304,6 @@ class Checkpoints:
     def _begin_aside(self, files: Snapshot) -> None:
         for path, version in files.items():
             file = self.files[path]
-            file.sendings.are_under_way = True
             prepare = self._generations.prepare_aside(path, version, self._aside_transfer)
             self._aside.begin(path, version, file.sent, prepare)
 
@@ -313,7 +312,6 @@ class Checkpoints:
         while upload := self._aside.ended():
             self._callbacks.busy(self._aside.paths)
             file = self.files[upload.path]
-            file.sendings.are_under_way = False
             try:
                 prepared = upload.prepared.result()
             except Rewritten:
@@ -337,8 +335,6 @@ class Checkpoints:
 
     def _give_up_aside(self) -> None:
         """Stop what is being sent aside: the last generation sends it, whole or as it is by now."""
-        for path in self._aside.paths:
-            self.files[path].sendings.are_under_way = False
         self._aside.forget()
         self._aside_transfer.close()
 

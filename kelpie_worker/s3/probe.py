@@ -6,13 +6,15 @@ They raise Misconfigured where the user's settings cannot be used.
 from typing import TYPE_CHECKING
 
 from kelpie_worker.s3.client import client_by, connect
+from kelpie_worker.s3.errors import error_code
 from kelpie_worker.s3.settings import Setting, StorageSettings
+from kelpie_worker.s3.whose_fault import Says
+from kelpie_worker.s3.whose_fault import said as said_by
 from kelpie_worker.system.proxies import reached
 
 if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
     from mypy_boto3_s3 import S3Client
-
-_KEY_IS_WRONG = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
 
 
 class CheckFailed(Exception):
@@ -43,11 +45,16 @@ def storage(region: str | None) -> str:
     try:
         client.list_buckets()
     except ClientError as error:
-        if error.response.get("Error", {}).get("Code") in _KEY_IS_WRONG:
-            raise CheckFailed(f"{error}; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
+        if _is_for_settings(error):
+            raise CheckFailed(f"{error}; check this machine's AWS key, clock, region and endpoint") from error
     except (BotoCoreError, ValueError) as error:
         raise CheckFailed(f"the AWS_* variables are not usable: {error}") from error
     return f"{client.meta.endpoint_url} answers"
+
+
+def _is_for_settings(error: "ClientError") -> bool:
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return said_by(status, error_code(error.response.get("Error", {}).get("Code"))) is Says.SETTINGS
 
 
 def write(client: "S3Client", bucket: str, key: str) -> str:

@@ -30,7 +30,7 @@ class Directory:
         self.now = 1000.0
         self.files = TrackedFiles(DirectoryHistory({}, {}, {}, False), lambda path: True, lambda path: ("b", path))
         self.stability = Stability(max_wait=1)
-        self.pacing = Pacing(lambda file: self.copies, lambda size: self.seconds)
+        self.pacing = Pacing(lambda file: self.copies, lambda size: self.seconds, list)
         self.seconds = 0.0  # that it takes to send a file
         self.copies = False  # whether storage copies what it has of a file
         self.mirrors_deletes = True
