@@ -1,8 +1,9 @@
 """Files that may have another content than was sent although their signature is the same: these are read again.
 
 A signature is believed if no process had the file open for writing, or mapped, just before the version that was
-sent was read, and if the kernel itself keeps the times there. A write after that has to open the file first, and
-moves its times. In all other cases the digest of what was sent is compared with that of the file:
+sent was read, and if the kernel itself moves the times there at every write. A write after that has to open the
+file first, and moves its times. Not so on a tmpfs, or an overlay over one: a page that was mapped and read is
+written there without a trace. In all other cases the digest of what was sent is compared with that of the file:
 
     when the version was sent, the file was     is compared while the command runs         when it has ended
     -----------------------------------------  ----------------------------------------  -----------------
@@ -10,8 +11,9 @@ moves its times. In all other cases the digest of what was sent is compared with
     open for writing                            once no process has it open any more      if it was not before
     mapped, and a flush reveals later writes    once, after a flush                       yes
     mapped, elsewhere (tmpfs)                   again and again, for 1/20 of the time     yes
-    where times are rounded, or not the
-    kernel's own (FAT, ext3, NFS, FUSE)         once                                      yes
+    where times are rounded, not the kernel's
+    own, or do not tell every write (FAT,
+    ext3, NFS, FUSE, tmpfs)                     once                                      yes
     another run's, from before a reboot         never: what was sent is not known         is sent anew
 """
 
@@ -75,7 +77,7 @@ class Contents:
         for path, version in brought.items():
             content, source = self._files[path].content, self._source(path)
             is_untouched, rebooted = self._history.is_untouched, self._history.is_of_another_boot
-            if tells_writes(source, version) and (is_untouched or not rebooted):
+            if self._tells_writes(source, version) and (is_untouched or not rebooted):
                 content.may_differ = False
             elif is_untouched:
                 with suppress(Spoiled):  # another process has it in its hands: it is sent anew in the end
@@ -179,7 +181,10 @@ class Contents:
         if look.opened.may_write(version.file):
             return False
         has_rested = time.monotonic() - max(movement.appeared, movement.moved_at) >= TICK
-        return look.final or (has_rested and tells_writes(self._source(path), version))
+        return look.final or (has_rested and self._tells_writes(self._source(path), version))
+
+    def _tells_writes(self, source: str, version: Signature) -> bool:
+        return tells_writes(source, version, lambda: self._flush_reveals(source, version))
 
     def _flush_reveals(self, source: str, version: Signature) -> bool:
         if version.device not in self._reveals:

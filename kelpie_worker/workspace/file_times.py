@@ -3,6 +3,7 @@
 import mmap
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from kelpie_worker.system.linux import file_system_of
@@ -10,6 +11,8 @@ from kelpie_worker.workspace.file_version import NoCopy, Signature, nameless, si
 
 # The kernel alone sets a file's change time there, at every write through a descriptor. Elsewhere a server or a
 # program does (NFS, SMB, 9p, FUSE), or the time of the last write stands in its place, which any program may set.
+# Not tmpfs: its pages are never saved, so a page that was mapped and read can be written, and no time moves.
+_OVERLAY = 0x794C7630
 _KERNEL_KEEPS_TIMES = {
     0xEF53: "ext",
     0x58465342: "xfs",
@@ -17,19 +20,23 @@ _KERNEL_KEEPS_TIMES = {
     0xF2F52010: "f2fs",
     0x2FC12FC1: "zfs",
     0xCA451A4E: "bcachefs",
-    0x01021994: "tmpfs",
-    0x794C7630: "overlay",
+    _OVERLAY: "overlay",
 }
 TICK = 0.01  # seconds; two writes within it may bear one time, where times are fine
 _FINE = 10_000_000  # nanoseconds; times that are whole multiples are rounded (FAT, ext3: to seconds)
 
 
-def tells_writes(path: str, version: Signature) -> bool:
-    """Whether every `write` to the file that comes later than TICK after this version changes its signature."""
+def tells_writes(path: str, version: Signature, flush_reveals: Callable[[], bool]) -> bool:
+    """Whether every write to the file that comes later than TICK after this version changes its signature.
+
+    That is, through a descriptor, or a mapping that is made after this version. `flush_reveals` says what
+    `flush_reveals_writes` does in its folder: it is called for overlays only, which may lie over a tmpfs.
+    """
     if version.ctime_ns % _FINE == 0:
         return False
     with suppress(OSError):
-        return file_system_of(path) in _KERNEL_KEEPS_TIMES
+        kind = file_system_of(path)
+        return kind in _KERNEL_KEEPS_TIMES and (kind != _OVERLAY or flush_reveals())
     return False
 
 
@@ -49,7 +56,7 @@ def flush_reveals_writes(folder: str) -> bool:
     """Whether `flush` has that effect in this folder: tried with a file that has no name. Not so on tmpfs."""
     try:
         with nameless(folder) as file:
-            file.truncate(mmap.PAGESIZE)
+            file.write(bytes(mmap.PAGESIZE))  # on a full disk an error; to fill a hole in a mapping is a SIGBUS
             with mmap.mmap(file.fileno(), mmap.PAGESIZE) as page:
                 page[0] = 1
                 os.fdatasync(file.fileno())

@@ -108,8 +108,9 @@ class Directory:
         (System(), OPEN, OPEN, 0, 1),
         (System(), OPEN, NOTHING, 1, 0),
         (System(), MAPPED, MAPPED, 1, 1),
-        (System(reveals=False), MAPPED, MAPPED, 3, 1),
-        (System(reveals=False), MAPPED, NOTHING, 1, 0),
+        (System(reveals=False, tells_writes=False), MAPPED, MAPPED, 3, 1),
+        (System(reveals=False, tells_writes=False), MAPPED, NOTHING, 1, 1),
+        (System(reveals=False, tells_writes=False), NOTHING, MAPPED, 3, 1),
         (System(tells_writes=False), NOTHING, NOTHING, 1, 1),
         (System(tells_writes=False), OPEN, OPEN, 0, 1),
         (System(), CLOSED_TO_INSPECTION, CLOSED_TO_INSPECTION, 1, 1),
@@ -122,6 +123,7 @@ class Directory:
         "mapped",
         "mapped on tmpfs",
         "mapped on tmpfs, then closed",
+        "mapped later on tmpfs",
         "times that tell nothing",
         "times that tell nothing, and open",
         "a process that may not be inspected",
@@ -268,6 +270,34 @@ def test_what_a_mapping_wrote_last_is_sent_when_the_command_has_ended(
     assert keys_of(s3, bucket)["state"] == path.read_bytes()
 
 
+def read_then_write(path: Path) -> None:
+    """On a tmpfs a page that was read through a mapping can be written at once: no time moves."""
+    with mapping(path) as pages:
+        assert pages[0:1] == b"0"
+        pages[0:1] = b"1"
+
+
+def test_what_a_mapping_made_after_the_upload_reads_and_then_writes_is_sent(
+    mapped: Watched, s3: S3Server, bucket: str
+) -> None:
+    send(mapped)
+    read_then_write(mapped.folder / "state")
+    mapped.checkpoints.finish()
+    assert keys_of(s3, bucket)["state"] == b"1" + b"0" * (2 * PAGE - 1)
+
+
+def test_what_a_mapping_made_after_the_download_reads_and_then_writes_is_sent(
+    mapped: Watched, s3: S3Server, bucket: str
+) -> None:
+    brought = scan.Scanner(str(mapped.folder), lambda name: True, frozenset()).scan()
+    watched = Watched(mapped.folder, bucket, brought, is_untouched=True)
+    watched.checkpoints.start()
+    read_then_write(mapped.folder / "state")
+    watched.checkpoints.finish()
+    watched.transfer.close()
+    assert keys_of(s3, bucket)["state"] == b"1" + b"0" * (2 * PAGE - 1)
+
+
 def test_what_a_mapping_writes_is_sent_while_the_command_runs(mapped: Watched, s3: S3Server, bucket: str) -> None:
     mapped.checkpoints.start()
     with mapping(mapped.folder / "state") as pages:
@@ -375,6 +405,7 @@ def test_what_was_closed_before_it_was_sent_is_never_read_again(
 ) -> None:
     read = list[str]()
     monkeypatch.setattr(contents, "digest_of", lambda path, *_: read.append(path))
+    monkeypatch.setattr(contents, "tells_writes", lambda *_: True)  # the test's directory may be on a tmpfs
     for name in ("one", "two"):
         (watched.folder / name).write_bytes(b"content")
     watched.write("renamed", b"content")

@@ -9,24 +9,35 @@ from pathlib import Path
 
 import pytest
 
+from kelpie_worker.workspace import file_times
 from kelpie_worker.workspace.file_times import TICK, flush, flush_reveals_writes, tells_writes
 from kelpie_worker.workspace.file_version import Signature, signature_of
 
 FINE = 1_700_000_000_123_456_789
+EXT, OVERLAY, NFS = 0xEF53, 0x794C7630, 0x6969
+
+
+@pytest.mark.parametrize("path", ["/dev/shm", "/proc/self/status", "/nowhere"])
+def test_times_do_not_tell_of_every_write_where_no_disk_is(path: str) -> None:
+    assert not tells_writes(path, Signature(1, 2, 3, FINE), lambda: True)
 
 
 @pytest.mark.parametrize(
-    ("ctime_ns", "path", "tells"),
+    ("ctime_ns", "kind", "reveals", "tells"),
     [
-        (FINE, "/dev/shm", True),
-        (FINE // 10**9 * 10**9, "/dev/shm", False),  # whole seconds
-        (FINE // 10**7 * 10**7, "/dev/shm", False),  # hundredths, as of exFAT
-        (FINE, "/proc/self/status", False),  # of no disk
-        (FINE, "/nowhere", False),
+        (FINE, EXT, False, True),
+        (FINE // 10**9 * 10**9, EXT, False, False),  # whole seconds
+        (FINE // 10**7 * 10**7, EXT, False, False),  # hundredths, as of exFAT
+        (FINE, OVERLAY, True, True),
+        (FINE, OVERLAY, False, False),  # over a tmpfs
+        (FINE, NFS, True, False),
     ],
 )
-def test_only_fine_times_that_the_kernel_keeps_tell_of_every_write(ctime_ns: int, path: str, tells: bool) -> None:
-    assert tells_writes(path, Signature(1, 2, 3, ctime_ns)) is tells
+def test_only_fine_times_that_the_kernel_keeps_tell_of_every_write(
+    ctime_ns: int, kind: int, reveals: bool, tells: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_times, "file_system_of", lambda path: kind)
+    assert tells_writes("file", Signature(1, 2, 3, ctime_ns), lambda: reveals) is tells
 
 
 @pytest.mark.parametrize("place", [None, "/dev/shm"], ids=["disk", "tmpfs"])
