@@ -175,7 +175,7 @@ class JobFiles:
             matcher(block.pattern)  # so that one that does not compile is found before hours of work
         self._demand_destinations(job)
         self._places = directories.make(job, self._config.state_file)
-        before_command.save(self._places, self._places_file)
+        before_command.write(self._places, self._places_file)  # before there is a file that a crash could leave
         brought = download(job, self._storage, self.moving.downloads, self._own_files, self.lease.pause)
         self._places.brought, self._places.origins = brought.versions, brought.origins
         before_command.save(self._places, self._places_file)  # before the command can run

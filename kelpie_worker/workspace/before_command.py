@@ -24,7 +24,8 @@ class DirectoryRecord:
     Real paths and no inodes: a directory that the command deleted and created again is still the job's.
     """
 
-    real: dict[str, str] = field(default_factory=dict)
+    real: dict[str, str] = field(default_factory=dict)  # of the directories and of all folders above them
+    directories: set[str] = field(default_factory=set)  # those that the job may have emptied
     brought: Snapshot = field(default_factory=dict)  # the downloaded files
     origins: dict[str, ObjectKey] = field(default_factory=dict)  # the objects that they were downloaded from
     taken: set[str] = field(default_factory=set)  # the directories of which a checkpoint was uploaded
@@ -38,11 +39,13 @@ class DirectoryRecord:
         Links that exist now are the operator's, and are followed.
         """
         for directory in directories:
+            self.directories.add(directory)
             for part in _parts(directory):
                 self.real[part] = os.path.realpath(part)
 
-    def is_known(self, directory: str) -> bool:
-        return directory in self.real
+    def is_the_jobs(self, directory: str) -> bool:
+        """Whether it was made for the job. A folder above one is recorded, too, and is not the job's."""
+        return directory in self.directories
 
     def real_path(self, directory: str) -> str:
         """The directory's real path before the command; its current one if nothing is recorded."""
@@ -70,10 +73,11 @@ class DirectoryRecord:
         return not self.boot or self.boot != boot_id()
 
     def may_be_emptied(self, directory: str) -> bool:
-        """Whether the contents are the job's. If nothing is recorded because of a crash, no link is followed."""
-        if self.is_known(directory):
-            return not self.leads_away(directory)
-        return not Path(directory).is_symlink()
+        """Whether the contents are the job's. They are not if the directory is not recorded.
+
+        The job is read from the state file, which may have been forged to name any directory.
+        """
+        return self.is_the_jobs(directory) and not self.leads_away(directory)
 
     def intruder(self, directory: str) -> str | None:
         """The link by which the command made the directory's path lead elsewhere; None if there is none.
@@ -81,7 +85,7 @@ class DirectoryRecord:
         A link above the directory that was a link before the command is the operator's, wherever it leads now.
         """
         for part in _parts(directory):
-            if self.is_known(part) and self.leads_away(part):
+            if part in self.real and self.leads_away(part):
                 replaced = Path(part).is_symlink() and (part == directory or not self._was_link(part))
                 return part if replaced else None
         return None
@@ -103,22 +107,28 @@ def file_of(state_file: str, claim_id: str) -> Path:
 
 
 def save(record: DirectoryRecord, path: Path) -> None:
-    """Save the record.
+    """Replace a saved record.
 
-    A failure is logged and not raised: without it a resumed job repeats work, and loses no file.
+    A failure is logged and not raised: without what is new in it a resumed job repeats work, and loses no file.
     """
+    try:
+        write(record, path)
+    except OSError as error:
+        logs.warn("places_not_saved", detail=str(error))
+
+
+def write(record: DirectoryRecord, path: Path) -> None:
+    """Save the record. Raises OSError: without any record a resumed job's directories are not emptied."""
     saved = {
         "real": record.real,
+        "directories": sorted(record.directories),
         "brought": {name: list(vars(version).values()) for name, version in record.brought.items()},
         "origins": record.origins,
         "taken": sorted(record.taken),
         "boot": record.boot,
         "filled": None if record.filled is None else sorted(record.filled),
     }
-    try:
-        atomic.write_text(path, json.dumps(saved), suffix=".new")
-    except OSError as error:
-        logs.warn("places_not_saved", detail=str(error))
+    atomic.write_text(path, json.dumps(saved), suffix=".new")
 
 
 def load(path: Path) -> DirectoryRecord | None:
@@ -130,6 +140,8 @@ def load(path: Path) -> DirectoryRecord | None:
         taken = {str(directory) for directory in saved.get("taken", ())}
         filled = saved.get("filled")
         return DirectoryRecord(
+            # An earlier version saved no directories: its job goes on after an update.
+            directories={str(directory) for directory in saved.get("directories", saved["real"])},
             real={str(part): str(real) for part, real in saved["real"].items()},
             brought=brought,
             origins=origins,

@@ -11,7 +11,7 @@ from pathlib import Path
 from kelpie_worker import logs
 from kelpie_worker.job import Job
 from kelpie_worker.system import frozen
-from kelpie_worker.workspace.before_command import DirectoryRecord
+from kelpie_worker.workspace.before_command import DirectoryRecord, is_empty
 from kelpie_worker.workspace.paths import is_inside, own_name
 from kelpie_worker.workspace.tree import delete, entries, holds_aside
 
@@ -66,13 +66,16 @@ def _wipe_one(directory: str, job: Job, state_file: str, record: DirectoryRecord
     if intruder := record.intruder(directory):
         logs.warn("directory_replaced", job, directory=directory, link=intruder)
         Path(intruder).unlink()
+    elif not record.is_the_jobs(directory):
+        if not is_empty(directory):  # one that an earlier try emptied needs no warning
+            logs.warn("wipe_refused", job, directory=directory, because="no record says that it is the job's")
     elif not record.may_be_emptied(directory):
         logs.warn("wipe_refused", job, directory=directory, because="it leads elsewhere than before the command")
     elif danger := why_not_to_wipe(directory, state_file):
         logs.warn("wipe_refused", job, directory=directory, because=danger)
     elif stat.S_ISDIR(Path(directory).stat().st_mode):
         _wipe_contents(directory, job)
-    elif record.is_known(directory):  # it was a directory before the command ran
+    else:  # it was a directory before the command ran
         delete(directory, job)
 
 

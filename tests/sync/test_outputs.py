@@ -29,7 +29,7 @@ from kelpie_worker.sync.job_files import JobFiles
 from kelpie_worker.sync.outputs import Outputs
 from kelpie_worker.system.backoff import Backoff
 from kelpie_worker.transfer.file_upload import Transfer
-from kelpie_worker.workspace import directories, tree
+from kelpie_worker.workspace import before_command, directories, tree
 from kelpie_worker.workspace.before_command import DirectoryRecord
 from local_stack.processes import wait_for
 from local_stack.s3 import S3Server
@@ -599,3 +599,29 @@ def test_outputs_that_cannot_be_moved_are_sent_from_where_they_lie(
     monkeypatch.setattr(Outputs, "upload", lambda _, aside, busy: sent.append((aside, sorted(out.iterdir()))))
     assert files._stage(Stage(job)) == Staged("claim", ())
     assert sent == [((), [out / "x"])] and list(out.parent.iterdir()) == [out] and list(out.iterdir()) == []
+
+
+def test_the_record_of_the_directories_is_on_disk_before_the_first_download(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without it what a crash leaves is not deleted. Where it cannot be saved nothing is downloaded."""
+    seen: list[bool] = []
+    job = Job("claim", "1", before=(SyncBlock("b", "p/", str(tmp_path / "in")),))
+    files = files_in(tmp_path)
+
+    def look(*_: Any) -> None:
+        record = before_command.load(files._places_file)
+        seen.append(record is not None and record.is_the_jobs(str(tmp_path / "in")))
+        raise InterruptedError
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(files._storage, "check_settings", lambda: None)
+    monkeypatch.setattr(job_files, "download", look)
+    with pytest.raises(InterruptedError):
+        files._download(Download(job))
+    assert seen == [True]
+    monkeypatch.setattr(before_command.atomic, "write_text", full)
+    assert files._answer(Download(job), files._download) == Troubled("claim", "disk_full", "[Errno 28] full")
+    assert seen == [True]

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from kelpie_worker.job import Job, SyncBlock
-from kelpie_worker.workspace.before_command import DirectoryRecord
-from kelpie_worker.workspace.directories import wipe
+from kelpie_worker.workspace.directories import make, wipe
 from kelpie_worker.workspace.paths import MovedDirectories, own_name
 from kelpie_worker.workspace.scan import Scanner
 from kelpie_worker.workspace.set_aside import bring_back, moved_path, places_aside, remove_aside, set_aside
@@ -26,8 +25,9 @@ def test_outputs_are_set_aside_once_however_many_blocks_name_them(
     (out / "deep/file").write_text("1")
     blocks = tuple(SyncBlock("b", "", str(path)) for path in (out, out, out / "deep", tmp_path / "missing"))
     job = Job("c", "1", after=blocks)
-    aside = set_aside(job, str(tmp_path / "state"), DirectoryRecord())
-    assert set_aside(job, str(tmp_path / "state"), DirectoryRecord()) == aside  # repeated after a crash
+    known = make(job, str(tmp_path / "state"))
+    aside = set_aside(job, str(tmp_path / "state"), known)
+    assert set_aside(job, str(tmp_path / "state"), known) == aside  # repeated after a crash
     assert list(out.iterdir()) == []
     assert Path(moved_path(str(out / "deep"), aside), "file").read_text() == "1"
 
@@ -76,9 +76,8 @@ def test_links_mean_what_they_meant_before_the_outputs_were_moved(
     (out / "first").symlink_to(out / "a")
     (out / "folder").symlink_to(out / "d")
     (out / link).symlink_to(target.format(out=out))
-    aside = set_aside(
-        Job("claim", "job", after=(SyncBlock("b", "", str(out)),)), str(tmp_path / "state"), DirectoryRecord()
-    )
+    job = Job("claim", "job", after=(SyncBlock("b", "", str(out)),))
+    aside = set_aside(job, str(tmp_path / "state"), make(job, str(tmp_path / "state")))
     scanner = Scanner(str(out), lambda name: True, frozenset(), str(out), MovedDirectories(aside))
 
     scanner.scan()
@@ -93,16 +92,13 @@ def test_links_mean_what_they_meant_before_the_outputs_were_moved(
 
 
 def test_the_place_aside_is_found_again_and_bears_a_name_that_no_scan_takes(disk: Disk) -> None:
-    disk.make()
+    known = disk.make()
     (disk.directory / "file").touch()
-    aside = set_aside(disk.job, disk.state_file, DirectoryRecord())
-    assert aside == places_aside(disk.job, disk.state_file, DirectoryRecord())
+    aside = set_aside(disk.job, disk.state_file, known)
+    assert aside == places_aside(disk.job, disk.state_file, known)
     assert Scanner(str(disk.directory.parent), lambda name: True, frozenset()).scan() == {}
-    wipe(
-        Job("next", "2", before=(SyncBlock("b", "", str(disk.directory.parent)),)),
-        disk.state_file,
-        DirectoryRecord(),
-    )
+    outer = Job("next", "2", before=(SyncBlock("b", "", str(disk.directory.parent)),))
+    wipe(outer, disk.state_file, make(outer, disk.state_file))
     assert names_in(Path(aside[0][1])) == ["file"]
     remove_aside(aside, disk.job)
     assert names_in(disk.directory.parent) == []
@@ -113,12 +109,12 @@ def test_outputs_aside_deep_in_another_jobs_directory_stay_until_they_are_sent(t
     (data / "a/out").mkdir(parents=True)
     (data / "a/out/result").touch()
     (data / "a/other").touch()
-    aside = set_aside(
-        Job("claim", "1", after=(SyncBlock("b", "", str(data / "a/out")),)), state_file, DirectoryRecord()
-    )
+    inner = Job("claim", "1", after=(SyncBlock("b", "", str(data / "a/out")),))
+    aside = set_aside(inner, state_file, make(inner, state_file))
     outer = Job("next", "2", before=(SyncBlock("b", "", str(data)),), after=(SyncBlock("b", "", str(data)),))
-    set_aside(outer, state_file, DirectoryRecord())
-    wipe(outer, state_file, DirectoryRecord())
+    known = make(outer, state_file)
+    set_aside(outer, state_file, known)
+    wipe(outer, state_file, known)
     assert names_in(Path(aside[0][1])) == ["result"]
     assert not (data / "a/other").exists()
 
