@@ -284,7 +284,7 @@ class Storage:
         begun_at = self._shared.open_uploads.begun_at(upload_id)
 
         def look() -> Stored:
-            found = self._calls.head(target.bucket, target.key)
+            found = self._calls.head_once(target.bucket, target.key)
             stored = stored_by(found)
             modified = found.get("LastModified")
             is_new = begun_at is not None and modified is not None and modified.timestamp() >= begun_at

@@ -7,8 +7,16 @@ storage does not know conditions, or ignores them; that is found out for each bu
 from collections.abc import Callable
 
 from kelpie_worker import logs
-from kelpie_worker.s3.errors import Changed, Misconfigured, NoBucket, NotThere, NoUpload, StorageRefused
-from kelpie_worker.s3.objects import Absent, ObjectState, Stored, Target, Unknown, Version, stored_by
+from kelpie_worker.s3.errors import (
+    Changed,
+    Forbidden,
+    Misconfigured,
+    NoBucket,
+    NotThere,
+    NoUpload,
+    StorageRefused,
+)
+from kelpie_worker.s3.objects import UNKNOWN, Absent, ObjectState, Stored, Target, Unknown, Version, stored_by
 from kelpie_worker.s3.retrying import Calls
 
 _SMALL_TRIAL = 64 * 1024  # bytes; a larger body is not sent twice for a trial
@@ -37,7 +45,8 @@ class Conditions:
         """Call `store` with the condition that `over` is what it replaces; returns what was stored.
 
         Over Unknown, and in a bucket that does not enforce conditions, the write has no condition. `content` is
-        the ETag and size of what is to be stored. Raises Changed if something else than `over` is there.
+        the ETag and size of what is to be stored. Raises Changed if something else than `over` is there; with
+        Unknown, if `over` is there and the write was refused, perhaps for its condition.
         """
         condition = {} if self._enforced.of(target.bucket) is False else _condition(over)
         if not condition:
@@ -49,8 +58,25 @@ class Conditions:
         except (Changed, NotThere) as error:
             return self._stored_by_earlier_try(target, content, error)
         except StorageRefused as refusal:
-            # Twice either the condition or the write itself was refused: one without a condition will show which.
-            raise Changed(str(refusal)) from refusal
+            # Twice either the condition or the write itself was refused: one without a condition will show which,
+            # but must not replace what the condition would have kept.
+            found = self._state_of(target)
+            if found != over:
+                raise Changed(str(refusal), found) from refusal
+            if isinstance(refusal, Forbidden) and self._enforced.of(target.bucket):
+                raise  # conditions work here: it was the write that was not permitted
+            raise Changed(str(refusal), UNKNOWN) from refusal
+
+    def _state_of(self, target: Target) -> ObjectState:
+        """What is there now; Unknown if storage refuses the look-up, as it does for a key that may only write."""
+        try:
+            return Version(stored_by(self._calls.head(target.bucket, target.key)).etag)
+        except NotThere:
+            return Absent()
+        except Misconfigured:
+            raise
+        except StorageRefused:
+            return UNKNOWN
 
     def _stored_by_earlier_try(self, target: Target, content: tuple[str, int], error: Exception) -> Stored:
         """What is there, if it is what was sent (the answer to an earlier try was lost). Else raises Changed."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from kelpie_worker.job import ObjectKey
+from kelpie_worker.s3.encodings import tell_accepted
 from kelpie_worker.s3.objects import Target
 
 if TYPE_CHECKING:
@@ -93,7 +94,10 @@ class FastPath:
         request.context = dict(template.context)
         # A new auth instance for each request, because credentials may have been renewed.
         template.signer.get_auth_instance(**template.signing).add_auth(request)
-        answer = self._client._endpoint.http_session.send(request.prepare())
+        prepared = request.prepare()
+        if method == "GET":
+            tell_accepted(prepared)
+        answer = self._client._endpoint.http_session.send(prepared)
         if answer.status_code == 200:
             return answer
         code = _error_code(answer)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kelpie_worker import logs
+from kelpie_worker.s3.encodings import accepting_gzip, is_packed
 from kelpie_worker.s3.errors import Changed, NotTheListed, StorageUnreachable
 from kelpie_worker.s3.fast_path import NoFastPath, check_bounds
 from kelpie_worker.s3.objects import RemoteFile, bare
@@ -48,7 +49,18 @@ class Downloads:
                     self._shared.answers_ranges.saw(bucket, False)
             except NotTheListed as error:
                 logs.warn("download_repeated", key=key, detail=str(error))
-        return self._calls.repeated(what, lambda: self._fetch_once(which, path, listed))
+        accepted = is_packed(key)
+
+        def once() -> RemoteFile:
+            nonlocal accepted
+            try:
+                with accepting_gzip(accepted):
+                    return self._fetch_once(which, path, listed)
+            except NotTheListed:
+                accepted = not accepted  # it may have been packed or unpacked on its way
+                raise
+
+        return self._calls.repeated(what, once)
 
     def _fetch_in_ranges(self, which: dict[str, Any], path: Path, what: str) -> tuple[int, str]:
         def get_range(first: int, last: int, etag: str | None) -> Any:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
 
 _BACKOFF = Backoff(0.3, 10.0)
+_NO_SUCH_RANGE = 416
 
 
 class _Limit:
@@ -138,13 +139,28 @@ class Calls:
         """
         what = f"verifying {bucket}/{key}"
         which: Any = {"Bucket": bucket, "Key": key} | ({"VersionId": version_id} if version_id else {})
+        return self.repeated(what, lambda: self._head_once(what, which))
+
+    def head_once(self, bucket: str, key: str) -> "HeadObjectOutputTypeDef":
+        """The same, for an operation that is repeated itself."""
+        return self._head_once(f"verifying {bucket}/{key}", {"Bucket": bucket, "Key": key})
+
+    def _head_once(self, what: str, which: Any) -> "HeadObjectOutputTypeDef":
         try:
-            return self.repeated(what, lambda: self.client.head_object(**which), "ETag", asked=Asked.HEAD)
+            found = translated(lambda: self.client.head_object(**which), what, Asked.HEAD)
         except Untold:
-            return self.repeated(what, lambda: self._head_by_get(which), "ETag")
+            found = translated(lambda: self._head_by_get(which), what)
+        return _answer_with(("ETag",), found, what)
 
     def _head_by_get(self, which: Any) -> "HeadObjectOutputTypeDef":
-        answer: Any = self.client.get_object(**which, Range="bytes=0-0")
+        from botocore.exceptions import ClientError
+
+        try:
+            answer: Any = self.client.get_object(**which, Range="bytes=0-0")
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] != _NO_SUCH_RANGE:
+                raise
+            answer = self.client.get_object(**which)  # an empty object has no first byte
         with closing(answer["Body"]):
             head: HeadObjectOutputTypeDef = answer | {"ContentLength": size_in(answer)}
             return head

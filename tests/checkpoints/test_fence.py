@@ -10,6 +10,7 @@ import pytest
 
 from kelpie_worker.job import StoredObject
 from kelpie_worker.lease import Cancelled, safe_until
+from kelpie_worker.s3.errors import Forbidden
 from kelpie_worker.system.linux import boottime
 from kelpie_worker.transfer import file_upload
 from kelpie_worker.workspace.scan import Scanner
@@ -243,6 +244,43 @@ def test_one_refusal_that_passes_takes_no_condition_from_later_writes(
     writes = [headers for method, headers in faulty.headers if method == "PUT"]
     assert len(writes) >= 4
     assert all(headers.get("If-Match") or headers.get("If-None-Match") for headers in writes)
+
+
+@pytest.mark.parametrize("refusals", [2, 4])
+@pytest.mark.parametrize("writes", [1, 3], ids=["of an unknown bucket", "of one seen to refuse"])
+def test_refusals_that_pass_let_no_write_without_a_condition_replace_a_foreign_object(
+    aws: None, tmp_path: Path, s3: S3Server, bucket: str, faulty: FaultyProxy, writes: int, refusals: int
+) -> None:
+    """The second refusal in a row is believed; in a bucket that is not known two more are, of the trial."""
+    zombie = Watched(tmp_path / "checkpoint", bucket, safe_for=LAST_HEARTBEAT)
+    for version in range(writes):
+        zombie.write("a", b"%d" % version)
+        assert zombie.checkpoints.cycle(final=True)
+    s3.put(bucket, "c/a", b"a newer attempt's")
+    faulty.break_in_turn(["403"] * refusals, "PUT", "/c/")
+    zombie.doubt = zombie.lease.cancel
+    zombie.write("a", b"the zombie's")
+    ended_by_cancel(zombie)
+    assert keys_of(s3, bucket) == {"a": b"a newer attempt's"}
+    sent = [headers for method, headers in faulty.headers if method == "PUT"]
+    assert all(headers.get("If-Match") or headers.get("If-None-Match") for headers in sent)
+
+
+def test_where_conditions_work_a_refusal_is_one_of_the_write(
+    aws: None, tmp_path: Path, s3: S3Server, bucket: str, faulty: FaultyProxy
+) -> None:
+    watched = Watched(tmp_path / "checkpoint", bucket)
+    for version in (b"1", b"2", b"3"):
+        watched.write("a", version)
+        assert watched.checkpoints.cycle(final=True)
+    faulty.break_in_turn(["403"] * 2, "PUT", "/c/")
+    watched.write("a", b"4")
+    with pytest.raises(Forbidden):
+        watched.checkpoints.cycle(final=True)
+    assert watched.checkpoints.cycle(final=True)
+    assert keys_of(s3, bucket) == {"a": b"4"}
+    sent = [headers for method, headers in faulty.headers if method == "PUT"]
+    assert all(headers.get("If-Match") or headers.get("If-None-Match") for headers in sent)
 
 
 @pytest.mark.parametrize("methods", [["HEAD"], ["HEAD", "GET"]])

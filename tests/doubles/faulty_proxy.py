@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import socket
 import struct
@@ -42,6 +43,9 @@ class FaultyProxy:
         # What it does with requests to copy a part: copies (""), takes the part for an empty one ("ignored"),
         # copies all of the object ("whole"), or answers with a fault.
         self.copies: Fault = ""
+        # What it does with bodies: nothing (""), unpacks those stored with an encoding unless gzip is accepted, as
+        # Google's storage does ("unpacked"), or packs all for which gzip is accepted, as proxies do ("packed").
+        self.bodies = ""
         self._target = urlsplit(target)
         proxy = self
 
@@ -154,9 +158,21 @@ class FaultyProxy:
             connection.request(request.command, request.path, body, headers)
             answer = connection.getresponse()
             status = 200 if answer.status == 206 and self.ranges == "mislabelled" else answer.status
-            return status, dict(answer.getheaders()), answer.read()
+            return status, *self._encoded(request, dict(answer.getheaders()), answer.read())
         finally:
             connection.close()
+
+    def _encoded(
+        self, request: BaseHTTPRequestHandler, headers: dict[str, str], content: bytes
+    ) -> tuple[dict[str, str], bytes]:
+        accepted, stored = "gzip" in request.headers.get("Accept-Encoding", ""), headers.get("Content-Encoding")
+        if request.command == "GET" and self.bodies == "unpacked" and stored and not accepted:
+            return {name: headers[name] for name in headers if name != "Content-Encoding"}, gzip.decompress(
+                content
+            )
+        if request.command == "GET" and self.bodies == "packed" and accepted and not stored:
+            return headers | {"Content-Encoding": "gzip"}, gzip.compress(content)
+        return headers, content
 
 
 def _answer(

@@ -105,13 +105,16 @@ def test_credentials_that_were_renewed_in_their_file_are_read_again(
     assert [file.key for file in storage.files(bucket, "")] == ["key"]
 
 
+@pytest.mark.parametrize("content", [b"content", b""])
 def test_a_refused_head_request_is_explained_by_a_get_request(
-    storage: Storage, s3: S3Server, bucket: str, faulty: FaultyProxy
+    storage: Storage, s3: S3Server, bucket: str, faulty: FaultyProxy, content: bytes
 ) -> None:
+    """An empty object has no first byte that could be asked for."""
     assert storage.state_of(bucket, "key") == Absent()
-    s3.put(bucket, "key", b"content")
+    s3.put(bucket, "key", content)
     faulty.fault = lambda method, path: "404 page" if method == "HEAD" else None
     assert storage.state_of(bucket, "key") == Version(s3.etags(bucket)["key"])
+    assert ("GET", f"/{bucket}/key") in faulty.requests or content
 
 
 def test_a_completion_that_was_not_answered_is_known_by_size_and_time_where_etags_are_no_md5s(
@@ -126,6 +129,18 @@ def test_a_completion_that_was_not_answered_is_known_by_size_and_time_where_etag
     stored = storage.complete(target(bucket), upload, [foreign], 7)
     assert stored.etag == s3.etags(bucket)["key"]
     assert s3.get(bucket, "key") == b"content"
+
+
+def test_an_object_that_an_upload_did_not_become_is_looked_at_as_often_as_a_call_is_repeated(
+    shared: SharedClient, bucket: str, faulty: FaultyProxy
+) -> None:
+    storage = Storage(shared, held(), max_retries=1)
+    upload = storage.begin(target(bucket))
+    part = storage.send_part(target(bucket), upload, 1, b"content")
+    faulty.fault = lambda method, path: {"POST": "gone", "HEAD": "503"}.get(method)
+    with pytest.raises(StorageUnreachable):
+        storage.complete(target(bucket), upload, [part], 7)
+    assert [method for method, _ in faulty.requests].count("HEAD") == 2
 
 
 def test_an_object_that_is_older_than_the_upload_is_not_what_it_became(

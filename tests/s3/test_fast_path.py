@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +66,29 @@ def test_an_empty_object_goes_the_short_way_too(
         put(stored, bucket, key, b"")
         assert stored.fetch(bucket, key, tmp_path / key).size == 0
     assert s3.files(bucket, "") == {"first": b"", "second": b""}
+
+
+@pytest.mark.parametrize("bodies", ["unpacked", "packed"])
+@pytest.mark.parametrize("encoding", ["gzip", None])
+@pytest.mark.parametrize("suffix", [".gz", ""])
+def test_a_packed_object_comes_as_it_is_stored_whatever_packs_or_unpacks_bodies_on_their_way(
+    stored: Storage,
+    faulty: FaultyProxy,
+    bucket: str,
+    tmp_path: Path,
+    bodies: str,
+    encoding: str | None,
+    suffix: str,
+) -> None:
+    faulty.bodies = bodies
+    body = gzip.compress(b"small")
+    for key in ("by boto" + suffix, "the short way" + suffix):
+        etag = stored.put(Target(bucket, key, "text/plain", encoding), body).etag
+        stored.fetch(bucket, key, tmp_path / "file", RemoteFile(key, len(body), etag))
+        assert (tmp_path / "file").read_bytes() == body
+    accepted = [headers["Accept-Encoding"] for method, headers in faulty.headers if method == "GET"]
+    assert accepted[0] == ("gzip" if suffix else "identity")
+    assert not any("accept-encoding" in headers["Authorization"] for _, headers in faulty.headers)
 
 
 @pytest.mark.parametrize("fault", ["503", "reset", "lost"])
@@ -163,6 +187,16 @@ def test_a_large_object_comes_in_pieces(large: Bring, faulty: FaultyProxy) -> No
     assert large() == CONTENT
     assert len(ranges_asked(faulty)) == 4
     assert sum("If-Match" in headers for _, headers in faulty.headers) == 3
+
+
+def test_the_pieces_of_a_packed_object_are_asked_for_as_they_are_stored(
+    large: Bring, stored: Storage, faulty: FaultyProxy, bucket: str, tmp_path: Path
+) -> None:
+    stored.put(Target(bucket, "large.gz", "text/plain", "gzip"), CONTENT)
+    stored.fetch(bucket, "large.gz", tmp_path / "file", RemoteFile("large.gz", len(CONTENT)))
+    assert (tmp_path / "file").read_bytes() == CONTENT
+    accepted = [headers["Accept-Encoding"] for _, headers in faulty.headers if "Range" in headers]
+    assert accepted == ["gzip"] * 4
 
 
 @pytest.mark.parametrize("fault", ["503", "reset", "lost", "truncate"])
