@@ -189,6 +189,14 @@ def group_of(pid: int) -> list[int]:
     return found
 
 
+def believing_refusals_soon(folder: Path) -> str:
+    """A PYTHONPATH with which a worker believes refusals after half a second, not ten minutes, of its command."""
+    (folder / "sitecustomize.py").write_text(
+        "from kelpie_worker.s3 import whose_fault\nwhose_fault.LONGEST = 0.5\n"
+    )
+    return f"{folder}{os.pathsep}{CHECKOUT}"
+
+
 def kill_everything(worker: Worker) -> None:
     """Kill every process at once, like the loss of a machine: none can clean up after another."""
     everybody = descendants(worker.pid)

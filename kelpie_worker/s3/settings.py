@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kelpie_worker.s3.errors import Misconfigured
+from kelpie_worker.s3.errors import Misconfigured, StorageUnreachable, error_code
+from kelpie_worker.s3.whose_fault import Says, said
 from kelpie_worker.system.authorities import Authorities, UnusableAuthorities, authorities, named_by
 from kelpie_worker.system.proxies import Proxy, UnusableProxy, proxy_for
 
@@ -177,9 +178,11 @@ class StorageSettings:
 def _name_what_fails(credentials: Any) -> None:
     """Have a key that cannot be renewed reported as that: a token's file that is gone, an answer that is no JSON.
 
-    boto3 renews keys while it signs a request, where these errors would be taken for those of the job's files.
+    boto3 renews keys while it signs a request, where these errors would be taken for those of the job's files, and
+    a refusal by the service that gives keys (STS, SSO) for one of the bucket. Where such a service cannot answer
+    now, that is StorageUnreachable; all else is CredentialRetrievalError.
     """
-    from botocore.exceptions import CredentialRetrievalError
+    from botocore.exceptions import ClientError, CredentialRetrievalError, ParamValidationError
 
     look_up = credentials.get_frozen_credentials
 
@@ -188,10 +191,21 @@ def _name_what_fails(credentials: Any) -> None:
             return look_up()
         except ConnectionError:
             raise
-        except (OSError, ValueError) as error:
+        except ClientError as error:
+            if _may_pass(error.response):
+                raise StorageUnreachable(f"{credentials.method} gives no key now: {error}") from error
+            raise CredentialRetrievalError(provider=credentials.method, error_msg=str(error)) from error
+        # botocore says with a RuntimeError that a key had expired when it was handed out.
+        except (OSError, ValueError, ParamValidationError, RuntimeError) as error:
             raise CredentialRetrievalError(provider=credentials.method, error_msg=str(error)) from error
 
     credentials.get_frozen_credentials = named
+
+
+def _may_pass(response: Any) -> bool:
+    """Whether the service that gives keys has refused only for now, or something before it has answered."""
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return said(status, error_code(response.get("Error", {}).get("Code"))) in (Says.LATER, Says.NOTHING)
 
 
 def unusable(why: object) -> Misconfigured:

@@ -49,17 +49,21 @@ class When(StrEnum):
 
 _CODES = {
     Says.LATER: """
-        BadDigest Busy IncompleteBody InsufficientCapacity InternalError InvalidDigest InvalidPart InvalidPartOrder
-        OperationAborted QuotaExceeded RequestLimitExceeded RequestTimeout ServiceUnavailable SlowDown
-        SlowDownRead SlowDownWrite StorageFull TemporaryRedirect Throttling ThrottlingException TooManyRequests
-        XAmzContentChecksumMismatch XAmzContentSHA256Mismatch XMinioServerNotInitialized XMinioStorageFull
+        BadDigest Busy ClientDisconnect ConcurrentModification IDPCommunicationError IncompleteBody
+        InsufficientCapacity InternalError InvalidDigest InvalidPart InvalidPartOrder OperationAborted
+        PriorRequestNotComplete QuotaExceeded RequestLimitExceeded RequestThrottled RequestTimeout
+        ServiceUnavailable SlowDown SlowDownRead SlowDownWrite StorageFull TemporaryRedirect Throttling
+        ThrottlingException TooManyRequests XAmzContentChecksumMismatch XAmzContentSHA256Mismatch
+        XMinioAdminBucketQuotaExceeded XMinioServerNotInitialized XMinioStorageFull
     """,
     Says.SETTINGS: """
         AccountProblem AuthFailure AuthorizationHeaderMalformed AuthorizationQueryParametersError
-        ExpiredToken ExpiredTokenException IllegalLocationConstraintException InvalidAccessKeyId
-        InvalidClientTokenId InvalidRegion InvalidSecurity InvalidToken NotSignedUp PermanentRedirect
-        Redirect RequestExpired RequestTimeTooSkewed SignatureDoesNotMatch TokenRefreshRequired Unauthorized
-        UnrecognizedClientException UserProjectAccountProblem
+        CredentialsNotSupported ExpiredRequest ExpiredToken ExpiredTokenException
+        IllegalLocationConstraintException InvalidAccessKeyId InvalidClientTokenId InvalidIdentityToken
+        InvalidRegion InvalidSecurity InvalidSecurityToken InvalidToken InvalidTokenId NotSignedUp
+        PermanentRedirect Redirect RequestExpired RequestTimeTooSkewed SecurityTokenExpired
+        SignatureDoesNotMatch TokenRefreshRequired Unauthorized UnrecognizedClientException
+        UserProjectAccountProblem UserSuspended
     """,
     Says.CONFLICT: "ConditionalRequestConflict InvalidRange PreconditionFailed",
     Says.NO_BUCKET: "InvalidBucketName NoSuchBucket",
@@ -125,7 +129,8 @@ def whose_fault(says: Says, when: When, lasted: float) -> Fault:
     """Whose fault it is that a request has had such answers, and no other, for `lasted` seconds.
 
     A single refusal proves nothing: a key that was created a second ago is not known everywhere yet, credentials
-    are renewed, a bucket is just being made. So each is repeated for CONFIRMED seconds, or for LONGEST.
+    are renewed, a bucket is just being made. So each is repeated for CONFIRMED seconds, or for LONGEST. A misspelt
+    bucket is found before the command starts; one that is missing later was there, and may come back.
 
         says       before                         while                          after
         ---------  -----------------------------  -----------------------------  -----------------------------
@@ -133,7 +138,7 @@ def whose_fault(says: Says, when: When, lasted: float) -> Fault:
         later      storage                        ask again                      ask again
         settings   ask again 5 s, then machine    ask again 600 s, then machine  ask again 600 s, then machine
         refused    ask again 5 s, then job        ask again 600 s, then job      ask again 600 s, then job
-        no bucket  ask again 5 s, then job        ask again 5 s, then job        ask again 5 s, then job
+        no bucket  ask again 5 s, then job        ask again 600 s, then job      ask again 600 s, then job
         absent     storage                        ask again                      ask again
         no upload  storage                        ask again                      ask again
         conflict   storage                        ask again                      ask again
@@ -142,5 +147,4 @@ def whose_fault(says: Says, when: When, lasted: float) -> Fault:
     blamed = {Says.SETTINGS: Fault.MACHINE, Says.REFUSED: Fault.JOB, Says.NO_BUCKET: Fault.JOB}.get(says)
     if blamed is None:
         return Fault.STORAGE if when is When.BEFORE else Fault.NOT_YET
-    quick = when is When.BEFORE or says is Says.NO_BUCKET
-    return blamed if lasted >= (CONFIRMED if quick else LONGEST) else Fault.NOT_YET
+    return blamed if lasted >= (CONFIRMED if when is When.BEFORE else LONGEST) else Fault.NOT_YET

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
 from kelpie_worker.s3 import credential_process
 from kelpie_worker.s3.client import connect
-from kelpie_worker.s3.errors import Misconfigured, translated
+from kelpie_worker.s3.errors import Misconfigured, StorageUnreachable, translated
 from kelpie_worker.s3.probe import settings as described
 from kelpie_worker.s3.settings import StorageSettings
 
@@ -230,4 +232,90 @@ def test_a_key_that_cannot_be_renewed_is_no_error_of_the_jobs_files(
     monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", "/none/token")
     client = connect("eu-west-3")
     with pytest.raises(Misconfigured, match=r"assume-role-with-web-identity.*/none/token"):
+        translated(client.list_buckets, "listing")
+
+
+STS_ERROR = "<ErrorResponse><Error><Type>Sender</Type><Code>{}</Code></Error></ErrorResponse>"
+
+
+class Refusing(HTTPServer):
+    """A service that gives keys, and refuses every request in the same words."""
+
+    status, code = 403, "AccessDenied"
+
+
+class Refusal(BaseHTTPRequestHandler):
+    server: Refusing
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        body = STS_ERROR.format(self.server.code).encode()
+        self.send_response(self.server.status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def sts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Refusing]:
+    with Refusing(("127.0.0.1", 0), Refusal) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (403, "AccessDenied", Misconfigured),
+        (400, "ExpiredTokenException", Misconfigured),
+        (400, "IDPCommunicationError", StorageUnreachable),
+        (429, "SomethingElse", StorageUnreachable),
+        (503, "ServiceUnavailable", StorageUnreachable),
+    ],
+)
+def test_what_sts_refuses_is_no_refusal_of_the_bucket(
+    files: Files,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sts: Refusing,
+    status: int,
+    code: str,
+    kind: type[Exception],
+) -> None:
+    files()
+    (tmp_path / "token").write_text("a token")
+    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/r")
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+    sts.status, sts.code = status, code
+    client = connect("eu-west-3")
+    with pytest.raises(kind, match=f"assume-role-with-web-identity.*{code}"):
+        translated(client.list_buckets, "listing")
+
+
+def test_a_token_that_is_none_is_the_machines_fault(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """boto3 refuses one of fewer than four characters itself."""
+    files()
+    (tmp_path / "token").write_text("x")
+    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/r")
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+    client = connect("eu-west-3")
+    with pytest.raises(Misconfigured, match="WebIdentityToken"):
+        translated(client.list_buckets, "listing")
+
+
+def test_a_key_that_had_expired_when_it_was_handed_out_is_the_machines_fault(files: Files, tmp_path: Path) -> None:
+    said = '{"Version": 1, "AccessKeyId": "k", "SecretAccessKey": "s", "Expiration": "2020-01-01T00:00:00Z"}'
+    files(credential_program(tmp_path, f"echo '{said}'"))
+    client = connect("eu-west-3")
+    with pytest.raises(Misconfigured, match=r"custom-process.*expired"):
         translated(client.list_buckets, "listing")

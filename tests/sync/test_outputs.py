@@ -36,7 +36,7 @@ from local_stack.s3 import S3Server
 from tests.checkpoints.watched import Watched
 from tests.doubles.coordinator import FakeCoordinator
 from tests.doubles.faulty_proxy import Fault, FaultyProxy
-from tests.real_worker import Worker, block, finished, python, shell
+from tests.real_worker import Worker, believing_refusals_soon, block, finished, python, shell
 
 
 def older_generation(bucket: str, **prefixes: str) -> dict[str, str]:
@@ -98,15 +98,16 @@ class Refusing:
 @pytest.mark.parametrize(
     ("error", "patience", "tries"),
     [
-        (NoBucket("never there"), 600.0, 2),
+        (NoBucket("not now"), 0.0, 1),
+        (NoBucket("not now"), 0.4, 2),
         (StorageRefused("not now"), 0.0, 1),
         (StorageRefused("not now"), 0.4, 2),
     ],
 )
-def test_a_refusal_that_lasts_is_believed_and_that_of_no_bucket_soon(
+def test_a_refusal_that_lasts_is_believed_also_that_there_is_no_bucket_any_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: StorageRefused, patience: float, tries: int
 ) -> None:
-    monkeypatch.setattr(kelpie_worker.s3.whose_fault, "CONFIRMED", 0.4)
+    monkeypatch.setattr(kelpie_worker.s3.whose_fault, "CONFIRMED", 0.0)
     monkeypatch.setattr(kelpie_worker.s3.whose_fault, "LONGEST", patience)
     (tmp_path / "aside").mkdir()
     (tmp_path / "aside" / "result").write_text("1")
@@ -458,11 +459,11 @@ def test_outputs_of_the_older_generation_go_up_as_they_appear(
 
 
 def test_after_an_uploaders_restart_a_checkpoint_that_is_refused_from_the_first_stops_the_command(
-    coordinator: FakeCoordinator, worker: Worker, s3: S3Server, bucket: str
+    coordinator: FakeCoordinator, worker: Worker, s3: S3Server, bucket: str, tmp_path: Path
 ) -> None:
     script = "until [ -e go ]; do sleep 0.05; done; echo 1 > ck/state; exec sleep 1000"
     job = coordinator.submit(**shell(script), sync={"during": [block(bucket, "ck")]})
-    worker.start()
+    worker.start(PYTHONPATH=believing_refusals_soon(tmp_path))
     worker.wait_for("command_started")
     s3.delete_bucket(bucket)
     os.kill(worker.child("uploader"), signal.SIGKILL)
@@ -562,6 +563,7 @@ NO_SPACE = OSError(errno.ENOSPC, "full")
         (Upload(Job("claim", "1"), ()), NO_SPACE, 0.0, Flushed),  # harmless
         (Upload(Job("claim", "1"), ()), PermissionError(13, "no"), 600.0, Refused),
         (Upload(Job("claim", "1"), ()), RuntimeError("a defect"), 0.0, Refused),
+        (Upload(Job("claim", "1"), ()), Misconfigured("a key that has expired"), 0.0, Troubled),
         (Download(Job("claim", "1")), NO_SPACE, 600.0, Troubled),  # nothing is lost yet
         (Download(Job("claim", "1")), StorageRefused("once or twice"), 600.0, Flushed),
         (Download(Job("claim", "1")), Misconfigured("a key that was just made"), 600.0, Flushed),

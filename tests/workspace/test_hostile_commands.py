@@ -13,7 +13,7 @@ from local_stack.processes import wait_for
 from local_stack.s3 import S3Server
 from tests.doubles.coordinator import FakeCoordinator
 from tests.doubles.faulty_proxy import FaultyProxy
-from tests.real_worker import Worker, block, finished, python, shell
+from tests.real_worker import Worker, believing_refusals_soon, block, finished, python, shell
 
 
 @pytest.mark.parametrize("kind", ["during", "after"])
@@ -83,11 +83,11 @@ def test_absolute_links_within_the_outputs_go_up_as_what_they_lead_to(
 
 
 def test_a_checkpoint_that_storage_refuses_from_the_first_stops_the_command(
-    coordinator: FakeCoordinator, worker: Worker, s3: S3Server, bucket: str
+    coordinator: FakeCoordinator, worker: Worker, s3: S3Server, bucket: str, tmp_path: Path
 ) -> None:
     script = "until [ -e go ]; do sleep 0.05; done; echo 1 > ck/state; exec sleep 600"
     job = coordinator.submit(**shell(script), sync={"during": [block(bucket, "ck")]})
-    worker.start()
+    worker.start(PYTHONPATH=believing_refusals_soon(tmp_path))
     worker.wait_for("command_started")
     s3.delete_bucket(bucket)
     (worker.folder / "go").touch()
