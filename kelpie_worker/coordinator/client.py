@@ -35,10 +35,12 @@ _CREDENTIALS = {
     "X-Kelpie-Key": "KELPIE_API_KEY",
     "Salad-Api-Key": "SALAD_API_KEY, SALAD_ORGANIZATION and SALAD_PROJECT",
 }
+_STATES = frozenset({"pending", "running", "completed", "failed", "canceled"})  # of a job, at the original API
 
 
 class Unreachable(Exception):
-    """No usable answer: a network error, a 5xx, a refused key, invalid JSON. A later try may succeed."""
+    """No usable answer: a network error, a 5xx, a refused key, invalid JSON, an answer that is not the
+    coordinator's. A later try may succeed."""
 
 
 class ManifestRefused(Exception):
@@ -59,13 +61,34 @@ class Greeting:
 
 
 @dataclass(frozen=True)
-class _Response:
+class Response:
+    """An answer in JSON, of the coordinator or of something before it."""
+
     status: int
     body: Any
     retry_after: float = 0.0  # seconds that the server asks for before the next call
+    names_extensions: bool = False  # whether it has the header Kelpie-Extensions
 
     def field(self, name: str) -> Any:
         return self.body.get(name) if isinstance(self.body, dict) else None
+
+
+def comes_from_coordinator(answer: Response, job: Job, telling: str) -> bool:
+    """Whether the coordinator gave this answer about the job, and not a gateway before it, which may answer with
+    JSON of its own and knows nothing of the job.
+
+    A Kelpie server names its extensions in every answer; for an attempt that such a server handed out that alone
+    decides. The original API names none: its answers have the field `telling` (`status`, `message` or `id`) with a
+    value that is possible there, its refusals an `error`.
+    """
+    if answer.names_extensions or job.attempt is not None:
+        return answer.names_extensions
+    told = answer.field(telling if answer.status < 300 else "error")
+    if not isinstance(told, str):
+        return False
+    if answer.status < 300 and telling == "status":
+        return told in _STATES
+    return answer.status >= 300 or telling != "id" or told == job.id
 
 
 class Api:
@@ -154,6 +177,7 @@ class Api:
         if checkpoint_lag is not None and job.attempt is not None and "checkpoint" in (self.extensions or ()):
             body["checkpoint_lag"] = checkpoint_lag
         answer = self._call("POST", f"/jobs/{job.id}/heartbeat", body, timeout=timeout)
+        self._require_coordinator(answer, job, "status")
         if answer.status == 404:
             return "unknown"
         status = answer.field("status")
@@ -172,6 +196,7 @@ class Api:
             details["output"] = outcome.output  # for a server that keeps it with the attempt
         body = self._holder(job) | {name: value for name, value in details.items() if value is not None}
         answer = self._call("POST", f"/jobs/{job.id}/{outcome.verdict}", body)
+        self._require_coordinator(answer, job, "message")
         return answer.status < 300 and not str(answer.field("message")).startswith("Ignored")
 
     def keeps_checkpoints(self, job: Job) -> bool:
@@ -187,6 +212,8 @@ class Api:
             "files": [asdict(stored) | {"etag": stored.etag or None} for stored in manifest],
         }
         answer = self._call("PUT", f"/jobs/{job.id}/checkpoint", self._holder(job) | body)
+        if answer.status != 413:  # which is about the size alone: whatever says it lets no such manifest through
+            self._require_coordinator(answer, job, "generation")
         if answer.status in (404, 409):
             return None
         newest = answer.field("generation")
@@ -198,20 +225,23 @@ class Api:
 
     def report_resume(self, job: Job, checkpoint: str, detail: str) -> None:
         body = {"checkpoint": checkpoint, "detail": detail or None}
-        self._call("POST", f"/jobs/{job.id}/resumed", self._holder(job) | body)
+        answer = self._call("POST", f"/jobs/{job.id}/resumed", self._holder(job) | body)
+        self._require_coordinator(answer, job, "message")
 
     def failure_is_counted(self, job: Job) -> bool:
         """Whether a failure reported earlier has arrived, for servers that would count its repetition."""
         answer = self._call("GET", f"/jobs/{job.id}")
+        self._require_coordinator(answer, job, "id")
         failures = answer.field("num_failures")
         return answer.status == 404 or (isinstance(failures, int) and failures > job.num_failures)
 
     def recall(self, job: Job) -> Job | None:
         """The same attempt with its command, arguments and environment; None if the job is gone."""
         answer = self._call("GET", f"/jobs/{job.id}")
+        self._require_coordinator(answer, job, "id")
         return None if answer.status == 404 else self._job(answer.body, job.claim_id, job.attempt)
 
-    def _claimed(self, claim_id: str, answer: _Response, sent_at: float, pause: float) -> Claimed:
+    def _claimed(self, claim_id: str, answer: Response, sent_at: float, pause: float) -> Claimed:
         if answer.status != 200 or not isinstance(answer.body, list):
             raise Unreachable(f"a claim was answered with {answer.status}")
         if not answer.body:
@@ -222,7 +252,7 @@ class Api:
             attempt = document.get("attempt")
         return Claimed(claim_id, self._job(document, claim_id, attempt), sent_at)
 
-    def _pause_after(self, answer: _Response, sent_at: float, wait: int) -> float:
+    def _pause_after(self, answer: Response, sent_at: float, wait: int) -> float:
         """Seconds until the next claim, if this one got no job.
 
         A server that is full or shutting down answers early.
@@ -245,6 +275,12 @@ class Api:
         }
         return holder if job.attempt is None else holder | {"attempt": job.attempt}
 
+    def _require_coordinator(self, answer: Response, job: Job, telling: str) -> None:
+        """Raises Unreachable if the answer says nothing about the job."""
+        if not comes_from_coordinator(answer, job, telling):
+            advice = self._advice(answer.status)
+            raise Unreachable(f"/jobs/{job.id} was answered with {answer.status}, not by the coordinator{advice}")
+
     def _known_extensions(self, timeout: float = _READ_TIMEOUT) -> frozenset[str]:
         """The extensions, requested if they are not yet known: already the first claim must have its id."""
         if self.extensions is None:
@@ -258,7 +294,7 @@ class Api:
         body: Mapping[str, Any] | None = None,
         query: Mapping[str, str] | None = None,
         timeout: float = _READ_TIMEOUT,
-    ) -> _Response:
+    ) -> Response:
         url = self._config.api_url + path
         limits = (min(_CONNECT_TIMEOUT, timeout), timeout)
         try:
@@ -288,17 +324,20 @@ class Api:
             return name
         return f"{error}; trusted are {self.authorities}"
 
-    def _answer(self, response: requests.Response, path: str) -> _Response:
+    def _answer(self, response: requests.Response, path: str) -> Response:
         status = response.status_code
         if not response.headers:  # cut off, so that the missing Kelpie-Extensions means nothing
             raise Unreachable(f"{path} was answered without headers")
         if not 200 <= status < 300 and (status in (401, 403, 429) or not 400 <= status < 500):
             raise Unreachable(f"{path} was answered with {status}{self._advice(status)}")
+        named = response.headers.get("Kelpie-Extensions")
         try:
-            answer = _Response(status, response.json(), _seconds(response.headers.get("Retry-After")))
+            answer = Response(
+                status, response.json(), _seconds(response.headers.get("Retry-After")), named is not None
+            )
         except ValueError as error:  # a page of a proxy before the API, which knows nothing of the job
             raise Unreachable(f"{path} was answered with {status} and no JSON{self._advice(status)}") from error
-        self._learn_extensions(response.headers.get("Kelpie-Extensions"), path, answer)
+        self._learn_extensions(named, path, answer)
         return answer
 
     def _advice(self, status: int) -> str:
@@ -310,7 +349,7 @@ class Api:
         used = [named for header, named in _CREDENTIALS.items() if header in self._config.auth.headers]
         return f"; check {used[0] if used else 'the project of the token, SALAD_PROJECT'}"
 
-    def _learn_extensions(self, named: str | None, path: str, answer: _Response) -> None:
+    def _learn_extensions(self, named: str | None, path: str, answer: Response) -> None:
         if named is not None:
             self.extensions = _words(named)
         elif path == "/work" and answer.status == 200 and isinstance(answer.body, list):

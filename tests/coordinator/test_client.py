@@ -8,7 +8,16 @@ import pytest
 import requests
 
 from kelpie_worker import config, logs
-from kelpie_worker.coordinator.client import Api, ClaimRefused, Unreachable, _presentable, longest_wait
+from kelpie_worker.coordinator.client import (
+    Api,
+    ClaimRefused,
+    ManifestRefused,
+    Response,
+    Unreachable,
+    _presentable,
+    comes_from_coordinator,
+    longest_wait,
+)
 from kelpie_worker.job import Job
 from kelpie_worker.messages import Ending, Verdict
 
@@ -95,6 +104,83 @@ def test_a_page_that_a_proxy_answers_with_decides_nothing_about_a_job(
         api.extensions = LEARNED
         with pytest.raises(Unreachable, match=f"was answered with {status} and no JSON"):
             call(api)
+
+
+KELPIES = Job("claim", "1", attempt=1)
+ORIGINALS = Job("claim", "1")
+
+
+@pytest.mark.parametrize(
+    ("job", "named", "status", "body", "telling", "expected"),
+    [
+        (KELPIES, True, 404, {"error": "Not Found", "message": "No such job."}, "status", True),
+        (KELPIES, True, 200, {"status": "something-new"}, "status", True),
+        (KELPIES, True, 409, {"error": "Not Yours", "message": "Another has it."}, "message", True),
+        (KELPIES, False, 404, {"error": "Not Found", "message": "No such job."}, "status", False),
+        (KELPIES, False, 404, {"status": "error", "message": "Application not found"}, "status", False),
+        (KELPIES, False, 200, {"status": "running"}, "status", False),
+        (KELPIES, False, 200, {"message": "Completed reported"}, "message", False),
+        (KELPIES, False, 200, {"generation": 1}, "generation", False),
+        (KELPIES, False, 200, {"id": "1"}, "id", False),
+        (ORIGINALS, True, 200, {"status": "something-new"}, "status", True),
+        (ORIGINALS, False, 200, {"status": "running"}, "status", True),
+        (ORIGINALS, False, 200, {"status": "canceled"}, "status", True),
+        (ORIGINALS, False, 200, {"status": "ok"}, "status", False),
+        (ORIGINALS, False, 200, {"status": None}, "status", False),
+        (ORIGINALS, False, 200, [], "status", False),
+        (ORIGINALS, False, 404, {"error": "Not Found", "message": "Job not found"}, "status", True),
+        (ORIGINALS, False, 404, {"message": "no Route matched with those values"}, "status", False),
+        (ORIGINALS, False, 404, None, "status", False),
+        (ORIGINALS, False, 200, {"message": "Completed reported"}, "message", True),
+        (ORIGINALS, False, 202, {"message": "Failure reported"}, "message", True),
+        (ORIGINALS, False, 200, {"status": "maintenance"}, "message", False),
+        (ORIGINALS, False, 400, {"error": "Invalid", "message": "No."}, "message", True),
+        (ORIGINALS, False, 413, {"message": "Too large"}, "message", False),
+        (ORIGINALS, False, 200, {"id": "1", "num_failures": 1}, "id", True),
+        (ORIGINALS, False, 200, {"id": "another", "num_failures": 1}, "id", False),
+        (ORIGINALS, False, 200, {"num_failures": 1}, "id", False),
+        (ORIGINALS, False, 404, {"message": "Application not found"}, "id", False),
+    ],
+)
+def test_an_answer_is_the_coordinators_by_its_header_or_at_the_original_by_its_shape(
+    job: Job, named: bool, status: int, body: object, telling: str, expected: bool
+) -> None:
+    assert comes_from_coordinator(Response(status, body, names_extensions=named), job, telling) is expected
+
+
+@pytest.mark.parametrize("job", [KELPIES, ORIGINALS])
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (404, b'{"status": "error", "code": 404, "message": "Application not found"}'),
+        (404, b"null"),
+        (400, b'{"message": "Bad request"}'),
+        (200, b'{"status": "maintenance"}'),
+        (200, b"[]"),
+    ],
+)
+def test_the_json_of_a_gateway_decides_nothing_about_a_job(
+    answering: Callable[..., Api], job: Job, status: int, body: bytes
+) -> None:
+    calls: list[Callable[[Api], object]] = [
+        lambda api: api.heartbeat(job, timeout=1),
+        lambda api: api.report(job, Ending(Verdict.COMPLETED)),
+        lambda api: api.recall(job),
+        lambda api: api.failure_is_counted(job),
+    ]
+    if job.attempt is not None:
+        calls.append(lambda api: api.report_checkpoint(job, 1, ()))
+        calls.append(lambda api: api.report_resume(job, "clean", ""))
+    for call in calls:
+        api = answering(response(status, body))
+        with pytest.raises(Unreachable, match=f"was answered with {status}, not by the coordinator"):
+            call(api)
+
+
+def test_a_manifest_that_a_proxy_finds_too_large_is_refused(answering: Callable[..., Api]) -> None:
+    api = answering(response(413, b'{"error": "Payload Too Large", "message": "16 MiB."}'))
+    with pytest.raises(ManifestRefused):
+        api.report_checkpoint(KELPIES, 1, ())
 
 
 @pytest.mark.parametrize(
