@@ -1,6 +1,5 @@
 """The requests of one attempt to storage: repeated with backoff, with the errors of `errors.py`.
 
-
 What changes an object asks the lease before each try, and ends with it.
 """
 

@@ -50,10 +50,10 @@ SHOWN = [
         [other("c/2/w", 29, MARK), other("c/3/w", 22, LATER), other("c/latest", 23, LATER, was_reported=True)],
         False,
     ),
-    ("a file of somebody else's, as young", {W1: 10.0}, [], [W2, LATEST, other("c/x", 21, None)], False),
-    ("a file of somebody else's, from before", {W1: 10.0}, [], [W2, LATEST, other("c/x", 19, None)], True),
+    ("a file of another program's, as young", {W1: 10.0}, [], [W2, LATEST, other("c/x", 21, None)], False),
+    ("a file of another program's, from before", {W1: 10.0}, [], [W2, LATEST, other("c/x", 19, None)], True),
     (
-        "a reported file that somebody else replaced",
+        "a reported file that another program replaced",
         {},
         [],
         [W2, LATEST, other("c/1/w", 19, None, was_reported=True)],
