@@ -146,17 +146,6 @@ def what_became_of(error: psycopg.OperationalError | psycopg.InternalError) -> U
     return ConnectionLost(UNSURE) if isinstance(error, psycopg.OperationalError) else None
 
 
-def check_connection(connection: psycopg.Connection[Any]) -> None:
-    """Raise OperationalError if the server has closed an idle connection, which then has something to read.
-
-    It costs a system call and no round trip. So after a restart of Postgres also a request that must not be sent
-    twice, like a submission, gets a live connection.
-    """
-    if next_byte(connection.fileno()) is not None:
-        connection.close()  # else the pool would hand it out again
-        raise psycopg.OperationalError("the server closed the connection")
-
-
 def next_byte(fileno: int) -> bytes | None:
     """The next byte that a socket has to read, without taking it; b"" at its end, None if there is none yet.
 
@@ -177,6 +166,30 @@ def shut_down(connection: psycopg.Connection[Any]) -> None:
         duplicate.shutdown(socket.SHUT_RDWR)
 
 
+class LivePool(ConnectionPool[psycopg.Connection[Row]]):
+    """A pool that hands out no connection which the server has closed.
+
+    The pool's own `check` pauses for one second after the second dead connection and for two after the third. So
+    after a restart of Postgres the first request would be refused although a new connection takes milliseconds,
+    and with a short idle_session_timeout each new connection would be closed during the pause.
+    """
+
+    def getconn(self, timeout: float | None = None) -> psycopg.Connection[Row]:
+        """A connection, after at most `timeout` seconds. Raises PoolTimeout.
+
+        A look at each costs a system call and no round trip. So after a restart of Postgres also a request that
+        must not be sent twice, like a submission, gets a live connection.
+        """
+        due = time.monotonic() + (self.timeout if timeout is None else timeout)
+        while True:
+            connection = super().getconn(due - time.monotonic())
+            # The server says nothing on an idle connection, unless it closes it.
+            if not connection.closed and next_byte(connection.fileno()) is None:
+                return connection
+            connection.close()
+            self.putconn(connection)  # which has the pool make another one
+
+
 class Database:
     """A pool of connections to Postgres.
 
@@ -190,12 +203,11 @@ class Database:
         self.outage = OutageLog()
         self.due: dict[psycopg.Connection[Row], float] = {}  # connections in use: when they must be back
         self.url = url
-        self.pool: ConnectionPool[psycopg.Connection[Row]] = ConnectionPool(
+        self.pool = LivePool(
             url,
             min_size=1,
             max_size=connections,
             open=False,
-            check=check_connection,
             configure=begin_as_written,
             # Short: the next request begins a new attempt, while the pool's own pauses double up to minutes.
             reconnect_timeout=5,

@@ -8,12 +8,14 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
 import pytest
 from flask import Flask
+from psycopg.conninfo import conninfo_to_dict
 from werkzeug.test import TestResponse
 
 from kelpie_api.app import create_app
@@ -22,6 +24,7 @@ from kelpie_api.db import Database
 from kelpie_api.migrations import migrate
 from local_stack.postgres import EmbeddedPostgres
 from local_stack.processes import scratch_folder, wait_for
+from tests.conftest import own_database
 from tests.helpers import Client, definition, make_tenant, refused
 
 REQUESTS = [
@@ -163,15 +166,27 @@ def test_a_database_that_takes_no_changes_is_said_and_missed_in_the_same_words(s
 
 def test_after_a_restart_the_first_requests_succeed(site: Site) -> None:
     """Every pooled connection is dead then, and none has been used since."""
-    fill_the_pool(site)
+    fill_the_pool(site.app.extensions["kelpie"].db)
     restart(site)
     answers = call_at_once(site, REQUESTS[:4] * 4)
     assert [answer.status_code for answer in answers] == [200, 202, 200, 200] * 4
 
 
-def fill_the_pool(site: Site, connections: int = 8) -> None:
+def test_one_request_alone_finds_every_pooled_connection_dead_and_gets_a_new_one(server_url: str) -> None:
+    """As after a silence, where the server or something on the way ends idle sessions."""
+    with own_database(server_url) as url, closing(Database(url)) as db:
+        db.open()
+        fill_the_pool(db)
+        with psycopg.connect(server_url, autocommit=True) as operator:
+            name = [conninfo_to_dict(url)["dbname"]]
+            operator.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", name)
+            left = "select pid from pg_stat_activity where datname = %s"
+            wait_for(lambda: not operator.execute(left, name).fetchall(), "the sessions to end")
+        assert db.one_or_none("select 1 as one") == {"one": 1}
+
+
+def fill_the_pool(db: Database, connections: int = 8) -> None:
     """Use so many connections at the same moment that the pool holds as many."""
-    db: Database = site.app.extensions["kelpie"].db
     gate = threading.Barrier(connections)
 
     def use_one() -> None:
