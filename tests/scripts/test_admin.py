@@ -16,10 +16,10 @@ from tests.helpers import Client, Tenant
 from tests.scripts.conftest import Run, refused
 
 
-def test_a_user_gets_a_key_and_the_key_opens_the_api(run: Run, app: Flask, db: Database) -> None:
-    made = json.loads(run("admin", "create-user", "acme corp", "--json").stdout)
+def test_a_user_gets_a_key_and_the_key_opens_the_api(run_script: Run, app: Flask, db: Database) -> None:
+    made = json.loads(run_script("admin", "create-user", "acme corp", "--json").stdout)
     assert made["username"] == "acme corp"
-    key = run("admin", "create-key", "acme corp", "--org", "acme", "--project", "blue").stdout.strip()
+    key = run_script("admin", "create-key", "acme corp", "--org", "acme", "--project", "blue").stdout.strip()
     me = Client(app.test_client(), key).get("/users/me").json
     assert me and me["id"] == made["id"]
 
@@ -92,11 +92,13 @@ def test_what_cannot_be_done_is_said_in_a_sentence(
     assert sentence in refused(run("admin", *arguments))
 
 
-def test_a_missing_setting_an_absent_database_and_an_old_schema_are_said(run: Run, empty_database: str) -> None:
-    assert "DATABASE_URL is not set" in refused(run("admin", "list-users", env={"DATABASE_URL": ""}))
+def test_a_missing_setting_an_absent_database_and_an_old_schema_are_said(
+    run_script: Run, empty_database: str
+) -> None:
+    assert "DATABASE_URL is not set" in refused(run_script("admin", "list-users", env={"DATABASE_URL": ""}))
     away = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:9/none"}
-    assert "does not answer" in refused(run("admin", "list-users", env=away))
-    assert "scripts/migrate" in refused(run("admin", "list-users", env={"DATABASE_URL": empty_database}))
+    assert "does not answer" in refused(run_script("admin", "list-users", env=away))
+    assert "scripts/migrate" in refused(run_script("admin", "list-users", env={"DATABASE_URL": empty_database}))
 
 
 def test_a_rotated_signing_secret_is_the_one_that_the_user_sees(run: Run, api: Client) -> None:
@@ -175,8 +177,8 @@ def test_a_new_secret_key_alone_is_adopted_where_nothing_was_sealed(run: Run, ap
     assert json.loads(adopted.stdout) == {"changed": True, "secrets": 0, "keys": 0}
 
 
-def test_a_new_secret_key_must_be_in_the_environment(run: Run, db: Database) -> None:
-    missing = refused(run("admin", "change-secret-key", "--yes", env={"KELPIE_SECRET_KEY": ""}))
+def test_a_new_secret_key_must_be_in_the_environment(run_script: Run, db: Database) -> None:
+    missing = refused(run_script("admin", "change-secret-key", "--yes", env={"KELPIE_SECRET_KEY": ""}))
     assert "KELPIE_SECRET_KEY is not set" in missing
 
 

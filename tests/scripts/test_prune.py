@@ -164,14 +164,14 @@ def test_a_dry_run_counts_and_removes_nothing(run: Run, db: Database, tenant: Te
     assert rows_of_jobs(db) == before
 
 
-def test_the_script_says_what_it_removed(run: Run, db: Database, tenant: Tenant) -> None:
+def test_the_script_says_what_it_removed(run_script: Run, db: Database, tenant: Tenant) -> None:
     for _ in range(3):
         age(db, make_job(db, tenant, "completed"), 31)
     young = make_job(db, tenant, "completed")
-    told = json.loads(run("prune", "--older-than", "4w", "--json").stdout)
+    told = json.loads(run_script("prune", "--older-than", "4w", "--json").stdout)
     assert (told["jobs"], told["complete"]) == (3, True)
     assert left(db) == {young}
-    assert "Removed 0 jobs" in run("prune", "--older-than", "4w").stdout
+    assert "Removed 0 jobs" in run_script("prune", "--older-than", "4w").stdout
 
 
 def test_the_script_removes_old_decisions_machines_and_reallocations_too(
@@ -216,9 +216,9 @@ def test_an_age_that_is_none_is_refused(run: Run, db: Database, wrong: str) -> N
     assert "is no age" in refused(run("prune", f"--older-than={wrong}"))
 
 
-def test_an_absent_database_is_said(run: Run) -> None:
+def test_an_absent_database_is_said(run_script: Run) -> None:
     env = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:9/none"}
-    assert "does not answer" in refused(run("prune", "--older-than", "30d", env=env))
+    assert "does not answer" in refused(run_script("prune", "--older-than", "30d", env=env))
 
 
 def test_a_kill_in_the_middle_leaves_whole_jobs(db: Database, tenant: Tenant, migrated_url: str) -> None:
