@@ -11,12 +11,19 @@ create table api_keys (
   digest bytea not null,
   created timestamp with time zone default now() not null,
   role text default 'user'::text not null,
+  name text,
+  prefix text,
+  created_by text,
+  last_used timestamp with time zone,
   constraint api_keys_digest_check CHECK (length(digest) = 32),
   constraint api_keys_digest_key UNIQUE (digest),
+  constraint api_keys_name_check CHECK (name ~ '^[A-Za-z0-9._@-]{1,64}$'::text),
   constraint api_keys_org_name_check CHECK (length(org_name) >= 1 AND length(org_name) <= 255),
   constraint api_keys_pkey PRIMARY KEY (id),
-  constraint api_keys_role_check CHECK (role = ANY (ARRAY['user'::text, 'worker'::text])),
-  constraint api_keys_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(id) ON DELETE CASCADE
+  constraint api_keys_prefix_check CHECK (length(prefix) >= 1 AND length(prefix) <= 32),
+  constraint api_keys_role_check CHECK (role = ANY (ARRAY['user'::text, 'viewer'::text, 'worker'::text])),
+  constraint api_keys_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(id) ON DELETE CASCADE,
+  constraint one_key_of_a_name UNIQUE (tenant_id, name)
 );
 
 create table attempts (

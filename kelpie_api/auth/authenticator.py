@@ -12,6 +12,7 @@ import psycopg
 
 from kelpie_api.auth.admin_key import AdminKey
 from kelpie_api.auth.caller import NO_TENANT, Caller, Role
+from kelpie_api.auth.keys import KeyUses
 from kelpie_api.auth.machine_tokens import MachineTokens
 from kelpie_api.auth.salad_keys import SaladKeys
 from kelpie_api.auth.users import KEY_BEGINS, digest
@@ -48,6 +49,7 @@ class Authenticator:
         self.organizations = config.organizations
         self.salad_keys = SaladKeys(db, config)
         self.tokens = MachineTokens(db, config)
+        self.key_uses = KeyUses(db)
         self.remembered: Cache[bytes, Caller] = Cache(REMEMBERED_KEYS, REMEMBERED_FOR)
         self.admin: Cache[None, Caller] = Cache(1, REMEMBERED_FOR)
         self.owners: Cache[tuple[str, str], Caller] = Cache(REMEMBERED_KEYS, REMEMBERED_FOR)
@@ -72,10 +74,12 @@ class Authenticator:
 
     def of_kelpie_key(self, key: str, address: str = "") -> Caller:
         wanted = digest(key)
-        if known := self.remembered.get(wanted):
+        known = self.remembered.get(wanted)
+        if known is None and (found := self._issued(key, wanted)):
+            known = self.remembered.put(wanted, found)
+        if known:
+            self.key_uses.note(known.key_id)
             return known
-        if found := self._issued(key, wanted):
-            return self.remembered.put(wanted, found)
         # Not among those that are remembered: there it would be found without the limits for guesses.
         if self.admin_key and self.admin_key.is_it(wanted, address) and (admin := self._administrator()):
             return admin

@@ -17,8 +17,14 @@ NO_TENANT = 0  # an id that no row has
 class Role(StrEnum):
     """What a Kelpie key is good for; the API's words."""
 
-    USER = "user"  # all that its user may do
+    OPERATOR = "operator"  # all that its user may do
+    VIEWER = "viewer"  # to read, but for the values of environments
     WORKER = "worker"  # to claim, to report, and to read what was handed out
+
+    @classmethod
+    def _missing_(cls, value: object) -> Role | None:
+        """An operator was called a user once."""
+        return cls.OPERATOR if value == "user" else None
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,9 @@ class Caller:
     speaks_for_others: bool = False
     organization: str = ""  # at Salad; the administrator has none
     project: str = ""
-    role: Role = Role.USER
+    role: Role = Role.OPERATOR
+    key_id: UUID | None = None  # of a key that Kelpie made
+    key_name: str | None = None
 
     @property
     def scope(self) -> dict[str, Any]:
@@ -60,7 +68,10 @@ class Caller:
 
     @property
     def actor(self) -> str:
-        return f"machine:{self.machine.machine_id}" if self.machine else f"user:{self.username}"
+        """What events name: a machine, or a user, with the name of the key if it has one."""
+        if self.machine:
+            return f"machine:{self.machine.machine_id}"
+        return f"user:{self.username}" + (f" key:{self.key_name}" if self.key_name else "")
 
     def require_own(self, machine_id: str, container_group_id: str) -> None:
         """Raise Forbidden if a token claims or reports for another machine or group than its own."""

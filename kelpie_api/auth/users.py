@@ -14,6 +14,7 @@ from kelpie_api.limits import LONGEST_NAME
 from kelpie_api.text import NAME_TEXT, UNSTORABLE
 
 KEY_BEGINS = "kelpie_"
+LONGEST_PREFIX = len(KEY_BEGINS) + 6  # characters of a key that lists show; some 220 random bits stay hidden
 
 
 def storable(name: str, what: str) -> str:
@@ -33,13 +34,19 @@ def find_user(db: Database, wanted: str) -> Row:
     return user
 
 
-def create_key(db: Database, wanted: str, org: str, project: str, role: Role = Role.USER) -> str:
+def create_key(db: Database, wanted: str, org: str, project: str, role: Role = Role.OPERATOR) -> str:
     user_id = find_user(db, wanted)["id"]
     return create_token(db, user_id, storable(org, "organization"), storable(project, "project"), role)
 
 
 def list_users(db: Database) -> list[Row]:
     return db.all(SQL.list_users)
+
+
+def list_page(db: Database, after: UUID | None, page_size: int) -> tuple[list[Row], UUID | None]:
+    """A page of all users, oldest first, and the id to go on after; None: these are the last."""
+    found = db.all(SQL.list_page_of_users, after=after, most=page_size + 1)
+    return found[:page_size], found[page_size - 1]["id"] if len(found) > page_size else None
 
 
 def list_keys(db: Database, wanted: str | None) -> list[Row]:
@@ -60,6 +67,15 @@ def digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
+def new_key() -> str:
+    return f"{KEY_BEGINS}{secrets.token_urlsafe(32)}"
+
+
+def stored_form(key: str) -> Row:
+    """What is stored of a key: its digest, and how it begins, by which its owner recognizes it."""
+    return {"digest": digest(key), "prefix": key[:LONGEST_PREFIX]}
+
+
 def create_user(db: Database, username: str) -> Row:
     """Make a user. Raises InvalidRequest if the name cannot be stored or is taken."""
     storable(username, "user's name")
@@ -72,12 +88,12 @@ def create_user(db: Database, username: str) -> Row:
     return user
 
 
-def create_token(db: Database, user_id: UUID, org_name: str, project_name: str, role: Role = Role.USER) -> str:
+def create_token(db: Database, user_id: UUID, org_name: str, project_name: str, role: Role = Role.OPERATOR) -> str:
     """Make an API key and return it; only its digest is stored. Raises NotFound for an unknown user."""
-    token = f"{KEY_BEGINS}{secrets.token_urlsafe(32)}"
+    token = new_key()
     names = {"org_name": org_name, "project": project_name}
     made = db.unrepeatable(
-        lambda tx: tx.one_or_none(SQL.create_api_key, user_id=user_id, **names, role=role, digest=digest(token))
+        lambda tx: tx.one_or_none(SQL.create_api_key, user_id=user_id, **names, role=role, **stored_form(token))
     )
     if made is None:
         raise NotFound(f"There is no user {user_id}.")

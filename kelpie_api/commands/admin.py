@@ -62,10 +62,11 @@ def create_user(name: str, as_json: bool) -> None:
 @click.option("--project", required=True, help="The project whose jobs it submits, reads and runs.")
 @click.option(
     "--role",
-    type=click.Choice([*Role]),
-    default=Role.USER,
+    type=click.Choice([*Role, "user"]),
+    default=Role.OPERATOR,
     show_default=True,
-    help="What it may do; worker: claim, report, and read what was handed out, for nodes.",
+    help="What it may do; viewer: read; worker: claim, report, and read what was handed out, for nodes; user: the"
+    " older name of operator.",
 )
 @as_json
 def create_key(user: str, org: str, project: str, role: str, as_json: bool) -> None:
@@ -90,10 +91,16 @@ def list_users(as_json: bool) -> None:
 @click.argument("user", required=False)
 @as_json
 def list_keys(user: str | None, as_json: bool) -> None:
-    """List the keys of USER (name or id), or of all users: id, owner and project, never the key."""
+    """List the keys of USER (name or id), or of all users: id, owner, name and last use, never the key."""
     with database() as db:
         keys = auth_users.list_keys(db, user)
-    say(keys, table(keys, ["id", "username", "org_name", "project_name", "role", "created"]), as_json)
+    say(
+        keys,
+        table(
+            keys, ["id", "username", "org_name", "project_name", "name", "prefix", "role", "created", "last_used"]
+        ),
+        as_json,
+    )
 
 
 @main.command("revoke-key")

@@ -39,15 +39,18 @@ def get(db: Database, caller: Caller, job_id: UUID) -> Row:
 
 
 def shown_to(db: Database, caller: Caller, jobs: list[Row]) -> list[Row]:
-    """Jobs as this caller may see them: for a worker's credentials the secrets only of those that it holds.
+    """Jobs as this caller may see them: for a worker's credentials the secrets only of those that it holds, for a
+    viewer none.
 
     The owner of a node can read its credentials. A worker's key names no machine, so it holds none here: it gets a
     job whole in the answer to its claim.
     """
+    if caller.role == Role.VIEWER:
+        return [without_secrets(job, None) for job in jobs]
     if not caller.is_worker:
         return jobs
     held = held_by(db, caller, [job["id"] for job in jobs])
-    return [job if job["id"] in held else without_secrets(job) for job in jobs]
+    return [job if job["id"] in held else without_secrets(job, HIDDEN) for job in jobs]
 
 
 def held_by(db: Database, caller: Caller, job_ids: list[UUID]) -> set[UUID]:
@@ -59,10 +62,14 @@ def held_by(db: Database, caller: Caller, job_ids: list[UUID]) -> set[UUID]:
     return {row["job_id"] for row in held}
 
 
-def without_secrets(job: Row) -> Row:
-    """The job without the values of its environment and the user part of its webhook."""
-    webhook = job["webhook"] and USER_PART.sub(rf"\1{HIDDEN}@", job["webhook"])
-    return job | {"environment": dict.fromkeys(job["environment"], HIDDEN), "webhook": webhook}
+def without_secrets(job: Row, value: str | None) -> Row:
+    """The job without the user part of its webhook, and with this value in place of those of its environment."""
+    webhook = job["webhook"] and without_user_part(job["webhook"])
+    return job | {"environment": dict.fromkeys(job["environment"], value), "webhook": webhook}
+
+
+def without_user_part(url: str) -> str:
+    return USER_PART.sub(rf"\1{HIDDEN}@", url)
 
 
 def list_page(

@@ -8,10 +8,11 @@ from flask_smorest import Blueprint
 
 from kelpie_api.auth import users
 from kelpie_api.schemas.fields import Failure
-from kelpie_api.schemas.users import NewToken, NewUser, Token, User
+from kelpie_api.schemas.users import NewToken, NewUser, Token, User, UserList, UserQuery
 from kelpie_api.web.body import BodyParser
-from kelpie_api.web.context import administrator, caller, coordinator, db, identifier
+from kelpie_api.web.context import TEXT, caller, coordinator, db, identifier
 from kelpie_api.web.narrowing import require_no_parameters
+from kelpie_api.web.pages import link_after
 
 blueprint = Blueprint("users", __name__, description="Users and their keys.")
 blueprint.ARGUMENTS_PARSER = BodyParser()
@@ -24,6 +25,17 @@ def get_me() -> dict[str, Any]:
     return users.get_user(db(), caller())
 
 
+@blueprint.get("/users")
+@blueprint.arguments(UserQuery, location="query")
+@blueprint.response(200, UserList, headers={"Link": TEXT})
+@blueprint.alt_response(400, schema=Failure)
+@blueprint.alt_response(403, schema=Failure)
+def list_users(query: dict[str, Any]) -> tuple[dict[str, Any], int, dict[str, str]]:
+    """List all users, oldest first (administrator); `Link` leads to the next page, if there is one."""
+    found, following = users.list_page(db(), query["after"], query["page_size"])
+    return {"_count": len(found), "users": found}, 200, link_after(str(following) if following else None)
+
+
 @blueprint.post("/users")
 @blueprint.arguments(NewUser)
 @blueprint.response(201, User)
@@ -31,7 +43,6 @@ def get_me() -> dict[str, Any]:
 @blueprint.alt_response(403, schema=Failure)
 def create_user(new: dict[str, Any]) -> dict[str, Any]:
     """Make a user (administrator)."""
-    administrator()
     return users.create_user(db(), new["username"])
 
 
@@ -43,7 +54,6 @@ def create_user(new: dict[str, Any]) -> dict[str, Any]:
 @blueprint.alt_response(404, schema=Failure)
 def create_token(new: dict[str, Any], user_id: str) -> dict[str, Any]:
     """Make a key for a user in a project (administrator); it is shown only in this answer."""
-    administrator()
     names = {name: new[name] for name in ("org_name", "project_name", "role")}
     return {"token": users.create_token(db(), identifier(user_id, "user"), **names)}
 
@@ -53,7 +63,6 @@ def create_token(new: dict[str, Any], user_id: str) -> dict[str, Any]:
 @blueprint.alt_response(403, schema=Failure)
 def delete_users() -> None:
     """Remove all users but the administrator, with their keys and jobs (administrator). It takes no parameters."""
-    administrator()
     require_no_parameters("all users", "DELETE /users/{user_id} removes one.")
     users.delete_users(db())
     coordinator().authenticator.forget()
@@ -66,6 +75,5 @@ def delete_users() -> None:
 @blueprint.alt_response(409, schema=Failure)
 def delete_user(user_id: str) -> None:
     """Remove a user with its keys and jobs (administrator)."""
-    administrator()
     users.delete_user(db(), identifier(user_id, "user"))
     coordinator().authenticator.forget()

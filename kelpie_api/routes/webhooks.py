@@ -7,6 +7,7 @@ from typing import Any
 
 from flask_smorest import Blueprint
 
+from kelpie_api.auth.caller import Role
 from kelpie_api.db import Row
 from kelpie_api.queue import listing
 from kelpie_api.schemas.fields import Failure, Message
@@ -31,6 +32,8 @@ def list_webhooks(query: dict[str, Any], job_id: str) -> tuple[Row, int, dict[st
     """Webhooks of a job and every try to deliver them; `Link` leads to the next page, if there is one."""
     job = listing.get(db(), caller(), identifier(job_id, "job"))
     found, following = log.page(db(), job["id"], **query)
+    if caller().role == Role.VIEWER:
+        found = [webhook | {"url": listing.without_user_part(webhook["url"])} for webhook in found]
     return {"_count": len(found), "webhooks": found}, 200, link_after(following)
 
 

@@ -135,7 +135,18 @@ MEANINGS = {
     "secret": "The secret that signs webhooks.",
     "valid_until": "Until when signatures are made with it, too.",
     "previous": "The secret before it.",
-    # users
+    # keys and users
+    "NewKey.name": "What events and lists call the key; unique in the project.",
+    "name": "The name of the key; null for one that the administrator made.",
+    "Key.prefix": "How the key begins.",
+    "MadeKey.prefix": "How the key begins.",
+    "ListedKey.prefix": "How the key begins.",
+    "role": "What the key may do.",
+    "created_by": "The actor that made it.",
+    "last_used": "When a request last came with it, exact to ten minutes; null: never, or not noted yet.",
+    "keys": "The keys of this page, oldest first.",
+    "users": "The users of this page, oldest first.",
+    "self": "Whether the key of this call may be removed.",
     "username": "The name of the user.",
     "token": "The key; it is shown only here.",
 }

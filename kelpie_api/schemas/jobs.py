@@ -138,7 +138,11 @@ class Job(ResponseSchema):
     failed = Instant(allow_none=True)
     command = fields.String()
     arguments = fields.List(fields.String())
-    environment = fields.Dict(keys=fields.String(), values=fields.String())
+    environment = fields.Dict(
+        keys=fields.String(),
+        values=fields.String(allow_none=True),
+        metadata={"description": "Environment variables of the command; a viewer reads null for each value."},
+    )
     sync = AsStored(ShownSync)
     input_bucket = fields.String()
     input_prefix = LegacyPrefix()

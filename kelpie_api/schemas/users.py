@@ -6,6 +6,7 @@ from marshmallow import fields, validate
 
 from kelpie_api.auth.caller import Role
 from kelpie_api.schemas.fields import NAME, Instant, RequestSchema, ResponseSchema
+from kelpie_api.schemas.keys import ROLES, KeyQuery
 from kelpie_api.text import NAME_TEXT
 
 ONE_LINE = validate.Regexp(NAME_TEXT, error="A name has no line ends or control characters.")
@@ -21,14 +22,23 @@ class User(ResponseSchema):
     created = Instant()
 
 
+class UserQuery(KeyQuery):
+    """Which page of the users."""
+
+
+class UserList(ResponseSchema):
+    _count = fields.Integer()
+    users = fields.List(fields.Nested(User))
+
+
 class NewToken(RequestSchema):
     org_name = fields.String(required=True, validate=[NAME, ONE_LINE])
     project_name = fields.String(required=True, validate=[NAME, ONE_LINE])
     role = fields.Enum(
         Role,
         by_value=fields.String,
-        load_default=Role.USER,
-        metadata={"description": "`worker`: a key that only claims, reports, and reads what was handed out."},
+        load_default=Role.OPERATOR,
+        metadata={"description": ROLES},
     )
 
 

@@ -1,72 +1,103 @@
-"""Which routes need no caller, and which ones a machine's token may call."""
+"""Which credentials each route is open to: one table. A route that is missing in it is closed to all, and a test
+fails."""
 
 from __future__ import annotations
+
+from enum import Flag, auto
 
 from kelpie_api.auth.caller import Caller, Role
 from kelpie_api.errors import Forbidden
 from kelpie_api.web.context import coordinator
 
-PUBLIC = {
-    "health.healthz",
-    "health.readyz",
-    "metrics.get_metrics",
-    "docs.get_document",
-    "docs.get_yaml",
-    "docs.get_page",
-    "docs.get_asset",
+
+class To(Flag):
+    """Kinds of credentials."""
+
+    ALL = auto()  # no credential is needed
+    OPERATORS = auto()  # a Kelpie key of this role, and a Salad API key
+    VIEWERS = auto()  # a Kelpie key of this role
+    WORKERS = auto()  # a Kelpie key of this role: it names no machine and no group, so it reads no list
+    TOKENS = auto()  # a machine's token; a node's owner can read it
+    SUBMITTING_TOKENS = auto()  # a machine's token where the operator allows it more (KELPIE_JWT_CAN_SUBMIT)
+    ADMINISTRATORS = auto()
+    READERS = OPERATORS | VIEWERS
+    HOLDERS = OPERATORS | WORKERS | TOKENS  # what takes jobs and reports
+
+
+OPEN = {
+    "health.healthz": To.ALL,
+    "health.readyz": To.ALL,
+    "metrics.get_metrics": To.ALL,
+    "docs.get_document": To.ALL,
+    "docs.get_yaml": To.ALL,
+    "docs.get_page": To.ALL,
+    "docs.get_asset": To.ALL,
+    # jobs
+    "jobs.submit_job": To.OPERATORS | To.SUBMITTING_TOKENS,
+    "jobs.submit_job_by_old_path": To.OPERATORS | To.SUBMITTING_TOKENS,
+    "jobs.submit_batch": To.OPERATORS | To.SUBMITTING_TOKENS,
+    "jobs.list_jobs": To.READERS | To.TOKENS,
+    "jobs.get_job": To.READERS | To.WORKERS | To.TOKENS,
+    "jobs.list_attempts": To.READERS | To.TOKENS,
+    "jobs.list_events": To.READERS | To.TOKENS,
+    "jobs.cancel_job": To.OPERATORS | To.SUBMITTING_TOKENS,
+    "jobs.purge_group": To.OPERATORS,
+    "jobs.purge_jobs": To.ADMINISTRATORS,
+    # work
+    "work.get_work": To.HOLDERS,
+    "work.heartbeat": To.HOLDERS,
+    "work.completed": To.HOLDERS,
+    "work.failed": To.HOLDERS,
+    "work.released": To.HOLDERS,
+    "work.keep_checkpoint": To.HOLDERS,
+    "work.resumed": To.HOLDERS,
+    # machines and scaling
+    "machines.list_machines": To.READERS,
+    "scaling.create_rule": To.OPERATORS | To.SUBMITTING_TOKENS,
+    "scaling.list_rules": To.READERS | To.SUBMITTING_TOKENS,
+    "scaling.get_rule": To.READERS | To.SUBMITTING_TOKENS,
+    "scaling.change_rule": To.OPERATORS | To.SUBMITTING_TOKENS,
+    "scaling.delete_rule": To.OPERATORS | To.SUBMITTING_TOKENS,
+    "scaling.delete_rules": To.ADMINISTRATORS,
+    "scaling.list_decisions": To.READERS | To.SUBMITTING_TOKENS,
+    "scaling.get_group_metrics": To.READERS | To.SUBMITTING_TOKENS,
+    # webhooks
+    "webhooks.list_webhooks": To.READERS,
+    "webhooks.redeliver_webhook": To.OPERATORS,
+    "webhooks.get_signing_secret": To.OPERATORS,
+    "webhooks.rotate_signing_secret": To.OPERATORS,
+    # keys and users
+    "keys.create_key": To.OPERATORS,
+    "keys.list_keys": To.READERS,
+    "keys.delete_key": To.OPERATORS,
+    "users.get_me": To.READERS | To.WORKERS | To.TOKENS,
+    "users.list_users": To.ADMINISTRATORS,
+    "users.create_user": To.ADMINISTRATORS,
+    "users.create_token": To.ADMINISTRATORS,
+    "users.delete_user": To.ADMINISTRATORS,
+    "users.delete_users": To.ADMINISTRATORS,
 }
+PUBLIC = {endpoint for endpoint, credentials in OPEN.items() if To.ALL in credentials}
 DATABASE_FREE = {"health.healthz", "metrics.get_metrics"}
 
-# What a machine's token may call; a route that is not named here is closed to it (a node's owner can read it).
-OPEN_TO_MACHINES = {
-    "work.get_work",
-    "work.heartbeat",
-    "work.completed",
-    "work.failed",
-    "work.released",
-    "work.keep_checkpoint",
-    "work.resumed",
-    "jobs.list_jobs",
-    "jobs.get_job",
-    "jobs.list_attempts",
-    "jobs.list_events",
-    "users.get_me",
-}
-# And what else, if the operator allows it (KELPIE_JWT_CAN_SUBMIT).
-OPEN_TO_SUBMITTING_MACHINES = {
-    "jobs.submit_job",
-    "jobs.submit_job_by_old_path",
-    "jobs.submit_batch",
-    "jobs.cancel_job",
-    "scaling.create_rule",
-    "scaling.list_rules",
-    "scaling.get_rule",
-    "scaling.change_rule",
-    "scaling.delete_rule",
-    "scaling.list_decisions",
-    "scaling.get_group_metrics",
-}
-
-
-# What a key with the role `worker` may call: it names no machine and no group, so it reads no list.
-OPEN_TO_WORKERS_KEYS = {endpoint for endpoint in OPEN_TO_MACHINES if endpoint.startswith("work.")} | {
-    "jobs.get_job",
-    "users.get_me",
+OF_ROLE = {Role.OPERATOR: To.OPERATORS, Role.VIEWER: To.VIEWERS, Role.WORKER: To.WORKERS}
+REFUSALS = {
+    To.TOKENS: "A machine's token may work, report and read jobs of its own group; use a key for this.",
+    To.WORKERS: "A worker's key may claim, report and read jobs that were handed out; use an operator's key.",
+    To.VIEWERS: "A viewer's key reads and changes nothing; use an operator's key for this.",
 }
 
 
 def require_open(caller: Caller, endpoint: str) -> None:
     """Raise Forbidden if this route is closed to a caller with these credentials."""
+    credentials = OPEN.get(endpoint, To(0))
+    if not credentials & credentials_of(caller, coordinator().config.jwt_can_submit):
+        refusals = [sentence for kind, sentence in REFUSALS.items() if kind in credentials_of(caller, False)]
+        raise Forbidden(refusals[0] if refusals else "Only the administrator may do this.")
+
+
+def credentials_of(caller: Caller, tokens_submit: bool) -> To:
+    """What a caller came with."""
     if caller.machine:
-        require_open_to_machines(endpoint)
-    elif caller.role == Role.WORKER and endpoint not in OPEN_TO_WORKERS_KEYS:
-        raise Forbidden(
-            "A worker's key may claim, report and read jobs that were handed out; use a user's key for this."
-        )
-
-
-def require_open_to_machines(endpoint: str) -> None:
-    if endpoint in OPEN_TO_MACHINES:
-        return
-    if not (coordinator().config.jwt_can_submit and endpoint in OPEN_TO_SUBMITTING_MACHINES):
-        raise Forbidden("A machine's token may work, report and read jobs of its own group; use a key for this.")
+        return To.TOKENS | To.SUBMITTING_TOKENS if tokens_submit else To.TOKENS
+    return OF_ROLE[caller.role] | (To.ADMINISTRATORS if caller.is_admin else To(0))

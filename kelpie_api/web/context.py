@@ -9,7 +9,7 @@ from flask import current_app, g
 
 from kelpie_api.auth.caller import Caller
 from kelpie_api.db import Database
-from kelpie_api.errors import Forbidden, NotFound
+from kelpie_api.errors import NotFound
 from kelpie_api.text import parse_uuid
 from kelpie_api.web.process import Coordinator
 
@@ -28,12 +28,6 @@ def db() -> Database:
 def caller() -> Caller:
     found: Caller = g.caller
     return found
-
-
-def administrator() -> Caller:
-    if not caller().is_admin:
-        raise Forbidden("Only the administrator may do this.")
-    return caller()
 
 
 def identifier(text: str, what: str) -> UUID:

@@ -57,6 +57,7 @@ EXAMPLES: dict[str, Any] = {
         "idle_threshold_seconds": 300,
     },
     "change_rule": {"max_replicas": 20},
+    "create_key": {"name": "ann", "role": "operator"},
     "create_user": {"username": "acme"},
     "create_token": {"org_name": "acme", "project_name": "default"},
 }
@@ -64,6 +65,7 @@ EXAMPLES: dict[str, Any] = {
 IN_A_PATH = {
     "job_id": ("The id of a job.", True),
     "user_id": ("The id of a user.", True),
+    "key_id": ("The id of a key, which is not the key.", True),
     "webhook_id": ("The id of a webhook.", True),
     "container_group_id": ("The id of a container group.", False),
 }
@@ -84,6 +86,7 @@ SOURCES = {
     "submit_job_by_old_path": ("202", "$response.body#/id"),
     "submit_batch": ("202", "$response.body#/0/id"),
     "get_work": ("200", "$response.body#/0/id"),
+    "create_key": ("201", "$response.body#/id"),
     "create_user": ("201", "$response.body#/id"),
     "create_rule": ("201", "$response.body#/container_group_id"),
 }
@@ -94,6 +97,7 @@ QUEUE = {
     "submit_batch": "$request.body#/0/container_group_id",
 }
 PARAMETER = {
+    "create_key": "key_id",
     "create_user": "user_id",
     "create_rule": "container_group_id",
 }  # of the operations that follow; job_id after all others

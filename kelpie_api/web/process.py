@@ -40,10 +40,11 @@ class Coordinator:
     def of(cls, config: Config) -> Coordinator:
         db = Database(config.database_url)
         sightings = Sightings(db, config.max_machines)
-        maintenance = Maintenance(db, [sightings.record_sightings])
+        authenticator = Authenticator(db, config)
+        maintenance = Maintenance(db, [sightings.record_sightings, authenticator.key_uses.record_uses_of_keys])
         waiting = LongPoll(db, config.max_waiters, config.max_waiters_of_a_project)
         lookups = GroupLookups(db, Salad(config.salad_api_url), config.salad_api_key)
-        return cls(config, db, Authenticator(db, config), maintenance, waiting, sightings, lookups)
+        return cls(config, db, authenticator, maintenance, waiting, sightings, lookups)
 
     def begin(self) -> None:
         """Open the pool and start housekeeping, once in each process."""

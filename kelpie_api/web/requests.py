@@ -56,8 +56,8 @@ def admit() -> Response | None:
         return None
     coordinator().require_current_schema()
     g.caller = coordinator().authenticator.caller(request.headers, client_address())
-    require_open(g.caller, request.endpoint)
     require_nothing_left_out()
+    require_open(g.caller, request.endpoint)
     return None
 
 

@@ -13,7 +13,8 @@ returning id, username, created;
 select id, username, created from users where id = %(user_id)s;
 
 -- name: create_api_key
--- A key for one user in one project, which is made on first sight. No row: no such user.
+-- A key for one user in one project, which is made on first sight. No row: no such user. The release before knows an
+-- operator as `user`, so that is stored.
 with owner as (
   select id from users where id = %(user_id)s
 ),
@@ -23,15 +24,24 @@ tenant as (
       on conflict (user_id, project) do update set project = excluded.project
   returning id
 )
-insert into api_keys (tenant_id, org_name, digest, role)
-select id, %(org_name)s, %(digest)s, %(role)s from tenant
+insert into api_keys (tenant_id, org_name, digest, prefix, role)
+select id, %(org_name)s, %(digest)s, %(prefix)s, case %(role)s::text when 'operator' then 'user' else %(role)s::text end
+  from tenant
 returning id;
+
+-- name: create_named_key
+-- A key that an operator makes for the own tenant. No row: that has `most` keys already.
+insert into api_keys (tenant_id, org_name, digest, prefix, role, name, created_by)
+select %(tenant_id)s, %(org_name)s, %(digest)s, %(prefix)s,
+       case %(role)s::text when 'operator' then 'user' else %(role)s::text end, %(name)s, %(actor)s
+ where (select count(*) from api_keys where tenant_id = %(tenant_id)s) < %(most)s
+returning id, name, prefix, %(role)s::text as role, created, created_by, last_used;
 
 -- name: find_api_key
 -- Whose key this is; the digest is returned to be compared in constant time, and the fingerprint says with which key
 -- of ours it is to be sealed.
 select k.digest, k.tenant_id, u.id as user_id, u.username, u.is_admin and k.role = 'user' as is_admin, k.role,
-       k.org_name as organization, t.project,
+       k.org_name as organization, t.project, k.id as key_id, k.name as key_name,
        (select fingerprint from secret_key) as fingerprint
   from api_keys k
   join tenants t on t.id = k.tenant_id
@@ -139,14 +149,56 @@ select id, username, is_admin, created
 -- name: list_users
 select id, username, is_admin, created from users order by created, username;
 
+-- name: list_page_of_users
+select id, username, created
+  from users
+ where %(after)s::uuid is null
+    or (created, id) > (select c.created, c.id from users c where c.id = %(after)s)
+ order by created, id
+ limit %(most)s;
+
 -- name: list_api_keys
 -- What is known of keys: never the key. Null: those of all users.
-select k.id, u.username, k.org_name, t.project as project_name, k.role, k.created
+select k.id, u.username, k.org_name, t.project as project_name, k.name, k.prefix,
+       case k.role when 'user' then 'operator' else k.role end as role, k.created, k.created_by, k.last_used
   from api_keys k
   join tenants t on t.id = k.tenant_id
   join users u on u.id = t.user_id
  where (%(user_id)s::uuid is null or u.id = %(user_id)s)
  order by k.created, k.id;
+
+-- name: list_keys_of_tenant
+-- Those of the caller's tenant, or of all (null).
+select k.id, k.name, k.prefix, case k.role when 'user' then 'operator' else k.role end as role, k.created,
+       k.created_by, k.last_used, u.username, t.project as project_name
+  from api_keys k
+  join tenants t on t.id = k.tenant_id
+  join users u on u.id = t.user_id
+ where of_tenant(k.tenant_id, %(scope)s)
+   and (%(after)s::uuid is null
+        or (k.created, k.id) > (select c.created, c.id from api_keys c where c.id = %(after)s))
+ order by k.created, k.id
+ limit %(most)s;
+
+-- name: delete_key
+-- No row: the caller's tenant has no such key.
+delete from api_keys
+ where id = %(key_id)s
+   and of_tenant(tenant_id, %(scope)s)
+returning id;
+
+-- name: note_uses_of_keys
+-- When keys were used, to within some minutes: a time that is newer than five stays, so that a key that is used all the
+-- time is written rarely. A row that another process is at is left to it.
+update api_keys
+   set last_used = now()
+ where id in (
+       select id
+         from api_keys
+        where id = any(%(key_ids)s::uuid[])
+          and (last_used is null or last_used < now() - interval '5 minutes')
+        order by id
+          for no key update skip locked);
 
 -- name: revoke_api_key
 -- No row: there is no such key.

@@ -38,8 +38,13 @@ def test_a_key_is_listed_by_whose_it_is_and_never_by_what_it_is(run: Run, tenant
         assert "default" in listed.stdout
         assert tenant.key not in listed.stdout
     (key,) = json.loads(run("admin", "list-keys", "acme", "--json").stdout)
-    assert key.keys() == {"id", "username", "org_name", "project_name", "role", "created"}
-    assert key["role"] == "user"
+    assert key.keys() == {"id", "username", "org_name", "project_name", "role", "created"} | {
+        "name",
+        "prefix",
+        "created_by",
+        "last_used",
+    }
+    assert (key["role"], key["prefix"]) == ("operator", tenant.key[:13])
     assert json.loads(run("admin", "list-keys", "admin", "--json").stdout) == []
 
 
