@@ -28,8 +28,8 @@ def claims_a_second(
     """
     script = folder / "claim.sql"
     script.write_text(
-        f"select id from claim_job({tenant_id}, '{GROUP}', 'machine-' || :client_id, gen_random_uuid(),"
-        f" 'machine:machine-' || :client_id, null, array['{GROUP}', '']);\n"
+        f"select id from hand_out_job({tenant_id}, '{GROUP}', 'machine-' || :client_id, gen_random_uuid(),"
+        f" 'machine:machine-' || :client_id, null, array['{GROUP}', ''], null);\n"
     )
     program = wheel_folder() / f"pginstall{MAJOR_VERSION}" / "bin" / "pgbench"
     # The simple protocol, because the API uses no prepared statements either.

@@ -116,10 +116,11 @@ class QueueGauges(Collector):
 def gauges(measured: Row) -> Iterator[Metric]:
     jobs = GaugeMetricFamily(
         "kelpie_queue_jobs",
-        "Jobs in the queue: pending, running (held by a worker), waiting (handed out before, without a holder).",
+        "Jobs in the queue: pending, running (held by a worker), waiting (handed out before, without a holder),"
+        " parked.",
         labels=["state"],
     )
-    for state in ("pending", "running", "waiting"):
+    for state in ("pending", "running", "waiting", "parked"):
         jobs.add_metric([state], measured[state])
     yield jobs
     for name, what in (

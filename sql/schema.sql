@@ -39,6 +39,7 @@ create table attempts (
   reason text,
   output text,
   detail text,
+  speaks text[],
   constraint attempts_job_id_fkey FOREIGN KEY (job_id) REFERENCES jobs(id) ON DELETE CASCADE,
   constraint attempts_number_check CHECK (number > 0),
   constraint attempts_pkey PRIMARY KEY (job_id, number),
@@ -70,6 +71,7 @@ create table checkpoints (
   generation bigint not null,
   reported timestamp with time zone default now() not null,
   files jsonb not null,
+  bytes bigint,
   constraint checkpoints_attempt_check CHECK (attempt > 0),
   constraint checkpoints_files_check CHECK (jsonb_typeof(files) = 'array'::text),
   constraint checkpoints_generation_check CHECK (generation > 0),
@@ -110,8 +112,16 @@ create table events (
   attempt integer not null,
   detail jsonb default '{}'::jsonb not null,
   constraint events_job_id_fkey FOREIGN KEY (job_id) REFERENCES jobs(id) ON DELETE CASCADE,
-  constraint events_kind_check CHECK (kind = ANY (ARRAY['submitted'::text, 'claimed'::text, 'interrupted'::text, 'released'::text, 'attempt_failed'::text, 'completed'::text, 'failed'::text, 'canceled'::text, 'blocked'::text, 'checkpointed'::text, 'resumed'::text])) NOT VALID,
+  constraint events_kind_check CHECK (kind = ANY (ARRAY['submitted'::text, 'claimed'::text, 'interrupted'::text, 'released'::text, 'attempt_failed'::text, 'completed'::text, 'failed'::text, 'canceled'::text, 'blocked'::text, 'checkpointed'::text, 'resumed'::text, 'parked'::text, 'unparked'::text, 'asked'::text, 'changed'::text, 'unbanned'::text, 'stalled'::text, 'noted'::text])) NOT VALID,
   constraint events_pkey PRIMARY KEY (id)
+);
+
+create table job_labels (
+  tenant_id bigint not null,
+  key text not null,
+  value text not null,
+  seq bigint not null,
+  constraint job_labels_pkey PRIMARY KEY (tenant_id, key, value, seq)
 );
 
 create table job_transitions (
@@ -151,10 +161,17 @@ create table jobs (
   num_failures integer default 0 not null,
   machine_id text,
   attempt integer default 0 not null,
+  name text,
+  labels jsonb,
+  priority smallint default 0 not null,
+  sweep_id uuid,
+  rerun_of uuid,
+  reason text,
+  options jsonb,
   constraint canceled_has_its_time CHECK ((status = 'canceled'::job_status) = (canceled IS NOT NULL)),
   constraint completed_has_its_time CHECK ((status = 'completed'::job_status) = (completed IS NOT NULL)),
+  constraint failed_has_a_reason CHECK (status <> 'failed'::job_status OR num_failures >= max_failures OR reason IS NOT NULL) NOT VALID,
   constraint failed_has_its_time CHECK ((status = 'failed'::job_status) = (failed IS NOT NULL)),
-  constraint failed_has_no_failures_left CHECK (status <> 'failed'::job_status OR num_failures >= max_failures),
   constraint files_by_sync_or_by_all_six_legacy_fields CHECK (num_nulls(input_bucket, input_prefix, checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix) =
 CASE
     WHEN sync IS NULL THEN 0
@@ -168,8 +185,12 @@ END),
   constraint jobs_seq_key UNIQUE (seq),
   constraint jobs_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(id) ON DELETE CASCADE,
   constraint jobs_webhook_check CHECK (webhook <> ''::text),
+  constraint labels_are_an_object CHECK (jsonb_typeof(labels) = 'object'::text) NOT VALID,
+  constraint name_is_short CHECK (length(name) >= 1 AND length(name) <= 100) NOT VALID,
   constraint open_has_failures_left CHECK ((status <> ALL (ARRAY['pending'::job_status, 'running'::job_status])) OR num_failures < max_failures),
+  constraint options_are_an_object CHECK (jsonb_typeof(options) = 'object'::text) NOT VALID,
   constraint pending_was_never_handed_out CHECK (status <> 'pending'::job_status OR attempt = 0 AND started IS NULL),
+  constraint priority_is_in_bounds CHECK (priority >= '-100'::integer AND priority <= 100) NOT VALID,
   constraint running_was_handed_out CHECK (status <> 'running'::job_status OR attempt > 0 AND started IS NOT NULL)
 ) with (fillfactor=90);
 
@@ -212,6 +233,15 @@ create table outages (
   constraint outages_pkey PRIMARY KEY (ended)
 );
 
+create table paused_groups (
+  tenant_id bigint not null,
+  container_group text not null,
+  since timestamp with time zone default now() not null,
+  by text not null,
+  constraint paused_groups_pkey PRIMARY KEY (tenant_id, container_group),
+  constraint paused_groups_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(id) ON DELETE CASCADE
+);
+
 create table pauses (
   job_id uuid not null,
   machine_id text not null,
@@ -238,9 +268,36 @@ create table queue (
   checkpoint_lag integer,
   bytes integer default 0 not null,
   looped_until timestamp with time zone,
+  parked text[],
+  backoff_until timestamp with time zone,
+  waits_for integer default 0 not null,
+  ends_on_lapse boolean default false not null,
+  wish text,
+  wished_at timestamp with time zone,
+  wish_by text,
+  phase text,
+  fraction real,
+  fraction_at timestamp with time zone,
+  best_fraction real,
+  best_attempt integer,
+  stalls smallint default 0 not null,
+  watched_until timestamp with time zone,
+  sweep_id uuid,
+  speaks text[],
+  ends_from_attempt integer,
+  attempt_seconds integer,
+  seconds_left integer,
+  deadline timestamp with time zone,
   constraint a_claim_id_is_the_holders CHECK (claim_id IS NULL OR machine_id IS NOT NULL),
+  constraint a_phase_is_known CHECK (phase = ANY (ARRAY['downloading'::text, 'running'::text, 'uploading'::text, 'stalled'::text])) NOT VALID,
+  constraint a_wish_has_its_time_and_actor CHECK (num_nulls(wish, wished_at, wish_by) = ANY (ARRAY[0, 3])) NOT VALID,
+  constraint a_wish_is_known CHECK (wish = ANY (ARRAY['interrupt'::text, 'hold'::text, 'cancel'::text, 'time_limit'::text, 'stalled'::text])) NOT VALID,
+  constraint backoff_has_its_end CHECK ((backoff_until IS NOT NULL) = COALESCE('backoff'::text = ANY (parked), false)) NOT VALID,
+  constraint depends_on_something CHECK ((waits_for > 0) = COALESCE('depends'::text = ANY (parked), false)) NOT VALID,
   constraint held_by_an_attempt CHECK (machine_id IS NULL OR attempt > 0),
   constraint held_or_waiting CHECK (num_nulls(machine_id, holder_group, heartbeat) = ANY (ARRAY[0, 3])),
+  constraint parked_has_reasons CHECK (cardinality(parked) > 0 AND parked <@ ARRAY['hold'::text, 'sweep'::text, 'depends'::text, 'backoff'::text, 'unsealable'::text]) NOT VALID,
+  constraint parked_is_not_held CHECK (parked IS NULL OR machine_id IS NULL) NOT VALID,
   constraint queue_checkpoint_lag_check CHECK (checkpoint_lag >= 0),
   constraint queue_holder_group_check CHECK (length(holder_group) >= 1 AND length(holder_group) <= 255),
   constraint queue_job_id_fkey FOREIGN KEY (job_id) REFERENCES jobs(id) ON DELETE CASCADE,
@@ -450,17 +507,27 @@ CREATE UNIQUE INDEX one_holder_per_claim_id ON queue USING btree (tenant_id, cla
 
 CREATE INDEX open_job_counts_of_a_tenant ON open_job_counts USING btree (tenant_id);
 
-CREATE INDEX open_jobs_of_a_tenant ON queue USING btree (tenant_id, (
+CREATE INDEX open_jobs_of_a_group ON queue USING btree (tenant_id, container_group, (
 CASE
-    WHEN (rank = 1) THEN 'pending'::job_status
+    WHEN (((rank)::integer & 1) = 1) THEN 'pending'::job_status
     ELSE 'running'::job_status
 END), seq);
 
+CREATE INDEX open_jobs_of_a_tenant ON queue USING btree (tenant_id, (
+CASE
+    WHEN (((rank)::integer & 1) = 1) THEN 'pending'::job_status
+    ELSE 'running'::job_status
+END), seq);
+
+CREATE INDEX queue_backoff ON queue USING btree (backoff_until) WHERE (backoff_until IS NOT NULL);
+
 CREATE INDEX queue_banned ON queue USING btree (job_id) WHERE banned;
 
-CREATE INDEX queue_held ON queue USING btree (tenant_id, container_group, seq) WHERE (machine_id IS NOT NULL);
+CREATE INDEX queue_claimable ON queue USING btree (tenant_id, container_group, rank, seq) WHERE ((machine_id IS NULL) AND (parked IS NULL));
 
-CREATE INDEX queue_waiting ON queue USING btree (tenant_id, container_group, rank, seq) WHERE (machine_id IS NULL);
+CREATE INDEX queue_leased ON queue USING btree (tenant_id, container_group, rank, seq) WHERE (machine_id IS NOT NULL);
+
+CREATE INDEX queue_parked ON queue USING btree (tenant_id, container_group, seq) WHERE (parked IS NOT NULL);
 
 CREATE INDEX reallocations_due ON reallocations USING btree (next_try) WHERE (next_try IS NOT NULL);
 
@@ -492,13 +559,19 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 
 -- view ended_jobs(tenant_id, container_group, status, seq)
 
--- view open_jobs(tenant_id, container_group, status, seq, rank, machine_id)
+-- view job_phases(job_id, tenant_id, container_group, seq, machine_id, heartbeat, num_heartbeats, backoff_until, fraction, fraction_at, wish, sweep_id, phase, parked)
+
+-- view open_jobs(tenant_id, container_group, status, seq, rank, machine_id, job_id)
 
 -- view shown_jobs(id, user_id, status, created, started, completed, canceled, failed, command, arguments, environment, sync, input_bucket, input_prefix, checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix, compression, max_failures, heartbeat_interval, webhook, heartbeat, num_failures, num_heartbeats, container_group_id, machine_id, attempt, seq, tenant_id, queued)
+
+-- view visible_jobs(id, user_id, status, created, started, completed, canceled, failed, command, arguments, environment, sync, input_bucket, input_prefix, checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix, compression, max_failures, heartbeat_interval, webhook, heartbeat, num_failures, num_heartbeats, container_group_id, machine_id, attempt, seq, tenant_id, queued, name, labels, priority, sweep_id, rerun_of, reason, options, phase, parked, backoff_until, fraction, fraction_at)
 
 -- function announce_given_back() returns trigger
 
 -- function announce_submitted() returns trigger
+
+-- function announce_unparked() returns trigger
 
 -- function claim_job(the_tenant_id bigint, the_container_group text, the_machine_id text, the_claim_id uuid, the_actor text, the_sealed_key bytea, the_lines text[]) returns SETOF shown_jobs
 
@@ -510,15 +583,23 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 
 -- function count_submitted() returns trigger
 
+-- function end_holding() returns trigger
+
 -- function find_lane() returns trigger
+
+-- function forget_all_labels() returns trigger
 
 -- function forget_all_open_jobs() returns trigger
 
 -- function forget_checkpoint_lag() returns trigger
 
+-- function forget_labels() returns trigger
+
 -- function forget_open_jobs() returns trigger
 
 -- function guard_job() returns trigger
+
+-- function hand_out_job(the_tenant_id bigint, the_container_group text, the_machine_id text, the_claim_id uuid, the_actor text, the_sealed_key bytea, the_lines text[], the_speaks text[]) returns SETOF jobs
 
 -- function has_room_for(the_tenant_id bigint, new_jobs bigint, new_bytes bigint, most_jobs bigint, most_bytes bigint) returns boolean
 
@@ -546,7 +627,11 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 
 -- function page_of_jobs(scope bigint, groups text[], the_status job_status, the_container_group text, beyond bigint, oldest_first boolean, most integer, skipped bigint) returns SETOF bigint
 
+-- function parked_in_queue(q queue, is_paused boolean) returns text[]
+
 -- function peek_at_lines(the_lines jsonb, the_claims jsonb) returns TABLE(found_tenant_id bigint, found_group text, found_job_id uuid, found_attempt integer, found_banned text[], found_claim_id uuid)
+
+-- function phase_in_queue(q queue, is_paused boolean) returns text
 
 -- function shown_job(j jobs, the_user_id uuid, the_heartbeat timestamp with time zone) returns SETOF shown_jobs
 
@@ -562,21 +647,35 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 
 -- function users_with_webhooks(start uuid) returns SETOF uuid
 
+-- function visible_job(j jobs, the_user_id uuid, the_heartbeat timestamp with time zone, the_parked text[]) returns SETOF visible_jobs
+
 -- function webhook_lane(the_user_id uuid, url text) returns uuid
 
-CREATE TRIGGER announce_given_back AFTER UPDATE OF machine_id ON queue FOR EACH ROW WHEN (old.machine_id IS NOT NULL AND new.machine_id IS NULL) EXECUTE FUNCTION announce_given_back();
+-- function with_reason(parked text[], reason text) returns text[]
+
+-- function without_reason(parked text[], reason text) returns text[]
+
+CREATE TRIGGER announce_given_back AFTER UPDATE OF machine_id ON queue FOR EACH ROW WHEN (old.machine_id IS NOT NULL AND new.machine_id IS NULL AND new.parked IS NULL) EXECUTE FUNCTION announce_given_back();
 
 CREATE TRIGGER announce_submitted AFTER INSERT ON queue REFERENCING NEW TABLE AS submitted FOR EACH STATEMENT EXECUTE FUNCTION announce_submitted();
+
+CREATE TRIGGER announce_unparked AFTER UPDATE OF parked ON queue FOR EACH ROW WHEN (old.parked IS NOT NULL AND new.parked IS NULL) EXECUTE FUNCTION announce_unparked();
 
 CREATE TRIGGER close_attempt INSTEAD OF INSERT ON attempt_ends FOR EACH ROW EXECUTE FUNCTION close_attempt();
 
 CREATE TRIGGER count_submitted AFTER INSERT ON queue REFERENCING NEW TABLE AS submitted FOR EACH STATEMENT EXECUTE FUNCTION count_submitted();
 
+CREATE TRIGGER end_holding BEFORE UPDATE OF machine_id ON queue FOR EACH ROW WHEN (old.machine_id IS NOT NULL) EXECUTE FUNCTION end_holding();
+
 CREATE TRIGGER find_lane BEFORE INSERT OR UPDATE OF next_try ON webhooks FOR EACH ROW WHEN (new.next_try IS NOT NULL AND new.lane IS NULL) EXECUTE FUNCTION find_lane();
+
+CREATE TRIGGER forget_all_labels AFTER TRUNCATE ON jobs FOR EACH STATEMENT EXECUTE FUNCTION forget_all_labels();
 
 CREATE TRIGGER forget_all_open_jobs AFTER TRUNCATE ON queue FOR EACH STATEMENT EXECUTE FUNCTION forget_all_open_jobs();
 
 CREATE TRIGGER forget_checkpoint_lag BEFORE UPDATE OF machine_id ON queue FOR EACH ROW WHEN (old.checkpoint_lag IS NOT NULL) EXECUTE FUNCTION forget_checkpoint_lag();
+
+CREATE TRIGGER forget_labels AFTER DELETE ON jobs REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION forget_labels();
 
 CREATE TRIGGER forget_open_jobs AFTER DELETE ON queue REFERENCING OLD TABLE AS ended FOR EACH STATEMENT EXECUTE FUNCTION forget_open_jobs();
 

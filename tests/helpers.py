@@ -114,7 +114,8 @@ EMPTY = """
     delete from scaling_decisions; delete from scaling_rules;
     delete from users where not is_admin; delete from tenants where project <> '';
     delete from salad_proofs; delete from jwks; delete from outages; delete from autoscaler_turn;
-    delete from salad_requests; delete from stopping_groups; delete from secret_key;
+    delete from salad_requests; delete from stopping_groups; delete from paused_groups;
+    delete from secret_key;
     delete from signing_secrets; -- the administrator's
     update coordinator set seen = now();
 """
@@ -191,8 +192,8 @@ def _hold(db: Database, row: Row, machine: str, group: str, attempt: int, silent
     values = {"id": row["id"], "machine": machine, "group": group, "attempt": attempt, "silent": silent_for}
     with db.transaction() as tx:
         tx.execute(
-            "update queue set rank = 0, machine_id = %(machine)s, holder_group = %(group)s, attempt = %(attempt)s,"
-            " heartbeat = now() - %(silent)s * interval '1 second' where job_id = %(id)s",
+            "update queue set rank = rank & -2, machine_id = %(machine)s, holder_group = %(group)s,"
+            " attempt = %(attempt)s, heartbeat = now() - %(silent)s * interval '1 second' where job_id = %(id)s",
             **values,
         )
         tx.execute(
@@ -332,6 +333,8 @@ def claim_in(
         actor=f"machine:{machine}",
         sealed_key=None,
         lines=tenant.caller.served_groups(group),
+        user_id=tenant.caller.user_id,
+        speaks=[],
     )
 
 

@@ -22,7 +22,14 @@ def keep(
     Raises NotTheHolder, JobNotFound.
     """
     kept = _by_holder(
-        db, caller, job_id, report, SQL.keep_checkpoint, generation=generation, files=json.dumps(files)
+        db,
+        caller,
+        job_id,
+        report,
+        SQL.keep_checkpoint,
+        generation=generation,
+        files=json.dumps(files),
+        bytes=sum(file["size"] for file in files),
     )
     newest: int = kept["generation"]
     return newest

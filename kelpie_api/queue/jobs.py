@@ -6,7 +6,7 @@ only then the job is read, to say which of the two.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, LiteralString
 from uuid import UUID
 
@@ -36,16 +36,20 @@ def claim(
     container_group_id: str,
     claim_id: UUID | None,
     gone: Callable[[], bool] = lambda: False,
+    speaks: Sequence[str] = (),
 ) -> Row | None:
     """Hand out the next job for this machine, or None. The same claim_id gives the same answer again.
 
-    `gone` says whether the client has closed its connection: then nothing is claimed. Raises ClaimIdTaken.
+    `speaks` are the parts of the protocol that its worker speaks. `gone` says whether the client has closed its
+    connection: then nothing is claimed. Raises ClaimIdTaken.
     """
     values = {
         "tenant_id": caller.tenant_id,
+        "user_id": caller.user_id,
         "machine_id": machine_id,
         "container_group": container_group_id,
         "claim_id": claim_id,
+        "speaks": list(speaks),
         "actor": f"machine:{machine_id}",
         "sealed_key": caller.sealed_key,
         "lines": caller.served_groups(container_group_id),

@@ -41,18 +41,23 @@ class TooManyWaiters(Exception):
 
 @dataclass(eq=False)
 class Waiter:
-    """One waiting claim: its machine, and the groups whose queues it may be served from."""
+    """One waiting claim: its machine and that one's group, and the groups whose queues it may be served from."""
 
     tenant_id: int
     machine_id: str
     groups: list[str]
     claim_id: UUID | None = None
+    own_group: str = ""
     woken: threading.Event = field(default_factory=threading.Event)
     assigned: Handout | None = None
 
     @property
     def queues(self) -> list[QueueKey]:
         return [(self.tenant_id, group) for group in self.groups]
+
+    def may_have(self, seen: Row) -> bool:
+        """Whether its machine may be handed this job."""
+        return self.machine_id not in seen["banned"] and self.own_group.lower() not in seen["paused"]
 
 
 class LongPoll:
@@ -207,7 +212,7 @@ class LongPoll:
         if handout in self._assigned or handout in self._failed:
             return
         for waiter in self._by_queue.get(queue_key, {}):
-            if waiter.assigned is None and waiter.machine_id not in row["banned"]:
+            if waiter.assigned is None and waiter.may_have(row):
                 self._assigned[handout] = waiter
                 waiter.assigned = handout
                 waiter.woken.set()

@@ -74,7 +74,7 @@ def claim(query: dict[str, Any]) -> Row | None:
 
     if not query["wait"]:
         return take()
-    waiter = Waiter(claimant.tenant_id, machine, claimant.served_groups(group), claim_id)
+    waiter = Waiter(claimant.tenant_id, machine, claimant.served_groups(group), claim_id, group)
     return coordinator().waiting.claim(waiter, take, query["wait"], gone)
 
 

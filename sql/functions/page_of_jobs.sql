@@ -12,7 +12,7 @@
 --
 --                        of all groups            of some groups
 --   any status           jobs_of_a_tenant         jobs_of_a_group
---   pending, running     open_jobs_of_a_tenant    queue_waiting, queue_held
+--   pending, running     open_jobs_of_a_tenant    open_jobs_of_a_group
 --   a final status       ended_jobs_of_a_tenant   ended_jobs_of_a_group
 --
 -- Why a function. Which plan is right does not depend on the data, but the planner decides by statistics: on a
@@ -26,8 +26,8 @@
 -- Where a scan ends. Up to Postgres 17 a comparison of rows ends the scan of an index by its first column only: with
 -- `(tenant_id, status, seq)` compared to a tenant's last failed job, all that stands behind it of the tenant was read
 -- (600 pages for 20 jobs of 100,000). So the columns before the one that ends the scan are compared for themselves.
--- The ended jobs of a group cannot be: ordered by (status, seq) alone, the index of the whole tenant would do for the
--- planner. There the scan goes on to the group's next statuses, the limit ends it, and what is of another status is
+-- The open and the ended jobs of a group cannot be: ordered by (status, seq) alone, the index of the whole tenant would do
+-- for the planner. There the scan goes on to the group's next statuses, the limit ends it, and what is of another status is
 -- left out; so where there are fewer jobs than the page has room for, as many entries are read as it has room for.
 create or replace function page_of_jobs(
   scope bigint, groups text[], the_status job_status, the_container_group text,
@@ -52,7 +52,6 @@ declare
   of_all   boolean  := scope is null and names is null;
   is_open  boolean  := the_status in ('pending', 'running');
   is_final boolean  := not is_open;
-  the_rank smallint := case when the_status = 'pending' then 1 else 0 end;
   lowest   job_status := case when oldest_first then the_status else enum_first(the_status) end;
   highest  job_status := case when oldest_first then enum_last(the_status) else the_status end;
   low      bigint   := case when oldest_first and beyond is not null then least(beyond, 9223372036854775806) + 1 else 0 end;
@@ -111,29 +110,14 @@ if oldest_first then
     select page.seq
       from line l
      cross join lateral (
-           select j.seq
+           select j.status, j.seq
              from open_jobs j
             where j.tenant_id = l.id
-              and j.container_group = l.name
-              and (j.rank, j.seq) between (the_rank, low)
-                              and (the_rank, high)
-              and j.machine_id is null
-            order by j.rank, j.seq
+              and (j.container_group, j.status, j.seq) between (l.name, lowest, low)
+                                                   and (l.name, highest, high)
+            order by j.container_group, j.status, j.seq
             limit reach) page
-     where is_open
-     union all
-    select page.seq
-      from line l
-     cross join lateral (
-           select j.seq
-             from open_jobs j
-            where j.tenant_id = l.id
-              and (j.container_group, j.seq) between (l.name, low)
-                                         and (l.name, high)
-              and j.machine_id is not null
-            order by j.container_group, j.seq
-            limit reach) page
-     where the_status = 'running'
+     where is_open and page.status = the_status
      union all
     select page.seq
       from tenant t
@@ -211,29 +195,14 @@ else
     select page.seq
       from line l
      cross join lateral (
-           select j.seq
+           select j.status, j.seq
              from open_jobs j
             where j.tenant_id = l.id
-              and j.container_group = l.name
-              and (j.rank, j.seq) between (the_rank, low)
-                              and (the_rank, high)
-              and j.machine_id is null
-            order by j.rank desc, j.seq desc
+              and (j.container_group, j.status, j.seq) between (l.name, lowest, low)
+                                                   and (l.name, highest, high)
+            order by j.container_group desc, j.status desc, j.seq desc
             limit reach) page
-     where is_open
-     union all
-    select page.seq
-      from line l
-     cross join lateral (
-           select j.seq
-             from open_jobs j
-            where j.tenant_id = l.id
-              and (j.container_group, j.seq) between (l.name, low)
-                                         and (l.name, high)
-              and j.machine_id is not null
-            order by j.container_group desc, j.seq desc
-            limit reach) page
-     where the_status = 'running'
+     where is_open and page.status = the_status
      union all
     select page.seq
       from tenant t

@@ -35,6 +35,7 @@ select l.tenant_id, l.container_group, head.job_id, head.attempt,
         where q.tenant_id = l.tenant_id
           and q.container_group = l.container_group
           and q.machine_id is null
+          and q.parked is null
           and exists (select from unnest(l.machines) as m (id)
                        where not exists (select from bans b where b.job_id = q.job_id and b.machine_id = m.id offset 0)
                          and (q.looped_until is null or not has_to_wait(m.id, q.job_id)))
@@ -53,11 +54,12 @@ select l.tenant_id, l.container_group, head.job_id, head.attempt,
           and q.tenant_id = l.tenant_id
           and q.container_group = l.container_group
           and q.machine_id is not null
+          and not q.ends_on_lapse
           and lapsed(q.heartbeat, q.heartbeat_interval)
           and exists (select from unnest(l.machines) as m (id)
                        where not exists (select from bans b where b.job_id = q.job_id and b.machine_id = m.id offset 0)
                          and (q.looped_until is null or not has_to_wait(m.id, q.job_id)))
-        order by q.seq
+        order by q.rank, q.seq
         limit l.waiters) head
 union all
 select c.tenant_id, null, q.job_id, q.attempt, '{}', q.claim_id

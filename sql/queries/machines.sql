@@ -106,13 +106,14 @@ select array_agg(m.id order by m.id) as machine_ids
  where q.job_id = %(job_id)s
    and q.banned
    and q.machine_id is null
+   and q.parked is null
 having bool_and(exists (select from bans b where b.job_id = q.job_id and b.machine_id = m.id offset 0));
 
 -- name: note_blocked_jobs
 -- Write an event where a job became blocked, once until it is so no more. A job whose row is locked is left to the
 -- next look.
 with lines as materialized (
-  select distinct tenant_id, container_group from queue where banned and machine_id is null
+  select distinct tenant_id, container_group from queue where banned and machine_id is null and parked is null
 ),
 live as materialized (
   select l.tenant_id, l.container_group, m.id as machine_id
@@ -124,6 +125,7 @@ blocked as materialized (
     from queue q
    where q.banned
      and q.machine_id is null
+     and q.parked is null
      and exists (select from live l where l.tenant_id = q.tenant_id and l.container_group = q.container_group)
      and not exists (
          select from live l
@@ -137,6 +139,7 @@ became as materialized (
    where banned
      and blocked_since is null
      and machine_id is null
+     and parked is null
      and job_id in (select job_id from blocked)
      for update skip locked
 ),

@@ -90,7 +90,7 @@ shared as materialized (
 )
 select s.*, (select shared from shared where shared.job_id = s.id) as shared
   from created c
- cross join lateral shown_job(c, %(user_id)s, c.heartbeat) s
+ cross join lateral visible_job(c, %(user_id)s, c.heartbeat, null) s
  order by s.seq;
 
 -- name: count_open_jobs
@@ -109,7 +109,7 @@ select digest, job_ids
 -- name: get_submitted_jobs
 -- The jobs of one submission as they are now, in the order in which they were submitted.
 select *
-  from shown_jobs
+  from visible_jobs
  where id = any (%(job_ids)s::uuid[])
    and of_tenant(tenant_id, %(scope)s)
    and of_group(coalesce(container_group_id, ''), %(groups)s)
@@ -118,9 +118,11 @@ select *
 -- Waiting for work.
 
 -- name: peek_at_lines
--- The jobs that waiting claims could take; see the function. `lines` and `claims` are lists of objects.
+-- The jobs that waiting claims could take, see the function, and the groups of the tenant whose machines get none, in
+-- small letters. `lines` and `claims` are lists of objects.
 select found_tenant_id as tenant_id, found_group as container_group, found_job_id as job_id,
-       found_attempt as attempt, found_banned as banned, found_claim_id as claim_id
+       found_attempt as attempt, found_banned as banned, found_claim_id as claim_id,
+       array(select p.container_group from paused_groups p where p.tenant_id = found_tenant_id) as paused
   from peek_at_lines(%(lines)s::jsonb, %(claims)s::jsonb);
 
 -- name: prove_listener
@@ -138,10 +140,12 @@ listen kelpie_work;
 -- In the hands of a machine.
 
 -- name: claim_job
--- Hand the oldest eligible job to one machine and open its lease; what is guaranteed, and why it is a function, stands in
--- functions/claim_job.sql. No row: there is no work for this machine.
-select *
-  from claim_job(%(tenant_id)s, %(container_group)s, %(machine_id)s, %(claim_id)s, %(actor)s, %(sealed_key)s, %(lines)s);
+-- Hand the first eligible job to one machine and open its lease; what is guaranteed, and why it is a function, stands in
+-- functions/hand_out_job.sql. No row: there is no work for this machine.
+select s.*
+  from hand_out_job(%(tenant_id)s, %(container_group)s, %(machine_id)s, %(claim_id)s, %(actor)s, %(sealed_key)s, %(lines)s,
+                    %(speaks)s) j
+ cross join lateral visible_job(j, %(user_id)s, now(), null) s;
 
 -- name: renew_lease
 -- Renew a lease that its holder still has, also one that lapsed and was not claimed since. Without an attempt
@@ -176,13 +180,13 @@ newest as (
     join held h on h.attempt = k.attempt
 ),
 kept as (
-  insert into checkpoints (job_id, attempt, generation, files)
-  select h.job_id, h.attempt, %(generation)s::bigint, %(files)s::jsonb
+  insert into checkpoints (job_id, attempt, generation, files, bytes)
+  select h.job_id, h.attempt, %(generation)s::bigint, %(files)s::jsonb, %(bytes)s
     from held h
    cross join newest n
    where n.generation <= %(generation)s::bigint
       on conflict (job_id, attempt, generation) do update
-     set files = excluded.files, reported = excluded.reported
+     set files = excluded.files, reported = excluded.reported, bytes = excluded.bytes
   returning job_id, attempt, generation
 ),
 older as (
@@ -496,11 +500,11 @@ select tenant_id, max(seq) as last_seq
 -- left for cancel_jobs. Asked anew behind `after_seq`, so that no round looks again at the entries of those removed before.
 with held as materialized (
   select job_id, seq
-    from queue
+    from open_jobs
    where tenant_id = %(tenant_id)s
      and container_group = %(container_group)s
+     and status = 'pending'
      and machine_id is null
-     and rank = 1
      and seq > %(after_seq)s
      and seq <= %(last_seq)s
    order by seq
@@ -518,31 +522,16 @@ select count(*) as count, max(seq) as last_seq from removed;
 
 -- name: cancel_jobs
 -- End the next few jobs of a line that were handed out, with a holder or without.
-with held_by_a_machine as materialized (
+with held as materialized (
   select *
     from queue
    where tenant_id = %(tenant_id)s
      and container_group = %(container_group)s
-     and machine_id is not null
+     and case when rank & 1 = 1 then 'pending'::job_status else 'running'::job_status end = 'running'
      and seq <= %(last_seq)s
    order by seq
    limit %(most)s
      for update
-),
-waiting as materialized (
-  select *
-    from queue
-   where tenant_id = %(tenant_id)s
-     and container_group = %(container_group)s
-     and machine_id is null
-     and rank = 0
-     and seq <= %(last_seq)s
-   order by seq
-   limit %(most)s
-     for update
-),
-held as materialized (
-  select * from held_by_a_machine union all select * from waiting
 ),
 gone as (
   delete from queue q using held h where q.job_id = h.job_id
@@ -576,7 +565,7 @@ truncate queue, jobs, attempts, checkpoints, bans, events, webhooks, deliveries,
 
 -- name: get_job
 select s.*, (select q.checkpoint_lag from queue q where q.job_id = s.id) as checkpoint_lag
-  from shown_jobs s
+  from visible_jobs s
  where s.id = %(job_id)s
    and of_tenant(s.tenant_id, %(scope)s)
    and (of_group(coalesce(s.container_group_id, ''), %(groups)s)
@@ -589,7 +578,7 @@ select s.*, octet_length(s.arguments::text) + octet_length(s.environment::text) 
        as bytes
   from page_of_jobs(%(scope)s, %(groups)s, %(status)s, %(container_group)s, %(beyond)s, %(oldest_first)s, %(most)s,
                     %(skipped)s) with ordinality as page (seq, place)
- cross join lateral (select * from shown_jobs where shown_jobs.seq = page.seq limit 1) s
+ cross join lateral (select * from visible_jobs where visible_jobs.seq = page.seq limit 1) s
  order by page.place;
 
 -- name: list_attempts

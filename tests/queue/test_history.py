@@ -76,11 +76,11 @@ def keep_final_jobs_in_the_queue(db: Database, patch: pytest.MonkeyPatch) -> Non
 
 
 def pick_without_a_lock(db: Database, patch: pytest.MonkeyPatch) -> None:
-    redefine(db, "claim_job", lambda text: text.replace("for update skip locked", ""))
+    redefine(db, "hand_out_job", lambda text: text.replace("for update skip locked", ""))
 
 
 def ignore_bans(db: Database, patch: pytest.MonkeyPatch) -> None:
-    redefine(db, "claim_job", lambda text: re.sub(r"and not exists \(select from bans[^)]*\)", "", text))
+    redefine(db, "hand_out_job", lambda text: re.sub(r"and not exists \(select from bans[^)]*\)", "", text))
 
 
 def count_outages_as_silence(db: Database, patch: pytest.MonkeyPatch) -> None:

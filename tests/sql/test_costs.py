@@ -9,7 +9,7 @@ import pytest
 from kelpie_api.db import SQL, Database, Transaction
 from tests.helpers import Tenant, claim_in, make_job, vacuum_whole
 
-PENDING, HELD = 20_000, 2_000
+PENDING, HELD, PARKED = 20_000, 2_000, 5_000
 TABLES = ("queue", "jobs", "bans", "attempts", "events")
 
 
@@ -23,7 +23,8 @@ def one_session(migrated_url: str, new_tables: Database) -> Iterator[Database]:
 
 
 def fill_queue(db: Database, tenant: Tenant) -> None:
-    """A long queue, made of copies of two rows; half the pending jobs are of the null group."""
+    """A long queue, made of copies of two rows; half the pending jobs are of the null group, and a
+    quarter of them, which would be the first, are parked."""
     make_job(db, tenant, "held")
     db.execute(
         "insert into jobs (id, tenant_id, container_group, command, arguments, environment, sync, compression,"
@@ -37,6 +38,11 @@ def fill_queue(db: Database, tenant: Tenant) -> None:
         "insert into queue (job_id, tenant_id, container_group, seq, heartbeat_interval)"
         " select id, tenant_id, coalesce(container_group, ''), seq, heartbeat_interval from jobs"
         "  where attempt = 0"
+    )
+    db.execute(
+        "update queue set parked = array['hold'], rank = -199 where job_id in ("
+        "select job_id from queue where attempt = 0 order by seq desc limit %(count)s)",
+        count=PARKED,
     )
     db.execute(
         "update queue set rank = 0, attempt = 1, machine_id = 'busy', holder_group = 'g1', heartbeat = now()"
@@ -86,8 +92,8 @@ def test_a_claim_reads_a_few_entries_of_a_long_queue(
     begin_counting(one_session)
     with one_session.transaction() as tx:
         assert claim_in(tx, tenant, "m1")
-        assert 1 <= entries_read(tx, "queue_waiting") <= 10
-        assert entries_read(tx, "queue_held") == 0
+        assert 1 <= entries_read(tx, "queue_claimable") <= 10
+        assert entries_read(tx, "queue_leased") == 0
         assert tables_read_whole(tx) == []
 
 
@@ -98,7 +104,7 @@ def test_without_a_horizon_a_claim_looks_at_each_held_job_of_its_lines_once(
     begin_counting(one_session)
     with one_session.transaction() as tx:
         assert claim_in(tx, tenant, "m1")
-        assert HELD <= entries_read(tx, "queue_held") <= HELD + 10
+        assert HELD <= entries_read(tx, "queue_leased") <= HELD + 10
         assert tables_read_whole(tx) == []
 
 

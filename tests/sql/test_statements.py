@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 UTILITY = {"vacuum_queue", "purge_jobs", "listen", "stay_connected"}
 PLACEHOLDER = re.compile(r"%\((\w+)\)s")
 # Rules that statements share as functions, and that no plan may call for each row.
-SHARED = ("of_tenant", "of_group", "in_reach", "held_by", "may_end", "shown_job")
+SHARED = ("of_tenant", "of_group", "in_reach", "held_by", "may_end", "visible_job")
 CALLER = {"scope": 1, "groups": ["g1"], "machine_id": "m1", "attempt": 1}
 
 
@@ -94,4 +94,4 @@ def test_a_claim_calls_no_shared_rule_for_its_row(migrated_url: str, db: Databas
         row["funcname"] for row in one_session.all("select funcname from pg_stat_user_functions where calls > 0")
     }
     one_session.close()
-    assert "claim_job" in called and called.isdisjoint(SHARED)
+    assert "hand_out_job" in called and called.isdisjoint(SHARED)
