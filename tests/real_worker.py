@@ -60,6 +60,8 @@ class Worker:
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self.lines: list[str] = []
+        self._events: list[Event] = []
+        self._parsed = 0  # lines
 
     def start(self, through: Sequence[str] = (), **environment: str) -> Worker:
         """`through` is a command line that runs the program whose command line follows it."""
@@ -84,7 +86,11 @@ class Worker:
 
     @property
     def events(self) -> list[Event]:
-        return [json.loads(line) for line in list(self.lines) if line.startswith("{")]
+        """What it logged. Each line is parsed once, for a wait asks fifty times a second."""
+        new = self.lines[self._parsed :]
+        self._events += [json.loads(line) for line in new if line.startswith("{")]
+        self._parsed += len(new)
+        return self._events.copy()
 
     def seen(self, event: str, **facts: Any) -> list[Event]:
         """The events of that name with those facts, so far."""
