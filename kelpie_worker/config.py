@@ -72,7 +72,11 @@ VARIABLES = {
     "MAX_TIME_WITH_NO_WORK_S": Variable(
         "0", "After so many seconds without work the instance is reallocated and the worker exits; 0 or -1: never."
     ),
-    "MAX_JOB_FAILURES": Variable("3", "After so many failed jobs the instance is reallocated; 0 or -1: never."),
+    "MAX_JOB_FAILURES": Variable(
+        "3",
+        "After so many failed jobs the instance is reallocated, those that fail by their own fault left out;"
+        " 0 or -1: never.",
+    ),
     "MAX_RETRIES": Variable("3", "How often one operation on the bucket is repeated."),
     "FILE_WATCHER_DEBOUNCE_MS": Variable(
         "0", "Wait so long after a change before looking whether files are stable."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import logging
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from types import ModuleType
@@ -18,8 +19,10 @@ import kelpie_api.limits
 import kelpie_api.logs
 import kelpie_worker.config
 import kelpie_worker.limits
+from kelpie_api.queue import bans
 from kelpie_api.queue.long_poll import LONGEST_WAIT
 from kelpie_worker.coordinator.client import WAIT_FOR_WORK
+from kelpie_worker.salad import instance_policy
 from local_stack.processes import CHECKOUT
 
 COORDINATOR = {"DATABASE_URL": "postgresql://kelpie@localhost/kelpie", "KELPIE_SECRET_KEY": "x" * 32}
@@ -249,6 +252,12 @@ def test_a_limit_is_written_as_a_number_in_one_place(limits: ModuleType) -> None
 
 def test_a_worker_waits_for_work_no_longer_than_the_coordinator_lets_it() -> None:
     assert 0 < WAIT_FOR_WORK <= LONGEST_WAIT
+
+
+def test_both_programs_hold_the_same_failures_for_the_jobs_own_and_the_guide_lists_them() -> None:
+    assert bans.IS_JOBS_OWN_FAULT == instance_policy.IS_JOBS_OWN_FAULT
+    guide = (CHECKOUT / "docs" / "worker.md").read_text()
+    assert re.findall(r"^\| `failed` \| `(\w+)` \|", guide, re.MULTILINE) == list(bans.IS_JOBS_OWN_FAULT)
 
 
 def test_the_database_takes_the_heartbeat_intervals_that_the_programs_take() -> None:

@@ -1,4 +1,10 @@
-"""Which failures count towards the reallocation of the machine; each bans it from the job."""
+"""Which failures count towards the reallocation of the machine; each bans it from the job.
+
+The worker has the same rules for the reallocation that it asks for itself, in
+`kelpie_worker/salad/instance_policy.py`; a test compares them. A failure is the job's own where every machine
+would have it: five misspelt buckets must not have a healthy fleet reallocated (docs/design/protocol.md, Bad
+machines).
+"""
 
 from __future__ import annotations
 
@@ -6,10 +12,18 @@ import re
 
 from kelpie_api.queue.states import Report
 
-# Failure reasons that are the job's own fault, not the machine's: five misspelt buckets must not have a healthy
-# fleet reallocated (docs/design/protocol.md, Bad machines).
-JOBS_OWN_FAULTS = {"not_found", "not_started", "download", "pattern", "worker_broken"}
-
+# Whether a failure with this reason is the job's own fault. One with another reason may be the machine's.
+IS_JOBS_OWN_FAULT = {
+    "exit_code": False,  # the command may have failed for the machine's GPU, driver or disk
+    "signal": False,
+    "oom": False,  # another machine may have more memory to spare
+    "not_found": True,  # the image has no such command, wherever it runs
+    "not_started": True,  # the system refuses the command line, such as one that is too long
+    "download": True,  # no such bucket, no permission, an object that cannot be unpacked
+    "upload": True,  # the same, unless its sentence is an error of the machine
+    "pattern": True,  # it does not compile, or takes for ever
+    "worker_broken": True,  # the command ended its worker three times without a checkpoint in between
+}
 # An `upload` fails because of the job or its bucket (a misspelt one, a permission, an object that is too large),
 # unless its sentence is an error of the machine's system or of the worker: those begin with their class.
 MACHINES_ERROR = re.compile(r"\w*(Error|Exception)\b|.*\[Errno ")
@@ -20,7 +34,11 @@ REFUSED = re.compile(
 
 
 def counts_against_machine(report: Report) -> bool:
-    """Whether a reported failure may be the machine's fault. One without a reason, as the original's, may be."""
-    if report.reason == "upload" and report.detail:
-        return bool(MACHINES_ERROR.match(report.detail)) and not REFUSED.search(report.detail)
-    return report.reason not in JOBS_OWN_FAULTS
+    """Whether a reported failure may be the machine's fault.
+
+    One without a reason may be, as the original's worker reports them; so may an upload without a sentence.
+    """
+    if report.reason == "upload":
+        detail = report.detail or ""
+        return not detail or (bool(MACHINES_ERROR.match(detail)) and not REFUSED.search(detail))
+    return report.reason is None or not IS_JOBS_OWN_FAULT.get(report.reason, False)

@@ -1,8 +1,11 @@
 """How long the worker stays on its instance: the current deletion cost, and when it asks for reallocation.
 
-Decisions only; `instance.py` carries them out.
+Decisions only; `instance.py` carries them out. A failure that every machine would have is no reason to leave this
+one. The coordinator has the same rules for the machines that it has reallocated (`kelpie_api/queue/bans.py`, which
+says why for each reason); a test compares them.
 """
 
+import re
 from collections.abc import Callable, Mapping
 
 from kelpie_worker.config import InstanceLimits
@@ -10,6 +13,7 @@ from kelpie_worker.job_in_hand import JobInHand
 from kelpie_worker.messages import (
     Departed,
     Departure,
+    Ending,
     LeaseRenewed,
     LeaveInstance,
     Message,
@@ -22,8 +26,23 @@ from kelpie_worker.system.linux import boottime
 
 BUSIEST = 999_999_999  # during final uploads: the worst time for an interruption
 _FINAL_UPLOADS = (Phase.FLUSHING, Phase.STAGING, Phase.UPLOADING, Phase.REPORTING)
-# Reasons of failures that another machine would have had, too: a misspelt bucket, a pattern that does not compile.
-_JOBS_OWN_FAULTS = ("download", "upload", "pattern")
+# Whether a failure with this reason is the job's own fault. One with another reason may be the machine's.
+IS_JOBS_OWN_FAULT = {
+    "exit_code": False,
+    "signal": False,
+    "oom": False,
+    "not_found": True,
+    "not_started": True,
+    "download": True,
+    "upload": True,  # unless its sentence is an error of the machine
+    "pattern": True,
+    "worker_broken": True,
+}
+# What the sentence of an upload begins with that failed because of this machine; and what S3 says of the bucket.
+MACHINES_ERROR = re.compile(r"\w*(Error|Exception)\b|.*\[Errno ")
+REFUSED = re.compile(
+    r"\b(NoSuchBucket|InvalidBucketName|AccessDenied|AllAccessDisabled|InvalidAccessKeyId|Forbidden)\b"
+)
 _ROLLING = 5.0  # seconds until the worker looks again, where only uploads keep it
 Jobs = Mapping[str, JobInHand]  # by claim id
 Send = Callable[[SetDeletionCost | LeaveInstance], None]
@@ -39,6 +58,14 @@ def deletion_cost(jobs: Jobs) -> int:
 
 def _cost_of(held: JobInHand) -> int:
     return BUSIEST if held.state.phase in _FINAL_UPLOADS else min(1 + held.heartbeats, BUSIEST - 1)
+
+
+def counts_against_machine(failure: Ending) -> bool:
+    """Whether a failed attempt may be this machine's fault. One without a reason may be."""
+    if failure.reason == "upload":
+        detail = failure.detail or ""
+        return not detail or (bool(MACHINES_ERROR.match(detail)) and not REFUSED.search(detail))
+    return failure.reason is None or not IS_JOBS_OWN_FAULT.get(failure.reason, False)
 
 
 class InstancePolicy:
@@ -109,9 +136,10 @@ class InstancePolicy:
 
     def _count_failure(self, held: JobInHand) -> None:
         """Count a failed job once, even if its report is answered repeatedly, and not for the job's own faults."""
-        outcome = held.state.outcome
-        is_own_fault = outcome is not None and outcome.reason in _JOBS_OWN_FAULTS
-        if held.state.verdict is Verdict.FAILED and not is_own_fault and not held.failure_counted:
+        failure = held.state.outcome
+        if failure is None or failure.verdict is not Verdict.FAILED or held.failure_counted:
+            return
+        if counts_against_machine(failure):
             held.failure_counted = True
             self._failures += 1
 

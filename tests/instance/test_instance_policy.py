@@ -23,7 +23,7 @@ from kelpie_worker.messages import (
     Verdict,
 )
 from kelpie_worker.pipeline import JobState, Phase
-from kelpie_worker.salad.instance_policy import BUSIEST, InstancePolicy, deletion_cost
+from kelpie_worker.salad.instance_policy import BUSIEST, IS_JOBS_OWN_FAULT, InstancePolicy, deletion_cost
 from kelpie_worker.system.linux import boottime
 
 RUNNING = JobState(Job("1", "job"), Phase.RUNNING)
@@ -154,11 +154,19 @@ def test_failures_count_once_each_and_only_where_they_are_accepted() -> None:
     assert scene.leaves == [(Departure.REALLOCATE, "2 jobs failed here")]
 
 
-@pytest.mark.parametrize("reason", ["download", "upload", "pattern"])
-def test_misspelt_buckets_and_patterns_do_not_cost_the_machine(reason: str) -> None:
+@pytest.mark.parametrize("reason", [reason for reason, is_own in IS_JOBS_OWN_FAULT.items() if is_own])
+def test_a_failure_that_is_the_jobs_own_fault_does_not_cost_the_machine(reason: str) -> None:
     scene = Scene(InstanceLimits(max_failures=1))
-    scene.see(Reported("1"), replace(FAILED, outcome=Ending(Verdict.FAILED, reason)))
+    failed = Ending(Verdict.FAILED, reason, detail="writing out/model: NoSuchBucket")
+    scene.see(Reported("1"), replace(FAILED, outcome=failed))
     assert not scene.see(NEXT)
+
+
+def test_an_upload_that_failed_for_an_error_of_the_machine_counts() -> None:
+    scene = Scene(InstanceLimits(max_failures=1))
+    failed = Ending(Verdict.FAILED, "upload", detail="OSError: [Errno 5] Input/output error: 'out/step'")
+    scene.see(Reported("1"), replace(FAILED, outcome=failed))
+    assert scene.see(NEXT)
 
 
 @pytest.mark.parametrize("gone", [False, True])

@@ -27,6 +27,8 @@ from kelpie_api.queue.bans import counts_against_machine
 from kelpie_api.queue.states import Report
 from kelpie_api.salad.client import Salad
 from kelpie_api.salad.request_budget import AUTOSCALER, RequestBudget
+from kelpie_worker.messages import Ending, Verdict
+from kelpie_worker.salad import instance_policy
 from local_stack.processes import CHECKOUT, wait_for
 from tests.conftest import SECRET_KEY
 from tests.doubles.double import page
@@ -43,7 +45,7 @@ from tests.helpers import (
 )
 from tests.machines.failing import fail_jobs, make_due, reallocated, reallocations
 
-COUNTING = [None, "exit_code", "signal", "oom", "upload"]
+COUNTING = [None, "exit_code", "signal", "oom", "upload"]  # an upload without a sentence
 REFUSED_UPLOADS = [
     "writing out/model: NoSuchBucket",
     "NoSuchBucket: the specified bucket does not exist",
@@ -62,6 +64,9 @@ OTHER_UPLOADS = [
     "KeyError: 'Size'",
 ]
 JOBS_OWN_FAULTS = ["not_found", "not_started", "download", "pattern", "worker_broken"]
+ENDINGS = [(reason, None) for reason in (*COUNTING, *JOBS_OWN_FAULTS, "of another release")] + [
+    ("upload", detail) for detail in (*REFUSED_UPLOADS, *OTHER_UPLOADS)
+]
 
 
 @pytest.fixture
@@ -152,6 +157,15 @@ class TestCounting:
     @pytest.mark.parametrize("detail", OTHER_UPLOADS)
     def test_an_upload_that_the_machine_may_have_spoilt_counts(self, detail: str | None) -> None:
         assert counts_against_machine(Report("m1", "g1", 1, reason="upload", detail=detail))
+
+    @pytest.mark.parametrize(("reason", "detail"), ENDINGS)
+    def test_the_worker_counts_the_same_failures_for_the_reallocation_that_it_asks_for(
+        self, reason: str | None, detail: str | None
+    ) -> None:
+        failure = Ending(Verdict.FAILED, reason, detail=detail)
+        assert instance_policy.counts_against_machine(failure) == counts_against_machine(
+            Report("m1", "g1", 1, reason=reason, detail=detail)
+        )
 
     def test_a_machine_beyond_the_limit_of_its_tenant_is_banned_but_not_counted(
         self, db: Database, tenant: Tenant
