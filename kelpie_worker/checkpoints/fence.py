@@ -10,6 +10,7 @@ heartbeat that is sent after the other object was seen, and accepted, proves tha
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 from kelpie_worker import logs
 from kelpie_worker.job import Job, ObjectKey, StoredObject
@@ -23,6 +24,18 @@ _LOOKS_AT_ONCE = 8
 _MOST_TRIES = 5
 
 
+@dataclass(slots=True)
+class _Key:
+    """What an attempt knows of one key."""
+
+    there: ObjectState | None = None  # what may be replaced; None: nothing was seen there
+    left: ObjectState | None = None  # what this attempt left there, Absent where it deleted it; None: nothing yet
+    turn: threading.Lock = field(default_factory=threading.Lock)  # held by the thread that changes the object
+
+    def there_or(self, default: ObjectState) -> ObjectState:
+        return default if self.there is None else self.there
+
+
 class Fence:
     """What one attempt knows of the objects that its checkpoints and outputs are written to."""
 
@@ -32,18 +45,19 @@ class Fence:
         self._storage = storage
         self._lease = lease
         self._doubt = doubt
-        self._known: dict[ObjectKey, ObjectState] = {}  # what may be replaced; a key that is not in it is Absent
+        self._keys: dict[ObjectKey, _Key] = {}
         self._learning = threading.Lock()
-        self._written: dict[ObjectKey, ObjectState] = {}  # what this attempt left there; Absent: it deleted it
-        self._turns: dict[ObjectKey, threading.Lock] = {}
 
     def know(self, objects: Iterable[StoredObject]) -> None:
         """Record the objects that were there when the attempt began."""
-        self._known |= {stored.place: Version(stored.etag) for stored in objects if stored.etag}
+        for stored in objects:
+            if stored.etag:
+                self._key(stored.place).there = Version(stored.etag)
 
     def is_overwritten(self, place: ObjectKey, state: ObjectState) -> bool:
         """Whether this attempt has since written another object there than `state`, or deleted it."""
-        return self._written.get(place, state) != state
+        key = self._keys.get(place)
+        return key is not None and key.left is not None and key.left != state
 
     def hold(self) -> None:
         """Wait until the lease is safe, before a change of the bucket. Raises Cancelled."""
@@ -57,16 +71,19 @@ class Fence:
 
         `others` are to be written soon: where one object is another than known, those may be too.
         """
-        with self._turn(target.place):
-            stored = self._write(target, store, others)
-            self._written[target.place] = Version(stored.etag)
+        key = self._key(target.place)
+        with key.turn:
+            stored = self._write(target, key, store, others)
+            key.left = Version(stored.etag)
             return stored
 
-    def _write(self, target: Target, store: Callable[[ObjectState], Stored], others: Iterable[Target]) -> Stored:
+    def _write(
+        self, target: Target, key: _Key, store: Callable[[ObjectState], Stored], others: Iterable[Target]
+    ) -> Stored:
         misled = 0
         for _ in range(_MOST_TRIES):
             self.hold()
-            over = self._known.get(target.place, Absent())
+            over = key.there_or(Absent())
             try:
                 stored = store(over)
             except Changed as changed:
@@ -79,13 +96,13 @@ class Fence:
                 continue
             except (StorageRefused, StorageUnreachable):
                 if isinstance(over, Unknown):  # there was no condition; the next try is to have one
-                    self._known.pop(target.place, None)
+                    key.there = None
                 raise
             if isinstance(over, Unknown):
                 self._storage.go_without_conditions(
                     target.bucket, "it refuses conditions, or to say what is there"
                 )
-            self._known[target.place] = Version(stored.etag)
+            key.there = Version(stored.etag)
             return stored
         raise StorageUnreachable(f"{target.bucket}/{target.key} is being changed by something else all the time")
 
@@ -95,20 +112,21 @@ class Fence:
         `is_needed` is asked while no other thread of this attempt can write there; if it is, the object stays, and
         the answer is False.
         """
-        with self._turn(place):
+        key = self._key(place)
+        with key.turn:
             self.hold()
             if is_needed():
                 return False
-            self._written[place] = Absent()
+            key.left = Absent()
             try:
-                self._storage.delete(*place, self._known.get(place, UNKNOWN))
+                self._storage.delete(*place, key.there_or(UNKNOWN))
             except Changed as changed:
                 logs.warn("delete_met_another_version", self._job, key=place[1], detail=str(changed))
-            self._known.pop(place, None)
+            key.there = None
             return True
 
-    def _turn(self, place: ObjectKey) -> threading.Lock:
-        return self._turns.setdefault(place, threading.Lock())
+    def _key(self, place: ObjectKey) -> _Key:
+        return self._keys.setdefault(place, _Key())
 
     def _learn(self, target: Target, over: ObjectState, found: ObjectState, others: Iterable[Target]) -> None:
         """Permit the replacement of what is there now, once a heartbeat sent after it was seen is accepted.
@@ -117,16 +135,17 @@ class Fence:
         Cancelled.
         """
         with self._learning:
-            if self._known.get(target.place, Absent()) != over:
+            if self._key(target.place).there_or(Absent()) != over:
                 return  # another thread has looked at it meanwhile
-            before = {other.place: self._known.get(other.place, UNKNOWN) for other in others}
+            before = {other.place: self._key(other.place).there_or(UNKNOWN) for other in others}
             with ThreadPoolExecutor(_LOOKS_AT_ONCE, thread_name_prefix="look") as pool:
                 states = list(pool.map(lambda place: self._storage.state_of(*place), before))
             seen_at = boottime()
             self._doubt()
             self._lease.wait_for_heartbeat(seen_at, self._job.heartbeat_interval)
             for (place, known), state in zip(before.items(), states, strict=True):
-                written_meanwhile = self._known.get(place, UNKNOWN) != known
+                key = self._key(place)
+                written_meanwhile = key.there_or(UNKNOWN) != known
                 if not isinstance(state, Unknown) and not written_meanwhile:
-                    self._known[place] = state
-            self._known[target.place] = found
+                    key.there = state
+            self._key(target.place).there = found

@@ -85,6 +85,7 @@ class TrackedFile:
     content: SentContent = field(default_factory=SentContent)
     # Of its uploads.
     sendings: Sendings = field(default_factory=Sendings)
+    preparing_took: float | None = None  # seconds, for a version that has grown and is not committed yet
     spoiled: int = 0  # times that it was rewritten while it was read
     refused: int = 0  # times that the bucket refused it, since it changed
     try_again_at: float = -math.inf  # after a refusal

@@ -60,7 +60,6 @@ class Generations:
         self._mark: Mark | None = None  # of the generation under way
         self._spoiled_in_a_row = 0  # generations
         self._rate = _USUAL_RATE
-        self._took: dict[str, float] = {}  # seconds, to prepare a file that has grown
         self.has_sent = False  # whether the bucket has taken anything
 
     def target(self, path: str) -> Target:
@@ -234,7 +233,7 @@ class Generations:
             file.movement.rewritten = True
             self._prepare_one(path, version, prepared)
         prepared[path].ready()
-        self._took[path] = time.monotonic() - began
+        file.preparing_took = time.monotonic() - began
 
     def _grown(self, path: str, version: Signature, file: TrackedFile, final: bool) -> Prepared:
         where = self._source(path), version, self.target(path)
@@ -316,9 +315,10 @@ class Generations:
         return refused
 
     def _take(self, path: str, version: Signature, stored: StoredObject, upload: Prepared) -> None:
-        took = self._took.pop(path, None)
-        sending = Sendings(upload.read, time.monotonic(), took)
-        self._files[path].take(version, stored, upload.tail, upload.digest, sending)
+        file = self._files[path]
+        sending = Sendings(upload.read, time.monotonic(), file.preparing_took)
+        file.preparing_took = None
+        file.take(version, stored, upload.tail, upload.digest, sending)
 
     def _tell(self, event: str, uploads: Collection[Prepared]) -> None:
         sizes = [upload.size for upload in uploads]
