@@ -185,7 +185,7 @@ class Storage:
 
     def copies_parts(self, bucket: str) -> bool:
         """Whether `copy_part` is worth a try, by what the bucket answered before."""
-        return self._shared.part_copies.may_work(bucket)
+        return self._shared.copies_parts.of(bucket) is not False
 
     def copy_part(self, target: Target, upload_id: str, number: int, source: SourceRange, is_known: bool) -> Part:
         """Have storage copy a range of the target's object as a part, and check what it copied.
@@ -201,9 +201,10 @@ class Storage:
         except (Changed, NotThere) as error:
             raise NotCopied(f"{what}: the object is not there any more") from error
         except (NotCopied, StorageRefused, StorageUnreachable) as error:
-            self._shared.part_copies.failed(target.bucket, str(error))
+            if self._shared.copies_parts.saw(target.bucket, False):
+                logs.warn("parts_not_copied", bucket=target.bucket, detail=str(error))
             raise NotCopied(str(error)) from error
-        self._shared.part_copies.worked(target.bucket)
+        self._shared.copies_parts.saw(target.bucket, True)
         return Part(number, etag, source.md5)
 
     def _copied(self, target: Target, upload_id: str, number: int, source: SourceRange, what: str) -> str:

@@ -12,7 +12,6 @@ from kelpie_worker.s3.habits import Habit
 from kelpie_worker.s3.line import Line
 from kelpie_worker.s3.listing import make_readable
 from kelpie_worker.s3.open_uploads import OpenUploads
-from kelpie_worker.s3.part_copies import PartCopies
 from kelpie_worker.s3.settings import StorageSettings, unusable
 from kelpie_worker.system.linux import boottime
 
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 _CONNECT_TIMEOUT, _READ_TIMEOUT = 10, 30
 _CONNECTIONS = 32
 _SHORTEST_LIFE = 2.0  # seconds for which the credentials that were read are used
+_COPIES_REFUSED_FOR = 600.0  # seconds without a try to copy parts, once two in a row have failed
 _UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)
 
 
@@ -86,7 +86,8 @@ class SharedClient:
         self.answers_ranges = Habit()
         self.etag_is_md5 = Habit()  # the ETag of an object that was sent whole is the MD5 of its content
         self.enforces_conditions = Habit()
-        self.part_copies = PartCopies()
+        # Parts of its objects are copied into multipart uploads. Without that all of a file is sent again.
+        self.copies_parts = Habit(lasts=_COPIES_REFUSED_FOR)
 
     def get(self) -> "S3Client":
         with self._lock:

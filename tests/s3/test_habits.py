@@ -39,6 +39,20 @@ def test_a_conclusion_stands_until_two_answers_contradict_it() -> None:
     assert habit.of("b") is False
 
 
+def test_answers_count_only_in_a_row() -> None:
+    habit = Habit(Clock())
+    for _ in range(3):
+        habit.saw("b", False)
+        habit.saw("b", True)
+        assert habit.of("b") is None
+    for _ in range(2):
+        habit.saw("b", True)
+    for _ in range(3):
+        habit.saw("b", False)
+        habit.saw("b", True)
+    assert habit.of("b") is True
+
+
 def test_after_a_while_it_is_concluded_anew_from_two_answers() -> None:
     clock = Clock()
     habit = Habit(clock)

@@ -12,42 +12,12 @@ from kelpie_worker.s3.bucket import Storage
 from kelpie_worker.s3.client import SharedClient
 from kelpie_worker.s3.errors import NotCopied
 from kelpie_worker.s3.objects import SourceRange, Target
-from kelpie_worker.s3.part_copies import PartCopies
 from kelpie_worker.system.linux import boottime
 from local_stack.s3 import S3Server
 from tests.doubles.faulty_proxy import FaultyProxy
 
 CONTENT = bytes(range(256)) * 24_000
 LENGTH = 5 * 1024 * 1024
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def test_one_failure_proves_nothing_and_two_count_for_a_while() -> None:
-    clock = Clock()
-    copies = PartCopies(clock)
-    copies.failed("bucket", "501")
-    assert copies.may_work("bucket")
-    copies.failed("bucket", "501")
-    assert not copies.may_work("bucket") and copies.may_work("another")
-    clock.now += 600
-    assert copies.may_work("bucket")
-    copies.failed("bucket", "501")
-    assert not copies.may_work("bucket")
-
-
-def test_failures_count_only_in_a_row() -> None:
-    copies = PartCopies(Clock())
-    for _ in range(3):
-        copies.failed("bucket", "403")
-        copies.worked("bucket")
-    copies.failed("bucket", "403")
-    assert copies.may_work("bucket")
 
 
 class Copying:
@@ -73,6 +43,18 @@ def copying(aws: None, s3: S3Server, bucket: str) -> Iterator[Copying]:
     copying = Copying(s3, bucket)
     yield copying
     copying.storage.abort(copying.target, copying.upload_id)
+
+
+def test_two_failures_in_a_row_end_the_tries_in_this_bucket(copying: Copying, bucket: str) -> None:
+    for fails in (True, False, True, True):
+        assert copying.storage.copies_parts(bucket)
+        if fails:
+            with pytest.raises(NotCopied):
+                copying.copy(md5=b"another", is_known=False)
+        else:
+            copying.copy()
+    assert not copying.storage.copies_parts(bucket)
+    assert copying.storage.copies_parts("another")
 
 
 def test_a_part_with_the_md5_of_the_local_bytes_needs_no_other_proof(copying: Copying) -> None:
