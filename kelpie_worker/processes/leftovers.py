@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from kelpie_worker import logs
 from kelpie_worker.system.linux import (
-    boottime,
     descendants,
     descends_from,
     kill_if,
+    kill_until_gone,
     process_ids,
     read_proc,
 )
-
-_LONGEST_CLEANUP = 1.0  # seconds; a process in uninterruptible sleep (its disk is gone) is not waited for
-_POLL = 0.005
 
 
 def end_leftovers(state_file: str) -> None:
@@ -39,17 +34,17 @@ def end_descendants(state_file: str) -> None:
     This process is a subreaper, so that orphans among its descendants stay its descendants. Those that another
     subreaper in between adopts are found by the command's environment.
     """
-    deadline = boottime() + _LONGEST_CLEANUP
     is_marked = _mark_of(state_file)
-    while left := descendants(os.getpid()) | _marked(is_marked):
-        for pid in left:
-            kill_if(lambda pid: descends_from(pid, os.getpid()) or is_marked(pid), pid)
-        for _ in reaped():
-            pass
-        if boottime() >= deadline:
-            logs.warn("leftovers_remain", pids=sorted(left))
-            return
-        time.sleep(_POLL)
+    kill_until_gone(
+        lambda: descendants(os.getpid()) | _marked(is_marked),
+        lambda pid: descends_from(pid, os.getpid()) or is_marked(pid),
+        _reap_all,
+    )
+
+
+def _reap_all() -> None:
+    for _ in reaped():
+        pass
 
 
 def _marked(is_marked: Callable[[int], bool]) -> set[int]:

@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pickle import UnpicklingError
@@ -14,15 +13,13 @@ from kelpie_worker.config import Config
 from kelpie_worker.messages import ChildDied, ChildStarted, Command, Message, Respond
 from kelpie_worker.processes import leftovers
 from kelpie_worker.processes.forkserver import ForkServer, NotForked
-from kelpie_worker.system.linux import boottime, children_of_all, descendants, descends_from, kill_if
+from kelpie_worker.system.linux import children_of_all, descendants, descends_from, kill_until_gone
 
 _PATIENCE = {
     "runner": 2.0,
     "heartbeat": 0.3,
     "uploader": 0.3,
 }  # seconds to end by itself; the runner has to end the command first
-_LONGEST_CLEANUP = 1.0  # seconds; a process in uninterruptible sleep is not waited for
-_POLL = 0.005
 
 
 class Children:
@@ -91,15 +88,11 @@ class Children:
         self._killed = True
 
     def _end_adopted(self) -> None:
-        deadline = boottime() + _LONGEST_CLEANUP
-        while left := descendants(os.getpid(), but=self._not_ours | self._pids()):
-            for pid in left:
-                kill_if(lambda pid: descends_from(pid, os.getpid()), pid)
-            self.reap_adopted()
-            if boottime() >= deadline:
-                logs.warn("leftovers_remain", pids=sorted(left))
-                return
-            time.sleep(_POLL)
+        kill_until_gone(
+            lambda: descendants(os.getpid(), but=self._not_ours | self._pids()),
+            lambda pid: descends_from(pid, os.getpid()),
+            self.reap_adopted,
+        )
 
     def _pids(self) -> frozenset[int]:
         return frozenset(child.pid for child in self._children.values() if child.pid) | {self._fork_server.pid}

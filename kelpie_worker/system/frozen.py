@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 
 from kelpie_worker import logs
-from kelpie_worker.system.linux import boottime
+from kelpie_worker.system.linux import boottime, stat_of
 from kelpie_worker.system.locks import try_lock
 
 _MARK = "kelpie"  # a file in each of our folders; other programs are packed the same way
@@ -302,7 +302,7 @@ def _unpacker(folder: Path) -> int | None:
 def is_alive(pid: int) -> bool:
     """Whether the process runs. A zombie does not."""
     state = _stat(pid)
-    return state is not None and state[0] not in "ZX"
+    return state is not None and state[0] not in (b"Z", b"X")
 
 
 def _is_younger(pid: int, folder: Path) -> bool:
@@ -322,10 +322,10 @@ def _parent(pid: int) -> int | None:
     return int(state[1]) if state else None
 
 
-def _stat(pid: int) -> list[str] | None:
-    """The fields after the name in /proc/PID/stat: state, parent, ...; None if the process ended."""
+def _stat(pid: int) -> list[bytes] | None:
+    """As `stat_of`; None if the process ended."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return stat_of(pid)
     except OSError:
         return None
 

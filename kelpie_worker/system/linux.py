@@ -9,12 +9,15 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from kelpie_worker import logs
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 _BLOCK = 64 * 1024
 _LARGEST_STATFS = 512  # bytes; more than the structure has on any system
+_LONGEST_KILLING, _KILLED_AGAIN_AFTER = 1.0, 0.005  # seconds
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -118,7 +121,12 @@ def children_of_all() -> dict[int, set[int]]:
 
 def parent_of(pid: int) -> int:
     """The process id of a process's parent; 0: it is in none of our namespaces. Raises OSError if it ended."""
-    return int(read_proc(pid, "stat").rpartition(b")")[2].split(None, 2)[1])
+    return int(stat_of(pid)[1])
+
+
+def stat_of(pid: int) -> list[bytes]:
+    """The fields after the name in /proc/PID/stat: state, parent, ... Raises OSError if the process ended."""
+    return read_proc(pid, "stat").rpartition(b")")[2].split()
 
 
 def descendants(ancestor: int, but: frozenset[int] = frozenset()) -> set[int]:
@@ -157,6 +165,24 @@ def kill_if(is_meant: Callable[[int], bool], pid: int) -> None:
                 signal.pidfd_send_signal(handle, signal.SIGKILL)
         finally:
             os.close(handle)
+
+
+def kill_until_gone(
+    find: Callable[[], set[int]], is_meant: Callable[[int], bool], reap: Callable[[], None]
+) -> None:
+    """Send SIGKILL to the processes that `find` finds, as `kill_if` does, and `reap`, until it finds none.
+
+    A process in uninterruptible sleep (its disk is gone) is not waited for: the log says which are left.
+    """
+    deadline = boottime() + _LONGEST_KILLING
+    while left := find():
+        for pid in left:
+            kill_if(is_meant, pid)
+        reap()
+        if boottime() >= deadline:
+            logs.warn("leftovers_remain", pids=sorted(left))
+            return
+        time.sleep(_KILLED_AGAIN_AFTER)
 
 
 def mount_of(path: Path) -> bytes:

@@ -74,6 +74,37 @@ def test_where_the_kernel_holds_no_processes_by_descriptors_the_meant_one_is_kil
     assert sleeper.wait() == -9
 
 
+def test_processes_are_killed_and_reaped_until_none_is_found(sleeper: subprocess.Popen[bytes]) -> None:
+    later = subprocess.Popen(["sleep", "1000"])
+    started = [sleeper]
+
+    def reap() -> None:
+        for process in started:
+            process.wait()
+        started[:] = [later] if started == [sleeper] else []
+
+    linux.kill_until_gone(lambda: {process.pid for process in started}, lambda pid: True, reap)
+    assert (sleeper.returncode, later.returncode) == (-9, -9)
+
+
+def test_a_process_that_cannot_be_killed_is_named_and_not_waited_for(
+    sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(linux, "_LONGEST_KILLING", 0.0)
+    linux.kill_until_gone(lambda: {sleeper.pid}, lambda pid: False, lambda: None)
+    assert sleeper.poll() is None
+    assert f'"pids": [{sleeper.pid}]' in capfd.readouterr().err
+
+
+def test_the_state_and_the_parent_are_told_whatever_the_process_is_called(tmp_path: Path) -> None:
+    program = tmp_path / "a ) b"
+    program.symlink_to("/bin/sleep")
+    with subprocess.Popen([program, "1000"]) as process:
+        assert linux.stat_of(process.pid)[1] == str(os.getpid()).encode()
+        assert linux.parent_of(process.pid) == os.getpid()
+        process.kill()
+
+
 def test_descendants_are_told_from_others(sleeper: subprocess.Popen[bytes]) -> None:
     assert linux.descends_from(sleeper.pid, os.getpid())
     assert linux.descends_from(sleeper.pid, os.getppid())
