@@ -26,6 +26,7 @@ WIRE = "The two programs meet on the wire only"
 TREE = "No program imports what tries, measures or starts it"
 COORDINATOR = "The coordinator's rooms, each above those that it may import"
 WORKER = "The worker's rooms, each above those that it may import"
+SYSTEM = "The worker's system room knows no jobs and no settings"
 QUEUE = "The queue knows no network"
 HTTP = "Only the rooms that speak HTTP by hand import http and ssl"
 SOCKETS = "Only the files that own a connection import socket"
@@ -72,6 +73,9 @@ WRONG = [
     ("kelpie_worker/salad", "import requests", CALLS),
     ("kelpie_worker/coordinator", "import httpx", CLIENTS),
     ("kelpie_worker/workspace", "import http.client", HTTP),
+    ("kelpie_worker/system", "from kelpie_worker import messages", SYSTEM),
+    ("kelpie_worker/system", "from kelpie_worker import job", SYSTEM),
+    ("kelpie_worker/system", "from kelpie_worker import config", SYSTEM),
     ("kelpie_worker/sync", "import psycopg", "The worker never talks to the database"),
     ("kelpie_worker/coordinator", "from kelpie_api import errors", WIRE),
     ("kelpie_api/routes", "from kelpie_worker import job", WIRE),
@@ -88,6 +92,7 @@ RIGHT = [
     ("kelpie_api/net", "import http.client"),
     ("kelpie_api/web", "from urllib.parse import quote"),
     ("kelpie_worker/coordinator", "import requests"),
+    ("kelpie_worker/system", "from kelpie_worker import logs"),
     ("kelpie_worker/s3", "import botocore.config"),
     ("tests/queue", "from bench import harness"),
     ("local_stack", "import requests"),
