@@ -105,6 +105,11 @@ VARIABLES = {
         " and for the bucket alone AWS_CA_BUNDLE.",
         "Mozilla's authorities",
     ),
+    "SSL_CERT_DIR": Variable(
+        "",
+        "Directories of such authorities, with colons; read together with SSL_CERT_FILE.",
+        "Mozilla's authorities",
+    ),
 }
 _DECIMAL = r"[0-9]{1,9}(\.[0-9]{1,9})?"
 _SECRET_NAMES = ("KELPIE_API_KEY", "SALAD_API_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")

@@ -20,6 +20,7 @@ from kelpie_worker.config import (
     TokenUse,
     load,
 )
+from kelpie_worker.system import authorities
 
 ROOT = Path(__file__).parents[2]
 LEGACY = ("INPUT_DIR", "CHECKPOINT_DIR", "OUTPUT_DIR")
@@ -192,6 +193,13 @@ def test_every_variable_that_is_read_is_in_the_help() -> None:
         "AWS_SESSION_TOKEN",
     }  # named in a meaning
     assert read - elsewhere <= VARIABLES.keys()
+
+
+def test_every_variable_that_names_authorities_is_in_the_help() -> None:
+    help_text = " ".join((*VARIABLES, *(variable.meaning for variable in VARIABLES.values())))
+    named = re.findall(r'"([A-Z]+_(?:CA_BUNDLE|CERT_[A-Z]+))"', inspect.getsource(authorities))
+    assert len(set(named)) == 4
+    assert not [name for name in named if name not in help_text]
 
 
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
