@@ -8,6 +8,7 @@ import multiprocessing
 import signal
 import threading
 from collections.abc import Callable
+from functools import lru_cache, partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from multiprocessing.util import Finalize
@@ -40,23 +41,8 @@ def matcher(pattern: str | None) -> Callable[[str], bool]:
         Regex(pattern)
     except RegressError as error:
         raise ValueError(f"the pattern {pattern!r} does not compile: {error}") from error
-    return _CachingMatcher(pattern)
-
-
-class _CachingMatcher:
-    """Matches each name once: a watched directory has the same names in every scan."""
-
-    def __init__(self, pattern: str) -> None:
-        self._pattern = pattern
-        self._cached: dict[str, bool] = {}
-
-    def __call__(self, name: str) -> bool:
-        found = self._cached.get(name)
-        if found is None:
-            if len(self._cached) >= _MOST_CACHED:
-                self._cached.clear()
-            found = self._cached[name] = _process.finds(self._pattern, name)
-        return found
+    # Each name is matched once: a watched directory has the same names in every scan.
+    return lru_cache(_MOST_CACHED)(partial(_process.finds, pattern))
 
 
 class MatcherProcess:
