@@ -107,19 +107,19 @@ class ForkServer:
         self.end()
         self._socket, server_socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         spawn = multiprocessing.get_context("spawn")
-        process = spawn.Process(target=_serve, args=(server_socket, os.getpid(), self._mains), name="nursery")
+        process = spawn.Process(target=_serve, args=(server_socket, os.getpid(), self._mains), name="forkserver")
         process.start()
         server_socket.close()
         self.pid = process.pid or 0
         logs.warn("nursery_replaced", pid=self.pid)
 
 
-# --- in the fork server (which `ps` and the log call the nursery) --------------------------------------
+# --- in the fork server (which the log's events call the nursery) --------------------------------------
 
 
 def _serve(requests: socket.socket, supervisor: int, mains: Mapping[str, Main]) -> None:
     """Start the processes that are requested, until the supervisor is gone."""
-    set_process_name("kelpie-nursery")
+    set_process_name("kelpie-forkserver")
     die_with(supervisor)
     signals.leave_to_supervisor()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # it may have been started with SIGCHLD ignored

@@ -207,7 +207,7 @@ def test_a_killed_fork_server_is_replaced(
 ) -> None:
     machine = make_machine(old_image)
     machine.start_worker()
-    for name in ("nursery", "uploader"):
+    for name in ("forkserv", "uploader"):
         machine.shell(KILL.format(name=name))
     wait_for(lambda: machine.shell("cat /worker/log").count('"child_started"') == 4, "another uploader")
 

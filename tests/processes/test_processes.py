@@ -227,14 +227,14 @@ def names_below(worker: Worker) -> dict[int, str]:
 def test_an_idle_worker_is_its_supervisor_and_four_processes(worker: Worker) -> None:
     worker.start()
     worker.child("uploader")
-    assert named(worker) == ["kelpie-heartbea", "kelpie-nursery", "kelpie-runner", "kelpie-uploader"]
+    assert named(worker) == ["kelpie-forkserv", "kelpie-heartbea", "kelpie-runner", "kelpie-uploader"]
 
 
 def fork_server_of(worker: Worker) -> int:
     """The fork server's pid, once it is alone under its name: a process that it just forked has the name too."""
 
     def alone() -> int | None:
-        named = [pid for pid, name in names_below(worker).items() if name == "kelpie-nursery"]
+        named = [pid for pid, name in names_below(worker).items() if name == "kelpie-forkserv"]
         return named[0] if len(named) == 1 else None
 
     return wait_for(alone, "the fork server", pause=0.01)
@@ -309,7 +309,7 @@ def test_a_killed_fork_server_is_replaced_when_a_process_is_to_be_started(
     assert finished(coordinator, job)[0] == "completed"
     assert s3.files(bucket, "out/") == {"data": b"input"}
     assert len(worker.seen("nursery_replaced")) == 1
-    assert "kelpie-nursery" in named(worker)
+    assert "kelpie-forkserv" in named(worker)
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
 
