@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
+from datetime import timedelta
 from typing import Any, TypeVar
 
+from kelpie_api.backoff import Backoff
 from kelpie_api.db import Row
 from kelpie_api.errors import NoAnswer
 from kelpie_api.salad.client import GroupName, Salad, SaladRefused, id_of
@@ -16,7 +18,8 @@ from kelpie_api.salad.request_budget import RequestBudget
 from kelpie_api.scaling.decision import Observed, State
 
 LONGEST_PAUSE = 60.0  # seconds; a longer Retry-After leaves the rule to the next run
-PAUSES = (1.0, 4.0, 10.0)  # seconds before the second, third and last try
+TRIES = 4
+BACKOFF = Backoff(timedelta(seconds=2), timedelta(seconds=10))  # between them
 
 Result = TypeVar("Result")
 Group = dict[str, Any]
@@ -58,13 +61,13 @@ class ContainerGroups:
         key: str,
         stopped: threading.Event,
         request_budget: RequestBudget,
-        pauses: Sequence[float] = PAUSES,
+        backoff: Backoff = BACKOFF,
     ) -> None:
         self.salad = salad
         self.key = key
         self.stopped = stopped
         self.request_budget = request_budget
-        self.pauses = pauses
+        self.backoff = backoff
 
     def groups(self, organization: str, project: str, before: Callable[[], None]) -> list[dict[str, Any]]:
         return self._with_retries(lambda: self.salad.container_groups(self.key, organization, project), before)
@@ -82,14 +85,14 @@ class ContainerGroups:
         self._with_retries(lambda: self.salad.set_replicas(self.key, name, replicas), before)
 
     def _with_retries(self, ask: Callable[[], Result], before: Callable[[], None]) -> Result:
-        for pause in self.pauses:
+        for tries in range(1, TRIES):
             try:
                 return self._once(ask, before)
             except NoAnswer as silence:
                 if silence.retry_after > LONGEST_PAUSE:
                     raise
                 if not silence.retry_after:  # else the request budget waits as long as Salad asked
-                    self._wait(pause * random.uniform(0.75, 1.25))
+                    self._wait(self.backoff.after(tries, random.random()).total_seconds())
         return self._once(ask, before)
 
     def _once(self, ask: Callable[[], Result], before: Callable[[], None]) -> Result:

@@ -22,6 +22,7 @@ import pytest
 from werkzeug.wrappers import Response
 
 from kelpie_api.auth import users
+from kelpie_api.backoff import Backoff
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.salad.client import LIMIT, GroupName, Salad
 from kelpie_api.salad.request_budget import AUTOSCALER, RequestBudget
@@ -46,7 +47,7 @@ from tests.helpers import (
     while_open,
 )
 
-PAUSES = (0.01,) * 3  # seconds
+SHORT = Backoff(timedelta(seconds=0.01), timedelta(seconds=0.01))
 SCRIPT = Path(__file__).parents[2] / "scripts" / "autoscale"
 
 
@@ -62,7 +63,7 @@ def make_autoscaler(
     stopped = stopped or threading.Event()
     request_budget = RequestBudget(db, replace(AUTOSCALER, at_once=100_000), a_second=10_000)
     return Autoscaler(
-        db, ContainerGroups(Salad(fleet.api_url, limit), KEY, stopped, request_budget, PAUSES), stopped
+        db, ContainerGroups(Salad(fleet.api_url, limit), KEY, stopped, request_budget, SHORT), stopped
     )
 
 
