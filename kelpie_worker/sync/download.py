@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -93,10 +93,7 @@ def _download_listed(
     brought: dict[str, DownloadedFile],
 ) -> DownloadResult:
     """List, compare and download. `brought` has the files of an earlier listing, and gets those of this one."""
-    versions: dict[str, Signature] = {}
-    objects: dict[str, StoredObject] = {}
-    origins: dict[str, ObjectKey] = {}
-    received, replaced = 0, list[StoredObject]()
+    received = _Received()
     listings = [(block, list(storage.files(block.bucket, block.prefix))) for block in job.before]
     checkpoint = recovered(job, unreported(job, compare(job, listings), listings, storage), storage)
     job = replace(job, checkpoint=checkpoint.whole or job.checkpoint)
@@ -109,25 +106,42 @@ def _download_listed(
                 _forget_what_is_gone(brought, block, wanted)
                 busy(plan.path for plan in wanted)
                 bring = partial(_bring, bucket=block.bucket, storage=storage, brought=brought)
-                downloaded = list(pool.map(bring, wanted))
-                received += sum(file.remote.size for file in downloaded)
-                replaced += [file.object for file in downloaded if file.was_replaced]
-                for file in downloaded:
-                    origins[file.path] = file.object.place
-                    # An older version was downloaded, which is not the bucket's current one: not recorded as sent,
-                    # it is new to the watch, which uploads it again.
-                    if file.remote.version_id:
-                        versions.pop(file.path, None)
-                        objects.pop(file.path, None)
-                    else:
-                        versions[file.path] = file.version
-                        objects[file.path] = file.object
+                for file in tuple(pool.map(bring, wanted)):  # none is noted if one fails
+                    received.note(file)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
         finally:
             busy(())
-    return DownloadResult(versions, received, objects, origins, unless_replaced(checkpoint, job, replaced))
+    return received.result(unless_replaced(checkpoint, job, received.replaced))
+
+
+@dataclass
+class _Received:
+    """What was downloaded so far, by absolute path. A later block's file takes the place of an earlier one's."""
+
+    versions: dict[str, Signature] = field(default_factory=dict)
+    objects: dict[str, StoredObject] = field(default_factory=dict)
+    origins: dict[str, ObjectKey] = field(default_factory=dict)
+    replaced: list[StoredObject] = field(default_factory=list)
+    size: int = 0  # bytes in all
+
+    def note(self, file: DownloadedFile) -> None:
+        self.size += file.remote.size
+        self.origins[file.path] = file.object.place
+        if file.was_replaced:
+            self.replaced.append(file.object)
+        # An older version was downloaded, which is not the bucket's current one: not recorded as sent, it is new
+        # to the watch, which uploads it again.
+        if file.remote.version_id:
+            self.versions.pop(file.path, None)
+            self.objects.pop(file.path, None)
+        else:
+            self.versions[file.path] = file.version
+            self.objects[file.path] = file.object
+
+    def result(self, checkpoint: Comparison) -> DownloadResult:
+        return DownloadResult(self.versions, self.size, self.objects, self.origins, checkpoint)
 
 
 @dataclass(frozen=True)
