@@ -22,7 +22,7 @@ from psycopg.pq import Format
 from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from kelpie_api.errors import ConnectionLost, RolledBack, Unavailable, UserRemoved
+from kelpie_api.errors import ConnectionLost, RolledBack, SecretNamed, Unavailable, UserRemoved
 from kelpie_api.outage_log import OutageLog
 
 Row = dict[str, Any]
@@ -128,6 +128,11 @@ def begin_as_written(connection: psycopg.Connection[Any]) -> None:
     A role or a database may set another default.
     """
     connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+
+
+def _of_foreign_key(constraint: str | None) -> SecretNamed | UserRemoved:
+    """What a row is answered that refers to one which is gone, or the removal of one that is in use."""
+    return SecretNamed() if constraint == "a_named_secret_is_there" else UserRemoved()
 
 
 def what_became_of(error: psycopg.OperationalError | psycopg.InternalError) -> Unavailable | None:
@@ -311,7 +316,7 @@ class Database:
                 self.outage.away("pool", self.why_away)
             raise Unavailable(AWAY) from error
         except psycopg.errors.ForeignKeyViolation as error:
-            raise UserRemoved from error
+            raise _of_foreign_key(error.diag.constraint_name) from error
         except psycopg.errors.ReadOnlySqlTransaction as error:
             self.pool.drain()  # these connections lead to the former primary; new ones lead to the current one
             raise Unavailable(READ_ONLY) from error

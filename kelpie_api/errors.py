@@ -101,6 +101,18 @@ class ClaimIdTaken(Conflict):
         super().__init__("Another machine claims with this claim_id; make a new UUID for each claim.")
 
 
+class SecretNamed(Conflict):
+    """A secret is removed while jobs name it, or jobs name it while it is removed."""
+
+    title = "Secret Named"
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(
+            message
+            or "A secret that this job names was removed at this moment; set it, then submit the job again."
+        )
+
+
 class SubmittedJobsGone(Conflict):
     title = "Jobs Removed"
 
@@ -187,12 +199,13 @@ class WrongSecretKey(KelpieError):
 class SecretsWouldBeLost(KelpieError):
     """A change of the key that would leave behind what none of the given keys opens."""
 
-    def __init__(self, secrets: int, keys: int, hint: str = "") -> None:
+    def __init__(self, secrets: int, keys: int, job_secrets: int = 0, hint: str = "") -> None:
         super().__init__(
             f"KELPIE_SECRET_KEY cannot open {secrets} of the signing secrets and {keys} of the keys of webhooks"
-            f" that wait.{hint} Nothing is lost if it is NEW,OLD, with the key that sealed them after the comma."
-            " To do without them, stop the API and the sender of webhooks, then say --drop-unreadable: such"
-            " webhooks are sent without a key, and such users get a new signing secret."
+            f" that wait, nor {job_secrets} of the secrets of jobs.{hint} Nothing is lost if it is NEW,OLD, with"
+            " the key that sealed them after the comma. To do without them, stop the API and the sender of"
+            " webhooks, then say --drop-unreadable: such webhooks are sent without a key, such users get a new"
+            " signing secret, and such jobs wait until the key is back."
         )
 
 

@@ -124,6 +124,14 @@ create table job_labels (
   constraint job_labels_pkey PRIMARY KEY (tenant_id, key, value, seq)
 );
 
+create table job_secrets (
+  job_id uuid not null,
+  tenant_id bigint not null,
+  name text not null,
+  constraint a_named_secret_is_there FOREIGN KEY (tenant_id, name) REFERENCES secrets(tenant_id, name),
+  constraint job_secrets_pkey PRIMARY KEY (job_id, name)
+);
+
 create table job_transitions (
   from_status job_status not null,
   to_status job_status not null,
@@ -392,6 +400,19 @@ create table secret_key (
   constraint secret_key_pkey PRIMARY KEY (only_row)
 );
 
+create table secrets (
+  tenant_id bigint not null,
+  name text not null,
+  id uuid not null,
+  sealed bytea not null,
+  set_at timestamp with time zone default now() not null,
+  set_by text not null,
+  constraint secrets_id_key UNIQUE (id),
+  constraint secrets_name_check CHECK (name ~ '^[A-Za-z_][A-Za-z0-9_]{0,127}$'::text),
+  constraint secrets_pkey PRIMARY KEY (tenant_id, name),
+  constraint secrets_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(id) ON DELETE CASCADE
+);
+
 create table signing_secrets (
   id bigint generated always as identity not null,
   user_id uuid not null,
@@ -496,6 +517,8 @@ CREATE INDEX events_of_a_job ON events USING btree (job_id, id);
 CREATE INDEX finished_jobs_of_a_group ON jobs USING btree (tenant_id, container_group, COALESCE(completed, failed, canceled)) WHERE (COALESCE(completed, failed, canceled) IS NOT NULL);
 
 CREATE INDEX jobs_of_a_group ON jobs USING btree (tenant_id, COALESCE(container_group, ''::text), seq);
+
+CREATE INDEX jobs_of_a_secret ON job_secrets USING btree (tenant_id, name);
 
 CREATE INDEX jobs_of_a_tenant ON jobs USING btree (tenant_id, seq);
 

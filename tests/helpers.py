@@ -116,7 +116,7 @@ EMPTY = """
     delete from salad_proofs; delete from jwks; delete from outages; delete from autoscaler_turn;
     delete from salad_requests; delete from stopping_groups; delete from paused_groups;
     delete from secret_key;
-    delete from signing_secrets; -- the administrator's
+    delete from secrets; delete from signing_secrets; -- the administrator's
     update coordinator set seen = now();
 """
 MANY = 1000  # rows, from which on a truncate is faster

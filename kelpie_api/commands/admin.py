@@ -18,6 +18,7 @@ from kelpie_api.errors import ConfigError
 from kelpie_api.webhooks import signing
 
 BEFORE_A_CHANGE = "All programs must have this KELPIE_SECRET_KEY by now; if they do, say --yes."
+OF_JOBS = {"resealed_job_secrets": "secrets of jobs"}
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
@@ -158,7 +159,8 @@ def change_secret_key(yes: bool, drop_unreadable: bool, as_json: bool) -> None:
         changed = encryption.change(db, seal, drop_unreadable)
         if changed is not None:
             say({"changed": True} | changed, what_changed(changed), as_json)
-        encryption.require_readable(db, seal)
+        if not drop_unreadable:
+            encryption.require_readable(db, seal)
     if changed is None:
         say({"changed": False}, "This is the key of the database already; nothing was changed.", as_json)
 
@@ -172,4 +174,5 @@ def what_changed(changed: dict[str, int]) -> str:
         )
         if secrets in changed
     ]
+    done += [f"sealed anew {changed[name]} {what}" for name, what in OF_JOBS.items() if name in changed]
     return f"The key is adopted; {', '.join(done)}."

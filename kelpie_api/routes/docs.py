@@ -8,13 +8,15 @@ from pathlib import Path
 from flask import Blueprint, Response, make_response, render_template_string, send_from_directory
 
 from kelpie_api.errors import NotFound
-from kelpie_api.routes import health, jobs, keys, machines, metrics, scaling, users, webhooks, work
+from kelpie_api.routes import health, jobs, keys, machines, metrics, scaling, secrets, users, webhooks, work
 from kelpie_api.web.openapi import ApiDocument
 from kelpie_api.web.yaml import as_yaml
 
 blueprint = Blueprint("docs", __name__)
 # The routes that the document describes, in its order.
-DOCUMENTED = [room.blueprint for room in (jobs, work, machines, scaling, webhooks, keys, users, health, metrics)]
+DOCUMENTED = [
+    room.blueprint for room in (jobs, work, machines, scaling, webhooks, keys, secrets, users, health, metrics)
+]
 DOCUMENT = ApiDocument(DOCUMENTED)
 
 # Swagger UI's own files, as scripts/update-swagger-ui put them here, with their licence and their hashes.

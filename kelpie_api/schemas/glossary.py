@@ -135,7 +135,12 @@ MEANINGS = {
     "secret": "The secret that signs webhooks.",
     "valid_until": "Until when signatures are made with it, too.",
     "previous": "The secret before it.",
-    # keys and users
+    # keys, secrets and users
+    "value": "The secret itself; no route shows it.",
+    "Secret.name": "The name, which is that of the variable that the command gets.",
+    "set": "When its value was set.",
+    "set_by": "The actor that set it.",
+    "secrets": "The secrets, by name.",
     "NewKey.name": "What events and lists call the key; unique in the project.",
     "name": "The name of the key; null for one that the administrator made.",
     "Key.prefix": "How the key begins.",

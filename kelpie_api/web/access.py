@@ -66,10 +66,13 @@ OPEN = {
     "webhooks.redeliver_webhook": To.OPERATORS,
     "webhooks.get_signing_secret": To.OPERATORS,
     "webhooks.rotate_signing_secret": To.OPERATORS,
-    # keys and users
+    # keys, secrets and users
     "keys.create_key": To.OPERATORS,
     "keys.list_keys": To.READERS,
     "keys.delete_key": To.OPERATORS,
+    "secrets.put_secret": To.OPERATORS,
+    "secrets.list_secrets": To.READERS,
+    "secrets.delete_secret": To.OPERATORS,
     "users.get_me": To.READERS | To.WORKERS | To.TOKENS,
     "users.list_users": To.ADMINISTRATORS,
     "users.create_user": To.ADMINISTRATORS,

@@ -12,6 +12,7 @@ from flask_smorest import Api, Blueprint
 from werkzeug.routing import Rule
 
 from kelpie_api.schemas.fields import Failure, Instant
+from kelpie_api.schemas.secrets import NAME_OF_A_SECRET
 from kelpie_api.web.access import DATABASE_FREE, PUBLIC
 from kelpie_api.web.body import FreeText
 from kelpie_api.web.json import Json
@@ -58,16 +59,19 @@ EXAMPLES: dict[str, Any] = {
     },
     "change_rule": {"max_replicas": 20},
     "create_key": {"name": "ann", "role": "operator"},
+    "put_secret": {"value": "hf_..."},
     "create_user": {"username": "acme"},
     "create_token": {"org_name": "acme", "project_name": "default"},
 }
-# What stands in a path, and whether it must be a UUID.
-IN_A_PATH = {
-    "job_id": ("The id of a job.", True),
-    "user_id": ("The id of a user.", True),
-    "key_id": ("The id of a key, which is not the key.", True),
-    "webhook_id": ("The id of a webhook.", True),
-    "container_group_id": ("The id of a container group.", False),
+# What stands in a path, and of which form it must be.
+UUID_IN_A_PATH = {"format": "uuid"}
+IN_A_PATH: dict[str, tuple[str, dict[str, str]]] = {
+    "job_id": ("The id of a job.", UUID_IN_A_PATH),
+    "user_id": ("The id of a user.", UUID_IN_A_PATH),
+    "secret_name": ("The name of a secret, which is that of the variable.", {"pattern": f"^{NAME_OF_A_SECRET}$"}),
+    "key_id": ("The id of a key, which is not the key.", UUID_IN_A_PATH),
+    "webhook_id": ("The id of a webhook.", UUID_IN_A_PATH),
+    "container_group_id": ("The id of a container group.", {}),
 }
 
 # Errors that are decided before a route is called.
@@ -122,9 +126,8 @@ class Document(BasePlugin):
         **kwargs: Any,
     ) -> None:
         for parameter in parameters or ():
-            parameter["description"], is_uuid = IN_A_PATH[parameter["name"]]
-            if is_uuid:
-                parameter["schema"]["format"] = "uuid"
+            parameter["description"], form = IN_A_PATH[parameter["name"]]
+            parameter["schema"] |= form
 
     def operation_helper(
         self, path: str | None = None, operations: dict[Any, Any] | None = None, **kwargs: Any

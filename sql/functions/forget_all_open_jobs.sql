@@ -1,6 +1,6 @@
 -- The same where the queue is emptied at once.
 create or replace function forget_all_open_jobs() returns trigger language plpgsql as $$
 begin
-  truncate open_job_counts, during_prefixes, pauses;
+  truncate open_job_counts, during_prefixes, pauses, job_secrets;
   return null;
 end $$;

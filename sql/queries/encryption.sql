@@ -49,3 +49,26 @@ delete from signing_secrets where id = any(%(ids)s::bigint[]);
 -- name: erase_sealed_keys
 -- What still waits is sent without a key.
 update webhooks set sealed_key = null where id = any(%(ids)s::uuid[]) and next_try is not null;
+
+-- What is sealed for rows: secrets of jobs. A mark in front names the key.
+
+-- name: count_unreadable_rows
+-- What was sealed with none of the keys of these marks.
+select count(*)::integer as job_secrets from secrets where not substr(sealed, 1, 9) = any(%(marks)s::bytea[]);
+
+-- name: list_secrets_of_other_keys
+-- What was sealed with another key than that of the mark, some at a time.
+select id, id as place, sealed
+  from secrets
+ where substr(sealed, 1, 9) <> %(mark)s::bytea
+   and (%(after)s::uuid is null or id > %(after)s)
+ order by id
+ limit %(most)s;
+
+-- name: reseal_job_secrets
+-- As reseal_secrets.
+update secrets s
+   set sealed = anew.after
+  from unnest(%(ids)s::uuid[], %(before)s::bytea[], %(after)s::bytea[]) as anew (id, before, after)
+ where s.id = anew.id
+   and s.sealed = anew.before;

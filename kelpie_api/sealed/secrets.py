@@ -1,0 +1,60 @@
+"""Secrets of a tenant: values that jobs name and get with the answer to their claim; shown nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from uuid import uuid4
+
+from kelpie_api import encryption
+from kelpie_api.auth.caller import Caller
+from kelpie_api.db import SQL, Database, Row
+from kelpie_api.encryption import Seal
+from kelpie_api.errors import Conflict, NotFound, SecretNamed
+
+MOST_SECRETS = 1000  # of one tenant
+
+
+def put(db: Database, seal: Seal, caller: Caller, name: str, value: str) -> Row:
+    """Give a secret a value, which claims from now on hand out; its name, the time, the actor. Raises Conflict."""
+    caller.require_tenant()
+    secret_id = uuid4()
+    with db.transaction() as tx:
+        sealed = encryption.require(tx, seal).seal_row(secret_id, value)
+        values = {"tenant_id": caller.tenant_id, "name": name, "actor": caller.actor, "most": MOST_SECRETS}
+        written = tx.one_or_none(SQL.put_secret, id=secret_id, sealed=sealed, **values)
+    if written is None:
+        raise Conflict(
+            f"Your project has {MOST_SECRETS} secrets, as many as it may; delete some that no job names."
+        )
+    return written
+
+
+def list_all(db: Database, caller: Caller) -> list[Row]:
+    """The names of the tenant's secrets, when each was set, by which actor; never a value."""
+    return db.all(SQL.list_secrets, tenant_id=caller.tenant_id)
+
+
+def delete(db: Database, caller: Caller, name: str) -> None:
+    """Remove a secret that no open job names. Raises NotFound, Conflict."""
+    try:
+        removed = db.unrepeatable(
+            lambda tx: tx.one_or_none(SQL.delete_secret, tenant_id=caller.tenant_id, name=name)
+        )
+    except SecretNamed:
+        job = db.one_or_none(SQL.job_that_names_secret, tenant_id=caller.tenant_id, name=name)
+        such = f", such as {job['job_id']}" if job else ""
+        raise SecretNamed(
+            f"Open jobs name the secret {name}{such}; remove it when they have ended, or cancel them."
+        ) from None
+    if removed is None:
+        raise NotFound(f"There is no secret {name[:100]}; GET /secrets lists those there are.")
+
+
+def values_of(db: Database, seal: Seal, tenant_id: int, names: Collection[str]) -> dict[str, str] | None:
+    """The values of secrets by their names; None where one is missing or cannot be opened."""
+    if not names:
+        return {}
+    found = db.all(SQL.get_secrets, tenant_id=tenant_id, names=list(names))
+    opened = {row["name"]: seal.open_row(row["id"], row["sealed"]) for row in found}
+    values = {name: value for name, value in opened.items() if value is not None}
+    return values if values.keys() == set(names) else None
