@@ -94,7 +94,9 @@ def watch_of(folder: Path, storage: Storage, lease: Lease) -> Checkpoints:
     fence = Fence(job, storage, lease, lambda: None)
     transfer = Transfer(storage, compression=False)
     context = WatchContext(job, transfer, lease, fence, Overlaps(job), TIMES, frozenset())
-    callbacks = WatchCallbacks(busy=lambda paths: None, committed=lambda: None, refused=lambda refusal: None)
+    callbacks = WatchCallbacks(
+        busy=lambda paths: None, committed=lambda looked: None, refused=lambda refusal: None
+    )
     return Checkpoints(context, block, str(folder), DirectoryHistory({}, {}, {}, False), callbacks)
 
 

@@ -18,6 +18,7 @@ from kelpie_worker.messages import (
     Reported,
     Staged,
     Started,
+    StopWished,
     Troubled,
     Upload,
     Uploaded,
@@ -28,6 +29,7 @@ from kelpie_worker.messages import (
 _EVENTS: dict[type[Message], str] = {
     Downloaded: "downloaded",
     Started: "command_started",
+    StopWished: "stop_wished",
     Exited: "command_exited",
     Staged: "outputs_set_aside",
     Uploaded: "uploaded",

@@ -2,11 +2,11 @@
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from kelpie_worker.config import LegacyDirectories
 from kelpie_worker.limits import DEFAULT_HEARTBEAT_INTERVAL, LONGEST_HEARTBEAT_INTERVAL
@@ -55,6 +55,20 @@ class CheckpointStatus(StrEnum):
     NONE = "none"  # there is no manifest to compare with
 
 
+OnStall = Literal["notify", "restart", "fail"]
+CheckpointSignal = Literal["USR1", "USR2"]
+
+
+@dataclass(frozen=True)
+class Steering:
+    """What the job asks of its worker besides, where the server knows such fields."""
+
+    keep_output: int = 0  # bytes of the output's end that the coordinator keeps; 0: none is sent
+    stall_after: float | None = None  # seconds without progress after which it has stalled; None: never
+    on_stall: OnStall = "notify"
+    checkpoint_signal: CheckpointSignal | None = None  # sent before the command is stopped
+
+
 @dataclass(frozen=True)
 class Job:
     """One attempt at a job. `claim_id` identifies the attempt, also where the server does not number attempts."""
@@ -69,6 +83,7 @@ class Job:
     during: tuple[SyncBlock, ...] = ()
     after: tuple[SyncBlock, ...] = ()
     checkpoint_status: str = CheckpointStatus.NONE  # set when everything is downloaded
+    speaks: tuple[str, ...] = ()  # the parts of the protocol that its claim named, and the server knows
     # Needed only while downloading, and long: not saved.
     checkpoint: Manifest = field(default=(), repr=False)
     checkpoint_by: int | None = None  # the attempt that reported it
@@ -76,6 +91,7 @@ class Job:
     command: str = field(default="", repr=False)
     arguments: tuple[str, ...] = field(default=(), repr=False)
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    steering: Steering = Steering()
 
     @property
     def directories(self) -> list[str]:
@@ -91,13 +107,18 @@ class Job:
 
 
 Blocks = tuple[SyncBlock, ...]
-_UNSAVED = ("checkpoint", "checkpoint_by", "command", "arguments", "environment")
+RECALLED = ("command", "arguments", "environment", "steering")  # not saved, but fetched again
+_UNSAVED = ("checkpoint", "checkpoint_by", *RECALLED)
 
 
 def from_wire(
-    document: Mapping[str, Any], claim_id: str, directories: LegacyDirectories, attempt: int | None
+    document: Mapping[str, Any],
+    claim_id: str,
+    directories: LegacyDirectories,
+    attempt: int | None,
+    speaks: Collection[str] = (),
 ) -> Job:
-    """Read a job from the API's JSON (docs/design/protocol.md, Submission).
+    """Read a job from the API's JSON (docs/design/protocol.md, Submission); `speaks` is what its claim named.
 
     Raises KeyError, TypeError or ValueError if it is no valid job.
     """
@@ -117,23 +138,33 @@ def from_wire(
         environment={str(name): str(value) for name, value in (document.get("environment") or {}).items()},
         checkpoint=_manifest(document.get("checkpoint"), attempt),
         checkpoint_by=_reported_by(document.get("checkpoint")),
+        speaks=tuple(sorted(speaks)),
+        steering=_steering(document, speaks),
     )
 
 
 def to_saved(job: Job) -> dict[str, Any]:
     """The fields of a job that the state file keeps: all but those that may hold a secret or are not needed."""
-    return {name: value for name, value in asdict(replace(job, checkpoint=())).items() if name not in _UNSAVED}
+    saved = {name: value for name, value in asdict(replace(job, checkpoint=())).items() if name not in _UNSAVED}
+    if not job.speaks:
+        del saved["speaks"]  # the release before reads no file that has it
+    return saved
 
 
 def from_saved(saved: Mapping[str, Any]) -> Job:
     """The job that `to_saved` saved. Raises KeyError, TypeError or ValueError for what it would not write."""
-    saved = {"checkpoint_status": CheckpointStatus.NONE, **saved}  # older releases did not save it
+    saved = {
+        "checkpoint_status": CheckpointStatus.NONE,
+        "speaks": (),
+        **saved,
+    }  # older releases saved neither
     _demand(set(saved) == {part.name for part in fields(Job)} - set(_UNSAVED), "a job has other fields")
     blocks = {name: tuple(_saved_block(block) for block in saved[name]) for name in ("before", "during", "after")}
-    job = Job(**{**saved, **blocks})
+    job = Job(**{**saved, **blocks, "speaks": tuple(saved["speaks"])})
     # The claim id becomes part of a file name, the job's id part of a URL.
     _demand(all(is_text(name) and name and "/" not in name for name in (job.claim_id, job.id)), "a job has no id")
     _demand(job.attempt is None or is_whole(job.attempt), "an attempt is no number")
+    _demand(all(map(is_text, job.speaks)), "what the worker speaks is no text")
     _demand(is_whole(job.num_failures), "the failures are no number")
     _demand(job.checkpoint_status in list(CheckpointStatus), "a checkpoint has another status")
     interval = job.heartbeat_interval
@@ -191,6 +222,21 @@ def _reported_by(document: Any) -> int | None:
     """The attempt that reported a manifest; None if that is not said."""
     attempt = document.get("attempt") if isinstance(document, Mapping) else None
     return attempt if is_whole(attempt) else None
+
+
+def _steering(document: Mapping[str, Any], speaks: Collection[str]) -> Steering:
+    """What is asked for and can be done. A value that no server of this protocol sends counts as absent."""
+    keep: Any = document.get("keep_output")
+    after: Any = document.get("stall_after")
+    on_stall: Any = document.get("on_stall")
+    number: Any = document.get("checkpoint_signal")
+    is_positive = isinstance(after, int | float) and not isinstance(after, bool) and after > 0
+    return Steering(
+        keep_output=keep if "output" in speaks and is_whole(keep) else 0,
+        stall_after=float(after) if "progress" in speaks and is_positive else None,
+        on_stall=on_stall if on_stall in get_args(OnStall) else "notify",
+        checkpoint_signal=number if "steer" in speaks and number in get_args(CheckpointSignal) else None,
+    )
 
 
 def _demand(holds: bool, otherwise: str) -> None:

@@ -1,8 +1,8 @@
 """Everything the worker knows of one job in hand, in one record."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from kelpie_worker.messages import TellLag, Transferring
+from kelpie_worker.messages import Command, Transferring
 from kelpie_worker.pipeline import JobState
 
 
@@ -28,8 +28,15 @@ class JobInHand:
     transfers: Transferring | None = None  # the local paths being transferred; None if there are none
     is_proven: bool = True  # False for a job of an earlier run of the worker until a heartbeat is accepted
     renewed_until: float | None = None  # CLOCK_BOOTTIME until which the newest renewal makes its lease safe
-    lag: TellLag | None = None  # what the heartbeat was told last of the changes that the bucket lacks
+    told: dict[type[Command], Command] = field(default_factory=dict)  # what heartbeats carry, by kind
     is_begun: bool = False  # whether the current runner was sent its Run
     heartbeats: int = 0  # accepted ones; instance_policy
     failure_counted: bool = False  # among the failures on this machine; instance_policy
     silence: float = 0.0  # seconds without news of its lease; watchdog
+    is_resumed: bool = False  # by this run of the worker, from the state file
+    deadline: float | None = None  # CLOCK_BOOTTIME of the end of its time; steering
+    is_followed: bool = False  # someone reads its output along; steering
+    quiet: float = 0.0  # seconds without progress, as a stall counts it; steering
+    tells_progress: bool = False  # the command ever said how far it is; steering
+    is_stalled: bool = False  # steering
+    asked_to_save: float | None = None  # CLOCK_BOOTTIME of the stop that begins with a checkpoint signal

@@ -15,10 +15,12 @@ It is one file, although a long one, for it is read as a whole: records of a few
 life. The unions that end each half are what processes match on: what is missing there fails the check of types.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
-from kelpie_worker.job import CheckpointStatus, Job, Manifest
+from kelpie_worker.job import CheckpointSignal, CheckpointStatus, Job, Manifest
 
 
 class Verdict(StrEnum):
@@ -37,6 +39,7 @@ class Ending:
     exit_code: int | None = None
     output: str | None = field(default=None, repr=False)  # may hold secrets that were not masked: never saved
     detail: str | None = field(default=None, repr=False)  # what happened, in a sentence; nor this
+    stop: str | None = None  # why the command was stopped, where the coordinator or a limit of the job wanted it
 
 
 # --- commands ---------------------------------------------------------------------------------------
@@ -82,6 +85,19 @@ class ReportResume:
 
 
 @dataclass(frozen=True)
+class SendOutput:
+    """Send a piece of the output, which begins at `start`; what cannot be sent in time is left out.
+
+    `again`: an earlier run of the worker may have sent pieces of this attempt.
+    """
+
+    job: Job
+    start: int
+    content: bytes = field(repr=False)
+    again: bool = False
+
+
+@dataclass(frozen=True)
 class Recall:
     """Fetch what the state file does not keep of a job: its command, arguments and environment."""
 
@@ -105,18 +121,41 @@ class Run:
 
 @dataclass(frozen=True)
 class Stop:
-    """End the command: at a shutdown by SIGTERM, at a cancel by SIGINT first; SIGKILL comes last."""
+    """End the command: at a shutdown by SIGTERM, at a cancel by SIGINT first; SIGKILL comes last.
+
+    `checkpoint_signal` goes before SIGTERM, to the command's first process alone.
+    """
 
     claim_id: str
     shutdown: bool
+    checkpoint_signal: CheckpointSignal | None = None
+
+
+@dataclass(frozen=True)
+class Terminate:
+    """The command that is being stopped has saved what it wanted to save: SIGTERM is due now."""
+
+    claim_id: str
+
+
+@dataclass(frozen=True)
+class FollowOutput:
+    """Hand out a piece of the output every second (followed), or every ten."""
+
+    claim_id: str
+    is_followed: bool
 
 
 @dataclass(frozen=True)
 class HoldLease:
-    """Send heartbeats for this attempt until DropLease; the first is due at `due` (CLOCK_BOOTTIME)."""
+    """Send heartbeats for this attempt until DropLease; the first is due at `due` (CLOCK_BOOTTIME).
+
+    Another `phase` (of those that users see) than before is told at once.
+    """
 
     job: Job
     due: float = 0.0
+    phase: str | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +164,30 @@ class TellLag:
 
     claim_id: str
     since: float | None
+
+
+@dataclass(frozen=True)
+class TellProgress:
+    """How far the command is. The next heartbeat carries it."""
+
+    claim_id: str
+    progress: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TellOutput:
+    """How many bytes the command has printed. Heartbeats carry it from now on."""
+
+    claim_id: str
+    total: int
+
+
+@dataclass(frozen=True)
+class TellStall:
+    """Whether the command has stalled. A heartbeat carries it at once."""
+
+    claim_id: str
+    is_stalled: bool
 
 
 @dataclass(frozen=True)
@@ -230,18 +293,20 @@ class Respond:
 Aside = tuple[tuple[str, str], ...]  # (directory of the job, where its contents were moved to), ...
 
 Command = (
-    Claim | Report | ReportCheckpoint | ReportResume | Recall | CeaseClaiming
+    Claim | Report | ReportCheckpoint | ReportResume | SendOutput | Recall | CeaseClaiming
     | SetDeletionCost | LeaveInstance
-    | Run | Stop
-    | HoldLease | TellLag | ProveLease | DropLease
+    | Run | Stop | Terminate | FollowOutput
+    | HoldLease | TellLag | TellProgress | TellOutput | TellStall | ProveLease | DropLease
     | Renew | Download | Watch | Flush | Stage | Upload | Abandon | Wipe
 )  # fmt: skip
 
 CARRIED_OUT_BY: dict[type[Command], str] = {
-    **dict.fromkeys((Claim, Report, ReportCheckpoint, ReportResume, Recall, CeaseClaiming), "coordinator"),
+    **dict.fromkeys(
+        (Claim, Report, ReportCheckpoint, ReportResume, SendOutput, Recall, CeaseClaiming), "coordinator"
+    ),
     **dict.fromkeys((SetDeletionCost, LeaveInstance), "instance"),
-    **dict.fromkeys((Run, Stop), "runner"),
-    **dict.fromkeys((HoldLease, TellLag, ProveLease, DropLease), "heartbeat"),
+    **dict.fromkeys((Run, Stop, Terminate, FollowOutput), "runner"),
+    **dict.fromkeys((HoldLease, TellLag, TellProgress, TellOutput, TellStall, ProveLease, DropLease), "heartbeat"),
     **dict.fromkeys((Renew, Download, Watch, Flush, Stage, Upload, Abandon, Wipe), "uploader"),
 }
 
@@ -267,10 +332,11 @@ class Recalled:
 
 @dataclass(frozen=True)
 class Reported:
-    """The report was answered; `accepted` is false where the server refused it."""
+    """The report was answered; `accepted` is false where it was refused, `counted` where it is no failure."""
 
     claim_id: str
     accepted: bool = True
+    counted: bool = True
 
 
 @dataclass(frozen=True)
@@ -296,9 +362,58 @@ class Exited:
 
 
 @dataclass(frozen=True)
+class Printed:
+    """The command has printed so many bytes. `content` is a piece of it that is to be sent, from `start` on."""
+
+    claim_id: str
+    total: int
+    start: int = 0
+    content: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """What the command says of its progress has changed; `has_moved`: its step or fraction did."""
+
+    claim_id: str
+    progress: Mapping[str, Any]
+    has_moved: bool
+
+
+@dataclass(frozen=True)
 class LeaseRenewed:
     claim_id: str
     until: float
+
+
+@dataclass(frozen=True)
+class Steered:
+    """What else the answer to a heartbeat says of an attempt that is still ours.
+
+    `stop` is why it is to be stopped, `deadline` (CLOCK_BOOTTIME) when its time is over.
+    """
+
+    claim_id: str
+    stop: str | None = None
+    is_followed: bool = False
+    deadline: float | None = None
+
+
+@dataclass(frozen=True)
+class OutputTaken:
+    """A piece of the output was answered."""
+
+    claim_id: str
+    is_followed: bool
+
+
+@dataclass(frozen=True)
+class StopWished:
+    """The command is to be stopped gracefully, with its last checkpoint; `fails`: the attempt fails with that."""
+
+    claim_id: str
+    why: str
+    fails: bool = False
 
 
 @dataclass(frozen=True)
@@ -333,6 +448,14 @@ class Committed:
     claim_id: str
     generation: int
     manifest: Manifest
+    looked: float = 0.0  # CLOCK_BOOTTIME of the look at the directory that it is of
+
+
+@dataclass(frozen=True)
+class FilesChanged:
+    """A file in a watched directory has changed."""
+
+    claim_id: str
 
 
 @dataclass(frozen=True)
@@ -451,9 +574,10 @@ class ChildDied:
 
 
 JobMessage = (
-    Claimed | Recalled | Reported | Started | Exited | LeaseRenewed | LeaseUnanswered | LeaseLost
-    | Downloaded | Watching | Committed | Lagging | Doubted | Flushed | Staged | Uploaded | Wiped | Refused
-    | Troubled | Transferring
+    Claimed | Recalled | Reported | OutputTaken | Started | Printed | Progressed | Exited
+    | LeaseRenewed | Steered | StopWished | LeaseUnanswered | LeaseLost
+    | Downloaded | Watching | Committed | FilesChanged | Lagging | Doubted | Flushed | Staged | Uploaded | Wiped
+    | Refused | Troubled | Transferring
 )  # fmt: skip
 WorkerMessage = ShutdownRequested | TimeRanOut | GraceEnded | Departed | ChildStarted | Responded | ChildDied
 Message = JobMessage | WorkerMessage

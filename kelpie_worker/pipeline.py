@@ -38,6 +38,7 @@ from kelpie_worker.messages import (
     Stage,
     Staged,
     Stop,
+    StopWished,
     TimeRanOut,
     Troubled,
     Upload,
@@ -98,6 +99,8 @@ NEXT: dict[tuple[Phase, type[Message]], Phase] = {
     (P.DOWNLOADING, ShutdownRequested): P.REPORTING,
     (P.RUNNING, ShutdownRequested): P.STOPPING,
     (P.STOPPING, Exited): P.FLUSHING,
+    (P.DOWNLOADING, StopWished): P.REPORTING,
+    (P.RUNNING, StopWished): P.STOPPING,
     (P.DOWNLOADING, TimeRanOut): P.REPORTING,
     (P.STOPPING, TimeRanOut): P.REPORTING,
     (P.FLUSHING, TimeRanOut): P.REPORTING,
@@ -154,7 +157,7 @@ def tellings(state: JobState, message: Message, given: Manifest) -> list[Command
 
 def entering(state: JobState) -> list[Command]:
     """The commands a phase begins with. Resuming after a crash is entering again."""
-    job, hold = state.job, HoldLease(state.job)
+    job, hold = state.job, HoldLease(state.job, phase=shown_phase(state))
     match state.phase:
         case Phase.DOWNLOADING:
             return [hold, Download(job)]
@@ -163,7 +166,7 @@ def entering(state: JobState) -> list[Command]:
         case Phase.STOPPING:
             if state.verdict is Verdict.DROPPED:
                 return [Abandon(job.claim_id), Stop(job.claim_id, shutdown=False)]
-            return [hold, Stop(job.claim_id, shutdown=True)]
+            return [hold, Stop(job.claim_id, shutdown=True, checkpoint_signal=job.steering.checkpoint_signal)]
         case Phase.FLUSHING:
             return [hold, Flush(job)]
         case Phase.STAGING:
@@ -177,6 +180,19 @@ def entering(state: JobState) -> list[Command]:
             return [DropLease(job.claim_id), Wipe(job, state.aside)]
         case Phase.DONE:
             return []
+
+
+def shown_phase(state: JobState) -> str | None:
+    """The phase as users see it; None where the coordinator is not told of phases."""
+    if "phase" not in state.job.speaks:
+        return None
+    match state.phase:
+        case Phase.DOWNLOADING:
+            return "downloading"
+        case Phase.RUNNING | Phase.STOPPING:
+            return "running"
+        case _:
+            return "uploading"
 
 
 def applicable(phase: Phase, state: JobState) -> Phase:
@@ -222,6 +238,9 @@ def judged(state: JobState, message: Message) -> Ending | None:
             return Ending(Verdict.FAILED, message.reason, output=output, detail=message.detail or None)
         case Troubled():
             return Ending(Verdict.RELEASED, message.reason, detail=message.detail or None)
+        case StopWished():
+            verdict = Verdict.FAILED if message.fails else Verdict.RELEASED
+            return Ending(verdict, message.why, stop=message.why)
         case ShutdownRequested() | TimeRanOut():
             return Ending(Verdict.RELEASED, "shutdown")
         case _:

@@ -276,9 +276,11 @@ def _saved_outcome(outcome: Ending) -> dict[str, Any]:
 
 
 def _parse_outcome(saved: Mapping[str, Any]) -> Ending:
-    outcome = Ending(Verdict(saved["verdict"]), saved["reason"], saved["exit_code"])
+    outcome = Ending(Verdict(saved["verdict"]), saved["reason"], saved["exit_code"], stop=saved.get("stop"))
     if outcome.reason is not None and not is_text(outcome.reason):
         raise ValueError("a reason is no string")
+    if outcome.stop is not None and not is_text(outcome.stop):
+        raise ValueError("why a command was stopped is no string")
     if outcome.exit_code is not None and not is_whole(outcome.exit_code):
         raise ValueError("an exit code is no number")
     return outcome

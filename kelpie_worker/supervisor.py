@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from kelpie_worker import event_log, logs
 from kelpie_worker.claim_pacing import Pacing
-from kelpie_worker.job import CheckpointStatus
+from kelpie_worker.job import RECALLED, CheckpointStatus
 from kelpie_worker.job_in_hand import JobInHand
 from kelpie_worker.lease import safe_until
 from kelpie_worker.messages import (
@@ -23,6 +23,7 @@ from kelpie_worker.messages import (
     Ending,
     GraceEnded,
     HoldLease,
+    JobMessage,
     Lagging,
     LeaseRenewed,
     Message,
@@ -35,6 +36,9 @@ from kelpie_worker.messages import (
     ReportCheckpoint,
     Responded,
     ShutdownRequested,
+    Steered,
+    Stop,
+    StopWished,
     TellLag,
     TimeRanOut,
     Transferring,
@@ -45,6 +49,7 @@ from kelpie_worker.messages import (
 from kelpie_worker.pipeline import BROKEN, JobState, Phase, advance, entering, outcome_of_abandoned
 from kelpie_worker.salad.instance_policy import InstancePolicy
 from kelpie_worker.state_file import StateStore, WorkerState
+from kelpie_worker.steering import Steering
 from kelpie_worker.system.linux import boottime
 
 _MOST_BEGUN = 3  # times that a command may end the worker or its runner; after that the job is refused
@@ -75,6 +80,7 @@ class Supervisor:
         self._grace = shutdown_grace
         self._instance_policy = instance_policy or InstancePolicy()
         self._clock = clock
+        self._steering = Steering(send, clock)
         self._pacing = Pacing()
         self._claiming = False
         self._heartbeat_lives = False  # without the heartbeat process the lease of a claimed job would lapse
@@ -92,13 +98,15 @@ class Supervisor:
             if held.state.phase is Phase.WIPING:
                 self._enter(held.state)
             else:
-                held.is_proven = False
+                held.is_proven, held.is_resumed = False, True
                 self._send(HoldLease(held.state.job))
         self._store.save()
         self._claim_if_free()
 
     def on(self, message: Message) -> None:
         """Everything that happens, one message at a time."""
+        if isinstance(message, JobMessage) and (held := self._state.jobs.get(message.claim_id)):
+            self._steering.hear(message, held)
         match message:
             case Claimed():
                 self._take(message)
@@ -108,6 +116,8 @@ class Supervisor:
                 self._renew(message)
             case Recalled():
                 self._recalled(message)
+            case Steered() if message.stop:
+                self._advance(message.claim_id, StopWished(message.claim_id, message.stop))
             case Committed():
                 self._tell_checkpoint(message)
             case Lagging():
@@ -134,6 +144,11 @@ class Supervisor:
                 self._advance(message.claim_id, message)
         self._instance_policy.see(message, self._state.jobs)
         self._claim_if_free()
+
+    def look(self) -> None:
+        """Have the stops begin that time makes due. To be called about once a second, whatever happens."""
+        for stop in self._steering.due(self._state.jobs):
+            self._advance(stop.claim_id, stop)
 
     def last_reports(self, reason: str, detail: str) -> list[Report]:
         """The reports that are still due when the worker itself fails and its children are gone."""
@@ -240,7 +255,13 @@ class Supervisor:
     def _issue(self, commands: list[Command]) -> None:
         for command in commands:
             event_log.tell_command(command)
+            self._note_asking(command)
             self._send(command)
+
+    def _note_asking(self, command: Command) -> None:
+        """Note when a command is asked to save, for what it saves then may end it sooner."""
+        if isinstance(command, Stop) and command.checkpoint_signal:
+            self._state.jobs[command.claim_id].asked_to_save = self._clock()
 
     # --- leases -------------------------------------------------------------------------------------
 
@@ -277,8 +298,8 @@ class Supervisor:
         held = self._state.jobs.get(recalled.claim_id)
         if held is None or held.is_proven:
             return
-        secrets = {name: getattr(recalled.job, name) for name in ("command", "arguments", "environment")}
-        held.state = replace(held.state, job=replace(held.state.job, **secrets))
+        known = {name: getattr(recalled.job, name) for name in RECALLED}
+        held.state = replace(held.state, job=replace(held.state.job, **known))
         self._resume(held)
 
     # --- the worker itself --------------------------------------------------------------------------
@@ -297,8 +318,8 @@ class Supervisor:
 
     def _tell_lag(self, lagging: Lagging) -> None:
         if held := self._state.jobs.get(lagging.claim_id):
-            held.lag = TellLag(lagging.claim_id, lagging.since)
-            self._send(held.lag)
+            held.told[TellLag] = TellLag(lagging.claim_id, lagging.since)
+            self._send(held.told[TellLag])
 
     def _note_transfers(self, message: Transferring) -> None:
         if held := self._state.jobs.get(message.claim_id):
@@ -325,7 +346,7 @@ class Supervisor:
         job = held.state.job
         renewal: list[Command] = [] if held.renewed_until is None else [Renew(job.claim_id, held.renewed_until)]
         phase = entering(held.state) if held.is_proven else [HoldLease(job)]
-        return [*renewal, *phase, *([held.lag] if held.lag else [])]
+        return [*renewal, *phase, *held.told.values()]
 
     def _shut_down(self, request: ShutdownRequested) -> None:
         """End or release every job within the grace. Time for the releases is reserved at its end."""

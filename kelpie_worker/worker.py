@@ -172,6 +172,7 @@ def _hear(supervisor: Supervisor, inbox: SimpleQueue[Message], store: StateFile,
         if message is not None:
             watchdog.hear(message, store.state.jobs)
             supervisor.on(message)
+        supervisor.look()
         for name in watchdog.broken(store.state.jobs):
             logs.error("child_silent", child=name, detail="it lives and does nothing: it is replaced")
             children.kill(name)

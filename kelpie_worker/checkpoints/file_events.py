@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from kelpie_worker import logs
+from kelpie_worker.system.linux import boottime
 
 _MOST_LOST = 100_000  # directories
 
@@ -17,6 +18,7 @@ class FileEvents:
     """Watches a directory at any depth for events of the file system. Its methods may be called by any thread."""
 
     def __init__(self) -> None:
+        self.last_at = 0.0  # CLOCK_BOOTTIME of the last event of the file system; 0: none
         self._changed = threading.Event()
         self._last = 0.0
         self._stop: Callable[[], None] = lambda: None
@@ -38,6 +40,7 @@ class FileEvents:
         class Handler(FileSystemEventHandler):
             def on_any_event(self, event: FileSystemEvent) -> None:
                 if event.event_type not in reading:
+                    file_events.last_at = boottime()
                     file_events.set()
 
         observer = Observer()

@@ -24,14 +24,17 @@ class JobManifest:
         self._generation = 0
         self._lock = threading.Lock()
 
-    def tell(self) -> None:
-        """Send a Committed message with the next number. Watches call this from their threads."""
+    def tell(self, looked: float) -> None:
+        """Send a Committed message with the next number. Watches call this from their threads.
+
+        `looked` (CLOCK_BOOTTIME) is when the watch looked at its directory.
+        """
         with self._lock:
             self._generation += 1
             manifest = self._manifest()
             if len(manifest) > MOST_CHECKPOINT_FILES:
                 manifest = ()  # the coordinator would refuse it, and keep an older one
-            self._tell(Committed(self._claim_id, self._generation, manifest))
+            self._tell(Committed(self._claim_id, self._generation, manifest, looked))
 
     def _manifest(self) -> Manifest:
         """Each object once. If several watches have written the same key, the object that is there now.

@@ -48,12 +48,19 @@ class DirectoryObserver:
         self._fence = fence
         self._overlaps = overlaps
         self._key_of = key_of
-        self._looked = self._had_all = boottime()  # at the directory; when the bucket had all that was seen there
+        self.looked = self._had_all = boottime()  # at the directory; when the bucket had all that was seen there
+        self._found: Snapshot | None = None  # at the last look
+        self._changed_at = 0.0
         self._scan_pause = _SHORTEST_SCAN_PAUSE
+
+    @property
+    def changed_at(self) -> float:
+        """CLOCK_BOOTTIME of the last change that a look showed, or that the file system told of since; 0: none."""
+        return max(self._changed_at, self.file_events.last_at)
 
     def look(self, final: bool = False) -> Look:
         """Scan the directory, and set the pause until the next scan in proportion to how long this one took."""
-        self._looked, began = boottime(), time.monotonic()
+        self.looked, began = boottime(), time.monotonic()
         found = self._overlaps.left_to(self._block, self._scanner.scan())
         self._forget_what_others_replaced(found)
         now = time.monotonic()
@@ -63,6 +70,9 @@ class DirectoryObserver:
             _LONGEST_SCAN_PAUSE,
         )
         self.note_lag(found)
+        if self._found is not None and found != self._found:
+            self._changed_at = self.looked
+        self._found = found
         return Look(
             found,
             now,
@@ -101,7 +111,7 @@ class DirectoryObserver:
         if self._files.changed(found):
             self.behind_since = self._had_all
         else:
-            self._had_all, self.behind_since = self._looked, None
+            self._had_all, self.behind_since = self.looked, None
 
     def _forget_what_others_replaced(self, found: Snapshot) -> None:
         """Count a file as not uploaded if another directory of the job has replaced its object."""

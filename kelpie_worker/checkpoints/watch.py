@@ -71,7 +71,8 @@ class WatchCallbacks:
     """What a watch calls, from its own thread."""
 
     busy: Callable[[Iterable[str]], None]  # with the paths that are being uploaded
-    committed: Callable[[], None]  # once a generation is whole; `whole` says then what it is
+    # Once a generation is whole, with the time of the look that it is of; `whole` says then what it is.
+    committed: Callable[[float], None]
     # Once, if storage keeps refusing before it took anything, or if matching the pattern takes too long.
     refused: Callable[[StorageRefused | PatternTooSlow], None]
 
@@ -161,6 +162,11 @@ class Checkpoints:
     def behind_since(self) -> float | None:
         """CLOCK_BOOTTIME since when the bucket has not got all of the directory; None while it has."""
         return self._observer.behind_since
+
+    @property
+    def changed_at(self) -> float:
+        """CLOCK_BOOTTIME of the last change that was seen in the directory, 0 before there was one."""
+        return self._observer.changed_at
 
     @property
     def has_sent(self) -> bool:
@@ -380,7 +386,7 @@ class Checkpoints:
         self._is_unreported = False
         objects = self.files.objects
         self.whole = tuple(objects[path] for path in sorted(objects.keys() - set(without)))
-        self._callbacks.committed()
+        self._callbacks.committed(self._observer.looked)
 
     def _key_of(self, path: str) -> ObjectKey:
         return self.block.bucket, self._key_in(path)

@@ -1,50 +1,32 @@
-"""The output of a command: passed on to the worker's own stdout and stderr, while its last bytes are kept."""
+"""The output of a command: passed on to the worker's own stdout and stderr, and read on its way."""
 
 import os
 import select
 import threading
-from collections import deque
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
 
 from kelpie_worker import logs
-from kelpie_worker.command.masking import mask
+from kelpie_worker.command.output_tail import OutputTail
+from kelpie_worker.command.progress_lines import ProgressLines
 
 STDOUT, STDERR = 1, 2
 _BLOCK = 65_536
-_SMALL_CHUNK = 4096  # bytes; small reads are joined up to this size, so that single bytes cost no object each
 _LONGEST_FLUSH = 1.0  # seconds for the last bytes to be written; while the reader is blocked, they never are
 
 
-@dataclass
-class _Chunk:
-    number: int  # the order in which the chunks of both streams were read
-    content: bytearray
-
-
-@dataclass
-class _Stream:
-    chunks: deque[_Chunk] = field(default_factory=deque)
-    held: int = 0
-
-
 class OutputRelay:
-    """Passes on the two output streams of one command, each in its own thread, and keeps their last bytes.
+    """Passes on the two output streams of one command, each in its own thread; `tail` keeps their last bytes.
 
     A thread blocks while the reader of the worker's output does. If stdout and stderr of the worker are the same
     file, the command gets one pipe for both, so that the order of what it writes is kept.
     """
 
-    def __init__(self, size: int, secrets: Collection[bytes], after: "OutputRelay | None" = None) -> None:
-        """Keep `size` bytes. The output of `after`, the relay of the previous command, is written first."""
-        self._size = size
-        self._secrets = secrets
-        # A secret that was cut at its beginning would not be recognized. So one secret's length more is kept, and
-        # cut off after masking.
-        self._limit = size + max(map(len, secrets), default=0)
-        self._streams: dict[int, _Stream] = {}
-        self._number = 0
-        self._lock = threading.Lock()
+    def __init__(
+        self, tail: OutputTail, lines: ProgressLines | None = None, after: "OutputRelay | None" = None
+    ) -> None:
+        """`lines` reads the command's stdout. The output of `after`, the relay of the previous command, is written
+        first."""
+        self.tail = tail
+        self._lines = lines
         self._pipes = {STDOUT: os.pipe()}
         if not os.path.sameopenfile(STDOUT, STDERR):
             self._pipes[STDERR] = os.pipe()
@@ -77,16 +59,6 @@ class OutputRelay:
         for thread in self._threads:
             thread.join(timeout)
 
-    def text(self) -> str:
-        """The last `size` bytes of both streams, in the order in which they were read, with secrets masked."""
-        with self._lock:
-            numbered = [piece for stream in self._streams.values() for piece in self._masked(stream)]
-        whole = b"".join(content for _, content in sorted(numbered))
-        kept = whole[-self._size :]
-        if len(kept) < len(whole):
-            kept = _from_a_whole_character(kept)
-        return kept.decode(errors="replace").replace("\0", "\ufffd")  # no database keeps a NUL
-
     def _pass_on(self, source: int, target: int, after: "OutputRelay | None") -> None:
         if after:
             after.wait(None)
@@ -100,7 +72,9 @@ class OutputRelay:
     def _copy(self, source: int, target: int) -> None:
         writable = True
         while block := os.read(source, _BLOCK):
-            self._keep(target, block)
+            self.tail.add(target, block)
+            if self._lines and target == STDOUT:
+                self._lines.feed(block)
             try:
                 if writable:
                     _write_all(target, block)
@@ -109,29 +83,8 @@ class OutputRelay:
             except OSError as error:  # such as a full disk: the command goes on, its output is read and dropped
                 writable = False
                 logs.warn("output_not_written", descriptor=target, detail=str(error))
-
-    def _keep(self, target: int, block: bytes) -> None:
-        with self._lock:
-            stream = self._streams.setdefault(target, _Stream())
-            last = stream.chunks[-1] if stream.chunks else None
-            if last and last.number == self._number and len(last.content) < _SMALL_CHUNK:
-                last.content += block
-            else:
-                self._number += 1
-                stream.chunks.append(_Chunk(self._number, bytearray(block)))
-            stream.held += len(block)
-            while stream.held - len(stream.chunks[0].content) >= self._limit:
-                stream.held -= len(stream.chunks.popleft().content)
-
-    def _masked(self, stream: _Stream) -> Iterator[tuple[int, bytes]]:
-        """A stream's chunks, masked, with their numbers. A secret may extend over several chunks.
-
-        A mask has the length of its secret, so that the chunks keep their lengths.
-        """
-        masked = mask(b"".join(chunk.content for chunk in stream.chunks), self._secrets)
-        for chunk in stream.chunks:
-            yield chunk.number, masked[: len(chunk.content)]
-            masked = masked[len(chunk.content) :]
+        if self._lines and target == STDOUT:
+            self._lines.end()
 
 
 def _write_all(target: int, block: bytes) -> None:
@@ -143,11 +96,3 @@ def _write_all(target: int, block: bytes) -> None:
             poll = select.poll()
             poll.register(target, select.POLLOUT)
             poll.poll()
-
-
-def _from_a_whole_character(content: bytes) -> bytes:
-    """The content without the remaining bytes of a UTF-8 character that was cut at its beginning."""
-    for cut in range(min(4, len(content))):
-        if content[cut] & 0xC0 != 0x80:
-            return content[cut:]
-    return content

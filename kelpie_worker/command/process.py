@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from kelpie_worker.command.output import OutputRelay
 from kelpie_worker.config import Config
@@ -19,6 +20,7 @@ from kelpie_worker.system.linux import (
     gain_no_privileges,
     oom_kills,
 )
+from kelpie_worker.workspace.progress_folder import progress_path
 
 _POLL = 0.05  # seconds; the end of a whole process group wakes no process
 _OUT_OF_RESOURCES = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC)
@@ -36,6 +38,15 @@ def why_not_started(job: Job, error: OSError | ValueError) -> Troubled | Exited 
     if number in _NOT_FOUND:
         return Exited(job.claim_id, error=f"{job.command}: {error}")
     return Refused(job.claim_id, "not_started", str(error))
+
+
+@dataclass(frozen=True)
+class Step:
+    """A signal, and the seconds until the next one; `to_leader`: to the command's first process, not to all."""
+
+    signal: int
+    seconds: float
+    to_leader: bool = False
 
 
 class RunningCommand:
@@ -56,25 +67,28 @@ class RunningCommand:
                 stdout=output.stdout if output else None,
                 stderr=output.stderr if output else None,
                 start_new_session=True,
-                # Safe: the other threads of this process hold no locks but those of an OutputRelay.
+                # Safe: the other threads of this process hold no locks that `prepare` takes.
                 preexec_fn=_preparation(os.getpid()),
             )
         finally:
             if output:
                 output.begin()
         self.pid = self._process.pid
-        self._escalation: list[tuple[int, float]] = []
+        self._escalation: list[Step] = []
         self._next_signal = 0.0
+        self._is_asked = False  # it was sent a signal that is to have it save, and none that ends it
         self._signalled = False
 
-    def stop(self, escalation: list[tuple[int, float]]) -> None:
-        """Begin to signal the group: pairs of a signal and the seconds until the next.
-
-        A second call does nothing.
-        """
+    def stop(self, escalation: list[Step]) -> None:
+        """Begin to signal the command. A second call does nothing."""
         if not self._signalled:
             self._escalation = escalation
             self._signalled = True
+
+    def terminate(self) -> None:
+        """It has saved what it was asked to save: the signal that ends it is due."""
+        if self._is_asked:
+            self._next_signal = boottime()
 
     def look(self, ended: Mapping[int, int]) -> float | None:
         """Set `exited` if the command has ended, else send the signal that is due.
@@ -89,11 +103,19 @@ class RunningCommand:
             return None
         if not self._signalled:
             return None
+        if self._is_asked and self._process.returncode is not None:
+            self.terminate()  # what is left of its group is not waited for
         if self._escalation and boottime() >= self._next_signal:
-            number, grace = self._escalation.pop(0)
-            self._signal_group(number)
-            self._next_signal = boottime() + grace
+            self._take(self._escalation.pop(0))
         return _POLL
+
+    def _take(self, step: Step) -> None:
+        self._is_asked = step.to_leader
+        if step.to_leader:
+            self._process.send_signal(step.signal)  # nothing, if it was reaped
+        else:
+            self._signal_group(step.signal)
+        self._next_signal = boottime() + step.seconds
 
     def kill(self) -> None:
         self._signal_group(signal.SIGKILL)
@@ -133,14 +155,17 @@ class RunningCommand:
 
 def command_environment(job: Job, config: Config, container: Mapping[str, str]) -> dict[str, str]:
     """The container's environment, then the job's, then Kelpie's own (docs/worker.md, What the command sees)."""
+    attempt = {} if job.attempt is None else {"KELPIE_ATTEMPT": str(job.attempt)}
     return {
         **container,
         **job.environment,
+        **attempt,
         "INPUT_DIR": config.directories.input,
         "CHECKPOINT_DIR": config.directories.checkpoint,
         "OUTPUT_DIR": config.directories.output,
         "KELPIE_CHECKPOINT_STATUS": job.checkpoint_status,
         "KELPIE_JOB_ID": job.id,
+        "KELPIE_PROGRESS": progress_path(config.state_file, job.claim_id),
         "KELPIE_STATE_FILE": config.state_file,
     }
 

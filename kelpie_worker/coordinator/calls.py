@@ -6,7 +6,8 @@ from typing import TypeVar
 
 from kelpie_worker import logs
 from kelpie_worker.coordinator.checkpoint_reports import CheckpointReports
-from kelpie_worker.coordinator.client import Api, ClaimRefused, Unreachable
+from kelpie_worker.coordinator.client import Api, ClaimRefused, ReportAnswer, Unreachable
+from kelpie_worker.coordinator.output_pieces import OutputPieces
 from kelpie_worker.messages import (
     CeaseClaiming,
     Claim,
@@ -20,6 +21,7 @@ from kelpie_worker.messages import (
     ReportCheckpoint,
     Reported,
     ReportResume,
+    SendOutput,
     Verdict,
 )
 from kelpie_worker.system.backoff import Backoff
@@ -28,6 +30,7 @@ from kelpie_worker.system.retry import Failure, Interrupted, retry, sleep
 
 _BACKOFF = Backoff(0.5, 30.0)
 _LAST_MANIFEST = 5.0  # seconds for the answer to the last manifest before the job is given back
+_LAST_PIECE = 2.0  # seconds for the answer to the last piece of output before the attempt's end is reported
 _LAST_RELEASE = 2.0  # seconds of a shutdown's grace that are kept for the release; half of it where less is left
 _LAST_CLAIM = 1.0  # seconds for the answer to a claim that is under way when claiming ends
 Answer = TypeVar("Answer")
@@ -44,9 +47,10 @@ class CoordinatorCalls:
         self._claiming: set[str] = set()
         self._reporting: set[str] = set()
         self._manifests = CheckpointReports(api)
+        self._pieces = OutputPieces(api, tell)
 
     def carry_out(
-        self, command: Claim | Report | ReportCheckpoint | ReportResume | Recall | CeaseClaiming
+        self, command: Claim | Report | ReportCheckpoint | ReportResume | SendOutput | Recall | CeaseClaiming
     ) -> None:
         match command:
             case Claim():
@@ -56,6 +60,8 @@ class CoordinatorCalls:
                 self._begin(self._recall, command)
             case ReportCheckpoint():
                 self._manifests.send(command)
+            case SendOutput():
+                self._pieces.send(command)
             case ReportResume():
                 self._begin(self._tell_resume, command)
             case Report():
@@ -132,17 +138,19 @@ class CoordinatorCalls:
         if report.outcome.verdict is not Verdict.COMPLETED:
             # The next attempt needs the last manifest, and once the job is given back the server refuses it.
             self._manifests.wait_for(report.job.claim_id, self._time_for_manifests())
+        self._pieces.wait_for(report.job.claim_id, min(_LAST_PIECE, self._time_for_manifests()))
 
-        def once() -> bool:
+        def once() -> ReportAnswer:
             nonlocal tries
             tries += 1
             if tries > 1 and self._counts_twice(report) and self._api.failure_is_counted(report.job):
-                return True
+                return ReportAnswer(accepted=True)
             return self._api.report(report.job, report.outcome)
 
-        accepted = _until_answered(once)
-        self._tell(Reported(report.job.claim_id, accepted))
+        answer = _until_answered(once)
+        self._tell(Reported(report.job.claim_id, answer.accepted, answer.counted))
         self._manifests.forget(report.job.claim_id)
+        self._pieces.forget(report.job.claim_id)
         self._reporting.discard(report.job.claim_id)
 
     def _time_for_manifests(self) -> float:

@@ -5,7 +5,7 @@ Every call is made once; repeating it is the caller's business, for only the cal
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
@@ -15,7 +15,7 @@ import requests
 from kelpie_version import VERSION
 from kelpie_worker.config import Config, ConfigError
 from kelpie_worker.coordinator.credentials import Credentials, NoToken
-from kelpie_worker.job import Job, Manifest, from_wire
+from kelpie_worker.job import Job, Manifest, from_wire, is_whole
 from kelpie_worker.limits import LONGEST_DETAIL
 from kelpie_worker.logs import without_secrets
 from kelpie_worker.messages import Claimed, Ending, Verdict
@@ -35,6 +35,10 @@ _CREDENTIALS = {
     "X-Kelpie-Key": "KELPIE_API_KEY",
     "Salad-Api-Key": "SALAD_API_KEY, SALAD_ORGANIZATION and SALAD_PROJECT",
 }
+# What this worker can do besides: which parts of a heartbeat, and of its answer, it speaks.
+_SPOKEN = frozenset({"phase", "progress", "output", "steer"})
+_NEEDS = {"phase": "phase", "progress": "progress", "stalled": "progress", "output_bytes": "output"}
+_LONGEST_WHY = 50  # characters of the word by which a stop is asked for
 _STATES = frozenset({"pending", "running", "completed", "failed", "canceled"})  # of a job, at the original API
 
 
@@ -45,6 +49,10 @@ class Unreachable(Exception):
 
 class ManifestRefused(Exception):
     """The server will not take this manifest however often it is sent."""
+
+
+class PieceRefused(Exception):
+    """The server will not take this piece of output however often it is sent."""
 
 
 class ClaimRefused(Exception):
@@ -58,6 +66,46 @@ class Greeting:
     status: int
     extensions: frozenset[str]
     date: str  # of the answer, by the server's clock; empty if it does not say
+
+
+@dataclass(frozen=True)
+class News:
+    """What a heartbeat tells besides; what is None is not told."""
+
+    checkpoint_lag: int | None = None  # seconds
+    phase: str | None = None
+    progress: Mapping[str, Any] | None = None
+    output_bytes: int | None = None
+    stalled: bool | None = None
+
+
+_NO_NEWS = News()
+
+
+@dataclass(frozen=True)
+class HeartbeatAnswer:
+    """What the server says about the job: `running`, or a word that ends the attempt (404: `unknown`)."""
+
+    status: str
+    stop: str | None = None  # why the command is to be stopped
+    is_followed: bool = False  # someone reads its output along
+    deadline: float | None = None  # seconds until the job's time is over
+
+
+@dataclass(frozen=True)
+class ReportAnswer:
+    """Whether the report was accepted, and whether it counts as a failure of this machine."""
+
+    accepted: bool
+    counted: bool = True
+
+
+@dataclass(frozen=True)
+class PieceAnswer:
+    """The offset after what the server has of the output, and whether someone reads it along."""
+
+    end: int
+    is_followed: bool
 
 
 @dataclass(frozen=True)
@@ -144,6 +192,8 @@ class Api:
         }
         if "claim-id" in extensions:
             query["claim_id"] = claim_id
+        if speaks := _SPOKEN & extensions:
+            query["speaks"] = ",".join(sorted(speaks))
         wait = longest_wait(until, boottime()) if self.waits and not at_once else 0
         if wait:
             query["wait"] = str(wait)
@@ -152,7 +202,7 @@ class Api:
         if 400 <= answer.status < 500:
             said = answer.field("message") or answer.field("error") or ""
             raise ClaimRefused(f"{answer.status}: {said}{self._advice(answer.status)}")
-        return self._claimed(claim_id, answer, sent_at, self._pause_after(answer, sent_at, wait))
+        return self._claimed(claim_id, answer, sent_at, self._pause_after(answer, sent_at, wait), speaks)
 
     def greet(self) -> Greeting:
         """Send one request with our credentials; any answer counts. Raises Unreachable if there is none."""
@@ -168,36 +218,61 @@ class Api:
         named = _words(response.headers.get("Kelpie-Extensions", ""))
         return Greeting(response.status_code, named, response.headers.get("Date", ""))
 
-    def heartbeat(self, job: Job, timeout: float, checkpoint_lag: int | None = None) -> str:
-        """What the server says about the job: `running`, or a word that ends it (404: `unknown`).
+    def heartbeat(self, job: Job, timeout: float, news: News = _NO_NEWS) -> HeartbeatAnswer:
+        """Renew the lease. What the server cannot read is not told; no call is made to find that out.
 
-        `checkpoint_lag` (seconds) goes to a server that is known to keep checkpoints; no call is made for that.
+        Raises Unreachable.
         """
-        body = self._holder(job)
-        if checkpoint_lag is not None and job.attempt is not None and "checkpoint" in (self.extensions or ()):
-            body["checkpoint_lag"] = checkpoint_lag
+        told = {name: value for name, value in vars(news).items() if value is not None and self._reads(job, name)}
+        body = self._holder(job) | told
         answer = self._call("POST", f"/jobs/{job.id}/heartbeat", body, timeout=timeout)
         self._require_coordinator(answer, job, "status")
         if answer.status == 404:
-            return "unknown"
+            return HeartbeatAnswer("unknown")
         status = answer.field("status")
         if answer.status != 200 or not isinstance(status, str):
             raise Unreachable(f"a heartbeat was answered with {answer.status} and no status")
-        return status
+        return _heartbeat_answer(status, answer, job.speaks)
 
-    def report(self, job: Job, outcome: Ending) -> bool:
-        """Report how the attempt ended. False if the server refused or ignored the report."""
+    def _reads(self, job: Job, name: str) -> bool:
+        """Whether the server reads this part of a heartbeat."""
+        if name == "checkpoint_lag":
+            return job.attempt is not None and "checkpoint" in (self.extensions or ())
+        return _NEEDS[name] in job.speaks
+
+    def report(self, job: Job, outcome: Ending) -> ReportAnswer:
+        """Report how the attempt ended; it is not accepted if the server refused or ignored it."""
         if outcome.verdict is Verdict.RELEASED and "release" not in self._known_extensions():
-            return True  # such a server takes no release: the heartbeats end, and the lease lapses
+            return ReportAnswer(accepted=True)  # it takes none: the heartbeats end, and the lease lapses
         details: dict[str, Any] = {"exit_code": outcome.exit_code, "reason": outcome.reason}
         if job.attempt is not None and outcome.detail:
             details["detail"] = _presentable(outcome.detail)
         if job.attempt is not None and outcome.verdict is not Verdict.RELEASED:
             details["output"] = outcome.output  # for a server that keeps it with the attempt
+        if "steer" in job.speaks and outcome.stop:
+            details["stop"] = {"why": outcome.stop}
         body = self._holder(job) | {name: value for name, value in details.items() if value is not None}
         answer = self._call("POST", f"/jobs/{job.id}/{outcome.verdict}", body)
         self._require_coordinator(answer, job, "message")
-        return answer.status < 300 and not str(answer.field("message")).startswith("Ignored")
+        accepted = answer.status < 300 and not str(answer.field("message")).startswith("Ignored")
+        return ReportAnswer(accepted, counted=answer.field("counted") is not False)
+
+    def send_output(self, job: Job, start: int, content: bytes) -> PieceAnswer | None:
+        """Send a piece of the output; None if the attempt is not ours any more. No content: only ask.
+
+        Raises PieceRefused where the server will never take this one.
+        """
+        holder = {name: str(value) for name, value in self._holder(job).items()}
+        answer = self._call("PUT", f"/jobs/{job.id}/output", content=content, query=holder | {"from": str(start)})
+        self._require_coordinator(answer, job, "next")
+        if answer.status in (404, 409):
+            return None
+        if answer.status >= 400:
+            raise PieceRefused(f"{answer.status}: {answer.field('message') or answer.field('error') or ''}")
+        end = answer.field("next")
+        if not is_whole(end):
+            raise Unreachable("a piece of output was answered without the next offset")
+        return PieceAnswer(end, answer.field("watched") is True)
 
     def keeps_checkpoints(self, job: Job) -> bool:
         return job.attempt is not None and "checkpoint" in self._known_extensions()
@@ -236,12 +311,27 @@ class Api:
         return answer.status == 404 or (isinstance(failures, int) and failures > job.num_failures)
 
     def recall(self, job: Job) -> Job | None:
-        """The same attempt with its command, arguments and environment; None if the job is gone."""
+        """The same attempt with what the state file does not keep; None if the job is gone, or not ours any more.
+
+        Where the server steers, the claim is repeated, for only its answer brings secrets. Should the attempt have
+        ended just now, another job may come: it is given back.
+        """
+        if "steer" in job.speaks and "claim-id" in self._known_extensions():
+            try:
+                answered = self.claim(job.claim_id, at_once=True).job
+            except ClaimRefused:
+                return None
+            if answered is None or (answered.id, answered.attempt) == (job.id, job.attempt):
+                return answered
+            self.report(answered, Ending(Verdict.RELEASED, "shutdown"))
+            return None
         answer = self._call("GET", f"/jobs/{job.id}")
         self._require_coordinator(answer, job, "id")
         return None if answer.status == 404 else self._job(answer.body, job.claim_id, job.attempt)
 
-    def _claimed(self, claim_id: str, answer: Response, sent_at: float, pause: float) -> Claimed:
+    def _claimed(
+        self, claim_id: str, answer: Response, sent_at: float, pause: float, speaks: Collection[str]
+    ) -> Claimed:
         if answer.status != 200 or not isinstance(answer.body, list):
             raise Unreachable(f"a claim was answered with {answer.status}")
         if not answer.body:
@@ -250,7 +340,7 @@ class Api:
         attempt = None
         if isinstance(document, dict) and "attempt" in self._known_extensions():
             attempt = document.get("attempt")
-        return Claimed(claim_id, self._job(document, claim_id, attempt), sent_at)
+        return Claimed(claim_id, self._job(document, claim_id, attempt, speaks), sent_at)
 
     def _pause_after(self, answer: Response, sent_at: float, wait: int) -> float:
         """Seconds until the next claim, if this one got no job.
@@ -262,9 +352,10 @@ class Api:
         unwaited = boottime() - sent_at < _UNWAITED_PAUSE
         return answer.retry_after or (_UNWAITED_PAUSE if unwaited else 0.0)
 
-    def _job(self, document: Any, claim_id: str, attempt: int | None) -> Job:
+    def _job(self, document: Any, claim_id: str, attempt: int | None, speaks: Collection[str] = ()) -> Job:
+        spoken = speaks if attempt is not None else ()
         try:
-            return from_wire(document, claim_id, self._config.directories, attempt)
+            return from_wire(document, claim_id, self._config.directories, attempt, spoken)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise Unreachable(f"the server's answer is no job: {error!r}") from error
 
@@ -293,14 +384,24 @@ class Api:
         path: str,
         body: Mapping[str, Any] | None = None,
         query: Mapping[str, str] | None = None,
+        content: bytes | None = None,
         timeout: float = _READ_TIMEOUT,
     ) -> Response:
+        """`content` is a body that is no JSON, instead of `body`."""
         url = self._config.api_url + path
         limits = (min(_CONNECT_TIMEOUT, timeout), timeout)
         try:
             headers = self._identity.headers(timeout)
+            kind = {} if content is None else {"Content-Type": "application/octet-stream"}
             response = self._session.request(
-                method, url, params=query, json=body, headers=headers, timeout=limits, allow_redirects=False
+                method,
+                url,
+                params=query,
+                json=body,
+                data=content,
+                headers=headers | kind,
+                timeout=limits,
+                allow_redirects=False,
             )
             if response.status_code in (401, 403):
                 self._identity.refused(headers)
@@ -354,6 +455,21 @@ class Api:
             self.extensions = _words(named)
         elif path == "/work" and answer.status == 200 and isinstance(answer.body, list):
             self.extensions = frozenset()
+
+
+def _heartbeat_answer(status: str, answer: Response, speaks: Collection[str]) -> HeartbeatAnswer:
+    """With what else a server says that steers; anything that is not of the protocol counts as absent."""
+    if "steer" not in speaks:
+        return HeartbeatAnswer(status, is_followed=answer.field("watched") is True)
+    stop, deadline = answer.field("stop"), answer.field("deadline")
+    why = stop.get("why") if isinstance(stop, dict) else None
+    is_number = isinstance(deadline, int | float) and not isinstance(deadline, bool) and math.isfinite(deadline)
+    return HeartbeatAnswer(
+        status,
+        stop=str(why)[:_LONGEST_WHY] if why else None,
+        is_followed=answer.field("watched") is True,
+        deadline=float(deadline) if is_number else None,
+    )
 
 
 def _patience(until: float | None, now: float) -> float:

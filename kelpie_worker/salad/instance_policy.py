@@ -92,7 +92,7 @@ class InstancePolicy:
         match message:
             case LeaseRenewed() if held := jobs.get(message.claim_id):
                 held.heartbeats += 1
-            case Reported(accepted=True) if held := jobs.get(message.claim_id):
+            case Reported(accepted=True, counted=True) if held := jobs.get(message.claim_id):
                 self._count_failure(held)
             case Departed():
                 self._departed(message)

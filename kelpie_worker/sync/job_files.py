@@ -23,6 +23,7 @@ from kelpie_worker.messages import (
     Doubted,
     Download,
     Downloaded,
+    FilesChanged,
     Flush,
     Flushed,
     Lagging,
@@ -51,7 +52,7 @@ from kelpie_worker.system.backoff import Backoff
 from kelpie_worker.system.retry import Failure, retry
 from kelpie_worker.transfer.file_upload import Transfer
 from kelpie_worker.transfer.refusal_limit import Patience
-from kelpie_worker.workspace import before_command, directories, set_aside
+from kelpie_worker.workspace import before_command, directories, progress_folder, set_aside
 from kelpie_worker.workspace.file_version import Signature
 from kelpie_worker.workspace.paths import is_inside
 from kelpie_worker.workspace.pattern import PatternTooSlow, matcher
@@ -81,6 +82,7 @@ class JobFiles:
         self._brought_objects: dict[str, StoredObject] = {}
         self._watches: list[Checkpoints] | None = None
         self._lag: Lagging | None = None  # as it was told last
+        self._changed_at = 0.0  # CLOCK_BOOTTIME of the last change of a file that was told of
         self._threads: dict[type[Work], threading.Thread] = {}
 
     def begin(self, command: Work) -> None:
@@ -126,6 +128,16 @@ class JobFiles:
         if lag != self._lag:
             self._lag = lag
             self._tell(lag)
+
+    def tell_changes(self) -> None:
+        """Report that files have changed, where the job wants to know of a stall."""
+        job = self.moving.job
+        if not self._watches or job is None or job.steering.stall_after is None:
+            return
+        changed_at = max(watch.changed_at for watch in self._watches)
+        if changed_at > self._changed_at:
+            self._changed_at = changed_at
+            self._tell(FilesChanged(self._claim_id))
 
     def _carry_out(self, command: Work, work: Callable[[Any], Message]) -> None:
         """Answer the command by a message, unless the attempt is over."""
@@ -309,6 +321,7 @@ class JobFiles:
             directories.wipe(command.job, self._config.state_file, self._places)
         else:
             set_aside.remove_aside(command.aside, command.job)
+        progress_folder.remove(self._config.state_file, self._claim_id)
         self._places_file.unlink(missing_ok=True)
 
     # --- the objects that the commands use ----------------------------------------------------------
@@ -333,15 +346,15 @@ class JobFiles:
         )
         manifests = JobManifest(self._claim_id, self._tell, fence)
 
-        def committed() -> None:
+        def committed(looked: float) -> None:
             self.remember_what_was_taken()  # before it is reported
-            manifests.tell()
+            manifests.tell(looked)
 
         manifests.watches = [self._checkpoints(context, block, committed, is_untouched) for block in job.during]
         return manifests.watches
 
     def _checkpoints(
-        self, context: WatchContext, block: SyncBlock, committed: Callable[[], None], is_untouched: bool
+        self, context: WatchContext, block: SyncBlock, committed: Callable[[float], None], is_untouched: bool
     ) -> Checkpoints:
         directory = block.local_path
         history = DirectoryHistory(

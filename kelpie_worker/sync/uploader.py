@@ -63,6 +63,7 @@ class Uploader(ChildWork):
             if (moving := files.moving.changed()) is not None:
                 self._tell(moving)
             files.tell_lag()
+            files.tell_changes()
         if self._files:
             self._rests_at = boottime() + _LONGEST_IDLE
             return _TELL_TRANSFERS_EVERY

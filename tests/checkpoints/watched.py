@@ -65,7 +65,7 @@ class Watched:
                 is_untouched,
                 is_of_another_boot,
             ),
-            WatchCallbacks(busy=lambda paths: None, committed=lambda: None, refused=refused),
+            WatchCallbacks(busy=lambda paths: None, committed=lambda looked: None, refused=refused),
         )
 
     def write(self, name: str, content: bytes) -> None:

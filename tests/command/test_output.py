@@ -16,13 +16,14 @@ from tests.real_worker import CHECKOUT
 THROUGH_A_RELAY = """
 import subprocess, sys, pathlib
 from kelpie_worker.command.output import OutputRelay
+from kelpie_worker.command.output_tail import OutputTail
 kept, size, secrets, *command = sys.argv[1:]
-relay = OutputRelay(int(size), {secret.encode() for secret in secrets.split(",") if secret})
+relay = OutputRelay(OutputTail(int(size), {secret.encode() for secret in secrets.split(",") if secret}))
 process = subprocess.Popen(command, stdout=relay.stdout, stderr=relay.stderr)
 relay.begin()
 process.wait()
 relay.wait(None)
-pathlib.Path(kept).write_text(relay.text())
+pathlib.Path(kept).write_text(relay.tail.text(int(size)))
 """
 BOTH = "import os\nfor n in range(400): os.write(1, b'out %d|' % n); os.write(2, b'err %d|' % n)\n"
 

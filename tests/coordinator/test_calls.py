@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 
 from kelpie_worker.coordinator.calls import CoordinatorCalls
-from kelpie_worker.coordinator.client import Api
+from kelpie_worker.coordinator.client import Api, ReportAnswer
 from kelpie_worker.job import Job, Manifest, StoredObject, SyncBlock
 from kelpie_worker.messages import (
     CeaseClaiming,
@@ -92,9 +92,9 @@ class Stumbling:
         self._stumble("claim")
         return Claimed(claim_id, JOB)
 
-    def report(self, job: Job, outcome: Ending) -> bool:
+    def report(self, job: Job, outcome: Ending) -> ReportAnswer:
         self._stumble("report")
-        return True
+        return ReportAnswer(accepted=True)
 
 
 def test_an_unexpected_error_leaves_no_claim_and_no_report_unanswered(capfd: pytest.CaptureFixture[str]) -> None:
@@ -129,9 +129,9 @@ class SlowToKeep:
         self.calls.append("kept")
         return generation
 
-    def report(self, job: Job, outcome: Ending) -> bool:
+    def report(self, job: Job, outcome: Ending) -> ReportAnswer:
         self.calls.append(str(outcome.verdict))
-        return True
+        return ReportAnswer(accepted=True)
 
 
 def give_back(api: SlowToKeep, grace: float) -> SimpleQueue[Message]:

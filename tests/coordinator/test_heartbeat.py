@@ -6,7 +6,7 @@ from dataclasses import replace
 from queue import SimpleQueue
 from typing import cast
 
-from kelpie_worker.coordinator.client import Api
+from kelpie_worker.coordinator.client import Api, HeartbeatAnswer, News
 from kelpie_worker.coordinator.heartbeat import HeldLease
 from kelpie_worker.job import Job, SyncBlock
 from kelpie_worker.system.linux import boottime
@@ -22,9 +22,9 @@ class Renewing:
     def __init__(self) -> None:
         self.heard = SimpleQueue[Job]()
 
-    def heartbeat(self, job: Job, timeout: float, checkpoint_lag: int | None) -> str:
+    def heartbeat(self, job: Job, timeout: float, news: News) -> HeartbeatAnswer:
         self.heard.put(job)
-        return "canceled"
+        return HeartbeatAnswer("canceled")
 
 
 def test_the_first_heartbeat_is_due_an_interval_after_the_claim_however_late_its_child_starts() -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 EXTENSIONS = "attempt, checkpoint, claim-id, release"
+STEERING = f"{EXTENSIONS}, phase, progress, output, steer"
 
 
 @dataclass
@@ -26,6 +27,7 @@ class Call:
     query: dict[str, str]
     body: dict[str, Any]
     headers: dict[str, str]
+    content: bytes = b""
 
 
 @dataclass
@@ -37,6 +39,14 @@ class Handout:
     reports: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     manifests: list[dict[str, Any]] = field(default_factory=list)
     resumes: list[dict[str, Any]] = field(default_factory=list)
+    beats: list[dict[str, Any]] = field(default_factory=list)
+    speaks: str | None = None
+    output: list[tuple[int, bytes]] = field(default_factory=list)  # the pieces, and the offset of each
+
+    @property
+    def end(self) -> int:
+        """The offset after the last byte of the output."""
+        return self.output[-1][0] + len(self.output[-1][1]) if self.output else 0
 
 
 class FakeCoordinator:
@@ -53,6 +63,9 @@ class FakeCoordinator:
         self.late: threading.Event | None = (
             None  # a claim that may wait is carried out, and answered once this is set
         )
+        self.wishes: dict[str, Any] = {}  # what heartbeats of running jobs are answered besides
+        self.counts = True  # failures, as the answer says
+        self.refuses_output: int | None = None  # the status of the answer to each piece
         self.calls: list[Call] = []
         self._silent: set[str] = set()
         self._handouts: dict[str, Handout] = {}
@@ -110,6 +123,21 @@ class FakeCoordinator:
     def resumes(self, job_id: str) -> list[dict[str, Any]]:
         return list(self._handouts[job_id].resumes)
 
+    def beats(self, job_id: str) -> list[dict[str, Any]]:
+        """The bodies of the accepted heartbeats in order."""
+        return list(self._handouts[job_id].beats)
+
+    def speaks(self, job_id: str) -> str | None:
+        """What the claim of the last attempt named."""
+        return self._handouts[job_id].speaks
+
+    def pieces(self, job_id: str) -> list[tuple[int, bytes]]:
+        """The accepted pieces of output, each with its offset."""
+        return list(self._handouts[job_id].output)
+
+    def output(self, job_id: str) -> bytes:
+        return b"".join(content for _, content in self._handouts[job_id].output)
+
     def hand_out_again(self, job_id: str) -> None:
         """As after a release: the next claim gets it."""
         self._handouts[job_id].status = "pending"
@@ -133,13 +161,15 @@ class FakeCoordinator:
 
     def _serve(self, request: BaseHTTPRequestHandler) -> None:
         url = urlsplit(request.path)
-        length = int(request.headers.get("Content-Length") or 0)
+        content = request.rfile.read(int(request.headers.get("Content-Length") or 0))
+        is_json = request.headers.get("Content-Type") != "application/octet-stream"
         call = Call(
             method=request.command,
             path=url.path,
             query={name: values[0] for name, values in parse_qs(url.query).items()},
-            body=json.loads(request.rfile.read(length) or b"{}"),
+            body=json.loads(content or b"{}") if is_json else {},
             headers=dict(request.headers),
+            content=content,
         )
         with self._lock:
             status, answer = (503, {"error": "down"}) if self.down else self._answer(call)
@@ -167,17 +197,19 @@ class FakeCoordinator:
         if not self.admits(call):
             return 401, {"error": "Unauthorized", "message": "Try another key."}
         if call.path == "/work":
-            return 200, self._claim(call.query.get("claim_id"))
+            return 200, self._claim(call.query.get("claim_id"), call.query.get("speaks"))
         if call.path == "/users/me" and self.known:
             return 200, {"id": "1", "username": "acme", "created": None}
         match call.path.strip("/").split("/"):
             case ["jobs", job_id] if job_id in self._handouts:
                 return 200, self._shown(self._handouts[job_id])
+            case ["jobs", job_id, "output"] if job_id in self._handouts:
+                return self._take_output(self._handouts[job_id], call)
             case ["jobs", job_id, report] if job_id in self._handouts:
                 return self._report(self._handouts[job_id], report, call.body)
         return 404, {"error": "Route Not Found"}
 
-    def _claim(self, claim_id: str | None) -> list[dict[str, Any]]:
+    def _claim(self, claim_id: str | None, speaks: str | None = None) -> list[dict[str, Any]]:
         for handout in self._handouts.values():
             if claim_id and handout.status == "running" and handout.claim_id == claim_id:
                 return [self._shown(handout)]
@@ -185,6 +217,7 @@ class FakeCoordinator:
             if handout.status == "pending":
                 handout.status, handout.claim_id = "running", claim_id
                 handout.attempt += 1
+                handout.speaks = speaks
                 newest = handout.manifests[-1:] if "checkpoint" in self.extensions else []
                 return [self._shown(handout) | ({"checkpoint": newest[0]} if newest else {})]
         return []
@@ -203,11 +236,25 @@ class FakeCoordinator:
         if report in ("checkpoint", "resumed") and holds:
             return self._keep(handout, report, body)
         if report == "heartbeat":
-            return 200, {"status": "running" if holds else "canceled"}
+            handout.beats += [body] if holds else []
+            return 200, {"status": "running", **self.wishes} if holds else {"status": "canceled"}
         if (report, body) in handout.reports:
             return 200, {"message": f"{report} reported"}
         if not holds:
             return 409, {"error": "Not Yours", "message": "The attempt is not live."}
         handout.reports.append((report, body))
         handout.status = {"completed": "completed", "failed": "failed", "released": "released"}[report]
-        return 200, {"message": f"{report} reported"}
+        counted = {} if self.counts or report != "failed" else {"counted": False}
+        return 200, {"message": f"{report} reported", **counted}
+
+    def _take_output(self, handout: Handout, call: Call) -> tuple[int, Any]:
+        """Each byte is kept once, by its offset."""
+        start, content = int(call.query["from"]), call.content
+        if call.query.get("attempt") != str(handout.attempt) or handout.status != "running":
+            return 409, {"error": "Not Yours", "message": "The attempt is not live."}
+        if self.refuses_output:
+            return self.refuses_output, {"error": "Refused", "message": "Not this piece."}
+        known = max(0, handout.end - start)
+        if content[known:]:
+            handout.output.append((start + known, content[known:]))
+        return 200, {"next": handout.end, **self.wishes}

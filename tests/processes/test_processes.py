@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from kelpie_worker.command.process import RunningCommand
+from kelpie_worker.command.process import RunningCommand, Step
 from kelpie_worker.job import Job
 from kelpie_worker.system.linux import children_of_all, descendants
 from local_stack.processes import wait_for
@@ -130,7 +130,7 @@ def test_a_cancel_asks_twice_before_it_kills_and_each_time_the_whole_group(tmp_p
     script = f"({member.format(one)}) | ({member.format(other)})"
     command = RunningCommand(Job("claim", "job", command="sh", arguments=("-c", script)), os.environ)
     wait_for(lambda: one.exists() and other.exists(), "both to listen", pause=0.02)
-    command.stop([(signal.SIGINT, 0.4), (signal.SIGTERM, 0.4), (signal.SIGKILL, 0)])
+    command.stop([Step(signal.SIGINT, 0.4), Step(signal.SIGTERM, 0.4), Step(signal.SIGKILL, 0)])
 
     def over() -> bool:
         command.look(reaped(command.pid))

@@ -1,0 +1,43 @@
+"""The folder of the file in which a command says how far it is: one for each attempt, beside the state file.
+
+A folder, so that the command can write a draft and rename it into the file's place; one for each attempt, so that
+what a killed worker left is in no other job's way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+
+from kelpie_worker import logs
+from kelpie_worker.job import Job
+from kelpie_worker.workspace.paths import own_name
+
+
+def progress_path(state_file: str, claim_id: str) -> str:
+    return str(_folder(state_file, claim_id) / "progress.json")
+
+
+def prepare(state_file: str, job: Job) -> None:
+    """Make the folder, without what an earlier command of this attempt left. The job goes on if that fails."""
+    remove(state_file, job.claim_id)
+    folder = _folder(state_file, job.claim_id)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        logs.warn("progress_folder_not_made", job, path=str(folder), detail=str(error))
+
+
+def remove(state_file: str, claim_id: str) -> None:
+    """Remove the folder with all that the command put there; links are not followed."""
+    folder = _folder(state_file, claim_id)
+    with contextlib.suppress(OSError):
+        if folder.is_symlink() or folder.is_file():
+            folder.unlink()
+        else:
+            shutil.rmtree(folder)
+
+
+def _folder(state_file: str, claim_id: str) -> Path:
+    return Path(state_file).parent / own_name("progress", claim_id)
