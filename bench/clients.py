@@ -1,0 +1,105 @@
+"""A client of HTTP that costs little beside the server: one process, one thread, connections that are kept.
+
+Requests are bytes that are ready to be sent. Of an answer only the status and the length are looked at.
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+Requests = Iterator[bytes]
+
+
+@dataclass
+class Answered:
+    """What one measurement saw."""
+
+    seconds: float  # from its begin to its end
+    latencies: list[float] = field(default_factory=list)  # seconds, one for each answer
+
+    @property
+    def rate(self) -> float:
+        """Answers a second."""
+        return len(self.latencies) / self.seconds
+
+    def quantile(self, share: float) -> float:
+        """The latency, in seconds, that this share of the answers did not exceed."""
+        ordered = sorted(self.latencies)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+class Connection:
+    """A connection with at most one request under way."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sent = 0.0
+        self.received = b""
+
+    def send(self, request: bytes) -> None:
+        self.sent = time.monotonic()
+        self.socket.sendall(request)
+
+    def is_answered(self) -> bool:
+        """Read what is there; whether the answer is whole. Raises RuntimeError for a refusal."""
+        read = self.socket.recv(1 << 20)
+        self.received += read
+        head, end, body = self.received.partition(b"\r\n\r\n")
+        if not read:
+            raise RuntimeError(f"the server closed the connection after {self.received[:200]!r}")
+        if not end or len(body) < length_of(head):
+            return False
+        if not head.startswith(b"HTTP/1.1 2"):
+            raise RuntimeError(f"a request was answered {self.received[:500]!r}")
+        self.received = b""
+        return True
+
+
+def length_of(head: bytes) -> int:
+    """The Content-Length of an answer."""
+    _, _, rest = head.lower().partition(b"content-length:")
+    return int(rest.partition(b"\r\n")[0])
+
+
+def request(method: str, path: str, key: str = "", body: bytes = b"") -> bytes:
+    """The bytes of a request."""
+    lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1"]
+    lines += [f"X-Kelpie-Key: {key}"] if key else []
+    lines += [f"Content-Type: application/json\r\nContent-Length: {len(body)}"] if body else []
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def ask(port: int, requests: Sequence[Requests], seconds: float, pause: float = 0.0) -> Answered:
+    """Send the requests of each connection one after the other for so many seconds.
+
+    With a `pause` each connection sends one every `pause` seconds, or as soon as the one before is answered.
+    """
+    connections = [Connection(port) for _ in requests]
+    pairs = dict(zip(connections, requests, strict=True))
+    began = time.monotonic()
+    answered = Answered(seconds)
+    waiting = deque((began + pause * number / len(pairs), connection) for number, connection in enumerate(pairs))
+    with selectors.DefaultSelector() as selector:
+        for connection in connections:
+            selector.register(connection.socket, selectors.EVENT_READ, connection)
+        under_way = 0
+        while under_way or time.monotonic() < began + seconds:
+            now = time.monotonic()
+            while waiting and waiting[0][0] <= now < began + seconds:
+                waiting[0][1].send(next(pairs[waiting.popleft()[1]]))
+                under_way += 1
+            for key, _ in selector.select(max(0.0, waiting[0][0] - now) if waiting else None):
+                if key.data.is_answered():
+                    under_way -= 1
+                    answered.latencies.append(time.monotonic() - key.data.sent)
+                    waiting.append((key.data.sent + pause, key.data))
+    answered.seconds = time.monotonic() - began
+    for connection in connections:
+        connection.socket.close()
+    return answered
