@@ -6,12 +6,11 @@ from __future__ import annotations
 from typing import Any
 
 from flask_smorest import Blueprint
-from marshmallow import Schema
 
 from kelpie_api.db import Row
 from kelpie_api.routes.jobs import group_name
 from kelpie_api.scaling import rules as scaling_rules
-from kelpie_api.schemas.fields import Failure
+from kelpie_api.schemas.fields import Failure, RequestSchema
 from kelpie_api.schemas.scaling import (
     DecisionPage,
     DecisionQuery,
@@ -29,15 +28,16 @@ from kelpie_api.web.pages import link_after
 blueprint = Blueprint("scaling", __name__, description="Container groups that follow their queues.")
 blueprint.ARGUMENTS_PARSER = BodyParser()
 RULE = "/scaling-rules/<container_group_id>"
+NEW_RULE, CHANGES = NewRule(), RuleChanges()
 WHAT = "container group with a scaling rule"
 
 
-def warned(rule: Row, schema: Schema) -> Row:
+def warned(rule: Row, schema: RequestSchema) -> Row:
     return with_warnings(rule, ignored(schema, request_json(), "a field that can be set here"))
 
 
 @blueprint.post("/scaling-rules")
-@blueprint.arguments(NewRule)
+@blueprint.arguments(NEW_RULE)
 @blueprint.response(201, Rule)
 @blueprint.alt_response(400, schema=Failure)
 @blueprint.alt_response(409, schema=Failure)
@@ -46,7 +46,7 @@ def warned(rule: Row, schema: Schema) -> Row:
 def create_rule(new: dict[str, Any]) -> Row:
     """Make a rule: a container group follows its queue."""
     made = scaling_rules.create_rule(db(), coordinator().lookups, caller(), new)
-    return warned(made, NewRule())
+    return warned(made, NEW_RULE)
 
 
 @blueprint.get("/scaling-rules")
@@ -77,14 +77,14 @@ def get_rule(container_group_id: str) -> Row:
 
 
 @blueprint.route(RULE, methods=["PATCH"])
-@blueprint.arguments(RuleChanges)
+@blueprint.arguments(CHANGES)
 @blueprint.response(200, Rule)
 @blueprint.alt_response(400, schema=Failure)
 @blueprint.alt_response(404, schema=Failure)
 def change_rule(changes: dict[str, int], container_group_id: str) -> Row:
     """Change a rule; fields that are not given stay."""
     changed = scaling_rules.change_rule(db(), caller(), identifier(container_group_id, WHAT), changes)
-    return warned(changed, RuleChanges())
+    return warned(changed, CHANGES)
 
 
 @blueprint.delete(RULE)

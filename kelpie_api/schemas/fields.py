@@ -14,15 +14,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from marshmallow import EXCLUDE, Schema, ValidationError, fields, pre_load, validate
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, missing, pre_load, validate
 
 from kelpie_api.limits import LONGEST_NAME
+from kelpie_api.schemas.compiled import LoadAll, loader_of
 from kelpie_api.schemas.glossary import meaning
-from kelpie_api.text import UNSTORABLE
+from kelpie_api.text import UNSTORABLE, yield_to_other_threads
 
 NAME = validate.Length(min=1, max=LONGEST_NAME)
 WHOLE_NUMBER = r"[0-9]+(\.0+)?"  # of a query string, also as `3.0`
 _MOST_DIGITS = 20  # of such a number
+AT_A_TIME = 50  # rows that are made into answers before other threads run
+WRITTEN_AS_THEY_ARE: dict[type, type] = {fields.String: str, fields.Integer: int, fields.Boolean: bool}
 
 
 class Instant(fields.Field[datetime]):
@@ -103,6 +106,10 @@ class QueryNumber(fields.Integer):
         return int(digits)
 
 
+# Fields, and the type whose values they load unchanged; what else they take, their `_deserialize` says.
+TAKEN_AS_THEY_ARE: dict[type, type] = {fields.String: str, Text: str, StrictInteger: int, StrictBoolean: bool}
+
+
 class DescribedSchema(Schema):
     """Its fields are described in the OpenAPI document as in the glossary, unless their own metadata does it."""
 
@@ -121,6 +128,37 @@ class RequestSchema(DescribedSchema):
 
     class Meta:
         unknown = EXCLUDE
+
+    def _deserialize(self, data: Any, *, error_store: Any, many: bool = False, **options: Any) -> Any:
+        """As marshmallow's, which is asked only where something is wrong: it says what."""
+        try:
+            if (
+                options.get("partial") is None
+                and options.get("unknown") == EXCLUDE
+                and many is isinstance(data, list)
+            ):
+                return [self._load_one(item) for item in data] if many else self._load_one(data)
+        except (ValidationError, TypeError):
+            pass
+        return super()._deserialize(data, error_store=error_store, many=many, **options)
+
+    @functools.cached_property
+    def _load_one(self) -> LoadAll:
+        return loader_of(self, TAKEN_AS_THEY_ARE)
+
+    @functools.cached_property
+    def nested(self) -> dict[str, tuple[RequestSchema, bool] | None]:
+        """Of each field the schema of its objects, and whether it is a list of such; None for plain values."""
+        return {name: _nested_in(field) for name, field in self.fields.items()}
+
+
+def _nested_in(field: fields.Field[Any]) -> tuple[RequestSchema, bool] | None:
+    is_list = isinstance(field, fields.List)
+    inner = field.inner if isinstance(field, fields.List) else field
+    if not isinstance(inner, fields.Nested):
+        return None
+    assert isinstance(inner.schema, RequestSchema)
+    return inner.schema, is_list
 
 
 class PageQuery(RequestSchema):
@@ -143,19 +181,19 @@ class UnknownField:
     meant: Callable[[], str | None]
 
 
-def unknown_fields(schema: Schema, data: Any, path: str = "") -> Iterator[UnknownField]:
+def unknown_fields(schema: RequestSchema, data: Any, path: str = "") -> Iterator[UnknownField]:
     """The fields of `data` that a schema does not have, nested ones included."""
     if not isinstance(data, dict):
         return
     for name, value in data.items():
-        field = schema.fields.get(name)
-        if field is None:
+        if name not in schema.nested:
             yield UnknownField(f"{path}{name}", functools.partial(similar_field, type(schema), name))
-        elif isinstance(field, fields.Nested):
-            yield from unknown_fields(field.schema, value, f"{path}{name}.")
-        elif isinstance(field, fields.List) and isinstance(field.inner, fields.Nested):
-            for place, item in enumerate(value if isinstance(value, list) else []):
-                yield from unknown_fields(field.inner.schema, item, f"{path}{name}.{place}.")
+        elif found := schema.nested[name]:
+            inner, is_list = found
+            if not is_list:
+                yield from unknown_fields(inner, value, f"{path}{name}.")
+            for place, item in enumerate(value if is_list and isinstance(value, list) else ()):
+                yield from unknown_fields(inner, item, f"{path}{name}.{place}.")
 
 
 # What other systems call the fields of a job, where the spelling does not tell.
@@ -184,6 +222,47 @@ class ResponseSchema(DescribedSchema):
         super().on_bind_field(field_name, field_obj)
         # For the OpenAPI document; serialization does not look at it.
         field_obj.required = field_name not in self.sometimes
+
+    def dump(self, obj: Any, *, many: bool | None = None) -> Any:
+        """As marshmallow's, from rows; other threads run between the pieces of a long list."""
+        if not (self.many if many is None else many):
+            return self.of_row(obj)
+        answers: list[dict[str, Any]] = []
+        for begin in range(0, len(obj), AT_A_TIME):
+            answers += map(self.of_row, obj[begin : begin + AT_A_TIME])
+            if len(obj) > AT_A_TIME:
+                yield_to_other_threads()
+        return answers
+
+    def of_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer that is made of one row. A column that the row does not have is not in it."""
+        answered = {}
+        for name, written_as_it_is, serialize in self._written:
+            value = row.get(name, missing)
+            if value is None or value.__class__ is written_as_it_is:
+                answered[name] = value
+            elif value is not missing:
+                answered[name] = serialize(value, name, row)
+        return answered
+
+    @functools.cached_property
+    def _written(self) -> list[tuple[str, type | None, Callable[..., Any]]]:
+        """Of each field its name, the type whose values need no change, and what changes others."""
+        return [
+            (name, WRITTEN_AS_THEY_ARE.get(type(field)), field._serialize)
+            for name, field in self.dump_fields.items()
+        ]
+
+
+class Rows(fields.List[Any]):
+    """A list of objects of one schema, which may be long."""
+
+    def __init__(self, schema: type[ResponseSchema]) -> None:
+        super().__init__(fields.Nested(schema))
+
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:
+        assert isinstance(self.inner, fields.Nested)
+        return self.inner.schema.dump(value, many=True)
 
 
 class Message(ResponseSchema):

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import ValidationError, fields, post_dump, pre_load, validate
+from marshmallow import ValidationError, fields, pre_load, validate
 
 from kelpie_api.limits import LONGEST_NAME
 from kelpie_api.queue.listing import Cursor
@@ -21,8 +21,8 @@ from kelpie_api.schemas.fields import (
     QueryText,
     RequestSchema,
     ResponseSchema,
+    Rows,
 )
-from kelpie_api.text import yield_to_other_threads
 
 
 class CursorText(fields.String):
@@ -175,9 +175,8 @@ class Job(ResponseSchema):
         metadata={"description": "In the answer to a claim: the newest manifest of the job, if there is one."},
     )
 
-    @post_dump
-    def one_generation(self, job: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        yield_to_other_threads()  # a page may have ten thousand of them
+    def of_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        job = super().of_row(row)
         for name in LEGACY_FIELDS if job["sync"] is not None else ("sync",):
             job.pop(name)
         return job
@@ -185,7 +184,7 @@ class Job(ResponseSchema):
 
 class JobPage(ResponseSchema):
     _count = fields.Integer()
-    jobs = fields.List(fields.Nested(Job))
+    jobs = Rows(Job)
 
 
 class Count(ResponseSchema):
@@ -208,7 +207,7 @@ class Attempt(ResponseSchema):
 
 class AttemptList(ResponseSchema):
     _count = fields.Integer()
-    attempts = fields.List(fields.Nested(Attempt))
+    attempts = Rows(Attempt)
 
 
 class Event(ResponseSchema):
@@ -222,4 +221,4 @@ class Event(ResponseSchema):
 
 class EventList(ResponseSchema):
     _count = fields.Integer()
-    events = fields.List(fields.Nested(Event))
+    events = Rows(Event)

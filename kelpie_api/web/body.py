@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 from urllib.parse import unquote_to_bytes
 
-from flask import Request, g, request
+from flask import Request
 from marshmallow import Schema, ValidationError
 from webargs.flaskparser import FlaskParser
 from werkzeug.exceptions import RequestEntityTooLarge
@@ -15,7 +15,8 @@ from werkzeug.routing import PathConverter
 
 from kelpie_api.db import Row
 from kelpie_api.errors import InvalidRequest
-from kelpie_api.schemas.fields import UnknownField, unknown_fields
+from kelpie_api.schemas.fields import RequestSchema, UnknownField, unknown_fields
+from kelpie_api.web.context import here, this_request
 from kelpie_api.web.json import in_batch, parse_json
 
 LARGEST_BODY = 16 * 1024 * 1024
@@ -59,13 +60,15 @@ class FreeText(PathConverter):
 
 def request_json() -> Any:
     """The body's JSON value, parsed once a request. Raises InvalidRequest."""
-    if "body" not in g:
-        g.body = parse_json(whole_body())
-    return g.body
+    kept = here()
+    if "body" not in kept:
+        kept.body = parse_json(whole_body())
+    return kept.body
 
 
 def whole_body() -> bytes:
     """The bytes of the body. Raises RequestEntityTooLarge; InvalidRequest if the body is incomplete."""
+    request = this_request()
     try:
         data = request.get_data()
     except RequestEntityTooLarge:
@@ -97,7 +100,7 @@ def flatten(messages: Any, path: str = "") -> Iterator[tuple[str, list[str]]]:
         yield path, [str(message) for message in messages]
 
 
-def ignored(schema: Schema, body: Any, what: str) -> list[str]:
+def ignored(schema: RequestSchema, body: Any, what: str) -> list[str]:
     """Warnings about the fields of a body that are not `what`."""
     unknown = unknown_fields(schema, body)
     warnings = [
