@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import sys
@@ -19,6 +20,7 @@ LEVELS = {
     "silent": logging.CRITICAL + 1,
 }
 _logger = logging.getLogger("kelpie")
+_write = json.JSONEncoder(default=str).encode  # json.dumps would make an encoder for each line
 
 
 class JsonLines(logging.Formatter):
@@ -31,9 +33,10 @@ class JsonLines(logging.Formatter):
         line.update(getattr(record, "facts", {}))
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return _write(line)
 
 
+@functools.cache
 def word_of(level: int) -> str:
     """What KELPIE_LOG_LEVEL calls a level of Python's logging; one between two is the lower of them."""
     return next((word for word, least in reversed(LEVELS.items()) if word != "silent" and least <= level), "trace")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from flask_smorest import Blueprint
-
 from kelpie_api.schemas.fields import Failure, Message
+from kelpie_api.web.blueprint import Blueprint
 from kelpie_api.web.context import coordinator
 
 blueprint = Blueprint("health", __name__, description="For probes; no key needed.")

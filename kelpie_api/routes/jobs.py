@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any, ParamSpec
 
 from flask import Response, request
-from flask_smorest import Blueprint
 
 from kelpie_api.db import Row
 from kelpie_api.errors import InvalidRequest
@@ -23,14 +22,15 @@ from kelpie_api.schemas.doubts import doubts
 from kelpie_api.schemas.fields import Failure, Message
 from kelpie_api.schemas.jobs import AttemptList, Count, EventList, HistoryQuery, Job, JobPage, JobQuery, as_cursor
 from kelpie_api.schemas.submission import JobDefinition, SubmissionHeaders
-from kelpie_api.web.body import BodyParser, ignored, request_json, with_warnings
+from kelpie_api.web.blueprint import Blueprint
+from kelpie_api.web.body import ignored, request_json, with_warnings
 from kelpie_api.web.context import TEXT, caller, coordinator, db, identifier
 from kelpie_api.web.json import in_batch
 from kelpie_api.web.narrowing import require_no_filters, require_no_parameters
 from kelpie_api.web.pages import link_after
 
 blueprint = Blueprint("jobs", __name__, description="Jobs, as users see them.")
-blueprint.ARGUMENTS_PARSER = BodyParser()
+DEFINITION = JobDefinition()
 REPLAYED = {"Idempotent-Replayed": TEXT}
 # By which a list of jobs could be narrowed; a removal cannot.
 FILTERS = JobQuery._declared_fields.keys() | Job._declared_fields.keys()
@@ -47,7 +47,7 @@ RouteResult = tuple[Row | list[Row], int, dict[str, str]]
 def warned(job: Row, definition: Any, shared: list[SharedPlace]) -> Row:
     """A submitted job with warnings about its definition, which is here as it was sent."""
     allow_private = coordinator().config.webhook_allow_private
-    warnings = ignored(JobDefinition(), definition, "a field of a job")
+    warnings = ignored(DEFINITION, definition, "a field of a job")
     return with_warnings(job, [*warnings, *doubts(job, shared, allow_private)])
 
 
@@ -89,7 +89,7 @@ def digest_of_body() -> bytes:
 
 @blueprint.post("/jobs")
 @blueprint.arguments(SubmissionHeaders, location="headers")
-@blueprint.arguments(JobDefinition)
+@blueprint.arguments(DEFINITION)
 @blueprint.response(202, Job, headers=REPLAYED)
 @blueprint.alt_response(400, schema=Failure)
 @blueprint.alt_response(409, schema=Failure)

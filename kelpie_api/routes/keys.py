@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask_smorest import Blueprint
-
 from kelpie_api.auth import keys
 from kelpie_api.db import Row
 from kelpie_api.schemas.fields import Failure
 from kelpie_api.schemas.keys import KeyList, KeyQuery, KeyRemoval, MadeKey, NewKey
-from kelpie_api.web.body import BodyParser
+from kelpie_api.web.blueprint import Blueprint
 from kelpie_api.web.context import TEXT, caller, coordinator, db, identifier
 from kelpie_api.web.pages import link_after
 
 blueprint = Blueprint("keys", __name__, description="Keys of your project, with names and roles.")
-blueprint.ARGUMENTS_PARSER = BodyParser()
 NO_STORE = {"Cache-Control": TEXT}
 
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask_smorest import Blueprint
-
 from kelpie_api.db import Row
 from kelpie_api.machines import sightings
 from kelpie_api.schemas.fields import Failure
 from kelpie_api.schemas.machines import MachineList, MachineQuery, as_cursor
-from kelpie_api.web.body import BodyParser
+from kelpie_api.web.blueprint import Blueprint
 from kelpie_api.web.context import TEXT, caller, db
 from kelpie_api.web.pages import link_after
 
 blueprint = Blueprint("machines", __name__, description="Machines, as their requests made them known.")
-blueprint.ARGUMENTS_PARSER = BodyParser()
 
 
 @blueprint.get("/machines")

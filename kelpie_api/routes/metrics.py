@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from flask import Response, current_app
-from flask_smorest import Blueprint
 
 from kelpie_api import metrics
+from kelpie_api.web.blueprint import Blueprint
 from kelpie_api.web.context import coordinator
 
 blueprint = Blueprint("metrics", __name__, description="For monitoring; no key needed.")

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask_smorest import Blueprint
-
 from kelpie_api.db import Row
 from kelpie_api.routes.jobs import group_name
 from kelpie_api.scaling import rules as scaling_rules
@@ -20,13 +18,13 @@ from kelpie_api.schemas.scaling import (
     RuleChanges,
     RuleList,
 )
-from kelpie_api.web.body import BodyParser, ignored, request_json, with_warnings
+from kelpie_api.web.blueprint import Blueprint
+from kelpie_api.web.body import ignored, request_json, with_warnings
 from kelpie_api.web.context import TEXT, caller, coordinator, db, identifier
 from kelpie_api.web.narrowing import require_no_parameters
 from kelpie_api.web.pages import link_after
 
 blueprint = Blueprint("scaling", __name__, description="Container groups that follow their queues.")
-blueprint.ARGUMENTS_PARSER = BodyParser()
 RULE = "/scaling-rules/<container_group_id>"
 NEW_RULE, CHANGES = NewRule(), RuleChanges()
 WHAT = "container group with a scaling rule"

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask_smorest import Blueprint
-
 from kelpie_api.auth import users
 from kelpie_api.schemas.fields import Failure
 from kelpie_api.schemas.users import NewToken, NewUser, Token, User, UserList, UserQuery
-from kelpie_api.web.body import BodyParser
+from kelpie_api.web.blueprint import Blueprint
 from kelpie_api.web.context import TEXT, caller, coordinator, db, identifier
 from kelpie_api.web.narrowing import require_no_parameters
 from kelpie_api.web.pages import link_after
 
 blueprint = Blueprint("users", __name__, description="Users and their keys.")
-blueprint.ARGUMENTS_PARSER = BodyParser()
 
 
 @blueprint.get("/users/me")

@@ -5,21 +5,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask_smorest import Blueprint
-
 from kelpie_api.auth.caller import Role
 from kelpie_api.db import Row
 from kelpie_api.queue import listing
 from kelpie_api.schemas.fields import Failure, Message
 from kelpie_api.schemas.jobs import HistoryQuery
 from kelpie_api.schemas.webhooks import SigningSecret, WebhookList
-from kelpie_api.web.body import BodyParser
+from kelpie_api.web.blueprint import Blueprint
 from kelpie_api.web.context import TEXT, caller, coordinator, db, identifier
 from kelpie_api.web.pages import link_after
 from kelpie_api.webhooks import log, signing
 
 blueprint = Blueprint("webhooks", __name__, description="Webhooks, their tries, and the secret that signs them.")
-blueprint.ARGUMENTS_PARSER = BodyParser()
 NO_STORE = {"Cache-Control": {"schema": {"type": "string"}}}
 
 

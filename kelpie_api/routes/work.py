@@ -8,9 +8,6 @@ from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
-from flask import g, request
-from flask_smorest import Blueprint
-
 from kelpie_api import metrics
 from kelpie_api.auth.caller import Caller
 from kelpie_api.db import Database, Row, next_byte
@@ -30,11 +27,10 @@ from kelpie_api.schemas.work import (
     ResumeReport,
     WorkQuery,
 )
-from kelpie_api.web.body import BodyParser
-from kelpie_api.web.context import TEXT, caller, coordinator, db, identifier
+from kelpie_api.web.blueprint import Blueprint
+from kelpie_api.web.context import TEXT, caller, coordinator, db, here, identifier, this_request
 
 blueprint = Blueprint("work", __name__, description="Work: what workers claim and report.")
-blueprint.ARGUMENTS_PARSER = BodyParser()
 Result = TypeVar("Result")
 CROWDED = "5"  # Retry-After, in seconds, for a worker that found no room to wait
 
@@ -47,7 +43,7 @@ CROWDED = "5"  # Retry-After, in seconds, for a worker that found no room to wai
 def get_work(query: dict[str, Any]) -> tuple[list[Row], int, dict[str, str]]:
     """Claim the next job: a list of one, or an empty list. With `wait` (seconds, 30 at most) the answer is held
     back until there is work; where too many requests wait already it is an empty list with `Retry-After`."""
-    g.machine_id = query["machine_id"]
+    here().machine_id = query["machine_id"]
     admit_machine(query["machine_id"], query["container_group_id"])
     # A claim changes state: a cache that answered it would hand one job to two workers.
     headers = {"Cache-Control": "no-store"}
@@ -64,7 +60,9 @@ def claim(query: dict[str, Any]) -> Row | None:
     """The claimed job, or None. Raises TooManyWaiters, ClaimIdTaken, Unavailable."""
     machine, group, claim_id = query["machine_id"], query["container_group_id"], query["claim_id"]
     claimant = caller()
-    client = request.environ.get("gunicorn.socket")  # absent under other servers: then no client counts as gone
+    client = this_request().environ.get(
+        "gunicorn.socket"
+    )  # absent under other servers: then no client counts as gone
 
     def gone() -> bool:
         return client is not None and is_closed(client)
@@ -89,15 +87,17 @@ def is_closed(client: socket.socket) -> bool:
 
 def report_of(fields: dict[str, Any]) -> Report:
     report = Report(**fields)
-    g.machine_id, g.attempt = report.machine_id, report.attempt
+    kept = here()
+    kept.machine_id, kept.attempt = report.machine_id, report.attempt
     admit_machine(report.machine_id, report.container_group_id)
     return report
 
 
 def admit_machine(machine_id: str, container_group_id: str) -> None:
     """Note that this machine was seen. Raises Forbidden if a token names another machine or group than its own."""
-    caller().require_own(machine_id, container_group_id)
-    coordinator().sightings.note(caller().tenant_id, container_group_id, machine_id)
+    claimant = caller()
+    claimant.require_own(machine_id, container_group_id)
+    coordinator().sightings.note(claimant.tenant_id, container_group_id, machine_id)
 
 
 @blueprint.post("/jobs/<job_id>/heartbeat")
@@ -185,7 +185,7 @@ def fenced(tell: Callable[..., Result], job_id: str, report: Report, *told: Any)
     try:
         return tell(db(), caller(), identifier(job_id, "job"), report, *told)
     except NotTheHolder:
-        metrics.report_refused(str(request.endpoint).rpartition(".")[2])
+        metrics.report_refused(str(this_request().endpoint).rpartition(".")[2])
         raise
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 from uuid import UUID
 
-from flask import current_app, g
+from flask import Request
+from flask.globals import app_ctx, request_ctx
 
 from kelpie_api.auth.caller import Caller
 from kelpie_api.db import Database
@@ -16,8 +18,18 @@ from kelpie_api.web.process import Coordinator
 TEXT = {"schema": {"type": "string"}}  # a header in the OpenAPI document
 
 
+# Flask's `request` and `g` look the request up at each use; a request that asks for ten things asks once here.
+def this_request() -> Request:
+    return request_ctx.request
+
+
+def here() -> Any:
+    """What is kept for the time of this request, flask's `g`."""
+    return app_ctx.g
+
+
 def coordinator() -> Coordinator:
-    found: Coordinator = current_app.extensions["kelpie"]
+    found: Coordinator = app_ctx.app.extensions["kelpie"]
     return found
 
 
@@ -26,7 +38,7 @@ def db() -> Database:
 
 
 def caller() -> Caller:
-    found: Caller = g.caller
+    found: Caller = here().caller
     return found
 
 

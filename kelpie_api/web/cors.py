@@ -7,7 +7,7 @@ methods for a pattern of paths, and leaves it out for a preflight that names no 
 
 from __future__ import annotations
 
-from flask import Response, current_app, request
+from flask import Request, Response, current_app, request
 
 MAY_SEND = ", ".join(
     [
@@ -43,10 +43,10 @@ def preflight() -> Response:
     return answer
 
 
-def allow_origin(allowed: tuple[str, ...], response: Response) -> None:
+def allow_origin(allowed: tuple[str, ...], asked: Request, response: Response) -> None:
     """Let a page of an allowed origin read this answer, also where it is a refusal. Never with the browser's own
     credentials: a key is sent by the page or not at all."""
-    origin = request.headers.get("Origin")
+    origin = asked.headers.get("Origin")
     if "*" in allowed:
         response.headers["Access-Control-Allow-Origin"] = "*"
     else:

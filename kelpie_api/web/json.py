@@ -74,18 +74,21 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def json_in_pieces(value: Any, dumps: Callable[[Any], str]) -> str:
     """The JSON of a value; long lists, at the top or one level down, are written PIECE items at a time."""
-    if isinstance(value, dict):
-        return (
-            "{"
-            + ",".join(f"{dumps(str(key))}:{_list_in_pieces(item, dumps)}" for key, item in value.items())
-            + "}"
-        )
-    return _list_in_pieces(value, dumps)
+    if isinstance(value, dict) and any(_is_long(item) for item in value.values()):
+        return json_by_key(value, lambda item: _list_in_pieces(item, dumps) if _is_long(item) else dumps(item))
+    return _list_in_pieces(value, dumps) if _is_long(value) else dumps(value)
 
 
-def _list_in_pieces(value: Any, dumps: Callable[[Any], str]) -> str:
-    if not isinstance(value, list) or len(value) <= PIECE:
-        return dumps(value)
+def json_by_key(value: dict[str, Any], dumps: Callable[[Any], str]) -> str:
+    """The JSON of an object whose values are written one after the other."""
+    return "{" + ",".join(f"{dumps(str(key))}:{dumps(item)}" for key, item in value.items()) + "}"
+
+
+def _is_long(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > PIECE
+
+
+def _list_in_pieces(value: list[Any], dumps: Callable[[Any], str]) -> str:
     pieces = []
     for begin in range(0, len(value), PIECE):
         pieces.append(dumps(value[begin : begin + PIECE])[1:-1])
@@ -96,7 +99,6 @@ def _list_in_pieces(value: Any, dumps: Callable[[Any], str]) -> str:
 class Json(DefaultJSONProvider):
     """Writes answers. The largest take a second, during which other requests are served."""
 
-    sort_keys = False
-
     def dumps(self, obj: Any, **kwargs: Any) -> str:
-        return json_in_pieces(obj, lambda part: super(Json, self).dumps(part, **kwargs))
+        # One encoder for all pieces: json.dumps makes one for each call.
+        return json_in_pieces(obj, json.JSONEncoder(default=DefaultJSONProvider.default, **kwargs).encode)

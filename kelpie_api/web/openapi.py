@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import threading
 from collections.abc import Collection, Iterator
 from typing import Any
 
 from apispec import APISpec, BasePlugin
 from flask import Flask
-from flask_smorest import Api, Blueprint
+from flask_smorest import Api
 from werkzeug.routing import Rule
 
 from kelpie_api.schemas.fields import Failure, Instant
 from kelpie_api.schemas.secrets import NAME_OF_A_SECRET
 from kelpie_api.web.access import DATABASE_FREE, PUBLIC
+from kelpie_api.web.blueprint import Blueprint
 from kelpie_api.web.body import FreeText
-from kelpie_api.web.json import Json
+from kelpie_api.web.json import json_by_key
 from kelpie_version import VERSION
 
 GROUP = "97f504e8-6de6-4322-b5d5-1777a59a7ad3"
@@ -263,7 +266,8 @@ class ApiDocument:
         api.register_field(Instant, "string", "date-time")
         for blueprint in self._blueprints:
             api.register_blueprint(blueprint)
-        return Json(app).dumps(with_nullable_references(api.spec.to_dict()), indent=2)
+        document = with_nullable_references(api.spec.to_dict())
+        return json_by_key(document, functools.partial(json.dumps, indent=2))
 
 
 def with_nullable_references(value: Any) -> Any:

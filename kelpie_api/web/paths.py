@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import re
 
-from flask import current_app, request
+from flask import current_app
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Rule
 
 from kelpie_api.errors import InvalidRequest
+from kelpie_api.web.context import this_request
 
 # Stands in an empty part of a path, to see which route it would be if nothing had been left out.
 FILLING = "x"
@@ -21,9 +22,10 @@ def require_nothing_left_out() -> None:
     Of the paths that lead to a route, only those of a DELETE are refused: without its id the removal of one thing
     would be the removal of all. A trailing slash elsewhere is accepted.
     """
+    request = this_request()
     if request.endpoint is not None and request.method != "DELETE":
         return
-    meant = rule_without_gap(request.path)
+    meant = rule_without_gap(request.path, request.method)
     if meant is None or meant[0].endpoint == request.endpoint:
         return
     rule, left_out = meant
@@ -35,13 +37,13 @@ def require_nothing_left_out() -> None:
     )
 
 
-def rule_without_gap(path: str) -> tuple[Rule, list[str]] | None:
+def rule_without_gap(path: str, method: str) -> tuple[Rule, list[str]] | None:
     """The route that a path with empty parts would lead to if those were filled, and their names; None if none."""
     filled = re.sub(r"(?<=/)(?=/|\Z)", FILLING, path)
     if filled == path:
         return None
     try:
-        rule, arguments = current_app.url_map.bind("").match(filled, request.method, return_rule=True)
+        rule, arguments = current_app.url_map.bind("").match(filled, method, return_rule=True)
     except HTTPException:
         return None
     left_out = [name for name, value in arguments.items() if value == FILLING]

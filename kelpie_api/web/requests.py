@@ -6,7 +6,7 @@ import re
 import time
 import uuid
 
-from flask import Flask, Response, g, request
+from flask import Flask, Request, Response
 from werkzeug.exceptions import HTTPException
 
 from kelpie_api import logs
@@ -15,7 +15,7 @@ from kelpie_api.metrics import request_answered
 from kelpie_api.web import cors
 from kelpie_api.web.access import PUBLIC, require_open
 from kelpie_api.web.body import LARGEST_BODY, FreeText
-from kelpie_api.web.context import coordinator
+from kelpie_api.web.context import coordinator, here, this_request
 from kelpie_api.web.errors import answer_bug, answer_error, answer_http_error
 from kelpie_api.web.json import Json
 from kelpie_api.web.paths import require_nothing_left_out
@@ -45,36 +45,37 @@ def prepare(app: Flask, parts: Coordinator) -> None:
 
 def admit() -> Response | None:
     """Before each request: start the process if it is new, authenticate the caller if the route needs one."""
-    g.began = time.monotonic()
-    g.request_id = request_id()
+    request, kept, parts = this_request(), here(), coordinator()
+    kept.began = time.monotonic()
+    kept.request_id = request_id(request)
     if request.method == "OPTIONS" and request.url_rule is not None:
         return cors.preflight()
-    coordinator().begin()
-    if request.endpoint is None:
+    parts.begin()
+    endpoint = request.endpoint
+    if endpoint is None:
         require_nothing_left_out()
-    if request.endpoint is None or request.endpoint in PUBLIC:
+    if endpoint is None or endpoint in PUBLIC:
         return None
-    coordinator().require_current_schema()
-    g.caller = coordinator().authenticator.caller(request.headers, client_address())
+    parts.require_current_schema()
+    kept.caller = parts.authenticator.caller(request.headers, client_address(request, parts.config.proxies))
     require_nothing_left_out()
-    require_open(g.caller, request.endpoint)
+    require_open(kept.caller, endpoint)
     return None
 
 
-def client_address() -> str:
+def client_address(request: Request, proxies: int) -> str:
     """The address of the client: of this connection, or that which the outermost of KELPIE_PROXIES proxies had.
 
     Each proxy adds its client's address at the end of X-Forwarded-For. What stands before these was written by the
     client, which can write anything.
     """
-    proxies = coordinator().config.proxies
     forwarded = [address.strip() for address in request.headers.get("X-Forwarded-For", "").split(",")]
     if not (proxies and forwarded[-1]):
         return request.remote_addr or ""
     return forwarded[-min(proxies, len(forwarded))]
 
 
-def request_id() -> str:
+def request_id(request: Request) -> str:
     """The id of this request in the log: the X-Request-Id that came with it if well-formed, else a new one."""
     given = request.headers.get("X-Request-Id", "")
     return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
@@ -82,21 +83,22 @@ def request_id() -> str:
 
 def stamp(response: Response) -> Response:
     """After each request: set the common headers, count it, and log one line."""
+    request, kept = this_request(), here()
     response.headers["Kelpie-Extensions"] = EXTENSIONS
-    response.headers["X-Request-Id"] = g.request_id
+    response.headers["X-Request-Id"] = kept.request_id
     response.headers["X-Content-Type-Options"] = "nosniff"
-    cors.allow_origin(coordinator().config.cors_origins, response)
-    seconds = time.monotonic() - g.get("began", time.monotonic())
+    cors.allow_origin(coordinator().config.cors_origins, request, response)
+    seconds = time.monotonic() - kept.get("began", time.monotonic())
     route = request.url_rule.rule if request.url_rule else None
     request_answered(request.method, route, response.status_code, seconds)
     logs.info(
         "request",
-        request_id=g.request_id,
+        request_id=kept.request_id,
         method=request.method,
         path=request.path[:LONGEST_LOGGED_PATH],
         status=response.status_code,
         seconds=round(seconds, 4),
-        machine_id=g.get("machine_id"),
-        attempt=g.get("attempt"),
+        machine_id=kept.get("machine_id"),
+        attempt=kept.get("attempt"),
     )
     return response
