@@ -8,6 +8,7 @@ from __future__ import annotations
 import _socket
 import os
 import re
+import select
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -151,6 +152,13 @@ def what_became_of(error: psycopg.OperationalError | psycopg.InternalError) -> U
     return ConnectionLost(UNSURE) if isinstance(error, psycopg.OperationalError) else None
 
 
+def has_something_to_read(fileno: int) -> bool:
+    """Whether a socket has bytes, its end or an error to read; costs one system call, and takes nothing."""
+    look = select.poll()
+    look.register(fileno, select.POLLIN)
+    return bool(look.poll(0))
+
+
 def next_byte(fileno: int) -> bytes | None:
     """The next byte that a socket has to read, without taking it; b"" at its end, None if there is none yet.
 
@@ -189,7 +197,7 @@ class LivePool(ConnectionPool[psycopg.Connection[Row]]):
         while True:
             connection = super().getconn(due - time.monotonic())
             # The server says nothing on an idle connection, unless it closes it.
-            if not connection.closed and next_byte(connection.fileno()) is None:
+            if not connection.closed and not has_something_to_read(connection.fileno()):
                 return connection
             connection.close()
             self.putconn(connection)  # which has the pool make another one
