@@ -31,7 +31,7 @@ from bench.fill import fill
 from bench.harness import GROUP, HELP, Goals, Tenant, make_tenant, opened, own_database, server
 from kelpie_api.db import Database
 from kelpie_api.queue import jobs
-from local_stack.processes import Child, free_port, scratch_folder, wait_until_ready
+from local_stack.processes import Child, free_port, processes_in_session, scratch_folder, wait_until_ready
 
 ROOT = Path(__file__).resolve().parent.parent
 CLIENT_PROCESSES, CLIENTS_A_PROCESS = 2, 8
@@ -168,6 +168,7 @@ class Target:
 
     port: int
     bare_port: int
+    sessions: tuple[int, int]  # of the processes of the API, and of those of the bare route
     key: str
     held: list[str]  # jobs, one for each of CONNECTIONS machines
 
@@ -182,6 +183,7 @@ class Measured:
         self.target, self.clients, self.seconds = target, clients, seconds
         self.rates: dict[str, list[float]] = {"bare": [], **{name: [] for name in GOALS}}
         self.medians: dict[str, list[float]] = {name: [] for name in self.rates}
+        self.processor_times: dict[str, list[float]] = {name: [] for name in self.rates}
 
     def warm_up(self) -> None:
         """Send requests until every process and thread of the servers has started."""
@@ -191,9 +193,12 @@ class Measured:
     def round(self) -> None:
         """Measure each route once."""
         for name in self.rates:
+            session = self.target.sessions[name == "bare"]
+            before = processor_time(session)
             seen = self.clients.apply(load, (self.target, name, CONNECTIONS, self.seconds))
             self.rates[name].append(seen.rate)
             self.medians[name].append(seen.quantile(0.5))
+            self.processor_times[name].append((processor_time(session) - before) / len(seen.latencies))
 
     def ratio(self, name: str) -> float:
         """The rate of a route by that of the bare one in the same round, the median of all rounds."""
@@ -207,6 +212,14 @@ class Measured:
         batches = self.clients.apply_async(load, (self.target, "batch", BATCHES_AT_ONCE, seconds))
         others = self.clients.apply_async(load, (self.target, "heartbeat", OTHERS, seconds, OTHERS_PAUSE))
         return batches.get().rate * BATCH, others.get()
+
+
+def processor_time(session: int) -> float:
+    """Seconds that the processes of a server have taken so far."""
+    stats = [
+        Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in processes_in_session(session)
+    ]
+    return sum(int(stat[11]) + int(stat[12]) for stat in stats) / os.sysconf("SC_CLK_TCK")
 
 
 def claimed_job(db: Database, tenant: Tenant, machine: str) -> str:
@@ -271,12 +284,13 @@ MADE: dict[str, Callable[[Target, int], bytes]] = {
 
 def table(measured: Measured) -> Iterator[str]:
     """The lines of a table in Markdown."""
-    yield "| | goal | rate : bare | answers a second | median |"
-    yield "|---|---|---|---|---|"
+    yield "| | goal | rate : bare | answers a second | median | processor time of gunicorn |"
+    yield "|---|---|---|---|---|---|"
     for name, rates in measured.rates.items():
         goal = f"{GOALS[name]:.2f}" if name in GOALS else ""
         rate, latency = statistics.median(rates), statistics.median(measured.medians[name]) * 1000
-        yield f"| {name} | {goal} | {measured.ratio(name):.3f} | {rate:,.0f} | {latency:.1f} ms |"
+        taken = statistics.median(measured.processor_times[name]) * 1000
+        yield f"| {name} | {goal} | {measured.ratio(name):.3f} | {rate:,.0f} | {latency:.1f} ms | {taken:.2f} ms |"
 
 
 @click.command(help=__doc__, context_settings=HELP)
@@ -294,12 +308,12 @@ def main(rounds: int, seconds: float, processes: int, written: Path | None, smal
         tenant = make_tenant(db)
         fill(url, tenant.caller.tenant_id, 1000 + int(2000 * rounds * seconds), 1000)
         with (
-            serve(url, folder, settings) as (_, port),
-            served(url, folder, "bench.bare:app", "/", settings, "--worker-class=gthread") as (_, bare_port),
+            serve(url, folder, settings) as (api, port),
+            served(url, folder, "bench.bare:app", "/", settings, "--worker-class=gthread") as (bare, bare_port),
             multiprocessing.get_context("spawn").Pool(2) as clients,
         ):
             held = [claimed_job(db, tenant, f"machine-{number}") for number in range(CONNECTIONS)]
-            measured = Measured(Target(port, bare_port, tenant.key, held), clients, seconds)
+            measured = Measured(Target(port, bare_port, (api.pid, bare.pid), tenant.key, held), clients, seconds)
             measured.warm_up()
             for _ in range(rounds):
                 measured.round()
