@@ -5,18 +5,15 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from flask_smorest import Blueprint
-
 from kelpie_api.db import Row
 from kelpie_api.errors import InvalidRequest
 from kelpie_api.schemas.fields import Failure
 from kelpie_api.schemas.secrets import NAME_OF_A_SECRET, NewSecret, Secret, SecretList
 from kelpie_api.sealed import secrets
-from kelpie_api.web.body import BodyParser
+from kelpie_api.web.blueprint import Blueprint
 from kelpie_api.web.context import caller, coordinator, db
 
 blueprint = Blueprint("secrets", __name__, description="Secrets, which jobs name and their commands get.")
-blueprint.ARGUMENTS_PARSER = BodyParser()
 
 
 @blueprint.get("/secrets")
