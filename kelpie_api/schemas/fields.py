@@ -237,19 +237,24 @@ class ResponseSchema(DescribedSchema):
     def of_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The answer that is made of one row. A column that the row does not have is not in it."""
         answered = {}
-        for name, written_as_it_is, serialize in self._written:
-            value = row.get(name, missing)
+        for name, column, written_as_it_is, serialize in self._written:
+            value = row.get(column, missing)
             if value is None or value.__class__ is written_as_it_is:
                 answered[name] = value
             elif value is not missing:
-                answered[name] = serialize(value, name, row)
+                answered[name] = serialize(value, column, row)
         return answered
 
     @functools.cached_property
-    def _written(self) -> list[tuple[str, type | None, Callable[..., Any]]]:
-        """Of each field its name, the type whose values need no change, and what changes others."""
+    def _written(self) -> list[tuple[str, str, type | None, Callable[..., Any]]]:
+        """Of each field its name, its column, the type whose values need no change, and what changes others."""
         return [
-            (name, WRITTEN_AS_THEY_ARE.get(type(field)), field._serialize)
+            (
+                field.data_key or name,
+                field.attribute or name,
+                WRITTEN_AS_THEY_ARE.get(type(field)),
+                field._serialize,
+            )
             for name, field in self.dump_fields.items()
         ]
 

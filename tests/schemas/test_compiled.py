@@ -13,9 +13,10 @@ from kelpie_api.errors import InvalidRequest
 from kelpie_api.schemas.fields import RequestSchema, ResponseSchema
 from kelpie_api.schemas.jobs import Attempt, Event, HistoryQuery, Job, JobQuery
 from kelpie_api.schemas.machines import MachineQuery
-from kelpie_api.schemas.scaling import DecisionQuery, NewRule, RuleChanges
+from kelpie_api.schemas.scaling import DecisionQuery, NewRule, Rule, RuleChanges
+from kelpie_api.schemas.secrets import NewSecret, Secret
 from kelpie_api.schemas.submission import JobDefinition, SubmissionHeaders
-from kelpie_api.schemas.users import NewToken, NewUser
+from kelpie_api.schemas.users import NewToken, NewUser, User
 from kelpie_api.schemas.webhooks import Webhook
 from kelpie_api.schemas.work import (
     CheckpointReport,
@@ -46,6 +47,7 @@ ACCEPTED: list[tuple[type[RequestSchema], dict[str, Any]]] = [
     (RuleChanges, EXAMPLES["change_rule"]),
     (NewUser, EXAMPLES["create_user"]),
     (NewToken, EXAMPLES["create_token"]),
+    (NewSecret, {"value": "hidden"}),
     (WorkQuery, MACHINE | {"claim_id": "97f504e8-6de6-4322-b5d5-1777a59a7ad3", "wait": "20"}),
     (JobQuery, {"status": "running", "page": "2", "page_size": "10", "asc": "true", "cursor": ""}),
     (HistoryQuery, {"page_size": "7", "cursor": "12"}),
@@ -141,7 +143,7 @@ FITTING: dict[str, list[Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", [Attempt, Event, Webhook])
+@pytest.mark.parametrize("kind", [Attempt, Event, Webhook, Secret, User, Rule])
 def test_answering_by_the_short_way_is_dumping(
     kind: type[ResponseSchema], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,7 +156,7 @@ def test_answering_by_the_short_way_is_dumping(
 def rows_of(kind: type[ResponseSchema]) -> Iterator[dict[str, Any]]:
     """Rows with every value that fits, one after the other in each column, and without the column."""
     fitting = {
-        name: FITTING[type(field).__name__]
+        field.attribute or name: FITTING[type(field).__name__]
         for name, field in kind().fields.items()
         if type(field).__name__ in FITTING and name != "attempts"
     }
