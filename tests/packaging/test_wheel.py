@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -82,6 +83,7 @@ def run(program: Path, *arguments: str, **settings: str) -> subprocess.Completed
 def test_the_wheel_holds_the_programs_and_the_sql_and_nothing_that_only_a_checkout_needs(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.partition("/")[0] for name in names} == {
+        "kelpie",
         "kelpie_api",
         "kelpie_worker",
         "kelpie_version.py",
@@ -92,9 +94,9 @@ def test_the_wheel_holds_the_programs_and_the_sql_and_nothing_that_only_a_checko
     assert swagger_ui and swagger_ui <= set(names)  # its licence, too
     sql = {str(path.relative_to(CHECKOUT)) for path in CHECKOUT.glob("sql/*/*.sql")}
     assert {name.removeprefix("kelpie_api/") for name in names if name.endswith(".sql")} == sql
-    for package in ("kelpie_api", "kelpie_worker", "local_stack"):
+    for package in ("kelpie", "kelpie_api", "kelpie_worker", "local_stack"):
         code = {str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / package).rglob("*.py")}
-        assert {name for name in names if name.startswith(package) and name.endswith(".py")} == code
+        assert {name for name in names if name.startswith(f"{package}/") and name.endswith(".py")} == code
 
 
 def test_every_program_tells_its_use_and_the_version(programs: Path) -> None:
@@ -104,7 +106,9 @@ def test_every_program_tells_its_use_and_the_version(programs: Path) -> None:
     scripts = [point.name for point in installed.entry_points]
     assert sorted(scripts) == ["kelpie", "kelpie-server"]
     for name in scripts:
-        assert run(programs / name, "--version").stdout == f"{name} {VERSION}\n"
+        assert re.fullmatch(
+            rf"{name},?( version)? {re.escape(VERSION)}\n", run(programs / name, "--version").stdout
+        )
         helped = run(programs / name, "--help")
         assert helped.returncode == 0 and helped.stdout.lower().startswith(f"usage: {name} ")
 
@@ -119,10 +123,10 @@ def test_without_the_packages_of_its_extra_a_program_says_which_to_install(
     install: Callable[[bool], Path],
 ) -> None:
     programs = install(False)
-    for name, extra in (("kelpie", "whl[worker]"), ("kelpie-server", "whl[api]")):
-        assert run(programs / name, "--help").returncode == 0
-        assert run(programs / name, "--version").stdout == f"{name} {VERSION}\n"
-        refused = run(programs / name)
+    assert run(programs / "kelpie-server", "--help").returncode == 0
+    assert run(programs / "kelpie-server", "--version").stdout == f"kelpie-server {VERSION}\n"
+    for command, extra in ((["kelpie", "worker"], "[worker]"), (["kelpie-server"], "whl[api]")):
+        refused = run(programs / command[0], *command[1:])
         assert refused.returncode != 0
         assert extra in refused.stderr and "Traceback" not in refused.stderr
 
@@ -144,18 +148,16 @@ def test_an_installed_server_migrates_and_serves(programs: Path, empty_database:
         api.kill()
 
 
-@pytest.mark.parametrize("command", [["kelpie"], ["kelpie", "worker"]])
 def test_an_installed_worker_works_replaces_its_fork_server_and_ends(
     programs: Path,
     make_worker: Callable[..., Worker],  # noqa: F811
     coordinator: FakeCoordinator,  # noqa: F811
-    command: list[str],
 ) -> None:
     """A fork server that begins from nothing imports the program's first file, which is a script of pip's."""
     job = coordinator.submit(**shell(UNTIL_TOLD))
     worker = make_worker(PYTHONPATH="")
     # What `start` adds, the command line from a checkout, are arguments of the shell that it does not look at.
-    worker.start(through=["sh", "-c", f"exec {programs / command[0]} {' '.join(command[1:])}"])
+    worker.start(through=["sh", "-c", f"exec {programs / 'kelpie'} worker"])
     worker.wait_for("command_started")
     os.kill(fork_server_of(worker), signal.SIGKILL)
     os.kill(worker.child("uploader"), signal.SIGKILL)
@@ -186,7 +188,7 @@ def test_an_installed_worker_that_is_told_to_end_as_it_begins_ends_with_0(
         'import sys, time\nprint(\'{"event": "importing"}\', file=sys.stderr, flush=True)\ntime.sleep(1000)\n'
     )
     worker = make_worker(PYTHONPATH=str(tmp_path / "slow"))
-    worker.start(through=["sh", "-c", f"exec {programs / 'kelpie'}"])
+    worker.start(through=["sh", "-c", f"exec {programs / 'kelpie'} worker"])
     worker.wait_for("importing")
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0

@@ -15,14 +15,15 @@ import pytest
 
 from local_stack.processes import CHECKOUT
 
-PROGRAMS = ("kelpie_api", "kelpie_worker")
+PROGRAMS = ("kelpie", "kelpie_api", "kelpie_worker")
 TREES = (*PROGRAMS, "local_stack", "bench", "tests")
 ROOMS = sorted(
     path.relative_to(CHECKOUT) for name in PROGRAMS for path in (CHECKOUT / name).glob("*/**/__init__.py")
 )
 
 FLASK = "Below the web rooms of the coordinator nothing knows Flask"
-WIRE = "The two programs meet on the wire only"
+WIRE = "The client and the two programs meet on the wire only"
+CLIENT = "The client's rooms, each above those that it may import"
 TREE = "No program imports what tries, measures or starts it"
 COORDINATOR = "The coordinator's rooms, each above those that it may import"
 WORKER = "The worker's rooms, each above those that it may import"
@@ -79,6 +80,9 @@ WRONG = [
     ("kelpie_worker/sync", "import psycopg", "The worker never talks to the database"),
     ("kelpie_worker/coordinator", "from kelpie_api import errors", WIRE),
     ("kelpie_api/routes", "from kelpie_worker import job", WIRE),
+    ("kelpie/commands", "from kelpie_api import limits", WIRE),
+    ("kelpie/commands", "import local_stack.stack", "Of the client only kelpie dev starts a local stack"),
+    ("kelpie", "import json", CLIENT),
     ("kelpie_api/queue", "import local_stack.stack", TREE),
     ("kelpie_api/routes", "from bench import harness", TREE),
     ("kelpie_api/commands", "from tests import helpers", TREE),
@@ -213,7 +217,12 @@ def test_a_room_begins_with_what_it_is_for_and_holds_no_code(room: Path) -> None
 
 
 # The rooms whose tests lie in a folder of another name.
-TESTED_IN = {"kelpie_api/commands": "scripts", "kelpie_api/routes": "contract", "kelpie_worker/salad": "instance"}
+TESTED_IN = {
+    "kelpie/commands": "client",
+    "kelpie_api/commands": "scripts",
+    "kelpie_api/routes": "contract",
+    "kelpie_worker/salad": "instance",
+}
 # The folders of tests that are of no one room.
 OF_NO_ROOM = {
     *("api", "worker", "contract_worker"),  # a program's few files on top, and its wire

@@ -1,0 +1,142 @@
+"""What many commands share: the client, filters, references, and the question before many jobs are changed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+import click
+
+from kelpie.client import Client, Job, filters_of
+from kelpie.definitions import seconds
+from kelpie.errors import DefinitionError
+from kelpie.show import as_json, jobs_table
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+PATIENCE = 8.0  # seconds: a person waits for the sentence that the coordinator is away
+PHASES = (
+    "pending",
+    "waiting",
+    "parked",
+    "downloading",
+    "running",
+    "uploading",
+    "stalled",
+    "completed",
+    "failed",
+    "canceled",
+)
+
+
+def client() -> Client:
+    """The client with the settings of this call. Raises SettingsError."""
+    said = click.get_current_context().find_root().obj or {}
+    return Client(said.get("api_url"), profile=said.get("profile"), patience=PATIENCE)
+
+
+def output_options(function: Command) -> Command:
+    """--json and -q."""
+    function = click.option("--json", "json_wanted", is_flag=True, help="One JSON object a line.")(function)
+    return click.option("-q", "--quiet", is_flag=True, help="Ids only.")(function)
+
+
+def filter_options(function: Command) -> Command:
+    """The filters of jobs."""
+    options = [
+        click.option("-p", "--phase", multiple=True, type=click.Choice(PHASES), help="In this phase; repeatable."),
+        click.option("-l", "--label", multiple=True, metavar="K=V", help="With this label; repeatable."),
+        click.option("-n", "--name", metavar="NAME", help="With this name, or beginning so: 'lora*'."),
+        click.option("-g", "--group", metavar="GROUP", help="Of this container group."),
+        click.option("--sweep", metavar="SWEEP", help="Of this sweep, by id or name."),
+        click.option("--since", metavar="2d", help="Submitted within this time."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def filters(
+    api: Client,
+    phase: Sequence[str] = (),
+    label: Sequence[str] = (),
+    name: str | None = None,
+    group: str | None = None,
+    sweep: str | None = None,
+    since: str | None = None,
+    **more: Any,
+) -> dict[str, Any]:
+    """The filters of the options, without those that were not given."""
+    found = filters_of(
+        phase=list(phase) or None,
+        labels=labels(label) or None,
+        name=name,
+        group=group,
+        sweep=sweep_id(api, sweep) if sweep else None,
+        since=moment(since) if since else None,
+        **more,
+    )
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def moment(text: str) -> datetime:
+    """The moment so long ago, such as `2d`."""
+    return datetime.now(UTC) - timedelta(seconds=seconds(text))
+
+
+def labels(texts: Sequence[str]) -> dict[str, str]:
+    """`team=nlp` as a label. Raises DefinitionError."""
+    return dict(pair(text, "A label") for text in texts)
+
+
+def pair(text: str, what: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise DefinitionError(f"{what} looks like name=value, and this is {text!r}.")
+    return name, value
+
+
+def sweep_id(api: Client, reference: str) -> str:
+    """The id of the sweep with this id or name, the newest of several. Raises DefinitionError."""
+    if reference == "none":
+        return reference
+    for sweep in api.sweeps():
+        if reference in (sweep.id, sweep.name) or (len(reference) >= 6 and sweep.id.endswith(reference)):
+            return sweep.id
+    raise DefinitionError(f"There is no sweep {reference}; kelpie sweeps lists them.")
+
+
+def show_jobs(jobs: Sequence[Job], json_wanted: bool, quiet: bool) -> None:
+    if quiet:
+        for job in jobs:
+            click.echo(job.id)
+    elif json_wanted:
+        for job in jobs:
+            as_json(wire(job))
+    else:
+        jobs_table(jobs)
+
+
+def wire(job: Job) -> dict[str, Any]:
+    """A job as JSON."""
+    names = [name for name in job.__dataclass_fields__ if name not in ("client", "extra")]
+    return {**{name: getattr(job, name) for name in names}, **job.extra}
+
+
+def chosen(api: Client, references: Sequence[str], found: dict[str, Any]) -> list[Job] | None:
+    """The jobs that are named; None where filters say which. Raises click.UsageError for both or neither."""
+    if bool(references) == bool(found):
+        raise click.UsageError(
+            "Name jobs (ids, ends of ids, names), or give filters such as -l team=nlp; not both."
+        )
+    return [api.find(reference, changing=True) for reference in references] if references else None
+
+
+def sure(question: str, yes: bool) -> None:
+    """Ask before many jobs are changed; without a terminal refuse, so that a script says -y."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{question} Say so with -y, since there is no terminal to ask at.")
+    click.confirm(question, abort=True, err=True)

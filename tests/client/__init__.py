@@ -1,0 +1,1 @@
+"""The client `kelpie`, on the application in this process and on doubles."""
