@@ -85,7 +85,8 @@ class Steering:
     def _has_stalled(self, held: JobInHand, passed: float) -> bool:
         """Whether the command stalls from now on, and had not before."""
         after = held.state.job.steering.stall_after
-        held.quiet += passed
+        if held.tells_progress or not (held.transfers and held.transfers.uploads):
+            held.quiet += passed  # while files go up, those that change are not always seen
         if after is None or held.is_stalled or held.quiet < after:
             return False
         held.is_stalled = True
