@@ -3,7 +3,7 @@
 #
 # in/data is the input. Each step makes three files out of the three before it, and saves them as a checkpoint: in a
 # directory per step, or always under the same names. out/ depends on every step, so that one that was skipped, done
-# twice, or mixed with another shows in its bytes.
+# twice, or mixed with another shows in its bytes. How far it is it prints as Open Job Description has it, which Kelpie reads.
 set -eu
 steps=$1 layout=${2:-steps} saved=checkpoint/latest
 size=2000 # lines of a file
@@ -53,7 +53,7 @@ else
     start
     echo "relay: the checkpoint is torn, from the start"
 fi
-while [ "$step" -lt "$steps" ]; do
+while echo "openjd_progress: $((100 * step / steps))" && [ "$step" -lt "$steps" ]; do
     step=$((step + 1))
     one=$(digest "$step" "$one" "$three")
     two=$(digest "$step" "$two" "$one")

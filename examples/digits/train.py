@@ -3,7 +3,8 @@
     python train.py INPUT CHECKPOINTS OUTPUT [--epochs 40]
 
 INPUT is what prepare.py wrote. After each epoch everything that the next one depends on goes into a
-checkpoint (weights, optimizer, random generator). OUTPUT gets weights.npz and metrics.json. The environment
+checkpoint (weights, optimizer, random generator), and the epoch and its loss into the file that KELPIE_PROGRESS
+names. OUTPUT gets weights.npz and metrics.json. The environment
 variable SECONDS_PER_EPOCH (default 0) stretches the training, to have time to interrupt it.
 """
 
@@ -153,14 +154,22 @@ def resume_or_begin(folder: Path, epochs: int) -> tuple[int, Training]:
     return epoch, Training.from_files(files)
 
 
+def tell_progress(epoch: int, epochs: int, losses: list[float]) -> None:
+    if told_in := os.environ.get("KELPIE_PROGRESS"):
+        progress = {"step": epoch, "total": epochs, "loss": losses[-1] if losses else None}
+        checkpoint.write_whole(Path(told_in), json.dumps(progress).encode())
+
+
 def main(inputs: Path, checkpoints: Path, output: Path, epochs: int) -> None:
     images, labels = np.load(inputs / "images.npy"), np.load(inputs / "labels.npy")
     epoch, training = resume_or_begin(checkpoints, epochs)
+    tell_progress(epoch, epochs, training.losses)
     while epoch < epochs:
         time.sleep(SECONDS_PER_EPOCH)
         train_epoch(training, images[HELD_OUT:], labels[HELD_OUT:])
         epoch += 1
         checkpoint.save(checkpoints, epoch, training.to_files())
+        tell_progress(epoch, epochs, training.losses)
         print(f"digits: step {epoch} of {epochs}, loss {training.losses[-1]:.4f}", flush=True)
     right = accuracy(training, images[:HELD_OUT], labels[:HELD_OUT])
     metrics = {"epochs": epochs, "accuracy": right, "losses": training.losses}

@@ -4,10 +4,12 @@
 
 Writes OUTPUT/block-0017.json for block 17. The block's number seeds the random generator, so that a block
 that is run twice gives the same bytes. A block takes some tens of milliseconds: too short to need a
-checkpoint, an interrupted one is simply run again. Standard library only.
+checkpoint, an interrupted one is simply run again. What part of the blocks is done goes into the file that
+KELPIE_PROGRESS names. Standard library only.
 """
 
 import json
+import os
 import sys
 from math import exp, fsum, sqrt
 from pathlib import Path
@@ -38,6 +40,13 @@ def simulate(block: int, output: Path) -> None:
     (output / f"block-{block:04d}.json").write_text(json.dumps(result))
 
 
+def tell_progress(done: int, blocks: int) -> None:
+    if told_in := os.environ.get("KELPIE_PROGRESS"):
+        Path(told_in).write_text(str(done / blocks))
+
+
 if __name__ == "__main__":
-    for block in sys.argv[2:]:
+    blocks = sys.argv[2:]
+    for done, block in enumerate(blocks, start=1):
         simulate(int(block), Path(sys.argv[1]))
+        tell_progress(done, len(blocks))

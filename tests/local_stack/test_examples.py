@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -162,6 +163,29 @@ def test_a_count_refuses_a_damaged_checkpoint(tmp_path: Path) -> None:
     assert process.returncode == 1
     assert "damaged" in output
     assert not (tmp_path / "output").exists()
+
+
+def test_each_example_tells_how_far_it_is_and_a_resumed_one_tells_it_at_once(tmp_path: Path) -> None:
+    told = {"KELPIE_PROGRESS": str(tmp_path / "progress.json")}
+
+    def progress() -> Any:
+        return json.loads((tmp_path / "progress.json").read_text())
+
+    finish(count(tmp_path, **told))
+    assert progress() == {"step": LIMIT, "total": LIMIT}
+    kill_after(count(tmp_path / "killed", SECONDS_PER_STEP=0.005), 20)
+    process = count(tmp_path / "killed", SECONDS_PER_STEP=5, **told)
+    wait_for(lambda: progress() == {"step": 20, "total": LIMIT}, "the progress of what was saved")
+    process.kill()
+    process.communicate()
+    finish(python("digits/prepare.py", tmp_path / "digits"))
+    finish(train(tmp_path / "trained", **told))
+    assert progress().keys() == {"step", "total", "loss"} and progress()["step"] == EPOCHS
+    finish(python("montecarlo/simulate.py", tmp_path / "blocks", 1, 2, **told))
+    assert progress() == 1.0
+    lines = finish(relay(tmp_path / "relay", "steps")).splitlines()
+    percents = [line for line in lines if line.startswith("openjd_progress: ")]
+    assert (percents[0], percents[-1], len(percents)) == ("openjd_progress: 0", "openjd_progress: 100", 9)
 
 
 def relay(folder: Path, layout: str, **environment: str) -> subprocess.Popen[str]:
