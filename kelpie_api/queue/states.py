@@ -25,6 +25,21 @@ class Status(StrEnum):
     CANCELED = "canceled"
 
 
+class Phase(StrEnum):
+    """Where a job stands, for people; computed by the database (phase_in_queue)."""
+
+    PENDING = "pending"
+    PARKED = "parked"
+    WAITING = "waiting"
+    DOWNLOADING = "downloading"
+    RUNNING = "running"
+    UPLOADING = "uploading"
+    STALLED = "stalled"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+
 class Outcome(StrEnum):
     """How an attempt ended."""
 

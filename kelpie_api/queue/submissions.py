@@ -19,6 +19,7 @@ from kelpie_api.errors import (
     TooManyOpenJobs,
 )
 from kelpie_api.queue.during_prefixes import places
+from kelpie_api.queue.job_limits import limits_in_queue
 
 TRIES = 3  # of a submission whose Idempotency-Key was in use and then was not
 
@@ -101,7 +102,7 @@ def _submission(
     caller.require_tenant()
     ids = [new_job_id() for _ in definitions]
     submitted = [
-        {"id": str(job_id), "places": list(places(row)), **row}
+        {"id": str(job_id), "places": list(places(row)), **row, **limits_in_queue(row.get("options") or {})}
         for job_id, row in zip(ids, definitions, strict=True)
     ]
     return {

@@ -16,7 +16,7 @@ from kelpie_api.queue import checkpoints, jobs
 from kelpie_api.queue.long_poll import TooManyWaiters, Waiter
 from kelpie_api.queue.states import Report, Status
 from kelpie_api.schemas.fields import Failure, Message
-from kelpie_api.schemas.jobs import Job
+from kelpie_api.schemas.jobs import ClaimedJob
 from kelpie_api.schemas.work import (
     CheckpointKept,
     CheckpointReport,
@@ -37,7 +37,7 @@ CROWDED = "5"  # Retry-After, in seconds, for a worker that found no room to wai
 
 @blueprint.get("/work")
 @blueprint.arguments(WorkQuery, location="query")
-@blueprint.response(200, Job(many=True), headers={"Cache-Control": TEXT, "Retry-After": TEXT})
+@blueprint.response(200, ClaimedJob(many=True), headers={"Cache-Control": TEXT, "Retry-After": TEXT})
 @blueprint.alt_response(400, schema=Failure)
 @blueprint.alt_response(409, schema=Failure)
 def get_work(query: dict[str, Any]) -> tuple[list[Row], int, dict[str, str]]:

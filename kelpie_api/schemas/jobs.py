@@ -12,7 +12,7 @@ from marshmallow import ValidationError, fields, pre_load, validate
 
 from kelpie_api.limits import LONGEST_NAME
 from kelpie_api.queue.listing import Cursor
-from kelpie_api.queue.states import LEGACY_FIELDS, Status
+from kelpie_api.queue.states import LEGACY_FIELDS, Phase, Status
 from kelpie_api.schemas.fields import (
     Instant,
     LegacyPrefix,
@@ -23,6 +23,7 @@ from kelpie_api.schemas.fields import (
     ResponseSchema,
     Rows,
 )
+from kelpie_api.schemas.options import OPTIONS, ShownRetryRule
 
 
 class CursorText(fields.String):
@@ -122,10 +123,36 @@ class AsStored(fields.Nested):
         return value
 
 
-class Job(ResponseSchema):
-    """A job in an answer: with `sync`, or with the legacy fields if it was submitted with those."""
+# What tells a job that uses the optional fields from one of the original, and what is answered of such a job only.
+STEERED = ("name", "labels", "priority", "options", "rerun_of", "reason")
+ALL_STEERED = {*STEERED, "phase", "parked", "backoff_until"}
 
-    sometimes = (*LEGACY_FIELDS, "sync", "warnings", "checkpoint", "checkpoint_lag", "blocked_on_machines")
+
+class CheckpointSummary(ResponseSchema):
+    """The newest checkpoint of a job."""
+
+    generation = fields.Integer()
+    at = Instant()
+    bytes = fields.Integer(allow_none=True)
+
+
+class Job(ResponseSchema):
+    """A job in an answer: with `sync`, or with the legacy fields if it was submitted with those.
+
+    Of the optional fields of a submission those are there that were given. `name` to `reason` are absent of a job
+    that uses none of them and waits for its first handout: it is as the original answers it.
+    """
+
+    sometimes = (
+        *LEGACY_FIELDS,
+        *OPTIONS,
+        "sync",
+        "warnings",
+        "checkpoint",
+        "checkpoint_lag",
+        "blocked_on_machines",
+        *sorted(ALL_STEERED - {"options"}),
+    )
 
     warnings = fields.List(fields.String())  # first, so that a long answer does not hide them
     id = fields.UUID()
@@ -170,16 +197,53 @@ class Job(ResponseSchema):
         fields.String(),
         metadata={"description": "Only where a job waits for machines that are all banned from it: these."},
     )
-    checkpoint = fields.Nested(
-        Checkpoint,
-        metadata={"description": "In the answer to a claim: the newest manifest of the job, if there is one."},
-    )
+    name = fields.String(allow_none=True)
+    labels = fields.Dict(keys=fields.String(), values=fields.String())
+    priority = fields.Integer()
+    phase = fields.String(validate=validate.OneOf(list(Phase)))
+    parked = fields.List(fields.String(), allow_none=True)
+    backoff_until = Instant()
+    reason = fields.String(allow_none=True)
+    rerun_of = fields.UUID()
+    max_runtime = fields.Integer()
+    max_attempt_runtime = fields.Integer()
+    max_attempts = fields.Integer()
+    max_fruitless_attempts = fields.Integer()
+    stall_after = fields.Integer()
+    on_stall = fields.String()
+    retry = AsStored(ShownRetryRule(many=True))
+    keep_output = fields.Integer()
+    checkpoint_signal = fields.String()
+    webhook_events = fields.List(fields.String())
+    checkpoint = fields.Nested(CheckpointSummary)
 
     def of_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        job = super().of_row(row)
+        job = super().of_row(with_options(row))
         for name in LEGACY_FIELDS if job["sync"] is not None else ("sync",):
             job.pop(name)
         return job
+
+
+def with_options(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row with its options beside its other columns.
+
+    One that uses none of the optional fields and waits for its first handout is as the original answers it.
+    """
+    if row["phase"] == Phase.PENDING and not any(row.get(name) for name in STEERED):
+        return {name: value for name, value in row.items() if name not in ALL_STEERED}
+    job = {**row, "labels": row["labels"] or {}, **(row["options"] or {})}
+    for name in ("rerun_of", "backoff_until"):
+        if job.get(name) is None:
+            job.pop(name, None)
+    if row.get("checkpoint_generation") is not None:
+        job["checkpoint"] = {name: row[f"checkpoint_{name}"] for name in ("generation", "at", "bytes")}
+    return job
+
+
+class ClaimedJob(Job):
+    """A job in the answer to a claim, with the newest manifest of its checkpoints, if there is one."""
+
+    checkpoint = fields.Nested(Checkpoint)
 
 
 class JobPage(ResponseSchema):

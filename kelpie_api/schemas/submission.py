@@ -17,6 +17,7 @@ from kelpie_api.net.addresses import is_url
 from kelpie_api.queue.states import LEGACY_FIELDS
 from kelpie_api.schemas.fields import NAME, RequestSchema, StrictBoolean, StrictInteger, Text, with_final_slash
 from kelpie_api.schemas.jobs import Job
+from kelpie_api.schemas.options import OPTIONS, JobOptions
 
 LARGEST_DEFINITION = 256 * 1024
 LARGEST_BATCH = 1000
@@ -127,7 +128,7 @@ def legacy_prefix() -> Text:
     return Text(allow_none=True, validate=[not_empty, key_prefix])
 
 
-class JobDefinition(RequestSchema):
+class JobDefinition(JobOptions):
     """One job of a submission."""
 
     answered = frozenset(Job._declared_fields)
@@ -198,11 +199,16 @@ class JobDefinition(RequestSchema):
 
     @post_load
     def as_columns(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """The columns of a row. A job without files has an empty `sync`, else workers would take it for legacy."""
+        """The columns of a row. A job without files has an empty `sync`, else workers would take it for legacy.
+
+        Of the optional fields those are there that were given.
+        """
         legacy = data.get("input_bucket") is not None
         data["container_group"] = data.pop("container_group_id")
         data["sync"] = None if legacy else data.get("sync") or {}
         data["webhook"] = data["webhook"] or None
+        options = {name: given for name in OPTIONS if (given := data.pop(name, None)) is not None}
+        data["options"] = options or None
         if legacy:
             data |= {name: with_final_slash(data[name]) for name in LEGACY_FIELDS if name.endswith("prefix")}
         return data

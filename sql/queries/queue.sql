@@ -16,17 +16,19 @@
 -- checkpoints in, or in a folder within or around: [place, job, its place].
 with asked as materialized (
   select *, octet_length(concat(command, arguments, environment, sync, input_bucket, input_prefix, checkpoint_bucket,
-                                checkpoint_prefix, output_bucket, output_prefix, webhook)) as bytes
+                                checkpoint_prefix, output_bucket, output_prefix, webhook, name, labels, options)) as bytes
     from rows from (
     jsonb_to_recordset(%(submitted)s::jsonb) as (
       id uuid, container_group text, command text, arguments jsonb, environment jsonb, sync jsonb,
       input_bucket text, input_prefix text, checkpoint_bucket text, checkpoint_prefix text,
       output_bucket text, output_prefix text, compression boolean, max_failures integer,
-      heartbeat_interval integer, webhook text, places text[])
+      heartbeat_interval integer, webhook text, places text[], name text, labels jsonb, priority smallint,
+      rerun_of uuid, options jsonb, ends_from_attempt integer, attempt_seconds integer, seconds_left integer)
   ) with ordinality as s (
       id, container_group, command, arguments, environment, sync, input_bucket, input_prefix,
       checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix, compression, max_failures,
-      heartbeat_interval, webhook, places, place)
+      heartbeat_interval, webhook, places, name, labels, priority, rerun_of, options, ends_from_attempt, attempt_seconds,
+      seconds_left, place)
 ),
 room as materialized (
   select has_room_for(%(tenant_id)s, count(*), sum(bytes), %(most_jobs)s, %(most_bytes)s) as is_enough from asked
@@ -50,23 +52,35 @@ submitted as (
 created as (
   insert into jobs (id, tenant_id, container_group, command, arguments, environment, sync, input_bucket,
                     input_prefix, checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix,
-                    compression, max_failures, heartbeat_interval, webhook)
+                    compression, max_failures, heartbeat_interval, webhook, name, labels, priority, rerun_of, options)
   select id, %(tenant_id)s, container_group, command, arguments, environment, sync, input_bucket,
          input_prefix, checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix,
-         compression, max_failures, heartbeat_interval, webhook
+         compression, max_failures, heartbeat_interval, webhook, name, labels, coalesce(priority, 0), rerun_of, options
     from submitted
    order by place
   returning *
 ),
 queued as (
-  insert into queue (job_id, tenant_id, container_group, seq, heartbeat_interval, bytes)
-  select c.id, c.tenant_id, coalesce(c.container_group, ''), c.seq, c.heartbeat_interval, s.bytes
+  insert into queue (job_id, tenant_id, container_group, seq, rank, heartbeat_interval, bytes, ends_from_attempt,
+                     attempt_seconds, seconds_left)
+  select c.id, c.tenant_id, coalesce(c.container_group, ''), c.seq, 1 - 2 * c.priority, c.heartbeat_interval, s.bytes,
+         s.ends_from_attempt, s.attempt_seconds, s.seconds_left
     from created c
     join submitted s using (id)
 ),
+labeled as (
+  insert into job_labels (tenant_id, key, value, seq)
+  select c.tenant_id, label.key, label.value, c.seq
+    from created c
+   cross join lateral jsonb_each_text(c.labels) as label (key, value)
+   where c.labels is not null
+),
 told as (
-  insert into events (job_id, kind, actor, attempt)
-  select id, 'submitted', %(actor)s, 0 from created order by seq
+  insert into events (job_id, kind, actor, attempt, detail)
+  select id, 'submitted', %(actor)s, 0, jsonb_strip_nulls(jsonb_build_object('rerun_of', rerun_of)) from created order by seq
+),
+paused as materialized (
+  select container_group from paused_groups where tenant_id = %(tenant_id)s
 ),
 places as materialized (
   select c.id as job_id, p.place
@@ -90,7 +104,9 @@ shared as materialized (
 )
 select s.*, (select shared from shared where shared.job_id = s.id) as shared
   from created c
- cross join lateral visible_job(c, %(user_id)s, c.heartbeat, null) s
+  left join paused p on p.container_group = lower(c.container_group)
+ cross join lateral visible_job(c, %(user_id)s, c.heartbeat,
+                                case when p.container_group is not null then array['paused'] end) s
  order by s.seq;
 
 -- name: count_open_jobs
@@ -564,8 +580,12 @@ truncate queue, jobs, attempts, checkpoints, bans, events, webhooks, deliveries,
 -- Reading.
 
 -- name: get_job
-select s.*, (select q.checkpoint_lag from queue q where q.job_id = s.id) as checkpoint_lag
+select s.*, (select q.checkpoint_lag from queue q where q.job_id = s.id) as checkpoint_lag,
+       c.generation as checkpoint_generation, c.reported as checkpoint_at, c.bytes as checkpoint_bytes
   from visible_jobs s
+  left join lateral (
+       select generation, reported, bytes from checkpoints where job_id = s.id order by attempt desc, generation desc limit 1
+       ) c on true
  where s.id = %(job_id)s
    and of_tenant(s.tenant_id, %(scope)s)
    and (of_group(coalesce(s.container_group_id, ''), %(groups)s)
@@ -575,10 +595,13 @@ select s.*, (select q.checkpoint_lag from queue q where q.job_id = s.id) as chec
 -- One page of jobs, newest first or `oldest_first`. Which they are is found in an index, see functions/page_of_jobs.sql; only
 -- then each is looked up, so a page costs the same whatever else there is.
 select s.*, octet_length(s.arguments::text) + octet_length(s.environment::text) + coalesce(octet_length(s.sync::text), 0)
-       as bytes
+       as bytes, c.generation as checkpoint_generation, c.reported as checkpoint_at, c.bytes as checkpoint_bytes
   from page_of_jobs(%(scope)s, %(groups)s, %(status)s, %(container_group)s, %(beyond)s, %(oldest_first)s, %(most)s,
                     %(skipped)s) with ordinality as page (seq, place)
  cross join lateral (select * from visible_jobs where visible_jobs.seq = page.seq limit 1) s
+  left join lateral (
+       select generation, reported, bytes from checkpoints where job_id = s.id order by attempt desc, generation desc limit 1
+       ) c on true
  order by page.place;
 
 -- name: list_attempts
