@@ -11,7 +11,7 @@ import pytest
 from kelpie_version import VERSION
 from local_stack.processes import wait_for
 from local_stack.s3 import S3Server
-from tests.doubles.coordinator import FakeCoordinator
+from tests.doubles.coordinator import STEERING, FakeCoordinator
 from tests.frozen.machine import Layers, Machine, variables
 from tests.real_worker import block
 
@@ -23,6 +23,8 @@ KELPIES = (
     "KELPIE_JOB_ID",
     "KELPIE_STATE_FILE",
     "KELPIE_CHECKPOINT_STATUS",
+    "KELPIE_PROGRESS",
+    "KELPIE_ATTEMPT",
 )
 KILL = """
 for process in /proc/[0-9]*; do
@@ -90,6 +92,25 @@ def test_it_carries_a_job_through_and_leaves_nothing_unpacked(
     assert s3.files(bucket, "checkpoint/") == {"next": b"whole\n"}
     assert machine.stop() == 0
     assert [path for path in machine.changed() if path.startswith("/tmp/")] == []
+
+
+@pytest.mark.parametrize("coordinator", [STEERING], indirect=True)
+def test_it_tells_how_far_a_command_is_and_stops_it_gracefully(
+    make_machine: MakeMachine, old_image: str, coordinator: FakeCoordinator
+) -> None:
+    script = 'trap "echo saved; exit" TERM; echo 0.5 > $KELPIE_PROGRESS; echo begun; while :; do sleep 0.1; done'
+    job = coordinator.submit(command="sh", arguments=["-c", script], sync={}, keep_output=65536)
+    make_machine(old_image, command=("kelpie",))
+
+    def progress() -> list[dict[str, float]]:
+        return [beat["progress"] for beat in coordinator.beats(job) if "progress" in beat]
+
+    wait_for(lambda: progress() == [{"fraction": 0.5}], "the progress")
+    coordinator.wishes = {"stop": {"why": "interrupt"}}
+    (report,) = wait_for(lambda: coordinator.reports(job), f"a report of job {job}")
+    assert (report[0], report[1]["stop"]) == ("released", {"why": "interrupt"})
+    lines = coordinator.output(job).splitlines()
+    assert (lines[0], lines[-1]) == (b"begun", b"saved")
 
 
 @pytest.mark.parametrize(
