@@ -84,6 +84,7 @@ class SharedClient:
         self._fast_path: FastPath | None = None
         self.completion_etags_last = Habit()  # listings show the ETag that CompleteMultipartUpload answered
         self.answers_ranges = Habit()
+        self.sends_ranges = Habit()  # the same, with whatever status
         self.etag_is_md5 = Habit()  # the ETag of an object that was sent whole is the MD5 of its content
         self.enforces_conditions = Habit()
         # Parts of its objects are copied into multipart uploads. Without that all of a file is sent again.

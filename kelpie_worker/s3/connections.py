@@ -22,6 +22,7 @@ from botocore.awsrequest import (
     AWSHTTPSConnectionPool,
 )
 from botocore.compat import HTTPResponse
+from urllib3.exceptions import ClosedPoolError
 
 from kelpie_worker.s3.line import Limits, current_limits
 
@@ -69,14 +70,7 @@ class _LimitedReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        self._limits.note_progress()
-        with _reset_on_time_out(self._sock):
-            while True:
-                _wait_at_most(self._sock, self._limits.pause())
-                try:
-                    return self._sock.recv_into(buffer)
-                except TimeoutError:
-                    continue
+        return receive(self._sock, self._limits, buffer)
 
     def close(self) -> None:
         self._file.close()
@@ -126,12 +120,53 @@ class _SecureConnection(_Limited, AWSHTTPSConnection):  # type: ignore[misc]
     pass
 
 
-class _Pool(AWSHTTPConnectionPool):
+class KeptConnections:
+    """A pool that lends connections which are open, and may be written to and read from directly."""
+
+    proxy: Any
+    _get_conn: Any
+    _put_conn: Any
+
+    def take(self) -> Any:
+        """A connection without a proxy that an earlier request left open; None if there is none.
+
+        It has to be given back.
+        """
+        if self.proxy is not None:
+            return None
+        try:
+            connection = self._get_conn()
+        except ClosedPoolError:
+            return None
+        if connection.sock is None:
+            self.give_back(connection)
+            return None
+        return connection
+
+    def give_back(self, connection: Any) -> None:
+        """Let the next request have the connection, open or closed."""
+        self._put_conn(connection)
+
+
+class _Pool(KeptConnections, AWSHTTPConnectionPool):
     ConnectionCls = _Connection
 
 
-class _SecurePool(AWSHTTPSConnectionPool):
+class _SecurePool(KeptConnections, AWSHTTPSConnectionPool):
     ConnectionCls = _SecureConnection
+
+
+def receive(sock: Any, limits: Limits, buffer: Any) -> int:
+    """Read what has come into a buffer; returns the number of bytes, 0 at the end. Raises OSError."""
+    limits.note_progress()
+    with _reset_on_time_out(sock):
+        while True:
+            _wait_at_most(sock, limits.pause())
+            try:
+                received: int = sock.recv_into(buffer)
+                return received
+            except TimeoutError:
+                continue
 
 
 def _wait_at_most(sock: Any, seconds: float) -> None:

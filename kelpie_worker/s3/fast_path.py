@@ -9,6 +9,8 @@ Nothing is guessed: a request that was not signed in the common way is not recor
 how to follow (a redirect to another region, for example) is left to boto3.
 """
 
+from __future__ import annotations
+
 import base64
 import re
 import zlib
@@ -18,11 +20,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from kelpie_worker.job import ObjectKey
+from kelpie_worker.s3.answers import Answer, bounded, checked, document, of_session
 from kelpie_worker.s3.encodings import tell_accepted
 from kelpie_worker.s3.objects import Target
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+    from kelpie_worker.s3.connections import KeptConnections
 
 _COMMON_SIGNATURE = "s3v4"
 _COMMON_SIGNING = {
@@ -53,12 +58,13 @@ class RequestTemplate:
 class FastPath:
     """The fast path of one client; threads may share it. Requests raise NoFastPath, and what boto3 raises."""
 
-    def __init__(self, client: "S3Client") -> None:
+    def __init__(self, client: S3Client) -> None:
         self._client: Any = client  # typed Any, because its connection pool is not in the stubs
         settings: Any = client.meta.config
         self._sends_checksums = settings.request_checksum_calculation == "when_supported"
         self._asks_for_checksums = settings.response_checksum_validation == "when_supported"
         self._templates: dict[tuple[str, str], RequestTemplate] = {}  # by operation and bucket
+        self._pools: dict[str, KeptConnections] = {}  # by the URL without the key
         for operation in ("PutObject", "GetObject"):
             client.meta.events.register_last(f"before-sign.s3.{operation}", self._record)
 
@@ -68,21 +74,25 @@ class FastPath:
         if self._sends_checksums:
             headers["x-amz-checksum-crc32"] = base64.b64encode(zlib.crc32(body).to_bytes(4, "big")).decode()
         answer = self._send("PUT", "PutObject", target.place, headers, body)
-        return {"ETag": answer.headers.get("ETag"), "VersionId": answer.headers.get("x-amz-version-id")}
+        document(answer)
+        return {"ETag": answer.headers.get("etag"), "VersionId": answer.headers.get("x-amz-version-id")}
 
-    def get(self, bucket: str, key: str) -> tuple[Any, Mapping[str, str]]:
-        """An object's body as a readable stream, and the headers of the answer.
-
-        Reading raises if the body ends too early or does not match the storage's checksum.
-        """
+    def get(self, bucket: str, key: str) -> Answer:
+        """An object. Reading it raises if it ends too early or does not match the storage's checksum."""
         headers = {"x-amz-checksum-mode": "ENABLED"} if self._asks_for_checksums else {}
-        answer = self._send("GET", "GetObject", (bucket, key), headers, None)
-        return _checked_body(answer), answer.headers
+        return checked(self._send("GET", "GetObject", (bucket, key), headers, None))
+
+    def get_range(self, bucket: str, key: str, first: int, last: int, condition: Mapping[str, str]) -> Answer:
+        """Bytes of an object, both ends included; the answer may be all of it. `condition` is headers.
+
+        Reading it raises if it ends too early.
+        """
+        headers = {"Range": f"bytes={first}-{last}", **condition}
+        return bounded(self._send("GET", "GetObject", (bucket, key), headers, None))
 
     def _send(
         self, method: str, operation: str, target: ObjectKey, headers: dict[str, str], body: bytes | None
-    ) -> Any:
-        from botocore.awsrequest import AWSRequest
+    ) -> Answer:
         from botocore.exceptions import ClientError
 
         bucket, key = target
@@ -90,21 +100,28 @@ class FastPath:
         if template is None:
             raise NoFastPath
         headers["User-Agent"] = template.user_agent
-        request = AWSRequest(method, template.base + _quoted(key), headers, body, stream_output=body is None)
-        request.context = dict(template.context)
-        # A new auth instance for each request, because credentials may have been renewed.
-        template.signer.get_auth_instance(**template.signing).add_auth(request)
-        prepared = request.prepare()
-        if method == "GET":
-            tell_accepted(prepared)
-        answer = self._client._endpoint.http_session.send(prepared)
-        if answer.status_code == 200:
+        answer = self._answer_to(template, _signed(template, method, key, headers, body))
+        if answer.status == 200 or (answer.status == 206 and "Range" in headers):
             return answer
         code = _error_code(answer)
-        if answer.status_code in _LEFT_TO_BOTO:  # `_record` then sees the request that boto3 sends instead
+        if answer.status in _LEFT_TO_BOTO:  # `_record` then sees the request that boto3 sends instead
             raise NoFastPath
-        error = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": answer.status_code}}
+        error = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": answer.status}}
         raise ClientError(error, operation)  # type: ignore[arg-type]  # only these fields of it are read
+
+    def _answer_to(self, template: RequestTemplate, request: Any) -> Answer:
+        """Exchange on a connection that is open, or have one made by the client's session."""
+        from kelpie_worker.s3.connections import KeptConnections
+        from kelpie_worker.s3.exchange import exchange
+
+        pool = self._pools.get(template.base)
+        if pool and (answer := exchange(pool, request)):
+            return answer
+        found = self._client._endpoint.http_session.send(request)
+        pool = getattr(found.raw, "_pool", None)
+        if isinstance(pool, KeptConnections):
+            self._pools[template.base] = pool
+        return of_session(found)
 
     def _record(
         self, request: Any, signature_version: Any, request_signer: Any, operation_name: str, **common: Any
@@ -140,30 +157,20 @@ def _quoted(key: str) -> str:
     return quote(key, safe="/~")
 
 
-def _error_code(answer: Any) -> str:
+def _signed(template: RequestTemplate, method: str, key: str, headers: dict[str, str], body: bytes | None) -> Any:
+    from botocore.awsrequest import AWSRequest
+
+    request = AWSRequest(method, template.base + _quoted(key), headers, body, stream_output=True)
+    request.context = dict(template.context)
+    # A new auth instance for each request, because credentials may have been renewed.
+    template.signer.get_auth_instance(**template.signing).add_auth(request)
+    prepared = request.prepare()
+    if method == "GET":
+        tell_accepted(prepared)
+    return prepared
+
+
+def _error_code(answer: Answer) -> str:
     """The error code in an answer's body. Reads the body to its end, so that the connection can be reused."""
-    found = _CODE.search(answer.content)
-    return found[1].decode(errors="replace") if found else str(answer.status_code)
-
-
-def check_bounds(headers: Mapping[str, str]) -> None:
-    """Raises ConnectionError if the headers do not say how long the body is: they were cut off.
-
-    A lost connection would then look like the end of the body.
-    """
-    if not {"content-length", "transfer-encoding"} & {name.lower() for name in headers}:
-        raise ConnectionError("an answer without its length")
-
-
-def _checked_body(answer: Any) -> Any:
-    """The body as a stream that checks, as boto3's does, its length and a checksum of the whole object."""
-    from botocore.httpchecksum import Crc32Checksum, Sha1Checksum, Sha256Checksum, StreamingChecksumBody
-    from botocore.response import StreamingBody
-
-    check_bounds(answer.headers)
-    length = answer.headers.get("Content-Length")
-    for name, checksum in (("crc32", Crc32Checksum), ("sha1", Sha1Checksum), ("sha256", Sha256Checksum)):
-        expected = answer.headers.get(f"x-amz-checksum-{name}")
-        if expected and "-" not in expected:
-            return StreamingChecksumBody(answer.raw, length, checksum(), expected)
-    return StreamingBody(answer.raw, length)
+    found = _CODE.search(document(answer))
+    return found[1].decode(errors="replace") if found else str(answer.status)

@@ -1,22 +1,23 @@
 """Download one object to a file, verified by its size, its ETag and, where the bucket has them, its MD5."""
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kelpie_worker import logs
+from kelpie_worker.s3.answers import Answer, of_boto
 from kelpie_worker.s3.encodings import accepting_gzip, is_packed
 from kelpie_worker.s3.errors import Changed, NotTheListed, StorageUnreachable
-from kelpie_worker.s3.fast_path import NoFastPath, check_bounds
+from kelpie_worker.s3.fast_path import NoFastPath
 from kelpie_worker.s3.objects import RemoteFile, bare
-from kelpie_worker.s3.ranged_get import LARGE, NotTheRange, RangedGet
+from kelpie_worker.s3.ranged_get import LARGE, TAKEN_UNMARKED, NotTheRange, RangedGet
+from kelpie_worker.s3.receiving import new_file, received_into
 from kelpie_worker.s3.retrying import Calls
 
-_BLOCK = 1024 * 1024
 _MD5 = re.compile("[0-9a-f]{32}")
 
 
@@ -39,14 +40,18 @@ class Downloads:
         version = {"VersionId": listed.version_id} if listed.version_id else {}
         which: dict[str, Any] = {"Bucket": bucket, "Key": key} | version
         what = f"downloading {bucket}/{key}"
-        if listed.size >= LARGE and self._shared.answers_ranges.of(bucket) is not False:
+        takes_unmarked = listed.size >= TAKEN_UNMARKED
+        ranges = self._shared.sends_ranges if takes_unmarked else self._shared.answers_ranges
+        if listed.size >= LARGE and ranges.of(bucket) is not False:
             try:
-                fetched = self._identified(bucket, listed, *self._fetch_in_ranges(which, path, what))
-                self._shared.answers_ranges.saw(bucket, True)
+                fetched = self._identified(
+                    bucket, listed, *self._fetch_in_ranges(which, path, what, takes_unmarked)
+                )
+                ranges.saw(bucket, True)
                 return fetched
             except NotTheRange as error:
                 if error.first:
-                    self._shared.answers_ranges.saw(bucket, False)
+                    ranges.saw(bucket, False)
             except NotTheListed as error:
                 logs.warn("download_repeated", key=key, detail=str(error))
         accepted = is_packed(key)
@@ -62,46 +67,47 @@ class Downloads:
 
         return self._calls.repeated(what, once)
 
-    def _fetch_in_ranges(self, which: dict[str, Any], path: Path, what: str) -> tuple[int, str]:
-        def get_range(first: int, last: int, etag: str | None) -> Any:
-            same: dict[str, Any] = {"IfMatch": f'"{etag}"'} if etag else {}
-            return self._calls.client.get_object(**which, **same, Range=f"bytes={first}-{last}")
+    def _fetch_in_ranges(
+        self, which: dict[str, Any], path: Path, what: str, takes_unmarked: bool
+    ) -> tuple[int, str]:
+        def get_range(first: int, last: int, etag: str | None) -> Answer:
+            return self._open(which, (first, last), f'"{etag}"' if etag else None)
 
-        with path.open("wb") as file:
+        with new_file(path) as descriptor:
             try:
                 return RangedGet(
-                    get_range, partial(self._calls.repeated, what), self._calls.lease.check, file.fileno()
+                    get_range,
+                    partial(self._calls.repeated, what),
+                    self._calls.lease.check,
+                    descriptor,
+                    takes_unmarked,
                 ).fetch()
             except Changed as error:
                 raise NotTheRange(first=False) from error
 
     def _fetch_once(self, which: dict[str, Any], path: Path, listed: RemoteFile) -> RemoteFile:
-        opened, headers = self._open(which)
-        facts = {name.lower(): value for name, value in headers.items()}
-        received, digest = 0, hashlib.md5(usedforsecurity=False)
-        comparable = may_be_md5(bare(facts.get("etag", "")) or listed.etag, facts)
-        with path.open("wb") as file:
-            while block := opened.read(_BLOCK):
-                self._calls.lease.check()
-                file.write(block)
-                if comparable:
-                    digest.update(block)
-                received += len(block)
-        downloaded = self._identified(which["Bucket"], listed, received, facts.get("etag", ""))
+        with closing(self._open(which)) as answer:
+            etag = answer.headers.get("etag", "")
+            comparable = may_be_md5(bare(etag) or listed.etag, answer.headers)
+            received, md5 = received_into(path, answer, self._calls.lease.check, comparable)
+        downloaded = self._identified(which["Bucket"], listed, received, etag)
         if comparable:
-            self._compare(which["Bucket"], downloaded, digest.hexdigest())
+            self._compare(which["Bucket"], downloaded, md5)
         return downloaded
 
-    def _open(self, which: dict[str, Any]) -> tuple[Any, Mapping[str, str]]:
+    def _open(self, which: dict[str, Any], ends: tuple[int, int] | None = None, etag: str | None = None) -> Answer:
+        """Ask for an object, or for its bytes from the first to the last of `ends` if it has that ETag."""
         try:
             if which.keys() != {"Bucket", "Key"}:
                 raise NoFastPath
-            return self._shared.fast_path.get(which["Bucket"], which["Key"])
+            if ends is None:
+                return self._shared.fast_path.get(which["Bucket"], which["Key"])
+            condition = {"If-Match": etag} if etag else {}
+            return self._shared.fast_path.get_range(which["Bucket"], which["Key"], *ends, condition)
         except NoFastPath:
-            answer = self._calls.client.get_object(**which)
-            headers = answer["ResponseMetadata"]["HTTPHeaders"]
-            check_bounds(headers)
-            return answer["Body"], headers
+            part: dict[str, Any] = {"Range": f"bytes={ends[0]}-{ends[1]}"} if ends else {}
+            same: dict[str, Any] = {"IfMatch": etag} if etag else {}
+            return of_boto(self._calls.client.get_object(**which, **part, **same))
 
     def _identified(self, bucket: str, listed: RemoteFile, size: int, etag: str) -> RemoteFile:
         """`listed` with the size and ETag that were received. Raises NotTheListed: it is not that object.

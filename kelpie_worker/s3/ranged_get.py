@@ -1,25 +1,28 @@
 """Download a large object in ranges at the same time; a range whose connection broke continues where it stopped.
 
 Every answer must be exactly the range that was requested, of the same object: otherwise its bytes would be
-written to the wrong offset. Some servers ignore ranges, and one was seen that sends the range without saying so.
+written to the wrong offset. Some servers ignore ranges. Others (rclone's) send the range with the status of a
+whole object: it is taken for the range only if both Content-Range and Content-Length say so, and only of an object
+so large that one connection for all of it takes long.
 """
 
-import os
 import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
+from kelpie_worker.s3.answers import Answer
 from kelpie_worker.s3.objects import bare
+from kelpie_worker.s3.receiving import own_block, write_at
 
 LARGE = 64 * 1024 * 1024
+TAKEN_UNMARKED = 256 * 1024 * 1024  # bytes of an object from which on a range may have the status of a whole one
 _PIECE = 32 * 1024 * 1024
 _AT_ONCE = 4
-_BLOCK = 1024 * 1024
-_PARTIAL_CONTENT = 206
+_WHOLE, _PARTIAL_CONTENT = 200, 206
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
@@ -32,7 +35,7 @@ class NotTheRange(Exception):
 
 
 class GetRange(Protocol):
-    def __call__(self, first: int, last: int, etag: str | None) -> Any:
+    def __call__(self, first: int, last: int, etag: str | None) -> Answer:
         """GetObject of the bytes from `first` to `last`, both included, if the object has that ETag."""
 
 
@@ -47,7 +50,8 @@ class _Version:
 class RangedGet:
     """Downloads one object into an open file.
 
-    `repeated` calls an operation with retries, `check` raises to end the download.
+    `repeated` calls an operation with retries, `check` raises to end the download. `takes_unmarked`: a range may
+    come with the status of a whole object.
     """
 
     def __init__(
@@ -56,11 +60,13 @@ class RangedGet:
         repeated: Callable[[Callable[[], None]], None],
         check: Callable[[], None],
         descriptor: int,
+        takes_unmarked: bool,
     ) -> None:
         self._get_range = get_range
         self._repeated = repeated
         self._check = check
         self._descriptor = descriptor
+        self._statuses = {_PARTIAL_CONTENT, _WHOLE} if takes_unmarked else {_PARTIAL_CONTENT}
         self._version: _Version | None = None  # None until the first answer
         self._given_up = threading.Event()
 
@@ -87,34 +93,36 @@ class RangedGet:
         def fetch_rest() -> None:
             nonlocal position
             etag = self._version.etag if self._version else None
-            answer = self._get_range(position, self._end(start) - 1, etag)
-            with closing(answer["Body"]) as body:
+            with closing(self._get_range(position, self._end(start) - 1, etag)) as answer:
                 self._check_range(answer, position, start)
+                block = own_block()
                 while position < self._end(start) and not self._given_up.is_set():
                     self._check()
-                    position += self._write(body.read(min(_BLOCK, self._end(start) - position)), position)
+                    position += self._write(answer, block[: self._end(start) - position], position)
 
         self._repeated(fetch_rest)
+
+    def _write(self, answer: Answer, block: memoryview, position: int) -> int:
+        """Receive and write some bytes; returns how many. What came before a connection broke is not lost."""
+        count = answer.readinto(block)
+        if not count:
+            raise ConnectionError("the answer ended before the range did")
+        write_at(self._descriptor, block[:count], position)
+        return count
 
     def _end(self, start: int) -> int:
         """The end, exclusive, of the piece that begins at `start`."""
         return min(start + _PIECE, self._version.size) if self._version else start + _PIECE
 
-    def _check_range(self, answer: Any, position: int, start: int) -> None:
+    def _check_range(self, answer: Answer, position: int, start: int) -> None:
         """Raises NotTheRange unless the answer is the rest of the piece, from `position`."""
-        shown = _CONTENT_RANGE.fullmatch(answer.get("ContentRange", ""))
-        if answer["ResponseMetadata"]["HTTPStatusCode"] != _PARTIAL_CONTENT or not shown:
+        shown = _CONTENT_RANGE.fullmatch(answer.headers.get("content-range", ""))
+        if answer.status not in self._statuses or not shown:
             raise NotTheRange(first=self._version is None)
         first, last, size = map(int, shown.groups())
-        version = _Version(size, bare(answer.get("ETag", "")))
+        if answer.status == _WHOLE and answer.headers.get("content-length") != str(last + 1 - first):
+            raise NotTheRange(first=self._version is None)
+        version = _Version(size, bare(answer.headers.get("etag", "")))
         if version != (self._version or version) or (first, last + 1) != (position, min(start + _PIECE, size)):
             raise NotTheRange(first=self._version is None)
         self._version = version
-
-    def _write(self, block: bytes, position: int) -> int:
-        if not block:
-            raise ConnectionError("the answer ended before the range did")
-        written = 0
-        while written < len(block):
-            written += os.pwrite(self._descriptor, block[written:], position + written)
-        return written

@@ -278,7 +278,8 @@ def _bring(
         return earlier
     final = Path(plan.path)
     try:
-        final.parent.mkdir(parents=True, exist_ok=True)
+        if not final.parent.is_dir():
+            final.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise PathConflict(
             f"{plan.remote.key} needs a directory where there is a file: {error.filename}"

@@ -233,3 +233,26 @@ def test_a_server_that_ignores_ranges_is_asked_twice(large: Bring, faulty: Fault
     for _ in range(3):
         assert large() == CONTENT
     assert len(ranges_asked(faulty)) == 2
+
+
+@pytest.mark.parametrize("answer", ["whole", "mislabelled"])
+def test_of_a_very_large_object_a_range_is_taken_that_has_the_status_of_a_whole_one(
+    large: Bring, faulty: FaultyProxy, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    monkeypatch.setattr(get_object, "TAKEN_UNMARKED", PIECE)
+    faulty.ranges = answer
+    assert large() == large() == CONTENT
+    assert len(ranges_asked(faulty)) == (8 if answer == "mislabelled" else 2)
+
+
+def test_a_range_of_another_object_is_not_taken_whatever_its_status_is(
+    large: Bring, faulty: FaultyProxy, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(get_object, "TAKEN_UNMARKED", PIECE)
+    replaced = CONTENT[::-1]
+    # Storage that sends ranges so does not know If-Match either.
+    faulty.ranges, faulty.conditions = "mislabelled", "ignored"
+    faulty.fault = lambda method, path: (
+        s3.put(bucket, "large", replaced) if len(ranges_asked(faulty)) == 2 else None
+    )
+    assert large() == replaced
