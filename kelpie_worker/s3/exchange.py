@@ -27,7 +27,7 @@ _FRAMING = ("content-length", "connection")
 
 
 def exchange(pool: KeptConnections, request: Any) -> Answer | None:
-    """Send a prepared request; None if the pool has no open connection for it, or it has no limits.
+    """Send a prepared request, which names its host; None if it has no limits, or no connection is open for it.
 
     Raises ConnectionError.
     """
@@ -46,10 +46,7 @@ def exchange(pool: KeptConnections, request: Any) -> Answer | None:
 
 
 def _request_bytes(request: Any) -> bytes:
-    url = urlsplit(request.url)
-    host = url.netloc.rpartition("@")[2].lower()
-    default = {"http": ":80", "https": ":443"}[url.scheme]
-    lines = [f"{request.method} {url.path} HTTP/1.1", f"Host: {host.removesuffix(default)}"]
+    lines = [f"{request.method} {urlsplit(request.url).path} HTTP/1.1"]
     for name, value in request.headers.items():
         lines.append(f"{name}: {value.decode() if isinstance(value, bytes) else value}")
     head = "\r\n".join(lines)

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from kelpie_worker.job import ObjectKey
 from kelpie_worker.s3.answers import Answer, bounded, checked, document, of_session
@@ -49,6 +49,7 @@ class RequestTemplate:
     """How one operation's requests to a bucket are addressed and signed."""
 
     base: str  # the URL without the key
+    host: str  # as its header names it
     signer: Any
     signing: Mapping[str, str]
     context: Mapping[str, Any]
@@ -100,6 +101,7 @@ class FastPath:
         if template is None:
             raise NoFastPath
         headers["User-Agent"] = template.user_agent
+        headers["Host"] = template.host  # else it is worked out for every signature, twice
         answer = self._answer_to(template, _signed(template, method, key, headers, body))
         if answer.status == 200 or (answer.status == 206 and "Range" in headers):
             return answer
@@ -142,6 +144,7 @@ class FastPath:
             return
         self._templates[operation_name, bucket] = RequestTemplate(
             request.url.removesuffix(quoted),
+            _host(request.url),
             request_signer,
             {
                 "signing_name": signing.get("signing_name") or common["signing_name"],
@@ -151,6 +154,12 @@ class FastPath:
             {name: request.context[name] for name in _FOR_SIGNING if name in request.context},
             str(request.headers.get("User-Agent", "")),
         )
+
+
+def _host(url: str) -> str:
+    parts = urlsplit(url)
+    default = {"http": ":80", "https": ":443"}.get(parts.scheme, "")
+    return parts.netloc.rpartition("@")[2].lower().removesuffix(default)
 
 
 def _quoted(key: str) -> str:

@@ -16,7 +16,10 @@ from kelpie_worker.s3.exchange import exchange
 from kelpie_worker.s3.line import Line, limited
 
 REQUEST = SimpleNamespace(
-    method="PUT", url="http://storage.test:80/bucket/a%20b", headers={"X-Name": b"value"}, body=b"body"
+    method="PUT",
+    url="http://storage.test/bucket/a%20b",
+    headers={"Host": "storage.test", "X-Name": b"value"},
+    body=b"body",
 )
 LONG = b"0123456789" * 10_000
 
