@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from uuid import UUID
 
 import click
@@ -67,6 +69,14 @@ def opened(url: str, connections: int = 2) -> Iterator[Database]:
         database.close()
 
 
+def note_row(what: str, met: bool | None) -> None:
+    """Append a measurement to the file of BENCH_ROWS, if there is one. `met`: null if it is not judged."""
+    if path := os.environ.get("BENCH_ROWS"):
+        measured, _, goal = what.partition(" (goal: ")
+        with Path(path).open("a") as rows:
+            rows.write(json.dumps({"what": measured, "goal": goal.removesuffix(")"), "met": met}) + "\n")
+
+
 @dataclass(frozen=True)
 class Tenant:
     caller: Caller
@@ -85,7 +95,12 @@ def make_tenant(db: Database) -> Tenant:
 
 
 class Goals:
-    """The goals of a benchmark. A small run only shows that it works: its times are printed and not judged."""
+    """The goals of a benchmark. A small run only shows that it works: its times are printed and not judged.
+
+    Each is a sentence of what was measured, with its goal in brackets: "(goal: 1.5 at most)". If BENCH_ROWS names
+    a file, a line {"what", "goal", "met"} is appended to it for each, from which `bench.results` makes its table;
+    `met` is null in a small run.
+    """
 
     def __init__(self, judged: bool) -> None:
         self.judged = judged
@@ -95,6 +110,7 @@ class Goals:
         """A goal that must be met at any size."""
         click.echo(f"{'ok    ' if holds else 'MISSED'}  {what}")
         self.missed += not holds
+        note_row(what, holds)
 
     def figure(self, what: str, reached: bool) -> None:
         """A goal that depends on size and speed, so that small runs are not judged by it."""
@@ -102,6 +118,7 @@ class Goals:
             self.fact(what, reached)
         else:
             click.echo(f"        {what} (small run, not judged)")
+            note_row(what, None)
 
     def verdict(self) -> int:
         """The exit code: 1 if a goal was missed, else 0."""

