@@ -96,7 +96,7 @@ HOW_TO_CONNECT: dict[str, Any] = {
     "row_factory": dict_row,
     "connect_timeout": 5,
     "tcp_user_timeout": 10_000,
-    "application_name": "kelpie",
+    "application_name": "kelpie-2",  # the release before, which opens no sealed environment, is named kelpie
     "client_encoding": "UTF8",
     "context": adapters_of_binary_results(),
 }

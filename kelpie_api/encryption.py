@@ -147,11 +147,13 @@ def require(tx: Transaction, seal: Seal) -> Seal:
 
 
 class Unreadable(NamedTuple):
-    """What none of the given keys opens: ids of signing secrets, and of webhooks that wait; how many secrets."""
+    """What none of the given keys opens: ids of signing secrets, and of webhooks that wait; how many secrets
+    and environments of jobs."""
 
     secrets: list[int]
     keys: list[UUID]
     job_secrets: int
+    environments: int
 
 
 def unreadable(db: Database | Transaction, seal: Seal) -> Unreadable:
@@ -171,9 +173,9 @@ def require_readable(db: Database, seal: Seal) -> None:
 
 def change(db: Database, seal: Seal, drop: bool = False) -> Row | None:
     """Make the first key the database's, and seal with it what another of the keys opens: `resealed_secrets`,
-    `resealed_keys` of webhooks, and of what jobs are given, where there was some, `resealed_job_secrets`. None:
-    there was nothing to do. Another run seals what a process wrote with the key before while the first was at
-    work, or was cut short.
+    `resealed_keys` of webhooks, and of what jobs are given, where there was some, `resealed_job_secrets` and
+    `resealed_environments`. None: there was nothing to do. Another run seals what a process wrote with the key
+    before while the first was at work, or was cut short.
 
     What none of the keys opens is removed with `drop`: `secrets` and `keys`. Without it that stays where one of
     them is the database's; where none is, nothing is changed and SecretsWouldBeLost raised, or WrongSecretKey for
@@ -196,6 +198,9 @@ def change(db: Database, seal: Seal, drop: bool = False) -> Row | None:
     }
     of_jobs = {
         "resealed_job_secrets": _seal_rows_anew(db, seal, SQL.list_secrets_of_other_keys, SQL.reseal_job_secrets),
+        "resealed_environments": _seal_rows_anew(
+            db, seal, SQL.list_environments_of_other_keys, SQL.reseal_environments
+        ),
     }
     done = dropped | resealed | {name: number for name, number in of_jobs.items() if number}
     return done if adopted or any(done.values()) else None
@@ -211,7 +216,7 @@ def _is_known(tx: Transaction, seal: Seal) -> bool:
 
 def _require_nothing_lost(lost: Unreadable, hint: str) -> None:
     if any(lost):
-        raise SecretsWouldBeLost(len(lost.secrets), len(lost.keys), lost.job_secrets, hint)
+        raise SecretsWouldBeLost(len(lost.secrets), len(lost.keys), lost.job_secrets, lost.environments, hint)
 
 
 def _drop(tx: Transaction, lost: Unreadable) -> dict[str, int]:

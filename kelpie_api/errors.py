@@ -199,13 +199,15 @@ class WrongSecretKey(KelpieError):
 class SecretsWouldBeLost(KelpieError):
     """A change of the key that would leave behind what none of the given keys opens."""
 
-    def __init__(self, secrets: int, keys: int, job_secrets: int = 0, hint: str = "") -> None:
+    def __init__(
+        self, secrets: int, keys: int, job_secrets: int = 0, environments: int = 0, hint: str = ""
+    ) -> None:
         super().__init__(
             f"KELPIE_SECRET_KEY cannot open {secrets} of the signing secrets and {keys} of the keys of webhooks"
-            f" that wait, nor {job_secrets} of the secrets of jobs.{hint} Nothing is lost if it is NEW,OLD, with"
-            " the key that sealed them after the comma. To do without them, stop the API and the sender of"
-            " webhooks, then say --drop-unreadable: such webhooks are sent without a key, such users get a new"
-            " signing secret, and such jobs wait until the key is back."
+            f" that wait, nor {job_secrets} of the secrets and {environments} of the environments of jobs.{hint}"
+            " Nothing is lost if it is NEW,OLD, with the key that sealed them after the comma. To do without them,"
+            " stop the API and the sender of webhooks, then say --drop-unreadable: such webhooks are sent without"
+            " a key, such users get a new signing secret, and such jobs wait until the key is back."
         )
 
 

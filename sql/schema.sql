@@ -176,6 +176,8 @@ create table jobs (
   rerun_of uuid,
   reason text,
   options jsonb,
+  sealed_environment bytea,
+  constraint a_sealed_environment_stands_alone CHECK (sealed_environment IS NULL OR environment = '{}'::jsonb) NOT VALID,
   constraint canceled_has_its_time CHECK ((status = 'canceled'::job_status) = (canceled IS NOT NULL)),
   constraint completed_has_its_time CHECK ((status = 'completed'::job_status) = (completed IS NOT NULL)),
   constraint failed_has_a_reason CHECK (status <> 'failed'::job_status OR num_failures >= max_failures OR reason IS NOT NULL) NOT VALID,
@@ -396,6 +398,7 @@ create table secret_key (
   only_row boolean default true not null,
   fingerprint bytea not null,
   since timestamp with time zone default now() not null,
+  seals_since timestamp with time zone,
   constraint secret_key_only_row_check CHECK (only_row),
   constraint secret_key_pkey PRIMARY KEY (only_row)
 );
@@ -552,6 +555,8 @@ CREATE INDEX queue_leased ON queue USING btree (tenant_id, container_group, rank
 
 CREATE INDEX queue_parked ON queue USING btree (tenant_id, container_group, seq) WHERE (parked IS NOT NULL);
 
+CREATE INDEX queue_unsealable ON queue USING btree (seq) WHERE ('unsealable'::text = ANY (parked));
+
 CREATE INDEX reallocations_due ON reallocations USING btree (next_try) WHERE (next_try IS NOT NULL);
 
 CREATE INDEX reallocations_of_a_machine ON reallocations USING btree (tenant_id, container_group, machine_id, id);
@@ -588,7 +593,7 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 
 -- view shown_jobs(id, user_id, status, created, started, completed, canceled, failed, command, arguments, environment, sync, input_bucket, input_prefix, checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix, compression, max_failures, heartbeat_interval, webhook, heartbeat, num_failures, num_heartbeats, container_group_id, machine_id, attempt, seq, tenant_id, queued)
 
--- view visible_jobs(id, user_id, status, created, started, completed, canceled, failed, command, arguments, environment, sync, input_bucket, input_prefix, checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix, compression, max_failures, heartbeat_interval, webhook, heartbeat, num_failures, num_heartbeats, container_group_id, machine_id, attempt, seq, tenant_id, queued, name, labels, priority, sweep_id, rerun_of, reason, options, phase, parked, backoff_until, fraction, fraction_at)
+-- view visible_jobs(id, user_id, status, created, started, completed, canceled, failed, command, arguments, environment, sync, input_bucket, input_prefix, checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix, compression, max_failures, heartbeat_interval, webhook, heartbeat, num_failures, num_heartbeats, container_group_id, machine_id, attempt, seq, tenant_id, queued, name, labels, priority, sweep_id, rerun_of, reason, options, phase, parked, backoff_until, fraction, fraction_at, sealed_environment)
 
 -- function announce_given_back() returns trigger
 

@@ -15,10 +15,22 @@ from kelpie_api.commands.database import database
 from kelpie_api.config import Config
 from kelpie_api.encryption import Seal
 from kelpie_api.errors import ConfigError
+from kelpie_api.sealed import environments
 from kelpie_api.webhooks import signing
 
 BEFORE_A_CHANGE = "All programs must have this KELPIE_SECRET_KEY by now; if they do, say --yes."
-OF_JOBS = {"resealed_job_secrets": "secrets of jobs"}
+BEFORE_SEALING = (
+    "All programs of the coordinator must be of this release by now, and there is no way back to the one before;"
+    " if so, say --yes."
+)
+OLDER_PROCESSES = (
+    "Processes of the release before are connected, from {where}; end them first. A pooler may show connections of"
+    " processes that are gone: then say --anyway."
+)
+OF_JOBS = {
+    "resealed_job_secrets": "secrets of jobs",
+    "resealed_environments": "environments of jobs",
+}
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
@@ -163,6 +175,30 @@ def change_secret_key(yes: bool, drop_unreadable: bool, as_json: bool) -> None:
             encryption.require_readable(db, seal)
     if changed is None:
         say({"changed": False}, "This is the key of the database already; nothing was changed.", as_json)
+
+
+@main.command("seal")
+@click.option("--yes", is_flag=True, help="All processes of the coordinator are of this release.")
+@click.option(
+    "--anyway", is_flag=True, help="Also where the database still shows connections of the release before."
+)
+@as_json
+def seal(yes: bool, anyway: bool, as_json: bool) -> None:
+    """Have environments of jobs sealed in the database, those of finished jobs too.
+
+    The release before cannot open them, so all its processes must have ended, and from then on its claims are
+    refused: there is no way back to it. Run it again if it is cut short.
+    """
+    keys = Seal(config().secret_key)
+    with database() as db:
+        if not environments.are_sealed(db):
+            older = environments.older_processes(db)
+            if older and not anyway:
+                raise click.ClickException(OLDER_PROCESSES.format(where=", ".join(older)))
+            if not yes:
+                raise click.ClickException(BEFORE_SEALING)
+        number = environments.seal_all(db, keys)
+    say({"sealed": number}, f"Environments are sealed; those of {number} stored jobs were sealed now.", as_json)
 
 
 def what_changed(changed: dict[str, int]) -> str:

@@ -9,10 +9,12 @@ from uuid import UUID
 from kelpie_api import history
 from kelpie_api.auth.caller import Caller, Role
 from kelpie_api.db import SQL, Database, Row
+from kelpie_api.encryption import Seal
 from kelpie_api.errors import (
     InvalidRequest,
     JobNotFound,
 )
+from kelpie_api.sealed.environments import opened
 
 PORTION = 250  # jobs of a page that are read at a time, since each may have 256 KiB
 LARGEST_PAGE = 64 * 2**20  # bytes
@@ -28,14 +30,16 @@ class Cursor:
     oldest_first: bool
 
 
-def get(db: Database, caller: Caller, job_id: UUID) -> Row:
+def get(db: Database, caller: Caller, job_id: UUID, seal: Seal | None = None) -> Row:
+    """A job as this caller may see it; without its environment if that is sealed and `seal` does not open it.
+    Raises JobNotFound."""
     job = db.one_or_none(SQL.get_job, job_id=job_id, **caller.scope)
     if job is None:
         raise JobNotFound(job_id)
     if caller.role == Role.WORKER and not job["attempt"]:
         raise JobNotFound(job_id)  # it reads what was handed out
     job = {name: value for name, value in job.items() if name != "checkpoint_lag" or value is not None}
-    return shown_to(db, caller, [job])[0]
+    return shown_to(db, caller, [opened(seal, job)])[0]
 
 
 def shown_to(db: Database, caller: Caller, jobs: list[Row]) -> list[Row]:
@@ -65,7 +69,9 @@ def held_by(db: Database, caller: Caller, job_ids: list[UUID]) -> set[UUID]:
 def without_secrets(job: Row, value: str | None) -> Row:
     """The job without the user part of its webhook, and with this value in place of those of its environment."""
     webhook = job["webhook"] and without_user_part(job["webhook"])
-    return job | {"environment": dict.fromkeys(job["environment"], value), "webhook": webhook}
+    environment = job["environment"]
+    hidden = None if environment is None else dict.fromkeys(environment, value)
+    return job | {"environment": hidden, "webhook": webhook}
 
 
 def without_user_part(url: str) -> str:
@@ -82,6 +88,7 @@ def list_page(
     page_size: int,
     oldest_first: bool,
     cursor: Cursor | None = None,
+    seal: Seal | None = None,
 ) -> tuple[list[Row], Cursor | None]:
     """One page of the caller's jobs, newest first unless `oldest_first`, and the cursor of the next, if any.
 
@@ -106,7 +113,10 @@ def list_page(
             break
         beyond, skipped = portion[-1]["seq"], 0
     shown = found[:page_size]
-    return shown_to(db, caller, shown), Cursor(shown[-1]["seq"], oldest_first) if len(found) > page_size else None
+    with_environments = [opened(seal, job) for job in shown]
+    return shown_to(db, caller, with_environments), Cursor(shown[-1]["seq"], oldest_first) if len(
+        found
+    ) > page_size else None
 
 
 def _refuse_too_large(page: list[Row]) -> None:

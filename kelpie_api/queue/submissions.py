@@ -20,6 +20,7 @@ from kelpie_api.errors import (
 )
 from kelpie_api.queue.during_prefixes import places
 from kelpie_api.queue.job_limits import limits_in_queue
+from kelpie_api.sealed.environments import Environments, opened
 
 TRIES = 3  # of a submission whose Idempotency-Key was in use and then was not
 
@@ -45,11 +46,15 @@ def submit(
     caller: Caller,
     definitions: Sequence[dict[str, Any]],
     limits: OpenJobLimits = OpenJobLimits(),
+    environments: Environments | None = None,
 ) -> list[Row]:
-    """Create all jobs or none; return them in the order given. Raises TooManyOpenJobs."""
-    values = _submission(caller, definitions, limits=limits)
+    """Create all jobs or none; return them in the order given. Raises TooManyOpenJobs, SecretNamed.
+
+    `environments` seals those of the jobs, if they are to be sealed.
+    """
+    values = _submission(caller, definitions, limits=limits, environments=environments)
     if created := db.unrepeatable(lambda tx: tx.all(SQL.submit_jobs, **values)):
-        return created
+        return _whole(created, environments)
     raise _no_room(db, caller, len(definitions), limits)
 
 
@@ -59,19 +64,21 @@ def submit_once(
     definitions: Sequence[dict[str, Any]],
     once: IdempotencyKey,
     limits: OpenJobLimits = OpenJobLimits(),
+    environments: Environments | None = None,
 ) -> tuple[list[Row], bool]:
     """Create all jobs or none, unless this key did so within a day; return the jobs, and whether they existed.
 
     The try may be repeated after a lost connection: the second one finds by its ids what the first created.
-    Raises IdempotencyKeyReused, SubmittedJobsGone, TooManyOpenJobs.
+    Raises IdempotencyKeyReused, SubmittedJobsGone, TooManyOpenJobs, SecretNamed.
     """
-    values = _submission(caller, definitions, once, limits)
+    values = _submission(caller, definitions, once, limits, environments)
     for _ in range(TRIES):
         if created := db.all(SQL.submit_jobs, **values):
-            return created, False
+            return _whole(created, environments), False
         earlier = db.one_or_none(SQL.find_submission, tenant_id=caller.tenant_id, key=once.key)
         if earlier:  # else it was removed in between, and the key is free, or there is no room
-            return _submitted(db, caller, earlier, once), earlier["job_ids"] != values["job_ids"]
+            submitted = _whole(_submitted(db, caller, earlier, once), environments)
+            return submitted, earlier["job_ids"] != values["job_ids"]
     raise _no_room(db, caller, len(definitions), limits)
 
 
@@ -96,13 +103,14 @@ def _submission(
     definitions: Sequence[dict[str, Any]],
     once: IdempotencyKey | None = None,
     limits: OpenJobLimits = OpenJobLimits(),
+    environments: Environments | None = None,
 ) -> dict[str, Any]:
     for definition in definitions:
         caller.require_own_group(definition["container_group"])
     caller.require_tenant()
     ids = [new_job_id() for _ in definitions]
     submitted = [
-        {"id": str(job_id), "places": list(places(row)), **row, **limits_in_queue(row.get("options") or {})}
+        {"id": str(job_id), "places": list(places(row)), **_as_stored(job_id, row, environments), **limits_in_queue(row.get("options") or {})}
         for job_id, row in zip(ids, definitions, strict=True)
     ]
     return {
@@ -116,6 +124,18 @@ def _submission(
         "most_jobs": limits.jobs,
         "most_bytes": limits.mebibytes * 2**20,
     }
+
+
+def _as_stored(job_id: UUID, definition: dict[str, Any], environments: Environments | None) -> dict[str, Any]:
+    """The columns of a job, its environment sealed if it is to be."""
+    sealed = environments.sealed(job_id, definition["environment"]) if environments else None
+    if sealed is None:
+        return definition
+    return definition | {"environment": {}, "sealed_environment": rf"\x{sealed.hex()}"}
+
+
+def _whole(jobs: list[Row], environments: Environments | None) -> list[Row]:
+    return [opened(environments.seal if environments else None, job) for job in jobs]
 
 
 def _submitted(db: Database, caller: Caller, earlier: Row, once: IdempotencyKey) -> list[Row]:

@@ -55,11 +55,12 @@ def accept(definitions: list[dict[str, Any]], key: str | None) -> tuple[list[Row
     """Submit jobs, at most once if there is a key; return the jobs and the headers of the answer."""
     refuse_own_webhooks(definitions)
     config = coordinator().config
+    environments = coordinator().environments
     limits = OpenJobLimits(config.max_open_jobs, config.max_open_mebibytes)
     if key is None:
-        return submissions.submit(db(), caller(), definitions, limits), {}
+        return submissions.submit(db(), caller(), definitions, limits, environments), {}
     submitted, replayed = submissions.submit_once(
-        db(), caller(), definitions, IdempotencyKey(key, digest_of_body()), limits
+        db(), caller(), definitions, IdempotencyKey(key, digest_of_body()), limits, environments
     )
     return submitted, {"Idempotent-Replayed": "true"} if replayed else {}
 
@@ -136,6 +137,7 @@ def list_jobs(query: dict[str, Any]) -> RouteResult:
         page_size=query["page_size"],
         oldest_first=query["asc"],
         cursor=query["cursor"],
+        seal=coordinator().authenticator.seal,
     )
     link = link_after(as_cursor(following) if following else None, SAME_ON_EVERY_PAGE)
     return {"_count": len(page), "jobs": page}, 200, link
@@ -194,7 +196,7 @@ def revalidated(answer: Callable[P, Response]) -> Callable[P, Response]:
 @blueprint.alt_response(404, schema=Failure)
 def get_job(job_id: str) -> Row:
     """Read a job. `blocked_on_machines` is there if all live machines that it waits for are banned from it."""
-    job = listing.get(db(), caller(), identifier(job_id, "job"))
+    job = listing.get(db(), caller(), identifier(job_id, "job"), coordinator().authenticator.seal)
     blocking = sightings.blocking(db(), job)
     return job | ({"blocked_on_machines": blocking} if blocking else {})
 

@@ -12,7 +12,7 @@ from kelpie_api import metrics
 from kelpie_api.auth.caller import Caller
 from kelpie_api.db import Database, Row, next_byte
 from kelpie_api.errors import JobNotFound, KelpieError, NotTheHolder
-from kelpie_api.queue import checkpoints, jobs
+from kelpie_api.queue import checkpoints, handouts, jobs
 from kelpie_api.queue.long_poll import TooManyWaiters, Waiter
 from kelpie_api.queue.states import Report, Status
 from kelpie_api.schemas.fields import Failure, Message
@@ -59,7 +59,7 @@ def get_work(query: dict[str, Any]) -> tuple[list[Row], int, dict[str, str]]:
 def claim(query: dict[str, Any]) -> Row | None:
     """The claimed job, or None. Raises TooManyWaiters, ClaimIdTaken, Unavailable."""
     machine, group, claim_id = query["machine_id"], query["container_group_id"], query["claim_id"]
-    claimant = caller()
+    claimant, seal = caller(), coordinator().authenticator.seal
     client = this_request().environ.get(
         "gunicorn.socket"
     )  # absent under other servers: then no client counts as gone
@@ -68,7 +68,7 @@ def claim(query: dict[str, Any]) -> Row | None:
         return client is not None and is_closed(client)
 
     def take() -> Row | None:
-        return jobs.claim(db(), claimant, machine, group, claim_id, gone)
+        return handouts.claim(db(), seal, claimant, machine, group, claim_id, gone)
 
     if not query["wait"]:
         return take()

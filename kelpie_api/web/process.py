@@ -12,10 +12,12 @@ from kelpie_api.config import Config
 from kelpie_api.db import Database
 from kelpie_api.errors import Unavailable
 from kelpie_api.machines.sightings import Sightings
+from kelpie_api.queue.handouts import Unsealable
 from kelpie_api.queue.long_poll import LongPoll
 from kelpie_api.queue.maintenance import Maintenance
 from kelpie_api.salad.client import Salad
 from kelpie_api.scaling.rules import GroupLookups
+from kelpie_api.sealed.environments import Environments
 
 
 @dataclass
@@ -32,6 +34,7 @@ class Coordinator:
     waiting: LongPoll
     sightings: Sightings
     lookups: GroupLookups
+    environments: Environments
     schema_is_current: bool = False
     begun_in: int | None = None
     beginning: threading.Lock = field(default_factory=threading.Lock)
@@ -41,10 +44,17 @@ class Coordinator:
         db = Database(config.database_url)
         sightings = Sightings(db, config.max_machines)
         authenticator = Authenticator(db, config)
-        maintenance = Maintenance(db, [sightings.record_sightings, authenticator.key_uses.record_uses_of_keys])
+        unsealable = Unsealable(db, authenticator.seal)
+        duties = [
+            sightings.record_sightings,
+            authenticator.key_uses.record_uses_of_keys,
+            unsealable.unpark_what_opens,
+        ]
+        maintenance = Maintenance(db, duties)
         waiting = LongPoll(db, config.max_waiters, config.max_waiters_of_a_project)
         lookups = GroupLookups(db, Salad(config.salad_api_url), config.salad_api_key)
-        return cls(config, db, authenticator, maintenance, waiting, sightings, lookups)
+        environments = Environments(db, authenticator.seal)
+        return cls(config, db, authenticator, maintenance, waiting, sightings, lookups, environments)
 
     def begin(self) -> None:
         """Open the pool and start housekeeping, once in each process."""

@@ -3,7 +3,7 @@
 create or replace function shown_job(j jobs, the_user_id uuid, the_heartbeat timestamptz)
 returns setof shown_jobs language sql stable as $$
   select j.id, the_user_id, j.status, j.created, j.started, j.completed, j.canceled, j.failed,
-         j.command, j.arguments, j.environment, j.sync,
+         j.command, j.arguments, case when j.sealed_environment is null then j.environment end, j.sync,
          j.input_bucket, j.input_prefix, j.checkpoint_bucket, j.checkpoint_prefix, j.output_bucket, j.output_prefix,
          j.compression, j.max_failures, j.heartbeat_interval, j.webhook,
          the_heartbeat, j.num_failures, j.num_heartbeats, j.container_group, j.machine_id, j.attempt,

@@ -50,11 +50,15 @@ delete from signing_secrets where id = any(%(ids)s::bigint[]);
 -- What still waits is sent without a key.
 update webhooks set sealed_key = null where id = any(%(ids)s::uuid[]) and next_try is not null;
 
--- What is sealed for rows: secrets of jobs. A mark in front names the key.
+-- What is sealed for rows: secrets and environments of jobs. A mark in front names the key.
 
 -- name: count_unreadable_rows
 -- What was sealed with none of the keys of these marks.
-select count(*)::integer as job_secrets from secrets where not substr(sealed, 1, 9) = any(%(marks)s::bytea[]);
+select (select count(*) from secrets
+         where not substr(sealed, 1, 9) = any(%(marks)s::bytea[]))::integer as job_secrets,
+       (select count(*) from jobs
+         where sealed_environment is not null
+           and not substr(sealed_environment, 1, 9) = any(%(marks)s::bytea[]))::integer as environments;
 
 -- name: list_secrets_of_other_keys
 -- What was sealed with another key than that of the mark, some at a time.
@@ -72,3 +76,25 @@ update secrets s
   from unnest(%(ids)s::uuid[], %(before)s::bytea[], %(after)s::bytea[]) as anew (id, before, after)
  where s.id = anew.id
    and s.sealed = anew.before;
+
+-- name: list_environments_of_other_keys
+-- As list_secrets_of_other_keys.
+select id, seq as place, sealed_environment as sealed
+  from jobs
+ where sealed_environment is not null
+   and substr(sealed_environment, 1, 9) <> %(mark)s::bytea
+   and (%(after)s::bigint is null or seq > %(after)s)
+ order by seq
+ limit %(most)s;
+
+-- name: reseal_environments
+-- As reseal_secrets; the rows of the queue first, as everywhere.
+with held as materialized (
+  select job_id from queue where job_id = any(%(ids)s::uuid[]) order by seq for update
+)
+update jobs j
+   set sealed_environment = anew.after
+  from unnest(%(ids)s::uuid[], %(before)s::bytea[], %(after)s::bytea[]) as anew (id, before, after)
+ where j.id = anew.id
+   and j.sealed_environment = anew.before
+   and (select count(*) from held) >= 0;

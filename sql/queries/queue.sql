@@ -16,19 +16,21 @@
 -- checkpoints in, or in a folder within or around: [place, job, its place].
 with asked as materialized (
   select *, octet_length(concat(command, arguments, environment, sync, input_bucket, input_prefix, checkpoint_bucket,
-                                checkpoint_prefix, output_bucket, output_prefix, webhook, name, labels, options)) as bytes
+                                checkpoint_prefix, output_bucket, output_prefix, webhook, name, labels, options))
+            + coalesce(octet_length(sealed_environment), 0) as bytes
     from rows from (
     jsonb_to_recordset(%(submitted)s::jsonb) as (
       id uuid, container_group text, command text, arguments jsonb, environment jsonb, sync jsonb,
       input_bucket text, input_prefix text, checkpoint_bucket text, checkpoint_prefix text,
       output_bucket text, output_prefix text, compression boolean, max_failures integer,
       heartbeat_interval integer, webhook text, places text[], name text, labels jsonb, priority smallint,
-      rerun_of uuid, options jsonb, ends_from_attempt integer, attempt_seconds integer, seconds_left integer)
+      rerun_of uuid, options jsonb, ends_from_attempt integer, attempt_seconds integer, seconds_left integer,
+      sealed_environment bytea)
   ) with ordinality as s (
       id, container_group, command, arguments, environment, sync, input_bucket, input_prefix,
       checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix, compression, max_failures,
       heartbeat_interval, webhook, places, name, labels, priority, rerun_of, options, ends_from_attempt, attempt_seconds,
-      seconds_left, place)
+      seconds_left, sealed_environment, place)
 ),
 room as materialized (
   select has_room_for(%(tenant_id)s, count(*), sum(bytes), %(most_jobs)s, %(most_bytes)s) as is_enough from asked
@@ -52,10 +54,12 @@ submitted as (
 created as (
   insert into jobs (id, tenant_id, container_group, command, arguments, environment, sync, input_bucket,
                     input_prefix, checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix,
-                    compression, max_failures, heartbeat_interval, webhook, name, labels, priority, rerun_of, options)
+                    compression, max_failures, heartbeat_interval, webhook, name, labels, priority, rerun_of, options,
+                    sealed_environment)
   select id, %(tenant_id)s, container_group, command, arguments, environment, sync, input_bucket,
          input_prefix, checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix,
-         compression, max_failures, heartbeat_interval, webhook, name, labels, coalesce(priority, 0), rerun_of, options
+         compression, max_failures, heartbeat_interval, webhook, name, labels, coalesce(priority, 0), rerun_of, options,
+         sealed_environment
     from submitted
    order by place
   returning *
@@ -162,6 +166,71 @@ select s.*
   from hand_out_job(%(tenant_id)s, %(container_group)s, %(machine_id)s, %(claim_id)s, %(actor)s, %(sealed_key)s, %(lines)s,
                     %(speaks)s) j
  cross join lateral visible_job(j, %(user_id)s, now(), null) s;
+
+-- name: park_unsealable
+-- The coordinator takes a job back right after its handout, since its environment or a secret cannot be opened: no failure, no
+-- ban; it is parked until it can be.
+with held as (
+  select * from queue
+   where job_id = %(job_id)s
+     and held_by(queue, %(scope)s, %(groups)s, %(machine_id)s, %(attempt)s)
+     for update
+),
+job as (
+  update jobs j
+     set heartbeat = h.heartbeat, num_heartbeats = h.num_heartbeats
+    from held h
+   where j.id = h.job_id
+  returning j.id, j.attempt
+),
+parked as (
+  update queue q
+     set machine_id = null, holder_group = null, claim_id = null, heartbeat = null,
+         parked = with_reason(coalesce(q.parked, '{}'), 'unsealable')
+    from held h
+   where q.job_id = h.job_id
+),
+ended as (
+  insert into attempt_ends (job_id, number, outcome, last_heartbeat, reason, detail)
+  select job_id, attempt, 'released', heartbeat, 'unsealable',
+         'The coordinator could not open the environment or a secret of the job.'
+    from held
+)
+insert into events (job_id, kind, actor, attempt, detail)
+select id, kind, 'coordinator', attempt,
+       jsonb_build_object('machine_id', %(machine_id)s::text, 'reason', 'unsealable')
+  from job
+ cross join (values ('released'), ('parked')) as e (kind);
+
+-- name: list_unsealable
+-- Jobs that are parked because something of them could not be opened, as with_secrets reads them.
+select q.seq, j.id, j.tenant_id, j.options, j.sealed_environment,
+       case when j.sealed_environment is null then j.environment end as environment
+  from queue q
+  join jobs j on j.id = q.job_id
+ where 'unsealable' = any (q.parked)
+   and q.seq > %(after)s
+ order by q.seq
+ limit %(most)s;
+
+-- name: unpark_unsealable
+-- They can be opened now, and are claimable again unless they are parked for another reason as well.
+with ready as (
+  select job_id from queue
+   where job_id = any(%(job_ids)s::uuid[])
+     and 'unsealable' = any (parked)
+   order by seq
+     for update
+),
+unparked as (
+  update queue q
+     set parked = without_reason(q.parked, 'unsealable')
+    from ready
+   where q.job_id = ready.job_id
+  returning q.job_id, q.attempt
+)
+insert into events (job_id, kind, actor, attempt, detail)
+select job_id, 'unparked', 'coordinator', attempt, '{"reason": "unsealable"}' from unparked;
 
 -- name: renew_lease
 -- Renew a lease that its holder still has, also one that lapsed and was not claimed since. Without an attempt
@@ -594,8 +663,8 @@ select s.*, (select q.checkpoint_lag from queue q where q.job_id = s.id) as chec
 -- name: list_jobs
 -- One page of jobs, newest first or `oldest_first`. Which they are is found in an index, see functions/page_of_jobs.sql; only
 -- then each is looked up, so a page costs the same whatever else there is.
-select s.*, octet_length(s.arguments::text) + octet_length(s.environment::text) + coalesce(octet_length(s.sync::text), 0)
-       as bytes, c.generation as checkpoint_generation, c.reported as checkpoint_at, c.bytes as checkpoint_bytes
+select s.*, octet_length(s.arguments::text) + coalesce(octet_length(s.environment::text), octet_length(s.sealed_environment))
+       + coalesce(octet_length(s.sync::text), 0) as bytes, c.generation as checkpoint_generation, c.reported as checkpoint_at, c.bytes as checkpoint_bytes
   from page_of_jobs(%(scope)s, %(groups)s, %(status)s, %(container_group)s, %(beyond)s, %(oldest_first)s, %(most)s,
                     %(skipped)s) with ordinality as page (seq, place)
  cross join lateral (select * from visible_jobs where visible_jobs.seq = page.seq limit 1) s

@@ -27,3 +27,48 @@ select name, id, sealed
   from secrets
  where tenant_id = %(tenant_id)s
    and name = any(%(names)s::text[]);
+
+-- Environments.
+
+-- name: recall_sealing
+-- The key that the database knows, and whether environments are to be sealed.
+select fingerprint, seals_since is not null as seals from secret_key;
+
+-- name: list_older_processes
+-- Connections of the release before, by the name that it gave them.
+select coalesce(host(client_addr), 'this host') as address, count(*) as connections
+  from pg_stat_activity
+ where datname = current_database()
+   and application_name = 'kelpie'
+ group by 1
+ order by 1;
+
+-- name: begin_sealing
+-- No row: environments are sealed already.
+update secret_key set seals_since = now() where seals_since is null returning seals_since;
+
+-- name: newest_job
+select coalesce(max(seq), 0)::bigint as seq from jobs;
+
+-- name: list_open_environments
+-- The first jobs between two numbers whose environment is not sealed.
+select seq, id, environment::text as environment
+  from jobs
+ where seq > %(after)s
+   and seq <= %(until)s
+   and sealed_environment is null
+   and environment <> '{}'
+ order by seq
+ limit %(most)s;
+
+-- name: seal_environments
+-- The rows of the queue first, as everywhere.
+with held as materialized (
+  select job_id from queue where job_id = any(%(ids)s::uuid[]) order by seq for update
+)
+update jobs j
+   set environment = '{}', sealed_environment = anew.sealed
+  from unnest(%(ids)s::uuid[], %(sealed)s::bytea[]) as anew (id, sealed)
+ where j.id = anew.id
+   and j.sealed_environment is null
+   and (select count(*) from held) >= 0;

@@ -100,7 +100,7 @@ def test_a_program_connects_as_a_role_that_owns_nothing_and_knows_no_other_passw
     assert stack.password not in environment and "POSTGRES_PASSWORD" not in environment
     assert (stack.admin_key in environment) is (service == "api")
     with stack.database() as db:
-        rows = db.all("select distinct usename from pg_stat_activity where application_name = 'kelpie'")
+        rows = db.all("select distinct usename from pg_stat_activity where application_name = 'kelpie-2'")
         owned = db.all("select relname from pg_class where relowner = 'kelpie_app'::regrole")
     assert {row["usename"] for row in rows} == {"kelpie_app", "kelpie"} and owned == []  # `db` is the other one
     as_owner = "import psycopg; psycopg.connect('postgresql://kelpie@postgres/kelpie')"

@@ -207,7 +207,7 @@ class TestAChangeOfTheKey:
 
     def test_counts_it_where_it_would_be_lost(self, api: Client, db: Database, tenant: Tenant) -> None:
         put(api)
-        with pytest.raises(SecretsWouldBeLost, match="nor 1 of the secrets of jobs"):
+        with pytest.raises(SecretsWouldBeLost, match="nor 1 of the secrets and 0 of"):
             encryption.change(db, Seal(NEW))
         assert value(db, tenant) == CANARY
 
