@@ -110,7 +110,12 @@ def _submission(
     caller.require_tenant()
     ids = [new_job_id() for _ in definitions]
     submitted = [
-        {"id": str(job_id), "places": list(places(row)), **_as_stored(job_id, row, environments), **limits_in_queue(row.get("options") or {})}
+        {
+            "id": str(job_id),
+            "places": list(places(row)),
+            **_as_stored(job_id, row, environments),
+            **limits_in_queue(row.get("options") or {}),
+        }
         for job_id, row in zip(ids, definitions, strict=True)
     ]
     return {

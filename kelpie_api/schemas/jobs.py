@@ -168,7 +168,11 @@ class Job(ResponseSchema):
     environment = fields.Dict(
         keys=fields.String(),
         values=fields.String(allow_none=True),
-        metadata={"description": "Environment variables of the command; a viewer reads null for each value."},
+        allow_none=True,
+        metadata={
+            "description": "Environment variables of the command. A viewer reads null for each value. Null as a"
+            " whole: it is sealed, and the coordinator has not the key."
+        },
     )
     sync = AsStored(ShownSync)
     input_bucket = fields.String()
