@@ -64,6 +64,7 @@ class Report:
     job: Job
     outcome: Ending
     again: bool = False  # an earlier run of the worker may have reported it
+    progress: Mapping[str, Any] | None = None  # what the command told last: no heartbeat may have carried it
 
 
 @dataclass(frozen=True)

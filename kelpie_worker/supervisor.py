@@ -40,6 +40,7 @@ from kelpie_worker.messages import (
     Stop,
     StopWished,
     TellLag,
+    TellProgress,
     TimeRanOut,
     Transferring,
     Verdict,
@@ -117,7 +118,7 @@ class Supervisor:
             case Recalled():
                 self._recalled(message)
             case Steered() if message.stop:
-                self._advance(message.claim_id, StopWished(message.claim_id, message.stop))
+                self._stop(StopWished(message.claim_id, message.stop))
             case Committed():
                 self._tell_checkpoint(message)
             case Lagging():
@@ -148,7 +149,13 @@ class Supervisor:
     def look(self) -> None:
         """Have the stops begin that time makes due. To be called about once a second, whatever happens."""
         for stop in self._steering.due(self._state.jobs):
-            self._advance(stop.claim_id, stop)
+            self._stop(stop)
+
+    def _stop(self, wish: StopWished) -> None:
+        """Stop the command, unless it is being stopped or has ended: until then each heartbeat brings the wish."""
+        held = self._state.jobs.get(wish.claim_id)
+        if held and held.state.phase in (Phase.DOWNLOADING, Phase.RUNNING):
+            self._advance(wish.claim_id, wish)
 
     def last_reports(self, reason: str, detail: str) -> list[Report]:
         """The reports that are still due when the worker itself fails and its children are gone."""
@@ -256,7 +263,14 @@ class Supervisor:
         for command in commands:
             event_log.tell_command(command)
             self._note_asking(command)
-            self._send(command)
+            self._send(self._with_progress(command))
+
+    def _with_progress(self, command: Command) -> Command:
+        held = self._state.jobs.get(command.job.claim_id) if isinstance(command, Report) else None
+        telling = held.told.get(TellProgress) if held else None
+        if isinstance(command, Report) and isinstance(telling, TellProgress):
+            return replace(command, progress=telling.progress)
+        return command
 
     def _note_asking(self, command: Command) -> None:
         """Note when a command is asked to save, for what it saves then may end it sooner."""

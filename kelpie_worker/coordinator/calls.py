@@ -145,7 +145,7 @@ class CoordinatorCalls:
             tries += 1
             if tries > 1 and self._counts_twice(report) and self._api.failure_is_counted(report.job):
                 return ReportAnswer(accepted=True)
-            return self._api.report(report.job, report.outcome)
+            return self._api.report(report.job, report.outcome, report.progress)
 
         answer = _until_answered(once)
         self._tell(Reported(report.job.claim_id, answer.accepted, answer.counted))

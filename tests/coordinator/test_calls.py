@@ -92,7 +92,7 @@ class Stumbling:
         self._stumble("claim")
         return Claimed(claim_id, JOB)
 
-    def report(self, job: Job, outcome: Ending) -> ReportAnswer:
+    def report(self, job: Job, outcome: Ending, progress: object = None) -> ReportAnswer:
         self._stumble("report")
         return ReportAnswer(accepted=True)
 
@@ -129,7 +129,7 @@ class SlowToKeep:
         self.calls.append("kept")
         return generation
 
-    def report(self, job: Job, outcome: Ending) -> ReportAnswer:
+    def report(self, job: Job, outcome: Ending, progress: object = None) -> ReportAnswer:
         self.calls.append(str(outcome.verdict))
         return ReportAnswer(accepted=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import requests
@@ -11,7 +12,11 @@ from kelpie_worker import config, logs
 from kelpie_worker.coordinator.client import (
     Api,
     ClaimRefused,
+    HeartbeatAnswer,
     ManifestRefused,
+    PieceAnswer,
+    PieceRefused,
+    ReportAnswer,
     Response,
     Unreachable,
     _presentable,
@@ -227,3 +232,91 @@ def test_a_sentence_for_the_server_is_short_and_readable_and_holds_no_secret() -
 def test_how_long_a_claim_may_wait(until: float | None, seconds: int) -> None:
     now = 70.0 if until == 100.0 else 100.0
     assert longest_wait(until, now) == seconds
+
+
+STEERED = Job(CLAIM, "job", attempt=1, speaks=("output", "phase", "progress", "steer"))
+STEERING = "attempt, claim-id, release, phase, progress, output, steer"
+
+
+def test_a_claim_names_what_both_sides_speak(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, str]] = []
+
+    def request(session: object, method: str, url: str, **given: Any) -> requests.Response:
+        asked.append(given["params"] or {})
+        return response(200, b"[]", "attempt, claim-id, phase, steer, dance")
+
+    monkeypatch.setattr(requests.Session, "request", request)
+    Api(config.load(SETTINGS)).claim(CLAIM)
+    assert asked[-1]["speaks"] == "phase,steer"
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (b'{"status": "running"}', HeartbeatAnswer("running")),
+        (
+            b'{"status": "running", "stop": {"why": "hold"}, "watched": true, "deadline": 4}',
+            HeartbeatAnswer("running", "hold", True, 4.0),
+        ),
+        (
+            b'{"status": "running", "stop": "hold", "watched": 1, "deadline": NaN}',
+            HeartbeatAnswer("running"),
+        ),
+        (b'{"status": "running", "stop": {"why": ""}, "deadline": true}', HeartbeatAnswer("running")),
+    ],
+)
+def test_an_answer_steers_only_with_what_the_protocol_has(
+    answering: Callable[..., Api], answer: bytes, expected: HeartbeatAnswer
+) -> None:
+    assert answering(response(200, answer, STEERING)).heartbeat(STEERED, 1) == expected
+
+
+def test_a_job_that_comes_in_the_place_of_the_recalled_one_is_given_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its attempt ended between the heartbeat and the claim that was repeated."""
+    told: list[tuple[str, Any]] = []
+
+    def request(session: object, method: str, url: str, **given: Any) -> requests.Response:
+        told.append((url.rpartition("/")[2], given["json"]))
+        answer = (
+            b'[{"id": "another", "command": "x", "attempt": 5}]' if url.endswith("/work") else b'{"message": ""}'
+        )
+        return response(200, answer, STEERING)
+
+    monkeypatch.setattr(requests.Session, "request", request)
+    assert Api(config.load(SETTINGS)).recall(STEERED) is None
+    assert told[-1][0] == "released" and told[-1][1]["attempt"] == 5
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "expected"),
+    [
+        (200, b'{"next": 12, "watched": true}', PieceAnswer(12, True)),
+        (200, b'{"next": 12}', PieceAnswer(12, False)),
+        (409, b'{"error": "Not The Holder", "message": ""}', None),
+        (404, b'{"error": "Not Found", "message": ""}', None),
+        (413, b'{"error": "Too Large", "message": ""}', PieceRefused),
+        (200, b'{"next": "12"}', Unreachable),
+        (502, b"{}", Unreachable),
+    ],
+)
+def test_the_answer_to_a_piece_of_output(
+    answering: Callable[..., Api], status: int, answer: bytes, expected: Any
+) -> None:
+    api = answering(response(status, answer, STEERING))
+    if isinstance(expected, type):
+        with pytest.raises(expected):
+            api.send_output(STEERED, 0, b"content")
+    else:
+        assert api.send_output(STEERED, 0, b"content") == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "counted"), [(b'{"message": "", "counted": false}', False), (b'{"message": ""}', True)]
+)
+def test_a_failure_counts_unless_the_answer_says_otherwise(
+    answering: Callable[..., Api], answer: bytes, counted: bool
+) -> None:
+    ended = Ending(Verdict.FAILED, "exit_code", 3)
+    assert answering(response(202, answer, STEERING)).report(STEERED, ended) == ReportAnswer(True, counted)

@@ -66,6 +66,7 @@ class FakeCoordinator:
         self.wishes: dict[str, Any] = {}  # what heartbeats of running jobs are answered besides
         self.counts = True  # failures, as the answer says
         self.refuses_output: int | None = None  # the status of the answer to each piece
+        self.takes_output: threading.Event | None = None  # a piece is answered once this is set
         self.calls: list[Call] = []
         self._silent: set[str] = set()
         self._handouts: dict[str, Handout] = {}
@@ -178,6 +179,8 @@ class FakeCoordinator:
             threading.Event().wait(float(call.query.get("wait", 0)))
         if self.late and call.path == "/work" and "wait" in call.query:
             self.late.wait(60)
+        if self.takes_output and call.path.endswith("/output"):
+            self.takes_output.wait(60)
         if call.path in self._silent:
             request.close_connection = True
             return

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kelpie_worker.config import LegacyDirectories
-from kelpie_worker.job import Job, SyncBlock, from_saved, from_wire, to_saved
+from kelpie_worker.job import Job, Steering, SyncBlock, from_saved, from_wire, to_saved
 from kelpie_worker.sync.progress import TransfersUnderWay
 
 DIRECTORIES = LegacyDirectories("/input", "/checkpoint", "/output")
@@ -69,3 +69,33 @@ def test_a_job_that_an_older_release_saved_is_read() -> None:
     saved = json.loads(json.dumps(to_saved(Job("c", "1", before=(SyncBlock("b", "p/", "/in"),)))))
     del saved["before"][0]["named"]
     assert from_saved(saved).as_named("/in/x") == "/in/x"
+
+
+ASKED = {"keep_output": 65536, "stall_after": 60, "on_stall": "fail", "checkpoint_signal": "USR1"}
+
+
+@pytest.mark.parametrize(
+    ("speaks", "fields", "steering"),
+    [
+        (("output", "progress", "steer"), ASKED, Steering(65536, 60.0, "fail", "USR1")),
+        ((), ASKED, Steering(on_stall="fail")),
+        (("output",), ASKED, Steering(65536, on_stall="fail")),
+        (
+            ("output", "progress", "steer"),
+            {"keep_output": True, "stall_after": "1", "on_stall": [], "checkpoint_signal": "KILL"},
+            Steering(),
+        ),
+        (("output", "progress", "steer"), {"keep_output": -1, "stall_after": 0, "on_stall": None}, Steering()),
+    ],
+)
+def test_what_the_job_asks_for_counts_where_the_worker_can_do_it(
+    speaks: tuple[str, ...], fields: dict[str, Any], steering: Steering
+) -> None:
+    assert from_wire(wire(**fields), "claim", DIRECTORIES, 1, speaks).steering == steering
+
+
+def test_what_a_worker_speaks_is_saved_and_the_file_of_one_that_speaks_nothing_is_as_before() -> None:
+    job = from_wire(wire(**ASKED), "claim", DIRECTORIES, 1, ("steer", "phase"))
+    again = from_saved(json.loads(json.dumps(to_saved(job))))
+    assert again.speaks == ("phase", "steer") and again.steering == Steering()
+    assert not {"speaks", "steering"} & set(to_saved(Job("claim", "1")))

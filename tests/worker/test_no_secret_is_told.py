@@ -7,9 +7,11 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from local_stack.processes import wait_for
 from local_stack.s3 import S3Server
-from tests.doubles.coordinator import FakeCoordinator
+from tests.doubles.coordinator import STEERING, FakeCoordinator
 from tests.doubles.faulty_proxy import FaultyProxy
 from tests.real_worker import Worker, block, finished, shell
 
@@ -23,6 +25,7 @@ SECRETS = {
 }
 
 
+@pytest.mark.parametrize("coordinator", [STEERING], indirect=True)
 def test_no_secret_is_logged_saved_or_reported_whatever_goes_wrong(
     coordinator: FakeCoordinator,
     make_worker: Callable[..., Worker],
@@ -37,7 +40,7 @@ def test_no_secret_is_logged_saved_or_reported_whatever_goes_wrong(
         MAX_RETRIES="1",
         **SECRETS,
     )
-    job = {"environment": {"HF_TOKEN": f"{CANARY}of-the-job"}, "arguments": []}
+    job = {"environment": {"HF_TOKEN": f"{CANARY}of-the-job"}, "arguments": [], "keep_output": 65536}
     sync = {"before": [block(bucket, "in")], "during": [block(bucket, "ck")]}
     s3.put(bucket, "in/data", b"1")
     faulty.fault = lambda method, path: {"GET": "403", "PUT": "503"}.get(method)
@@ -46,7 +49,8 @@ def test_no_secret_is_logged_saved_or_reported_whatever_goes_wrong(
     assert finished(coordinator, refused)[0] == "failed"
 
     faulty.fault = lambda method, path: "503" if method == "PUT" else None
-    tell = 'echo "$HF_TOKEN $KELPIE_API_KEY"; echo 1 > ck/a; until [ -e go ]; do sleep 0.05; done; '
+    tell = 'echo "$HF_TOKEN $KELPIE_API_KEY" | tee $KELPIE_PROGRESS; echo "openjd_status: $HF_TOKEN"; '
+    tell += "echo 1 > ck/a; until [ -e go ]; do sleep 0.05; done; "
     failing = coordinator.submit(
         **job | shell(tell + 'echo "$HF_TOKEN $WANDB_API_KEY" >&2; exit 3') | {"sync": sync}
     )
@@ -74,6 +78,10 @@ def test_no_secret_is_logged_saved_or_reported_whatever_goes_wrong(
     told = [body for number in (refused, failing, missing) for body in coordinator.reports(number)]
     assert "exit_code" in json.dumps(told) and CANARY not in json.dumps(told)
     assert [body["output"] for _, body in coordinator.reports(failing)] != [None]
-    assert CANARY not in "".join(f"{call.path} {call.query} {call.body}" for call in coordinator.calls)
+    assert CANARY not in "".join(
+        f"{call.path} {call.query} {call.body} {call.content!r}" for call in coordinator.calls
+    )
+    assert coordinator.output(failing).count(b"*" * 10) >= 4
+    assert "****" in str([beat.get("progress") for beat in coordinator.beats(failing)])
     left = [path for path in Path(worker.folder).rglob("*") if path.is_file()]
     assert left and not [path for path in left if CANARY.encode() in path.read_bytes()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,12 @@ def test_phases_and_progress_are_seen_while_the_command_runs(coordinator: FakeCo
     assert progress == told(coordinator, job, "progress"), "each only once"
     worker.wait_for("wiped")
     assert not list(worker.folder.glob(".kelpie-*~progress"))
+
+
+def test_what_a_command_told_last_goes_with_the_report(coordinator: FakeCoordinator, worker: Worker) -> None:
+    job = coordinator.submit(**shell("echo 0.25 > $KELPIE_PROGRESS; exit 3"), sync={})
+    worker.start()
+    assert finished(coordinator, job)[1]["progress"] == {"fraction": 0.25}
 
 
 def test_a_change_of_phase_is_told_at_once(coordinator: FakeCoordinator, worker: Worker) -> None:
@@ -129,7 +136,7 @@ def test_a_stall_is_told_and_taken_back_when_the_command_goes_on(
     coordinator: FakeCoordinator, worker: Worker
 ) -> None:
     script = f"echo 0.1 > $KELPIE_PROGRESS; {UNTIL_TOLD}; echo 0.2 > $KELPIE_PROGRESS; exec sleep 1000"
-    job = coordinator.submit(**shell(script), sync={}, stall_after=3, heartbeat_interval=100)
+    job = coordinator.submit(**shell(script), sync={}, stall_after=2, heartbeat_interval=100)
     worker.start()
     wait_for(lambda: told(coordinator, job, "stalled") == [True], "the stall")
     (worker.folder / "go").touch()
@@ -152,8 +159,8 @@ def test_files_of_during_and_output_are_a_sign_of_life_where_no_progress_is_told
 ) -> None:
     """Each goes on for longer than a stall takes."""
     script = """
-        for n in 1 2 3 4 5 6 7 8; do echo $n; sleep 0.5; done
-        for n in 1 2 3 4 5 6 7 8; do echo $n > ck/n; sleep 0.5; done
+        for n in 1 2 3 4 5 6 7; do echo $n; sleep 0.5; done
+        for n in 1 2 3 4 5 6 7; do echo $n > ck/n; sleep 0.5; done
     """
     job = coordinator.submit(
         **shell(script), sync={"during": [block(bucket, "ck")]}, stall_after=3, on_stall="fail"
@@ -203,6 +210,20 @@ def test_a_coordinator_that_takes_no_output_delays_nothing(
     worker.start()
     assert finished(coordinator, job)[0] == "completed"
     assert len(worker.seen("output_refused")) == 1
+
+
+def test_a_coordinator_that_does_not_answer_a_piece_delays_neither_the_command_nor_a_heartbeat(
+    coordinator: FakeCoordinator, worker: Worker
+) -> None:
+    coordinator.takes_output = threading.Event()
+    job = coordinator.submit(**shell(f"echo hello; {UNTIL_TOLD}; echo done"), sync={}, keep_output=65536)
+    worker.start()
+    wait_for(lambda: coordinator.output(job) == b"hello\n", "the piece")
+    before = coordinator.heartbeats(job)
+    wait_for(lambda: coordinator.heartbeats(job) > before + 2, "more heartbeats")
+    (worker.folder / "go").touch()
+    assert finished(coordinator, job)[0] == "completed"
+    coordinator.takes_output.set()
 
 
 def test_a_gigabyte_without_a_line_end_passes_in_no_memory(coordinator: FakeCoordinator, worker: Worker) -> None:
