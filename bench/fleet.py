@@ -72,7 +72,8 @@ class Line:
         """The JSON of an answer; None if there was none, or a refusal, which are counted as errors."""
         seen, began = self._fleet.seen, time.monotonic()
         try:
-            status, found = await asyncio.wait_for(self._exchange(method, path, body), 60)
+            async with asyncio.timeout(60):  # wait_for swallows a cancellation that comes with the answer
+                status, found = await self._exchange(method, path, body)
         except (OSError, asyncio.IncompleteReadError, TimeoutError, ValueError) as error:
             seen.errors[f"{kind}: {type(error).__name__}"] += 1
             self.close()
