@@ -97,6 +97,22 @@ create table deliveries (
   constraint deliveries_webhook_id_fkey FOREIGN KEY (webhook_id) REFERENCES webhooks(id) ON DELETE CASCADE
 );
 
+create table dependencies (
+  job_id uuid not null,
+  on_job uuid,
+  on_sweep uuid,
+  needs text not null,
+  constraint dependencies_job_id_fkey FOREIGN KEY (job_id) REFERENCES jobs(id) ON DELETE CASCADE,
+  constraint dependencies_needs_check CHECK (needs = ANY (ARRAY['completed'::text, 'ended'::text])),
+  constraint on_one_thing CHECK (num_nonnulls(on_job, on_sweep) = 1)
+);
+
+create table dependency_endings (
+  id uuid not null,
+  is_completed boolean not null,
+  constraint dependency_endings_pkey PRIMARY KEY (id)
+);
+
 create table during_prefixes (
   tenant_id bigint not null,
   job_id uuid not null,
@@ -443,6 +459,30 @@ create table submissions (
   constraint submissions_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(id) ON DELETE CASCADE
 );
 
+create table sweeps (
+  id uuid not null,
+  seq bigint generated always as identity not null,
+  tenant_id bigint not null,
+  name text,
+  labels jsonb,
+  max_parallel integer,
+  created timestamp with time zone default now() not null,
+  created_by text not null,
+  closed timestamp with time zone,
+  key text,
+  digest bytea,
+  ended timestamp with time zone,
+  constraint a_key_has_a_digest CHECK ((key IS NULL) = (digest IS NULL)),
+  constraint sweeps_key_check CHECK (length(key) >= 1 AND length(key) <= 255),
+  constraint sweeps_labels_check CHECK (jsonb_typeof(labels) = 'object'::text),
+  constraint sweeps_max_parallel_check CHECK (max_parallel >= 1 AND max_parallel <= 1000000),
+  constraint sweeps_name_check CHECK (length(name) >= 1 AND length(name) <= 100),
+  constraint sweeps_pkey PRIMARY KEY (id),
+  constraint sweeps_seq_key UNIQUE (seq),
+  constraint sweeps_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(id) ON DELETE CASCADE,
+  constraint sweeps_tenant_id_key_key UNIQUE (tenant_id, key)
+);
+
 create table tenants (
   id bigint generated always as identity not null,
   user_id uuid not null,
@@ -497,6 +537,12 @@ create table webhooks (
   constraint webhooks_status_check CHECK (status = ANY (ARRAY['running'::job_status, 'completed'::job_status, 'failed'::job_status]))
 ) with (fillfactor=80, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=10000);
 
+CREATE INDEX dependencies_of_a_job ON dependencies USING btree (job_id);
+
+CREATE INDEX dependencies_on_a_job ON dependencies USING btree (on_job) WHERE (on_job IS NOT NULL);
+
+CREATE INDEX dependencies_on_a_sweep ON dependencies USING btree (on_sweep) WHERE (on_sweep IS NOT NULL);
+
 CREATE INDEX during_prefixes_by_place ON during_prefixes USING btree (tenant_id, "left"(place, 600));
 
 CREATE INDEX during_prefixes_of_a_job ON during_prefixes USING btree (job_id);
@@ -522,6 +568,8 @@ CREATE INDEX finished_jobs_of_a_group ON jobs USING btree (tenant_id, container_
 CREATE INDEX jobs_of_a_group ON jobs USING btree (tenant_id, COALESCE(container_group, ''::text), seq);
 
 CREATE INDEX jobs_of_a_secret ON job_secrets USING btree (tenant_id, name);
+
+CREATE INDEX jobs_of_a_sweep ON jobs USING btree (sweep_id, seq) WHERE (sweep_id IS NOT NULL);
 
 CREATE INDEX jobs_of_a_tenant ON jobs USING btree (tenant_id, seq);
 
@@ -553,6 +601,8 @@ CREATE INDEX queue_claimable ON queue USING btree (tenant_id, container_group, r
 
 CREATE INDEX queue_leased ON queue USING btree (tenant_id, container_group, rank, seq) WHERE (machine_id IS NOT NULL);
 
+CREATE INDEX queue_of_a_sweep ON queue USING btree (sweep_id, rank, seq) WHERE (sweep_id IS NOT NULL);
+
 CREATE INDEX queue_parked ON queue USING btree (tenant_id, container_group, seq) WHERE (parked IS NOT NULL);
 
 CREATE INDEX queue_unsealable ON queue USING btree (seq) WHERE ('unsealable'::text = ANY (parked));
@@ -572,6 +622,10 @@ CREATE INDEX scaling_rules_of_a_tenant ON scaling_rules USING btree (tenant_id);
 CREATE INDEX signing_secrets_of_a_user ON signing_secrets USING btree (user_id);
 
 CREATE INDEX submissions_by_age ON submissions USING btree (created);
+
+CREATE INDEX sweeps_of_a_tenant ON sweeps USING btree (tenant_id, seq);
+
+CREATE INDEX sweeps_to_end ON sweeps USING btree (closed) WHERE ((closed IS NOT NULL) AND (ended IS NULL));
 
 CREATE INDEX webhooks_by_age ON webhooks USING btree (due_since) WHERE (next_try IS NOT NULL);
 
@@ -613,6 +667,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 
 -- function end_holding() returns trigger
 
+-- function fill_sweep(the_sweep_id uuid, most integer) returns integer
+
 -- function find_lane() returns trigger
 
 -- function forget_all_labels() returns trigger
@@ -639,6 +695,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 
 -- function is_of_organization(the_user users, the_organization text) returns boolean
 
+-- function keep_slots() returns trigger
+
 -- function lanes_with_webhooks(the_user_id uuid, after uuid, until uuid) returns SETOF uuid
 
 -- function lapsed(heartbeat timestamp with time zone, heartbeat_interval integer) returns boolean
@@ -646,6 +704,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 -- function live_machines(the_tenant_id bigint, the_container_group text) returns SETOF text
 
 -- function may_end(q queue, scope bigint, groups text[], the_machine_id text, the_attempt integer) returns boolean
+
+-- function note_endings() returns trigger
 
 -- function of_group(the_container_group text, groups text[]) returns boolean
 
@@ -708,3 +768,9 @@ CREATE TRIGGER forget_labels AFTER DELETE ON jobs REFERENCING OLD TABLE AS gone 
 CREATE TRIGGER forget_open_jobs AFTER DELETE ON queue REFERENCING OLD TABLE AS ended FOR EACH STATEMENT EXECUTE FUNCTION forget_open_jobs();
 
 CREATE TRIGGER guard_job BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION guard_job();
+
+CREATE TRIGGER keep_slots_of_new_jobs BEFORE INSERT ON queue FOR EACH ROW WHEN (new.sweep_id IS NOT NULL) EXECUTE FUNCTION keep_slots();
+
+CREATE TRIGGER keep_slots_of_parked_jobs BEFORE UPDATE ON queue FOR EACH ROW WHEN (new.sweep_id IS NOT NULL AND old.parked IS NULL AND new.parked IS NOT NULL) EXECUTE FUNCTION keep_slots();
+
+CREATE TRIGGER note_endings AFTER DELETE ON queue REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION note_endings();

@@ -108,9 +108,13 @@ def as_row(**fields: Any) -> Job:
 
 # Deleting a few rows takes a tenth of the time that truncating so many tables takes. Those that refer come first.
 EMPTY = """
-    delete from deliveries; delete from webhooks; delete from events; delete from bans; delete from checkpoints;
-    delete from attempts; delete from queue; delete from open_job_counts; delete from submissions;
-    delete from jobs; delete from lapse_horizons; delete from machines; delete from reallocations;
+    delete from deliveries; delete from webhooks; delete from events; delete from bans;
+    delete from checkpoints;
+    delete from attempts; delete from queue;
+    delete from dependencies; delete from dependency_endings;
+    delete from open_job_counts; delete from submissions;
+    delete from jobs; delete from sweeps; delete from lapse_horizons; delete from machines;
+    delete from reallocations;
     delete from scaling_decisions; delete from scaling_rules;
     delete from users where not is_admin; delete from tenants where project <> '';
     delete from salad_proofs; delete from jwks; delete from outages; delete from autoscaler_turn;

@@ -14,6 +14,7 @@ import psycopg
 from kelpie_api import logs
 from kelpie_api.db import SQL, Database, Transaction
 from kelpie_api.errors import Unavailable
+from kelpie_api.queue import dependencies, sweeps
 
 BEAT = 0.5  # seconds between two renewals of the liveness row; a gap of a second is an outage
 DEAD_ROWS = 1000  # dead rows at the head of the queue, by which a claim reads tens of pages more
@@ -43,7 +44,15 @@ class Maintenance:
 
     def start(self) -> None:
         threading.Thread(target=self.keep_beating, name="beat", daemon=True).start()
-        for duty in (self.vacuum, self.settle, self.forget, self.cut_overdue, *self.more):
+        for duty in (
+            self.vacuum,
+            self.settle,
+            self.fill_sweeps,
+            self.settle_dependencies,
+            self.forget,
+            self.cut_overdue,
+            *self.more,
+        ):
             threading.Thread(target=self._repeat, args=(duty,), name=duty.__name__, daemon=True).start()
 
     def stop(self) -> None:
@@ -92,6 +101,14 @@ class Maintenance:
         time."""
         self.db.execute(SQL.settle_open_job_counts)
         return SETTLE_PAUSE
+
+    def fill_sweeps(self) -> float:
+        """Give free slots of sweeps to their next jobs, where that was missed; the seconds until the next time."""
+        return sweeps.fill_all(self.db)
+
+    def settle_dependencies(self) -> float:
+        """Tell jobs that wait for others what has ended; the seconds until the next time."""
+        return dependencies.settle_all(self.db)
 
     def forget(self) -> float:
         """Remove outages and submissions that no rule needs any more; return the seconds until the next time."""

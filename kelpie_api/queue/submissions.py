@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,19 +16,13 @@ from kelpie_api.errors import (
     SubmittedJobsGone,
     TooManyOpenJobs,
 )
+from kelpie_api.queue import dependencies, sweeps
 from kelpie_api.queue.during_prefixes import places
+from kelpie_api.queue.identity import IdempotencyKey, new_id
 from kelpie_api.queue.job_limits import limits_in_queue
 from kelpie_api.sealed.environments import Environments, opened
 
 TRIES = 3  # of a submission whose Idempotency-Key was in use and then was not
-
-
-@dataclass(frozen=True)
-class IdempotencyKey:
-    """The Idempotency-Key of a submission, and a digest of the body that it came with."""
-
-    key: str
-    digest: bytes
 
 
 @dataclass(frozen=True)
@@ -48,12 +40,13 @@ def submit(
     limits: OpenJobLimits = OpenJobLimits(),
     environments: Environments | None = None,
 ) -> list[Row]:
-    """Create all jobs or none; return them in the order given. Raises TooManyOpenJobs, SecretNamed.
+    """Create all jobs or none; return them in the order given.
 
-    `environments` seals those of the jobs, if they are to be sealed.
+    `environments` seals those of the jobs, if they are to be sealed. Raises TooManyOpenJobs, SecretNamed,
+    InvalidRequest.
     """
     values = _submission(caller, definitions, limits=limits, environments=environments)
-    if created := db.unrepeatable(lambda tx: tx.all(SQL.submit_jobs, **values)):
+    if created := _create(db, caller, definitions, values):
         return _whole(created, environments)
     raise _no_room(db, caller, len(definitions), limits)
 
@@ -73,13 +66,47 @@ def submit_once(
     """
     values = _submission(caller, definitions, once, limits, environments)
     for _ in range(TRIES):
-        if created := db.all(SQL.submit_jobs, **values):
+        if created := _create(db, caller, definitions, values, may_repeat=True):
             return _whole(created, environments), False
         earlier = db.one_or_none(SQL.find_submission, tenant_id=caller.tenant_id, key=once.key)
         if earlier:  # else it was removed in between, and the key is free, or there is no room
             submitted = _whole(_submitted(db, caller, earlier, once), environments)
             return submitted, earlier["job_ids"] != values["job_ids"]
     raise _no_room(db, caller, len(definitions), limits)
+
+
+def _create(
+    db: Database,
+    caller: Caller,
+    definitions: Sequence[dict[str, Any]],
+    values: dict[str, Any],
+    may_repeat: bool = False,
+) -> list[Row]:
+    """The created jobs; none where the key was used or there is no room. Raises InvalidRequest."""
+    if not any(one.get("sweep_id") or one.get("depends_on") for one in definitions):
+        do = db.repeatable if may_repeat else db.unrepeatable
+        return do(lambda tx: tx.all(SQL.submit_jobs, **values))
+    created = _create_with_relations(db, caller, definitions, values)
+    for sweep_id in sweeps.ids_of(definitions):
+        sweeps.fill(db, sweep_id)
+    dependencies.settle_all(db)
+    return created
+
+
+def _create_with_relations(
+    db: Database, caller: Caller, definitions: Sequence[dict[str, Any]], values: dict[str, Any]
+) -> list[Row]:
+    """Create jobs that belong to sweeps or wait for others, which cannot end or be closed meanwhile."""
+    submitted = json.loads(values["submitted"])
+    with db.transaction() as tx:
+        sweeps.require_open(tx, caller, sweeps.ids_of(definitions))
+        found = dependencies.resolve(tx, caller, definitions, [UUID(row["id"]) for row in submitted])
+        for row, waits_for in zip(submitted, found.waits_for, strict=True):
+            row["waits_for"] = waits_for
+        created = tx.all(SQL.submit_jobs, **{**values, "submitted": json.dumps(submitted)})
+        if created:
+            dependencies.add(tx, found)
+        return created
 
 
 def _no_room(db: Database, caller: Caller, new: int, limits: OpenJobLimits) -> TooManyOpenJobs:
@@ -108,7 +135,7 @@ def _submission(
     for definition in definitions:
         caller.require_own_group(definition["container_group"])
     caller.require_tenant()
-    ids = [new_job_id() for _ in definitions]
+    ids = [new_id() for _ in definitions]
     submitted = [
         {
             "id": str(job_id),
@@ -151,13 +178,3 @@ def _submitted(db: Database, caller: Caller, earlier: Row, once: IdempotencyKey)
     if len(found) != len(earlier["job_ids"]):
         raise SubmittedJobsGone
     return found
-
-
-def new_job_id() -> UUID:
-    """A random id that begins with the current time (version 7 of RFC 9562).
-
-    Indexes on the id then keep jobs of one time side by side, so that a claim among millions of finished jobs
-    touches few pages, which are in memory (bench/README.md, claim).
-    """
-    milliseconds = time.time_ns() // 1_000_000
-    return UUID(int=milliseconds << 80 | 7 << 76 | secrets.randbits(12) << 64 | 2 << 62 | secrets.randbits(62))

@@ -8,14 +8,27 @@ from pathlib import Path
 from flask import Blueprint, Response, make_response, render_template_string, send_from_directory
 
 from kelpie_api.errors import NotFound
-from kelpie_api.routes import health, jobs, keys, machines, metrics, scaling, secrets, users, webhooks, work
+from kelpie_api.routes import (
+    health,
+    jobs,
+    keys,
+    machines,
+    metrics,
+    scaling,
+    secrets,
+    sweeps,
+    users,
+    webhooks,
+    work,
+)
 from kelpie_api.web.openapi import ApiDocument
 from kelpie_api.web.yaml import as_yaml
 
 blueprint = Blueprint("docs", __name__)
 # The routes that the document describes, in its order.
 DOCUMENTED = [
-    room.blueprint for room in (jobs, work, machines, scaling, webhooks, keys, secrets, users, health, metrics)
+    room.blueprint
+    for room in (jobs, sweeps, work, machines, scaling, webhooks, keys, secrets, users, health, metrics)
 ]
 DOCUMENT = ApiDocument(DOCUMENTED)
 

@@ -17,7 +17,8 @@ from kelpie_api.machines import sightings
 from kelpie_api.net.addresses import OwnAddresses, is_url
 from kelpie_api.queue import jobs, listing, submissions
 from kelpie_api.queue.during_prefixes import SharedPlace, shared_places
-from kelpie_api.queue.submissions import IdempotencyKey, OpenJobLimits
+from kelpie_api.queue.identity import IdempotencyKey
+from kelpie_api.queue.submissions import OpenJobLimits
 from kelpie_api.schemas.doubts import doubts
 from kelpie_api.schemas.fields import Failure, Message
 from kelpie_api.schemas.jobs import AttemptList, Count, EventList, HistoryQuery, Job, JobPage, JobQuery, as_cursor

@@ -124,7 +124,7 @@ class AsStored(fields.Nested):
 
 
 # What tells a job that uses the optional fields from one of the original, and what is answered of such a job only.
-STEERED = ("name", "labels", "priority", "options", "rerun_of", "reason")
+STEERED = ("name", "labels", "priority", "options", "rerun_of", "reason", "sweep_id")
 ALL_STEERED = {*STEERED, "phase", "parked", "backoff_until"}
 
 
@@ -151,7 +151,8 @@ class Job(ResponseSchema):
         "checkpoint",
         "checkpoint_lag",
         "blocked_on_machines",
-        *sorted(ALL_STEERED - {"options"}),
+        *sorted(ALL_STEERED - {"options", "sweep_id"}),
+        "sweep",
     )
 
     warnings = fields.List(fields.String())  # first, so that a long answer does not hide them
@@ -209,6 +210,7 @@ class Job(ResponseSchema):
     backoff_until = Instant()
     reason = fields.String(allow_none=True)
     rerun_of = fields.UUID()
+    sweep = fields.UUID(attribute="sweep_id")
     max_runtime = fields.Integer()
     max_attempt_runtime = fields.Integer()
     max_attempts = fields.Integer()
@@ -236,7 +238,7 @@ def with_options(row: Mapping[str, Any]) -> Mapping[str, Any]:
     if row["phase"] == Phase.PENDING and not any(row.get(name) for name in STEERED):
         return {name: value for name, value in row.items() if name not in ALL_STEERED}
     job = {**row, "labels": row["labels"] or {}, **(row["options"] or {})}
-    for name in ("rerun_of", "backoff_until"):
+    for name in ("rerun_of", "backoff_until", "sweep_id"):
         if job.get(name) is None:
             job.pop(name, None)
     if row.get("checkpoint_generation") is not None:

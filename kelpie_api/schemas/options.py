@@ -14,6 +14,7 @@ from kelpie_api.schemas.fields import RequestSchema, ResponseSchema, StrictInteg
 
 LONGEST_TIME = 10 * 365 * 86400  # seconds
 MOST_LABELS = 32
+MOST_DEPENDENCIES = 100
 LARGEST_KEPT_OUTPUT = 2**20  # bytes
 EVENTS = ("running", "failed", "completed", "canceled", "interrupted", "stalled", "held")
 # The options that are kept as they were given, in one column.
@@ -65,6 +66,17 @@ class RetryRule(RequestSchema):
             )
 
 
+def labels_of_a_job() -> fields.Dict:
+    """Labels by their keys."""
+    return fields.Dict(
+        keys=Text(validate=label_key),
+        values=Text(validate=validate.Length(max=255)),
+        allow_none=True,
+        validate=validate.Length(max=MOST_LABELS, error=f"A job has at most {MOST_LABELS} labels."),
+        error_messages={"invalid": 'Must be an object of keys and values, such as {{"team": "vision"}}.'},
+    )
+
+
 def seconds(least: int = 1) -> StrictInteger:
     return StrictInteger(allow_none=True, validate=validate.Range(least, LONGEST_TIME))
 
@@ -73,14 +85,16 @@ class JobOptions(RequestSchema):
     """The optional fields of a job; null is the same as to leave one out."""
 
     name = Text(allow_none=True, validate=validate.Length(1, 100))
-    labels = fields.Dict(
-        keys=Text(validate=label_key),
-        values=Text(validate=validate.Length(max=255)),
-        allow_none=True,
-        validate=validate.Length(max=MOST_LABELS, error=f"A job has at most {MOST_LABELS} labels."),
-        error_messages={"invalid": 'Must be an object of keys and values, such as {{"team": "vision"}}.'},
-    )
+    labels = labels_of_a_job()
     priority = StrictInteger(allow_none=True, validate=validate.Range(-100, 100))
+    sweep = fields.UUID(allow_none=True, attribute="sweep_id")
+    depends_on = fields.List(
+        Text(validate=validate.Length(1, 100)),
+        allow_none=True,
+        validate=validate.Length(max=MOST_DEPENDENCIES, error=f"At most {MOST_DEPENDENCIES} dependencies."),
+        error_messages={"invalid": 'Must be a list of ids of jobs and sweeps, or of places in the batch: ["#0"].'},
+    )
+    depends_if = Text(allow_none=True, validate=validate.OneOf(["completed", "ended"]))
     max_runtime = seconds()
     max_attempt_runtime = seconds()
     max_attempts = StrictInteger(allow_none=True, validate=validate.Range(0, 1_000_000))

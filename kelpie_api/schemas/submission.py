@@ -209,6 +209,8 @@ class JobDefinition(JobOptions):
         data["webhook"] = data["webhook"] or None
         options = {name: given for name in OPTIONS if (given := data.pop(name, None)) is not None}
         data["options"] = options or None
+        if data.get("sweep_id") is not None:
+            data["sweep_id"] = str(data["sweep_id"])
         if legacy:
             data |= {name: with_final_slash(data[name]) for name in LEGACY_FIELDS if name.endswith("prefix")}
         return data

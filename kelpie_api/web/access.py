@@ -51,6 +51,12 @@ OPEN = {
     "work.released": To.HOLDERS,
     "work.keep_checkpoint": To.HOLDERS,
     "work.resumed": To.HOLDERS,
+    # sweeps
+    "sweeps.create_sweep": To.OPERATORS,
+    "sweeps.list_sweeps": To.READERS,
+    "sweeps.get_sweep": To.READERS,
+    "sweeps.change_sweep": To.OPERATORS,
+    "sweeps.cancel_sweep": To.OPERATORS,
     # machines and scaling
     "machines.list_machines": To.READERS,
     "scaling.create_rule": To.OPERATORS | To.SUBMITTING_TOKENS,

@@ -25,12 +25,12 @@ with asked as materialized (
       output_bucket text, output_prefix text, compression boolean, max_failures integer,
       heartbeat_interval integer, webhook text, places text[], name text, labels jsonb, priority smallint,
       rerun_of uuid, options jsonb, ends_from_attempt integer, attempt_seconds integer, seconds_left integer,
-      sealed_environment bytea)
+      sealed_environment bytea, sweep_id uuid, waits_for integer)
   ) with ordinality as s (
       id, container_group, command, arguments, environment, sync, input_bucket, input_prefix,
       checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix, compression, max_failures,
       heartbeat_interval, webhook, places, name, labels, priority, rerun_of, options, ends_from_attempt, attempt_seconds,
-      seconds_left, sealed_environment, place)
+      seconds_left, sealed_environment, sweep_id, waits_for, place)
 ),
 room as materialized (
   select has_room_for(%(tenant_id)s, count(*), sum(bytes), %(most_jobs)s, %(most_bytes)s) as is_enough from asked
@@ -55,20 +55,21 @@ created as (
   insert into jobs (id, tenant_id, container_group, command, arguments, environment, sync, input_bucket,
                     input_prefix, checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix,
                     compression, max_failures, heartbeat_interval, webhook, name, labels, priority, rerun_of, options,
-                    sealed_environment)
+                    sealed_environment, sweep_id)
   select id, %(tenant_id)s, container_group, command, arguments, environment, sync, input_bucket,
          input_prefix, checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix,
          compression, max_failures, heartbeat_interval, webhook, name, labels, coalesce(priority, 0), rerun_of, options,
-         sealed_environment
+         sealed_environment, sweep_id
     from submitted
    order by place
   returning *
 ),
 queued as (
   insert into queue (job_id, tenant_id, container_group, seq, rank, heartbeat_interval, bytes, ends_from_attempt,
-                     attempt_seconds, seconds_left)
+                     attempt_seconds, seconds_left, sweep_id, waits_for, parked)
   select c.id, c.tenant_id, coalesce(c.container_group, ''), c.seq, 1 - 2 * c.priority, c.heartbeat_interval, s.bytes,
-         s.ends_from_attempt, s.attempt_seconds, s.seconds_left
+         s.ends_from_attempt, s.attempt_seconds, s.seconds_left, s.sweep_id, coalesce(s.waits_for, 0),
+         case when s.waits_for > 0 then array['depends'] end
     from created c
     join submitted s using (id)
 ),
@@ -644,7 +645,7 @@ select count(*) as count from job;
 -- name: purge_jobs
 -- The jobs of all tenants; the tables are named in lock order.
 truncate queue, jobs, attempts, checkpoints, bans, events, webhooks, deliveries, submissions, lapse_horizons, machines,
-  reallocations;
+  sweeps, dependencies, dependency_endings, reallocations;
 
 -- Reading.
 

@@ -11,8 +11,9 @@ from flask import Flask
 from kelpie_api.db import Database
 from kelpie_api.errors import TooManyOpenJobs
 from kelpie_api.queue import jobs, submissions
+from kelpie_api.queue.identity import IdempotencyKey
 from kelpie_api.queue.maintenance import Maintenance
-from kelpie_api.queue.submissions import IdempotencyKey, OpenJobLimits
+from kelpie_api.queue.submissions import OpenJobLimits
 from tests.helpers import Client, Tenant, as_row, at_once, claim, definition, make_job, refused, report
 
 MOST = 10

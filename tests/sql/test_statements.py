@@ -43,7 +43,7 @@ def test_a_name_given_twice_is_refused(tmp_path: Path) -> None:
 
 
 def test_each_room_has_one_file_of_statements() -> None:
-    """A statement stands in the file of the room that uses it; commands use those of any room."""
+    """A statement stands in the file of the room that uses it, or the module; commands use those of any."""
     rooms = ROOT / "kelpie_api"
     for file in (SQL_FOLDER / "queries").glob("*.sql"):
         named = set(re.findall(r"^-- name: (\w+)$", file.read_text(), re.MULTILINE))
@@ -51,6 +51,7 @@ def test_each_room_has_one_file_of_statements() -> None:
             name
             for path in rooms.rglob("*.py")
             if path.relative_to(rooms).parts[0] in (file.stem, f"{file.stem}.py", "commands")
+            or path.stem == file.stem
             for name in re.findall(r"\bSQL\.([a-z_]+)\b", path.read_text())
         }
         assert named <= inside, (file.name, named - inside)

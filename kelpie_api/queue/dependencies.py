@@ -1,0 +1,130 @@
+"""What jobs wait for: other jobs and sweeps (docs/design/steering.md, Dependencies)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from kelpie_api.auth.caller import Caller
+from kelpie_api.db import SQL, Database, Row, Transaction
+from kelpie_api.errors import InvalidRequest
+from kelpie_api.text import parse_uuid
+
+SETTLED_AT_ONCE = 2000  # dependents that one round moves
+SETTLE_PAUSE = 2.0  # seconds
+COMPLETED = "completed"
+
+
+@dataclass
+class Dependencies:
+    """Of one submission: what each job waits for, and what of it has ended in a way that does not do."""
+
+    waits_for: list[int]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    endings: list[dict[str, Any]] = field(default_factory=list)
+
+
+def resolve(
+    tx: Transaction, caller: Caller, definitions: Sequence[Mapping[str, Any]], job_ids: Sequence[UUID]
+) -> Dependencies:
+    """Find out what each job has to wait for, and keep that from ending until the transaction has ended.
+
+    Raises InvalidRequest for what is unknown, or a place in the batch that does not come before.
+    """
+    named = [references(one.get("depends_on") or [], index) for index, one in enumerate(definitions)]
+    outside = sorted({reference for each in named for reference in each if isinstance(reference, UUID)})
+    tx.all(SQL.keep_from_ending, ids=outside)
+    known = {row["id"]: row for row in tx.all(SQL.named_dependencies, ids=outside, tenant_id=caller.tenant_id)}
+    found = Dependencies(waits_for=[])
+    for index, (each, one) in enumerate(zip(named, definitions, strict=True)):
+        needs = one.get("depends_if") or COMPLETED
+        rows = [_row(reference, index, needs, known, job_ids, found) for reference in dict.fromkeys(each)]
+        waiting = [row for row in rows if row is not None]
+        found.waits_for.append(len(waiting))
+        found.rows += waiting
+    return found
+
+
+def references(texts: Sequence[str], index: int) -> list[UUID | int]:
+    """Ids, and places in the batch, of what one job depends on. Raises InvalidRequest."""
+    found: list[UUID | int] = []
+    for text in texts:
+        if text.startswith("#") and text[1:].isdigit() and len(text) < 8:
+            if int(text[1:]) >= index:
+                raise _refusal(
+                    index, f"{text} must come before this job in the batch; places are counted from #0."
+                )
+            found.append(int(text[1:]))
+            continue
+        try:
+            found.append(parse_uuid(text))
+        except ValueError:
+            raise _refusal(index, f"{text[:100]} is no id of a job or sweep, and no place such as #0.") from None
+    return found
+
+
+def _row(
+    reference: UUID | int,
+    index: int,
+    needs: str,
+    known: Mapping[UUID, Row],
+    job_ids: Sequence[UUID],
+    found: Dependencies,
+) -> dict[str, Any] | None:
+    """The row of one dependency; None where it is met already."""
+    row = {"job_id": str(job_ids[index]), "needs": needs}
+    if isinstance(reference, int):
+        return row | {"on_job": str(job_ids[reference])}
+    target = known.get(reference)
+    if target is None:
+        raise _refusal(index, f"There is no job and no sweep {reference}.")
+    if target["is_completed"] is not None:
+        if target["is_completed"] or needs != COMPLETED:
+            return None
+        found.endings.append({"id": str(reference), "is_completed": False})
+    return row | {"on_sweep" if target["is_sweep"] else "on_job": str(reference)}
+
+
+def _refusal(index: int, sentence: str) -> InvalidRequest:
+    return InvalidRequest(f"depends_on: {sentence}", {"depends_on": [sentence]}, index)
+
+
+def add(tx: Transaction, found: Dependencies) -> None:
+    """Write down what the jobs of a submission wait for."""
+    if found.rows:
+        tx.execute(SQL.add_dependencies, dependencies=json.dumps(found.rows))
+    if found.endings:
+        tx.execute(SQL.add_endings, endings=json.dumps(found.endings))
+
+
+def settle_all(db: Database) -> float:
+    """Tell dependents what has ended, in rounds; return the seconds until the next time."""
+    db.one_or_none(SQL.end_sweeps)
+    while settle_round(db):
+        pass
+    return SETTLE_PAUSE
+
+
+def settle_round(db: Database) -> bool:
+    """Move the next dependents: those whose dependencies are met come free, the others are canceled.
+
+    Returns whether more may be left.
+    """
+    with db.transaction() as tx:
+        turn = tx.one_or_none(SQL.take_settling)
+        if turn is None or not turn["ours"]:
+            return False
+        due = tx.all(SQL.due_dependencies, most=SETTLED_AT_ONCE)
+        met = [row["place"] for row in due if row["is_met"]]
+        if met:
+            tx.execute(SQL.meet_dependencies, places=met)
+        unmet = {row["job_id"]: str(row["on_id"]) for row in due if not row["is_met"]}
+        if unmet:
+            on = json.dumps({str(job_id): other for job_id, other in unmet.items()})
+            tx.one_or_none(SQL.cancel_dependents, job_ids=list(unmet), on=on)
+        if due:
+            tx.execute(SQL.forget_settled_endings)
+        return bool(due)

@@ -1,0 +1,138 @@
+"""Sweeps.
+
+Jobs that belong together, of which so many may run at a time (docs/design/steering.md, Slots of a sweep).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from kelpie_api.auth.caller import Caller
+from kelpie_api.db import SQL, Database, Row, Transaction
+from kelpie_api.errors import Conflict, IdempotencyKeyReused, InvalidRequest, NotFound
+from kelpie_api.queue import jobs
+from kelpie_api.queue.identity import IdempotencyKey, new_id
+
+FILLED_AT_ONCE = 2000  # jobs that one statement parks or unparks: a fraction of a second
+FILL_PAUSE = 2.0  # seconds
+CHANGEABLE = ("name", "labels", "max_parallel", "closed")
+
+
+def create(
+    db: Database, caller: Caller, fields: Mapping[str, Any], once: IdempotencyKey | None
+) -> tuple[Row, bool]:
+    """Make a sweep, once for each key; return it and whether it existed. Raises IdempotencyKeyReused."""
+    caller.require_tenant()
+    values = {
+        "id": new_id(),
+        "tenant_id": caller.tenant_id,
+        "name": fields.get("name"),
+        "labels": as_json(fields.get("labels")),
+        "max_parallel": fields.get("max_parallel"),
+        "actor": caller.actor,
+        "key": once and once.key,
+        "digest": once and once.digest,
+    }
+    made = db.one_or_none(SQL.create_sweep, **values)
+    if made:
+        return get(db, caller, made["id"]), False
+    assert once is not None, "without a key nothing can be in the way"
+    earlier = db.one_or_none(SQL.find_sweep_by_key, tenant_id=caller.tenant_id, key=once.key)
+    if earlier is None or bytes(earlier["digest"]) != once.digest:
+        raise IdempotencyKeyReused
+    return get(db, caller, earlier["id"]), earlier["id"] != values["id"]
+
+
+def as_json(labels: Mapping[str, str] | None) -> str | None:
+    return None if labels is None else json.dumps(labels)
+
+
+def get(db: Database, caller: Caller, sweep_id: UUID) -> Row:
+    """A sweep with its jobs by phase. Raises NotFound."""
+    found = db.one_or_none(SQL.get_sweep, id=sweep_id, scope=caller.scope["scope"])
+    if found is None:
+        raise NotFound(f"There is no sweep {sweep_id}; GET /sweeps lists those there are.")
+    final = ("completed", "failed", "canceled")
+    total = sum(found["phases"].values())
+    return {**found, "total": total, "done": sum(found["phases"].get(phase, 0) for phase in final)}
+
+
+def list_page(db: Database, caller: Caller, page_size: int, before: int | None) -> tuple[list[Row], int | None]:
+    """A page of sweeps, newest first, and the number to go on before; None: these are the last."""
+    values = {"scope": caller.scope["scope"], "before": before or 2**63 - 1, "most": page_size + 1}
+    found = db.all(SQL.list_sweeps, **values)
+    shown = found[:page_size]
+    return shown, shown[-1]["seq"] if len(found) > page_size else None
+
+
+def change(db: Database, caller: Caller, sweep_id: UUID, changes: Mapping[str, Any]) -> Row:
+    """Change what is given of name, labels, max_parallel, closed. A lowered limit stops no job.
+
+    Raises NotFound.
+    """
+    values: dict[str, Any] = {f"sets_{name}": name in changes for name in CHANGEABLE}
+    values |= {name: changes.get(name) for name in CHANGEABLE}
+    values["labels"] = as_json(changes.get("labels"))
+    if not db.one_or_none(SQL.change_sweep, id=sweep_id, scope=caller.scope["scope"], **values):
+        raise NotFound(f"There is no sweep {sweep_id}; GET /sweeps lists those there are.")
+    fill(db, sweep_id)
+    return get(db, caller, sweep_id)
+
+
+def cancel(db: Database, caller: Caller, sweep_id: UUID) -> int:
+    """Close a sweep and end its open jobs; their number. Raises NotFound."""
+    change(db, caller, sweep_id, {"closed": True})
+    ended, after = 0, -1
+    while found := db.all(SQL.open_jobs_of_sweep, id=sweep_id, after=after, most=FILLED_AT_ONCE):
+        for row in found:
+            ended += canceled(db, caller, row["job_id"])
+            after = max(after, row["seq"])
+    return ended
+
+
+def canceled(db: Database, caller: Caller, job_id: UUID) -> bool:
+    try:
+        jobs.cancel(db, caller, job_id)
+    except (Conflict, NotFound):
+        return False  # it ended by itself meanwhile
+    return True
+
+
+def require_open(tx: Transaction, caller: Caller, sweep_ids: Collection[UUID]) -> None:
+    """Keep sweeps from being closed until the transaction ends.
+
+    Raises InvalidRequest for one that takes no jobs.
+    """
+    found = {row["id"] for row in tx.all(SQL.open_sweeps_of, ids=list(sweep_ids), tenant_id=caller.tenant_id)}
+    if missing := sorted(set(sweep_ids) - found):
+        sentence = (
+            f"There is no sweep {missing[0]} that takes jobs: it is unknown or closed; POST /sweeps makes one."
+        )
+        raise InvalidRequest(f"sweep: {sentence}", {"sweep": [sentence]})
+
+
+def fill(db: Database, sweep_id: UUID) -> None:
+    """Give the free slots of a sweep to its next jobs, in rounds."""
+    while (row := db.one_or_none(SQL.fill_sweep, id=sweep_id, most=FILLED_AT_ONCE)) and row[
+        "changed"
+    ] == FILLED_AT_ONCE:
+        pass
+
+
+def fill_all(db: Database) -> float:
+    """Fill every sweep that has a free slot and a job for it; return the seconds until the next time.
+
+    After an end this is done at once, too; here come those that were missed, since rows that were locked are
+    stepped over.
+    """
+    for row in db.all(SQL.sweeps_to_fill):
+        fill(db, row["id"])
+    return FILL_PAUSE
+
+
+def ids_of(definitions: Sequence[Mapping[str, Any]]) -> set[UUID]:
+    """The sweeps that a submission names."""
+    return {UUID(str(one["sweep_id"])) for one in definitions if one.get("sweep_id")}

@@ -1,0 +1,70 @@
+-- Give the free slots of a sweep to its next jobs, and park what is beyond a limit that was lowered; the number of jobs that
+-- were parked or unparked, `most` at most.
+--
+-- At most `max_parallel` jobs of a sweep are unparked: claimable, held or lapsed. So a claim checks nothing. A job that is
+-- parked for another reason, too, has no slot and gets none. Lowering the limit stops no job: those that are held keep
+-- their slots until they end.
+--
+-- Exact under concurrency: the sweep's row is locked by a statement before the one that counts, so this one sees what the
+-- filling before it committed; and nothing else unparks a job of a sweep that has a limit. Rows that others hold locked are
+-- stepped over; the next filling takes them.
+--
+-- Locks, in this order: the sweep's row; rows of `queue`, those that are free.
+create or replace function fill_sweep(the_sweep_id uuid, most integer) returns integer language plpgsql volatile
+  set plan_cache_mode = force_generic_plan
+  set enable_seqscan = off
+  set enable_bitmapscan = off
+  set jit = off
+as $$
+declare
+  the_limit integer;
+  room      bigint;
+  changed   integer;
+begin
+  select max_parallel into the_limit from sweeps where id = the_sweep_id for update;
+  if not found then
+    return 0;
+  end if;
+  select coalesce(the_limit, most) - count(*)
+    into room
+    from (select from queue where the_limit is not null and sweep_id = the_sweep_id and parked is null limit 1000001) unparked;
+  if room >= 0 then
+    update queue
+       set parked = null
+     where job_id in (
+           select job_id
+             from queue
+            where sweep_id = the_sweep_id
+              and parked = '{sweep}'
+            order by rank, seq
+            limit least(room, most)
+              for update skip locked);
+    get diagnostics changed = row_count;
+    if the_limit is null then
+      update queue
+         set parked = array_remove(parked, 'sweep')
+       where job_id in (
+             select job_id
+               from queue
+              where sweep_id = the_sweep_id
+                and 'sweep' = any (parked)
+                and parked <> '{sweep}'
+              limit most
+                for update skip locked);
+    end if;
+  else
+    update queue
+       set parked = '{sweep}'
+     where job_id in (
+           select job_id
+             from queue
+            where sweep_id = the_sweep_id
+              and parked is null
+              and machine_id is null
+            order by rank desc, seq desc
+            limit least(-room, most)
+              for update skip locked);
+    get diagnostics changed = row_count;
+  end if;
+  return changed;
+end $$;

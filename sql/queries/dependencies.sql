@@ -1,0 +1,108 @@
+-- Statements on what jobs wait for.
+
+-- name: keep_from_ending
+-- Lock jobs that a submission names in the queue, against their end, until the submission is in. A heartbeat is not held up.
+select job_id from queue where job_id = any (%(ids)s::uuid[]) order by job_id for key share;
+
+-- name: named_dependencies
+-- What a submission may depend on: of these ids the tenant's jobs and sweeps, and how each ended (null: not yet).
+select id, false as is_sweep,
+       case when status in ('completed', 'failed', 'canceled') then status = 'completed' end as is_completed
+  from jobs
+ where id = any (%(ids)s::uuid[])
+   and tenant_id = %(tenant_id)s
+ union all
+select s.id, true,
+       case when s.ended is not null
+            then not exists (select from jobs j where j.sweep_id = s.id and j.status <> 'completed') end
+  from sweeps s
+ where s.id = any (%(ids)s::uuid[])
+   and s.tenant_id = %(tenant_id)s;
+
+-- name: add_dependencies
+insert into dependencies (job_id, on_job, on_sweep, needs)
+select job_id, on_job, on_sweep, needs
+  from jsonb_to_recordset(%(dependencies)s::jsonb) as d (job_id uuid, on_job uuid, on_sweep uuid, needs text);
+
+-- name: add_endings
+insert into dependency_endings (id, is_completed)
+select id, is_completed
+  from jsonb_to_recordset(%(endings)s::jsonb) as e (id uuid, is_completed boolean)
+    on conflict do nothing;
+
+-- name: take_settling
+-- One process at a time settles; the others leave it to that.
+select pg_try_advisory_xact_lock(hashtext('kelpie dependencies')) as ours;
+
+-- name: end_sweeps
+-- Closed sweeps without an open job have ended; those that others wait for are noted.
+with found as (
+  update sweeps s
+     set ended = now()
+   where s.closed is not null
+     and s.ended is null
+     and not exists (select from queue q where q.sweep_id = s.id)
+  returning s.id
+),
+noted as (
+  insert into dependency_endings (id, is_completed)
+  select f.id, not exists (select from jobs j where j.sweep_id = f.id and j.status <> 'completed')
+    from found f
+   where exists (select from dependencies d where d.on_sweep = f.id)
+      on conflict do nothing
+)
+select count(*) as count from found;
+
+-- name: due_dependencies
+-- The next dependents of what has ended, `most` at most: is what they need there?
+select d.ctid::text as place, d.job_id, coalesce(d.on_job, d.on_sweep) as on_id,
+       e.is_completed or d.needs = 'ended' as is_met
+  from dependency_endings e
+ cross join lateral (
+       select ctid, * from dependencies where on_job = e.id
+        union all
+       select ctid, * from dependencies where on_sweep = e.id) d
+ limit %(most)s;
+
+-- name: meet_dependencies
+-- Take met dependencies off their jobs; those that wait for nothing more are no longer parked for it.
+with met as (
+  delete from dependencies where ctid = any (%(places)s::tid[]) returning job_id
+),
+counted as (
+  select job_id, count(*)::integer as met from met group by job_id
+)
+update queue q
+   set waits_for = q.waits_for - c.met,
+       parked = case when q.waits_for = c.met then nullif(array_remove(q.parked, 'depends'), '{}') else q.parked end
+  from counted c
+ where q.job_id = c.job_id;
+
+-- name: cancel_dependents
+-- Cancel jobs whose dependency cannot be met any more; their own dependents follow in the next round.
+with held as (
+  delete from queue where job_id = any (%(job_ids)s::uuid[]) and waits_for > 0
+  returning *
+),
+job as (
+  update jobs j
+     set status = 'canceled', canceled = now(), reason = 'depends'
+    from held h
+   where j.id = h.job_id
+  returning j.id, j.attempt
+),
+forgotten as (
+  delete from dependencies where job_id = any (%(job_ids)s::uuid[])
+),
+told as (
+  insert into events (job_id, kind, actor, attempt, detail)
+  select id, 'canceled', 'coordinator', attempt,
+         jsonb_build_object('reason', 'depends', 'on', %(on)s::jsonb ->> id::text)
+    from job
+)
+select count(*) as count from job;
+
+-- name: forget_settled_endings
+delete from dependency_endings e
+ where not exists (select from dependencies d where d.on_job = e.id)
+   and not exists (select from dependencies d where d.on_sweep = e.id);

@@ -1,0 +1,83 @@
+-- Statements on sweeps, in the order of their life.
+--
+-- `scope` is the tenant that the caller may touch, null for all.
+
+-- name: create_sweep
+-- No row: the key made one before.
+insert into sweeps (id, tenant_id, name, labels, max_parallel, created_by, key, digest)
+values (%(id)s, %(tenant_id)s, %(name)s, %(labels)s::jsonb, %(max_parallel)s, %(actor)s, %(key)s, %(digest)s::bytea)
+    on conflict (tenant_id, key) do nothing
+returning id;
+
+-- name: find_sweep_by_key
+select id, digest from sweeps where tenant_id = %(tenant_id)s and key = %(key)s;
+
+-- name: open_sweeps_of
+-- Of these sweeps those that the tenant has and that take jobs. They are locked against being closed until the jobs are in.
+select id
+  from sweeps
+ where id = any (%(ids)s::uuid[])
+   and tenant_id = %(tenant_id)s
+   and closed is null
+ order by id
+   for share;
+
+-- name: get_sweep
+-- With its jobs by phase: those in the queue by the phase that they have, the others by their status.
+select s.id, s.name, s.labels, s.max_parallel, s.created, s.closed is not null as closed, s.closed as closed_at,
+       (select coalesce(jsonb_object_agg(phase, jobs), '{}')
+          from (select coalesce(p.phase, j.status::text) as phase, count(*) as jobs
+                  from jobs j
+                  left join job_phases p on p.job_id = j.id
+                 where j.sweep_id = s.id
+                 group by 1) of_phase) as phases,
+       (select coalesce(sum(j.attempt), 0) from jobs j where j.sweep_id = s.id) as attempts
+  from sweeps s
+ where s.id = %(id)s
+   and of_tenant(s.tenant_id, %(scope)s);
+
+-- name: list_sweeps
+-- A page of a tenant's sweeps, newest first, each with how many jobs it has and how many of them have ended.
+select s.id, s.seq, s.name, s.labels, s.max_parallel, s.created, s.closed is not null as closed, s.closed as closed_at,
+       n.total, n.total - n.open_jobs as done
+  from (select *
+          from sweeps
+         where of_tenant(tenant_id, %(scope)s)
+           and seq < %(before)s
+         order by seq desc
+         limit %(most)s) s
+ cross join lateral (
+       select (select count(*) from jobs j where j.sweep_id = s.id) as total,
+              (select count(*) from queue q where q.sweep_id = s.id) as open_jobs) n
+ order by s.seq desc;
+
+-- name: change_sweep
+-- Each `sets_...` says whether the value beside it is to be written. Closed once, a sweep stays closed since then.
+update sweeps
+   set name = case when %(sets_name)s then %(name)s else name end,
+       labels = case when %(sets_labels)s then %(labels)s::jsonb else labels end,
+       max_parallel = case when %(sets_max_parallel)s then %(max_parallel)s else max_parallel end,
+       closed = case when %(sets_closed)s then case when %(closed)s then coalesce(closed, now()) end else closed end
+ where id = %(id)s
+   and of_tenant(tenant_id, %(scope)s)
+returning id;
+
+-- name: fill_sweep
+-- See functions/fill_sweep.sql.
+select fill_sweep(%(id)s, %(most)s) as changed;
+
+-- name: sweeps_to_fill
+-- The sweeps that may have a free slot and a job for it, or more unparked jobs than their limit.
+select s.id
+  from sweeps s
+ where s.id in (select distinct sweep_id from queue where sweep_id is not null)
+   and case when s.max_parallel is null
+            then exists (select from queue q where q.sweep_id = s.id and 'sweep' = any (q.parked))
+            else (select count(*) from queue q where q.sweep_id = s.id and q.parked is null)
+                 <> s.max_parallel
+             and exists (select from queue q where q.sweep_id = s.id and q.machine_id is null)
+       end;
+
+-- name: open_jobs_of_sweep
+-- The next open jobs of a sweep, to be canceled.
+select job_id, seq from queue where sweep_id = %(id)s and seq > %(after)s order by seq limit %(most)s;

@@ -1,0 +1,174 @@
+"""Jobs that wait for others: when they begin, when they are canceled, and what is refused."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from typing import Any
+
+import psycopg
+import pytest
+from flask import Flask
+
+from kelpie_api.db import Database
+from kelpie_api.queue import dependencies
+from local_stack.processes import wait_for
+from tests.helpers import Client, Tenant, definition, make_tenant, refused
+
+Job = dict[str, Any]
+
+
+@pytest.fixture
+def client(app: Flask, tenant: Tenant) -> Client:
+    return Client(app.test_client(), tenant.key)
+
+
+def state(client: Client, job: Job) -> tuple[str, list[str] | None]:
+    found = client.get(f"/jobs/{job['id']}").json or {}
+    return found["status"], found.get("parked")
+
+
+def end(client: Client, db: Database, what: str, **more: Any) -> None:
+    """The next job ends so, and its dependents are told."""
+    held = client.claim() or {}
+    client.report(held, what, attempt=held["attempt"], **more)
+    dependencies.settle_all(db)
+
+
+def test_a_job_begins_once_what_it_waits_for_has_completed(client: Client, db: Database) -> None:
+    first, second = client.submit(), client.submit()
+    last = client.submit(depends_on=[first["id"], second["id"]])
+    assert state(client, last) == ("pending", ["depends"])
+    end(client, db, "completed")
+    assert state(client, last) == ("pending", ["depends"])
+    end(client, db, "completed")
+    assert (client.claim() or {})["id"] == last["id"]
+
+
+@pytest.mark.parametrize("needs", ["completed", "ended"])
+@pytest.mark.parametrize("how", ["failed", "canceled"])
+def test_what_fails_cancels_its_dependents_unless_they_begin_anyway(
+    client: Client, db: Database, needs: str, how: str
+) -> None:
+    first = client.submit(max_failures=1)
+    second = client.submit(depends_on=[first["id"]], depends_if=needs)
+    third = client.submit(depends_on=[second["id"]], depends_if=needs)
+    if how == "failed":
+        end(client, db, "failed")
+    else:
+        client.delete(f"/jobs/{first['id']}")
+        dependencies.settle_all(db)
+    if needs == "completed":
+        assert state(client, second)[0] == state(client, third)[0] == "canceled"
+        assert (client.get(f"/jobs/{second['id']}").json or {})["reason"] == "depends"
+        (event,) = [
+            one
+            for one in (client.get(f"/jobs/{second['id']}/events").json or {})["events"]
+            if one["kind"] == "canceled"
+        ]
+        assert event["actor"] == "coordinator" and event["detail"]["on"] == first["id"]
+    else:
+        assert (client.claim("m2") or {})["id"] == second["id"]
+        assert state(client, third) == ("pending", ["depends"])
+
+
+@pytest.mark.parametrize(("how", "expected"), [("completed", "pending"), ("failed", "canceled")])
+def test_what_had_ended_before_counts(client: Client, db: Database, how: str, expected: str) -> None:
+    first = client.submit(max_failures=1)
+    end(client, db, how)
+    later = client.submit(depends_on=[first["id"]])
+    assert state(client, later) == (expected, None)
+
+
+def test_a_batch_names_its_own_jobs_by_their_places(client: Client, db: Database) -> None:
+    answer = client.post(
+        "/jobs/batch", [definition(), definition(depends_on=["#0"]), definition(depends_on=["#1", "#0", "#0"])]
+    )
+    assert answer.status_code == 202, answer.text
+    for job in answer.json or []:
+        held = client.claim() or {}
+        assert held["id"] == job["id"] and client.claim("m2") is None
+        client.report(held, "completed", attempt=1)
+        dependencies.settle_all(db)
+
+
+@pytest.mark.parametrize(
+    ("named", "sentence"),
+    [
+        (["#1"], "must come before"),
+        (["#0"], "must come before"),
+        (["nothing"], "is no id"),
+        ([str(uuid.uuid4())], "There is no job"),
+        ([7], "string"),
+        ("x", "Must be a list"),
+    ],
+    ids=["later", "itself", "no id", "unknown", "a number", "no list"],
+)
+def test_what_cannot_be_waited_for_is_refused_and_nothing_is_created(
+    client: Client, db: Database, named: Any, sentence: str
+) -> None:
+    body = refused(client.post("/jobs/batch", [definition(depends_on=named)]), 400)
+    assert sentence in body["message"] and body["index"] == 0
+    assert db.all("select from jobs") == []
+
+
+def test_the_job_of_another_project_is_unknown(app: Flask, client: Client, db: Database) -> None:
+    other = Client(app.test_client(), make_tenant(db, "other", "default").key)
+    refused(client.post("/jobs", definition(depends_on=[other.submit()["id"]])), 400)
+
+
+def test_a_sweep_is_waited_for_until_it_is_closed_and_its_last_job_has_ended(client: Client, db: Database) -> None:
+    sweep = client.post("/sweeps", {}).json or {}
+    client.submit(sweep=sweep["id"])
+    gathering = client.submit(depends_on=[sweep["id"]])
+    end(client, db, "completed")
+    assert state(client, gathering) == ("pending", ["depends"]), "it may still get jobs"
+    client.patch(f"/sweeps/{sweep['id']}", {"closed": True})
+    dependencies.settle_all(db)
+    assert (client.claim() or {})["id"] == gathering["id"]
+
+
+def test_a_dependency_that_was_pruned_after_it_completed_changes_nothing(client: Client, db: Database) -> None:
+    first = client.submit()
+    later = client.submit(depends_on=[first["id"]])
+    end(client, db, "completed")
+    db.execute("delete from jobs where id = %(id)s", id=first["id"])
+    dependencies.settle_all(db)
+    assert (client.claim() or {})["id"] == later["id"]
+
+
+def test_an_end_and_a_submission_that_names_it_at_the_same_moment_do_not_miss_each_other(
+    client: Client, db: Database, migrated_url: str, app: Flask
+) -> None:
+    """The end waits for the submission, which has looked already, and then tells its job."""
+    first = client.submit()
+    held = client.claim() or {}
+    with psycopg.connect(migrated_url) as operator:
+        operator.execute("select from queue where job_id = %s for key share", (first["id"],))
+        report = threading.Thread(
+            target=lambda: Client(app.test_client(), client.key).report(held, "completed", attempt=1)
+        )
+        report.start()
+        wait_for(
+            lambda: bool(db.all("select from pg_stat_activity where cardinality(pg_blocking_pids(pid)) > 0")),
+            "the report to wait",
+        )
+        later = client.submit(depends_on=[first["id"]])
+        assert state(client, later) == ("pending", ["depends"])
+    report.join(10)
+    dependencies.settle_all(db)
+    assert state(client, later) == ("pending", None)
+
+
+@pytest.mark.parametrize("shape", ["star", "chain"])
+def test_many_dependents_are_told_in_rounds(
+    client: Client, db: Database, shape: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dependencies, "SETTLED_AT_ONCE", 7)
+    first = client.submit(max_failures=1)
+    named = [[first["id"]] if shape == "star" or place == 0 else [f"#{place - 1}"] for place in range(30)]
+    client.post("/jobs/batch", [definition(depends_on=each) for each in named])
+    end(client, db, "failed")
+    rows = db.all("select status, count(*) as n from jobs group by status order by status")
+    assert {row["status"]: row["n"] for row in rows} == {"canceled": 30, "failed": 1}
+    assert db.all("select from dependencies") == db.all("select from dependency_endings") == []

@@ -1,0 +1,203 @@
+"""Sweeps: so many of their jobs are unparked at a time, whatever happens at once."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from flask import Flask
+
+from kelpie_api.db import Database
+from kelpie_api.queue import sweeps
+from local_stack.processes import wait_for
+from tests.helpers import Client, Tenant, definition, make_tenant, refused
+
+Job = dict[str, Any]
+
+
+@pytest.fixture
+def client(app: Flask, tenant: Tenant) -> Client:
+    return Client(app.test_client(), tenant.key)
+
+
+def new_sweep(client: Client, **fields: Any) -> Job:
+    answer = client.post("/sweeps", fields)
+    assert answer.status_code == 201, answer.text
+    return dict(answer.json or {})
+
+
+def submit(client: Client, number: int, sweep: Job, **fields: Any) -> list[Job]:
+    answer = client.post("/jobs/batch", [definition(sweep=sweep["id"], **fields) for _ in range(number)])
+    assert answer.status_code == 202, answer.text
+    return list(answer.json or [])
+
+
+def unparked(db: Database, sweep: Job) -> int:
+    (row,) = db.all("select count(*) as n from queue where sweep_id = %(id)s and parked is null", id=sweep["id"])
+    return int(row["n"])
+
+
+def test_so_many_jobs_of_a_sweep_can_be_claimed_and_the_next_one_once_one_has_ended(
+    client: Client, db: Database
+) -> None:
+    sweep = new_sweep(client, name="grid", max_parallel=2)
+    jobs = submit(client, 4, sweep)
+    assert unparked(db, sweep) == 2
+    held = [client.claim("m1"), client.claim("m2")]
+    assert [job and job["id"] for job in held] == [job["id"] for job in jobs[:2]], "in the order of the batch"
+    assert client.claim("m3") is None
+    client.report(held[0] or {}, "completed", machine="m1")
+    sweeps.fill_all(db)
+    third = client.claim("m3")
+    assert third is not None and third["id"] == jobs[2]["id"] and third["sweep"] == sweep["id"]
+    assert client.claim("m4") is None
+
+
+def test_a_sweep_says_how_far_it_is(client: Client, db: Database) -> None:
+    sweep = new_sweep(client, name="grid", labels={"team": "nlp"}, max_parallel=1)
+    submit(client, 3, sweep)
+    client.report(client.claim() or {}, "completed")
+    sweeps.fill_all(db)
+    client.claim()
+    found = client.get(f"/sweeps/{sweep['id']}").json
+    assert found is not None
+    assert (found["total"], found["done"], found["attempts"], found["closed"]) == (3, 1, 2, False)
+    assert found["phases"] == {"completed": 1, "running": 1, "parked": 1}
+    (listed,) = (client.get("/sweeps").json or {})["sweeps"]
+    assert (listed["name"], listed["labels"], listed["done"], listed["total"]) == ("grid", {"team": "nlp"}, 1, 3)
+
+
+def test_without_a_limit_all_jobs_can_be_claimed(client: Client, db: Database) -> None:
+    sweep = new_sweep(client)
+    submit(client, 5, sweep)
+    assert unparked(db, sweep) == 5
+
+
+def test_a_raised_limit_unparks_and_a_lowered_one_parks_what_no_machine_holds(
+    client: Client, db: Database
+) -> None:
+    sweep = new_sweep(client, max_parallel=1)
+    submit(client, 5, sweep)
+    assert client.patch(f"/sweeps/{sweep['id']}", {"max_parallel": 4}).status_code == 200
+    assert unparked(db, sweep) == 4
+    held = [client.claim("m1"), client.claim("m2"), client.claim("m3")]
+    client.patch(f"/sweeps/{sweep['id']}", {"max_parallel": 2})
+    assert unparked(db, sweep) == 3, "the held ones keep their slots"
+    assert client.claim("m4") is None
+    for job, machine in zip(held, ("m1", "m2", "m3"), strict=True):
+        client.report(job or {}, "completed", machine=machine)
+    sweeps.fill_all(db)
+    assert unparked(db, sweep) == 2
+    client.patch(f"/sweeps/{sweep['id']}", {"max_parallel": None})
+    assert unparked(db, sweep) == 2 and client.claim("m5") is not None and client.claim("m6") is not None
+
+
+def test_a_higher_priority_has_the_next_slot(client: Client, db: Database) -> None:
+    sweep = new_sweep(client, max_parallel=1)
+    submit(client, 2, sweep)
+    (urgent,) = submit(client, 1, sweep, priority=10)
+    client.report(client.claim() or {}, "completed")
+    sweeps.fill_all(db)
+    claimed = client.claim()
+    assert claimed is not None and claimed["id"] == urgent["id"]
+
+
+def test_a_closed_sweep_takes_no_more_jobs(client: Client) -> None:
+    sweep = new_sweep(client)
+    client.patch(f"/sweeps/{sweep['id']}", {"closed": True})
+    answer = client.post("/jobs", definition(sweep=sweep["id"]))
+    assert "unknown or closed" in refused(answer, 400)["message"]
+
+
+def test_the_sweep_of_another_project_is_unknown(app: Flask, client: Client, db: Database) -> None:
+    other = Client(app.test_client(), make_tenant(db, "other", "default").key)
+    sweep = new_sweep(other)
+    refused(client.get(f"/sweeps/{sweep['id']}"), 404)
+    refused(client.patch(f"/sweeps/{sweep['id']}", {"closed": True}), 404)
+    refused(client.delete(f"/sweeps/{sweep['id']}"), 404)
+    refused(client.post("/jobs", definition(sweep=sweep["id"])), 400)
+
+
+def test_the_end_of_a_sweep_cancels_what_is_open(client: Client) -> None:
+    sweep = new_sweep(client, max_parallel=1)
+    jobs = submit(client, 3, sweep)
+    client.report(client.claim() or {}, "completed")
+    answer = client.delete(f"/sweeps/{sweep['id']}")
+    assert (answer.status_code, answer.json) == (200, {"count": 2})
+    statuses = [(client.get(f"/jobs/{job['id']}").json or {})["status"] for job in jobs]
+    assert statuses == ["completed", "canceled", "canceled"]
+
+
+def test_the_same_key_makes_one_sweep(client: Client) -> None:
+    first = client.call("POST", "/sweeps", {"name": "a"}, {"Idempotency-Key": "k"})
+    again = client.call("POST", "/sweeps", {"name": "a"}, {"Idempotency-Key": "k"})
+    assert (first.json or {})["id"] == (again.json or {})["id"]
+    assert again.headers["Idempotent-Replayed"] == "true"
+    refused(client.call("POST", "/sweeps", {"name": "b"}, {"Idempotency-Key": "k"}), 422)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"max_parallel": 0}, {"max_parallel": "2"}, {"max_parallel": True}, {"name": ""}, {"labels": {"a b": "c"}}],
+    ids=str,
+)
+def test_a_wrong_sweep_is_refused(client: Client, fields: Job) -> None:
+    refused(client.post("/sweeps", fields), 400)
+
+
+def test_a_limit_that_is_being_set_counts_a_job_that_is_submitted_meanwhile(
+    client: Client, db: Database, migrated_url: str
+) -> None:
+    """The submission waits for the limit, and its jobs then have no slot."""
+    sweep = new_sweep(client, max_parallel=1)
+    submit(client, 1, sweep)
+    with psycopg.connect(migrated_url) as operator:
+        operator.execute("update sweeps set max_parallel = 1 where id = %s", (sweep["id"],))
+        submission = threading.Thread(target=submit, args=(client, 1, sweep))
+        submission.start()
+        wait_for(lambda: blocked(db), "the submission to wait for the sweep")
+        operator.commit()
+    submission.join(10)
+    assert unparked(db, sweep) == 1
+
+
+def blocked(db: Database) -> bool:
+    return bool(db.all("select pid from pg_stat_activity where cardinality(pg_blocking_pids(pid)) > 0"))
+
+
+def test_the_limit_holds_while_many_claim_end_and_change_it(client: Client, db: Database, app: Flask) -> None:
+    """Eight claimers release and complete: never more jobs are unparked than the limit allows."""
+    sweep = new_sweep(client, max_parallel=3)
+    submit(client, 60, sweep)
+    stop, seen = threading.Event(), []
+
+    def work(number: int) -> None:
+        own = Client(app.test_client(), client.key)
+        turn = 0
+        while not stop.is_set():
+            turn += 1
+            job = own.claim(f"m{number}")
+            if job is None:
+                sweeps.fill_all(db)
+                continue
+            what = "released" if (turn + number) % 3 == 0 else "completed"
+            own.report(job, what, machine=f"m{number}", attempt=job["attempt"])
+            if what == "completed":
+                sweeps.fill(db, UUID(sweep["id"]))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+
+    def is_over() -> bool:
+        seen.append(unparked(db, sweep))
+        return (client.get(f"/sweeps/{sweep['id']}").json or {})["done"] == 60
+
+    wait_for(is_over, "all jobs to end", timeout=60)
+    stop.set()
+    for thread in threads:
+        thread.join(10)
+    assert max(seen) <= 3
