@@ -21,7 +21,19 @@ from kelpie_api.web.json import Json
 from kelpie_api.web.paths import require_nothing_left_out
 from kelpie_api.web.process import Coordinator
 
-EXTENSIONS = "attempt, checkpoint, claim-id, release, wait"
+# What clients and workers may use here (docs/design/protocol.md, Extensions).
+EXTENSIONS = ", ".join(
+    (
+        "attempt",
+        "checkpoint",
+        "claim-id",
+        "depends",
+        "names",
+        "release",
+        "sweeps",
+        "wait",
+    )
+)
 LONGEST_LOGGED_PATH = 500
 
 REQUEST_ID = re.compile("[A-Za-z0-9._-]{1,128}")

@@ -10,6 +10,7 @@ from flask import Flask
 
 from kelpie_api.db import Database
 from kelpie_api.web.body import LARGEST_BODY
+from kelpie_api.web.requests import EXTENSIONS
 from tests.helpers import Client, definition, refused, rows_of_jobs
 
 NESTED = 100_000
@@ -195,7 +196,7 @@ def test_a_bug_is_a_500_in_the_common_shape_without_its_inside(
 
 @pytest.mark.parametrize("path", ["/jobs", "/nothing", "/healthz", "/users/me"])
 def test_every_answer_names_the_extensions(api: Client, path: str) -> None:
-    assert api.get(path).headers["Kelpie-Extensions"] == "attempt, checkpoint, claim-id, release, wait"
+    assert api.get(path).headers["Kelpie-Extensions"] == EXTENSIONS
 
 
 def test_a_body_of_unknown_length_is_not_cut_but_refused(api: Client) -> None:
