@@ -108,7 +108,8 @@ class Job:
 
 Blocks = tuple[SyncBlock, ...]
 RECALLED = ("command", "arguments", "environment", "steering")  # not saved, but fetched again
-_UNSAVED = ("checkpoint", "checkpoint_by", *RECALLED)
+# `speaks` is saved beside the job, for the release before reads no job that has it.
+_UNSAVED = ("checkpoint", "checkpoint_by", "speaks", *RECALLED)
 
 
 def from_wire(
@@ -145,26 +146,18 @@ def from_wire(
 
 def to_saved(job: Job) -> dict[str, Any]:
     """The fields of a job that the state file keeps: all but those that may hold a secret or are not needed."""
-    saved = {name: value for name, value in asdict(replace(job, checkpoint=())).items() if name not in _UNSAVED}
-    if not job.speaks:
-        del saved["speaks"]  # the release before reads no file that has it
-    return saved
+    return {name: value for name, value in asdict(replace(job, checkpoint=())).items() if name not in _UNSAVED}
 
 
 def from_saved(saved: Mapping[str, Any]) -> Job:
     """The job that `to_saved` saved. Raises KeyError, TypeError or ValueError for what it would not write."""
-    saved = {
-        "checkpoint_status": CheckpointStatus.NONE,
-        "speaks": (),
-        **saved,
-    }  # older releases saved neither
+    saved = {"checkpoint_status": CheckpointStatus.NONE, **saved}  # older releases did not save it
     _demand(set(saved) == {part.name for part in fields(Job)} - set(_UNSAVED), "a job has other fields")
     blocks = {name: tuple(_saved_block(block) for block in saved[name]) for name in ("before", "during", "after")}
-    job = Job(**{**saved, **blocks, "speaks": tuple(saved["speaks"])})
+    job = Job(**{**saved, **blocks})
     # The claim id becomes part of a file name, the job's id part of a URL.
     _demand(all(is_text(name) and name and "/" not in name for name in (job.claim_id, job.id)), "a job has no id")
     _demand(job.attempt is None or is_whole(job.attempt), "an attempt is no number")
-    _demand(all(map(is_text, job.speaks)), "what the worker speaks is no text")
     _demand(is_whole(job.num_failures), "the failures are no number")
     _demand(job.checkpoint_status in list(CheckpointStatus), "a checkpoint has another status")
     interval = job.heartbeat_interval

@@ -244,6 +244,7 @@ def _saved_state(state: JobState) -> dict[str, Any]:
         "outcome": _saved_outcome(state.outcome) if state.outcome else None,
         "aside": state.aside,
         "begun": state.begun,
+        "speaks": state.job.speaks,
     }
 
 
@@ -255,7 +256,10 @@ def _parse_state(saved: Mapping[str, Any], rebooted: bool) -> JobState:
     outcome, aside, begun = saved["outcome"], saved["aside"], saved.get("begun", 0)
     if not is_whole(begun):
         raise ValueError("how often a command was begun is no number")
-    job = from_saved(saved["job"])
+    speaks = tuple(saved.get("speaks", ()))  # older releases did not save it
+    if not all(map(is_text, speaks)):
+        raise ValueError("what the worker speaks is no text")
+    job = replace(from_saved(saved["job"]), speaks=speaks)
     state = JobState(
         job=job,
         phase=Phase(saved["phase"]),
