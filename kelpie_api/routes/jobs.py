@@ -11,7 +11,7 @@ from typing import Any, ParamSpec
 from flask import Response, request
 
 from kelpie_api.db import Row
-from kelpie_api.errors import InvalidRequest
+from kelpie_api.errors import Forbidden, InvalidRequest
 from kelpie_api.limits import LONGEST_NAME
 from kelpie_api.machines import sightings
 from kelpie_api.net.addresses import OwnAddresses, is_url
@@ -23,6 +23,7 @@ from kelpie_api.schemas.doubts import doubts
 from kelpie_api.schemas.fields import Failure, Message
 from kelpie_api.schemas.jobs import AttemptList, Count, EventList, HistoryQuery, Job, JobPage, JobQuery, as_cursor
 from kelpie_api.schemas.submission import JobDefinition, SubmissionHeaders
+from kelpie_api.sealed import secrets
 from kelpie_api.web.blueprint import Blueprint
 from kelpie_api.web.body import ignored, request_json, with_warnings
 from kelpie_api.web.context import TEXT, caller, coordinator, db, identifier
@@ -55,6 +56,7 @@ def warned(job: Row, definition: Any, shared: list[SharedPlace]) -> Row:
 def accept(definitions: list[dict[str, Any]], key: str | None) -> tuple[list[Row], dict[str, str]]:
     """Submit jobs, at most once if there is a key; return the jobs and the headers of the answer."""
     refuse_own_webhooks(definitions)
+    refuse_unknown_secrets(definitions)
     config = coordinator().config
     environments = coordinator().environments
     limits = OpenJobLimits(config.max_open_jobs, config.max_open_mebibytes)
@@ -74,6 +76,19 @@ def refuse_own_webhooks(definitions: list[dict[str, Any]]) -> None:
             sentence = "A webhook goes to a receiver of yours; this address is the coordinator's own."
             index = place if isinstance(request_json(), list) else None
             raise InvalidRequest(f"{in_batch(index)}webhook: {sentence}", {"webhook": [sentence]}, index)
+
+
+def refuse_unknown_secrets(definitions: list[dict[str, Any]]) -> None:
+    """Raise InvalidRequest where a job names a secret that is not there, Forbidden for a machine's token."""
+    named = [(definition["options"] or {}).get("secrets", ()) for definition in definitions]
+    if caller().machine and any(named):
+        raise Forbidden("A machine's token names no secrets; submit such a job with a key.")
+    missing = secrets.missing(db(), caller().tenant_id, set().union(*named))
+    for place, names in enumerate(named):
+        if unknown := sorted(missing.intersection(names)):
+            sentence = f"There is no secret {unknown[0]}; set it with PUT /secrets/{unknown[0]}."
+            index = place if isinstance(request_json(), list) else None
+            raise InvalidRequest(f"{in_batch(index)}secrets: {sentence}", {"secrets": [sentence]}, index)
 
 
 def own_addresses() -> OwnAddresses:

@@ -218,6 +218,7 @@ class Job(ResponseSchema):
     stall_after = fields.Integer()
     on_stall = fields.String()
     retry = AsStored(ShownRetryRule(many=True))
+    secrets = fields.List(fields.String())
     keep_output = fields.Integer()
     checkpoint_signal = fields.String()
     webhook_events = fields.List(fields.String())

@@ -11,10 +11,12 @@ from typing import Any
 from marshmallow import ValidationError, fields, validate, validates_schema
 
 from kelpie_api.schemas.fields import RequestSchema, ResponseSchema, StrictInteger, Text
+from kelpie_api.schemas.secrets import NAME_OF_A_SECRET
 
 LONGEST_TIME = 10 * 365 * 86400  # seconds
 MOST_LABELS = 32
 MOST_DEPENDENCIES = 100
+MOST_NAMED_SECRETS = 100
 LARGEST_KEPT_OUTPUT = 2**20  # bytes
 EVENTS = ("running", "failed", "completed", "canceled", "interrupted", "stalled", "held")
 # The options that are kept as they were given, in one column.
@@ -26,6 +28,7 @@ OPTIONS = (
     "stall_after",
     "on_stall",
     "retry",
+    "secrets",
     "keep_output",
     "checkpoint_signal",
     "webhook_events",
@@ -36,6 +39,16 @@ label_key = validate.Regexp(
     r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}\Z",
     error="The key of a label is 1 to 63 of A-Z a-z 0-9 . _ / - and begins with a letter or a digit.",
 )
+
+
+secret_name = validate.Regexp(
+    rf"{NAME_OF_A_SECRET}\Z", error="A secret is named like a variable: letters, digits and '_', no digit first."
+)
+
+
+def named_once(names: list[str]) -> None:
+    if len(set(names)) < len(names):
+        raise ValidationError("A secret is named once.")
 
 
 class ExitCodes(fields.Field[list[int]]):
@@ -106,6 +119,15 @@ class JobOptions(RequestSchema):
         allow_none=True,
         validate=validate.Length(max=10, error="A job has at most 10 retry rules."),
         error_messages={"invalid": 'Must be a list of rules, such as [{{"exit_code": 3, "do": "fail"}}].'},
+    )
+    secrets = fields.List(
+        Text(validate=secret_name),
+        allow_none=True,
+        validate=[
+            validate.Length(max=MOST_NAMED_SECRETS, error=f"A job names at most {MOST_NAMED_SECRETS} secrets."),
+            named_once,
+        ],
+        error_messages={"invalid": 'Must be a list of names of secrets, such as ["HF_TOKEN"].'},
     )
     keep_output = StrictInteger(allow_none=True, validate=validate.Range(0, LARGEST_KEPT_OUTPUT))
     checkpoint_signal = Text(allow_none=True, validate=validate.OneOf(["USR1", "USR2"]))

@@ -26,7 +26,7 @@ class NewSecret(RequestSchema):
 class Secret(ResponseSchema):
     name = fields.String()
     set = Instant(attribute="set_at")
-    set_by = fields.String()
+    by = fields.String(attribute="set_by")
 
 
 class SecretList(ResponseSchema):

@@ -197,6 +197,15 @@ class JobDefinition(JobOptions):
                 {name: ["The six legacy fields come together or not at all."] for name in missing}
             )
 
+    @validates_schema
+    def check_secrets(self, data: dict[str, Any], **kwargs: Any) -> None:
+        both = sorted(set(data.get("secrets") or ()) & data.get("environment", {}).keys())
+        if both:
+            raise ValidationError(
+                f"{' and '.join(both[:3])} is in environment, too; a variable comes from one of the two.",
+                "secrets",
+            )
+
     @post_load
     def as_columns(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """The columns of a row. A job without files has an empty `sync`, else workers would take it for legacy.

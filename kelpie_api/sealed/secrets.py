@@ -50,6 +50,14 @@ def delete(db: Database, caller: Caller, name: str) -> None:
         raise NotFound(f"There is no secret {name[:100]}; GET /secrets lists those there are.")
 
 
+def missing(db: Database, tenant_id: int, names: Collection[str]) -> set[str]:
+    """Those of the names that the tenant has no secret of."""
+    if not names:
+        return set()
+    found = db.all(SQL.list_names_of_secrets, tenant_id=tenant_id, names=list(names))
+    return set(names) - {row["name"] for row in found}
+
+
 def values_of(db: Database, seal: Seal, tenant_id: int, names: Collection[str]) -> dict[str, str] | None:
     """The values of secrets by their names; None where one is missing or cannot be opened."""
     if not names:

@@ -28,8 +28,10 @@ EXTENSIONS = ", ".join(
         "checkpoint",
         "claim-id",
         "depends",
+        "keys",
         "names",
         "release",
+        "secrets",
         "sweeps",
         "wait",
     )

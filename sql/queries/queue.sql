@@ -93,6 +93,13 @@ places as materialized (
     join submitted using (id)
    cross join lateral unnest(places) as p (place)
 ),
+named as (
+  insert into job_secrets (job_id, tenant_id, name)
+  select c.id, c.tenant_id, s.name
+    from created c
+   cross join lateral jsonb_array_elements_text(c.options -> 'secrets') as s (name)
+   where c.options ? 'secrets'
+),
 noted as (
   insert into during_prefixes (tenant_id, job_id, place)
   select %(tenant_id)s, job_id, place from places

@@ -22,6 +22,10 @@ delete from secrets where tenant_id = %(tenant_id)s and name = %(name)s returnin
 -- name: job_that_names_secret
 select job_id from job_secrets where tenant_id = %(tenant_id)s and name = %(name)s limit 1;
 
+-- name: list_names_of_secrets
+-- Those of these names that there are.
+select name from secrets where tenant_id = %(tenant_id)s and name = any(%(names)s::text[]);
+
 -- name: get_secrets
 select name, id, sealed
   from secrets

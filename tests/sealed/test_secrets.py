@@ -12,13 +12,14 @@ from flask import Flask
 from kelpie_api import encryption, logs
 from kelpie_api.auth import users
 from kelpie_api.auth.caller import Role
-from kelpie_api.db import Database
+from kelpie_api.db import Database, Transaction
 from kelpie_api.encryption import Seal
 from kelpie_api.errors import SecretsWouldBeLost
-from kelpie_api.sealed import secrets
+from kelpie_api.queue import handouts
+from kelpie_api.sealed import environments, secrets
 from tests.auth.test_keys_and_users import everything_stored
 from tests.conftest import SECRET_KEY
-from tests.helpers import Client, Tenant, make_tenant, refused
+from tests.helpers import Client, Tenant, make_tenant, refused, while_open
 
 NEW = "another secret of more than thirty-two characters"
 CANARY = "canary-in-a-secret"
@@ -43,11 +44,11 @@ def value(db: Database, tenant: Tenant, name: str = "HF_TOKEN", secret_key: str 
 
 def test_it_is_listed_by_its_name_when_and_by_whom(app: Flask, api: Client) -> None:
     shown = put(api)
-    assert shown.keys() == {"name", "set", "set_by"} and shown["set_by"] == "user:acme"
+    assert shown.keys() == {"name", "set", "by"} and shown["by"] == "user:acme"
     put(api, "AWS_KEY")
     assert names(api) == ["AWS_KEY", "HF_TOKEN"]
     ann = Client(app.test_client(), (api.post("/keys", {"name": "ann", "role": "operator"}).json or {})["token"])
-    assert put(ann)["set_by"] == "user:acme key:ann"
+    assert put(ann)["by"] == "user:acme key:ann"
     assert names(api) == ["AWS_KEY", "HF_TOKEN"]
 
 
@@ -223,3 +224,119 @@ class TestAChangeOfTheKey:
             "resealed_job_secrets": 1,
         }
         assert value(db, tenant, secret_key=NEW) == CANARY
+
+
+class TestAJobThatNamesOne:
+    def test_gets_its_value_with_each_claim_and_shows_its_name_alone(self, api: Client) -> None:
+        put(api)
+        job = api.submit(secrets=["HF_TOKEN"], environment={"STEPS": "7"})
+        assert job["secrets"] == ["HF_TOKEN"] and job["environment"] == {"STEPS": "7"}
+        handed = api.claim()
+        assert handed and handed["environment"] == {"STEPS": "7", "HF_TOKEN": CANARY}
+        assert (api.get(f"/jobs/{job['id']}").json or {})["environment"] == {"STEPS": "7"}
+        assert api.report(job, "released", attempt=1).status_code == 200
+        put(api, value="the value at the next claim")
+        again = api.claim()
+        assert again and again["environment"]["HF_TOKEN"] == "the value at the next claim"
+
+    def test_gets_it_again_with_a_repeated_claim(self, api: Client) -> None:
+        put(api)
+        api.submit(secrets=["HF_TOKEN"])
+        claim_id = uuid4()
+        first, second = (api.claim(claim_id=claim_id) for _ in range(2))
+        assert first and second and first["environment"] == second["environment"] == {"HF_TOKEN": CANARY}
+        assert first["attempt"] == second["attempt"] == 1
+
+    def test_gets_it_beside_a_sealed_environment(self, api: Client, db: Database) -> None:
+        environments.seal_all(db, Seal(SECRET_KEY), lambda seconds: None)
+        put(api)
+        job = api.submit(secrets=["HF_TOKEN"], environment={"STEPS": "7"})
+        handed = api.claim()
+        assert handed and handed["environment"] == {"STEPS": "7", "HF_TOKEN": CANARY}
+        assert (api.get(f"/jobs/{job['id']}").json or {})["environment"] == {"STEPS": "7"}
+
+    def test_is_refused_where_there_is_none_of_that_name(self, api: Client, stranger: Client) -> None:
+        put(stranger)
+        body = refused(
+            api.post("/jobs", {"command": "x", "container_group_id": "g1", "secrets": ["HF_TOKEN"]}), 400
+        )
+        assert body["errors"].keys() == {"secrets"} and "PUT /secrets/HF_TOKEN" in body["message"]
+        one = {"command": "x", "container_group_id": "g1"}
+        batch = refused(api.post("/jobs/batch", [one, one | {"secrets": ["HF_TOKEN"]}]), 400)
+        assert batch["index"] == 1
+        assert (api.get("/jobs").json or {})["jobs"] == []
+
+    @pytest.mark.parametrize(
+        "bad",
+        [
+            "HF_TOKEN",
+            ["HF_TOKEN", "HF_TOKEN"],
+            ["A B"],
+            [7],
+            [""],
+            [f"S{n}" for n in range(101)],
+            {"HF_TOKEN": "x"},
+        ],
+        ids=repr,
+    )
+    def test_is_refused_where_it_names_them_wrongly(self, api: Client, bad: Any) -> None:
+        put(api)
+        body = refused(api.post("/jobs", {"command": "x", "container_group_id": "g1", "secrets": bad}), 400)
+        assert all(field.startswith("secrets") for field in body["errors"])
+
+    def test_is_refused_where_its_environment_has_that_name(self, api: Client) -> None:
+        put(api)
+        job = {
+            "command": "x",
+            "container_group_id": "g1",
+            "secrets": ["HF_TOKEN"],
+            "environment": {"HF_TOKEN": "y"},
+        }
+        assert refused(api.post("/jobs", job), 400)["errors"].keys() == {"secrets"}
+
+    def test_keeps_it_from_being_removed_until_it_has_ended(self, api: Client) -> None:
+        put(api)
+        job = api.submit(secrets=["HF_TOKEN"])
+        assert job["id"] in refused(api.delete("/secrets/HF_TOKEN"), 409)["message"]
+        api.claim()
+        assert api.report(job, "completed", attempt=1).status_code == 200
+        assert api.delete("/secrets/HF_TOKEN").status_code == 204
+
+    def test_and_its_removal_at_the_same_moment_have_one_outcome(self, api: Client, db: Database) -> None:
+        """The submission waits for the removal, and is refused; nothing of it is written."""
+        put(api)
+        job = {"command": "x", "container_group_id": "g1", "secrets": ["HF_TOKEN"]}
+
+        def remove(tx: Transaction) -> int:
+            return tx.execute("delete from secrets")
+
+        removed, answer = while_open(db, remove, lambda: api.post("/jobs", job))
+        assert removed == 1 and "removed at this moment" in refused(answer, 409)["message"]
+        assert db.all("select from jobs") == db.all("select from queue") == []
+
+    def test_is_parked_where_its_value_cannot_be_opened_and_goes_on_once_it_is_set_again(
+        self, api: Client, db: Database
+    ) -> None:
+        put(api)
+        job = api.submit(secrets=["HF_TOKEN"])
+        db.execute("update secrets set sealed = '\\x00'")
+        assert api.claim() is None
+        assert (api.get(f"/jobs/{job['id']}").json or {})["parked"] == ["unsealable"]
+        put(api, value="new")
+        handouts.Unsealable(db, Seal(SECRET_KEY)).unpark_what_opens()
+        handed = api.claim()
+        assert handed and handed["environment"] == {"HF_TOKEN": "new"}
+
+    def test_leaves_its_value_in_the_answer_to_its_claim_alone(
+        self, app: Flask, api: Client, db: Database, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        put(api)
+        job = api.submit(secrets=["HF_TOKEN"], webhook="http://receiver/")
+        assert CANARY in json.dumps(api.claim())
+        assert api.report(job, "completed", attempt=1).status_code == 200
+        parts = ("", "/attempts", "/events", "/webhooks")
+        texts = [api.get(f"/jobs/{job['id']}{part}").text for part in parts]
+        texts += [api.get(path).text for path in ("/jobs", "/machines", "/secrets", "/metrics")]
+        texts += [everything_stored(db), *(logs.JsonLines().format(record) for record in caplog.records)]
+        for spelling in (CANARY, CANARY.encode().hex()):
+            assert not any(spelling in text for text in texts)
