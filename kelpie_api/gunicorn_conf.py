@@ -5,6 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import gunicorn.http.message
 import gunicorn.util
 from gunicorn.arbiter import Arbiter
 
@@ -39,7 +40,8 @@ graceful_timeout = 30
 # Memory that a library leaks is given back now and then, never by all processes at once.
 max_requests = 100_000
 max_requests_jitter = 20_000
-limit_request_line = 8190
+# Five hundred ids in a query; gunicorn takes no higher limit than its own.
+limit_request_line = gunicorn.http.message.MAX_REQUEST_LINE = 32_768
 limit_request_fields = 100
 control_socket_disable = True
 forwarder_headers = ""  # no client says below which path the API lies

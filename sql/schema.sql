@@ -561,6 +561,8 @@ CASE
     ELSE 'canceled'::job_status
 END), seq) WHERE (COALESCE(completed, failed, canceled) IS NOT NULL);
 
+CREATE INDEX ends_of_ids ON jobs USING btree (tenant_id, "right"((id)::text, 6) COLLATE "C");
+
 CREATE INDEX events_of_a_job ON events USING btree (job_id, id);
 
 CREATE INDEX finished_jobs_of_a_group ON jobs USING btree (tenant_id, container_group, COALESCE(completed, failed, canceled)) WHERE (COALESCE(completed, failed, canceled) IS NOT NULL);
@@ -572,6 +574,8 @@ CREATE INDEX jobs_of_a_secret ON job_secrets USING btree (tenant_id, name);
 CREATE INDEX jobs_of_a_sweep ON jobs USING btree (sweep_id, seq) WHERE (sweep_id IS NOT NULL);
 
 CREATE INDEX jobs_of_a_tenant ON jobs USING btree (tenant_id, seq);
+
+CREATE INDEX named_jobs ON jobs USING btree (tenant_id, name COLLATE "C", seq) WHERE (name IS NOT NULL);
 
 CREATE UNIQUE INDEX one_admin ON users USING btree (is_admin) WHERE is_admin;
 
@@ -592,6 +596,8 @@ CASE
     WHEN (((rank)::integer & 1) = 1) THEN 'pending'::job_status
     ELSE 'running'::job_status
 END), seq);
+
+CREATE INDEX parked_jobs_of_a_tenant ON queue USING btree (tenant_id, seq) WHERE (parked IS NOT NULL);
 
 CREATE INDEX queue_backoff ON queue USING btree (backoff_until) WHERE (backoff_until IS NOT NULL);
 
@@ -671,6 +677,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 
 -- function find_lane() returns trigger
 
+-- function first_number_since(since timestamp with time zone) returns bigint
+
 -- function forget_all_labels() returns trigger
 
 -- function forget_all_open_jobs() returns trigger
@@ -695,6 +703,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 
 -- function is_of_organization(the_user users, the_organization text) returns boolean
 
+-- function jobs_called(scope bigint, groups text[], word text, the_id uuid, ending text) returns TABLE(ids uuid[], is_name boolean)
+
 -- function keep_slots() returns trigger
 
 -- function lanes_with_webhooks(the_user_id uuid, after uuid, until uuid) returns SETOF uuid
@@ -703,7 +713,11 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 
 -- function live_machines(the_tenant_id bigint, the_container_group text) returns SETOF text
 
+-- function matching_jobs(scope bigint, groups text[], wanted jsonb, beyond bigint, oldest_first boolean, most integer, skipped bigint, to_look_at integer) returns TABLE(numbers bigint[], looked integer, reached bigint, is_partial boolean)
+
 -- function may_end(q queue, scope bigint, groups text[], the_machine_id text, the_attempt integer) returns boolean
+
+-- function next_matching(driver text, tenant_ids bigint[], groups text[], wanted jsonb, driving job_status[], beyond bigint, oldest_first boolean, portion integer) returns bigint[]
 
 -- function note_endings() returns trigger
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -14,9 +16,11 @@ from kelpie_api.errors import (
     InvalidRequest,
     JobNotFound,
 )
+from kelpie_api.queue.filters import Filters
 from kelpie_api.sealed.environments import opened
 
 PORTION = 250  # jobs of a page that are read at a time, since each may have 256 KiB
+TO_LOOK_AT = 10_000  # jobs that are looked at for one page, before it is answered as it is
 LARGEST_PAGE = 64 * 2**20  # bytes
 HIDDEN = "***"
 USER_PART = re.compile(r"^(\w+://)[^/?#]*@")
@@ -78,45 +82,119 @@ def without_user_part(url: str) -> str:
     return USER_PART.sub(rf"\1{HIDDEN}@", url)
 
 
-def list_page(
-    db: Database,
-    caller: Caller,
-    *,
-    status: str | None,
-    container_group_id: str | None,
-    page: int,
-    page_size: int,
-    oldest_first: bool,
-    cursor: Cursor | None = None,
-    seal: Seal | None = None,
-) -> tuple[list[Row], Cursor | None]:
-    """One page of the caller's jobs, newest first unless `oldest_first`, and the cursor of the next, if any.
+@dataclass(frozen=True)
+class Place:
+    """Which of the jobs that match are asked for: a page of `size`, after the first `skipped` of those beyond a
+    number (None: from the beginning)."""
 
-    The order is total. A `cursor` has its own order and takes precedence over `page`. Raises InvalidRequest where
-    the jobs of the page are too large together.
-    """
+    size: int
+    beyond: int | None = None
+    skipped: int = 0
+    oldest_first: bool = False
+
+
+def place_of(*, page: int, page_size: int, asc: bool, cursor: Cursor | None) -> Place:
+    """The place that a query asks for; a cursor has its own order and takes precedence over `page`."""
     if cursor:
-        page, oldest_first = 1, cursor.oldest_first
-    filters = {
+        return Place(page_size, cursor.seq, 0, cursor.oldest_first)
+    return Place(page_size, None, (page - 1) * page_size, asc)
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of jobs. `following` is the cursor of the next, if there may be one; `partial`: the search ended
+    before the page was full, and goes on there."""
+
+    jobs: list[Row]
+    following: Cursor | None = None
+    partial: bool = False
+
+
+def list_page(db: Database, caller: Caller, filters: Filters, place: Place, seal: Seal | None = None) -> Page:
+    """One page of the caller's jobs; their order is total.
+
+    Raises InvalidRequest where the jobs of the page are too large together, or a reference means several.
+    """
+    if filters.plain:
+        return _plain_page(db, caller, filters, place, seal)
+    found = search(db, caller, filters.resolved(db, caller), place)
+    return page_of(db, caller, found, found.numbers, place, seal)
+
+
+def _plain_page(db: Database, caller: Caller, filters: Filters, place: Place, seal: Seal | None) -> Page:
+    """A page of the jobs of a status and a group, or of all: each entry that an index answers is on it."""
+    filtered = {
         **caller.scope,
-        "status": status,
-        "container_group": container_group_id,
-        "oldest_first": oldest_first,
+        "status": filters.status,
+        "container_group": filters.container_group_id,
+        "oldest_first": place.oldest_first,
     }
     found: list[Row] = []
-    beyond, skipped = cursor and cursor.seq, (page - 1) * page_size
-    while (left := page_size + 1 - len(found)) > 0:
-        portion = db.all(SQL.list_jobs, **filters, beyond=beyond, most=min(left, PORTION), skipped=skipped)
+    beyond, skipped = place.beyond, place.skipped
+    while (left := place.size + 1 - len(found)) > 0:
+        portion = db.all(SQL.list_jobs, **filtered, beyond=beyond, most=min(left, PORTION), skipped=skipped)
         found += portion
         _refuse_too_large(found)
         if len(portion) < min(left, PORTION):
             break
         beyond, skipped = portion[-1]["seq"], 0
-    shown = found[:page_size]
-    with_environments = [opened(seal, job) for job in shown]
-    return shown_to(db, caller, with_environments), Cursor(shown[-1]["seq"], oldest_first) if len(
-        found
-    ) > page_size else None
+    shown = found[: place.size]
+    following = Cursor(shown[-1]["seq"], place.oldest_first) if len(found) > place.size else None
+    return Page(shown_to(db, caller, [opened(seal, job) for job in shown]), following)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The numbers of jobs that match, one more than the page has where there are more, and how far was looked."""
+
+    numbers: list[int]
+    looked: int
+    reached: int
+    is_partial: bool
+
+
+def search(db: Database, caller: Caller, filters: Filters, place: Place, to_look_at: int = TO_LOOK_AT) -> Found:
+    """The numbers of the jobs of a page and one more, after a look at `to_look_at` entries at most.
+
+    The filters have no reference any more (`resolved`).
+    """
+    found = db.one_or_none(
+        SQL.find_jobs,
+        **caller.scope,
+        wanted=json.dumps(filters.wanted()),
+        beyond=place.beyond,
+        oldest_first=place.oldest_first,
+        most=place.size + 1,
+        skipped=place.skipped,
+        to_look_at=to_look_at,
+    )
+    assert found is not None, "the function answers one row"
+    return Found(**found)
+
+
+def page_of(
+    db: Database, caller: Caller, found: Found, numbers: Collection[int], place: Place, seal: Seal | None = None
+) -> Page:
+    """The page of what was found, on which only the jobs of these numbers are shown.
+
+    Raises InvalidRequest where they are too large together.
+    """
+    wanted = {*numbers}
+    jobs = by_number(db, [number for number in found.numbers[: place.size] if number in wanted])
+    last = found.numbers[place.size - 1] if len(found.numbers) > place.size else None
+    if last is None and found.is_partial:
+        last = found.reached
+    following = None if last is None else Cursor(last, place.oldest_first)
+    return Page(shown_to(db, caller, [opened(seal, job) for job in jobs]), following, found.is_partial)
+
+
+def by_number(db: Database, numbers: Sequence[int]) -> list[Row]:
+    """Jobs by their numbers, in the order of these. Raises InvalidRequest where they are too large together."""
+    found: list[Row] = []
+    for first in range(0, len(numbers), PORTION):
+        found += db.all(SQL.show_jobs, numbers=numbers[first : first + PORTION])
+        _refuse_too_large(found)
+    return found
 
 
 def _refuse_too_large(page: list[Row]) -> None:

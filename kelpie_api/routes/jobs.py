@@ -15,12 +15,15 @@ from kelpie_api.errors import Forbidden, InvalidRequest
 from kelpie_api.limits import LONGEST_NAME
 from kelpie_api.machines import sightings
 from kelpie_api.net.addresses import OwnAddresses, is_url
-from kelpie_api.queue import jobs, listing, submissions
+from kelpie_api.queue import jobs, listing, submissions, watching
 from kelpie_api.queue.during_prefixes import SharedPlace, shared_places
+from kelpie_api.queue.filters import Filters
 from kelpie_api.queue.identity import IdempotencyKey
 from kelpie_api.queue.submissions import OpenJobLimits
+from kelpie_api.queue.watching import Mark
 from kelpie_api.schemas.doubts import doubts
 from kelpie_api.schemas.fields import Failure, Message
+from kelpie_api.schemas.filters import FILTER_NAMES, filters_of
 from kelpie_api.schemas.jobs import AttemptList, Count, EventList, HistoryQuery, Job, JobPage, JobQuery, as_cursor
 from kelpie_api.schemas.submission import JobDefinition, SubmissionHeaders
 from kelpie_api.sealed import secrets
@@ -35,11 +38,13 @@ blueprint = Blueprint("jobs", __name__, description="Jobs, as users see them.")
 DEFINITION = JobDefinition()
 REPLAYED = {"Idempotent-Replayed": TEXT}
 # By which a list of jobs could be narrowed; a removal cannot.
-FILTERS = JobQuery._declared_fields.keys() | Job._declared_fields.keys()
+FILTERS = {*FILTER_NAMES, *JobQuery._declared_fields, *Job._declared_fields}
 ONE_GROUP = (
     "DELETE /jobs/container-groups/{container_group_id} ends the jobs of one group, DELETE /jobs/{job_id} one job."
 )
-SAME_ON_EVERY_PAGE = ("status", "container_group_id", "page_size", "asc")
+SAME_ON_EVERY_PAGE = (*FILTER_NAMES, "page_size", "asc")
+QUERY = JobQuery()
+CROWDED = "1"  # Retry-After, in seconds, for a reader that found no room to wait
 P = ParamSpec("P")
 
 # What a route returns: a value for its schema, the status, headers.
@@ -139,24 +144,41 @@ def submit_batch(headers: dict[str, Any], definitions: list[dict[str, Any]]) -> 
 
 
 @blueprint.get("/jobs")
-@blueprint.arguments(JobQuery, location="query")
-@blueprint.response(200, JobPage, headers={"Link": TEXT})
+@blueprint.arguments(QUERY, location="query")
+@blueprint.response(200, JobPage, headers={"Link": TEXT, "Retry-After": TEXT})
 @blueprint.alt_response(400, schema=Failure)
 def list_jobs(query: dict[str, Any]) -> RouteResult:
     """List jobs, newest first unless `asc`; `_count` is the number on this page, `Link` leads to the next one."""
-    page, following = listing.list_page(
-        db(),
-        caller(),
-        status=query.get("status"),
-        container_group_id=query.get("container_group_id"),
-        page=query["page"],
-        page_size=query["page_size"],
-        oldest_first=query["asc"],
-        cursor=query["cursor"],
-        seal=coordinator().authenticator.seal,
+    filters = filters_of(query)
+    answer = page_of(filters, query)
+    answer = with_warnings(answer, ignored(QUERY, dict(request.args), "a parameter of a list of jobs"))
+    following = answer.pop("following")
+    headers = link_after(as_cursor(following) if following else None, SAME_ON_EVERY_PAGE)
+    return answer, 200, headers | answer.pop("headers", {})
+
+
+def page_of(filters: Filters, query: dict[str, Any]) -> Row:
+    """The answer to a query, with the cursor of the next page as `following`, and `headers`."""
+    place = listing.place_of(**{name: query[name] for name in ("page", "page_size", "asc", "cursor")})
+    wait, since = query["wait"], query["changed_since"]
+    if filters.plain and wait is None and since is None:
+        return as_answer(listing.list_page(db(), caller(), filters, place, coordinator().authenticator.seal))
+    parts, asking = coordinator(), caller()
+    resolved = filters.resolved(parts.db, asking)
+
+    def look(since: Mark | None) -> watching.Look:
+        return watching.look(parts.db, asking, resolved, place, since)
+
+    seen, had_room = watching.wait_for_change(look, since, wait or 0, lambda: parts.waiting.closed)
+    answer = as_answer(
+        listing.page_of(parts.db, asking, seen.found, seen.numbers, place, parts.authenticator.seal)
     )
-    link = link_after(as_cursor(following) if following else None, SAME_ON_EVERY_PAGE)
-    return {"_count": len(page), "jobs": page}, 200, link
+    return answer | {"changed_since": str(seen.mark), "headers": {} if had_room else {"Retry-After": CROWDED}}
+
+
+def as_answer(page: listing.Page) -> Row:
+    partial = {"partial": True} if page.partial else {}
+    return {"_count": len(page.jobs), "jobs": page.jobs, "following": page.following, **partial}
 
 
 @blueprint.delete("/jobs")

@@ -10,10 +10,12 @@ from typing import Any
 
 from marshmallow import ValidationError, fields, pre_load, validate
 
-from kelpie_api.limits import LONGEST_NAME
 from kelpie_api.queue.listing import Cursor
+from kelpie_api.queue.long_poll import LONGEST_WAIT
 from kelpie_api.queue.states import LEGACY_FIELDS, Phase, Status
+from kelpie_api.queue.watching import Mark
 from kelpie_api.schemas.fields import (
+    WHOLE_NUMBER,
     Instant,
     LegacyPrefix,
     PageQuery,
@@ -23,7 +25,9 @@ from kelpie_api.schemas.fields import (
     ResponseSchema,
     Rows,
 )
+from kelpie_api.schemas.filters import INSTANT, EmptyIsAbsent, JobFilters, as_instant
 from kelpie_api.schemas.options import OPTIONS, ShownRetryRule
+from kelpie_api.schemas.work import Seconds
 
 
 class CursorText(fields.String):
@@ -43,11 +47,17 @@ def as_cursor(cursor: Cursor) -> str:
     return base64.urlsafe_b64encode(struct.pack(">cq", b">" if cursor.oldest_first else b"<", cursor.seq)).decode()
 
 
-class JobQuery(PageQuery):
-    status = QueryText(
-        validate=validate.OneOf([*Status, ""], error=f"Must be one of: {', '.join(Status)}; or empty, for all.")
-    )
-    container_group_id = QueryText(validate=validate.Length(max=LONGEST_NAME))
+class MarkText(QueryText):
+    """How jobs were, from the answer before, or a time."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
+        at, mark, digest = super()._deserialize(value, attr, data, **kwargs).partition("~")
+        if mark and not re.fullmatch("[0-9a-f]{32}", digest):
+            raise ValidationError("This is no mark; take it from changed_since of the answer before.")
+        return Mark(as_instant(at), digest or None)
+
+
+class JobQuery(JobFilters, EmptyIsAbsent, PageQuery):
     cursor = CursorText(
         load_default=None,
         metadata={
@@ -56,6 +66,23 @@ class JobQuery(PageQuery):
         },
     )
     asc = fields.Boolean(load_default=False)
+    wait = Seconds(
+        LONGEST_WAIT,
+        load_default=None,
+        metadata={
+            "description": "Seconds for which the answer is held back until one of the jobs changes, 30 at most.",
+            "pattern": f"^{WHOLE_NUMBER}$",
+            "example": "20",
+        },
+    )
+    changed_since = MarkText(
+        load_default=None,
+        metadata={
+            "description": "From changed_since of the answer before, or a time: only jobs that changed after it.",
+            "pattern": f"^{INSTANT}(~[0-9a-f]{{32}})?$",
+            "example": "2026-01-31T12:00:00Z",
+        },
+    )
 
 
 class HistoryQuery(RequestSchema):
@@ -254,8 +281,21 @@ class ClaimedJob(Job):
 
 
 class JobPage(ResponseSchema):
+    """Jobs; with filters that need a search also how they were, and whether the search ended before its time."""
+
+    sometimes = ("warnings", "is_partial", "changed_since")
+
+    warnings = fields.List(fields.String())
     _count = fields.Integer()
     jobs = Rows(Job)
+    is_partial = fields.Boolean(
+        data_key="partial",
+        attribute="partial",
+        metadata={"description": "true: 10,000 jobs were looked at before the page was full; Link goes on."},
+    )
+    changed_since = fields.String(
+        metadata={"description": "How these jobs were: for the parameter of the same name of the next request."}
+    )
 
 
 class Count(ResponseSchema):

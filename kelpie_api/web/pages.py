@@ -15,5 +15,6 @@ def link_after(following: int | str | None, kept: Collection[str] = ("page_size"
     """
     if following is None:
         return {}
-    asked = {name: value for name in kept if (value := request.args.get(name))}
-    return {"Link": f'<{request.path}?{urlencode(asked | {"cursor": following})}>; rel="next"'}
+    asked = {name: values for name in kept if (values := [value for value in request.args.getlist(name) if value])}
+    query = urlencode(asked | {"cursor": [following]}, doseq=True)
+    return {"Link": f'<{request.path}?{query}>; rel="next"'}

@@ -681,6 +681,44 @@ select s.*, octet_length(s.arguments::text) + coalesce(octet_length(s.environmen
        ) c on true
  order by page.place;
 
+-- name: jobs_called
+select ids, is_name from jobs_called(%(scope)s, %(groups)s, %(word)s, %(the_id)s, %(ending)s);
+
+-- name: find_jobs
+-- The numbers of the jobs that match, in the order of a page; see functions/matching_jobs.sql.
+select numbers, looked, reached, is_partial
+  from matching_jobs(%(scope)s, %(groups)s, %(wanted)s::jsonb, %(beyond)s, %(oldest_first)s, %(most)s, %(skipped)s,
+                     %(to_look_at)s);
+
+-- name: show_jobs
+-- Jobs by their numbers, in the order of these.
+select s.*, octet_length(s.arguments::text) + octet_length(s.environment::text) + coalesce(octet_length(s.sync::text), 0)
+       as bytes, c.generation as checkpoint_generation, c.reported as checkpoint_at, c.bytes as checkpoint_bytes
+  from unnest(%(numbers)s::bigint[]) with ordinality as page (seq, place)
+ cross join lateral (select * from visible_jobs where visible_jobs.seq = page.seq limit 1) s
+  left join lateral (
+       select generation, reported, bytes from checkpoints where job_id = s.id order by attempt desc, generation desc limit 1
+       ) c on true
+ order by page.place;
+
+-- name: digest_of_jobs
+-- How jobs are: a digest of all that users see change, but heartbeats and progress.
+select now() as at,
+       md5(string_agg(concat_ws(' ', s.id, s.status, s.phase, s.parked, s.attempt, s.num_failures, s.machine_id, s.reason,
+                                s.priority, s.name, s.labels), '; ' order by s.seq)) as digest
+  from unnest(%(numbers)s::bigint[]) as page (seq)
+ cross join lateral (select * from visible_jobs where visible_jobs.seq = page.seq limit 1) s;
+
+-- name: changed_jobs
+-- Those of some jobs that may have changed since a time: by an event, or silent, which is a change without one.
+select page.seq
+  from unnest(%(numbers)s::bigint[]) as page (seq)
+ cross join lateral (select id from jobs where jobs.seq = page.seq limit 1) j
+ where (select e.at from events e where e.job_id = j.id order by e.id desc limit 1) >= %(since)s
+    or exists (select from queue q
+                where q.job_id = j.id
+                  and q.heartbeat + 2 * q.heartbeat_interval * interval '1 second' between %(since)s and now());
+
 -- name: list_attempts
 -- The handouts of a job after one of them, first to last; the last heartbeat of a live attempt stands in the queue.
 select a.number, a.machine_id, a.container_group as container_group_id, a.claimed,
