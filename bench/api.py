@@ -26,7 +26,7 @@ from uuid import uuid4
 import click
 import psycopg
 
-from bench.clients import Answered, ask, request
+from bench.clients import Answered, ask, request, spread
 from bench.fill import fill
 from bench.harness import GROUP, HELP, Goals, Tenant, make_tenant, opened, own_database, server
 from kelpie_api.db import Database
@@ -234,7 +234,8 @@ def load(target: Target, name: str, connections: int, seconds: float, pause: flo
     """What the clients see that send requests of one kind from so many connections."""
     make = MADE[name]
     requests = [(make(target, number) for _ in itertools.count()) for number in range(connections)]
-    return ask(target.bare_port if name == "bare" else target.port, requests, seconds, pause)
+    port = target.bare_port if name == "bare" else target.port
+    return ask(spread(port, target.sessions[name == "bare"], connections), requests, seconds, pause)
 
 
 def heartbeat(target: Target, number: int) -> bytes:

@@ -10,9 +10,14 @@ import socket
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from local_stack.processes import processes_in_session
 
 Requests = Iterator[bytes]
+TRIES = 20  # of opening connections until each process has its share
 
 
 @dataclass
@@ -75,12 +80,58 @@ def request(method: str, path: str, key: str = "", body: bytes = b"") -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def ask(port: int, requests: Sequence[Requests], seconds: float, pause: float = 0.0) -> Answered:
-    """Send the requests of each connection one after the other for so many seconds.
+def spread(port: int, session: int, wanted: int) -> list[Connection]:
+    """So many connections, as many to each process of a server as to any other.
+
+    The processes accept from one socket, and one of them may take fifteen of sixteen: then it is measured alone.
+    """
+    opened: list[Connection] = []
+    for _ in range(TRIES):
+        opened += [Connection(port) for _ in range(wanted)]
+        time.sleep(0.1)  # until they are accepted
+        owners = owners_of(port, session)
+        of_each: dict[int, list[Connection]] = {}
+        for connection in opened:
+            of_each.setdefault(owners.get(connection.socket.getsockname()[1], 0), []).append(connection)
+        of_each.pop(0, None)
+        share = -(-wanted // max(1, len(serving(session))))
+        chosen = [connection for taken in of_each.values() for connection in taken[:share]][:wanted]
+        if len(chosen) == wanted:
+            for connection in set(opened) - set(chosen):
+                connection.socket.close()
+            return chosen
+    raise RuntimeError("one process of the server accepts all connections")
+
+
+def serving(session: int) -> list[int]:
+    """The processes of gunicorn that serve: all but the first, which watches the others."""
+    return [pid for pid in processes_in_session(session) if pid != session]
+
+
+def owners_of(port: int, session: int) -> dict[int, int]:
+    """The process at the other end of each connection to a port, by the connection's own port."""
+    sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    ports = {
+        f"socket:[{inode}]": int(remote.rpartition(":")[2], 16)
+        for _, local, remote, _, _, _, _, _, _, inode, *_ in sockets
+        if int(local.rpartition(":")[2], 16) == port
+    }
+    owners = {}
+    for pid in serving(session):
+        for file in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):  # it was closed meanwhile
+                if (link := str(file.readlink())) in ports:
+                    owners[ports[link]] = pid
+    return owners
+
+
+def ask(
+    connections: Sequence[Connection], requests: Sequence[Requests], seconds: float, pause: float = 0.0
+) -> Answered:
+    """Send the requests of each connection one after the other for so many seconds, and close the connections.
 
     With a `pause` each connection sends one every `pause` seconds, or as soon as the one before is answered.
     """
-    connections = [Connection(port) for _ in requests]
     pairs = dict(zip(connections, requests, strict=True))
     began = time.monotonic()
     answered = Answered(seconds)
