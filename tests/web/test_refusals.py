@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from functools import reduce
 
 import pytest
 from flask import Flask
@@ -167,10 +168,13 @@ def test_of_a_name_given_twice_the_last_value_counts(api: Client) -> None:
 
 
 def test_a_head_request_is_answered_like_a_get_and_without_a_body(app: Flask, api: Client, admin: Client) -> None:
-    job_id = api.submit()["id"]
+    job_id, sweep_id = api.submit()["id"], (api.post("/sweeps", {}).json or {})["id"]
+    named = {"<job_id>": job_id, "<sweep_id>": sweep_id, "<name>": "swagger-ui.css"}
     for rule in app.url_map.iter_rules():
         if "HEAD" in (rule.methods or set()) and "container_group_id" not in rule.arguments:
-            answer = admin.call("HEAD", rule.rule.replace("<job_id>", job_id).replace("<name>", "swagger-ui.css"))
+            answer = admin.call(
+                "HEAD", reduce(lambda path, name: path.replace(name, named[name]), named, rule.rule)
+            )
             assert (answer.status_code, answer.data) == (200, b""), rule.rule
             answer.close()  # the files of /docs are open until then
 
