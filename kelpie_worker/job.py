@@ -91,6 +91,7 @@ class Job:
     command: str = field(default="", repr=False)
     arguments: tuple[str, ...] = field(default=(), repr=False)
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secrets: tuple[str, ...] = ()  # variables of the environment whose values the project keeps as secrets
     steering: Steering = Steering()
 
     @property
@@ -107,7 +108,7 @@ class Job:
 
 
 Blocks = tuple[SyncBlock, ...]
-RECALLED = ("command", "arguments", "environment", "steering")  # not saved, but fetched again
+RECALLED = ("command", "arguments", "environment", "secrets", "steering")  # not saved, but fetched again
 # `speaks` is saved beside the job, for the release before reads no job that has it.
 _UNSAVED = ("checkpoint", "checkpoint_by", "speaks", *RECALLED)
 
@@ -137,6 +138,7 @@ def from_wire(
         command=str(document["command"]),
         arguments=tuple(str(argument) for argument in document.get("arguments") or ()),
         environment={str(name): str(value) for name, value in (document.get("environment") or {}).items()},
+        secrets=tuple(str(name) for name in document.get("secrets") or ()),
         checkpoint=_manifest(document.get("checkpoint"), attempt),
         checkpoint_by=_reported_by(document.get("checkpoint")),
         speaks=tuple(sorted(speaks)),

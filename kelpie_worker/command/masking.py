@@ -29,14 +29,18 @@ def mask(content: bytes, secrets: Collection[bytes]) -> bytes:
     return bytes(masked)
 
 
-def secrets_of(environment: Mapping[str, str], known: Collection[str]) -> frozenset[bytes]:
-    """The secrets of an environment: the `known` ones, values of variables with a telling name, passwords in URLs.
+def secrets_of(
+    environment: Mapping[str, str], known: Collection[str], named: Collection[str] = ()
+) -> frozenset[bytes]:
+    """The secrets of an environment: the `known` ones, values of the `named` variables and of those with a telling
+    name, passwords in URLs.
 
     Each is returned in every form in which programs print it: as it is, escaped, URL-encoded, in base64.
     """
     found = set(known)
     for name, value in environment.items():
-        if _SECRET_NAME.search(name) and not _is_plain(value):
+        is_named = name in named and len(value) >= _SHORTEST_SECRET
+        if is_named or (_SECRET_NAME.search(name) and not _is_plain(value)):
             found.add(value)
             found |= {line for line in value.splitlines() if len(line) >= _SHORTEST_SECRET_LINE}
         found |= _password(value)

@@ -121,7 +121,7 @@ class Runner(ChildWork):
         progress_folder.prepare(self._config.state_file, job)
         environment = command_environment(job, self._config, os.environ)
         try:
-            relay = self._relay(job, secrets_of(environment, self._config.secrets))
+            relay = self._relay(job, secrets_of(environment, self._config.secrets, job.secrets))
             self._command = RunningCommand(job, environment, relay)
         except (OSError, ValueError) as error:
             logs.warn("command_not_started", job, detail=str(error))

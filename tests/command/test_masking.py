@@ -28,6 +28,13 @@ def test_what_counts_as_a_secret_of_the_environment() -> None:
     assert not {b"true", b"/usr/local/bin:/usr/bin", b"kelpie", b"http://["} & found
 
 
+def test_a_variable_that_the_job_names_as_a_secret_is_one_whatever_its_name_and_value() -> None:
+    environment = {"LICENCE": "/not/a/path", "FLAG": "false", "N": "7", "PATH": "/usr/bin"}
+    found = secrets_of(environment, [], ["LICENCE", "FLAG", "N", "GONE"])
+    assert {b"/not/a/path", b"false"} <= found
+    assert not {b"7", b"/usr/bin"} & found
+
+
 @pytest.mark.parametrize(
     ("name", "value", "printed", "masked"),
     [
