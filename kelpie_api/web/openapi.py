@@ -62,6 +62,8 @@ EXAMPLES: dict[str, Any] = {
     },
     "change_rule": {"max_replicas": 20},
     "create_key": {"name": "ann", "role": "operator"},
+    "create_sweep": {"name": "learning rates", "labels": {"experiment": "7"}, "max_parallel": 4},
+    "change_sweep": {"max_parallel": 8},
     "put_secret": {"value": "hf_..."},
     "create_user": {"username": "acme"},
     "create_token": {"org_name": "acme", "project_name": "default"},
@@ -72,6 +74,7 @@ IN_A_PATH: dict[str, tuple[str, dict[str, str]]] = {
     "job_id": ("The id of a job.", UUID_IN_A_PATH),
     "user_id": ("The id of a user.", UUID_IN_A_PATH),
     "secret_name": ("The name of a secret, which is that of the variable.", {"pattern": f"^{NAME_OF_A_SECRET}$"}),
+    "sweep_id": ("The id of a sweep.", UUID_IN_A_PATH),
     "key_id": ("The id of a key, which is not the key.", UUID_IN_A_PATH),
     "webhook_id": ("The id of a webhook.", UUID_IN_A_PATH),
     "container_group_id": ("The id of a container group.", {}),
@@ -94,6 +97,7 @@ SOURCES = {
     "submit_batch": ("202", "$response.body#/0/id"),
     "get_work": ("200", "$response.body#/0/id"),
     "create_key": ("201", "$response.body#/id"),
+    "create_sweep": ("201", "$response.body#/id"),
     "create_user": ("201", "$response.body#/id"),
     "create_rule": ("201", "$response.body#/container_group_id"),
 }
@@ -105,6 +109,7 @@ QUEUE = {
 }
 PARAMETER = {
     "create_key": "key_id",
+    "create_sweep": "sweep_id",
     "create_user": "user_id",
     "create_rule": "container_group_id",
 }  # of the operations that follow; job_id after all others
