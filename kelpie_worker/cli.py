@@ -9,6 +9,11 @@ from kelpie_version import VERSION
 from kelpie_worker.config import VARIABLES, Variable
 
 _WIDTH = 100
+COMMANDS = ("worker", "licenses", "doctor")
+OF_THE_CLIENT = (
+    "This program is the worker, and {command} is a command of the client: install that where you work with"
+    " pip install kelpie."
+)
 
 
 class Arguments(NamedTuple):
@@ -18,7 +23,10 @@ class Arguments(NamedTuple):
 
 def parse(arguments: Sequence[str]) -> Arguments:
     """Raises SystemExit: 0 after --help and --version, 2 for unknown arguments."""
-    given = _parser().parse_args(arguments)
+    parser = _parser()
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        parser.exit(2, OF_THE_CLIENT.format(command=arguments[0]) + "\n")
+    given = parser.parse_args(arguments)
     return Arguments(given.command or "worker", getattr(given, "bucket", None))
 
 

@@ -219,3 +219,14 @@ def test_arguments_that_mean_nothing_are_refused(arguments: list[str]) -> None:
 def test_so_much_output_is_not_kept(value: str) -> None:
     with pytest.raises(ConfigError, match="KELPIE_REPORT_OUTPUT"):
         load({"KELPIE_API_KEY": "k", "SALAD_CONTAINER_GROUP_ID": "g", "KELPIE_REPORT_OUTPUT": value})
+
+
+@pytest.mark.parametrize("command", ["submit", "logs", "ls"])
+def test_a_command_of_the_client_is_told_where_that_is(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.parse([command, "x"])
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert (
+        said.count("\n") == 1 and f"{command} is a command of the client" in said and "pip install kelpie" in said
+    )
