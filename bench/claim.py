@@ -23,6 +23,8 @@ from bench.fill import FINISHED, PENDING, SMALL, fill
 from bench.harness import GROUP, HELP, Goals, make_tenant, opened, own_database, server
 from kelpie_api.db import SQL, Transaction
 from kelpie_api.queue.maintenance import Maintenance
+from kelpie_api.queue.progress import told
+from kelpie_api.queue.states import Report
 
 SHORT = 1_000  # pending jobs of the short queue
 ROUNDS, CLAIMS_A_ROUND, WARM_UP = 9, 60, 20
@@ -166,6 +168,7 @@ def hot_share(case: Case, jobs: list[Row]) -> float:
                     "machine_id": "machine-1",
                     "attempt": job["attempt"],
                     "checkpoint_lag": 1,
+                    **told(Report("machine-1", "")),
                 },
             ).fetchone()
             if renewed is None:

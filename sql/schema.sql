@@ -276,6 +276,37 @@ create table pauses (
   constraint pauses_pkey PRIMARY KEY (job_id, machine_id)
 );
 
+create table progress (
+  job_id uuid not null,
+  attempt integer not null,
+  said json,
+  said_at timestamp with time zone,
+  said_fraction double precision,
+  changed_at timestamp with time zone,
+  output_bytes bigint,
+  first_fraction double precision,
+  first_at timestamp with time zone,
+  went_from double precision,
+  went_to double precision,
+  went_in integer,
+  points integer default 0 not null,
+  point_seconds integer default 5 not null,
+  point_number integer default 0 not null,
+  last_point timestamp with time zone,
+  constraint progress_pkey PRIMARY KEY (job_id)
+) with (fillfactor=50);
+
+create table progress_points (
+  job_id uuid not null,
+  number integer not null,
+  attempt integer not null,
+  at timestamp with time zone not null,
+  fraction double precision,
+  step double precision,
+  metrics json,
+  constraint progress_points_pkey PRIMARY KEY (job_id, number)
+);
+
 create table queue (
   job_id uuid not null,
   tenant_id bigint not null,
@@ -683,11 +714,15 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 
 -- function forget_all_open_jobs() returns trigger
 
+-- function forget_all_progress() returns trigger
+
 -- function forget_checkpoint_lag() returns trigger
 
 -- function forget_labels() returns trigger
 
 -- function forget_open_jobs() returns trigger
+
+-- function forget_progress() returns trigger
 
 -- function guard_job() returns trigger
 
@@ -721,6 +756,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 
 -- function note_endings() returns trigger
 
+-- function note_stall() returns trigger
+
 -- function of_group(the_container_group text, groups text[]) returns boolean
 
 -- function of_tenant(the_tenant_id bigint, scope bigint) returns boolean
@@ -742,6 +779,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 -- function take_over_webhook(the_job_id uuid, the_machine_id text, the_container_group text, the_sealed_key bytea) returns boolean
 
 -- function take_webhooks(batch integer, hold interval, lane_cap integer, user_cap integer, known_lanes uuid[], lane_rooms integer[], known_users uuid[], user_rooms integer[]) returns SETOF webhooks
+
+-- function tell_progress(the_job_id uuid, the_attempt integer, the_said json, the_fraction double precision, the_point json, the_output_bytes bigint) returns boolean
 
 -- function tenants_of_project(the_tenant_id bigint, the_organization text, the_project text) returns SETOF bigint
 
@@ -775,11 +814,15 @@ CREATE TRIGGER forget_all_labels AFTER TRUNCATE ON jobs FOR EACH STATEMENT EXECU
 
 CREATE TRIGGER forget_all_open_jobs AFTER TRUNCATE ON queue FOR EACH STATEMENT EXECUTE FUNCTION forget_all_open_jobs();
 
+CREATE TRIGGER forget_all_progress AFTER TRUNCATE ON jobs FOR EACH STATEMENT EXECUTE FUNCTION forget_all_progress();
+
 CREATE TRIGGER forget_checkpoint_lag BEFORE UPDATE OF machine_id ON queue FOR EACH ROW WHEN (old.checkpoint_lag IS NOT NULL) EXECUTE FUNCTION forget_checkpoint_lag();
 
 CREATE TRIGGER forget_labels AFTER DELETE ON jobs REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION forget_labels();
 
 CREATE TRIGGER forget_open_jobs AFTER DELETE ON queue REFERENCING OLD TABLE AS ended FOR EACH STATEMENT EXECUTE FUNCTION forget_open_jobs();
+
+CREATE TRIGGER forget_progress AFTER DELETE ON jobs REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION forget_progress();
 
 CREATE TRIGGER guard_job BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION guard_job();
 
@@ -788,3 +831,5 @@ CREATE TRIGGER keep_slots_of_new_jobs BEFORE INSERT ON queue FOR EACH ROW WHEN (
 CREATE TRIGGER keep_slots_of_parked_jobs BEFORE UPDATE ON queue FOR EACH ROW WHEN (new.sweep_id IS NOT NULL AND old.parked IS NULL AND new.parked IS NOT NULL) EXECUTE FUNCTION keep_slots();
 
 CREATE TRIGGER note_endings AFTER DELETE ON queue REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION note_endings();
+
+CREATE TRIGGER note_stall AFTER UPDATE OF phase ON queue FOR EACH ROW WHEN (new.phase = 'stalled'::text AND old.phase IS DISTINCT FROM 'stalled'::text) EXECUTE FUNCTION note_stall();

@@ -120,6 +120,7 @@ EMPTY = """
     delete from salad_proofs; delete from jwks; delete from outages; delete from autoscaler_turn;
     delete from salad_requests; delete from stopping_groups; delete from paused_groups;
     delete from secret_key;
+    delete from progress; delete from progress_points;
     delete from secrets; delete from signing_secrets; -- the administrator's
     update coordinator set seen = now();
 """
@@ -276,6 +277,8 @@ JOB_TABLES = {
     "attempts": "job_id, number",
     "bans": "job_id, machine_id",
     "checkpoints": "job_id, attempt, generation",
+    "progress": "job_id",
+    "progress_points": "job_id, number",
     "events": "id",
     "webhooks": "id",
 }

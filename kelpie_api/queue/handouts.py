@@ -7,7 +7,7 @@ the parked ones it can open, and has those claimable again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from kelpie_api import logs
@@ -31,10 +31,11 @@ def claim(
     container_group_id: str,
     claim_id: UUID | None,
     gone: Callable[[], bool] = lambda: False,
+    speaks: Sequence[str] = (),
 ) -> Row | None:
     """As jobs.claim, with the environment opened and the secrets that the job names in it."""
     for _ in range(MOST_PARKED):
-        job = jobs.claim(db, caller, machine_id, container_group_id, claim_id, gone)
+        job = jobs.claim(db, caller, machine_id, container_group_id, claim_id, gone, speaks)
         if job is None:
             return None
         if whole := with_secrets(db, seal, job):

@@ -21,6 +21,7 @@ from kelpie_api.errors import (
     JobNotFound,
     NotTheHolder,
 )
+from kelpie_api.queue import progress
 from kelpie_api.queue.bans import counts_against_machine
 from kelpie_api.queue.listing import get
 from kelpie_api.queue.states import Outcome, Report, Status
@@ -75,10 +76,10 @@ def _claim_again(db: Database, take: Callable[[Transaction], Row | None]) -> Row
         raise ClaimIdTaken from None
 
 
-def heartbeat(db: Database, caller: Caller, job_id: UUID, report: Report) -> str:
-    """Renew the lease and return `running`; for any other reporter, the status that its worker must act on.
+def heartbeat(db: Database, caller: Caller, job_id: UUID, report: Report) -> Row:
+    """Renew the lease, keep what was told with it, and return the answer.
 
-    Raises JobNotFound.
+    Its `status` is `running`; for any other reporter, the status that its worker must act on. Raises JobNotFound.
     """
     held = db.one_or_none(
         SQL.renew_lease,
@@ -87,13 +88,14 @@ def heartbeat(db: Database, caller: Caller, job_id: UUID, report: Report) -> str
         machine_id=report.machine_id,
         attempt=report.attempt,
         checkpoint_lag=report.checkpoint_lag,
+        **progress.told(report),
     )
     if held:
-        return Status.RUNNING
+        return {"status": Status.RUNNING}
     status = str(_standing(db, caller, job_id, report)["status"])
     # Running, but not held by the caller, which must drop the job: `canceled` is the status that every worker
     # obeys.
-    return Status.CANCELED if status == Status.RUNNING else status
+    return {"status": Status.CANCELED if status == Status.RUNNING else status}
 
 
 def complete(db: Database, caller: Caller, job_id: UUID, report: Report) -> None:

@@ -17,6 +17,7 @@ from kelpie_api.errors import (
     JobNotFound,
 )
 from kelpie_api.queue.filters import Filters
+from kelpie_api.queue.progress import course, with_progress
 from kelpie_api.sealed.environments import opened
 
 PORTION = 250  # jobs of a page that are read at a time, since each may have 256 KiB
@@ -47,12 +48,13 @@ def get(db: Database, caller: Caller, job_id: UUID, seal: Seal | None = None) ->
 
 
 def shown_to(db: Database, caller: Caller, jobs: list[Row]) -> list[Row]:
-    """Jobs as this caller may see them: for a worker's credentials the secrets only of those that it holds, for a
-    viewer none.
+    """Jobs as this caller may see them, with their progress: for a worker's credentials the secrets only of those
+    that it holds, for a viewer none.
 
     The owner of a node can read its credentials. A worker's key names no machine, so it holds none here: it gets a
     job whole in the answer to its claim.
     """
+    jobs = [with_progress(job) for job in jobs]
     if caller.role == Role.VIEWER:
         return [without_secrets(job, None) for job in jobs]
     if not caller.is_worker:
@@ -213,6 +215,12 @@ def attempts(db: Database, caller: Caller, job_id: UUID, after: int, page_size: 
     if caller.is_worker and not held_by(db, caller, [job_id]):
         found = [attempt | {"output": None} for attempt in found]
     return found, following
+
+
+def progress(db: Database, caller: Caller, job_id: UUID) -> Row:
+    """How far a job is, and how it came there. Raises JobNotFound."""
+    get(db, caller, job_id)
+    return course(db.one_or_none(SQL.get_progress, job_id=job_id), db.all(SQL.list_progress_points, job_id=job_id))
 
 
 def events(db: Database, caller: Caller, job_id: UUID, after: int, page_size: int) -> history.HistoryPage:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 LEGACY_FIELDS = (
     "input_bucket",
@@ -13,6 +14,9 @@ LEGACY_FIELDS = (
     "output_bucket",
     "output_prefix",
 )
+
+
+SPOKEN = ("output", "phase", "progress", "steer")  # what a worker may say that it speaks besides
 
 
 class Status(StrEnum):
@@ -56,7 +60,8 @@ class Report:
 
     `attempt` is the fencing token; the original's worker sends None, and then the machine alone is compared.
     `reason` is one of a few classes, `detail` a sentence. `output` is the end of what the command printed, where
-    the worker is configured to send it. `checkpoint_lag` comes with heartbeats only.
+    the worker is configured to send it. What comes with heartbeats only: `checkpoint_lag`, `phase`, `progress` as
+    the command told it, the number of bytes that it printed, and whether it has `stalled`.
     """
 
     machine_id: str
@@ -67,3 +72,7 @@ class Report:
     detail: str | None = None
     output: str | None = None
     checkpoint_lag: int | None = None  # seconds
+    phase: str | None = None
+    progress: dict[str, Any] | None = None
+    output_bytes: int | None = None
+    stalled: bool | None = None

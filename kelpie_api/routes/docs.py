@@ -14,6 +14,7 @@ from kelpie_api.routes import (
     keys,
     machines,
     metrics,
+    progress,
     scaling,
     secrets,
     sweeps,
@@ -28,7 +29,7 @@ blueprint = Blueprint("docs", __name__)
 # The routes that the document describes, in its order.
 DOCUMENTED = [
     room.blueprint
-    for room in (jobs, sweeps, work, machines, scaling, webhooks, keys, secrets, users, health, metrics)
+    for room in (jobs, progress, sweeps, work, machines, scaling, webhooks, keys, secrets, users, health, metrics)
 ]
 DOCUMENT = ApiDocument(DOCUMENTED)
 

@@ -59,6 +59,7 @@ def get_work(query: dict[str, Any]) -> tuple[list[Row], int, dict[str, str]]:
 def claim(query: dict[str, Any]) -> Row | None:
     """The claimed job, or None. Raises TooManyWaiters, ClaimIdTaken, Unavailable."""
     machine, group, claim_id = query["machine_id"], query["container_group_id"], query["claim_id"]
+    speaks = query["speaks"]
     claimant, seal = caller(), coordinator().authenticator.seal
     client = this_request().environ.get(
         "gunicorn.socket"
@@ -68,7 +69,7 @@ def claim(query: dict[str, Any]) -> Row | None:
         return client is not None and is_closed(client)
 
     def take() -> Row | None:
-        return handouts.claim(db(), seal, claimant, machine, group, claim_id, gone)
+        return handouts.claim(db(), seal, claimant, machine, group, claim_id, gone, speaks)
 
     if not query["wait"]:
         return take()
@@ -107,10 +108,10 @@ def admit_machine(machine_id: str, container_group_id: str) -> None:
 @blueprint.alt_response(404, schema=Failure)
 def heartbeat(fields: dict[str, Any], job_id: str) -> Row:
     """Renew the lease; with any status but `running` the worker must drop the job."""
-    status = jobs.heartbeat(db(), caller(), identifier(job_id, "job"), report_of(fields))
-    if status != Status.RUNNING:
+    answer = jobs.heartbeat(db(), caller(), identifier(job_id, "job"), report_of(fields))
+    if answer["status"] != Status.RUNNING:
         metrics.report_refused("heartbeat")
-    return {"status": status}
+    return answer
 
 
 @blueprint.post("/jobs/<job_id>/completed")

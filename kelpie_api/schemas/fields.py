@@ -32,9 +32,14 @@ class Instant(fields.Field[datetime]):
     """RFC 3339 in UTC with milliseconds and Z."""
 
     def _serialize(self, value: datetime | None, attr: str | None, obj: Any, **kwargs: Any) -> str | None:
-        if value is None:
-            return None
-        return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return as_text(value)
+
+
+def as_text(moment: datetime | None) -> str | None:
+    """A moment in the form of all answers."""
+    if moment is None:
+        return None
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class StrictInteger(fields.Integer):

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import ValidationError, fields, pre_load, validate
+from marshmallow import INCLUDE, ValidationError, fields, pre_load, validate
 
 from kelpie_api.queue.listing import Cursor
 from kelpie_api.queue.long_poll import LONGEST_WAIT
@@ -24,6 +24,7 @@ from kelpie_api.schemas.fields import (
     RequestSchema,
     ResponseSchema,
     Rows,
+    as_text,
 )
 from kelpie_api.schemas.filters import INSTANT, EmptyIsAbsent, JobFilters, as_instant
 from kelpie_api.schemas.options import OPTIONS, ShownRetryRule
@@ -163,6 +164,29 @@ class CheckpointSummary(ResponseSchema):
     bytes = fields.Integer(allow_none=True)
 
 
+class Progress(ResponseSchema):
+    """What the command told of its progress, whatever else it says besides these fields."""
+
+    class Meta:
+        unknown = INCLUDE
+
+    sometimes = ("step", "total", "message")
+
+    fraction = fields.Float(allow_none=True)
+    step = fields.Raw(metadata={"type": "number", "nullable": True})
+    total = fields.Raw(metadata={"type": "number", "nullable": True})
+    message = fields.Raw(metadata={"type": "string", "nullable": True})
+    at = Instant()
+    eta = Instant(allow_none=True)
+
+
+class AsTold(AsStored):
+    """What a command told, with the moments that the coordinator added in the form of all others."""
+
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        return value and {**value, "at": as_text(value["at"]), "eta": as_text(value["eta"])}
+
+
 class Job(ResponseSchema):
     """A job in an answer: with `sync`, or with the legacy fields if it was submitted with those.
 
@@ -180,6 +204,7 @@ class Job(ResponseSchema):
         "blocked_on_machines",
         *sorted(ALL_STEERED - {"options", "sweep_id"}),
         "sweep",
+        "progress",
     )
 
     warnings = fields.List(fields.String())  # first, so that a long answer does not hide them
@@ -225,6 +250,7 @@ class Job(ResponseSchema):
             " since the oldest change in the directories of `sync.during` that is not whole in the bucket."
         },
     )
+    progress = AsTold(Progress)
     blocked_on_machines = fields.List(
         fields.String(),
         metadata={"description": "Only where a job waits for machines that are all banned from it: these."},

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 from uuid import UUID
 
 from marshmallow import ValidationError, fields, validate
 
-from kelpie_api.limits import LARGEST_OUTPUT, LONGEST_DETAIL, LONGEST_KEY, MOST_CHECKPOINT_FILES
+from kelpie_api.limits import LARGEST_OUTPUT, LARGEST_PROGRESS, LONGEST_DETAIL, LONGEST_KEY, MOST_CHECKPOINT_FILES
 from kelpie_api.queue.long_poll import LONGEST_WAIT
-from kelpie_api.queue.states import Status
+from kelpie_api.queue.progress import is_number
+from kelpie_api.queue.states import SPOKEN, Status
 from kelpie_api.schemas.fields import (
     NAME,
     WHOLE_NUMBER,
     QueryText,
     RequestSchema,
     ResponseSchema,
+    StrictBoolean,
     StrictInteger,
+    Text,
 )
 from kelpie_api.text import parse_uuid
 
@@ -50,11 +55,24 @@ class Seconds(QueryText):
         return self.longest if len(digits) > 9 else min(int(digits), self.longest)
 
 
+class Words(QueryText):
+    """Words between commas, of which only the known ones count."""
+
+    def __init__(self, known: Collection[str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.known = known
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
+        words = {word.strip() for word in super()._deserialize(value, attr, data, **kwargs).split(",")}
+        return sorted(words.intersection(self.known))
+
+
 class WorkQuery(RequestSchema):
     machine_id = QueryText(required=True, validate=NAME)
     container_group_id = QueryText(required=True, validate=NAME)
     claim_id = QueryId(load_default=None)
     wait = Seconds(LONGEST_WAIT, load_default=0, metadata={"pattern": f"^{WHOLE_NUMBER}$", "example": "20"})
+    speaks = Words(SPOKEN, load_default=[], metadata={"example": "phase,progress"})
 
 
 class WorkerReport(RequestSchema):
@@ -67,10 +85,49 @@ class WorkerReport(RequestSchema):
     reason = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=LONGEST_DETAIL))
 
 
+class Progress(fields.Field[dict[str, Any]]):
+    """What a command tells of its progress: an object of 2 KiB, whose `fraction` is a number from 0 to 1.
+
+    Numbers that no answer could carry (1e999) become null.
+    """
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
+        if not isinstance(value, dict):
+            raise ValidationError('Must be an object, such as {"fraction": 0.42, "message": "warming up"}.')
+        told: dict[str, Any] = finite(value)
+        if len(json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode()) > LARGEST_PROGRESS:
+            raise ValidationError(
+                f"Must be an object of {LARGEST_PROGRESS} bytes at most, as JSON without blanks."
+            )
+        fraction = told.get("fraction")
+        if fraction is not None and not (is_number(fraction) and 0 <= fraction <= 1):
+            raise ValidationError("fraction: must be a number from 0 to 1.")
+        return told
+
+
+def finite(value: Any) -> Any:
+    """The JSON value with null in place of each number that is not finite."""
+    match value:
+        case dict():
+            return {name: finite(inner) for name, inner in value.items()}
+        case list():
+            return [finite(inner) for inner in value]
+        case float() if not math.isfinite(value):
+            return None
+        case _:
+            return value
+
+
 class HeartbeatReport(WorkerReport):
     """`checkpoint_lag`: seconds since the oldest change that is not whole in the bucket."""
 
     checkpoint_lag = StrictInteger(load_default=None, allow_none=True, validate=validate.Range(0, 2**31 - 1))
+    phase = Text(
+        load_default=None, allow_none=True, validate=validate.OneOf(["downloading", "running", "uploading"])
+    )
+    progress = Progress(load_default=None, allow_none=True, metadata={"type": "object"})
+    output_bytes = StrictInteger(load_default=None, allow_none=True, validate=validate.Range(0, 2**63 - 1))
+    stalled = StrictBoolean(load_default=None, allow_none=True)
 
 
 class ReleaseReport(WorkerReport):

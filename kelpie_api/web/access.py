@@ -40,6 +40,7 @@ OPEN = {
     "jobs.get_job": To.READERS | To.WORKERS | To.TOKENS,
     "jobs.list_attempts": To.READERS | To.TOKENS,
     "jobs.list_events": To.READERS | To.TOKENS,
+    "progress.get_progress": To.READERS | To.WORKERS | To.TOKENS,
     "jobs.cancel_job": To.OPERATORS | To.SUBMITTING_TOKENS,
     "jobs.purge_group": To.OPERATORS,
     "jobs.purge_jobs": To.ADMINISTRATORS,

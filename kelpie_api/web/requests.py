@@ -30,6 +30,8 @@ EXTENSIONS = ", ".join(
         "depends",
         "keys",
         "names",
+        "phase",
+        "progress",
         "release",
         "secrets",
         "sweeps",

@@ -242,12 +242,27 @@ select job_id, 'unparked', 'coordinator', attempt, '{"reason": "unsealable"}' fr
 
 -- name: renew_lease
 -- Renew a lease that its holder still has, also one that lapsed and was not claimed since. Without an attempt
--- (the original's worker) the machine alone is compared. No row: the caller does not hold this job.
-update queue
-   set heartbeat = now(), num_heartbeats = num_heartbeats + 1, checkpoint_lag = %(checkpoint_lag)s
- where job_id = %(job_id)s
-   and held_by(queue, %(scope)s, %(groups)s, %(machine_id)s, %(attempt)s)
-returning attempt;
+-- (the original's worker) the machine alone is compared. What the holder says of the job is kept: in the queue its phase and
+-- fraction, all else of its progress in a row of its own (tell_progress). No row: the caller does not hold this job.
+with renewed as (
+  update queue
+     set heartbeat = now(), num_heartbeats = num_heartbeats + 1, checkpoint_lag = %(checkpoint_lag)s,
+         phase = coalesce(%(phase)s, phase),
+         fraction = coalesce(%(fraction)s, fraction),
+         fraction_at = case when %(fraction)s::real <> fraction or (fraction is null and %(fraction)s::real is not null)
+                            then now()
+                            else fraction_at
+                       end
+   where job_id = %(job_id)s
+     and held_by(queue, %(scope)s, %(groups)s, %(machine_id)s, %(attempt)s)
+  returning job_id, attempt
+)
+select attempt,
+       case when num_nonnulls(%(said)s::json, %(output_bytes)s::bigint) > 0
+            then tell_progress(job_id, attempt, %(said)s::json, %(fraction)s::double precision, %(point)s::json,
+                               %(output_bytes)s::bigint)
+       end as has_told
+  from renewed;
 
 -- name: keep_checkpoint
 -- Keep the manifest of a generation, from the holder only, and of the older ones the newest. The same generation again
@@ -658,11 +673,14 @@ truncate queue, jobs, attempts, checkpoints, bans, events, webhooks, deliveries,
 
 -- name: get_job
 select s.*, (select q.checkpoint_lag from queue q where q.job_id = s.id) as checkpoint_lag,
-       c.generation as checkpoint_generation, c.reported as checkpoint_at, c.bytes as checkpoint_bytes
+       c.generation as checkpoint_generation, c.reported as checkpoint_at, c.bytes as checkpoint_bytes,
+       p.said, p.said_at, p.said_fraction, p.changed_at, p.first_fraction, p.first_at,
+       p.attempt = s.attempt and s.phase in ('running', 'stalled', 'downloading', 'uploading') as is_live
   from visible_jobs s
   left join lateral (
        select generation, reported, bytes from checkpoints where job_id = s.id order by attempt desc, generation desc limit 1
        ) c on true
+  left join progress p on p.job_id = s.id
  where s.id = %(job_id)s
    and of_tenant(s.tenant_id, %(scope)s)
    and (of_group(coalesce(s.container_group_id, ''), %(groups)s)
@@ -672,13 +690,17 @@ select s.*, (select q.checkpoint_lag from queue q where q.job_id = s.id) as chec
 -- One page of jobs, newest first or `oldest_first`. Which they are is found in an index, see functions/page_of_jobs.sql; only
 -- then each is looked up, so a page costs the same whatever else there is.
 select s.*, octet_length(s.arguments::text) + coalesce(octet_length(s.environment::text), octet_length(s.sealed_environment))
-       + coalesce(octet_length(s.sync::text), 0) as bytes, c.generation as checkpoint_generation, c.reported as checkpoint_at, c.bytes as checkpoint_bytes
+       + coalesce(octet_length(s.sync::text), 0) + coalesce(octet_length(p.said::text), 0) as bytes,
+       c.generation as checkpoint_generation, c.reported as checkpoint_at, c.bytes as checkpoint_bytes,
+       p.said, p.said_at, p.said_fraction, p.changed_at, p.first_fraction, p.first_at,
+       p.attempt = s.attempt and s.phase in ('running', 'stalled', 'downloading', 'uploading') as is_live
   from page_of_jobs(%(scope)s, %(groups)s, %(status)s, %(container_group)s, %(beyond)s, %(oldest_first)s, %(most)s,
                     %(skipped)s) with ordinality as page (seq, place)
  cross join lateral (select * from visible_jobs where visible_jobs.seq = page.seq limit 1) s
   left join lateral (
        select generation, reported, bytes from checkpoints where job_id = s.id order by attempt desc, generation desc limit 1
        ) c on true
+  left join lateral (select * from progress where progress.job_id = s.id limit 1) p on true
  order by page.place;
 
 -- name: jobs_called
@@ -692,13 +714,17 @@ select numbers, looked, reached, is_partial
 
 -- name: show_jobs
 -- Jobs by their numbers, in the order of these.
-select s.*, octet_length(s.arguments::text) + octet_length(s.environment::text) + coalesce(octet_length(s.sync::text), 0)
-       as bytes, c.generation as checkpoint_generation, c.reported as checkpoint_at, c.bytes as checkpoint_bytes
+select s.*, octet_length(s.arguments::text) + coalesce(octet_length(s.environment::text), octet_length(s.sealed_environment))
+       + coalesce(octet_length(s.sync::text), 0) + coalesce(octet_length(p.said::text), 0) as bytes,
+       c.generation as checkpoint_generation, c.reported as checkpoint_at, c.bytes as checkpoint_bytes,
+       p.said, p.said_at, p.said_fraction, p.changed_at, p.first_fraction, p.first_at,
+       p.attempt = s.attempt and s.phase in ('running', 'stalled', 'downloading', 'uploading') as is_live
   from unnest(%(numbers)s::bigint[]) with ordinality as page (seq, place)
  cross join lateral (select * from visible_jobs where visible_jobs.seq = page.seq limit 1) s
   left join lateral (
        select generation, reported, bytes from checkpoints where job_id = s.id order by attempt desc, generation desc limit 1
        ) c on true
+  left join lateral (select * from progress where progress.job_id = s.id limit 1) p on true
  order by page.place;
 
 -- name: digest_of_jobs
@@ -718,6 +744,21 @@ select page.seq
     or exists (select from queue q
                 where q.job_id = j.id
                   and q.heartbeat + 2 * q.heartbeat_interval * interval '1 second' between %(since)s and now());
+
+-- name: get_progress
+-- What a job's command told of its progress, and what the coordinator made of it. No row: it told nothing.
+select p.attempt, p.said, p.said_at, p.said_fraction, p.changed_at, p.output_bytes, p.first_fraction, p.first_at,
+       p.went_from, p.went_to, p.went_in, p.point_seconds,
+       coalesce(q.phase in ('running', 'stalled', 'downloading', 'uploading') and q.attempt = p.attempt, false) as is_live
+  from progress p
+  left join (select h.job_id, h.phase, queue.attempt from job_phases h join queue using (job_id)) q on q.job_id = p.job_id
+ where p.job_id = %(job_id)s;
+
+-- name: list_progress_points
+select at, attempt, fraction, step, metrics
+  from progress_points
+ where job_id = %(job_id)s
+ order by number;
 
 -- name: list_attempts
 -- The handouts of a job after one of them, first to last; the last heartbeat of a live attempt stands in the queue.

@@ -141,7 +141,7 @@ class StormyClient:
         began = time.monotonic()
         try:
             answer = call(self.db, tenant.caller, job_id, Report(self.machine, "g1", attempt))
-            accepted = answer in {None, "running"}
+            accepted = answer is None or answer["status"] == "running"
         except REFUSALS:
             accepted = False
         self.note(kind, job_id, attempt, began, accepted, tenant=tenant)

@@ -59,7 +59,7 @@ def test_the_interval_is_the_jobs_own(db: Database, tenant: Tenant) -> None:
 
 def test_a_lapse_alone_takes_nothing_from_the_holder(db: Database, tenant: Tenant) -> None:
     job_id = make_job(db, tenant, "held", silent_for=3600)
-    assert jobs.heartbeat(db, tenant.caller, job_id, report(attempt=1)) == "running"
+    assert jobs.heartbeat(db, tenant.caller, job_id, report(attempt=1))["status"] == "running"
     assert claim(db, tenant, "m2") is None
 
 

@@ -12,6 +12,7 @@ import pytest
 from kelpie_api.db import SQL, Database, Transaction
 from kelpie_api.errors import Conflict, NotTheHolder
 from kelpie_api.queue import jobs, submissions
+from kelpie_api.queue.progress import told
 from kelpie_api.queue.states import Outcome, Report
 from tests.helpers import (
     Tenant,
@@ -149,7 +150,7 @@ class TestAClaimOfALapsedLeaseAgainstItsHolder:
             lambda tx: claim_in(tx, tenant, "m2"),
             lambda: jobs.heartbeat(db, tenant.caller, job_id, report("m1", attempt=attempt)),
         )
-        assert answer == "canceled"
+        assert answer == {"status": "canceled"}
         assert (row(db, "queue", job_id) or {})["num_heartbeats"] == 0
 
     @pytest.mark.parametrize("say", [jobs.complete, jobs.fail, jobs.release])
@@ -168,7 +169,7 @@ class TestAClaimOfALapsedLeaseAgainstItsHolder:
         job_id = self.lapsed(db, tenant)
         with db.transaction() as tx:
             beat = {"job_id": job_id, "scope": None, "groups": None, "machine_id": "m1", "attempt": 1}
-            assert tx.one_or_none(SQL.renew_lease, **beat, checkpoint_lag=None)
+            assert tx.one_or_none(SQL.renew_lease, **beat, checkpoint_lag=None, **told(report()))
             assert claim(db, tenant, "m2") is None
         assert claim(db, tenant, "m2") is None
 
