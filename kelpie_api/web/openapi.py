@@ -61,8 +61,6 @@ EXAMPLES: dict[str, Any] = {
         "idle_threshold_seconds": 300,
     },
     "change_rule": {"max_replicas": 20},
-    "create_sweep": {"name": "learning-rates", "max_parallel": 20},
-    "change_sweep": {"max_parallel": 40},
     "create_key": {"name": "ann", "role": "operator"},
     "create_sweep": {"name": "learning rates", "labels": {"experiment": "7"}, "max_parallel": 4},
     "change_sweep": {"max_parallel": 8},
@@ -75,7 +73,6 @@ UUID_IN_A_PATH = {"format": "uuid"}
 IN_A_PATH: dict[str, tuple[str, dict[str, str]]] = {
     "job_id": ("The id of a job.", UUID_IN_A_PATH),
     "user_id": ("The id of a user.", UUID_IN_A_PATH),
-    "sweep_id": ("The id of a sweep.", UUID_IN_A_PATH),
     "secret_name": ("The name of a secret, which is that of the variable.", {"pattern": f"^{NAME_OF_A_SECRET}$"}),
     "sweep_id": ("The id of a sweep.", UUID_IN_A_PATH),
     "key_id": ("The id of a key, which is not the key.", UUID_IN_A_PATH),
