@@ -20,7 +20,7 @@ from kelpie_api.queue import dependencies, sweeps
 from kelpie_api.queue.during_prefixes import places
 from kelpie_api.queue.identity import IdempotencyKey, new_id
 from kelpie_api.queue.job_limits import limits_in_queue
-from kelpie_api.sealed.environments import Environments, opened
+from kelpie_api.sealed.environments import Environments, opened, without_seal
 
 TRIES = 3  # of a submission whose Idempotency-Key was in use and then was not
 
@@ -47,7 +47,7 @@ def submit(
     """
     values = _submission(caller, definitions, limits=limits, environments=environments)
     if created := _create(db, caller, definitions, values):
-        return _whole(created, environments)
+        return _as_given(created, definitions)
     raise _no_room(db, caller, len(definitions), limits)
 
 
@@ -67,10 +67,11 @@ def submit_once(
     values = _submission(caller, definitions, once, limits, environments)
     for _ in range(TRIES):
         if created := _create(db, caller, definitions, values, may_repeat=True):
-            return _whole(created, environments), False
+            return _as_given(created, definitions), False
         earlier = db.one_or_none(SQL.find_submission, tenant_id=caller.tenant_id, key=once.key)
         if earlier:  # else it was removed in between, and the key is free, or there is no room
-            submitted = _whole(_submitted(db, caller, earlier, once), environments)
+            found = _submitted(db, caller, earlier, once)
+            submitted = [opened(environments.seal if environments else None, job) for job in found]
             return submitted, earlier["job_ids"] != values["job_ids"]
     raise _no_room(db, caller, len(definitions), limits)
 
@@ -166,8 +167,12 @@ def _as_stored(job_id: UUID, definition: dict[str, Any], environments: Environme
     return definition | {"environment": {}, "sealed_environment": rf"\x{sealed.hex()}"}
 
 
-def _whole(jobs: list[Row], environments: Environments | None) -> list[Row]:
-    return [opened(environments.seal if environments else None, job) for job in jobs]
+def _as_given(created: list[Row], definitions: Sequence[dict[str, Any]]) -> list[Row]:
+    """Jobs that were just created, in the order of their definitions, with their environments: none is opened."""
+    return [
+        job if job["sealed_environment"] is None else without_seal(job) | {"environment": given["environment"]}
+        for job, given in zip(created, definitions, strict=True)
+    ]
 
 
 def _submitted(db: Database, caller: Caller, earlier: Row, once: IdempotencyKey) -> list[Row]:

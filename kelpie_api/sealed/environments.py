@@ -52,11 +52,14 @@ def as_text(environment: Mapping[str, str]) -> str:
 def opened(seal: Seal | None, job: Row) -> Row:
     """A job with its environment; with null in its place where that is sealed and these keys do not open it."""
     sealed = job.get("sealed_environment")
-    job = {name: value for name, value in job.items() if name != "sealed_environment"}
     if sealed is None:
         return job
     text = seal.open_row(job["id"], bytes(sealed)) if seal else None
-    return job | {"environment": None if text is None else json.loads(text)}
+    return without_seal(job) | {"environment": None if text is None else json.loads(text)}
+
+
+def without_seal(job: Row) -> Row:
+    return {name: value for name, value in job.items() if name != "sealed_environment"}
 
 
 def older_processes(db: Database) -> list[str]:

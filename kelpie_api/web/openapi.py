@@ -62,8 +62,6 @@ EXAMPLES: dict[str, Any] = {
     },
     "change_rule": {"max_replicas": 20},
     "create_key": {"name": "ann", "role": "operator"},
-    "create_sweep": {"name": "learning rates", "labels": {"experiment": "7"}, "max_parallel": 4},
-    "change_sweep": {"max_parallel": 8},
     "put_secret": {"value": "hf_..."},
     "create_user": {"username": "acme"},
     "create_token": {"org_name": "acme", "project_name": "default"},
