@@ -138,7 +138,7 @@ def from_wire(
         command=str(document["command"]),
         arguments=tuple(str(argument) for argument in document.get("arguments") or ()),
         environment={str(name): str(value) for name, value in (document.get("environment") or {}).items()},
-        secrets=tuple(str(name) for name in document.get("secrets") or ()),
+        secrets=_names(document.get("secrets")),
         checkpoint=_manifest(document.get("checkpoint"), attempt),
         checkpoint_by=_reported_by(document.get("checkpoint")),
         speaks=tuple(sorted(speaks)),
@@ -217,6 +217,10 @@ def _reported_by(document: Any) -> int | None:
     """The attempt that reported a manifest; None if that is not said."""
     attempt = document.get("attempt") if isinstance(document, Mapping) else None
     return attempt if is_whole(attempt) else None
+
+
+def _names(listed: Any) -> tuple[str, ...]:
+    return tuple(filter(is_text, listed)) if isinstance(listed, list) else ()
 
 
 def _steering(document: Mapping[str, Any], speaks: Collection[str]) -> Steering:

@@ -23,6 +23,7 @@ IS_JOBS_OWN_FAULT = {
     "upload": True,  # the same, unless its sentence is an error of the machine
     "pattern": True,  # it does not compile, or takes for ever
     "worker_broken": True,  # the command ended its worker three times without a checkpoint in between
+    "stalled": True,  # it made no progress for as long as the job allows
 }
 # An `upload` fails because of the job or its bucket (a misspelt one, a permission, an object that is too large),
 # unless its sentence is an error of the machine's system or of the worker: those begin with their class.

@@ -13,6 +13,7 @@ from typing import Any
 import requests
 
 from kelpie_version import VERSION
+from kelpie_worker import logs
 from kelpie_worker.config import Config, ConfigError
 from kelpie_worker.coordinator.credentials import Credentials, NoToken
 from kelpie_worker.job import Job, Manifest, from_wire, is_whole
@@ -224,9 +225,12 @@ class Api:
         Raises Unreachable.
         """
         told = {name: value for name, value in vars(news).items() if value is not None and self._reads(job, name)}
-        body = self._holder(job) | told
-        answer = self._call("POST", f"/jobs/{job.id}/heartbeat", body, timeout=timeout)
+        answer = self._call("POST", f"/jobs/{job.id}/heartbeat", self._holder(job) | told, timeout=timeout)
         self._require_coordinator(answer, job, "status")
+        if answer.status == 400 and told:  # no news is worth the lease
+            logs.warn("news_refused", job, detail=str(answer.field("message")))
+            answer = self._call("POST", f"/jobs/{job.id}/heartbeat", self._holder(job), timeout=timeout)
+            self._require_coordinator(answer, job, "status")
         if answer.status == 404:
             return HeartbeatAnswer("unknown")
         status = answer.field("status")
@@ -256,6 +260,10 @@ class Api:
         body = self._holder(job) | {name: value for name, value in details.items() if value is not None}
         answer = self._call("POST", f"/jobs/{job.id}/{outcome.verdict}", body)
         self._require_coordinator(answer, job, "message")
+        if answer.status == 400 and body.pop("progress", None):  # no progress is worth the report
+            logs.warn("news_refused", job, detail=str(answer.field("message")))
+            answer = self._call("POST", f"/jobs/{job.id}/{outcome.verdict}", body)
+            self._require_coordinator(answer, job, "message")
         accepted = answer.status < 300 and not str(answer.field("message")).startswith("Ignored")
         return ReportAnswer(accepted, counted=answer.field("counted") is not False)
 
@@ -313,23 +321,29 @@ class Api:
         return answer.status == 404 or (isinstance(failures, int) and failures > job.num_failures)
 
     def recall(self, job: Job) -> Job | None:
-        """The same attempt with what the state file does not keep; None if the job is gone, or not ours any more.
-
-        Where the server steers, the claim is repeated, for only its answer brings secrets. Should the attempt have
-        ended just now, another job may come: it is given back.
-        """
+        """The same attempt with what the state file does not keep; None if it is gone, or not ours any more."""
         if "steer" in job.speaks and "claim-id" in self._known_extensions():
-            try:
-                answered = self.claim(job.claim_id, at_once=True).job
-            except ClaimRefused:
-                return None
-            if answered is None or (answered.id, answered.attempt) == (job.id, job.attempt):
-                return answered
-            self.report(answered, Ending(Verdict.RELEASED, "shutdown"))
-            return None
+            return self._claim_again(job)
         answer = self._call("GET", f"/jobs/{job.id}")
         self._require_coordinator(answer, job, "id")
-        return None if answer.status == 404 else self._job(answer.body, job.claim_id, job.attempt)
+        if answer.status == 404:
+            return None
+        recalled = self._job(answer.body, job.claim_id, job.attempt)
+        return self._claim_again(job) if recalled.secrets and self.knows_claims else recalled
+
+    def _claim_again(self, job: Job) -> Job | None:
+        """The attempt as the claim answered it, for no other answer brings secrets.
+
+        Should it have ended just now, another job may come: it is given back.
+        """
+        try:
+            answered = self.claim(job.claim_id, at_once=True).job
+        except ClaimRefused:
+            return None
+        if answered is None or (answered.id, answered.attempt) == (job.id, job.attempt):
+            return answered
+        self.report(answered, Ending(Verdict.RELEASED, "shutdown"))
+        return None
 
     def _claimed(
         self, claim_id: str, answer: Response, sent_at: float, pause: float, speaks: Collection[str]

@@ -37,6 +37,7 @@ IS_JOBS_OWN_FAULT = {
     "upload": True,  # unless its sentence is an error of the machine
     "pattern": True,
     "worker_broken": True,
+    "stalled": True,
 }
 # What the sentence of an upload begins with that failed because of this machine; and what S3 says of the bucket.
 MACHINES_ERROR = re.compile(r"\w*(Error|Exception)\b|.*\[Errno ")

@@ -14,6 +14,7 @@ from kelpie_worker.coordinator.client import (
     ClaimRefused,
     HeartbeatAnswer,
     ManifestRefused,
+    News,
     PieceAnswer,
     PieceRefused,
     ReportAnswer,
@@ -320,3 +321,11 @@ def test_a_failure_counts_unless_the_answer_says_otherwise(
 ) -> None:
     ended = Ending(Verdict.FAILED, "exit_code", 3)
     assert answering(response(202, answer, STEERING)).report(STEERED, ended) == ReportAnswer(True, counted)
+
+
+def test_news_that_are_refused_cost_neither_the_lease_nor_the_report(answering: Callable[..., Api]) -> None:
+    refused = response(400, b'{"error": "Bad Request", "message": "progress: Must be an object."}', STEERING)
+    api = answering(refused, response(200, b'{"status": "running"}', STEERING))
+    assert api.heartbeat(STEERED, 1, News(progress={"fraction": 0.5})) == HeartbeatAnswer("running")
+    api = answering(refused, response(200, b'{"message": "Completed"}', STEERING))
+    assert api.report(STEERED, Ending(Verdict.COMPLETED), {"fraction": 1.0}) == ReportAnswer(accepted=True)

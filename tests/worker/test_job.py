@@ -94,6 +94,14 @@ def test_what_the_job_asks_for_counts_where_the_worker_can_do_it(
     assert from_wire(wire(**fields), "claim", DIRECTORIES, 1, speaks).steering == steering
 
 
+@pytest.mark.parametrize(
+    ("listed", "names"), [(["A", "B"], ("A", "B")), (None, ()), ("A", ()), ([1, "A"], ("A",))]
+)
+def test_the_names_of_secrets_come_with_the_claim_and_are_not_saved(listed: Any, names: tuple[str, ...]) -> None:
+    job = from_wire(wire(secrets=listed), "claim", DIRECTORIES, 1)
+    assert job.secrets == names and "secrets" not in to_saved(job)
+
+
 def test_a_job_that_is_steered_is_saved_as_the_release_before_reads_it() -> None:
     """What the worker speaks is saved beside it, and the rest is recalled."""
     job = from_wire(wire(**ASKED), "claim", DIRECTORIES, 1, ("steer", "phase"))
