@@ -90,6 +90,11 @@ class Caller:
                 "A token may submit and cancel jobs of its own container group only, and scale no other."
             )
 
+    def require_key(self, named: str) -> None:
+        """Raise Forbidden if a token submits a job that names such things, whatever else it may."""
+        if self.machine:
+            raise Forbidden(f"A machine's token names no {named}; submit such a job with a key.")
+
     def require_tenant(self) -> None:
         """Raise Forbidden if the caller has no tenant that could own what it creates."""
         if self.tenant_id == NO_TENANT:

@@ -161,7 +161,8 @@ def change_secret_key(yes: bool, drop_unreadable: bool, as_json: bool) -> None:
     have both by then; run it once more half a minute later, for what they sealed meanwhile.
 
     With NEW alone it refuses while there is something that was sealed with the key before. With --drop-unreadable
-    that is removed: stop the API and the sender of webhooks first, and start them with NEW.
+    that is removed, but for what jobs are given, which waits for its key: stop the API and the sender of webhooks
+    first, and start them with NEW.
     """
     seal = Seal(config().secret_key)
     with database() as db:

@@ -135,6 +135,8 @@ def _submission(
 ) -> dict[str, Any]:
     for definition in definitions:
         caller.require_own_group(definition["container_group"])
+        if (definition.get("options") or {}).get("secrets"):
+            caller.require_key("secrets")
     caller.require_tenant()
     ids = [new_id() for _ in definitions]
     submitted = [

@@ -435,6 +435,16 @@ class TestWhatATokenMayDo:
             own = definition(container_group_id=tokens.workload)
             refused(machine.post("/jobs/batch", [own, definition(container_group_id=group)]), 403)
         refused(machine.delete("/jobs"), 403)
+        user = with_salad_key(app, SALAD_KEY)
+        assert user.call("PUT", "/secrets/HF_TOKEN", {"value": "hf_secret"}).status_code == 200
+        naming = definition(container_group_id=tokens.workload, secrets=["HF_TOKEN"])
+        assert "secrets" in refused(machine.post("/jobs", naming), 403)["message"]
+        for method, path in (("GET", "/secrets"), ("PUT", "/secrets/A"), ("GET", "/keys"), ("POST", "/keys")):
+            refused(machine.call(method, path, {"value": "x"}), 403)
+        assert user.post("/jobs", naming).status_code == 202
+        [handed] = work(machine, tokens).json
+        assert handed["environment"] == {"HF_TOKEN": "hf_secret"}
+        assert (machine.get(f"/jobs/{handed['id']}").json or {})["environment"] == {}
         app.extensions["kelpie"].end()
 
     def test_it_works_for_any_group_where_the_operator_is_not_strict(
