@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from kelpie_worker.s3.encodings import unpacked
+
 _BLOCK = 16 * 1024
 _LARGEST_DOCUMENT = 1024 * 1024  # bytes of an answer that is no object: an error document
 _WHOLE = 200
@@ -40,12 +42,12 @@ def fill(answer: Answer, buffer: memoryview) -> int:
 
 
 def document(answer: Answer) -> bytes:
-    """The body of an answer that is no object; at most its beginning, if it is long."""
+    """The body of an answer that is no object, unpacked; at most its beginning, if it is long."""
     found, block = b"", memoryview(bytearray(_BLOCK))
     while len(found) < _LARGEST_DOCUMENT and (count := answer.readinto(block)):
         found += block[:count]
     answer.close()
-    return found
+    return unpacked(found, answer.headers)
 
 
 class LibraryAnswer:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from kelpie_worker import logs
-from kelpie_worker.s3.encodings import tell_accepted
+from kelpie_worker.s3.encodings import make_refusal_readable, tell_accepted
 from kelpie_worker.s3.fast_path import FastPath
 from kelpie_worker.s3.habits import Habit
 from kelpie_worker.s3.line import Line
@@ -64,6 +64,7 @@ def _client(settings: StorageSettings) -> "S3Client":
     through = ClientConfig(proxies={urlsplit(url).scheme: proxy.url} if proxy else {})
     client = session.client("s3", config=common.merge(through))
     bound_by_limits(client)
+    client.meta.events.register("before-parse.s3", make_refusal_readable)
     client.meta.events.register("before-parse.s3.ListObjectsV2", make_readable)
     client.meta.events.register("before-call.s3.HeadBucket", _follow_no_redirect)
     for operation in ("GetObject", "HeadObject"):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from kelpie_worker import logs
 from kelpie_worker.lease import Lease
 from kelpie_worker.s3.client import SharedClient
+from kelpie_worker.s3.encodings import accepting_gzip, is_packed
 from kelpie_worker.s3.errors import (
     Misconfigured,
     NoBucket,
@@ -146,10 +147,18 @@ class Calls:
 
     def _head_once(self, what: str, which: Any) -> "HeadObjectOutputTypeDef":
         try:
-            found = translated(lambda: self.client.head_object(**which), what, Asked.HEAD)
+            found = translated(lambda: self._head_with_size(which), what, Asked.HEAD)
         except Untold:
             found = translated(lambda: self._head_by_get(which), what)
         return _answer_with(("ETag",), found, what)
+
+    def _head_with_size(self, which: Any) -> "HeadObjectOutputTypeDef":
+        """What packs or unpacks bodies on their way leaves their size out of the answer."""
+        found = self.client.head_object(**which)
+        if "ContentLength" in found:
+            return found
+        with accepting_gzip(not is_packed(which["Key"])):
+            return self.client.head_object(**which)
 
     def _head_by_get(self, which: Any) -> "HeadObjectOutputTypeDef":
         from botocore.exceptions import ClientError

@@ -170,8 +170,10 @@ class FaultyProxy:
             return {name: headers[name] for name in headers if name != "Content-Encoding"}, gzip.decompress(
                 content
             )
-        if request.command == "GET" and self.bodies == "packed" and accepted and not stored:
-            return headers | {"Content-Encoding": "gzip"}, gzip.compress(content)
+        if self.bodies == "packed" and accepted and not stored:
+            headers = headers | {"Content-Encoding": "gzip"}
+            headers.pop("Content-Length", None)
+            return headers, gzip.compress(content) if request.command == "GET" else content
         return headers, content
 
 
@@ -183,8 +185,9 @@ def _answer(
     for name, value in headers.items():
         if name.lower() not in dropped:
             request.send_header(name, value)
-    length = headers.get("Content-Length", len(content)) if request.command == "HEAD" else len(content)
-    request.send_header("Content-Length", str(length))
+    length = headers.get("Content-Length") if request.command == "HEAD" else len(content)
+    if length is not None:
+        request.send_header("Content-Length", str(length))
     request.end_headers()
     if request.command != "HEAD":
         request.wfile.write(content[: len(content) - cut])

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from kelpie_worker.job import StoredObject
 from kelpie_worker.s3 import get_object, ranged_get
 from kelpie_worker.s3.bucket import Storage
 from kelpie_worker.s3.client import SharedClient
 from kelpie_worker.s3.errors import NotThere, StorageRefused, StorageUnreachable
-from kelpie_worker.s3.objects import RemoteFile, Target
+from kelpie_worker.s3.objects import Absent, RemoteFile, Target
 from local_stack.s3 import S3Server
 from tests.doubles.faulty_proxy import FaultyProxy
 from tests.doubles.leases import held
@@ -89,6 +90,19 @@ def test_a_packed_object_comes_as_it_is_stored_whatever_packs_or_unpacks_bodies_
     accepted = [headers["Accept-Encoding"] for method, headers in faulty.headers if method == "GET"]
     assert accepted[0] == ("gzip" if suffix else "identity")
     assert not any("accept-encoding" in headers["Authorization"] for _, headers in faulty.headers)
+
+
+def test_a_refusal_and_a_size_are_known_though_a_proxy_packs_what_is_asked_for_under_a_packed_name(
+    stored: Storage, faulty: FaultyProxy, s3: S3Server, bucket: str, tmp_path: Path
+) -> None:
+    faulty.bodies = "packed"
+    assert stored.state_of(bucket, "none.gz") == Absent()
+    s3.put(bucket, "first.gz", b"small")
+    for key in ("first.gz", "first.gz"):
+        stored.fetch(bucket, key, tmp_path / "file")
+    with pytest.raises(NotThere):  # the short way
+        stored.fetch(bucket, "none.gz", tmp_path / "file")
+    assert stored.has(StoredObject(bucket, "first.gz", 5, s3.etags(bucket)["first.gz"]))
 
 
 @pytest.mark.parametrize("fault", ["503", "reset", "lost"])
