@@ -30,6 +30,7 @@ _READ_TIMEOUT = 15.0
 _SHORT_READ_TIMEOUT = 3.0  # seconds, where the answer is wanted by some time
 _SHORTEST_WAIT = 3  # seconds
 _SHORTEST_POLL = 0.1  # seconds, though HEARTBEAT_INTERVAL_S may be 0: polling without a pause would overload both
+_ENOUGH = 3  # answers to claims that name no extensions, until the server counts as one that knows none
 _UNWAITED_PAUSE = 1.0  # seconds before the next claim, where an empty answer came without the wait that was asked
 _VERIFICATION = re.compile(r"certificate verify failed: ([^(\])]+)")
 _CREDENTIALS = {
@@ -145,8 +146,8 @@ class Api:
 
     `extensions` holds what the server named in `Kelpie-Extensions` last, None before that is known. Nothing
     beyond the original API is used before it was seen there (docs/design/protocol.md, Extensions). A proxy before
-    the server that answers with a page of its own does not name them, which means nothing: only a claim that is
-    answered without them shows that the server itself has become one of the original API.
+    the server that answers with a page of its own does not name them, which means nothing: only claims that are
+    answered without them, one after the other, show that the server itself has become one of the original API.
     """
 
     def __init__(self, config: Config, identity: Credentials | None = None) -> None:
@@ -154,6 +155,7 @@ class Api:
         self._config = config
         self._identity = identity or Credentials(config.auth, config.imds_url)
         self.extensions: frozenset[str] | None = None
+        self._unnamed_claims = 0  # answers to claims in a row that named none
         self._session = requests.Session()
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self._session.trust_env = False  # proxies and authorities are the same as for the bucket
@@ -201,6 +203,10 @@ class Api:
         sent_at = boottime()
         answer = self._call("GET", "/work", query=query, timeout=_patience(until, sent_at + wait) + wait)
         if 400 <= answer.status < 500:
+            if not self._may_refuse_claims(answer):
+                raise Unreachable(
+                    f"/work was answered with {answer.status}, not by the coordinator{self._advice(answer.status)}"
+                )
             said = answer.field("message") or answer.field("error") or ""
             raise ClaimRefused(f"{answer.status}: {said}{self._advice(answer.status)}")
         return self._claimed(claim_id, answer, sent_at, self._pause_after(answer, sent_at, wait), speaks)
@@ -354,7 +360,7 @@ class Api:
             return Claimed(claim_id, pause=pause)
         document = answer.body[0]
         attempt = None
-        if isinstance(document, dict) and "attempt" in self._known_extensions():
+        if isinstance(document, dict) and answer.names_extensions and "attempt" in self._known_extensions():
             attempt = document.get("attempt")
         return Claimed(claim_id, self._job(document, claim_id, attempt, speaks), sent_at)
 
@@ -387,6 +393,12 @@ class Api:
         if not comes_from_coordinator(answer, job, telling):
             advice = self._advice(answer.status)
             raise Unreachable(f"/jobs/{job.id} was answered with {answer.status}, not by the coordinator{advice}")
+
+    def _may_refuse_claims(self, answer: Response) -> bool:
+        """Whether the coordinator gave this answer to a claim, judged as `comes_from_coordinator` does."""
+        if answer.names_extensions or self.extensions:
+            return answer.names_extensions
+        return isinstance(answer.field("error"), str)
 
     def _known_extensions(self, timeout: float = _READ_TIMEOUT) -> frozenset[str]:
         """The extensions, requested if they are not yet known: already the first claim must have its id."""
@@ -468,9 +480,11 @@ class Api:
 
     def _learn_extensions(self, named: str | None, path: str, answer: Response) -> None:
         if named is not None:
-            self.extensions = _words(named)
+            self.extensions, self._unnamed_claims = _words(named), 0
         elif path == "/work" and answer.status == 200 and isinstance(answer.body, list):
-            self.extensions = frozenset()
+            self._unnamed_claims += 1
+            if self.extensions is None or self._unnamed_claims >= _ENOUGH:
+                self.extensions = frozenset()
 
 
 def _heartbeat_answer(status: str, answer: Response, speaks: Collection[str]) -> HeartbeatAnswer:

@@ -74,7 +74,7 @@ PAGE = b"<html>Not Found</html>"
         (response(200, PAGE), LEARNED),
         (response(404, b'{"error": "Route Not Found"}'), LEARNED),
         (response(200, b"{}"), LEARNED),
-        (response(200, b"[]"), frozenset()),  # the server itself is one of the original API now
+        (response(200, b"[]"), LEARNED),  # of a gateway, perhaps
         (response(200, b"[]", "attempt"), frozenset({"attempt"})),
     ],
 )
@@ -89,6 +89,20 @@ def test_only_the_api_itself_can_take_an_extension_back(
     except (Unreachable, ClaimRefused):
         assert left == LEARNED
     assert api.extensions == left
+
+
+def test_a_server_whose_claims_name_no_extensions_any_more_is_one_of_the_original_api(
+    answering: Callable[..., Api],
+) -> None:
+    job = b'[{"id": "1", "command": "true", "attempt": 1}]'
+    api = answering(*[response(200, b"[]", NAMED)] * 2, response(200, job), *[response(200, b"[]")] * 2)
+    api.claim(CLAIM)
+    claimed = api.claim(CLAIM).job
+    assert claimed and claimed.attempt is None, "a number that this server would not compare"
+    api.claim(CLAIM)
+    assert api.extensions == LEARNED
+    api.claim(CLAIM)
+    assert api.extensions == frozenset()
 
 
 @pytest.mark.parametrize("status", [400, 404, 407, 409, 413, 451])
@@ -199,6 +213,22 @@ def test_a_claim_is_refused_by_a_client_error_alone(
 ) -> None:
     api = answering(response(200, b"{}", NAMED), response(status, b'{"message": "Another one has it."}', NAMED))
     with pytest.raises(expected, match=str(status)):
+        api.claim(CLAIM)
+
+
+@pytest.mark.parametrize(
+    ("before", "body", "expected"),
+    [
+        (NAMED, b'{"error": "Not Found", "message": "Application not found"}', Unreachable),
+        (None, b'{"message": "Application not found"}', Unreachable),
+        (None, b'{"error": "Invalid", "message": "The original says no."}', ClaimRefused),
+    ],
+)
+def test_a_claim_is_not_refused_by_the_json_of_a_gateway(
+    answering: Callable[..., Api], before: str | None, body: bytes, expected: type[Exception]
+) -> None:
+    api = answering(response(200, b"{}", before), response(404, body))
+    with pytest.raises(expected, match="404"):
         api.claim(CLAIM)
 
 
