@@ -44,7 +44,7 @@ from kelpie_worker.system.backoff import Backoff
 from kelpie_worker.system.linux import boottime
 from kelpie_worker.system.retry import Failure, Interrupted, retry
 from kelpie_worker.transfer.file_upload import Prepared, Rewritten, Transfer
-from kelpie_worker.transfer.refusal_limit import Patience
+from kelpie_worker.transfer.refusal_limit import Patience, RefusalsOnTheWay
 from kelpie_worker.workspace.file_version import Signature, Snapshot, Spoiled
 from kelpie_worker.workspace.pattern import PatternTooSlow, matcher
 from kelpie_worker.workspace.scan import Scanner
@@ -148,6 +148,14 @@ class Checkpoints:
         if self._thread.ident is None:  # an earlier uploader watched while the command ran
             self._contents.begin(self._observer.look().found)
         patience = Patience(When.AFTER)
+        on_the_way = RefusalsOnTheWay(
+            partial(self._context.transfer.storage.takes_uploads, self.block.bucket, self.block.prefix)
+        )
+
+        def note(failure: Failure[Exception]) -> None:
+            on_the_way.note(failure.error)
+            self._note_delay(failure)
+
         self._unsteady_since = None
         retry(
             self._send_the_rest,
@@ -155,7 +163,7 @@ class Checkpoints:
             backoff=_AFTER_TROUBLE,
             pause=self._context.lease.pause,
             until=lambda failure: patience.has_ended(failure) or self._is_told(failure),
-            on_failure=self._note_delay,
+            on_failure=note,
         )
 
     @property

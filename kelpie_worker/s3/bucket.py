@@ -87,7 +87,7 @@ class Storage:
         Where it may not be listed, an upload is begun and aborted: many keys may only write.
         """
         where = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": 1}
-        probe = Target(bucket, f"{prefix}{own_name('probe')}", "application/octet-stream")
+        probe = _probe(bucket, prefix)
         try:
             try:
                 self._calls.repeated(f"looking for {bucket}", partial(self._list, where), "IsTruncated", "Name")
@@ -102,6 +102,19 @@ class Storage:
                 raise NoDestination(str(error)) from error
         except StorageRefused:
             pass  # it does not know the one or the other request; the first upload will show
+
+    def takes_uploads(self, bucket: str, prefix: str) -> bool:
+        """Whether some bytes can be uploaded there now; they are discarded."""
+        probe = _probe(bucket, prefix)
+        try:
+            upload = self.begin(probe)
+            try:
+                self.send_part(probe, upload, 1, probe.key.encode())
+            finally:
+                self.abort(probe, upload)
+        except (StorageUnreachable, StorageRefused):
+            return False
+        return True
 
     def listed(self, bucket: str, key: str) -> RemoteFile | None:
         """The object as a listing shows it now; None if it shows none."""
@@ -427,6 +440,10 @@ class Storage:
         if found.get("ContentLength") != size or stored.etag != etag:
             raise StorageUnreachable(f"{target.bucket}/{target.key} is not what was uploaded")
         return stored
+
+
+def _probe(bucket: str, prefix: str) -> Target:
+    return Target(bucket, f"{prefix}{own_name('probe')}", "application/octet-stream")
 
 
 def _asked(condition: Condition) -> Asked:

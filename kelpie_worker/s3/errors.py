@@ -28,6 +28,10 @@ class Unsaid(StorageUnreachable):
     """Something before the storage refused the request, perhaps this one alone: for its size, or a word in it."""
 
 
+class RefusedOnTheWay(StorageRefused):
+    """Something before the storage refuses one upload for good, and lets others pass."""
+
+
 class NotTheListed(StorageUnreachable):
     """An answer has the ETag of the listed object and another size."""
 

@@ -24,7 +24,7 @@ from kelpie_worker.s3.whose_fault import When
 from kelpie_worker.system.backoff import Backoff
 from kelpie_worker.system.retry import Failure, retry
 from kelpie_worker.transfer.file_upload import Transfer
-from kelpie_worker.transfer.refusal_limit import Patience
+from kelpie_worker.transfer.refusal_limit import Patience, RefusalsOnTheWay
 from kelpie_worker.workspace.before_command import DirectoryRecord
 from kelpie_worker.workspace.file_version import Signature, Spoiled, signature_of
 from kelpie_worker.workspace.paths import MovedDirectories
@@ -141,9 +141,11 @@ class Outputs:
         `others` as for `Fence.write`. Raises StorageRefused, OSError, Cancelled.
         """
         patience = Patience(When.AFTER)
+        on_the_way = RefusalsOnTheWay(lambda: self._takes_uploads(output.target))
 
         def note(failure: Failure[Exception]) -> None:
             nonlocal output
+            on_the_way.note(failure.error)
             match failure.error:
                 case StorageUnreachable() as error:
                     logs.warn("upload_delayed", self._job, key=output.target.key, detail=str(error))
@@ -160,6 +162,10 @@ class Outputs:
             until=lambda failure: not isinstance(failure.error, Spoiled) and patience.has_ended(failure),
             on_failure=note,
         )
+
+    def _takes_uploads(self, beside: Target) -> bool:
+        folder, slash, _ = beside.key.rpartition("/")
+        return self._transfer.storage.takes_uploads(beside.bucket, folder + slash)
 
     def _send_once(self, output: Output, others: Sequence[Target]) -> None:
         upload = self._transfer.prepare(output.path, output.version, output.target)

@@ -5,7 +5,10 @@ An expired key, a wrong clock or a policy may be repaired within minutes.
 
 from __future__ import annotations
 
-from kelpie_worker.s3.errors import StorageRefused, StorageUnreachable
+from collections.abc import Callable
+
+from kelpie_worker.s3 import whose_fault as rules
+from kelpie_worker.s3.errors import RefusedOnTheWay, StorageRefused, StorageUnreachable, Unsaid
 from kelpie_worker.s3.whose_fault import Fault, When, whose_fault
 from kelpie_worker.system.linux import boottime
 from kelpie_worker.system.retry import Failure
@@ -36,3 +39,26 @@ class Patience:
     def renew(self) -> None:
         """Measure from the next refusal: the last answer was something else."""
         self._since = None
+
+
+class RefusalsOnTheWay:
+    """Finds out whether something before the storage refuses one upload for good: for its size, or a word in it.
+
+    `takes_others` asks whether another upload passes. If none does, the storage is only out of reach.
+    """
+
+    def __init__(self, takes_others: Callable[[], bool]) -> None:
+        self._takes_others = takes_others
+        self._since: float | None = None
+
+    def note(self, error: Exception) -> None:
+        """Raises RefusedOnTheWay if that is so, and every answer has been such a refusal for LONGEST seconds."""
+        if not isinstance(error, Unsaid):
+            self._since = None
+            return
+        self._since = boottime() if self._since is None else self._since
+        if boottime() - self._since >= rules.LONGEST and self._takes_others():
+            raise RefusedOnTheWay(
+                f"{error}; the bucket takes other uploads, so have the proxy or gateway before it let this one"
+                " pass, or give the file another name or size"
+            ) from error

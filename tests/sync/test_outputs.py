@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -22,9 +23,10 @@ from kelpie_worker.lease import Lease
 from kelpie_worker.messages import Download, Flushed, Message, Refused, Stage, Staged, Troubled, Upload
 from kelpie_worker.s3.bucket import Storage
 from kelpie_worker.s3.client import SharedClient
-from kelpie_worker.s3.errors import Misconfigured, NoBucket, StorageRefused, StorageUnreachable
+from kelpie_worker.s3.errors import Misconfigured, NoBucket, RefusedOnTheWay, StorageRefused, StorageUnreachable
 from kelpie_worker.s3.objects import Target
 from kelpie_worker.sync import job_files
+from kelpie_worker.sync import outputs as outputs_module
 from kelpie_worker.sync.job_files import JobFiles
 from kelpie_worker.sync.outputs import Outputs
 from kelpie_worker.system.backoff import Backoff
@@ -36,6 +38,7 @@ from local_stack.s3 import S3Server
 from tests.checkpoints.watched import Watched
 from tests.doubles.coordinator import FakeCoordinator
 from tests.doubles.faulty_proxy import Fault, FaultyProxy
+from tests.doubles.leases import held
 from tests.real_worker import Worker, believing_refusals_soon, block, finished, python, shell
 
 
@@ -530,6 +533,56 @@ def test_a_refused_checkpoint_is_believed_in_after_a_while(
     with pytest.raises(StorageRefused):
         watched.checkpoints.finish()
     assert len(told) == int(started)
+
+
+def sender(kind: str, folder: Path, bucket: str) -> Callable[[], object]:
+    """What sends a file `state` once the command has ended, as that kind of file."""
+    if kind == "checkpoint":
+        watched = Watched(folder / "ck", bucket)
+        watched.write("state", b"1")
+        return watched.checkpoints.finish
+    (folder / "aside").mkdir()
+    (folder / "aside" / "state").write_text("1")
+    job = Job("claim", "job", after=(SyncBlock(bucket, "p/", str(folder / "out")),))
+    storage, lease = Storage(SharedClient("us-east-1"), held(), max_retries=0), held()
+    fence = Fence(job, storage, lease, lambda: None)
+    outputs = Outputs(job, Transfer(storage, compression=False), lease, fence, {}, DirectoryRecord())
+    return lambda: outputs.upload(((str(folder / "out"), str(folder / "aside")),), lambda paths: None)
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "output"])
+def test_an_upload_that_a_gateway_refuses_for_good_fails_the_job_once_others_pass(
+    aws: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    s3: S3Server,
+    bucket: str,
+    faulty: FaultyProxy,
+    kind: str,
+) -> None:
+    """While nothing passes, the storage is out of reach, and waited for."""
+    monkeypatch.setattr(kelpie_worker.s3.whose_fault, "LONGEST", 0.2)
+    monkeypatch.setattr(outputs_module, "_BETWEEN_TRIES", Backoff(0.2, 0.2))
+    faulty.fault = lambda method, path: "413 page" if method != "GET" else None
+    ended: list[BaseException | None] = []
+
+    def send() -> None:
+        try:
+            sender(kind, tmp_path, bucket)()
+            ended.append(None)
+        except StorageRefused as error:
+            ended.append(error)
+
+    threading.Thread(target=send, daemon=True).start()
+    wait_for(lambda: any("~probe" in path for method, path in faulty.requests), "another upload to be tried")
+    tried = len(faulty.requests)
+    wait_for(lambda: len(faulty.requests) > tried + 4, "more tries")
+    assert not ended
+    faulty.fault = lambda method, path: "413 page" if method == "PUT" and "/state" in path else None
+    wait_for(lambda: ended, "the refusal to be believed")
+    assert isinstance(ended[0], RefusedOnTheWay)
+    assert re.search("state: 413 .*the bucket takes other uploads", str(ended[0]))
+    assert s3.files(bucket, "") == {} and s3.unfinished_uploads(bucket) == []
 
 
 def files_in(folder: Path) -> JobFiles:
