@@ -30,8 +30,8 @@ from kelpie_worker.workspace.paths import (
     is_kelpies,
     landing_path,
     own_name,
+    places_of,
     stays_inside,
-    with_real_paths,
 )
 from kelpie_worker.workspace.pattern import matcher
 
@@ -174,7 +174,7 @@ def _wanted(
     job: Job, block: SyncBlock, listing: Iterable[RemoteFile], own_files: frozenset[str]
 ) -> Iterator[PlannedDownload]:
     matches = matcher(block.pattern)
-    own_places = with_real_paths(own_files)
+    own_places = places_of(own_files)
     for remote in listing:
         if remote.key.endswith("/") or not matches(remote.key):
             continue  # a key that ends in a slash only marks a folder

@@ -13,6 +13,9 @@ from pathlib import Path
 _OWN_NAME = re.compile(r"\.kelpie-[0-9a-f]{16}~[a-z0-9_.-]*")
 _MOST_LINKS = 40  # followed for one path, like the kernel's limit
 
+# A folder's device and inode, and a name in it. A folder may have several paths: by links, and by bind mounts.
+Place = tuple[int, int, str]
+
 
 def own_name(purpose: str, token: str | None = None) -> str:
     """A name for a file of Kelpie's beside or in a job's directories, which no other program uses by chance.
@@ -91,18 +94,43 @@ def stays_inside(path: str, local_path: str) -> bool:
     return is_inside(os.path.realpath(Path(path).parent), os.path.realpath(local_path))
 
 
-def is_kelpies(path: str, local_path: str, own_places: frozenset[str]) -> bool:
+def is_kelpies(path: str, local_path: str, own_places: frozenset[Place]) -> bool:
     """Whether a file at the path would be, or would lie in the place of, one of Kelpie's own.
 
-    `own_places` are the state file with its lock and its draft; a name that only Kelpie gives counts, too. Links
-    are followed, for a folder may have more than one path.
+    `own_places` are the state file with its lock and its draft; a name that only Kelpie gives counts, too.
     """
     if any(is_own_name(name) for name in Path(path).relative_to(local_path).parts):
         return True
-    real = str(Path(os.path.realpath(Path(path).parent), Path(path).name))
-    return any(is_inside(place, own) for own in own_places for place in (path, real))
+    names = {name for _, _, name in own_places}
+    places = (place for place in (Path(path), *Path(path).parents) if place.name in names)
+    return any(place_of(str(place)) in own_places for place in places)
 
 
-def with_real_paths(files: Iterable[str]) -> frozenset[str]:
-    """The paths, and those without links in their folders."""
-    return frozenset(files) | {str(Path(os.path.realpath(Path(file).parent), Path(file).name)) for file in files}
+def place_of(path: str) -> Place | None:
+    """The folder, whatever its path is, and the name in it; None if there is no such folder."""
+    try:
+        folder = Path(path).parent.stat()
+    except (OSError, ValueError):
+        return None
+    return folder.st_dev, folder.st_ino, Path(path).name
+
+
+def places_of(files: Iterable[str]) -> frozenset[Place]:
+    return frozenset(place for file in files if (place := place_of(file)))
+
+
+def is_or_holds(directory: str, path: str) -> bool:
+    """Whether the path is the directory or lies in it. Links are resolved, and both may lie on a bind mount."""
+    real = Path(os.path.realpath(path))
+    try:
+        status = Path(directory).stat()
+    except OSError:
+        return is_inside(str(real), os.path.realpath(directory))
+    return any(_is_same(place, status) for place in (real, *real.parents))
+
+
+def _is_same(path: Path, status: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(path.stat(), status)
+    except OSError:
+        return False

@@ -9,7 +9,7 @@ from pathlib import Path
 from kelpie_worker import logs
 from kelpie_worker.limits import LONGEST_KEY
 from kelpie_worker.workspace.file_version import Snapshot, signature_of
-from kelpie_worker.workspace.paths import MovedDirectories, is_inside, is_own_name
+from kelpie_worker.workspace.paths import MovedDirectories, is_inside, is_own_name, place_of, places_of
 
 _LOST_AND_FOUND = "lost+found"  # of a volume's file system: only root may read it
 
@@ -42,7 +42,8 @@ class Scanner:
         self._root = root
         self._real_root = real_root or os.path.realpath(root)
         self._matches = matches
-        self._own_files = own_files | {os.path.realpath(path) for path in own_files}
+        self._own_places = places_of(own_files)
+        self._own_names = {name for _, _, name in self._own_places}
         self._moved = moved
         self._key_of = key_of
         self._follow = moved or MovedDirectories()
@@ -85,8 +86,11 @@ class Scanner:
             return
         for entry in entries:
             of_the_volume = entry.name == _LOST_AND_FOUND and not folder.relative
-            if not (of_the_volume or is_own_name(entry.name) or entry.path in self._own_files):
+            if not (of_the_volume or is_own_name(entry.name) or self._is_kelpies(entry)):
                 self._visit(entry, folder, found)
+
+    def _is_kelpies(self, entry: os.DirEntry[str]) -> bool:
+        return entry.name in self._own_names and place_of(entry.path) in self._own_places
 
     def _visit(self, entry: os.DirEntry[str], folder: _Folder, found: Snapshot) -> None:
         relative, real = folder.relative + entry.name, f"{folder.real.rstrip('/')}/{entry.name}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from kelpie_worker import logs
 from kelpie_worker.job import Job
 from kelpie_worker.system.linux import mount_of
-from kelpie_worker.workspace.paths import is_own_name, own_name
+from kelpie_worker.workspace.paths import Place, is_own_name, own_name, place_of
 
 ASIDE = "aside"
 _BLOCK = 512  # bytes; the unit of st_blocks
@@ -157,13 +157,13 @@ def _remove_moved(directory: Path) -> None:
             raise
 
 
-def copy_contents(source: str, target: str, leave: frozenset[str]) -> None:
+def copy_contents(source: str, target: str, leave: frozenset[Place]) -> None:
     for entry in entries(source):
         destination = Path(target, entry.name)
         if entry.is_dir(follow_symlinks=False):
             destination.mkdir(parents=True, exist_ok=True)
             copy_contents(entry.path, str(destination), leave)
-        elif entry.is_symlink() or (entry.is_file(follow_symlinks=False) and entry.path not in leave):
+        elif entry.is_symlink() or (entry.is_file(follow_symlinks=False) and place_of(entry.path) not in leave):
             _copy_whole(entry.path, destination)
 
 

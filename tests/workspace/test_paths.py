@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -35,3 +38,45 @@ def test_a_key_is_measured_in_bytes_with_all_that_belongs_to_it(
     assert sorted(scanner.scan()) == ["12345", "ä345"]
     assert sorted(scanner.skipped) == ["123456", "ää45"]
     assert "more than 1024 bytes" in capfd.readouterr().err
+
+
+BOUND = """
+import sys
+from pathlib import Path
+from kelpie_worker.workspace.directories import own_files, why_not_to_wipe
+from kelpie_worker.workspace.paths import is_kelpies, places_of
+from kelpie_worker.workspace.scan import Scanner
+from kelpie_worker.workspace.tree import copy_contents
+state, other = sys.argv[1:]
+own = own_files(state)
+print(is_kelpies(f"{other}/state.json", other, places_of(own)), is_kelpies(f"{other}/mine", other, places_of(own)))
+print(*Scanner(other, lambda name: True, own).scan())
+Path("copy").mkdir()
+copy_contents(other, "copy", places_of(own))
+print(*sorted(path.name for path in Path("copy").iterdir()))
+print(why_not_to_wipe(other, state), "/", why_not_to_wipe(f"{other}/deep", state))
+"""
+
+
+def test_kelpies_own_files_are_known_under_every_path_of_their_folder(tmp_path: Path) -> None:
+    """A bind mount has no link that could be resolved."""
+    folder, other = tmp_path / "folder", tmp_path / "other"
+    (folder / "deep").mkdir(parents=True)
+    other.mkdir()
+    for name in ("state.json", "state.json.lock", "mine"):
+        (folder / name).touch()
+    bind = f"mount --bind {folder} {other} && exec {sys.executable} -c '{BOUND}' {folder}/state.json {other}"
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", bind],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == [
+        "True False",
+        "mine",
+        "deep mine",
+        "it is or holds the state file / None",
+    ]
