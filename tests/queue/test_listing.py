@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import uuid
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
 import pytest
 
+from kelpie_api.auth.caller import Machine
 from kelpie_api.db import Database
-from tests.helpers import Client, Tenant, make_job, refused
+from kelpie_api.queue import listing
+from tests.helpers import Client, Tenant, make_job, make_tenant, refused
 
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
@@ -364,3 +367,12 @@ def test_only_if_none_match_makes_a_reading_conditional(api: Client, condition: 
     job = api.submit()
     answer = api.get(f"/jobs/{job['id']}", **{"If-Match": condition})
     assert (answer.status_code, answer.json) == (200, job)
+
+
+def test_a_machine_holds_only_jobs_of_its_own_tenant_though_strangers_name_the_same_machine_and_group(
+    db: Database, tenant: Tenant
+) -> None:
+    rival = make_tenant(db, "rival", "default")
+    ours, theirs = (make_job(db, of, "held", machine="m1", group="g1") for of in (tenant, rival))
+    caller = replace(tenant.caller, machine=Machine("acme", "g1", "m1"))
+    assert listing.held_by(db, caller, [ours, theirs]) == {ours}

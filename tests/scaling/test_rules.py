@@ -269,6 +269,8 @@ def test_a_list_has_the_callers_rules_and_the_administrators_has_all(
 
     assert (ids(api), ids(stranger), ids(admin)) == ([ours], [theirs], [ours, theirs])
     refused(stranger.patch(f"/scaling-rules/{ours}", {"max_replicas": 0}), 404)
+    refused(stranger.delete(f"/scaling-rules/{ours}"), 404)
+    assert ids(admin) == [ours, theirs]
     refused(api.delete("/scaling-rules"), 403)
     assert admin.delete("/scaling-rules").status_code == 204
     assert ids(admin) == []
