@@ -3,6 +3,7 @@
 Which answer becomes which class, and whose fault it is, says the table in `whose_fault.py`.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
@@ -113,7 +114,15 @@ _ADVICE = {
     "PermanentRedirect": "; check AWS_REGION and AWS_ENDPOINT_URL",
     "AuthorizationHeaderMalformed": "; check AWS_REGION",
     "IllegalLocationConstraintException": "; check AWS_REGION",
-}
+} | dict.fromkeys(
+    ("QuotaExceeded", "StorageFull", "XMinioAdminBucketQuotaExceeded", "XMinioStorageFull"),
+    "; there is no room: delete objects, or have the quota of the bucket raised",
+)
+_VERIFICATION = re.compile(r"certificate verify failed: ([^(\])]+)")
+_TRUST = (
+    "if the bucket's certificate is of an authority of your own, name that in AWS_CA_BUNDLE, or"
+    " SSL_CERT_FILE or SSL_CERT_DIR"
+)
 _CHECK_KEY = "; check this machine's AWS key"
 
 
@@ -138,7 +147,7 @@ def translated(operation: Callable[[], Result], what: str, asked: Asked = Asked.
     except aws.ClientError as error:
         raise _error_said_by(error.response, what, asked) from error
     except broken as error:
-        raise StorageUnreachable(f"{what}: {type(error).__name__}") from error
+        raise StorageUnreachable(f"{what}: {_name_of(error)}") from error
     except aws.ParamValidationError as error:
         if "bucket name" in str(error).lower():
             raise NoBucket(f"{what}: InvalidBucketName ({error})") from error
@@ -175,8 +184,15 @@ def _words(status: int, code: str | None, says: Says) -> str:
             " without an S3 error document, as if from a proxy" if says is Says.NOTHING and status < 500 else ""
         )
         return f"{status}{advice}"
-    advice = _ADVICE.get(code, _CHECK_KEY) if says is Says.SETTINGS else ""
-    return f"{code}{advice}"
+    return code + _ADVICE.get(code, _CHECK_KEY if says is Says.SETTINGS else "")
+
+
+def _name_of(error: Exception) -> str:
+    """The error's class, and the setting that it may come from."""
+    name = type(error).__name__
+    if not (reason := _VERIFICATION.search(str(error))):
+        return name
+    return f"{name} ({reason[1].strip()}); {_TRUST}"
 
 
 def _is_page(answer: Any) -> bool:

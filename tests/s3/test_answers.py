@@ -80,6 +80,16 @@ def test_a_key_that_is_not_accepted_is_this_machines_trouble(
             OPERATIONS[operation](storage, bucket, tmp_path / "file")
 
 
+def test_a_bucket_that_is_full_is_waited_for_with_a_sentence(
+    storage: Storage, bucket: str, faulty: FaultyProxy, tmp_path: Path
+) -> None:
+    faulty.fault = lambda method, path: "403 QuotaExceeded"
+    with pytest.raises(
+        StorageUnreachable, match="QuotaExceeded; there is no room: delete objects, or have the quota"
+    ):
+        OPERATIONS["put"](storage, bucket, tmp_path)
+
+
 def test_credentials_that_were_renewed_in_their_file_are_read_again(
     aws: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, s3: S3Server, bucket: str, faulty: FaultyProxy
 ) -> None:

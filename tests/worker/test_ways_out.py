@@ -11,7 +11,7 @@ from kelpie_worker import config
 from kelpie_worker.config import ConfigError
 from kelpie_worker.coordinator.client import Api, Unreachable
 from kelpie_worker.s3.client import connect
-from kelpie_worker.s3.errors import Misconfigured
+from kelpie_worker.s3.errors import Misconfigured, StorageUnreachable, translated
 from kelpie_worker.system.authorities import UnusableAuthorities, authorities
 from tests.doubles.plain_server import PlainServer, make_certificate
 
@@ -84,6 +84,8 @@ def test_without_a_setting_a_private_authority_is_trusted_by_neither(
         api(server.url).greet()
     with pytest.raises(SSLError):
         list_buckets(server.url, monkeypatch)
+    with pytest.raises(StorageUnreachable, match=r"SSLError \(self-signed certificate\); .* AWS_CA_BUNDLE, or"):
+        translated(lambda: list_buckets(server.url, monkeypatch), "listing")
     assert server.asked == []
 
 
