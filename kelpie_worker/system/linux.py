@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ _BLOCK = 64 * 1024
 _LARGEST_STATFS = 512  # bytes; more than the structure has on any system
 _LONGEST_KILLING, _KILLED_AGAIN_AFTER = 1.0, 0.005  # seconds
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
+_ESCAPED = re.compile(rb"\\([0-7]{3})")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -196,6 +198,17 @@ def mount_of(path: Path) -> bytes:
         return b"".join(fact for fact in facts if fact.startswith(b"mnt_id:"))
     finally:
         os.close(descriptor)
+
+
+def mounts_in(directory: str) -> list[str]:
+    """The mount points below a directory, which is absolute and without links; none where /proc does not tell."""
+    found: list[str] = []
+    with suppress(OSError):
+        for line in read_file("/proc/self/mountinfo").splitlines():
+            point = os.fsdecode(_ESCAPED.sub(lambda octal: bytes([int(octal[1], 8)]), line.split()[4]))
+            if point.startswith(directory.rstrip("/") + "/"):
+                found.append(point)
+    return found
 
 
 def file_system_of(path: str) -> int:

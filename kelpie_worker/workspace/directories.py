@@ -11,6 +11,7 @@ from pathlib import Path
 from kelpie_worker import logs
 from kelpie_worker.job import Job
 from kelpie_worker.system import frozen
+from kelpie_worker.system.linux import mounts_in
 from kelpie_worker.workspace.before_command import DirectoryRecord, is_empty
 from kelpie_worker.workspace.paths import is_or_holds, own_name
 from kelpie_worker.workspace.tree import delete, entries, holds_aside
@@ -91,12 +92,15 @@ def _wipe_contents(directory: str, job: Job) -> None:
 def why_not_to_wipe(directory: str, state_file: str) -> str | None:
     """A phrase that says why the directory must not be emptied: it is or contains something that is not the job's.
 
-    None if it may be emptied. Links are resolved, and bind mounts are known by device and inode.
+    None if it may be emptied. Links are resolved. Bind mounts, also those in the directory, are known by device
+    and inode.
     """
-    if os.path.realpath(directory) == "/":
+    real = os.path.realpath(directory)
+    if real == "/":
         return "it is the root"
+    places = (directory, *mounts_in(real))
     for path, meaning in _protected(state_file):
-        if is_or_holds(directory, path):
+        if any(is_or_holds(place, path) for place in places):
             return f"it is or holds {meaning}"
     return None
 

@@ -9,7 +9,14 @@ from pathlib import Path
 from kelpie_worker import logs
 from kelpie_worker.limits import LONGEST_KEY
 from kelpie_worker.workspace.file_version import Snapshot, signature_of
-from kelpie_worker.workspace.paths import MovedDirectories, is_inside, is_own_name, place_of, places_of
+from kelpie_worker.workspace.paths import (
+    MovedDirectories,
+    is_inside,
+    is_kelpies,
+    is_own_name,
+    place_of,
+    places_of,
+)
 
 _LOST_AND_FOUND = "lost+found"  # of a volume's file system: only root may read it
 
@@ -134,6 +141,8 @@ class Scanner:
             return f"would have a key of more than {LONGEST_KEY} bytes"
         if entry.is_symlink() and not is_inside(real, self._real_root):
             return "is a link that leads out of the directory"
+        if entry.is_symlink() and is_kelpies(real, self._real_root, self._own_places):
+            return "is a link to a file of Kelpie's own"
         return None
 
     def _warn(self, relative: str, problem: str, event: str = "file_skipped") -> None:

@@ -54,18 +54,20 @@ print(*Scanner(other, lambda name: True, own).scan())
 Path("copy").mkdir()
 copy_contents(other, "copy", places_of(own))
 print(*sorted(path.name for path in Path("copy").iterdir()))
-print(why_not_to_wipe(other, state), "/", why_not_to_wipe(f"{other}/deep", state))
+for directory in (other, str(Path(other).parent), f"{other}/deep"):
+    print(why_not_to_wipe(directory, state))
 """
 
 
 def test_kelpies_own_files_are_known_under_every_path_of_their_folder(tmp_path: Path) -> None:
     """A bind mount has no link that could be resolved."""
-    folder, other = tmp_path / "folder", tmp_path / "other"
+    folder, other = tmp_path / "folder", tmp_path / "a job" / "other"
     (folder / "deep").mkdir(parents=True)
-    other.mkdir()
+    other.mkdir(parents=True)
     for name in ("state.json", "state.json.lock", "mine"):
         (folder / name).touch()
-    bind = f"mount --bind {folder} {other} && exec {sys.executable} -c '{BOUND}' {folder}/state.json {other}"
+    arguments = f"-c '{BOUND}' {folder}/state.json '{other}'"
+    bind = f"mount --bind {folder} '{other}' && exec {sys.executable} {arguments}"
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", bind],
         cwd=tmp_path,
@@ -78,5 +80,7 @@ def test_kelpies_own_files_are_known_under_every_path_of_their_folder(tmp_path: 
         "True False",
         "mine",
         "deep mine",
-        "it is or holds the state file / None",
+        "it is or holds the state file",
+        "it is or holds the state file",
+        "None",
     ]

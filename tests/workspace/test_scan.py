@@ -26,5 +26,19 @@ def test_a_scan_finds_files_at_any_depth_and_nothing_that_is_none(tmp_path: Path
     assert sorted(found) == ["a", "deep/b", "deep/er/c", "in-link", "latest/b", "latest/er/c"]
 
 
+def test_what_a_link_leads_to_is_found_unless_it_is_kelpies_own(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "deep").mkdir(parents=True)
+    for name in ("deep/state", "deep/file", ".kelpie-0123456789abcdef~places"):
+        (root / name).touch()
+    (root / "file").symlink_to("deep/file")
+    (root / "state-link").symlink_to("deep/state")
+    (root / "places-link").symlink_to(".kelpie-0123456789abcdef~places")
+    (root / "link-to-link").symlink_to("state-link")
+    scanner = Scanner(str(root), lambda name: True, frozenset({str(root / "deep/state")}))
+    assert sorted(scanner.scan()) == ["deep/file", "file"]
+    assert scanner.skipped == ["link-to-link", "places-link", "state-link"]
+
+
 def test_a_missing_directory_is_empty(tmp_path: Path) -> None:
     assert Scanner(str(tmp_path / "missing"), lambda name: True, frozenset()).scan() == {}
