@@ -9,6 +9,7 @@ from flask import Blueprint, Response, make_response, render_template_string, se
 
 from kelpie_api.errors import NotFound
 from kelpie_api.routes import (
+    bulk,
     health,
     jobs,
     keys,
@@ -29,7 +30,21 @@ blueprint = Blueprint("docs", __name__)
 # The routes that the document describes, in its order.
 DOCUMENTED = [
     room.blueprint
-    for room in (jobs, progress, sweeps, work, machines, scaling, webhooks, keys, secrets, users, health, metrics)
+    for room in (
+        jobs,
+        bulk,
+        progress,
+        sweeps,
+        work,
+        machines,
+        scaling,
+        webhooks,
+        keys,
+        secrets,
+        users,
+        health,
+        metrics,
+    )
 ]
 DOCUMENT = ApiDocument(DOCUMENTED)
 

@@ -12,7 +12,7 @@ from marshmallow import ValidationError, fields, pre_load, validate
 from kelpie_api.limits import LONGEST_NAME
 from kelpie_api.queue.filters import NO_SWEEP, Filters
 from kelpie_api.queue.states import Phase, Status
-from kelpie_api.schemas.fields import QueryText, RequestSchema
+from kelpie_api.schemas.fields import QueryText, RequestSchema, ResponseSchema, StrictInteger
 from kelpie_api.text import parse_uuid
 
 MOST_IDS = 500
@@ -147,6 +147,41 @@ class EmptyIsAbsent(RequestSchema):
 
 class JobCountQuery(JobFilters, EmptyIsAbsent):
     """Which jobs to count."""
+
+
+class JobSelection(JobFilters):
+    """The jobs that are to be changed; `label`, `phase` and `id` are a value or a list."""
+
+    expect = StrictInteger(
+        load_default=None,
+        allow_none=True,
+        validate=validate.Range(0, 2**31 - 1),
+        metadata=described("Change them only if so many match, as GET /jobs/counts says."),
+    )
+
+
+class JobCount(ResponseSchema):
+    """How many jobs match."""
+
+    sometimes = ("warnings", "more")
+
+    warnings = fields.List(fields.String())
+    count = fields.Integer(metadata=described("The number of jobs that match."))
+    more = fields.Boolean(metadata=described("true: there are more final jobs, of which 10,000 were counted."))
+
+
+class RefusedJob(ResponseSchema):
+    id = fields.UUID()
+    message = fields.String(metadata=described("Why it was not changed."))
+
+
+class ChangedJobs(ResponseSchema):
+    """What a change of many jobs did."""
+
+    count = fields.Integer(metadata=described("The number of jobs that were changed."))
+    refused = fields.List(
+        fields.Nested(RefusedJob), metadata=described("Jobs that match and were not changed, up to 100.")
+    )
 
 
 def filters_of(loaded: Mapping[str, Any]) -> Filters:

@@ -42,6 +42,10 @@ OPEN = {
     "jobs.list_events": To.READERS | To.TOKENS,
     "progress.get_progress": To.READERS | To.WORKERS | To.TOKENS,
     "jobs.cancel_job": To.OPERATORS | To.SUBMITTING_TOKENS,
+    "bulk.count_jobs": To.READERS,
+    "bulk.cancel_jobs": To.OPERATORS,
+    "bulk.hold_jobs": To.OPERATORS,
+    "bulk.resume_jobs": To.OPERATORS,
     "jobs.purge_group": To.OPERATORS,
     "jobs.purge_jobs": To.ADMINISTRATORS,
     # work

@@ -28,6 +28,7 @@ EXTENSIONS = ", ".join(
         "checkpoint",
         "claim-id",
         "depends",
+        "filters",
         "keys",
         "names",
         "phase",

@@ -664,6 +664,110 @@ told as (
 )
 select count(*) as count from job;
 
+-- Changes of jobs by their numbers, which come in order, so that two of these statements lock them in the same one.
+
+-- name: cancel_many
+-- End jobs of the queue, with a holder or without.
+with held as materialized (
+  select q.*
+    from unnest(%(numbers)s::bigint[]) as n (seq)
+   cross join lateral (select id from jobs where jobs.seq = n.seq limit 1) j
+   cross join lateral (
+         select * from queue where queue.job_id = j.id and in_reach(queue, %(scope)s, %(groups)s) for update) q
+),
+gone as (
+  delete from queue q using held h where q.job_id = h.job_id
+),
+job as (
+  update jobs j
+     set status = 'canceled', canceled = now(), num_heartbeats = h.num_heartbeats,
+         heartbeat = coalesce(h.heartbeat, j.heartbeat)
+    from held h
+   where j.id = h.job_id
+  returning j.*
+),
+ended as (
+  insert into attempt_ends (job_id, number, outcome, last_heartbeat)
+  select job_id, attempt, 'canceled', heartbeat
+    from held
+   where machine_id is not null
+),
+told as (
+  insert into events (job_id, kind, actor, attempt)
+  select id, 'canceled', %(actor)s, attempt from job order by seq
+)
+select count(*) as count from job;
+
+-- name: hold_many
+-- Park jobs of the queue; of those that a machine holds it is wished, unless a stronger wish stands there. `count` are all that
+-- are held then, or will be.
+with held as materialized (
+  select q.*
+    from unnest(%(numbers)s::bigint[]) as n (seq)
+   cross join lateral (select id from jobs where jobs.seq = n.seq limit 1) j
+   cross join lateral (
+         select * from queue where queue.job_id = j.id and in_reach(queue, %(scope)s, %(groups)s) for update) q
+),
+wished as (
+  update queue q
+     set wish = 'hold', wished_at = now(), wish_by = %(actor)s, ends_on_lapse = true
+    from held h
+   where q.job_id = h.job_id
+     and h.machine_id is not null
+     and coalesce(h.wish not in ('hold', 'cancel'), true)
+  returning q.job_id, q.attempt, q.machine_id
+),
+parked as (
+  update queue q
+     set parked = with_reason(q.parked, 'hold')
+    from held h
+   where q.job_id = h.job_id
+     and h.machine_id is null
+     and coalesce('hold' <> all (h.parked), true)
+  returning q.job_id, q.attempt
+),
+told as (
+  insert into events (job_id, kind, actor, attempt, detail)
+  select job_id, 'asked', %(actor)s, attempt, jsonb_build_object('wish', 'hold', 'machine_id', machine_id) from wished
+   union all
+  select job_id, 'parked', %(actor)s, attempt, '{"parked": "hold"}' from parked
+)
+select count(*) as count from held where wish is distinct from 'cancel';
+
+-- name: resume_many
+-- Let held jobs of the queue be claimed again, and those that wait after a failure at once; a wish to hold one is withdrawn.
+with held as materialized (
+  select q.*
+    from unnest(%(numbers)s::bigint[]) as n (seq)
+   cross join lateral (select id from jobs where jobs.seq = n.seq limit 1) j
+   cross join lateral (
+         select * from queue where queue.job_id = j.id and in_reach(queue, %(scope)s, %(groups)s) for update) q
+),
+did as (
+  select job_id, machine_id is null as unparked
+    from held
+   where case when machine_id is null then parked && array['hold', 'backoff'] and not ends_on_lapse else wish = 'hold' end
+),
+resumed as (
+  update queue q
+     set parked = without_reason(without_reason(q.parked, 'hold'), 'backoff'), backoff_until = null,
+         wish = null, wished_at = null, wish_by = null,
+         ends_on_lapse = q.machine_id is not null and coalesce(q.attempt >= q.ends_from_attempt, false)
+    from did d
+   where q.job_id = d.job_id
+  returning q.job_id, q.attempt, d.unparked
+),
+job as (
+  update jobs j set reason = null from resumed r where j.id = r.job_id and j.reason is not null
+),
+told as (
+  insert into events (job_id, kind, actor, attempt, detail)
+  select job_id, case when unparked then 'unparked' else 'asked' end, %(actor)s, attempt,
+         case when unparked then '{"parked": "hold"}'::jsonb else '{"withdrawn": "hold"}' end
+    from resumed
+)
+select count(*) as count from resumed;
+
 -- name: purge_jobs
 -- The jobs of all tenants; the tables are named in lock order.
 truncate queue, jobs, attempts, checkpoints, bans, events, webhooks, deliveries, submissions, lapse_horizons, machines,
@@ -726,6 +830,29 @@ select s.*, octet_length(s.arguments::text) + coalesce(octet_length(s.environmen
        ) c on true
   left join lateral (select * from progress where progress.job_id = s.id limit 1) p on true
  order by page.place;
+
+-- name: ids_of_jobs
+-- Jobs by their numbers, in the order of these.
+select j.id, j.status
+  from unnest(%(numbers)s::bigint[]) with ordinality as page (seq, place)
+ cross join lateral (select id, status from jobs where jobs.seq = page.seq limit 1) j
+ order by page.place;
+
+-- name: count_open
+-- The open jobs that match, where all that is asked stands in the queue.
+select count(*) as count
+  from queue q
+  left join job_phases p on %(phases)s::text[] is not null and p.job_id = q.job_id
+ where of_tenant(q.tenant_id, %(scope)s)
+   and of_group(q.container_group, %(groups)s)
+   and (%(user_id)s::uuid is null or q.tenant_id in (select t.id from tenants t where t.user_id = %(user_id)s::uuid))
+   and (%(container_group)s::text is null or q.container_group = %(container_group)s)
+   and case when q.rank & 1 = 1 then 'pending' else 'running' end = any (%(statuses)s::text[])
+   and case when %(sweep)s::text is null then true
+            when %(sweep)s = 'none' then q.sweep_id is null
+            else q.sweep_id::text = %(sweep)s
+       end
+   and (%(phases)s::text[] is null or p.phase = any (%(phases)s));
 
 -- name: digest_of_jobs
 -- How jobs are: a digest of all that users see change, but heartbeats and progress.

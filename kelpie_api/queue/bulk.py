@@ -1,0 +1,183 @@
+"""Changes of all jobs that match, in rounds: each is one statement, and claims go on in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import LiteralString
+from uuid import UUID
+
+from kelpie_api.auth.caller import Caller
+from kelpie_api.db import SQL, Database
+from kelpie_api.errors import Conflict, InvalidRequest
+from kelpie_api.queue.filters import Filters
+from kelpie_api.queue.listing import Place, search
+from kelpie_api.queue.states import Status
+
+AT_ONCE = 1000  # jobs of one round: a fraction of a second, so claims step over few locked rows meanwhile
+MOST_COUNTED = 10_000  # final jobs
+LOOKED_AT_TO_COUNT = 100_000  # final jobs that are looked at for a count
+MOST_REFUSED = 100  # jobs that an answer names
+COUNTED_IN_THE_QUEUE = {"status", "container_group_id", "user_id", "sweep", "phases", "is_open"}
+
+
+@dataclass(frozen=True)
+class Count:
+    """The number of jobs that match; `more`: there are more final ones than were counted."""
+
+    count: int
+    more: bool = False
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A job that matches and was not changed, and why."""
+
+    id: UUID
+    message: str
+
+
+@dataclass(frozen=True)
+class Changed:
+    count: int
+    refused: list[Refusal]
+
+
+def count(db: Database, caller: Caller, filters: Filters) -> Count:
+    """How many jobs match: exact for those that are open, up to ten thousand of the final ones.
+
+    Raises InvalidRequest where a reference means several.
+    """
+    filters = filters.resolved(db, caller)
+    number, more = _count_open(db, caller, filters), False
+    if final := filters.only(is_open=False):
+        found = search(db, caller, final, Place(MOST_COUNTED), LOOKED_AT_TO_COUNT)
+        more = found.is_partial or len(found.numbers) > MOST_COUNTED
+        number += min(len(found.numbers), MOST_COUNTED)
+    return Count(number, more)
+
+
+def _count_open(db: Database, caller: Caller, filters: Filters) -> int:
+    wanted = filters.only(is_open=True)
+    if wanted is None:
+        return 0
+    given = {name for name, value in vars(filters).items() if value != getattr(Filters(), name)}
+    if given <= COUNTED_IN_THE_QUEUE:
+        found = db.one_or_none(
+            SQL.count_open,
+            **caller.scope,
+            user_id=wanted.user_id,
+            statuses=wanted.statuses,
+            container_group=wanted.container_group_id,
+            sweep=wanted.sweep,
+            phases=list(wanted.phases) or None,
+        )
+        return int(found["count"]) if found else 0
+    return sum(len(numbers) for numbers in _rounds(db, caller, wanted, MOST_COUNTED))
+
+
+def cancel(db: Database, caller: Caller, filters: Filters, expect: int | None = None) -> Changed:
+    """Cancel the open jobs that match. Raises InvalidRequest; Conflict where not as many match as expected."""
+    return _change(db, caller, filters, expect, SQL.cancel_many, {Status.COMPLETED, Status.FAILED})
+
+
+def hold(db: Database, caller: Caller, filters: Filters, expect: int | None = None) -> Changed:
+    """Hold the open jobs that match; holders are told to save. Raises InvalidRequest, Conflict."""
+    return _change(db, caller, filters, expect, SQL.hold_many)
+
+
+def resume(db: Database, caller: Caller, filters: Filters, expect: int | None = None) -> Changed:
+    """Let the held jobs that match be handed out again; `count` counts them. Raises InvalidRequest, Conflict."""
+    return _change(db, caller, filters, expect, SQL.resume_many)
+
+
+def rerun(
+    db: Database, caller: Caller, filters: Filters, expect: int | None, again: Callable[[UUID], object]
+) -> Changed:
+    """Submit the final jobs that match once more, by `again`; one that it refuses by Conflict is refused.
+
+    Raises InvalidRequest, Conflict, and what else `again` raises: then the jobs before it were submitted.
+    """
+    filters = _settled(db, caller, filters, expect)
+    done, refused = (
+        0,
+        _refused(db, caller, filters.only(is_open=True), "only a job that has ended can be run again"),
+    )
+    final = filters.only(is_open=False)
+    for numbers in _rounds(db, caller, final, AT_ONCE) if final else ():
+        for row in db.all(SQL.ids_of_jobs, numbers=numbers):
+            try:
+                again(row["id"])
+                done += 1
+            except Conflict as error:
+                refused.append(Refusal(row["id"], str(error)))
+    return Changed(done, refused[:MOST_REFUSED])
+
+
+def _change(
+    db: Database,
+    caller: Caller,
+    filters: Filters,
+    expect: int | None,
+    statement: LiteralString,
+    refused: set[Status] | None = None,
+) -> Changed:
+    """Change the open jobs that match, round by round; final ones of these statuses (None: all) are refused."""
+    filters = _settled(db, caller, filters, expect)
+    final = filters.only(is_open=False)
+    if final and refused is not None:
+        final = replace(final, phases=[phase for phase in refused if phase in (final.phases or refused)])
+        final = final if final.phases else None
+    named = _refused(db, caller, final, "it has ended already")
+    done = 0
+    wanted = filters.only(is_open=True)
+    for numbers in _rounds(db, caller, wanted, AT_ONCE) if wanted else ():
+        found = db.one_or_none(statement, numbers=sorted(numbers), **caller.scope, actor=caller.actor)
+        done += int(found["count"]) if found else 0
+    return Changed(done, named)
+
+
+def _settled(db: Database, caller: Caller, filters: Filters, expect: int | None) -> Filters:
+    """The filters without a reference, once it is clear that they may be used, and match as many as expected."""
+    if replace(filters, user_id=None) == Filters():
+        sentence = "Name at least one filter besides user_id, such as label or phase: this would be all jobs."
+        raise InvalidRequest(sentence, {"_schema": [sentence]})
+    if caller.is_admin and filters.user_id is None:
+        sentence = "The administrator must name the user whose jobs are meant."
+        raise InvalidRequest(f"user_id: {sentence}", {"user_id": [sentence]})
+    filters = filters.resolved(db, caller)
+    if expect is not None:
+        _require(count(db, caller, filters), expect)
+    return filters
+
+
+def _require(found: Count, expect: int) -> None:
+    if found.more:
+        sentence = f"More than {MOST_COUNTED} final jobs match, which are not counted; narrow the filters."
+        raise InvalidRequest(f"expect: {sentence}", {"expect": [sentence]})
+    if found.count != expect:
+        raise Conflict(f"{found.count} jobs match, not {expect}; nothing was changed.")
+
+
+def _rounds(db: Database, caller: Caller, filters: Filters, size: int) -> Iterator[list[int]]:
+    """The numbers of the jobs that match, newest first, so that none is met that was submitted meanwhile."""
+    beyond: int | None = None
+    while True:
+        found = search(db, caller, filters, Place(size - 1, beyond))
+        if found.numbers:
+            yield found.numbers
+        if len(found.numbers) == size:
+            beyond = found.numbers[-1]
+        elif found.is_partial:
+            beyond = found.reached
+        else:
+            return
+
+
+def _refused(db: Database, caller: Caller, filters: Filters | None, why: str) -> list[Refusal]:
+    """Some of the jobs that match and cannot be changed."""
+    if filters is None:
+        return []
+    found = search(db, caller, filters, Place(MOST_REFUSED))
+    rows = db.all(SQL.ids_of_jobs, numbers=found.numbers[:MOST_REFUSED])
+    return [Refusal(row["id"], f"Job {row['id']} is {row['status']}: {why}.") for row in rows]

@@ -1,0 +1,153 @@
+"""Counts and changes of all jobs that match."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from kelpie_api.db import Database
+from kelpie_api.queue import bulk
+from kelpie_api.queue.filters import Filters
+from tests.helpers import Client, Tenant, at_once, claimed_id, make_job, make_tenant, refused, row
+
+
+def counted(api: Client, query: str) -> Any:
+    answer = api.get(f"/jobs/counts?{query}")
+    assert answer.status_code == 200, answer.text
+    return answer.json
+
+
+@pytest.fixture
+def labeled(db: Database, tenant: Tenant) -> dict[str, UUID]:
+    """A job in each state with the label n:1, and two without it."""
+    states = ("pending", "held", "waiting", "completed", "failed", "canceled")
+    made = {state: make_job(db, tenant, state, machine=f"m-{state}", labels={"n": "1"}) for state in states}
+    for group in ("g1", "g2"):
+        make_job(db, tenant, group=group, labels={"n": "2"})
+    make_job(db, make_tenant(db, "other", ""), labels={"n": "1"})
+    return made
+
+
+def test_counts_are_of_the_jobs_that_match(api: Client, labeled: dict[str, UUID]) -> None:
+    assert counted(api, "label=n:1") == {"count": 6}
+    assert counted(api, "label=n:1&open=true") == {"count": 3}
+    assert counted(api, "phase=waiting") == {"count": 1}
+    assert counted(api, "phase=pending&phase=completed") == {"count": 4}
+    assert counted(api, "container_group_id=g2") == {"count": 1}
+    assert counted(api, "") == {"count": 8}
+    assert counted(api, "sweep=none&status=running") == {"count": 2}
+    assert counted(api, "nmae=x")["warnings"]
+
+
+def test_of_final_jobs_so_many_are_counted(
+    api: Client, labeled: dict[str, UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "MOST_COUNTED", 2)
+    assert counted(api, "label=n:1") == {"count": 5, "more": True}
+    assert counted(api, "label=n:1&open=true") == {"count": 3}
+    body = refused(api.post("/jobs/cancel", {"label": "n:1", "expect": 5}), 400)
+    assert body["errors"].keys() == {"expect"}
+
+
+def test_cancel_ends_the_open_jobs_that_match(api: Client, db: Database, labeled: dict[str, UUID]) -> None:
+    answer = api.post("/jobs/cancel", {"label": ["n:1"], "expect": 6})
+    assert answer.status_code == 200, answer.text
+    assert answer.json and answer.json["count"] == 3
+    assert {one["id"] for one in answer.json["refused"]} == {str(labeled["completed"]), str(labeled["failed"])}
+    assert counted(api, "open=true") == {"count": 2}
+    for state in ("pending", "held", "waiting"):
+        found = row(db, "jobs", labeled[state])
+        assert found and found["status"] == "canceled"
+        assert api.get(f"/jobs/{labeled[state]}/events").json["events"][-1]["kind"] == "canceled"  # type: ignore[index]
+    assert api.get(f"/jobs/{labeled['held']}/attempts").json["attempts"][0]["outcome"] == "canceled"  # type: ignore[index]
+    assert api.post("/jobs/cancel", {"label": ["n:1"]}).json["count"] == 0  # type: ignore[index]
+
+
+def test_hold_parks_what_waits_and_asks_for_what_runs(
+    api: Client, db: Database, tenant: Tenant, labeled: dict[str, UUID]
+) -> None:
+    answer = api.post("/jobs/hold", {"label": "n:1", "open": "true"})
+    assert answer.json == {"count": 3, "refused": []}
+    assert counted(api, "phase=parked") == {"count": 2}
+    held = row(db, "queue", labeled["held"])
+    assert held and (held["wish"], held["ends_on_lapse"], held["parked"]) == ("hold", True, None)
+    assert claimed_id(db, tenant, "m9") not in labeled.values()
+    assert claimed_id(db, tenant, "m9") is None
+    assert api.post("/jobs/resume", {"label": "n:1"}).json["count"] == 3  # type: ignore[index]
+    held = row(db, "queue", labeled["held"])
+    assert held and (held["wish"], held["ends_on_lapse"]) == (None, False)
+    assert {claimed_id(db, tenant, "m9"), claimed_id(db, tenant, "m9")} == {labeled["waiting"], labeled["pending"]}
+
+
+def test_another_number_than_expected_changes_nothing(api: Client, labeled: dict[str, UUID]) -> None:
+    body = refused(api.post("/jobs/cancel", {"label": "n:1", "expect": 5}), 409)
+    assert body["message"].startswith("6 jobs match")
+    assert counted(api, "open=true") == {"count": 5}
+
+
+@pytest.mark.parametrize("verb", ["cancel", "hold", "resume"])
+def test_a_filter_must_be_there_and_known(api: Client, verb: str) -> None:
+    refused(api.post(f"/jobs/{verb}", {}), 400)
+    refused(api.post(f"/jobs/{verb}", {"expect": 0}), 400)
+    body = refused(api.post(f"/jobs/{verb}", {"label": "n:1", "grop": "g1"}), 400)
+    assert body["errors"].keys() == {"grop"}
+    refused(api.post(f"/jobs/{verb}", []), 400)
+
+
+def test_the_administrator_must_name_a_user(
+    admin: Client, db: Database, tenant: Tenant, labeled: dict[str, UUID]
+) -> None:
+    assert refused(admin.post("/jobs/cancel", {"label": "n:1"}), 400)["errors"].keys() == {"user_id"}
+    user = str(tenant.caller.user_id)
+    refused(admin.post("/jobs/cancel", {"user_id": user}), 400)
+    assert admin.post("/jobs/cancel", {"label": "n:1", "user_id": user}).json["count"] == 3  # type: ignore[index]
+    assert admin.post("/jobs/cancel", {"label": "n:1", "user_id": str(uuid4())}).json["count"] == 0  # type: ignore[index]
+
+
+def test_rounds_reach_all_jobs_and_none_that_comes_meanwhile(
+    db: Database, tenant: Tenant, api: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "AT_ONCE", 3)
+    for _ in range(8):
+        make_job(db, tenant, name="run")
+    assert bulk.cancel(db, tenant.caller, Filters(name="ru*"), 8).count == 8
+
+
+def test_jobs_are_canceled_beside_claims_and_each_has_one_end(db: Database, tenant: Tenant) -> None:
+    made = {make_job(db, tenant, name="run") for _ in range(60)}
+    taken: set[UUID] = set()
+    lock = threading.Lock()
+
+    def work(machine: str) -> None:
+        while found := claimed_id(db, tenant, machine):
+            with lock:
+                assert found not in taken
+                taken.add(found)
+
+    def cancel() -> int:
+        return bulk.cancel(db, tenant.caller, Filters(name="run")).count
+
+    _, _, first, second = at_once([lambda: work("m1"), lambda: work("m2"), cancel, cancel])
+    assert (first or 0) + (second or 0) == len(made)
+    assert db.all("select from queue") == []
+    ends = db.all("select job_id, count(*) as n from events where kind = 'canceled' group by job_id")
+    assert [end["n"] for end in ends] == [1] * len(made)
+    claims = db.all("select a.outcome from attempts a")
+    assert len(claims) == len(taken) and all(attempt["outcome"] == "canceled" for attempt in claims)
+
+
+def test_two_bulk_changes_of_the_same_jobs_do_not_block_each_other(db: Database, tenant: Tenant) -> None:
+    for _ in range(40):
+        make_job(db, tenant, name="run")
+    wanted = Filters(name="run")
+    at_once(
+        [
+            lambda: bulk.hold(db, tenant.caller, wanted),
+            lambda: bulk.resume(db, tenant.caller, wanted),
+            lambda: bulk.hold(db, tenant.caller, wanted),
+        ]
+    )
+    assert bulk.cancel(db, tenant.caller, wanted).count == 40
