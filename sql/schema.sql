@@ -772,6 +772,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 
 -- function phase_in_queue(q queue, is_paused boolean) returns text
 
+-- function place_in_line(the_tenant_id bigint, the_container_group text, the_rank smallint, the_seq bigint, most integer) returns TABLE(own integer, of_null_group integer, of_higher_priority integer)
+
 -- function shown_job(j jobs, the_user_id uuid, the_heartbeat timestamp with time zone) returns SETOF shown_jobs
 
 -- function silence_counts_from(heartbeat_interval integer) returns timestamp with time zone

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, ParamSpec
 
 from flask import Response, request
@@ -21,10 +22,12 @@ from kelpie_api.queue.filters import Filters
 from kelpie_api.queue.identity import IdempotencyKey
 from kelpie_api.queue.submissions import OpenJobLimits
 from kelpie_api.queue.watching import Mark
+from kelpie_api.queue.why import why
 from kelpie_api.schemas.doubts import doubts
 from kelpie_api.schemas.fields import Failure, Message
 from kelpie_api.schemas.filters import FILTER_NAMES, filters_of
 from kelpie_api.schemas.jobs import AttemptList, Count, EventList, HistoryQuery, Job, JobPage, JobQuery, as_cursor
+from kelpie_api.schemas.reasons import Reason
 from kelpie_api.schemas.submission import JobDefinition, SubmissionHeaders
 from kelpie_api.sealed import secrets
 from kelpie_api.web.blueprint import Blueprint
@@ -247,6 +250,14 @@ def cancel_job(job_id: str) -> Row:
     """Cancel a job; its worker drops it with its next heartbeat."""
     jobs.cancel(db(), caller(), identifier(job_id, "job"))
     return {"message": "Job canceled"}
+
+
+@blueprint.get("/jobs/<job_id>/why")
+@blueprint.response(200, Reason(many=True))
+@blueprint.alt_response(404, schema=Failure)
+def why_job(job_id: str) -> list[Row]:
+    """Why a job is not running: all that stands against it, the most important first."""
+    return [asdict(reason) for reason in why(db(), caller(), identifier(job_id, "job"))]
 
 
 @blueprint.get("/jobs/<job_id>/attempts")

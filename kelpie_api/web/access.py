@@ -38,6 +38,7 @@ OPEN = {
     "jobs.submit_batch": To.OPERATORS | To.SUBMITTING_TOKENS,
     "jobs.list_jobs": To.READERS | To.TOKENS,
     "jobs.get_job": To.READERS | To.WORKERS | To.TOKENS,
+    "jobs.why_job": To.READERS,
     "jobs.list_attempts": To.READERS | To.TOKENS,
     "jobs.list_events": To.READERS | To.TOKENS,
     "progress.get_progress": To.READERS | To.WORKERS | To.TOKENS,

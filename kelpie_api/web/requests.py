@@ -37,6 +37,7 @@ EXTENSIONS = ", ".join(
         "secrets",
         "sweeps",
         "wait",
+        "why",
     )
 )
 LONGEST_LOGGED_PATH = 500
