@@ -1,0 +1,102 @@
+"""A search reads what it looks at, however long the history is, before and after `analyze`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from kelpie_api.db import SQL, Database, Transaction
+from kelpie_api.migrations import migrate
+from tests.conftest import own_database
+from tests.helpers import Tenant, make_tenant
+
+JOBS = """
+insert into jobs (id, tenant_id, container_group, command, arguments, environment, sync, compression, max_failures,
+                  heartbeat_interval, status, attempt, started, completed, name, labels)
+select gen_random_uuid(), %(tenant_id)s, 'g1', 'work', '[]', '{}', '{}', false, 3, 30, 'completed', 1, now(),
+       now(),
+       case when n <= 20 then 'rare-' || n else 'common' end,
+       jsonb_build_object('kind', case when n <= 20 then 'rare' else 'common' end)
+  from generate_series(1, %(count)s) n
+"""
+LABELS = """
+insert into job_labels
+select j.tenant_id, l.key, l.value, j.seq from jobs j cross join lateral jsonb_each_text(j.labels) l
+"""
+ENTRIES = """
+select coalesce(sum(pg_stat_get_xact_tuples_returned(oid)), 0)::bigint as entries
+  from pg_class
+ where relnamespace = 'public'::regnamespace and relkind = 'i'
+"""
+WHOLE = "select pg_stat_get_xact_numscans('jobs'::regclass) as scans"
+HISTORY = 6000
+RARE = {"labels": [{"kind": "rare"}]}
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["before analyze", "after analyze"])
+def filled(request: pytest.FixtureRequest, server_url: str) -> Iterator[tuple[Database, Tenant]]:
+    with own_database(server_url) as url:
+        migrate(url, lambda line: None)
+        with closing(Database(url, connections=2)) as db:
+            db.open()
+            tenant = make_tenant(db, "acme", "")
+            db.execute(JOBS, tenant_id=tenant.caller.tenant_id, count=HISTORY)
+            db.execute(LABELS)
+            if request.param:
+                db.execute("analyze")
+            yield db, tenant
+
+
+def searched(tx: Transaction, tenant: Tenant, wanted: dict[str, Any], to_look_at: int) -> Any:
+    return tx.one_or_none(
+        SQL.find_jobs,
+        **tenant.caller.scope,
+        wanted=json.dumps(wanted),
+        beyond=None,
+        oldest_first=False,
+        most=51,
+        skipped=0,
+        to_look_at=to_look_at,
+    )
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "most_entries"),
+    [
+        (RARE, 20, 200),
+        ({"name": "rare-7"}, 1, 100),
+        ({"name_prefix": "rare"}, 20, 200),
+        (RARE | {"name_prefix": "rare"}, 20, 1500),
+        ({"name": "common"} | RARE, 0, 2500),
+        ({"labels": [{"kind": "common"}]}, 51, 500),
+        ({"phases": ["parked"]}, 0, 100),
+        ({"phases": ["completed"], "since": "2000-01-01T00:00:00Z"}, 51, 500),
+        ({"since": "2100-01-01T00:00:00Z"}, 0, 500),
+    ],
+)
+def test_a_search_reads_little_of_a_long_history(
+    filled: tuple[Database, Tenant], wanted: dict[str, Any], found: int, most_entries: int
+) -> None:
+    db, tenant = filled
+    with db.transaction() as tx:
+        before, scans = tx.one_or_none(ENTRIES), tx.one_or_none(WHOLE)  # with what the session did before
+        answer = searched(tx, tenant, wanted, 500)
+        after = tx.one_or_none(ENTRIES)
+        assert tx.one_or_none(WHOLE) == scans
+    assert before and after
+    assert len(answer["numbers"]) == found and not answer["is_partial"]
+    assert after["entries"] - before["entries"] <= most_entries
+
+
+def test_a_search_for_what_is_not_there_ends_at_its_bound(filled: tuple[Database, Tenant]) -> None:
+    db, tenant = filled
+    with db.transaction() as tx:
+        before = tx.one_or_none(ENTRIES)
+        answer = searched(tx, tenant, {"ended_since": "2100-01-01T00:00:00Z"}, 500)
+        after = tx.one_or_none(ENTRIES)
+    assert before and after and answer["is_partial"] and answer["looked"] == 500
+    assert after["entries"] - before["entries"] <= 2000
