@@ -345,6 +345,7 @@ create table queue (
   attempt_seconds integer,
   seconds_left integer,
   deadline timestamp with time zone,
+  fruitful_attempt integer default 0 not null,
   constraint a_claim_id_is_the_holders CHECK (claim_id IS NULL OR machine_id IS NOT NULL),
   constraint a_phase_is_known CHECK (phase = ANY (ARRAY['downloading'::text, 'running'::text, 'uploading'::text, 'stalled'::text])) NOT VALID,
   constraint a_wish_has_its_time_and_actor CHECK (num_nulls(wish, wished_at, wish_by) = ANY (ARRAY[0, 3])) NOT VALID,
@@ -557,15 +558,16 @@ create table webhooks (
   due_since timestamp with time zone default now() not null,
   tries_before integer default 0 not null,
   under_way boolean default false not null,
+  event text,
   constraint a_due_webhook_has_a_lane CHECK (next_try IS NULL OR user_id IS NOT NULL AND lane IS NOT NULL) NOT VALID,
   constraint a_finished_webhook_has_no_key CHECK (next_try IS NOT NULL OR sealed_key IS NULL),
   constraint delivered_or_given_up CHECK (num_nonnulls(delivered, given_up) <= 1),
   constraint due_or_finished CHECK ((next_try IS NULL) = (delivered IS NOT NULL OR given_up IS NOT NULL)),
   constraint tries_before_are_tries CHECK (tries_before >= 0 AND tries_before <= tries) NOT VALID,
+  constraint webhooks_event_check CHECK (event IS NULL AND (status = ANY (ARRAY['running'::job_status, 'completed'::job_status, 'failed'::job_status])) OR (event = ANY (ARRAY['running'::text, 'failed'::text, 'completed'::text, 'canceled'::text, 'interrupted'::text, 'stalled'::text, 'held'::text]))) NOT VALID,
   constraint webhooks_job_id_fkey FOREIGN KEY (job_id) REFERENCES jobs(id) ON DELETE CASCADE,
   constraint webhooks_pkey PRIMARY KEY (id),
-  constraint webhooks_seq_key UNIQUE (seq),
-  constraint webhooks_status_check CHECK (status = ANY (ARRAY['running'::job_status, 'completed'::job_status, 'failed'::job_status]))
+  constraint webhooks_seq_key UNIQUE (seq)
 ) with (fillfactor=80, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=10000);
 
 CREATE INDEX dependencies_of_a_job ON dependencies USING btree (job_id);
@@ -642,6 +644,8 @@ CREATE INDEX queue_of_a_sweep ON queue USING btree (sweep_id, rank, seq) WHERE (
 
 CREATE INDEX queue_parked ON queue USING btree (tenant_id, container_group, seq) WHERE (parked IS NOT NULL);
 
+CREATE INDEX queue_to_be_ended ON queue USING btree (job_id) WHERE (ends_on_lapse OR (deadline IS NOT NULL));
+
 CREATE INDEX queue_unsealable ON queue USING btree (seq) WHERE ('unsealable'::text = ANY (parked));
 
 CREATE INDEX reallocations_due ON reallocations USING btree (next_try) WHERE (next_try IS NOT NULL);
@@ -702,6 +706,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 
 -- function count_submitted() returns trigger
 
+-- function end_attempts(the_job_id uuid, most integer) returns integer
+
 -- function end_holding() returns trigger
 
 -- function fill_sweep(the_sweep_id uuid, most integer) returns integer
@@ -738,6 +744,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 
 -- function is_of_organization(the_user users, the_organization text) returns boolean
 
+-- function is_told(webhook text, options jsonb, event text) returns boolean
+
 -- function jobs_called(scope bigint, groups text[], word text, the_id uuid, ending text) returns TABLE(ids uuid[], is_name boolean)
 
 -- function keep_slots() returns trigger
@@ -773,6 +781,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 -- function phase_in_queue(q queue, is_paused boolean) returns text
 
 -- function place_in_line(the_tenant_id bigint, the_container_group text, the_rank smallint, the_seq bigint, most integer) returns TABLE(own integer, of_null_group integer, of_higher_priority integer)
+
+-- function retry_rule(options jsonb, exit_code integer, reason text) returns jsonb
 
 -- function shown_job(j jobs, the_user_id uuid, the_heartbeat timestamp with time zone) returns SETOF shown_jobs
 

@@ -79,7 +79,8 @@ def _claim_again(db: Database, take: Callable[[Transaction], Row | None]) -> Row
 def heartbeat(db: Database, caller: Caller, job_id: UUID, report: Report) -> Row:
     """Renew the lease, keep what was told with it, and return the answer.
 
-    Its `status` is `running`; for any other reporter, the status that its worker must act on. Raises JobNotFound.
+    Its `status` is `running`; for any other reporter, the status that its worker must act on. A holder that speaks
+    `steer` hears what is wished of it (`stop`), and the seconds until its time is over (`deadline`). Raises JobNotFound.
     """
     held = db.one_or_none(
         SQL.renew_lease,
@@ -91,11 +92,18 @@ def heartbeat(db: Database, caller: Caller, job_id: UUID, report: Report) -> Row
         **progress.told(report),
     )
     if held:
-        return {"status": Status.RUNNING}
+        return {"status": Status.RUNNING} | (_steering(held) if held["steers"] else {})
     status = str(_standing(db, caller, job_id, report)["status"])
     # Running, but not held by the caller, which must drop the job: `canceled` is the status that every worker
     # obeys.
     return {"status": Status.CANCELED if status == Status.RUNNING else status}
+
+
+def _steering(held: Row) -> Row:
+    """What the answer to a heartbeat says besides: only what there is to say."""
+    stop = {"stop": {"why": held["wish"]}} if held["wish"] else {}
+    deadline = {"deadline": max(0.0, round(held["seconds_left"], 1))} if held["seconds_left"] is not None else {}
+    return stop | deadline
 
 
 def complete(db: Database, caller: Caller, job_id: UUID, report: Report) -> None:
@@ -109,8 +117,10 @@ def fail(
     report: Report,
     max_bans: int = Config.max_bans,
     max_machines: int = Config.max_machines,
-) -> None:
+) -> bool:
     """Count one failure and ban the machine from the job; at `max_failures` the job becomes `failed`.
+
+    The job's retry rules may say otherwise; returns whether the failure was counted.
 
     Once the machine has `max_bans` bans in its group that may be its own fault, its reallocation is written
     (0: never). Where the tenant has `max_machines` machines (0: no limit), no count is kept of a further one.
@@ -120,8 +130,9 @@ def fail(
         "max_bans": max_bans,
         "max_machines": max_machines,
         "counts": int(counts_against_machine(report)),
+        "stalled": int(report.stop == "stalled"),
     }
-    _report(db, caller, job_id, report, SQL.fail_job, Outcome.FAILED, **counting)
+    return _report(db, caller, job_id, report, SQL.fail_job, Outcome.FAILED, **counting)
 
 
 def release(db: Database, caller: Caller, job_id: UUID, report: Report) -> None:
@@ -129,7 +140,8 @@ def release(db: Database, caller: Caller, job_id: UUID, report: Report) -> None:
 
     Raises NotTheHolder, JobNotFound.
     """
-    _report(db, caller, job_id, report, SQL.release_job, Outcome.RELEASED)
+    stalled = {"stalled": int(report.stop == "stalled")}
+    _report(db, caller, job_id, report, SQL.release_job, Outcome.RELEASED, **stalled)
 
 
 def _report(
@@ -140,8 +152,10 @@ def _report(
     statement: LiteralString,
     outcome: Outcome,
     **counting: int,
-) -> None:
-    """Carry out a report by its holder. A repeated one is accepted and changes nothing.
+) -> bool:
+    """Carry out a report by its holder; returns whether it counts, which matters for failures only.
+
+    A repeated one is accepted and changes nothing.
 
     Raises NotTheHolder, JobNotFound.
     """
@@ -162,10 +176,14 @@ def _report(
         **counting,
     )
     if written:
-        return
+        if written.get("is_to_be_ended"):
+            # Nothing hands the job out until then; should this process end here, maintenance does it.
+            db.one_or_none(SQL.end_attempts, job_id=job_id, most=1)
+        return bool(written.get("counted", True))
     standing = _standing(db, caller, job_id, report)
     if not _said_before(standing, report, outcome):
         raise NotTheHolder(_refusal(standing, job_id, report))
+    return standing["counted"] is not False
 
 
 def why_refused(db: Database, caller: Caller, job_id: UUID, report: Report) -> str:

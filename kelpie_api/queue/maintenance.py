@@ -14,7 +14,7 @@ import psycopg
 from kelpie_api import logs
 from kelpie_api.db import SQL, Database, Transaction
 from kelpie_api.errors import Unavailable
-from kelpie_api.queue import dependencies, sweeps
+from kelpie_api.queue import dependencies, sweeps, wishes
 
 BEAT = 0.5  # seconds between two renewals of the liveness row; a gap of a second is an outage
 DEAD_ROWS = 1000  # dead rows at the head of the queue, by which a claim reads tens of pages more
@@ -47,6 +47,7 @@ class Maintenance:
         for duty in (
             self.vacuum,
             self.settle,
+            self.end_due,
             self.fill_sweeps,
             self.settle_dependencies,
             self.forget,
@@ -101,6 +102,10 @@ class Maintenance:
         time."""
         self.db.execute(SQL.settle_open_job_counts)
         return SETTLE_PAUSE
+
+    def end_due(self) -> float:
+        """Carry out wishes and limits of attempts that ended or fell silent; the seconds until the next time."""
+        return wishes.end_due(self.db)
 
     def fill_sweeps(self) -> float:
         """Give free slots of sweeps to their next jobs, where that was missed; the seconds until the next time."""

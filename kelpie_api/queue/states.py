@@ -76,3 +76,4 @@ class Report:
     progress: dict[str, Any] | None = None
     output_bytes: int | None = None
     stalled: bool | None = None
+    stop: str | None = None  # why the worker ended the attempt, where it was told to

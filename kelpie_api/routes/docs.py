@@ -18,6 +18,7 @@ from kelpie_api.routes import (
     progress,
     scaling,
     secrets,
+    steering,
     sweeps,
     users,
     webhooks,
@@ -33,6 +34,7 @@ DOCUMENTED = [
     for room in (
         jobs,
         bulk,
+        steering,
         progress,
         sweeps,
         work,

@@ -16,18 +16,20 @@ from kelpie_api.errors import InvalidRequest
 from kelpie_api.limits import LONGEST_NAME
 from kelpie_api.machines import sightings
 from kelpie_api.net.addresses import OwnAddresses, is_url
-from kelpie_api.queue import jobs, listing, submissions, watching
+from kelpie_api.queue import jobs, listing, submissions, watching, wishes
 from kelpie_api.queue.during_prefixes import SharedPlace, shared_places
 from kelpie_api.queue.filters import Filters
 from kelpie_api.queue.identity import IdempotencyKey
 from kelpie_api.queue.submissions import OpenJobLimits
 from kelpie_api.queue.watching import Mark
 from kelpie_api.queue.why import why
+from kelpie_api.routes.steering import answered
 from kelpie_api.schemas.doubts import doubts
-from kelpie_api.schemas.fields import Failure, Message
+from kelpie_api.schemas.fields import Failure
 from kelpie_api.schemas.filters import FILTER_NAMES, filters_of
 from kelpie_api.schemas.jobs import AttemptList, Count, EventList, HistoryQuery, Job, JobPage, JobQuery, as_cursor
 from kelpie_api.schemas.reasons import Reason
+from kelpie_api.schemas.steering import CancelQuery, Wished
 from kelpie_api.schemas.submission import JobDefinition, SubmissionHeaders
 from kelpie_api.sealed import secrets
 from kelpie_api.web.blueprint import Blueprint
@@ -243,11 +245,15 @@ def get_job(job_id: str) -> Row:
 
 
 @blueprint.delete("/jobs/<job_id>")
-@blueprint.response(202, Message)
+@blueprint.arguments(CancelQuery, location="query")
+@blueprint.response(202, Wished)
+@blueprint.alt_response(400, schema=Failure)
 @blueprint.alt_response(404, schema=Failure)
 @blueprint.alt_response(409, schema=Failure)
-def cancel_job(job_id: str) -> Row:
-    """Cancel a job; its worker drops it with its next heartbeat."""
+def cancel_job(query: dict[str, Any], job_id: str) -> Row:
+    """Cancel a job; its worker drops it with its next heartbeat, or saves it first (`graceful`)."""
+    if query["graceful"]:
+        return answered(wishes.cancel_gracefully(db(), caller(), identifier(job_id, "job")))
     jobs.cancel(db(), caller(), identifier(job_id, "job"))
     return {"message": "Job canceled"}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -21,6 +20,7 @@ from kelpie_api.schemas.work import (
     CheckpointKept,
     CheckpointReport,
     EndReport,
+    FailureKept,
     HeartbeatAnswer,
     HeartbeatReport,
     ReleaseReport,
@@ -87,7 +87,8 @@ def is_closed(client: socket.socket) -> bool:
 
 
 def report_of(fields: dict[str, Any]) -> Report:
-    report = Report(**fields)
+    stop = fields.pop("stop", None)
+    report = Report(**fields, stop=stop and stop["why"])
     kept = here()
     kept.machine_id, kept.attempt = report.machine_id, report.attempt
     admit_machine(report.machine_id, report.container_group_id)
@@ -133,15 +134,20 @@ def completed(fields: dict[str, Any], job_id: str) -> Row:
 
 @blueprint.post("/jobs/<job_id>/failed")
 @blueprint.arguments(EndReport)
-@blueprint.response(202, Message)
+@blueprint.response(202, FailureKept)
 @blueprint.alt_response(400, schema=Failure)
 @blueprint.alt_response(404, schema=Failure)
 @blueprint.alt_response(409, schema=Failure)
 def failed(fields: dict[str, Any], job_id: str) -> Row:
-    """The attempt failed; this machine never gets the job again."""
+    """The attempt failed; if that is `counted` (see `retry` of the job), this machine never gets the job again."""
     config = coordinator().config
-    fail = partial(jobs.fail, max_bans=config.max_bans, max_machines=config.max_machines)
-    return carry_out(fail, job_id, report_of(fields), "Failure reported")
+    counted: list[bool] = []
+
+    def fail(db: Database, caller: Caller, job_id: UUID, report: Report) -> None:
+        counted.append(jobs.fail(db, caller, job_id, report, config.max_bans, config.max_machines))
+
+    answer = carry_out(fail, job_id, report_of(fields), "Failure reported")
+    return answer | ({"counted": counted[0]} if counted else {})
 
 
 @blueprint.post("/jobs/<job_id>/released")

@@ -96,6 +96,17 @@ MEANINGS = {
     "phases": "The number of its jobs in each phase.",
     "Sweep.attempts": "The handouts of all its jobs.",
     "sweeps": "The sweeps of this page, newest first.",
+    # steering
+    "stop": "What is wished of the worker, or what the attempt was ended for.",
+    "why": "interrupt, hold, cancel, time_limit or stalled.",
+    "deadline": "Seconds until the time of the attempt, or of the job, is over.",
+    "heard_by": "The latest time at which the worker can have heard of it.",
+    "counted": "Whether it is a failure, by which the machine is banned from the job.",
+    "ban": "Whether the machine is banned from the job, too.",
+    "graceful": "Whether the worker saves a last checkpoint first.",
+    "stalled": "Whether the command stalls.",
+    "HeartbeatReport.phase": "What the worker does with the job: downloading, running or uploading.",
+    "speaks": "The parts of the protocol that the worker speaks, between commas: phase, progress, output, steer.",
     # lists
     "_count": "The number of items in this answer.",
     "jobs": "The jobs of this page.",

@@ -130,10 +130,15 @@ class HeartbeatReport(WorkerReport):
     stalled = StrictBoolean(load_default=None, allow_none=True)
 
 
+class Stop(RequestSchema):
+    why = fields.String(required=True, validate=validate.Length(1, 50))
+
+
 class ReleaseReport(WorkerReport):
-    """`reason` is one of a few classes, `detail` a sentence about this case."""
+    """`reason` is one of a few classes, `detail` a sentence about this case; `stop` is what it was ended for."""
 
     detail = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=LONGEST_DETAIL))
+    stop = fields.Nested(Stop, load_default=None, allow_none=True)
 
 
 class EndReport(ReleaseReport):
@@ -170,8 +175,25 @@ class ResumeReport(FencedReport):
     detail = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=LONGEST_DETAIL))
 
 
+class Wish(ResponseSchema):
+    why = fields.String(validate=validate.OneOf(["interrupt", "hold", "cancel", "time_limit", "stalled"]))
+
+
 class HeartbeatAnswer(ResponseSchema):
+    """`stop` and `deadline` are for workers that speak `steer`, where there is something to say."""
+
+    sometimes = ("stop", "deadline")
+
     status = fields.String(validate=validate.OneOf(list(Status)))
+    stop = fields.Nested(Wish)
+    deadline = fields.Float()
+
+
+class FailureKept(ResponseSchema):
+    sometimes = ("counted",)
+
+    message = fields.String()
+    counted = fields.Boolean()
 
 
 class CheckpointKept(ResponseSchema):

@@ -30,7 +30,7 @@ class BodyParser(FlaskParser):
     DEFAULT_VALIDATION_STATUS = 400
 
     def load_json(self, req: Request, schema: Schema) -> Any:
-        return request_json()
+        return request_json() if whole_body() or not getattr(schema, "may_be_left_out", False) else {}
 
     def load_querystring(self, req: Request, schema: Schema) -> Any:
         try:

@@ -35,6 +35,7 @@ EXTENSIONS = ", ".join(
         "progress",
         "release",
         "secrets",
+        "steer",
         "sweeps",
         "wait",
         "why",

@@ -53,12 +53,14 @@ class DeliveryResult:
 
 def body_of(webhook: Row) -> bytes:
     """The bytes that are signed and sent."""
+    told = {} if webhook["event"] is None else {"event": webhook["event"]}
     return json.dumps(
         {
             "status": webhook["status"],
             "job_id": str(webhook["job_id"]),
             "machine_id": webhook["machine_id"],
             "container_group_id": webhook["container_group"],
+            **told,
         }
     ).encode()
 

@@ -190,12 +190,19 @@ told as (
   select job_id, 'claimed', the_actor, attempt,
          jsonb_build_object('machine_id', the_machine_id, 'container_group_id', the_container_group)
     from leased
+   union all
+  select id, 'noted', 'coordinator', attempt, jsonb_build_object('machine_id', the_machine_id, 'message',
+         'The worker does not tell how far it is, so that no stall of this attempt is noticed.')
+    from handed_out
+   where options ? 'stall_after'
+     and coalesce('progress' <> all (the_speaks), true)
 ),
 hooked as (
-  insert into webhooks (job_id, url, status, machine_id, container_group, sealed_key)
-  select id, webhook, 'running', the_machine_id, the_container_group, the_sealed_key
+  insert into webhooks (job_id, url, status, event, machine_id, container_group, sealed_key)
+  select id, webhook, 'running', case when options ? 'webhook_events' then 'running' end, the_machine_id,
+         the_container_group, the_sealed_key
     from handed_out
-   where webhook is not null
+   where is_told(webhook, options, 'running')
      and case when (select is_looped from leased)
               then not take_over_webhook(id, the_machine_id, the_container_group, the_sealed_key)
               else true

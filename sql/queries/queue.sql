@@ -243,21 +243,27 @@ select job_id, 'unparked', 'coordinator', attempt, '{"reason": "unsealable"}' fr
 -- name: renew_lease
 -- Renew a lease that its holder still has, also one that lapsed and was not claimed since. Without an attempt
 -- (the original's worker) the machine alone is compared. What the holder says of the job is kept: in the queue its phase and
--- fraction, all else of its progress in a row of its own (tell_progress). No row: the caller does not hold this job.
+-- fraction, all else of its progress in a row of its own (tell_progress). The answer has what is wished of the holder, and
+-- the seconds until its time is over. No row: the caller does not hold this job.
 with renewed as (
   update queue
      set heartbeat = now(), num_heartbeats = num_heartbeats + 1, checkpoint_lag = %(checkpoint_lag)s,
          phase = coalesce(%(phase)s, phase),
          fraction = coalesce(%(fraction)s, fraction),
+         best_fraction = greatest(%(fraction)s, best_fraction),
+         best_attempt = case when %(fraction)s::real > coalesce(best_fraction, -1) then attempt else best_attempt end,
+         stalls = case when %(fraction)s::real > coalesce(best_fraction, -1) then 0 else stalls end,
          fraction_at = case when %(fraction)s::real <> fraction or (fraction is null and %(fraction)s::real is not null)
                             then now()
                             else fraction_at
                        end
    where job_id = %(job_id)s
      and held_by(queue, %(scope)s, %(groups)s, %(machine_id)s, %(attempt)s)
-  returning job_id, attempt
+  returning job_id, attempt, coalesce('steer' = any (speaks), false) as steers,
+            case when deadline < now() and wish is distinct from 'cancel' then 'time_limit' else wish end as wish,
+            extract(epoch from deadline - now())::float8 as seconds_left
 )
-select attempt,
+select attempt, steers, wish, seconds_left,
        case when num_nonnulls(%(said)s::json, %(output_bytes)s::bigint) > 0
             then tell_progress(job_id, attempt, %(said)s::json, %(fraction)s::double precision, %(point)s::json,
                                %(output_bytes)s::bigint)
@@ -377,16 +383,19 @@ told as (
   select id, 'completed', %(actor)s, attempt, jsonb_build_object('machine_id', %(machine_id)s::text) from job
 ),
 hooked as (
-  insert into webhooks (job_id, url, status, machine_id, container_group, sealed_key)
-  select id, webhook, 'completed', %(machine_id)s, %(container_group)s, %(sealed_key)s::bytea
+  insert into webhooks (job_id, url, status, event, machine_id, container_group, sealed_key)
+  select id, webhook, 'completed', case when options ? 'webhook_events' then 'completed' end, %(machine_id)s,
+         %(container_group)s, %(sealed_key)s::bytea
     from job
-   where webhook is not null
+   where is_told(webhook, options, 'completed')
 )
 select status from job;
 
 -- name: fail_job
--- One failure of one attempt: counted, the machine banned from this job, and the job handed on at once, or
--- failed for good when it has no failures left. A pending job stays pending. No row: refused.
+-- One failure of one attempt. Without a retry rule that matches it is counted, the machine banned from this job, and the
+-- job handed on at once, or failed for good when it has no failures left. A rule may end or hold the job, or have it
+-- handed out again, after a pause; then only `retry` counts and bans. One for a stall (`stalled`: 1, else 0), which the
+-- job wants as its end, is looked up in no rule. A pending job stays pending. No row: refused.
 --
 -- Where it `counts` (1, else 0), it counts against the machine in the group that it held the job for; the one that fills
 -- the set of `max_bans` (0: never) has the machine reallocated, and sets the count to zero. A machine that is not known yet
@@ -397,9 +406,35 @@ with held as (
      and may_end(queue, %(scope)s, %(groups)s, %(machine_id)s, %(attempt)s)
      for update
 ),
+ruled as materialized (
+  select h.job_id, coalesce(r.rule ->> 'do', 'retry') as verdict,
+         (coalesce(r.rule ->> 'do', 'retry') = 'retry')::integer as failure,
+         case when r.rule ->> 'do' in ('retry', 'free') then coalesce(
+              (r.rule ->> 'backoff')::integer,
+              case when r.rule ->> 'do' = 'free' then least(300, 10 * 2 ^ (
+                   select count(*)
+                     from attempts a
+                    where a.job_id = h.job_id
+                      and a.number between h.attempt - 5 and h.attempt - 1
+                      and a.outcome = 'failed'
+                      and not exists (select
+                                        from attempts b
+                                       where b.job_id = h.job_id
+                                         and b.number between a.number + 1 and h.attempt - 1
+                                         and b.outcome <> 'failed')))
+              end)
+         end as backoff
+    from held h
+    join jobs j on j.id = h.job_id
+   cross join lateral (
+         select case when h.attempt = 0 then null
+                     when %(stalled)s = 1 then '{"do": "fail"}'
+                     when j.options ? 'retry' then retry_rule(j.options, %(exit_code)s, %(reason)s)
+                end as rule) r
+),
 banned as (
   insert into bans (job_id, machine_id, reason)
-  select job_id, %(machine_id)s, %(reason)s from held
+  select job_id, %(machine_id)s, %(reason)s from ruled where verdict = 'retry'
       on conflict do nothing
   returning job_id
 ),
@@ -433,11 +468,16 @@ reallocated as (
 ),
 job as (
   update jobs j
-     set num_failures = j.num_failures + 1, machine_id = %(machine_id)s,
-         status = case when j.num_failures + 1 >= j.max_failures then 'failed' else j.status end,
-         failed = case when j.num_failures + 1 >= j.max_failures then now() end,
+     set num_failures = j.num_failures + r.failure, machine_id = %(machine_id)s,
+         status = case when r.verdict = 'fail' or j.num_failures + r.failure >= j.max_failures then 'failed' else j.status end,
+         failed = case when r.verdict = 'fail' or j.num_failures + r.failure >= j.max_failures then now() end,
+         reason = case when r.verdict = 'fail' then case %(stalled)s when 1 then 'stalled' else 'fail' end
+                       when j.num_failures + r.failure >= j.max_failures then 'max_failures'
+                       when r.verdict = 'hold' then 'retry_rule'
+                  end,
          heartbeat = h.heartbeat, num_heartbeats = h.num_heartbeats
     from held h
+    join ruled r using (job_id)
    where j.id = h.job_id
      -- Without a holder, only the ban tells a first report from its repetition.
      and (h.attempt > 0 or exists (select from banned))
@@ -448,10 +488,19 @@ gone as (
 ),
 waiting as (
   update queue q
-     set machine_id = null, holder_group = null, claim_id = null, heartbeat = null, banned = true, blocked_since = null
+     set machine_id = null, holder_group = null, claim_id = null, heartbeat = null,
+         banned = q.banned or r.verdict = 'retry', blocked_since = null,
+         parked = case when r.backoff > 0 then array['backoff'] end,
+         backoff_until = case when r.backoff > 0 then now() + r.backoff * interval '1 second' end,
+         ends_on_lapse = q.ends_on_lapse or r.verdict = 'hold',
+         wish = coalesce(q.wish, case when r.verdict = 'hold' then 'hold' end),
+         wished_at = coalesce(q.wished_at, case when r.verdict = 'hold' then now() end),
+         wish_by = coalesce(q.wish_by, case when r.verdict = 'hold' then 'coordinator' end)
     from job
+    join ruled r on r.job_id = job.id
    where q.job_id = job.id
      and job.status <> 'failed'
+  returning q.ends_on_lapse
 ),
 ended as (
   insert into attempt_ends (job_id, number, outcome, last_heartbeat, exit_code, reason, output, detail)
@@ -463,26 +512,31 @@ told as (
   insert into events (job_id, kind, actor, attempt, detail)
   select job.id, kind, %(actor)s, job.attempt,
          jsonb_build_object('machine_id', %(machine_id)s::text, 'exit_code', %(exit_code)s::integer,
-                            'reason', %(reason)s::text, 'num_failures', job.num_failures)
+                            'reason', %(reason)s::text, 'num_failures', job.num_failures,
+                            'counted', (select verdict = 'retry' from ruled))
     from job
    cross join lateral (values ('attempt_failed', true), ('failed', job.status = 'failed')) as e (kind, happened)
    where happened
 ),
 hooked as (
-  insert into webhooks (job_id, url, status, machine_id, container_group, sealed_key)
-  select id, webhook, 'failed', %(machine_id)s, %(container_group)s, %(sealed_key)s::bytea
+  insert into webhooks (job_id, url, status, event, machine_id, container_group, sealed_key)
+  select id, webhook, 'failed', case when options ? 'webhook_events' then 'failed' end, %(machine_id)s,
+         %(container_group)s, %(sealed_key)s::bytea
     from job
-   where webhook is not null
+   where is_told(webhook, options, 'failed')
      and status = 'failed'
 )
-select status from job;
+select status, (select verdict = 'retry' from ruled) as counted,
+       coalesce((select ends_on_lapse from waiting), false) as is_to_be_ended
+  from job;
 
 -- name: release_job
 -- A worker gives its job back: no failure, no ban; any holder may have it at once. No row: refused.
 --
 -- The tenth release of a job by one machine within a minute makes this machine wait for it, 10 seconds at first; each release
 -- within a minute after such a wait doubles it, up to five minutes. Other machines may have the job meanwhile. Of the
--- attempts the last hundred are looked at.
+-- attempts the last hundred are looked at. One that stalled and is to begin again (`stalled`: 1, else 0) bans the machine
+-- from the second time on.
 with held as (
   select * from queue
    where job_id = %(job_id)s
@@ -523,12 +577,19 @@ pause as (
 waiting as (
   update queue q
      set machine_id = null, holder_group = null, claim_id = null, heartbeat = null,
+         stalls = q.stalls + %(stalled)s,
          looped_until = case when r.releases >= 9 or exists (select from pause) then now() + interval '10 minutes'
                              else q.looped_until
                         end
     from held h
    cross join recent r
    where q.job_id = h.job_id
+  returning q.ends_on_lapse
+),
+banned as (
+  insert into bans (job_id, machine_id, reason)
+  select job_id, machine_id, 'stalled' from held where %(stalled)s = 1 and stalls >= 1
+      on conflict do nothing
 ),
 ended as (
   insert into attempt_ends (job_id, number, outcome, last_heartbeat, exit_code, reason, detail)
@@ -543,7 +604,7 @@ told as (
          || coalesce((select jsonb_build_object('pause_seconds', seconds) from pause), '{}')
     from job
 )
-select status from job;
+select status, (select ends_on_lapse from waiting) as is_to_be_ended from job;
 
 -- name: cancel_job
 -- End a job that is not final yet. No row: it was final already, or is not this caller's.
@@ -573,6 +634,136 @@ told as (
 )
 select status from job;
 
+-- Wishes.
+
+-- name: wish_for_job
+-- What a person wants of a job: `hold`, `interrupt` or `cancel`. Of one that a machine holds it is noted, unless a stronger
+-- wish stands there, and the answer to the next heartbeat says it; a job without a holder is parked at once for `hold`.
+-- `holder`: live, silent (its lease lapsed, which ends the attempt with the wish) or null. `interrupt` is noted only
+-- where a live holder can be told. `ban_too`: and its machine is banned from the job. No row: final, or not the
+-- caller's.
+with held as (
+  select q.*, case when machine_id is null then null when lapsed(heartbeat, heartbeat_interval) then 'silent' else 'live' end
+              as holder,
+         coalesce('steer' = any (speaks), false) as steers,
+         machine_id is not null
+         and (%(wish)s <> 'interrupt' or ('steer' = any (speaks) and not lapsed(heartbeat, heartbeat_interval)))
+         and (wish is null or array_position(array['cancel', 'hold'], %(wish)s)
+                              <= coalesce(array_position(array['cancel', 'hold'], wish), 9) and wish <> %(wish)s) as is_new
+    from queue q
+   where job_id = %(job_id)s
+     and in_reach(q, %(scope)s, %(groups)s)
+     for update
+),
+wished as (
+  update queue q
+     set wish = %(wish)s, wished_at = now(), wish_by = %(actor)s, ends_on_lapse = true
+    from held h
+   where q.job_id = h.job_id
+     and h.is_new
+  returning q.job_id, q.attempt, q.machine_id
+),
+parked as (
+  update queue q
+     set parked = with_reason(q.parked, 'hold')
+    from held h
+   where q.job_id = h.job_id
+     and h.machine_id is null
+     and %(wish)s = 'hold'
+     and coalesce('hold' <> all (q.parked), true)
+  returning q.job_id, q.attempt
+),
+banned as (
+  insert into bans (job_id, machine_id, reason)
+  select h.job_id, h.machine_id, 'interrupt'
+    from held h
+   where %(ban_too)s
+     and h.holder = 'live'
+     and h.steers
+      on conflict do nothing
+),
+hooked as (
+  insert into webhooks (job_id, url, status, event, machine_id, container_group, sealed_key)
+  select j.id, j.webhook, 'running', 'held', coalesce(j.machine_id, ''), coalesce(j.container_group, ''), %(sealed_key)s::bytea
+    from parked p
+    join jobs j on j.id = p.job_id
+   where is_told(j.webhook, j.options, 'held')
+),
+told as (
+  insert into events (job_id, kind, actor, attempt, detail)
+  select job_id, 'asked', %(actor)s, attempt,
+         jsonb_build_object('wish', %(wish)s::text, 'machine_id', machine_id) || case when %(ban_too)s then '{"ban": true}'
+                                                                                      else '{}'::jsonb
+                                                                                 end
+    from wished
+   union all
+  select job_id, 'parked', %(actor)s, attempt, '{"parked": "hold"}' from parked
+)
+select holder, steers,
+       case when holder = 'live' and steers then now() + least(heartbeat_interval, 10) * interval '1 second' end as heard_by
+  from held;
+
+-- name: resume_job
+-- Let a held job be claimed again, and one that waits after a failure at once; a wish to hold it is withdrawn. Attempts until
+-- now count for no limit of fruitless ones. `did` is unparked, withdrawn, or null where there was nothing to resume. No
+-- row: final, or not the caller's.
+with held as (
+  select q.*,
+         case when parked && array['hold', 'backoff'] and not ends_on_lapse then 'unparked'
+              when wish = 'hold' then 'withdrawn'
+         end as did
+    from queue q
+   where job_id = %(job_id)s
+     and in_reach(q, %(scope)s, %(groups)s)
+     for update
+),
+resumed as (
+  update queue q
+     set parked = without_reason(without_reason(q.parked, 'hold'), 'backoff'), backoff_until = null,
+         fruitful_attempt = q.attempt, wish = null, wished_at = null, wish_by = null,
+         ends_on_lapse = q.machine_id is not null and coalesce(q.attempt >= q.ends_from_attempt, false)
+    from held h
+   where q.job_id = h.job_id
+     and h.did is not null
+     and (h.machine_id is not null or not h.ends_on_lapse)
+  returning q.job_id, q.attempt
+),
+job as (
+  update jobs j set reason = null from resumed r where j.id = r.job_id and j.reason is not null
+),
+told as (
+  insert into events (job_id, kind, actor, attempt, detail)
+  select r.job_id, case h.did when 'unparked' then 'unparked' else 'asked' end, %(actor)s, r.attempt,
+         case h.did when 'unparked' then '{"parked": "hold"}'::jsonb else '{"withdrawn": "hold"}' end
+    from resumed r
+    join held h using (job_id)
+)
+select did from held;
+
+-- name: end_attempts
+-- See to jobs of which a wish or a limit says what comes next; functions/end_attempts.sql says which, and what.
+select end_attempts(%(job_id)s, %(most)s) as count;
+
+-- name: end_backoffs
+-- The next jobs whose pause after a failure is over can be claimed.
+with due as materialized (
+  select job_id
+    from queue
+   where backoff_until <= now()
+   order by backoff_until
+   limit %(most)s
+     for update skip locked
+),
+ended as (
+  update queue q
+     set parked = without_reason(q.parked, 'backoff'), backoff_until = null
+    from due d
+   where q.job_id = d.job_id
+  returning q.job_id, q.attempt
+)
+insert into events (job_id, kind, actor, attempt, detail)
+select job_id, 'unparked', 'coordinator', attempt, '{"parked": "backoff"}' from ended;
+
 -- name: standing_of_reporter
 -- Why a report was refused: what became of the job, and what this machine said last about it, so that a report
 -- whose answer was lost can be repeated. No row: no such job for this caller.
@@ -584,6 +775,13 @@ select j.status,
            and (%(attempt)s::integer is null or a.number = %(attempt)s)
          order by a.number desc
          limit 1) as outcome,
+       (select (e.detail -> 'counted')::boolean
+          from events e
+         where e.job_id = j.id
+           and e.kind = 'attempt_failed'
+           and e.attempt = %(attempt)s
+         order by e.id desc
+         limit 1) as counted,
        exists (select from bans b where b.job_id = j.id and b.machine_id = %(machine_id)s) as banned,
        coalesce(j.machine_id = %(machine_id)s, false) as touched_last
   from jobs j

@@ -154,7 +154,7 @@ NONSENSE = [
         "pending",
         "insert into webhooks (job_id, url, status, machine_id, container_group)"
         " values (%(id)s, 'http://u/', 'canceled', 'm', 'g')",
-        "webhooks_status_check",
+        "webhooks_event_check",
     ),
     (
         "pending",
