@@ -132,6 +132,17 @@ create table events (
   constraint events_pkey PRIMARY KEY (id)
 );
 
+create table group_settings (
+  tenant_id bigint not null,
+  container_group text not null,
+  defaults jsonb,
+  updated timestamp with time zone default now() not null,
+  updated_by text not null,
+  constraint defaults_are_an_object CHECK (jsonb_typeof(defaults) = 'object'::text),
+  constraint group_settings_pkey PRIMARY KEY (tenant_id, container_group),
+  constraint group_settings_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(id) ON DELETE CASCADE
+);
+
 create table job_labels (
   tenant_id bigint not null,
   key text not null,
@@ -709,6 +720,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 -- function end_attempts(the_job_id uuid, most integer) returns integer
 
 -- function end_holding() returns trigger
+
+-- function ends_from_attempt(options jsonb) returns integer
 
 -- function fill_sweep(the_sweep_id uuid, most integer) returns integer
 

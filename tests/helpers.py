@@ -118,7 +118,7 @@ EMPTY = """
     delete from scaling_decisions; delete from scaling_rules;
     delete from users where not is_admin; delete from tenants where project <> '';
     delete from salad_proofs; delete from jwks; delete from outages; delete from autoscaler_turn;
-    delete from salad_requests; delete from stopping_groups; delete from paused_groups;
+    delete from salad_requests; delete from stopping_groups; delete from paused_groups; delete from group_settings;
     delete from secret_key;
     delete from progress; delete from progress_points;
     delete from secrets; delete from signing_secrets; -- the administrator's

@@ -80,7 +80,8 @@ def heartbeat(db: Database, caller: Caller, job_id: UUID, report: Report) -> Row
     """Renew the lease, keep what was told with it, and return the answer.
 
     Its `status` is `running`; for any other reporter, the status that its worker must act on. A holder that speaks
-    `steer` hears what is wished of it (`stop`), and the seconds until its time is over (`deadline`). Raises JobNotFound.
+    `steer` hears what is wished of it (`stop`), and the seconds until its time is over (`deadline`).
+    Raises JobNotFound.
     """
     held = db.one_or_none(
         SQL.renew_lease,
@@ -117,10 +118,10 @@ def fail(
     report: Report,
     max_bans: int = Config.max_bans,
     max_machines: int = Config.max_machines,
-) -> bool:
+) -> bool | None:
     """Count one failure and ban the machine from the job; at `max_failures` the job becomes `failed`.
 
-    The job's retry rules may say otherwise; returns whether the failure was counted.
+    The job's retry rules may say otherwise; returns whether the failure was counted, None where it has none.
 
     Once the machine has `max_bans` bans in its group that may be its own fault, its reallocation is written
     (0: never). Where the tenant has `max_machines` machines (0: no limit), no count is kept of a further one.
@@ -152,8 +153,8 @@ def _report(
     statement: LiteralString,
     outcome: Outcome,
     **counting: int,
-) -> bool:
-    """Carry out a report by its holder; returns whether it counts, which matters for failures only.
+) -> bool | None:
+    """Carry out a report by its holder; returns whether it counts where a retry rule says so.
 
     A repeated one is accepted and changes nothing.
 
@@ -179,11 +180,12 @@ def _report(
         if written.get("is_to_be_ended"):
             # Nothing hands the job out until then; should this process end here, maintenance does it.
             db.one_or_none(SQL.end_attempts, job_id=job_id, most=1)
-        return bool(written.get("counted", True))
+        return written.get("counted")
     standing = _standing(db, caller, job_id, report)
     if not _said_before(standing, report, outcome):
         raise NotTheHolder(_refusal(standing, job_id, report))
-    return standing["counted"] is not False
+    counted: bool | None = standing["counted"]
+    return counted
 
 
 def why_refused(db: Database, caller: Caller, job_id: UUID, report: Report) -> str:

@@ -19,7 +19,6 @@ from kelpie_api.errors import (
 from kelpie_api.queue import dependencies, sweeps
 from kelpie_api.queue.during_prefixes import places
 from kelpie_api.queue.identity import IdempotencyKey, new_id
-from kelpie_api.queue.job_limits import limits_in_queue
 from kelpie_api.sealed.environments import Environments, opened, without_seal
 
 TRIES = 3  # of a submission whose Idempotency-Key was in use and then was not
@@ -144,7 +143,6 @@ def _submission(
             "id": str(job_id),
             "places": list(places(row)),
             **_as_stored(job_id, row, environments),
-            **limits_in_queue(row.get("options") or {}),
         }
         for job_id, row in zip(ids, definitions, strict=True)
     ]

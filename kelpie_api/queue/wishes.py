@@ -78,10 +78,10 @@ def interrupt(db: Database, caller: Caller, job_id: UUID, ban_too: bool) -> Answ
 
 def resume(db: Database, caller: Caller, job_id: UUID) -> Answer:
     """Let a held job be handed out again; a job that is not held stays as it is. Raises JobNotFound, Conflict."""
-    _require_own_group(db, caller, job_id)
+    require_own_group(db, caller, job_id)
     resumed = db.one_or_none(SQL.resume_job, job_id=job_id, **caller.scope, actor=caller.actor)
     if resumed is None:
-        raise _is_final(db, caller, job_id)
+        raise is_final(db, caller, job_id)
     return Answer(
         {
             "unparked": "Job resumed",
@@ -107,20 +107,21 @@ def _ended(db: Database) -> int:
 
 def _wish(db: Database, caller: Caller, job_id: UUID, wish: str, ban_too: bool = False) -> Row:
     """Note a wish. Raises JobNotFound, Conflict where the job is final."""
-    _require_own_group(db, caller, job_id)
+    require_own_group(db, caller, job_id)
     values: dict[str, Any] = {"wish": wish, "ban_too": ban_too, "sealed_key": caller.sealed_key}
     wished = db.one_or_none(SQL.wish_for_job, job_id=job_id, **caller.scope, actor=caller.actor, **values)
     if wished is None:
-        raise _is_final(db, caller, job_id)
+        raise is_final(db, caller, job_id)
     return wished
 
 
-def _require_own_group(db: Database, caller: Caller, job_id: UUID) -> None:
+def require_own_group(db: Database, caller: Caller, job_id: UUID) -> None:
+    """Raise Forbidden if a token steers a job of another group than its own."""
     if caller.machine:
         caller.require_own_group(get(db, caller, job_id)["container_group_id"])
 
 
-def _is_final(db: Database, caller: Caller, job_id: UUID) -> Conflict:
+def is_final(db: Database, caller: Caller, job_id: UUID) -> Conflict:
     """The error for a job that is not in the queue. Raises JobNotFound."""
     return Conflict(
         f"Job {job_id} has {get(db, caller, job_id)['status']} already; POST /jobs/{job_id}/rerun repeats it."

@@ -141,13 +141,13 @@ def completed(fields: dict[str, Any], job_id: str) -> Row:
 def failed(fields: dict[str, Any], job_id: str) -> Row:
     """The attempt failed; if that is `counted` (see `retry` of the job), this machine never gets the job again."""
     config = coordinator().config
-    counted: list[bool] = []
+    counted: list[bool | None] = []
 
     def fail(db: Database, caller: Caller, job_id: UUID, report: Report) -> None:
         counted.append(jobs.fail(db, caller, job_id, report, config.max_bans, config.max_machines))
 
     answer = carry_out(fail, job_id, report_of(fields), "Failure reported")
-    return answer | ({"counted": counted[0]} if counted else {})
+    return answer | ({} if counted in ([], [None]) else {"counted": counted[0]})
 
 
 @blueprint.post("/jobs/<job_id>/released")

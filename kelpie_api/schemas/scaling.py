@@ -84,5 +84,6 @@ class GroupMetrics(ResponseSchema):
     pending = fields.Integer()
     running = fields.Integer()
     active = fields.Integer()
+    parked = fields.Integer()
     desired_replicas = fields.Integer()
     oldest_pending_seconds = fields.Float()

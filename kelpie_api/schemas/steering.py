@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from marshmallow import fields, pre_load
+from marshmallow import fields, pre_load, validate
 
-from kelpie_api.schemas.fields import Instant, RequestSchema, ResponseSchema, StrictBoolean
+from kelpie_api.schemas.fields import Instant, RequestSchema, ResponseSchema, StrictBoolean, StrictInteger
+from kelpie_api.schemas.options import JobOptions
 
 
 class Interrupt(RequestSchema):
@@ -30,3 +31,58 @@ class Wished(ResponseSchema):
 
     message = fields.String()
     heard_by = Instant()
+
+
+CHANGEABLE = (
+    "name",
+    "labels",
+    "priority",
+    "max_runtime",
+    "max_attempt_runtime",
+    "max_attempts",
+    "max_fruitless_attempts",
+)
+
+
+class JobChanges(JobOptions):
+    """Fields that are not given stay; null removes what is said of one."""
+
+    class Meta(RequestSchema.Meta):
+        fields = (*CHANGEABLE, "max_failures")
+
+    max_failures = StrictInteger(validate=validate.Range(1, 1000))
+
+
+class Rerun(RequestSchema):
+    may_be_left_out = True
+
+    fresh = StrictBoolean(load_default=False)
+
+
+class Lifted(ResponseSchema):
+    count = fields.Integer()
+
+
+class JobDefaults(JobOptions):
+    """What submissions may leave out; a job's sweep and what it waits for are its own."""
+
+    class Meta(RequestSchema.Meta):
+        exclude = tuple({"sweep", "depends_on", "depends_if"} & JobOptions._declared_fields.keys())
+
+
+class GroupChanges(RequestSchema):
+    """Fields that are not given stay."""
+
+    paused = StrictBoolean()
+    defaults = fields.Nested(JobDefaults)
+
+
+class Group(ResponseSchema):
+    sometimes = ("warnings",)
+
+    warnings = fields.List(fields.String())
+    container_group_id = fields.String()
+    paused = fields.Boolean()
+    paused_since = Instant(allow_none=True)
+    paused_by = fields.String(allow_none=True)
+    defaults = fields.Raw(metadata={"type": "object"})

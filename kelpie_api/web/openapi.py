@@ -66,6 +66,10 @@ EXAMPLES: dict[str, Any] = {
     "resume_jobs": {"label": ["experiment:7"]},
     "create_sweep": {"name": "learning-rates", "max_parallel": 20},
     "change_sweep": {"max_parallel": 40},
+    "interrupt_job": {"ban": False},
+    "rerun_job": {"fresh": False},
+    "change_job": {"priority": 5, "max_attempts": 20},
+    "change_group": {"paused": True},
     "create_key": {"name": "ann", "role": "operator"},
     "put_secret": {"value": "hf_..."},
     "create_user": {"username": "acme"},
@@ -76,6 +80,7 @@ UUID_IN_A_PATH = {"format": "uuid"}
 IN_A_PATH: dict[str, tuple[str, dict[str, str]]] = {
     "job_id": ("The id of a job.", UUID_IN_A_PATH),
     "user_id": ("The id of a user.", UUID_IN_A_PATH),
+    "machine_id": ("The id of a machine.", {}),
     "secret_name": ("The name of a secret, which is that of the variable.", {"pattern": f"^{NAME_OF_A_SECRET}$"}),
     "sweep_id": ("The id of a sweep.", UUID_IN_A_PATH),
     "key_id": ("The id of a key, which is not the key.", UUID_IN_A_PATH),

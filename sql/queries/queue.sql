@@ -12,25 +12,37 @@
 -- Create all the jobs of one submission, or none; a batch keeps its own order. `submitted` is a list of
 -- objects with the columns of jobs. With a key it is remembered for a day; a concurrent submission with the same key waits
 -- until the first one has ended. No row: the key was used already, or the tenant would have more than `most_jobs` open jobs
--- or `most_bytes` of them (0: no limit). `shared` says of each job which of its places another open job keeps its
--- checkpoints in, or in a folder within or around: [place, job, its place].
-with asked as materialized (
-  select *, octet_length(concat(command, arguments, environment, sync, input_bucket, input_prefix, checkpoint_bucket,
-                                checkpoint_prefix, output_bucket, output_prefix, webhook, name, labels, options))
-            + coalesce(octet_length(sealed_environment), 0) as bytes
+-- or `most_bytes` of them (0: no limit). Optional fields that are left out are the defaults of the job's group. `shared`
+-- says of each job which of its places another open job keeps its checkpoints in, or in a folder within or around: [place,
+-- job, its place].
+with given as materialized (
+  select *
     from rows from (
     jsonb_to_recordset(%(submitted)s::jsonb) as (
       id uuid, container_group text, command text, arguments jsonb, environment jsonb, sync jsonb,
       input_bucket text, input_prefix text, checkpoint_bucket text, checkpoint_prefix text,
       output_bucket text, output_prefix text, compression boolean, max_failures integer,
       heartbeat_interval integer, webhook text, places text[], name text, labels jsonb, priority smallint,
-      rerun_of uuid, options jsonb, ends_from_attempt integer, attempt_seconds integer, seconds_left integer,
-      sealed_environment bytea, sweep_id uuid, waits_for integer)
+      rerun_of uuid, options jsonb, sealed_environment bytea, sweep_id uuid, waits_for integer)
   ) with ordinality as s (
       id, container_group, command, arguments, environment, sync, input_bucket, input_prefix,
       checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix, compression, max_failures,
-      heartbeat_interval, webhook, places, name, labels, priority, rerun_of, options, ends_from_attempt, attempt_seconds,
-      seconds_left, sealed_environment, sweep_id, waits_for, place)
+      heartbeat_interval, webhook, places, name, labels, priority, rerun_of, options, sealed_environment,
+      sweep_id, waits_for, place)
+),
+with_defaults as materialized (
+  select g.*, coalesce(g.name, d.defaults ->> 'name') as the_name, coalesce(g.labels, d.defaults -> 'labels') as the_labels,
+         coalesce(g.priority, (d.defaults ->> 'priority')::smallint, 0) as the_priority,
+         nullif(coalesce(d.defaults - array['name', 'labels', 'priority'], '{}') || coalesce(g.options, '{}'), '{}')
+         as the_options
+    from given g
+    left join group_settings d on d.tenant_id = %(tenant_id)s and d.container_group = lower(g.container_group)
+),
+asked as materialized (
+  select *, octet_length(concat(command, arguments, environment, sync, input_bucket, input_prefix, checkpoint_bucket,
+                                checkpoint_prefix, output_bucket, output_prefix, webhook, the_name, the_labels, the_options))
+            + coalesce(octet_length(sealed_environment), 0) as bytes
+    from with_defaults
 ),
 room as materialized (
   select has_room_for(%(tenant_id)s, count(*), sum(bytes), %(most_jobs)s, %(most_bytes)s) as is_enough from asked
@@ -58,7 +70,7 @@ created as (
                     sealed_environment, sweep_id)
   select id, %(tenant_id)s, container_group, command, arguments, environment, sync, input_bucket,
          input_prefix, checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix,
-         compression, max_failures, heartbeat_interval, webhook, name, labels, coalesce(priority, 0), rerun_of, options,
+         compression, max_failures, heartbeat_interval, webhook, the_name, the_labels, the_priority, rerun_of, the_options,
          sealed_environment, sweep_id
     from submitted
    order by place
@@ -68,8 +80,8 @@ queued as (
   insert into queue (job_id, tenant_id, container_group, seq, rank, heartbeat_interval, bytes, ends_from_attempt,
                      attempt_seconds, seconds_left, sweep_id, waits_for, parked)
   select c.id, c.tenant_id, coalesce(c.container_group, ''), c.seq, 1 - 2 * c.priority, c.heartbeat_interval, s.bytes,
-         s.ends_from_attempt, s.attempt_seconds, s.seconds_left, s.sweep_id, coalesce(s.waits_for, 0),
-         case when s.waits_for > 0 then array['depends'] end
+         ends_from_attempt(c.options), (c.options ->> 'max_attempt_runtime')::integer, (c.options ->> 'max_runtime')::integer,
+         s.sweep_id, coalesce(s.waits_for, 0), case when s.waits_for > 0 then array['depends'] end
     from created c
     join submitted s using (id)
 ),
@@ -395,7 +407,8 @@ select status from job;
 -- One failure of one attempt. Without a retry rule that matches it is counted, the machine banned from this job, and the
 -- job handed on at once, or failed for good when it has no failures left. A rule may end or hold the job, or have it
 -- handed out again, after a pause; then only `retry` counts and bans. One for a stall (`stalled`: 1, else 0), which the
--- job wants as its end, is looked up in no rule. A pending job stays pending. No row: refused.
+-- job wants as its end, is looked up in no rule. `counted` is null where there is no rule. A pending job stays pending.
+-- No row: refused.
 --
 -- Where it `counts` (1, else 0), it counts against the machine in the group that it held the job for; the one that fills
 -- the set of `max_bans` (0: never) has the machine reallocated, and sets the count to zero. A machine that is not known yet
@@ -408,6 +421,7 @@ with held as (
 ),
 ruled as materialized (
   select h.job_id, coalesce(r.rule ->> 'do', 'retry') as verdict,
+         %(stalled)s = 1 or coalesce(j.options ? 'retry', false) as is_told,
          (coalesce(r.rule ->> 'do', 'retry') = 'retry')::integer as failure,
          case when r.rule ->> 'do' in ('retry', 'free') then coalesce(
               (r.rule ->> 'backoff')::integer,
@@ -512,8 +526,8 @@ told as (
   insert into events (job_id, kind, actor, attempt, detail)
   select job.id, kind, %(actor)s, job.attempt,
          jsonb_build_object('machine_id', %(machine_id)s::text, 'exit_code', %(exit_code)s::integer,
-                            'reason', %(reason)s::text, 'num_failures', job.num_failures,
-                            'counted', (select verdict = 'retry' from ruled))
+                            'reason', %(reason)s::text, 'num_failures', job.num_failures)
+         || coalesce((select jsonb_build_object('counted', verdict = 'retry') from ruled where is_told), '{}')
     from job
    cross join lateral (values ('attempt_failed', true), ('failed', job.status = 'failed')) as e (kind, happened)
    where happened
@@ -526,7 +540,7 @@ hooked as (
    where is_told(webhook, options, 'failed')
      and status = 'failed'
 )
-select status, (select verdict = 'retry' from ruled) as counted,
+select status, (select verdict = 'retry' from ruled where is_told) as counted,
        coalesce((select ends_on_lapse from waiting), false) as is_to_be_ended
   from job;
 
@@ -740,6 +754,154 @@ told as (
 )
 select did from held;
 
+-- name: lock_job
+-- A job that is to be changed, as it is: for what stands before the other statements of a transaction. No row: final, or not
+-- the caller's.
+select j.name, j.labels, j.priority, j.options, j.max_failures, j.num_failures
+  from (select job_id
+          from queue q
+         where q.job_id = %(job_id)s
+           and in_reach(q, %(scope)s, %(groups)s)
+           for update) q
+  join jobs j on j.id = q.job_id;
+
+-- name: attempt_of_job
+select attempt from queue where job_id = %(job_id)s;
+
+-- name: change_job
+-- What is said of a job anew, all of it, with its row of the queue locked before. Limits that are reached already mark a job
+-- without a holder for end_attempts, which must follow; of one that is held the time counts from its handout.
+with used as materialized (
+  select coalesce(ceil(sum(extract(epoch from case outcome when 'interrupted' then last_heartbeat else ended end - claimed))
+                         filter (where ended is not null)), 0)::integer as seconds,
+         max(claimed) filter (where ended is null) as claimed
+    from attempts
+   where job_id = %(job_id)s
+),
+job as (
+  update jobs
+     set name = %(name)s, labels = %(labels)s, priority = %(priority)s, options = %(options)s,
+         max_failures = %(max_failures)s
+   where id = %(job_id)s
+  returning id, tenant_id, seq, options
+),
+queued as (
+  update queue q
+     set rank = (q.rank & 1) - 2 * %(priority)s::integer,
+         ends_from_attempt = ends_from_attempt(j.options),
+         attempt_seconds = n.attempt_seconds,
+         seconds_left = n.seconds_left,
+         deadline = case when q.machine_id is not null
+                         then u.claimed + least(n.attempt_seconds, n.seconds_left) * interval '1 second'
+                    end,
+         ends_on_lapse = case when q.machine_id is not null
+                              then q.wish is not null or coalesce(q.attempt >= ends_from_attempt(j.options), false)
+                              else q.ends_on_lapse or n.is_over
+                         end,
+         parked = case when q.machine_id is null and n.is_over then with_reason(q.parked, 'hold') else q.parked end
+    from job j
+   cross join used u
+   cross join lateral (
+         select (j.options ->> 'max_attempt_runtime')::integer as attempt_seconds,
+                greatest((j.options ->> 'max_runtime')::integer - u.seconds, 0) as seconds_left) l
+   cross join lateral (
+         select l.attempt_seconds, case when j.options ? 'max_runtime' then l.seconds_left end as seconds_left) m
+   cross join lateral (
+         select m.*, coalesce(m.seconds_left = 0, false)
+                     or coalesce(%(attempt)s >= nullif((j.options ->> 'max_attempts')::integer, 0), false) as is_over) n
+   where q.job_id = j.id
+  returning q.job_id, q.attempt
+),
+unlabeled as (
+  delete from job_labels l
+   using job j
+   where l.tenant_id = j.tenant_id
+     and l.seq = j.seq
+     and (l.key, l.value) in (select key, value from jsonb_each_text(%(old_labels)s::jsonb))
+     and not coalesce(%(labels)s::jsonb @> jsonb_build_object(l.key, l.value), false)
+),
+labeled as (
+  insert into job_labels (tenant_id, key, value, seq)
+  select j.tenant_id, label.key, label.value, j.seq
+    from job j
+   cross join lateral jsonb_each_text(%(labels)s::jsonb) as label (key, value)
+      on conflict do nothing
+)
+insert into events (job_id, kind, actor, attempt, detail)
+select job_id, 'changed', %(actor)s, attempt, jsonb_build_object('fields', %(fields)s::text[]) from queued;
+
+-- name: unban_machines
+-- Let machines have a job again that they are banned from, one or all (null). No row: final, or not the caller's.
+with held as (
+  select job_id, attempt
+    from queue q
+   where job_id = %(job_id)s
+     and in_reach(q, %(scope)s, %(groups)s)
+     for update
+),
+lifted as (
+  delete from bans b
+   using held h
+   where b.job_id = h.job_id
+     and (%(machine_id)s::text is null or b.machine_id = %(machine_id)s)
+  returning b.machine_id
+),
+cleared as (
+  update queue q
+     set blocked_since = null,
+         banned = exists (select from bans b
+                           where b.job_id = q.job_id
+                             and %(machine_id)s::text is not null
+                             and b.machine_id <> %(machine_id)s)
+    from held h
+   where q.job_id = h.job_id
+     and exists (select from lifted)
+),
+told as (
+  insert into events (job_id, kind, actor, attempt, detail)
+  select h.job_id, 'unbanned', %(actor)s, h.attempt,
+         jsonb_build_object('machines', (select jsonb_agg(machine_id order by machine_id) from lifted))
+    from held h
+   where exists (select from lifted)
+)
+select (select count(*) from lifted) as count from held;
+
+-- Container groups.
+
+-- name: pause_group
+insert into paused_groups (tenant_id, container_group, by)
+values (%(tenant_id)s, lower(%(container_group)s), %(actor)s)
+    on conflict do nothing;
+
+-- name: have_claims_ended
+-- Whether the claims have ended that began before a group was paused; those that begin now see that it is.
+select claims_ended(claims_name(%(tenant_id)s, %(container_group)s)) as ended;
+
+-- name: unpause_group
+-- Claims that wait for the group's jobs, or for those of the null group, look at once.
+with gone as (
+  delete from paused_groups
+   where tenant_id = %(tenant_id)s
+     and container_group = lower(%(container_group)s)
+  returning tenant_id
+)
+select pg_notify('kelpie_work', tenant_id || ' ' || line)
+  from gone
+ cross join unnest(array[%(container_group)s::text, '']) as line;
+
+-- name: set_defaults
+insert into group_settings (tenant_id, container_group, defaults, updated_by)
+values (%(tenant_id)s, lower(%(container_group)s), %(defaults)s::jsonb, %(actor)s)
+    on conflict (tenant_id, container_group) do update
+   set defaults = excluded.defaults, updated = now(), updated_by = excluded.updated_by;
+
+-- name: get_group
+select p.container_group is not null as paused, p.since as paused_since, p.by as paused_by,
+       coalesce(s.defaults, '{}') as defaults
+  from (select %(tenant_id)s::bigint as tenant_id, lower(%(container_group)s) as container_group) g
+  left join paused_groups p using (tenant_id, container_group)
+  left join group_settings s using (tenant_id, container_group);
+
 -- name: end_attempts
 -- See to jobs of which a wish or a limit says what comes next; functions/end_attempts.sql says which, and what.
 select end_attempts(%(job_id)s, %(most)s) as count;
@@ -949,7 +1111,7 @@ did as (
 resumed as (
   update queue q
      set parked = without_reason(without_reason(q.parked, 'hold'), 'backoff'), backoff_until = null,
-         wish = null, wished_at = null, wish_by = null,
+         fruitful_attempt = q.attempt, wish = null, wished_at = null, wish_by = null,
          ends_on_lapse = q.machine_id is not null and coalesce(q.attempt >= q.ends_from_attempt, false)
     from did d
    where q.job_id = d.job_id

@@ -67,6 +67,11 @@ with active as (
      and of_tenant(tenant_id, %(scope)s)
 )
 select pending, running, active,
+       (select count(*)
+          from job_phases
+         where phase = 'parked'
+           and container_group = any (%(spellings)s)
+           and of_tenant(tenant_id, %(scope)s)) as parked,
        coalesce((select extract(epoch from now() - j.created)::float8 from jobs j where j.seq = oldest), 0)
          as oldest_pending_seconds
   from active;

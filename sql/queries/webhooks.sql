@@ -2,7 +2,7 @@
 
 -- name: take_webhooks
 -- Take due webhooks for sending, no more of a lane and of a user than there is room for; see functions/take_webhooks.sql.
-select id, job_id, user_id, lane, url, status, machine_id, container_group, sealed_key, tries,
+select id, job_id, user_id, lane, url, status, event, machine_id, container_group, sealed_key, tries,
        tries - tries_before as tries_since, now() - due_since as age
   from take_webhooks(%(batch)s, %(hold)s, %(lane_cap)s, %(user_cap)s, %(lanes)s::uuid[], %(lane_rooms)s::integer[],
                      %(users)s::uuid[], %(user_rooms)s::integer[]);

@@ -58,7 +58,8 @@ def test_the_next_claim_brings_the_newest_manifest_as_it_was_reported(api: Clien
         assert (shown["attempt"], shown["generation"]) == (1, 2)
         assert shown["files"] == [FILE | {"etag": "etag-2"}]
         assert shown["reported"].endswith("Z")
-    assert "checkpoint" not in (api.get(f"/jobs/{job['id']}").json or {})
+    read = (api.get(f"/jobs/{job['id']}").json or {})["checkpoint"]
+    assert (read["generation"], read["bytes"]) == (2, FILE["size"]) and "files" not in read
 
 
 def test_a_later_attempts_manifest_is_newer_whatever_its_number(api: Client, job: Job) -> None:

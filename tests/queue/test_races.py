@@ -46,6 +46,7 @@ def report_in(tx: Transaction, tenant: Tenant, statement: str, job_id: UUID, sai
         actor="machine:m1",
         sealed_key=None,
         organization="acme",
+        stalled=0,
         max_bans=5,
         max_machines=0,
         counts=1,

@@ -9,6 +9,7 @@ import pytest
 
 from kelpie_api.db import SQL, Database
 from kelpie_api.queue import jobs, wishes
+from kelpie_api.queue.progress import told
 from tests.helpers import (
     Client,
     Job,
@@ -351,7 +352,8 @@ def test_the_first_rule_that_matches_says_what_a_failure_does(
     found = read(api, job)
     banned = db.all("select from bans")
     parked = found["parked"]
-    assert (found["status"], found["num_failures"], answers[0]["counted"], parked, bool(banned)) == expected
+    counted = answers[0]["counted"]
+    assert (found["status"], found["num_failures"], counted, parked, bool(banned)) == expected
 
 
 def test_a_pause_after_free_failures_doubles_and_its_end_is_seen_to(api: Client, db: Database) -> None:
@@ -458,7 +460,7 @@ def test_maintenance_waits_for_no_heartbeat_that_comes_at_the_last_moment(
     job = running(api)
     asked(api, job, "hold")
     be_silent(db, job)
-    held = {"machine_id": "m1", "attempt": 1, "checkpoint_lag": None, "phase": None, "stalled": None}
+    held = {"machine_id": "m1", "attempt": 1, "checkpoint_lag": None, **told(report(attempt=1))}
     with db.transaction() as tx:
         assert tx.one_or_none(SQL.renew_lease, job_id=UUID(job["id"]), **tenant.caller.scope, **held)
         wishes.end_due(db)

@@ -1,0 +1,34 @@
+"""What is set of a container group: whether it is paused, and the defaults of its jobs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from kelpie_api.auth.caller import Caller
+from kelpie_api.db import SQL, Database, Row
+from kelpie_api.errors import Unavailable
+
+
+def change(db: Database, caller: Caller, container_group: str, changes: Mapping[str, Any]) -> Row:
+    """Change what is set of a group, and return all of it. Fields that are not given stay.
+
+    Once `paused` is answered, machines of the group are handed no job. Raises Unavailable where a claim that began
+    before does not end.
+    """
+    caller.require_tenant()
+    group = {"tenant_id": caller.tenant_id, "container_group": container_group}
+    if changes.get("defaults") is not None:
+        given = {name: value for name, value in changes["defaults"].items() if value is not None}
+        db.execute(SQL.set_defaults, **group, defaults=json.dumps(given), actor=caller.actor)
+    if changes.get("paused") is True:
+        db.execute(SQL.pause_group, **group, actor=caller.actor)
+        ended = db.one_or_none(SQL.have_claims_ended, **group)
+        if not (ended and ended["ended"]):
+            raise Unavailable("The group is paused, but a claim that began before has not ended; ask again.")
+    elif changes.get("paused") is False:
+        db.all(SQL.unpause_group, **group)
+    found = db.one_or_none(SQL.get_group, **group)
+    assert found is not None, "it begins with a row of its own"
+    return {"container_group_id": container_group} | found
