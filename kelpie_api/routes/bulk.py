@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from typing import Any
+from uuid import UUID
 
 from flask import request
 
 from kelpie_api.db import Row
 from kelpie_api.errors import InvalidRequest
 from kelpie_api.queue import bulk
+from kelpie_api.queue.reruns import rerun
+from kelpie_api.queue.submissions import OpenJobLimits
 from kelpie_api.schemas.fields import Failure, unknown_fields
 from kelpie_api.schemas.filters import ChangedJobs, JobCount, JobCountQuery, JobSelection, filters_of
 from kelpie_api.web.blueprint import Blueprint
 from kelpie_api.web.body import guess, ignored, request_json, with_warnings
-from kelpie_api.web.context import caller, db
+from kelpie_api.web.context import caller, coordinator, db
 
 blueprint = Blueprint("bulk", __name__, description="Many jobs at once: counts and changes of all that match.")
 QUERY = JobCountQuery()
@@ -64,6 +67,24 @@ def resume_jobs(selection: dict[str, Any]) -> Row:
     """Let the held jobs that match be handed out again; `count` is their number."""
     require_known_fields()
     return asdict(bulk.resume(db(), caller(), filters_of(selection), selection["expect"]))
+
+
+@blueprint.post("/jobs/rerun")
+@blueprint.arguments(SELECTION)
+@blueprint.response(200, ChangedJobs)
+@blueprint.alt_response(400, schema=Failure)
+@blueprint.alt_response(409, schema=Failure)
+@blueprint.alt_response(429, schema=Failure)
+def rerun_jobs(selection: dict[str, Any]) -> Row:
+    """Submit the jobs that match and have ended once more, each as a new one."""
+    require_known_fields()
+    parts, asking = coordinator(), caller()
+    limits = OpenJobLimits(parts.config.max_open_jobs, parts.config.max_open_mebibytes)
+
+    def again(job_id: UUID) -> None:
+        rerun(parts.db, asking, job_id, parts.environments, limits, fresh=False)
+
+    return asdict(bulk.rerun(parts.db, asking, filters_of(selection), selection["expect"], again))
 
 
 def require_known_fields() -> None:

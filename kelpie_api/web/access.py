@@ -55,6 +55,7 @@ OPEN = {
     "bulk.cancel_jobs": To.OPERATORS,
     "bulk.hold_jobs": To.OPERATORS,
     "bulk.resume_jobs": To.OPERATORS,
+    "bulk.rerun_jobs": To.OPERATORS,
     "jobs.purge_group": To.OPERATORS,
     "jobs.purge_jobs": To.ADMINISTRATORS,
     # work

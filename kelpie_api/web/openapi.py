@@ -64,6 +64,7 @@ EXAMPLES: dict[str, Any] = {
     "cancel_jobs": {"label": ["experiment:7"]},
     "hold_jobs": {"label": ["experiment:7"]},
     "resume_jobs": {"label": ["experiment:7"]},
+    "rerun_jobs": {"label": ["experiment:7"]},
     "create_sweep": {"name": "learning-rates", "max_parallel": 20},
     "change_sweep": {"max_parallel": 40},
     "interrupt_job": {"ban": False},

@@ -82,6 +82,17 @@ def test_hold_parks_what_waits_and_asks_for_what_runs(
     assert {claimed_id(db, tenant, "m9"), claimed_id(db, tenant, "m9")} == {labeled["waiting"], labeled["pending"]}
 
 
+def test_rerun_submits_what_has_ended_once_more(api: Client, db: Database, labeled: dict[str, UUID]) -> None:
+    answer = api.post("/jobs/rerun", {"label": "n:1", "expect": 6})
+    assert answer.status_code == 200, answer.text
+    assert answer.json and answer.json["count"] == 3
+    open_ones = {str(labeled[state]) for state in ("pending", "held", "waiting")}
+    assert {one["id"] for one in answer.json["refused"]} == open_ones
+    made = db.all("select rerun_of, labels from jobs where rerun_of is not null")
+    assert {one["rerun_of"] for one in made} == {labeled[state] for state in ("completed", "failed", "canceled")}
+    assert all(one["labels"] == {"n": "1"} for one in made)
+
+
 def test_another_number_than_expected_changes_nothing(api: Client, labeled: dict[str, UUID]) -> None:
     body = refused(api.post("/jobs/cancel", {"label": "n:1", "expect": 5}), 409)
     assert body["message"].startswith("6 jobs match")
