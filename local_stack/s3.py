@@ -1,8 +1,11 @@
 """The S3 server of the stack as a child process, and a client for looking into its buckets."""
 
+import json
 import os
+import secrets
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,6 +97,20 @@ class S3Server:
         answer = self._client.list_multipart_uploads(Bucket=bucket, Prefix=prefix)
         return [upload["Key"] for upload in answer.get("Uploads", [])]
 
+    @contextmanager
+    def hold(self, bucket: str, prefix: str, first: int = 0) -> Iterator[Path]:
+        """Let no object appear under a prefix, but for the first so many; yields the file that appears when one is
+        held. What was held is refused afterwards."""
+        held = self._folder / "s3-held"
+        held.unlink(missing_ok=True)
+        draft, hold = self._folder / "s3-hold.tmp", self._folder / "s3-hold.json"
+        draft.write_text(json.dumps({"name": secrets.token_hex(4), "path": f"/{bucket}/{prefix}", "pass": first}))
+        draft.replace(hold)
+        try:
+            yield held
+        finally:
+            hold.unlink()
+
     def begin_upload(self, bucket: str, key: str) -> str:
         """Begin a multipart upload, as another program would; returns its id."""
         return self._client.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
@@ -114,7 +131,7 @@ class S3Server:
 
     def _program(self) -> list[str]:
         rate = [str(self._upload_rate)] if self._upload_rate else []
-        return [sys.executable, "-m", "local_stack.s3_server", str(self.port), *rate]
+        return [sys.executable, "-m", "local_stack.s3_server", str(self.port), str(self._folder), *rate]
 
     def _answers(self) -> bool:
         try:

@@ -1,16 +1,19 @@
 """An S3 server for this machine: moto's, optionally with slow uploads.
 
-    python -m local_stack.s3_server PORT [BYTES_PER_SECOND]
+    python -m local_stack.s3_server PORT FOLDER [BYTES_PER_SECOND]
 
-Objects are kept in memory. BYTES_PER_SECOND limits the rate of every upload, so that tests can kill a worker in
-the middle of one. S3's conditions for completing a multipart upload, which moto ignores, are enforced here.
+Objects are kept in memory. What FOLDER/s3-hold.json names is held on its way (see `HeldUploads`). BYTES_PER_SECOND
+limits the rate of every upload, so that tests can kill a worker in the middle of one. S3's conditions for
+completing a multipart upload, which moto ignores, are enforced here.
 """
 
 import io
+import json
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import IO, Any
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
@@ -51,6 +54,46 @@ def with_slow_uploads(app: WsgiApp, rate: int) -> WsgiApp:
         return app(environ, start_response)
 
     return slowed
+
+
+class HeldUploads:
+    """While the file `s3-hold.json` names a path, no object below it appears, but for the first `pass` of them.
+
+    The file `s3-held` appears when one is held; it is refused once the hold is over, for what sent it may be dead.
+    """
+
+    def __init__(self, app: WsgiApp, folder: Path) -> None:
+        self._app = app
+        self._hold = folder / "s3-hold.json"
+        self._held = folder / "s3-held"
+        self._passed: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
+        if not (_makes_an_object(environ) and self._is_held(environ["PATH_INFO"])):
+            return self._app(environ, start_response)
+        self._held.touch()
+        while self._hold.exists():
+            time.sleep(0.02)
+        return _refuse(environ, start_response, ("503 Slow Down", "SlowDown"))
+
+    def _is_held(self, path: str) -> bool:
+        try:
+            hold = json.loads(self._hold.read_text())
+        except (FileNotFoundError, ValueError):
+            return False
+        if not path.startswith(hold["path"]):
+            return False
+        with self._lock:
+            self._passed[hold["name"]] = self._passed.get(hold["name"], 0) + 1
+            return self._passed[hold["name"]] > int(hold["pass"])
+
+
+def _makes_an_object(environ: Environ) -> bool:
+    query = environ["QUERY_STRING"]
+    if environ["REQUEST_METHOD"] == "POST":
+        return "uploadId=" in query
+    return environ["REQUEST_METHOD"] == "PUT" and "partNumber=" not in query
 
 
 class EnforcedConditions:
@@ -111,12 +154,13 @@ def _refusal(environ: Environ, etag: str | None) -> tuple[str, str] | None:
     return None if holds else ("412 Precondition Failed", "PreconditionFailed")
 
 
-def main(port: int, rate: int | None) -> None:
+def main(port: int, folder: Path, rate: int | None) -> None:
     app: WsgiApp = EnforcedConditions(DomainDispatcherApplication(create_backend_app))
+    app = HeldUploads(app, folder)
     if rate:
         app = with_slow_uploads(app, rate)
     run_simple("127.0.0.1", port, app, threaded=True, request_handler=MotoRequestHandler)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)
+    main(int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else None)

