@@ -15,7 +15,7 @@ class Attempt:
     """One start of the command. Times are seconds since the epoch; `ended` is None while it runs."""
 
     started: float
-    restored: int  # files in the checkpoint directory when the command began
+    restored: int  # files in the checkpoint directory when the command began, without empty ones
     status: str | None = None  # KELPIE_CHECKPOINT_STATUS
     ended: float | None = None
     code: int | None = None  # None if the machine was killed

@@ -23,6 +23,7 @@ from local_stack.stack import LocalStack, Worker, own_environment
 
 WITNESS = Path(__file__).with_name("witness.py")
 BUCKET = "rehearsal"
+EMPTY = "d41d8cd98f00b204e9800998ecf8427e"  # the ETag of an object without content
 HEARTBEAT_INTERVAL = 1  # seconds; a lost machine is noticed after two
 LONG = 7 * 86400.0  # seconds; a run may take as long as it takes
 MOST_BYTES = 2 << 30  # of the working directory, which is copied to each machine
@@ -230,7 +231,9 @@ class Job:
         return found[number - 1] if len(found) >= number else None
 
     def checkpoint_objects(self) -> dict[str, str]:
-        return self.stack.s3.etags(BUCKET, self.prefix("checkpoint"))
+        """What a checkpoint in the bucket consists of; an empty file is none yet."""
+        found = self.stack.s3.etags(BUCKET, self.prefix("checkpoint"))
+        return {key: etag for key, etag in found.items() if etag != EMPTY}
 
     def crash(self) -> None:
         """Kill the machine; its disk stays."""

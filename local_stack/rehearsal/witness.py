@@ -70,9 +70,9 @@ class Witness:
         self._record = Path(plan["record"]).open("a", buffering=1)  # noqa: SIM115 - until the end
         self._checkpoint.mkdir(parents=True, exist_ok=True)
         self._sizes = {path: path.stat().st_size for path in self._files()}
-        self._unread = set(self._sizes)
+        self._unread = {path for path, size in self._sizes.items() if size}  # of an empty one nothing is read
         self._frozen = False
-        self.note("start", restored=len(self._sizes), status=os.environ.get("KELPIE_CHECKPOINT_STATUS"))
+        self.note("start", restored=len(self._unread), status=os.environ.get("KELPIE_CHECKPOINT_STATUS"))
 
     def note(self, event: str, **facts: Any) -> None:
         self._record.write(json.dumps({"event": event, "at": time.time(), **facts}) + "\n")
