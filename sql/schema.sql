@@ -40,6 +40,11 @@ create table attempts (
   output text,
   detail text,
   speaks text[],
+  tenant_id bigint,
+  held double precision,
+  useful double precision,
+  lost double precision,
+  price_per_hour double precision,
   constraint attempts_job_id_fkey FOREIGN KEY (job_id) REFERENCES jobs(id) ON DELETE CASCADE,
   constraint attempts_number_check CHECK (number > 0),
   constraint attempts_pkey PRIMARY KEY (job_id, number),
@@ -130,6 +135,17 @@ create table events (
   constraint events_job_id_fkey FOREIGN KEY (job_id) REFERENCES jobs(id) ON DELETE CASCADE,
   constraint events_kind_check CHECK (kind = ANY (ARRAY['submitted'::text, 'claimed'::text, 'interrupted'::text, 'released'::text, 'attempt_failed'::text, 'completed'::text, 'failed'::text, 'canceled'::text, 'blocked'::text, 'checkpointed'::text, 'resumed'::text, 'parked'::text, 'unparked'::text, 'asked'::text, 'changed'::text, 'unbanned'::text, 'stalled'::text, 'noted'::text])) NOT VALID,
   constraint events_pkey PRIMARY KEY (id)
+);
+
+create table group_prices (
+  tenant_id bigint not null,
+  container_group text not null,
+  price_per_hour double precision not null,
+  since timestamp with time zone default now() not null,
+  by text not null,
+  constraint group_prices_pkey PRIMARY KEY (tenant_id, container_group),
+  constraint group_prices_price_per_hour_check CHECK (price_per_hour >= 0::double precision AND price_per_hour <= 1000000::double precision),
+  constraint group_prices_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(id) ON DELETE CASCADE
 );
 
 create table group_settings (
@@ -536,6 +552,35 @@ create table tenants (
   constraint tenants_user_id_project_key UNIQUE (user_id, project)
 );
 
+create table usage_of_days (
+  tenant_id bigint not null,
+  day date not null,
+  container_group text not null,
+  machine_id text not null,
+  sweep_id uuid not null,
+  outcome attempt_outcome not null,
+  attempts bigint not null,
+  held double precision not null,
+  useful double precision,
+  lost double precision,
+  money double precision,
+  constraint usage_of_days_pkey PRIMARY KEY (tenant_id, day, container_group, machine_id, sweep_id, outcome),
+  constraint usage_of_days_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(id) ON DELETE CASCADE
+) with (fillfactor=80);
+
+create table usage_to_add (
+  tenant_id bigint not null,
+  day date not null,
+  container_group text not null,
+  machine_id text not null,
+  sweep_id uuid not null,
+  outcome attempt_outcome not null,
+  held double precision not null,
+  useful double precision,
+  lost double precision,
+  money double precision
+) with (autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=1000);
+
 create table users (
   id uuid default gen_random_uuid() not null,
   username text not null,
@@ -590,6 +635,8 @@ CREATE INDEX dependencies_on_a_sweep ON dependencies USING btree (on_sweep) WHER
 CREATE INDEX during_prefixes_by_place ON during_prefixes USING btree (tenant_id, "left"(place, 600));
 
 CREATE INDEX during_prefixes_of_a_job ON during_prefixes USING btree (job_id);
+
+CREATE INDEX ended_attempts ON attempts USING btree (tenant_id, ended) WHERE (tenant_id IS NOT NULL);
 
 CREATE INDEX ended_jobs_of_a_group ON jobs USING btree (tenant_id, COALESCE(container_group, ''::text), (
 CASE
@@ -678,6 +725,8 @@ CREATE INDEX submissions_by_age ON submissions USING btree (created);
 CREATE INDEX sweeps_of_a_tenant ON sweeps USING btree (tenant_id, seq);
 
 CREATE INDEX sweeps_to_end ON sweeps USING btree (closed) WHERE ((closed IS NOT NULL) AND (ended IS NULL));
+
+CREATE INDEX usage_of_a_machine ON usage_of_days USING btree (tenant_id, container_group, machine_id, day);
 
 CREATE INDEX webhooks_by_age ON webhooks USING btree (due_since) WHERE (next_try IS NOT NULL);
 

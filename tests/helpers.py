@@ -114,7 +114,7 @@ EMPTY = """
     delete from dependencies; delete from dependency_endings;
     delete from open_job_counts; delete from submissions;
     delete from jobs; delete from sweeps; delete from lapse_horizons; delete from machines;
-    delete from reallocations;
+    delete from reallocations; delete from usage_of_days; delete from usage_to_add; delete from group_prices;
     delete from scaling_decisions; delete from scaling_rules;
     delete from users where not is_admin; delete from tenants where project <> '';
     delete from salad_proofs; delete from jwks; delete from outages; delete from autoscaler_turn;

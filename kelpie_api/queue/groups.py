@@ -1,4 +1,4 @@
-"""What is set of a container group: whether it is paused, and the defaults of its jobs."""
+"""What is set of a container group: whether it is paused, the defaults of its jobs, and its price."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from kelpie_api.auth.caller import Caller
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.errors import Unavailable
+from kelpie_api.queue import usage
 
 
 def change(db: Database, caller: Caller, container_group: str, changes: Mapping[str, Any]) -> Row:
@@ -22,6 +23,8 @@ def change(db: Database, caller: Caller, container_group: str, changes: Mapping[
     if changes.get("defaults") is not None:
         given = {name: value for name, value in changes["defaults"].items() if value is not None}
         db.execute(SQL.set_defaults, **group, defaults=json.dumps(given), actor=caller.actor)
+    if "price_per_hour" in changes:
+        usage.set_price(db, caller, container_group, changes["price_per_hour"])
     if changes.get("paused") is True:
         db.execute(SQL.pause_group, **group, actor=caller.actor)
         ended = db.one_or_none(SQL.have_claims_ended, **group)

@@ -14,7 +14,7 @@ import psycopg
 from kelpie_api import logs
 from kelpie_api.db import SQL, Database, Transaction
 from kelpie_api.errors import Unavailable
-from kelpie_api.queue import dependencies, sweeps, wishes
+from kelpie_api.queue import dependencies, sweeps, usage, wishes
 
 BEAT = 0.5  # seconds between two renewals of the liveness row; a gap of a second is an outage
 DEAD_ROWS = 1000  # dead rows at the head of the queue, by which a claim reads tens of pages more
@@ -50,6 +50,7 @@ class Maintenance:
             self.end_due,
             self.fill_sweeps,
             self.settle_dependencies,
+            self.add_up_usage,
             self.forget,
             self.cut_overdue,
             *self.more,
@@ -114,6 +115,10 @@ class Maintenance:
     def settle_dependencies(self) -> float:
         """Tell jobs that wait for others what has ended; the seconds until the next time."""
         return dependencies.settle_all(self.db)
+
+    def add_up_usage(self) -> float:
+        """Add what ended to the totals of usage; the seconds until the next time."""
+        return usage.add_up(self.db)
 
     def forget(self) -> float:
         """Remove outages and submissions that no rule needs any more; return the seconds until the next time."""

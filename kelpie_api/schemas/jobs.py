@@ -340,6 +340,10 @@ class Attempt(ResponseSchema):
     reason = fields.String(allow_none=True)
     detail = fields.String(allow_none=True)
     output = fields.String(allow_none=True)
+    held = fields.Float(allow_none=True)
+    useful = fields.Float(allow_none=True)
+    lost = fields.Float(allow_none=True)
+    price = fields.Float(allow_none=True)
 
 
 class AttemptList(ResponseSchema):

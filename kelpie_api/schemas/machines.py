@@ -60,7 +60,10 @@ class Reallocation(ResponseSchema):
 
 
 class Machine(ResponseSchema):
-    """`bans` is the number of jobs that it is banned from, `counted_bans` those that count for a reallocation."""
+    """`bans` is the number of jobs that it is banned from, `counted_bans` those that count for a reallocation.
+
+    What is counted of its attempts is of the last 30 days.
+    """
 
     container_group_id = fields.String()
     machine_id = fields.String()
@@ -68,6 +71,9 @@ class Machine(ResponseSchema):
     job_ids = fields.List(fields.UUID())
     bans = fields.Integer()
     counted_bans = fields.Integer()
+    interruptions = fields.Integer()
+    failures = fields.Integer()
+    useful_share = fields.Float(allow_none=True)
     reallocations = fields.List(fields.Nested(Reallocation))
 
 

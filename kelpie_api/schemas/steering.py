@@ -8,6 +8,7 @@ from marshmallow import fields, pre_load, validate
 
 from kelpie_api.schemas.fields import Instant, RequestSchema, ResponseSchema, StrictBoolean, StrictInteger
 from kelpie_api.schemas.options import JobOptions
+from kelpie_api.schemas.usage import Price
 
 
 class Interrupt(RequestSchema):
@@ -75,6 +76,7 @@ class GroupChanges(RequestSchema):
 
     paused = StrictBoolean()
     defaults = fields.Nested(JobDefaults)
+    price_per_hour = Price(allow_none=True, validate=validate.Range(0, 1_000_000))
 
 
 class Group(ResponseSchema):
@@ -85,4 +87,5 @@ class Group(ResponseSchema):
     paused = fields.Boolean()
     paused_since = Instant(allow_none=True)
     paused_by = fields.String(allow_none=True)
+    price_per_hour = fields.Float(allow_none=True)
     defaults = fields.Raw(metadata={"type": "object"})

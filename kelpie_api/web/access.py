@@ -72,7 +72,8 @@ OPEN = {
     "sweeps.get_sweep": To.READERS,
     "sweeps.change_sweep": To.OPERATORS,
     "sweeps.cancel_sweep": To.OPERATORS,
-    # machines and scaling
+    # usage, machines and scaling
+    "usage.get_usage": To.READERS,
     "machines.list_machines": To.READERS,
     "scaling.create_rule": To.OPERATORS | To.SUBMITTING_TOKENS,
     "scaling.list_rules": To.READERS | To.SUBMITTING_TOKENS,

@@ -70,7 +70,7 @@ EXAMPLES: dict[str, Any] = {
     "interrupt_job": {"ban": False},
     "rerun_job": {"fresh": False},
     "change_job": {"priority": 5, "max_attempts": 20},
-    "change_group": {"paused": True},
+    "change_group": {"paused": True, "price_per_hour": 0.25},
     "create_key": {"name": "ann", "role": "operator"},
     "put_secret": {"value": "hf_..."},
     "create_user": {"username": "acme"},

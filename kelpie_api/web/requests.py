@@ -37,6 +37,7 @@ EXTENSIONS = ", ".join(
         "secrets",
         "steer",
         "sweeps",
+        "usage",
         "wait",
         "why",
     )

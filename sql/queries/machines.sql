@@ -55,7 +55,8 @@ delete from machines
 
 -- name: list_machines
 -- By group and id, from just after one of them or with some skipped. Of the jobs that a machine holds no more than
--- `most_jobs` are shown: callers choose the names of machines, and one of them may hold the whole queue.
+-- `most_jobs` are shown: callers choose the names of machines, and one of them may hold the whole queue. What is counted of a
+-- machine is from the totals of the last 30 days (UTC), today included; attempts of the last seconds may be missing there.
 with page as materialized (
   select tenant_id, container_group, machine_id, last_seen, bans, counted_bans
     from machines
@@ -77,9 +78,19 @@ held as materialized (
    group by tenant_id, holder_group, machine_id
 )
 select p.tenant_id, p.container_group as container_group_id, p.machine_id,
-       greatest(p.last_seen, h.heartbeat) as last_seen, coalesce(h.job_ids, '{}') as job_ids, p.bans, p.counted_bans
+       greatest(p.last_seen, h.heartbeat) as last_seen, coalesce(h.job_ids, '{}') as job_ids, p.bans, p.counted_bans,
+       u.interruptions, u.failures, u.useful_share
   from page p
   left join held h on h.tenant_id = p.tenant_id and h.holder_group = p.container_group and h.machine_id = p.machine_id
+ cross join lateral (
+       select coalesce(sum(attempts) filter (where outcome = 'interrupted'), 0)::bigint as interruptions,
+              coalesce(sum(attempts) filter (where outcome = 'failed'), 0)::bigint as failures,
+              sum(useful) / nullif(sum(useful + lost), 0) as useful_share
+         from usage_of_days d
+        where d.tenant_id = p.tenant_id
+          and d.container_group = p.container_group
+          and d.machine_id = p.machine_id
+          and d.day > (now() at time zone 'UTC')::date - 30) u
  order by p.tenant_id, p.container_group, p.machine_id;
 
 -- name: list_reallocations

@@ -897,10 +897,11 @@ values (%(tenant_id)s, lower(%(container_group)s), %(defaults)s::jsonb, %(actor)
 
 -- name: get_group
 select p.container_group is not null as paused, p.since as paused_since, p.by as paused_by,
-       coalesce(s.defaults, '{}') as defaults
+       coalesce(s.defaults, '{}') as defaults, r.price_per_hour
   from (select %(tenant_id)s::bigint as tenant_id, lower(%(container_group)s) as container_group) g
   left join paused_groups p using (tenant_id, container_group)
-  left join group_settings s using (tenant_id, container_group);
+  left join group_settings s using (tenant_id, container_group)
+  left join group_prices r using (tenant_id, container_group);
 
 -- name: end_attempts
 -- See to jobs of which a wish or a limit says what comes next; functions/end_attempts.sql says which, and what.
@@ -1131,7 +1132,7 @@ select count(*) as count from resumed;
 -- name: purge_jobs
 -- The jobs of all tenants; the tables are named in lock order.
 truncate queue, jobs, attempts, checkpoints, bans, events, webhooks, deliveries, submissions, lapse_horizons, machines,
-  sweeps, dependencies, dependency_endings, reallocations;
+  sweeps, dependencies, dependency_endings, reallocations, usage_of_days, usage_to_add;
 
 -- Reading.
 
@@ -1251,7 +1252,7 @@ select at, attempt, fraction, step, metrics
 -- The handouts of a job after one of them, first to last; the last heartbeat of a live attempt stands in the queue.
 select a.number, a.machine_id, a.container_group as container_group_id, a.claimed,
        coalesce(a.last_heartbeat, q.heartbeat) as last_heartbeat,
-       a.ended, a.outcome, a.exit_code, a.reason, a.detail, a.output
+       a.ended, a.outcome, a.exit_code, a.reason, a.detail, a.output, a.held, a.useful, a.lost, a.price_per_hour as price
   from attempts a
   left join queue q on q.job_id = a.job_id and q.attempt = a.number
  where a.job_id = %(job_id)s
