@@ -174,7 +174,7 @@ MEANINGS = {
     "metrics": "The other numbers that the command told.",
     "ProgressPoint.at": "When it was told.",
     "resumed": "From where to where it went with the last resume; null if that is not known.",
-    "from": "Where the attempt before had come to.",
+    "from_": "Where the attempt before had come to.",
     "to": "Where this attempt began.",
     "points": "The course, first to last.",
     "point_seconds": "Seconds between two points.",
