@@ -28,6 +28,7 @@ from kelpie_api.queue.states import Outcome, Report, Status
 
 # Jobs that one statement of a purge ends: a fraction of a second, so claims step over few locked rows meanwhile.
 PURGED_AT_ONCE = 2000
+SLOTS_AT_ONCE = 100  # of a sweep, that are filled beside a report
 
 
 def claim(
@@ -180,12 +181,22 @@ def _report(
         if written.get("is_to_be_ended"):
             # Nothing hands the job out until then; should this process end here, maintenance does it.
             db.one_or_none(SQL.end_attempts, job_id=job_id, most=1)
+        _fill_sweep_of(db, written)
         return written.get("counted")
     standing = _standing(db, caller, job_id, report)
     if not _said_before(standing, report, outcome):
         raise NotTheHolder(_refusal(standing, job_id, report))
     counted: bool | None = standing["counted"]
     return counted
+
+
+def _fill_sweep_of(db: Database, job: Row) -> None:
+    """Give the slot of a job that ended to the next job of its sweep.
+
+    Should this process end here, maintenance does it.
+    """
+    if job["sweep_id"] is not None:
+        db.one_or_none(SQL.fill_sweep, id=job["sweep_id"], most=SLOTS_AT_ONCE)
 
 
 def why_refused(db: Database, caller: Caller, job_id: UUID, report: Report) -> str:
@@ -235,7 +246,8 @@ def cancel(db: Database, caller: Caller, job_id: UUID) -> None:
     """
     if caller.machine:
         caller.require_own_group(get(db, caller, job_id)["container_group_id"])
-    if db.one_or_none(SQL.cancel_job, job_id=job_id, **caller.scope, actor=caller.actor):
+    if canceled := db.one_or_none(SQL.cancel_job, job_id=job_id, **caller.scope, actor=caller.actor):
+        _fill_sweep_of(db, canceled)
         return
     status = get(db, caller, job_id)["status"]
     if status != Status.CANCELED:

@@ -30,6 +30,7 @@ EXTENSIONS = ", ".join(
         "depends",
         "filters",
         "keys",
+        "limits",
         "names",
         "phase",
         "progress",

@@ -401,7 +401,7 @@ hooked as (
     from job
    where is_told(webhook, options, 'completed')
 )
-select status from job;
+select status, sweep_id from job;
 
 -- name: fail_job
 -- One failure of one attempt. Without a retry rule that matches it is counted, the machine banned from this job, and the
@@ -540,7 +540,7 @@ hooked as (
    where is_told(webhook, options, 'failed')
      and status = 'failed'
 )
-select status, (select verdict = 'retry' from ruled where is_told) as counted,
+select status, sweep_id, (select verdict = 'retry' from ruled where is_told) as counted,
        coalesce((select ends_on_lapse from waiting), false) as is_to_be_ended
   from job;
 
@@ -562,7 +562,7 @@ job as (
      set heartbeat = h.heartbeat, num_heartbeats = h.num_heartbeats
     from held h
    where j.id = h.job_id
-  returning j.id, j.attempt, j.status
+  returning j.id, j.attempt, j.status, j.sweep_id
 ),
 recent as materialized (
   select count(*) as releases, count(*) filter (where a.machine_id = h.machine_id) as by_this_machine
@@ -618,7 +618,7 @@ told as (
          || coalesce((select jsonb_build_object('pause_seconds', seconds) from pause), '{}')
     from job
 )
-select status, (select ends_on_lapse from waiting) as is_to_be_ended from job;
+select status, sweep_id, (select ends_on_lapse from waiting) as is_to_be_ended from job;
 
 -- name: cancel_job
 -- End a job that is not final yet. No row: it was final already, or is not this caller's.
@@ -646,7 +646,7 @@ told as (
   insert into events (job_id, kind, actor, attempt)
   select id, 'canceled', %(actor)s, attempt from job
 )
-select status from job;
+select status, sweep_id from job;
 
 -- Wishes.
 
