@@ -44,9 +44,11 @@ def fill(answer: Answer, buffer: memoryview) -> int:
 def document(answer: Answer) -> bytes:
     """The body of an answer that is no object, unpacked; at most its beginning, if it is long."""
     found, block = b"", memoryview(bytearray(_BLOCK))
-    while len(found) < _LARGEST_DOCUMENT and (count := answer.readinto(block)):
-        found += block[:count]
-    answer.close()
+    try:
+        while len(found) < _LARGEST_DOCUMENT and (count := answer.readinto(block)):
+            found += block[:count]
+    finally:
+        answer.close()  # also where it was cut off: its connection is none of the pool's any more
     return unpacked(found, answer.headers)
 
 
