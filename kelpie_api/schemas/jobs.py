@@ -278,19 +278,23 @@ class Job(ResponseSchema):
     checkpoint = fields.Nested(CheckpointSummary)
 
     def of_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        job = super().of_row(with_options(row))
+        job = super().of_row(as_the_original(row) if self.is_as_before(row) else with_options(row))
         for name in LEGACY_FIELDS if job["sync"] is not None else ("sync",):
             job.pop(name)
         return job
 
+    def is_as_before(self, row: Mapping[str, Any]) -> bool:
+        """Whether the job uses none of the optional fields and waits for its first handout."""
+        return row["phase"] == Phase.PENDING and not any(row.get(name) for name in STEERED)
+
+
+def as_the_original(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row without what the original's answers do not have."""
+    return {name: value for name, value in row.items() if name not in ALL_STEERED}
+
 
 def with_options(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The row with its options beside its other columns.
-
-    One that uses none of the optional fields and waits for its first handout is as the original answers it.
-    """
-    if row["phase"] == Phase.PENDING and not any(row.get(name) for name in STEERED):
-        return {name: value for name, value in row.items() if name not in ALL_STEERED}
+    """The row with its options beside its other columns."""
     job = {**row, "labels": row["labels"] or {}, **(row["options"] or {})}
     for name in ("rerun_of", "backoff_until", "sweep_id"):
         if job.get(name) is None:
@@ -304,6 +308,9 @@ class ClaimedJob(Job):
     """A job in the answer to a claim, with the newest manifest of its checkpoints, if there is one."""
 
     checkpoint = fields.Nested(Checkpoint)
+
+    def is_as_before(self, row: Mapping[str, Any]) -> bool:
+        return not any(row.get(name) for name in STEERED)
 
 
 class JobPage(ResponseSchema):

@@ -10,11 +10,13 @@ from typing import Any
 
 from marshmallow import ValidationError, fields, validate, validates_schema
 
+from kelpie_api.limits import LONGEST_NAME
 from kelpie_api.schemas.fields import RequestSchema, ResponseSchema, StrictInteger, Text
 from kelpie_api.schemas.secrets import NAME_OF_A_SECRET
 
 LONGEST_TIME = 10 * 365 * 86400  # seconds
 MOST_LABELS = 32
+EXIT_CODES = 256  # that a process can end with
 MOST_DEPENDENCIES = 100
 MOST_NAMED_SECRETS = 100
 LARGEST_KEPT_OUTPUT = 2**20  # bytes
@@ -58,7 +60,11 @@ class ExitCodes(fields.Field[list[int]]):
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
         codes = value if isinstance(value, list) else [value]
-        if not codes or len(codes) > 256 or not all(type(code) is int and 0 <= code <= 255 for code in codes):
+        if (
+            not codes
+            or len(codes) > EXIT_CODES
+            or not all(type(code) is int and 0 <= code < EXIT_CODES for code in codes)
+        ):
             raise ValidationError(self.INVALID)
         return value
 
@@ -67,7 +73,7 @@ class RetryRule(RequestSchema):
     """What a failure of this kind does; without exit_code and reason the rule is for every failure."""
 
     exit_code = ExitCodes(metadata=ONE_OR_MORE)
-    reason = Text(validate=validate.Length(1, 255))
+    reason = Text(validate=validate.Length(1, LONGEST_NAME))
     do = Text(required=True, validate=validate.OneOf(["retry", "free", "fail", "hold"]))
     backoff = StrictInteger(validate=validate.Range(0, LONGEST_TIME))
 
@@ -83,7 +89,7 @@ def labels_of_a_job() -> fields.Dict:
     """Labels by their keys."""
     return fields.Dict(
         keys=Text(validate=label_key),
-        values=Text(validate=validate.Length(max=255)),
+        values=Text(validate=validate.Length(max=LONGEST_NAME)),
         allow_none=True,
         validate=validate.Length(max=MOST_LABELS, error=f"A job has at most {MOST_LABELS} labels."),
         error_messages={"invalid": 'Must be an object of keys and values, such as {{"team": "vision"}}.'},

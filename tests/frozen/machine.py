@@ -72,9 +72,11 @@ class Machine:
         return text
 
     def environment(self) -> dict[str, str]:
-        """What a program sees that is started in here without Kelpie."""
-        _, output = self._container.exec_run(["env"])
-        return variables(output.decode())
+        """What a program sees that is started in here without Kelpie.
+
+        The engine may lose the output of a program that ends before its client listens, so an empty one is none.
+        """
+        return variables(wait_for(lambda: self._container.exec_run(["env"]).output, "the environment").decode())
 
     def printed(self) -> str:
         """What the first process and its children wrote on standard output."""

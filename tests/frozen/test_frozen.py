@@ -110,7 +110,7 @@ def test_it_tells_how_far_a_command_is_and_stops_it_gracefully(
     (report,) = wait_for(lambda: coordinator.reports(job), f"a report of job {job}")
     assert (report[0], report[1]["stop"]) == ("released", {"why": "interrupt"})
     lines = coordinator.output(job).splitlines()
-    assert (lines[0], lines[-1]) == (b"begun", b"saved")
+    assert lines[0] == b"begun" and b"saved" in lines  # beside what the shell says of its sleep
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,12 @@ RENAMED = """
         draft.mkdir()
         (draft / "weights").write_bytes(b"w" * 1000)
         (draft / "step.json").write_text(str(step))
-        draft.rename(checkpoint / f"step-{step:03}")
+        target = checkpoint / f"step-{step:03}"
+        if target.exists():  # of a kill between its two files
+            for file in target.iterdir():
+                file.unlink()
+            target.rmdir()
+        draft.rename(target)
         for old in sorted(checkpoint.glob("step-*"))[:-2]:
             for file in old.iterdir():
                 file.unlink()

@@ -118,7 +118,7 @@ class StormyClient:
                 self.note("claim", job["id"], job["attempt"], began, True, request)
 
     def beat(self) -> None:
-        self.say("heartbeat", lambda *report: jobs.heartbeat(*report)["status"])
+        self.say("heartbeat", jobs.heartbeat)
 
     def complete(self) -> None:
         self.say("completed", jobs.complete)
