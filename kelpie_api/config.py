@@ -255,6 +255,18 @@ class Config:
         "requests of one process that wait for work at the same time",
         default="1000",
     )
+    max_readers: int = _setting(
+        "KELPIE_MAX_READERS",
+        WHOLE_NUMBER,
+        "requests of one process that wait for output of jobs at the same time",
+        default="100",
+    )
+    max_output_gibibytes: int = _setting(
+        "KELPIE_MAX_OUTPUT_GIB",
+        AT_LEAST_ONE,
+        "GiB of output that are kept of each user's project; of more the attempts that ended first go",
+        default="10",
+    )
     max_waiters_of_a_project: int = _setting(
         "KELPIE_MAX_WAITERS_PER_PROJECT",
         WHOLE_NUMBER,

@@ -163,6 +163,14 @@ class TooManyRequests(Unavailable):
     title = "Too Many Requests"
 
 
+class PieceTooLarge(KelpieError):
+    status = 413
+    title = "Piece Too Large"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"A piece of output has at most {most} bytes; send the rest in further pieces.")
+
+
 class TooManyOpenJobs(TooManyRequests):
     """A tenant would have more open jobs, or larger ones, than it may."""
 

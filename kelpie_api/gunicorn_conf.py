@@ -30,8 +30,8 @@ workers = settings.web_processes
 # Threads, not greenlets: a request that computes for seconds (a thousand jobs with patterns) slows the others of
 # its process down but stops none, so no worker loses its lease because of it.
 worker_class = gunicorn_worker.Worker
-# As many as may wait for work, and plenty for other requests; they are created when they are needed.
-threads = settings.max_waiters + 64
+# As many as may wait for work and for output, and plenty for others; they are created when they are needed.
+threads = settings.max_waiters + settings.max_readers + 64
 worker_connections = threads + 500  # connections between two requests take no thread
 # Clients reuse a connection that was idle for up to a minute.
 keepalive = 75

@@ -286,6 +286,29 @@ create table outages (
   constraint outages_pkey PRIMARY KEY (ended)
 );
 
+create table output_pieces (
+  job_id uuid not null,
+  attempt integer not null,
+  start bigint not null,
+  content bytea not null,
+  constraint output_pieces_pkey PRIMARY KEY (job_id, attempt, start)
+);
+
+create table output_sizes (
+  tenant_id bigint not null,
+  bytes bigint not null
+) with (autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=1000);
+
+create table outputs (
+  job_id uuid not null,
+  attempt integer not null,
+  tenant_id bigint not null,
+  next bigint default 0 not null,
+  kept bigint default 0 not null,
+  ended timestamp with time zone,
+  constraint outputs_pkey PRIMARY KEY (job_id, attempt)
+) with (fillfactor=70);
+
 create table paused_groups (
   tenant_id bigint not null,
   container_group text not null,
@@ -652,6 +675,8 @@ CASE
     ELSE 'canceled'::job_status
 END), seq) WHERE (COALESCE(completed, failed, canceled) IS NOT NULL);
 
+CREATE INDEX ended_outputs ON outputs USING btree (tenant_id, ended) WHERE (ended IS NOT NULL);
+
 CREATE INDEX ends_of_ids ON jobs USING btree (tenant_id, "right"((id)::text, 6) COLLATE "C");
 
 CREATE INDEX events_of_a_job ON events USING btree (job_id, id);
@@ -810,6 +835,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 
 -- function jobs_called(scope bigint, groups text[], word text, the_id uuid, ending text) returns TABLE(ids uuid[], is_name boolean)
 
+-- function keep_piece(the_job_id uuid, the_attempt integer, the_tenant_id bigint, the_most integer, the_start bigint, the_content bytea) returns bigint
+
 -- function keep_slots() returns trigger
 
 -- function lanes_with_webhooks(the_user_id uuid, after uuid, until uuid) returns SETOF uuid
@@ -857,6 +884,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 -- function tell_progress(the_job_id uuid, the_attempt integer, the_said json, the_fraction double precision, the_point json, the_output_bytes bigint) returns boolean
 
 -- function tenants_of_project(the_tenant_id bigint, the_organization text, the_project text) returns SETOF bigint
+
+-- function trim_outputs(the_most bigint) returns bigint
 
 -- function unless_far_ahead(moment timestamp with time zone) returns timestamp with time zone
 

@@ -121,6 +121,7 @@ EMPTY = """
     delete from salad_requests; delete from stopping_groups; delete from paused_groups; delete from group_settings;
     delete from secret_key;
     delete from progress; delete from progress_points;
+    delete from outputs; delete from output_pieces; delete from output_sizes;
     delete from secrets; delete from signing_secrets; -- the administrator's
     update coordinator set seen = now();
 """
@@ -279,6 +280,8 @@ JOB_TABLES = {
     "checkpoints": "job_id, attempt, generation",
     "progress": "job_id",
     "progress_points": "job_id, number",
+    "outputs": "job_id, attempt",
+    "output_pieces": "job_id, attempt, start",
     "events": "id",
     "webhooks": "id",
 }

@@ -94,7 +94,8 @@ def heartbeat(db: Database, caller: Caller, job_id: UUID, report: Report) -> Row
         **progress.told(report),
     )
     if held:
-        return {"status": Status.RUNNING} | (_steering(held) if held["steers"] else {})
+        answer = {"status": Status.RUNNING} | ({"watched": True} if held["watched"] else {})
+        return answer | (_steering(held) if held["steers"] else {})
     status = str(_standing(db, caller, job_id, report)["status"])
     # Running, but not held by the caller, which must drop the job: `canceled` is the status that every worker
     # obeys.

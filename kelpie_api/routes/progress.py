@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from flask_smorest import Blueprint
-
 from kelpie_api.db import Row
 from kelpie_api.queue import listing
 from kelpie_api.schemas.fields import Failure
 from kelpie_api.schemas.progress import ProgressCourse
-from kelpie_api.web.body import BodyParser
+from kelpie_api.web.blueprint import Blueprint
 from kelpie_api.web.context import caller, db, identifier
 
 blueprint = Blueprint("progress", __name__, description="How far jobs are.")
-blueprint.ARGUMENTS_PARSER = BodyParser()
 
 
 @blueprint.get("/jobs/<job_id>/progress")

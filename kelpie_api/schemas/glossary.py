@@ -162,6 +162,13 @@ MEANINGS = {
     "HeartbeatReport.progress": "What the command told of its progress, 2 KiB at most; only if it changed.",
     "HeartbeatReport.output_bytes": "The bytes that the command has printed in this attempt.",
     "stalled": "Whether the command makes no progress any more.",
+    # output
+    "start": "The offset in the output of the attempt, in bytes.",
+    "PieceKept.next": "The offset after all of the output that came.",
+    "watched": "Whether the output is read along: then it is wanted every second.",
+    "OutputQuery.attempt": "The number of the handout; without it the newest.",
+    "OutputQuery.wait": "Seconds, 30 at most, for which the answer is held back until there is more.",
+    "download": "All that is kept, as a file.",
     # progress
     "progress": "How far it is, as its command told it last; absent if it told nothing.",
     "ProgressCourse.progress": "How far it is, as its command told it last; null if it told no object.",

@@ -18,6 +18,7 @@ from kelpie_api.queue.states import SPOKEN, Status
 from kelpie_api.schemas.fields import (
     NAME,
     WHOLE_NUMBER,
+    QueryNumber,
     QueryText,
     RequestSchema,
     ResponseSchema,
@@ -175,6 +176,29 @@ class ResumeReport(FencedReport):
     detail = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=LONGEST_DETAIL))
 
 
+class PieceQuery(RequestSchema):
+    """Which attempt printed the piece in the body, and at which offset of its output it begins."""
+
+    machine_id = QueryText(required=True, validate=NAME)
+    container_group_id = QueryText(required=True, validate=NAME)
+    attempt = QueryNumber(required=True, validate=validate.Range(1, 2**31 - 1))
+    start = QueryNumber(required=True, data_key="from", validate=validate.Range(0, 2**62))
+
+
+class PieceKept(ResponseSchema):
+    next = fields.Integer()
+    watched = fields.Boolean()
+
+
+class OutputQuery(RequestSchema):
+    """Which output to read: of which attempt (the newest), from which offset on."""
+
+    attempt = QueryNumber(load_default=None, validate=validate.Range(1, 2**31 - 1))
+    start = QueryNumber(load_default=0, data_key="from", validate=validate.Range(0, 2**62))
+    wait = Seconds(LONGEST_WAIT, load_default=0, metadata={"pattern": f"^{WHOLE_NUMBER}$", "example": "20"})
+    download = fields.Boolean(load_default=False)
+
+
 class Wish(ResponseSchema):
     why = fields.String(validate=validate.OneOf(["interrupt", "hold", "cancel", "time_limit", "stalled"]))
 
@@ -182,11 +206,12 @@ class Wish(ResponseSchema):
 class HeartbeatAnswer(ResponseSchema):
     """`stop` and `deadline` are for workers that speak `steer`, where there is something to say."""
 
-    sometimes = ("stop", "deadline")
+    sometimes = ("stop", "deadline", "watched")
 
     status = fields.String(validate=validate.OneOf(list(Status)))
     stop = fields.Nested(Wish)
     deadline = fields.Float()
+    watched = fields.Boolean()
 
 
 class FailureKept(ResponseSchema):

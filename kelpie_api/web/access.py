@@ -66,6 +66,8 @@ OPEN = {
     "work.released": To.HOLDERS,
     "work.keep_checkpoint": To.HOLDERS,
     "work.resumed": To.HOLDERS,
+    "output.keep_output": To.HOLDERS,
+    "output.get_output": To.READERS | To.TOKENS,
     # sweeps
     "sweeps.create_sweep": To.OPERATORS,
     "sweeps.list_sweeps": To.READERS,

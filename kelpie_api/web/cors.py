@@ -22,7 +22,19 @@ MAY_SEND = ", ".join(
         "X-Request-Id",
     ]
 )
-MAY_READ = ", ".join(["Kelpie-Extensions", "Link", "ETag", "Retry-After", "X-Request-Id", "Idempotent-Replayed"])
+MAY_READ = ", ".join(
+    [
+        "Kelpie-Extensions",
+        "Link",
+        "ETag",
+        "Retry-After",
+        "X-Request-Id",
+        "Idempotent-Replayed",
+        "Kelpie-Next-Offset",
+        "Kelpie-Left-Out",
+        "Kelpie-Live",
+    ]
+)
 REMEMBERED_FOR = 86_400  # seconds; browsers cut it to what they like, two hours at most
 
 

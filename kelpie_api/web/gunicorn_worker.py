@@ -25,6 +25,7 @@ class Worker(ThreadWorker):
         super().notify()
         if not self.alive:
             self.wsgi.extensions["kelpie"].waiting.close()
+            self.wsgi.extensions["kelpie"].readers.close()
 
 
 def write_error(client: socket.socket, status: int, reason: str, message: str) -> None:

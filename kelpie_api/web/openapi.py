@@ -153,8 +153,9 @@ class Document(BasePlugin):
         for operation in (operations or {}).values():
             operation["operationId"] = name_of(rule)
             if "requestBody" in operation:
-                for content in operation["requestBody"]["content"].values():
-                    content["example"] = EXAMPLES[name_of(rule)]
+                for kind, content in operation["requestBody"]["content"].items():
+                    if kind == "application/json":
+                        content["example"] = EXAMPLES[name_of(rule)]
             responses = operation.setdefault("responses", {})
             for status, description in self.refusals(rule.endpoint, "requestBody" in operation):
                 if not {status, int(status)} & responses.keys():

@@ -15,6 +15,7 @@ from kelpie_api.machines.sightings import Sightings
 from kelpie_api.queue.handouts import Unsealable
 from kelpie_api.queue.long_poll import LongPoll
 from kelpie_api.queue.maintenance import Maintenance
+from kelpie_api.queue.output import OutputLimit, OutputReaders
 from kelpie_api.salad.client import Salad
 from kelpie_api.scaling.rules import GroupLookups
 from kelpie_api.sealed.environments import Environments
@@ -35,6 +36,7 @@ class Coordinator:
     sightings: Sightings
     lookups: GroupLookups
     environments: Environments
+    readers: OutputReaders
     schema_is_current: bool = False
     begun_in: int | None = None
     beginning: threading.Lock = field(default_factory=threading.Lock)
@@ -49,12 +51,14 @@ class Coordinator:
             sightings.record_sightings,
             authenticator.key_uses.record_uses_of_keys,
             unsealable.unpark_what_opens,
+            OutputLimit(db, config.max_output_gibibytes).trim_outputs,
         ]
         maintenance = Maintenance(db, duties)
         waiting = LongPoll(db, config.max_waiters, config.max_waiters_of_a_project)
         lookups = GroupLookups(db, Salad(config.salad_api_url), config.salad_api_key)
+        readers = OutputReaders(db, config.max_readers)
         environments = Environments(db, authenticator.seal)
-        return cls(config, db, authenticator, maintenance, waiting, sightings, lookups, environments)
+        return cls(config, db, authenticator, maintenance, waiting, sightings, lookups, environments, readers)
 
     def begin(self) -> None:
         """Open the pool and start housekeeping, once in each process."""
@@ -68,6 +72,7 @@ class Coordinator:
 
     def end(self) -> None:
         self.waiting.close()
+        self.readers.close()
         self.maintenance.stop()
         self.authenticator.end()
         self.db.close()

@@ -32,6 +32,7 @@ EXTENSIONS = ", ".join(
         "keys",
         "limits",
         "names",
+        "output",
         "phase",
         "progress",
         "release",

@@ -53,5 +53,6 @@ begin
          coalesce(sweep_id, '00000000-0000-0000-0000-000000000000'), new.outcome, held, held - lost, lost,
          held / 3600 * price_per_hour
     from spent;
+  update outputs set ended = now() where job_id = new.job_id and attempt = new.number;
   return new;
 end $$;

@@ -273,9 +273,10 @@ with renewed as (
      and held_by(queue, %(scope)s, %(groups)s, %(machine_id)s, %(attempt)s)
   returning job_id, attempt, coalesce('steer' = any (speaks), false) as steers,
             case when deadline < now() and wish is distinct from 'cancel' then 'time_limit' else wish end as wish,
-            extract(epoch from deadline - now())::float8 as seconds_left
+            extract(epoch from deadline - now())::float8 as seconds_left,
+            watched_until > now() and 'output' = any (speaks) as watched
 )
-select attempt, steers, wish, seconds_left,
+select attempt, steers, wish, seconds_left, watched,
        case when num_nonnulls(%(said)s::json, %(output_bytes)s::bigint) > 0
             then tell_progress(job_id, attempt, %(said)s::json, %(fraction)s::double precision, %(point)s::json,
                                %(output_bytes)s::bigint)
@@ -344,6 +345,25 @@ select attempt, generation, reported, files
  where job_id = %(job_id)s
  order by attempt desc, generation desc
  limit 1;
+
+-- name: keep_output
+-- Keep a piece of an attempt's output, from the holder only. The lock lets heartbeats pass and makes reports of the end wait,
+-- so no piece comes after the end. A job that keeps none takes it and forgets it. No row: refused.
+with held as (
+  select job_id, attempt, tenant_id, watched_until > now() as watched
+    from queue
+   where job_id = %(job_id)s
+     and held_by(queue, %(scope)s, %(groups)s, %(machine_id)s, %(attempt)s)
+     for key share
+)
+select case when most > 0
+            then keep_piece(h.job_id, h.attempt, h.tenant_id, most, %(start)s::bigint, %(content)s::bytea)
+            else %(start)s::bigint + octet_length(%(content)s::bytea)
+       end as next,
+       coalesce(h.watched, false) as watched
+  from held h
+ cross join lateral (
+       select coalesce((j.options ->> 'keep_output')::integer, 0) as most from jobs j where j.id = h.job_id) k;
 
 -- name: tell_resumed
 -- How an attempt found the newest manifest when it began, from the holder only. No row: refused.
@@ -1242,6 +1262,62 @@ select p.attempt, p.said, p.said_at, p.said_fraction, p.changed_at, p.output_byt
   left join (select h.job_id, h.phase, queue.attempt from job_phases h join queue using (job_id)) q on q.job_id = p.job_id
  where p.job_id = %(job_id)s;
 
+-- name: output_of_attempt
+-- How far the output of an attempt is, how much of its end is kept, and whether the attempt is over or there was none.
+select coalesce(o.next, 0) as next, coalesce((j.options ->> 'keep_output')::integer, 0) as most,
+       not exists (select from attempts a where a.job_id = j.id and a.number = %(attempt)s and a.ended is null)
+       and j.attempt >= %(attempt)s as is_over
+  from jobs j
+  left join outputs o on o.job_id = j.id and o.attempt = %(attempt)s
+ where j.id = %(job_id)s;
+
+-- name: list_output_pieces
+select start, content
+  from output_pieces
+ where job_id = %(job_id)s
+   and attempt = %(attempt)s
+   and start + octet_length(content) > %(start)s
+ order by start;
+
+-- name: watch_output
+-- Have the holder send its output every second for the next 30 seconds; written every 15 seconds at most. Not beyond `most` jobs of a
+-- tenant, nor where the attempt is over or its worker sends none. A row: it is watched.
+with live as (
+  select job_id, tenant_id, watched_until
+    from queue
+   where job_id = %(job_id)s
+     and attempt = %(attempt)s
+     and machine_id is not null
+     and 'output' = any (speaks)
+),
+noted as (
+  update queue q
+     set watched_until = now() + interval '30 seconds'
+    from live l
+   where q.job_id = l.job_id
+     and q.attempt = %(attempt)s
+     and q.machine_id is not null
+     and coalesce(q.watched_until, '-infinity') < now() + interval '15 seconds'
+     and (q.watched_until > now()
+          or %(most)s > (select count(*)
+                           from queue w
+                          where w.tenant_id = l.tenant_id
+                            and w.machine_id is not null
+                            and w.watched_until > now()))
+  returning q.job_id
+)
+select job_id from noted
+ union
+select job_id from live where watched_until >= now() + interval '15 seconds';
+
+-- name: look_at_outputs
+-- How far the output of some attempts is, and which of them are over. `asked` is a list of objects.
+select k.job_id, k.attempt, coalesce(o.next, 0) as next,
+       coalesce(a.ended is not null, false) as is_over
+  from jsonb_to_recordset(%(asked)s::jsonb) as k (job_id uuid, attempt integer)
+  left join outputs o on o.job_id = k.job_id and o.attempt = k.attempt
+  left join attempts a on a.job_id = k.job_id and a.number = k.attempt;
+
 -- name: list_progress_points
 select at, attempt, fraction, step, metrics
   from progress_points
@@ -1326,6 +1402,9 @@ select tenant_id, sum(jobs), sum(bytes)
   from settled
  group by tenant_id
 having sum(jobs) <> 0 or sum(bytes) <> 0;
+
+-- name: trim_outputs
+select trim_outputs(%(most)s) as removed;
 
 -- name: note_lapse_horizons
 -- For each line in which many leases are held: until when none of them can lapse. A lease that this statement does
