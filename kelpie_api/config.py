@@ -255,6 +255,12 @@ class Config:
         "requests of one process that wait for work at the same time",
         default="1000",
     )
+    max_waiters_of_a_project: int = _setting(
+        "KELPIE_MAX_WAITERS_PER_PROJECT",
+        WHOLE_NUMBER,
+        "of these, requests of one user's project; 0: no limit of its own",
+        default="800",
+    )
     max_readers: int = _setting(
         "KELPIE_MAX_READERS",
         WHOLE_NUMBER,
@@ -266,12 +272,6 @@ class Config:
         AT_LEAST_ONE,
         "GiB of output that are kept of each user's project; of more the attempts that ended first go",
         default="10",
-    )
-    max_waiters_of_a_project: int = _setting(
-        "KELPIE_MAX_WAITERS_PER_PROJECT",
-        WHOLE_NUMBER,
-        "of these, requests of one user's project; 0: no limit of its own",
-        default="800",
     )
     metrics_folder: str | None = _setting(
         "PROMETHEUS_MULTIPROC_DIR",

@@ -20,6 +20,7 @@ class ApiClient:
 
     def __init__(self, url: str, key: str, timeout: float = 10) -> None:
         self.url = url
+        self.key = key
         self._timeout = timeout  # seconds until an answer counts as none
         self._session = requests.Session()
         self._session.trust_env = False  # the stack is on this machine: no proxy is to be used
