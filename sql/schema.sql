@@ -643,7 +643,7 @@ create table webhooks (
   constraint delivered_or_given_up CHECK (num_nonnulls(delivered, given_up) <= 1),
   constraint due_or_finished CHECK ((next_try IS NULL) = (delivered IS NOT NULL OR given_up IS NOT NULL)),
   constraint tries_before_are_tries CHECK (tries_before >= 0 AND tries_before <= tries) NOT VALID,
-  constraint webhooks_event_check CHECK (event IS NULL AND (status = ANY (ARRAY['running'::job_status, 'completed'::job_status, 'failed'::job_status])) OR (event = ANY (ARRAY['running'::text, 'failed'::text, 'completed'::text, 'canceled'::text, 'interrupted'::text, 'stalled'::text, 'held'::text]))) NOT VALID,
+  constraint webhooks_event_check CHECK (event IS NULL AND (status = ANY (ARRAY['running'::job_status, 'completed'::job_status, 'failed'::job_status])) OR event IS NOT NULL AND (event = ANY (ARRAY['running'::text, 'failed'::text, 'completed'::text, 'canceled'::text, 'interrupted'::text, 'stalled'::text, 'held'::text]))) NOT VALID,
   constraint webhooks_job_id_fkey FOREIGN KEY (job_id) REFERENCES jobs(id) ON DELETE CASCADE,
   constraint webhooks_pkey PRIMARY KEY (id),
   constraint webhooks_seq_key UNIQUE (seq)

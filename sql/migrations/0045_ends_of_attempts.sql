@@ -17,4 +17,4 @@ alter table webhooks
   drop constraint webhooks_status_check,
   add constraint webhooks_event_check check (
     event is null and status in ('running', 'completed', 'failed')
-    or event in ('running', 'failed', 'completed', 'canceled', 'interrupted', 'stalled', 'held')) not valid;
+    or event is not null and event in ('running', 'failed', 'completed', 'canceled', 'interrupted', 'stalled', 'held')) not valid;
