@@ -20,6 +20,9 @@ from kelpie_api.queue.filters import Filters
 from kelpie_api.queue.progress import course, with_progress
 from kelpie_api.sealed.environments import opened
 
+FURTHEST = (
+    1_000_000  # jobs that a page of a search leaves out before it: it looks at fewer, so such a page is empty
+)
 PORTION = 250  # jobs of a page that are read at a time, since each may have 256 KiB
 TO_LOOK_AT = 10_000  # jobs that are looked at for one page, before it is answered as it is
 LARGEST_PAGE = 64 * 2**20  # bytes
@@ -167,7 +170,7 @@ def search(db: Database, caller: Caller, filters: Filters, place: Place, to_look
         beyond=place.beyond,
         oldest_first=place.oldest_first,
         most=place.size + 1,
-        skipped=place.skipped,
+        skipped=min(place.skipped, FURTHEST),
         to_look_at=to_look_at,
     )
     assert found is not None, "the function answers one row"

@@ -12,7 +12,7 @@ from marshmallow import ValidationError, fields, pre_load, validate
 from kelpie_api.limits import LONGEST_NAME
 from kelpie_api.queue.filters import NO_SWEEP, Filters
 from kelpie_api.queue.states import Phase, Status
-from kelpie_api.schemas.fields import QueryText, RequestSchema, ResponseSchema, StrictInteger
+from kelpie_api.schemas.fields import QueryText, RequestSchema, ResponseSchema, StrictBoolean, StrictInteger
 from kelpie_api.text import parse_uuid
 
 MOST_IDS = 500
@@ -152,6 +152,7 @@ class JobCountQuery(JobFilters, EmptyIsAbsent):
 class JobSelection(JobFilters):
     """The jobs that are to be changed; `label`, `phase` and `id` are a value or a list."""
 
+    open = StrictBoolean(metadata=described("true: only jobs that are not final; false: only final ones."))
     expect = StrictInteger(
         load_default=None,
         allow_none=True,

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from marshmallow import fields, validate
 
-from kelpie_api.schemas.fields import Instant, QueryNumber, RequestSchema, ResponseSchema, StrictInteger, Text
+from kelpie_api.schemas.fields import (
+    Instant,
+    QueryNumber,
+    RequestSchema,
+    ResponseSchema,
+    StrictBoolean,
+    StrictInteger,
+    Text,
+)
 from kelpie_api.schemas.options import labels_of_a_job
 
 MOST_PARALLEL = 1_000_000
@@ -23,7 +31,7 @@ class NewSweep(SweepFields):
 class SweepChanges(SweepFields):
     """What is given is changed; a closed sweep takes no more jobs."""
 
-    closed = fields.Boolean(truthy={True}, falsy={False})
+    closed = StrictBoolean()
 
 
 class SweepQuery(RequestSchema):

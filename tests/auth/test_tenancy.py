@@ -183,13 +183,42 @@ def rules(db: Database) -> list[Row]:
     return db.all("select * from scaling_rules order by container_group_id")
 
 
+# Routes whose tenants are tried where their rules are. Which credentials open them stands in
+# tests/auth/test_access.py.
+BESIDE = {
+    ("GET", "/jobs/counts"),
+    *(("POST", f"/jobs/{verb}") for verb in ("cancel", "hold", "resume", "rerun")),
+    *(("POST", f"/jobs/<job_id>/{verb}") for verb in ("hold", "resume", "interrupt", "rerun")),
+    ("PATCH", "/jobs/<job_id>"),
+    ("DELETE", "/jobs/<job_id>/bans"),
+    ("DELETE", "/jobs/<job_id>/bans/<text:machine_id>"),
+    *(("GET", f"/jobs/<job_id>/{what}") for what in ("why", "progress", "output")),
+    ("PUT", "/jobs/<job_id>/output"),
+    ("PATCH", "/container-groups/<text:container_group_id>"),
+    ("GET", "/usage"),
+    ("GET", "/users"),
+    ("GET", "/keys"),
+    ("POST", "/keys"),
+    ("DELETE", "/keys/<key_id>"),
+    ("GET", "/secrets"),
+    ("PUT", "/secrets/<secret_name>"),
+    ("DELETE", "/secrets/<secret_name>"),
+    ("GET", "/sweeps"),
+    ("POST", "/sweeps"),
+    ("GET", "/sweeps/<sweep_id>"),
+    ("PATCH", "/sweeps/<sweep_id>"),
+    ("DELETE", "/sweeps/<sweep_id>"),
+}
+
+
 def test_no_route_is_missing_from_the_table(app: Flask) -> None:
     there = {
         (method, rule.rule)
         for rule in app.url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
-    assert there == {(route.method, route.path) for route in ROUTES}
+    assert there - BESIDE == {(route.method, route.path) for route in ROUTES}
+    assert there >= BESIDE
 
 
 @pytest.mark.parametrize(("route", "caller", "status"), CASES)
