@@ -141,6 +141,9 @@ class TestListing:
             "job_ids": held,
             "bans": 6,
             "counted_bans": 0,
+            "interruptions": 0,
+            "failures": 0,
+            "useful_share": None,
             "reallocations": [],
         }
         (reallocation,) = machine["reallocations"]

@@ -244,6 +244,7 @@ def test_a_paused_group_gets_no_job_until_it_is_unpaused(api: Client) -> None:
         "paused_since": None,
         "paused_by": None,
         "defaults": {},
+        "price_per_hour": None,
     }
     assert api.claim()
 
