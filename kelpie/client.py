@@ -506,7 +506,7 @@ def as_completed(jobs: Iterable[Job], timeout: float | None = None) -> Iterator[
 def failure(job: JobData, attempts: Sequence[Attempt], tail: str) -> JobFailed:
     """The error of a failed job, with what its last attempt said."""
     last = attempts[-1] if attempts else Attempt()
-    reason = job.reason or last.reason
+    reason = last.reason or job.reason
     said = last.detail or (
         f"exit code {last.exit_code}" if last.exit_code is not None else reason or "no reason given"
     )
