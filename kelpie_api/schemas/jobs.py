@@ -309,9 +309,6 @@ class ClaimedJob(Job):
 
     checkpoint = fields.Nested(Checkpoint)
 
-    def is_as_before(self, row: Mapping[str, Any]) -> bool:
-        return not any(row.get(name) for name in STEERED)
-
 
 class JobPage(ResponseSchema):
     """Jobs; with filters that need a search also how they were, and whether the search ended before its time."""

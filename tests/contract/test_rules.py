@@ -232,7 +232,7 @@ def test_an_unknown_route_is_404(api: Api, nobody: Api, method: str, path: str) 
         ("GET", "/jobs/{id}/heartbeat"),
         ("POST", "/work"),
         ("PUT", "/users/me"),
-        ("GET", "/users"),
+        ("PUT", "/users"),
         ("POST", "/healthz"),
     ],
 )
