@@ -127,7 +127,7 @@ class JobOptions(RequestSchema):
         error_messages={"invalid": 'Must be a list of rules, such as [{{"exit_code": 3, "do": "fail"}}].'},
     )
     secrets = fields.List(
-        Text(validate=secret_name),
+        Text(validate=secret_name, metadata={"pattern": f"^{NAME_OF_A_SECRET}$"}),
         allow_none=True,
         validate=[
             validate.Length(max=MOST_NAMED_SECRETS, error=f"A job names at most {MOST_NAMED_SECRETS} secrets."),
