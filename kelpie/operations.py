@@ -14,6 +14,7 @@ from kelpie.definitions import KEPT_OUTPUT, needed_extensions, refuse_shared_pla
 from kelpie.errors import Ambiguous, DefinitionError, NotFound, TimedOut, Unreachable
 from kelpie.exchange import Server, as_json, fetch, require, send
 from kelpie.grids import fill
+from kelpie.models import FINAL
 from kelpie.steps import Call, Emit, Pause
 
 Result = TypeVar("Result")
@@ -25,7 +26,6 @@ IDS_AT_ONCE = 500  # of one request that waits
 WAIT = 20  # seconds that a request is held back until something changes
 LASTING = 24 * 3600.0  # seconds for which a coordinator that was there is asked again while jobs are waited for
 MARGIN = 15.0  # seconds beyond, before a held request counts as lost
-FINAL = ("completed", "failed", "canceled")
 
 
 def pairs(filters: Mapping[str, Any]) -> list[tuple[str, str]]:

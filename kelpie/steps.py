@@ -85,10 +85,7 @@ def run(steps: Steps[Result], http: httpx.Client) -> Result:
         if isinstance(step, Pause):
             time.sleep(step.seconds)
         elif isinstance(step, Call):
-            try:
-                machine.reply = _as_reply(http.send(_as_request(http, step)))
-            except httpx.TransportError as error:
-                machine.lost = _as_lost(error)
+            machine.send(step, http)
     return machine.result
 
 
@@ -102,10 +99,7 @@ def iterate(steps: Steps[None], http: httpx.Client) -> Iterator[Any]:
             elif isinstance(step, Pause):
                 time.sleep(step.seconds)
             else:
-                try:
-                    machine.reply = _as_reply(http.send(_as_request(http, step)))
-                except httpx.TransportError as error:
-                    machine.lost = _as_lost(error)
+                machine.send(step, http)
     finally:
         steps.close()
 
@@ -117,10 +111,7 @@ async def run_async(steps: Steps[Result], http: httpx.AsyncClient) -> Result:
         if isinstance(step, Pause):
             await asyncio.sleep(step.seconds)
         elif isinstance(step, Call):
-            try:
-                machine.reply = _as_reply(await http.send(_as_request(http, step)))
-            except httpx.TransportError as error:
-                machine.lost = _as_lost(error)
+            await machine.send_async(step, http)
     return machine.result
 
 
@@ -134,10 +125,7 @@ async def iterate_async(steps: Steps[None], http: httpx.AsyncClient) -> AsyncIte
             elif isinstance(step, Pause):
                 await asyncio.sleep(step.seconds)
             else:
-                try:
-                    machine.reply = _as_reply(await http.send(_as_request(http, step)))
-                except httpx.TransportError as error:
-                    machine.lost = _as_lost(error)
+                await machine.send_async(step, http)
     finally:
         steps.close()
 
@@ -160,6 +148,20 @@ class _Machine(Generic[Result]):
         except StopIteration as end:
             self.result = end.value
             return None
+
+    def send(self, call: Call, http: httpx.Client) -> None:
+        """Have the answer, or its loss, go into the next step."""
+        try:
+            self.reply = _as_reply(http.send(_as_request(http, call)))
+        except httpx.TransportError as error:
+            self.lost = _as_lost(error)
+
+    async def send_async(self, call: Call, http: httpx.AsyncClient) -> None:
+        """`send`, without blocking the event loop."""
+        try:
+            self.reply = _as_reply(await http.send(_as_request(http, call)))
+        except httpx.TransportError as error:
+            self.lost = _as_lost(error)
 
 
 def _as_request(http: httpx.Client | httpx.AsyncClient, call: Call) -> httpx.Request:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from kelpie import operations
-from kelpie.client import Client, Job
+from kelpie.client import Client, Job, Jobs
 from kelpie.commands.common import client, filter_options, filters, moment, output_options, show_jobs, wire
 from kelpie.definitions import seconds
 from kelpie.errors import JobEnded, NotFound, NotSupported, Refused
@@ -23,7 +23,6 @@ from kelpie.show import (
     as_json,
     bar,
     duration,
-    jobs_table,
     on_terminal,
     plain,
     say,
@@ -61,8 +60,7 @@ def listed(api: Client, options: dict[str, Any], all_wanted: bool, limit: int) -
     """The jobs of a list. A coordinator that knows no filters lists its newest."""
     found = filters(api, **options)
     recent = not all_wanted and not found
-    jobs = api.jobs()
-    jobs._filters = found
+    jobs = Jobs(api, found)
     if recent:
         day_ago = moment("1d")
         return [job for job in jobs.first(limit) if not job.is_final or (job.ended and job.ended >= day_ago)]
@@ -323,6 +321,3 @@ def tell_end(api: Client, job: Job) -> None:
             say(tail.rstrip())
         return
     say(f"The job {job.title} completed.")
-
-
-__all__ = ["attempts", "events", "jobs_table", "logs", "ls", "show", "wait", "why"]
