@@ -8,8 +8,9 @@ from uuid import UUID
 
 from kelpie_api.auth.caller import Caller
 from kelpie_api.db import SQL, Database, Row
-from kelpie_api.errors import NotTheHolder
+from kelpie_api.errors import NotFound, NotTheHolder
 from kelpie_api.queue import jobs
+from kelpie_api.queue.listing import get
 from kelpie_api.queue.states import Report
 
 
@@ -43,6 +44,15 @@ def tell_resumed(
     Raises NotTheHolder, JobNotFound.
     """
     _by_holder(db, caller, job_id, report, SQL.tell_resumed, checkpoint=checkpoint, detail=detail)
+
+
+def newest(db: Database, caller: Caller, job_id: UUID) -> Row:
+    """The newest manifest of a job. Raises JobNotFound, NotFound if it has none."""
+    get(db, caller, job_id)
+    found = db.one_or_none(SQL.newest_checkpoint, job_id=job_id)
+    if found is None:
+        raise NotFound(f"Job {job_id} has no checkpoint yet.")
+    return found
 
 
 def with_newest(db: Database, job: Row) -> Row:

@@ -16,7 +16,7 @@ from kelpie_api.errors import InvalidRequest
 from kelpie_api.limits import LONGEST_NAME
 from kelpie_api.machines import sightings
 from kelpie_api.net.addresses import OwnAddresses, is_url
-from kelpie_api.queue import jobs, listing, submissions, watching, wishes
+from kelpie_api.queue import checkpoints, jobs, listing, submissions, watching, wishes
 from kelpie_api.queue.during_prefixes import SharedPlace, shared_places
 from kelpie_api.queue.filters import Filters
 from kelpie_api.queue.identity import IdempotencyKey
@@ -27,7 +27,17 @@ from kelpie_api.routes.steering import answered
 from kelpie_api.schemas.doubts import doubts
 from kelpie_api.schemas.fields import Failure
 from kelpie_api.schemas.filters import FILTER_NAMES, filters_of
-from kelpie_api.schemas.jobs import AttemptList, Count, EventList, HistoryQuery, Job, JobPage, JobQuery, as_cursor
+from kelpie_api.schemas.jobs import (
+    AttemptList,
+    Checkpoint,
+    Count,
+    EventList,
+    HistoryQuery,
+    Job,
+    JobPage,
+    JobQuery,
+    as_cursor,
+)
 from kelpie_api.schemas.reasons import Reason
 from kelpie_api.schemas.steering import CancelQuery, Wished
 from kelpie_api.schemas.submission import JobDefinition, SubmissionHeaders
@@ -275,6 +285,14 @@ def list_attempts(query: dict[str, Any], job_id: str) -> RouteResult:
     """Attempts of a job and how they ended, first to last; `Link` leads to the next page, if there is one."""
     found, following = listing.attempts(db(), caller(), identifier(job_id, "job"), **query)
     return {"_count": len(found), "attempts": found}, 200, link_after(following)
+
+
+@blueprint.get("/jobs/<job_id>/checkpoint")
+@blueprint.response(200, Checkpoint)
+@blueprint.alt_response(404, schema=Failure)
+def get_checkpoint(job_id: str) -> Row:
+    """The newest checkpoint of a job that is whole in the bucket, with its objects; a 404 where there is none."""
+    return checkpoints.newest(db(), caller(), identifier(job_id, "job"))
 
 
 @blueprint.get("/jobs/<job_id>/events")

@@ -41,6 +41,7 @@ OPEN = {
     "jobs.why_job": To.READERS,
     "jobs.list_attempts": To.READERS | To.TOKENS,
     "jobs.list_events": To.READERS | To.TOKENS,
+    "jobs.get_checkpoint": To.READERS | To.TOKENS,
     "progress.get_progress": To.READERS | To.WORKERS | To.TOKENS,
     "steering.hold_job": To.OPERATORS | To.SUBMITTING_TOKENS,
     "steering.resume_job": To.OPERATORS | To.SUBMITTING_TOKENS,

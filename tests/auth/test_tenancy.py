@@ -192,7 +192,7 @@ BESIDE = {
     ("PATCH", "/jobs/<job_id>"),
     ("DELETE", "/jobs/<job_id>/bans"),
     ("DELETE", "/jobs/<job_id>/bans/<text:machine_id>"),
-    *(("GET", f"/jobs/<job_id>/{what}") for what in ("why", "progress", "output")),
+    *(("GET", f"/jobs/<job_id>/{what}") for what in ("why", "progress", "output", "checkpoint")),
     ("PUT", "/jobs/<job_id>/output"),
     ("PATCH", "/container-groups/<text:container_group_id>"),
     ("GET", "/usage"),

@@ -7,10 +7,11 @@ import uuid
 from typing import Any
 
 import pytest
+from flask import Flask
 from werkzeug.test import TestResponse
 
 from kelpie_api.db import Database
-from tests.helpers import Client, Job, Tenant, make_job, refused, rows_of_jobs
+from tests.helpers import Client, Job, Tenant, make_job, make_tenant, refused, rows_of_jobs
 
 FILE = {"bucket": "b", "key": "c/weights", "size": 12, "etag": "abc-2", "version_id": "v1"}
 
@@ -173,3 +174,16 @@ def test_manifests_go_with_their_job(api: Client, admin: Client, db: Database, j
     put(api, job, 1)
     assert admin.delete("/jobs").status_code == 204
     assert kept(db) == []
+
+
+def test_the_newest_manifest_is_read_by_the_project_and_by_no_other(
+    app: Flask, api: Client, db: Database, job: Job
+) -> None:
+    path = f"/jobs/{job['id']}/checkpoint"
+    assert "has no checkpoint yet" in refused(api.get(path), 404)["message"]
+    put(api, job, 1)
+    put(api, job, 2)
+    found = api.get(path).json or {}
+    assert (found["attempt"], found["generation"]) == (1, 2) and found["files"]
+    rival = Client(app.test_client(), make_tenant(db, "rival", "default").key)
+    assert "There is no job" in refused(rival.get(path), 404)["message"]

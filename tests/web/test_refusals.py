@@ -169,6 +169,8 @@ def test_of_a_name_given_twice_the_last_value_counts(api: Client) -> None:
 
 def test_a_head_request_is_answered_like_a_get_and_without_a_body(app: Flask, api: Client, admin: Client) -> None:
     job_id, sweep_id = api.submit()["id"], (api.post("/sweeps", {}).json or {})["id"]
+    manifest = {"machine_id": "m1", "container_group_id": "g1", "attempt": 1, "generation": 1, "files": []}
+    assert api.claim() and api.call("PUT", f"/jobs/{job_id}/checkpoint", manifest).status_code == 200
     named = {"<job_id>": job_id, "<sweep_id>": sweep_id, "<name>": "swagger-ui.css"}
     for rule in app.url_map.iter_rules():
         if "HEAD" in (rule.methods or set()) and "container_group_id" not in rule.arguments:
