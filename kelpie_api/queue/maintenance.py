@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import psycopg
 
@@ -23,6 +24,7 @@ VACUUM_SHARE = 0.1  # of the time at most, even where an old snapshot lets a vac
 LONGEST_VACUUM = 3600.0  # seconds
 FORGET_PAUSE = 3600.0  # seconds
 SETTLE_PAUSE = 2.0  # seconds; at a thousand submissions and reports a second a sum is of two thousand rows then
+DUTIES_AT_ONCE = 3  # on connections of the pool, whose ten are for requests
 FORBIDDEN_PAUSE = 3600.0  # seconds; migrations may grant meanwhile what is missing
 MAY_NOT_VACUUM = (
     "The role of DATABASE_URL may not vacuum the table queue, and claims are slower until autovacuum does: run"
@@ -41,6 +43,7 @@ class Maintenance:
         self.db = db
         self.more = more
         self.stopped = threading.Event()
+        self._turns = threading.BoundedSemaphore(DUTIES_AT_ONCE)
 
     def start(self) -> None:
         threading.Thread(target=self.keep_beating, name="beat", daemon=True).start()
@@ -138,8 +141,12 @@ class Maintenance:
             pause = self._once(duty)
 
     def _once(self, duty: Callable[[], float]) -> float:
+        # The duties of a process wake together once it has begun, while its pool is small: without turns a request
+        # would wait for a connection behind all of them. A vacuum takes long, and what cuts others takes none.
+        is_free = duty in (self.vacuum, self.cut_overdue)
         try:
-            pause = duty()
+            with nullcontext() if is_free else self._turns:
+                pause = duty()
         except Unavailable as error:
             self.db.outage.away(duty.__name__, error)
             return BEAT

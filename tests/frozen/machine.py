@@ -11,6 +11,7 @@ from docker.models.containers import Container
 
 from local_stack.processes import wait_for
 
+MARK = "that-is-all"
 LOOK = """
 echo $$
 for process in /proc/[0-9]*; do
@@ -71,6 +72,19 @@ class Machine:
         assert code == 0, f"{script}: {text}"
         return text
 
+    def look(self, script: str) -> str:
+        """What a script prints that changes nothing.
+
+        The engine may lose what a program prints that ends before its client listens. So a mark stands at the end,
+        and without it the script is run again.
+        """
+        marked = wait_for(lambda: self._marked(script), f"what {script} prints")
+        return marked.removesuffix(f"{MARK}\n")
+
+    def _marked(self, script: str) -> str | None:
+        printed = self.shell(f"{script}\necho {MARK}")
+        return printed if printed.endswith(f"{MARK}\n") else None
+
     def environment(self) -> dict[str, str]:
         """What a program sees that is started in here without Kelpie.
 
@@ -111,7 +125,7 @@ class Machine:
     def processes(self) -> list[Process]:
         """All that run a program but the first, and the shell that looks."""
         found = []
-        looks, *lines = self.shell(LOOK).splitlines()
+        looks, *lines = self.look(LOOK).splitlines()
         for line in lines:
             stat, program = line.split("|", 1)
             pid, parent = stat.split()[0], stat.rpartition(")")[2].split()[1]
@@ -122,7 +136,7 @@ class Machine:
 
     def unpacked(self) -> set[str]:
         """The folders in /tmp."""
-        return set(self.shell("ls -A /tmp").split())
+        return set(self.look("ls -A /tmp").split())
 
     def _new_layers(self, before: list[Process], name: str) -> Layers | None:
         if self.shell(f"cat /{name}/log 2>/dev/null || true").count('"child_started"') < 3:
