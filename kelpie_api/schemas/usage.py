@@ -52,6 +52,10 @@ class UsageQuery(RequestSchema):
                 f"^{BY}$", error="Must be group, machine, sweep, name, or label: and the key of a label."
             ),
         ),
+        metadata={
+            "pattern": f"^{BY}$",
+            "maxLength": len("label:") + LONGEST_KEY,
+        },  # which And hides from the document
     )
 
     @pre_load
