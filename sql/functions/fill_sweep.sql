@@ -9,6 +9,9 @@
 -- filling before it committed; and nothing else unparks a job of a sweep that has a limit. Rows that others hold locked are
 -- stepped over; the next filling takes them.
 --
+-- Rows are chosen by a `materialized` part, once: a plan may run a subquery with a limit once for each row that it is compared
+-- with, and each time it would step over the rows that this statement has updated and choose others.
+--
 -- Locks, in this order: the sweep's row; rows of `queue`, those that are free.
 create or replace function fill_sweep(the_sweep_id uuid, most integer) returns integer language plpgsql volatile
   set plan_cache_mode = force_generic_plan
@@ -29,41 +32,50 @@ begin
     into room
     from (select from queue where the_limit is not null and sweep_id = the_sweep_id and parked is null limit 1000001) unparked;
   if room >= 0 then
-    update queue
+    with next as materialized (
+      select job_id
+        from queue
+       where sweep_id = the_sweep_id
+         and parked = '{sweep}'
+       order by rank, seq
+       limit least(room, most)
+         for update skip locked
+    )
+    update queue q
        set parked = null
-     where job_id in (
-           select job_id
-             from queue
-            where sweep_id = the_sweep_id
-              and parked = '{sweep}'
-            order by rank, seq
-            limit least(room, most)
-              for update skip locked);
+      from next
+     where q.job_id = next.job_id;
     get diagnostics changed = row_count;
     if the_limit is null then
-      update queue
-         set parked = array_remove(parked, 'sweep')
-       where job_id in (
-             select job_id
-               from queue
-              where sweep_id = the_sweep_id
-                and 'sweep' = any (parked)
-                and parked <> '{sweep}'
-              limit most
-                for update skip locked);
+      with next as materialized (
+        select job_id
+          from queue
+         where sweep_id = the_sweep_id
+           and 'sweep' = any (parked)
+           and parked <> '{sweep}'
+         limit most
+           for update skip locked
+      )
+      update queue q
+         set parked = array_remove(q.parked, 'sweep')
+        from next
+       where q.job_id = next.job_id;
     end if;
   else
-    update queue
+    with last as materialized (
+      select job_id
+        from queue
+       where sweep_id = the_sweep_id
+         and parked is null
+         and machine_id is null
+       order by rank desc, seq desc
+       limit least(-room, most)
+         for update skip locked
+    )
+    update queue q
        set parked = '{sweep}'
-     where job_id in (
-           select job_id
-             from queue
-            where sweep_id = the_sweep_id
-              and parked is null
-              and machine_id is null
-            order by rank desc, seq desc
-            limit least(-room, most)
-              for update skip locked);
+      from last
+     where q.job_id = last.job_id;
     get diagnostics changed = row_count;
   end if;
   return changed;

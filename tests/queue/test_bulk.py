@@ -69,7 +69,7 @@ def test_cancel_ends_the_open_jobs_that_match(api: Client, db: Database, labeled
 def test_hold_parks_what_waits_and_asks_for_what_runs(
     api: Client, db: Database, tenant: Tenant, labeled: dict[str, UUID]
 ) -> None:
-    answer = api.post("/jobs/hold", {"label": "n:1", "open": "true"})
+    answer = api.post("/jobs/hold", {"label": "n:1", "open": True})
     assert answer.json == {"count": 3, "refused": []}
     assert counted(api, "phase=parked") == {"count": 2}
     held = row(db, "queue", labeled["held"])

@@ -399,7 +399,14 @@ def test_metrics_count_a_groups_jobs_as_the_autoscaler_does(
     db.execute("update queue set holder_group = %(group)s where job_id = %(id)s", group=group, id=held)
     db.execute("update jobs set created = now() - interval '1 hour' where id = %(id)s", id=waiting)
     found = api.get(f"/container-groups/{group}/metrics").json or {}
-    assert found.keys() == {"pending", "running", "active", "desired_replicas", "oldest_pending_seconds"}
+    assert found.keys() == {
+        "pending",
+        "running",
+        "active",
+        "desired_replicas",
+        "oldest_pending_seconds",
+        "parked",
+    }
     assert (found["pending"], found["running"], found["active"], found["desired_replicas"]) == (2, 3, 5, 5)
     assert 0 < found["oldest_pending_seconds"] < 600
     make_rule(db, tenant, group, max_replicas=3)

@@ -74,7 +74,7 @@ def test_an_unknown_route_is_a_404_in_the_common_shape(api: Client, path: str) -
 
 
 def test_a_wrong_method_is_a_405_that_names_the_right_ones(api: Client) -> None:
-    answer = api.call("PATCH", "/jobs/batch")
+    answer = api.call("PUT", "/jobs/batch")
     refused(answer, 405)
     assert answer.headers["Allow"]
 
