@@ -2,7 +2,7 @@
 
 Usage: job.py STEPS PAUSE FILES HURRY. PAUSE is the seconds of each step, for as long as there is no file HURRY.
 `in/data` is the input, `checkpoint/state` the checkpoint, `out/result` the output.
-FILES empty files are made beside the input, so that wiping takes a while, and can be seen before that.
+FILES empty files are made beside the input, so that wiping takes a while; then it ends once there is a file HURRY.
 """
 
 import hashlib
@@ -33,6 +33,7 @@ for step in range(first, steps):
     time.sleep(0 if hurry.exists() else pause)
 for number in range(files):
     Path(f"in/{number}").touch()
-time.sleep(2 if files and not hurry.exists() else 0)
+while files and not hurry.exists():
+    time.sleep(0.05)
 Path("out").mkdir(exist_ok=True)
 Path("out/result").write_text(digest)

@@ -33,7 +33,7 @@ class Scene:
     stack: LocalStack
     api: HoldingProxy
     s3: HoldingProxy
-    hurry: Path  # once it is there the job makes its steps without pauses
+    hurry: Path  # once it is there the job makes its steps without pauses, and ends once it has made its files
     name: str = field(default_factory=lambda: f"scene-{uuid.uuid4().hex[:8]}")
     job_id: str = ""
     worker: Worker = field(init=False)
@@ -123,7 +123,8 @@ def while_wiping(scene: Scene) -> None:
     def files() -> int:
         return sum(1 for _ in inputs.glob("*"))
 
-    wait_for(lambda: files() > FILES_TO_WIPE, "the command to make its files", pause=0.001)
+    wait_for(lambda: files() > FILES_TO_WIPE, "the command to make its files")
+    scene.hurry.touch()
     wait_for(lambda: files() < FILES_TO_WIPE, "some files to be wiped", pause=0.001)
     assert files(), "the wipe was over before it could be interrupted"
 
