@@ -187,7 +187,7 @@ def test_a_document_that_differs_from_the_service_is_noticed(
     lying.write_text(json.dumps(document))
     run = schemathesis(site, str(lying), site.stack.user_key, *chosen({operation}), examples=100)
     assert run.exit_code == 1, run.text
-    assert run.report["failures"]
+    assert run.report["failures"], run.text
 
 
 def test_what_the_administrator_may_do_is_as_documented(site: Site) -> None:
