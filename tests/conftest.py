@@ -232,7 +232,10 @@ def routes(app_url: str) -> Flask:
 
 @pytest.fixture
 def notes_by_itself() -> bool:
-    """Whether the application notes machines and blocked jobs every few seconds: a test says when it looks."""
+    """Whether the application sees to machines, blocked jobs, wishes, sweeps and dependencies every few seconds.
+
+    Otherwise a test says when that is done, and nothing is locked or moved beside it.
+    """
     return False
 
 
@@ -247,7 +250,8 @@ def app(routes: Flask, config: Config, db: Database, notes_by_itself: bool) -> I
     routes.extensions.clear()
     parts = routes.extensions["kelpie"] = replace(Coordinator.of(config), schema_is_current=True)
     if not notes_by_itself:
-        parts.maintenance.more = ()
+        maintenance = parts.maintenance
+        maintenance.duties = (maintenance.vacuum, maintenance.settle, maintenance.cut_overdue)
     db.repeatable(lambda tx: encryption.require(tx, parts.authenticator.seal))  # the database knows the key
     yield routes
     routes.extensions["kelpie"].end()

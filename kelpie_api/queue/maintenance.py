@@ -41,13 +41,7 @@ class Maintenance:
 
     def __init__(self, db: Database, more: Sequence[Callable[[], float]] = ()) -> None:
         self.db = db
-        self.more = more
-        self.stopped = threading.Event()
-        self._turns = threading.BoundedSemaphore(DUTIES_AT_ONCE)
-
-    def start(self) -> None:
-        threading.Thread(target=self.keep_beating, name="beat", daemon=True).start()
-        for duty in (
+        self.duties = (
             self.vacuum,
             self.settle,
             self.end_due,
@@ -56,8 +50,14 @@ class Maintenance:
             self.add_up_usage,
             self.forget,
             self.cut_overdue,
-            *self.more,
-        ):
+            *more,
+        )
+        self.stopped = threading.Event()
+        self._turns = threading.BoundedSemaphore(DUTIES_AT_ONCE)
+
+    def start(self) -> None:
+        threading.Thread(target=self.keep_beating, name="beat", daemon=True).start()
+        for duty in self.duties:
             threading.Thread(target=self._repeat, args=(duty,), name=duty.__name__, daemon=True).start()
 
     def stop(self) -> None:

@@ -27,13 +27,18 @@ select asked.place, found.job_id, found.place
            and starts_with(d.place, asked.place)
          limit 1)
         union all
-       (select d.job_id, d.place
+       (select within.job_id, within.place
           from generate_series(2, least(cardinality(string_to_array(asked.place, '/')) - 2, 40)) as level
          cross join lateral (
                select array_to_string((string_to_array(asked.place, '/'))[1:level], '/') || '/' as place) around
-          join during_prefixes d on d.tenant_id = the_tenant_id
-           and left(d.place, 600) = left(around.place, 600)
-           and d.place = around.place
+         -- The limit keeps this inside: else a plan may read all places of the tenant and look for each among the folders.
+         cross join lateral (
+               select d.job_id, d.place
+                 from during_prefixes d
+                where d.tenant_id = the_tenant_id
+                  and left(d.place, 600) = left(around.place, 600)
+                  and d.place = around.place
+                limit 1) within
          limit 1)
         limit 1) found;
 end $$;
