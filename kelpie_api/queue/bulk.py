@@ -131,8 +131,9 @@ def _change(
     named = _refused(db, caller, final, "it has ended already")
     done = 0
     wanted = filters.only(is_open=True)
+    values = {**caller.scope, "actor": caller.actor, "sealed_key": caller.sealed_key}
     for numbers in _rounds(db, caller, wanted, AT_ONCE) if wanted else ():
-        found = db.one_or_none(statement, numbers=sorted(numbers), **caller.scope, actor=caller.actor)
+        found = db.one_or_none(statement, numbers=sorted(numbers), **values)
         done += int(found["count"]) if found else 0
     return Changed(done, named)
 

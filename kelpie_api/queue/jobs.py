@@ -247,7 +247,9 @@ def cancel(db: Database, caller: Caller, job_id: UUID) -> None:
     """
     if caller.machine:
         caller.require_own_group(get(db, caller, job_id)["container_group_id"])
-    if canceled := db.one_or_none(SQL.cancel_job, job_id=job_id, **caller.scope, actor=caller.actor):
+    if canceled := db.one_or_none(
+        SQL.cancel_job, job_id=job_id, **caller.scope, actor=caller.actor, sealed_key=caller.sealed_key
+    ):
         _fill_sweep_of(db, canceled)
         return
     status = get(db, caller, job_id)["status"]
@@ -269,7 +271,9 @@ def _purge_line(db: Database, caller: Caller, line: Row) -> int:
     ended, after = 0, -1
     while (removed := _round(db, SQL.remove_pending_jobs, **line, after_seq=after))["count"]:
         ended, after = ended + removed["count"], removed["last_seq"]
-    while (canceled := _round(db, SQL.cancel_jobs, **line, actor=caller.actor))["count"]:
+    while (canceled := _round(db, SQL.cancel_jobs, **line, actor=caller.actor, sealed_key=caller.sealed_key))[
+        "count"
+    ]:
         ended += canceled["count"]
     return ended
 

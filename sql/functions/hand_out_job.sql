@@ -118,7 +118,8 @@ lines as materialized (
 ),
 eligible as materialized (
   select coalesce(waiting.job_id, lapsed.job_id) as job_id,
-         lapsed.attempt as lapsed_attempt, lapsed.heartbeat as last_heartbeat, lapsed.machine_id as last_machine
+         lapsed.attempt as lapsed_attempt, lapsed.heartbeat as last_heartbeat, lapsed.machine_id as last_machine,
+         lapsed.holder_group as last_group
     from (select kind, name, rank, seq from lines order by rank, seq) line
     left join lateral (
          select q.job_id
@@ -135,7 +136,7 @@ eligible as materialized (
           limit 1
             for update skip locked) waiting on true
     left join lateral (
-         select q.job_id, q.attempt, q.heartbeat, q.machine_id
+         select q.job_id, q.attempt, q.heartbeat, q.machine_id, q.holder_group
            from queue q
           where line.kind = 'lapsed'
             and q.tenant_id = the_tenant_id
@@ -199,6 +200,12 @@ told as (
 ),
 hooked as (
   insert into webhooks (job_id, url, status, event, machine_id, container_group, sealed_key)
+  select id, webhook, 'running'::job_status, 'interrupted', last_machine, last_group, null
+    from handed_out
+    join eligible on job_id = id
+   where lapsed_attempt is not null
+     and is_told(webhook, options, 'interrupted')
+   union all
   select id, webhook, 'running', case when options ? 'webhook_events' then 'running' end, the_machine_id,
          the_container_group, the_sealed_key
     from handed_out

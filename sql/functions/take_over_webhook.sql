@@ -13,6 +13,7 @@ begin
                  from webhooks
                 where job_id = the_job_id
                   and status = 'running'
+                  and coalesce(event, 'running') = 'running'
                   and num_nonnulls(next_try) = 1
                   and not under_way
                 order by seq desc

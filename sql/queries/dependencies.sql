@@ -89,7 +89,13 @@ job as (
      set status = 'canceled', canceled = now(), reason = 'depends'
     from held h
    where j.id = h.job_id
-  returning j.id, j.attempt
+  returning j.*
+),
+hooked as (
+  insert into webhooks (job_id, url, status, event, machine_id, container_group)
+  select id, webhook, 'canceled', 'canceled', coalesce(machine_id, ''), coalesce(container_group, '')
+    from job
+   where is_told(webhook, options, 'canceled')
 ),
 forgotten as (
   delete from dependencies where job_id = any (%(job_ids)s::uuid[])

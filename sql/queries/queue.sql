@@ -665,6 +665,12 @@ ended as (
 told as (
   insert into events (job_id, kind, actor, attempt)
   select id, 'canceled', %(actor)s, attempt from job
+),
+hooked as (
+  insert into webhooks (job_id, url, status, event, machine_id, container_group, sealed_key)
+  select id, webhook, 'canceled', 'canceled', coalesce(machine_id, ''), coalesce(container_group, ''), %(sealed_key)s::bytea
+    from job
+   where is_told(webhook, options, 'canceled')
 )
 select status, sweep_id from job;
 
@@ -1042,6 +1048,12 @@ ended as (
 told as (
   insert into events (job_id, kind, actor, attempt)
   select id, 'canceled', %(actor)s, attempt from job order by seq
+),
+hooked as (
+  insert into webhooks (job_id, url, status, event, machine_id, container_group, sealed_key)
+  select id, webhook, 'canceled', 'canceled', coalesce(machine_id, ''), coalesce(container_group, ''), %(sealed_key)s::bytea
+    from job
+   where is_told(webhook, options, 'canceled')
 )
 select count(*) as count from job;
 
@@ -1076,6 +1088,12 @@ ended as (
 told as (
   insert into events (job_id, kind, actor, attempt)
   select id, 'canceled', %(actor)s, attempt from job order by seq
+),
+hooked as (
+  insert into webhooks (job_id, url, status, event, machine_id, container_group, sealed_key)
+  select id, webhook, 'canceled', 'canceled', coalesce(machine_id, ''), coalesce(container_group, ''), %(sealed_key)s::bytea
+    from job
+   where is_told(webhook, options, 'canceled')
 )
 select count(*) as count from job;
 
@@ -1112,6 +1130,13 @@ told as (
   select job_id, 'asked', %(actor)s, attempt, jsonb_build_object('wish', 'hold', 'machine_id', machine_id) from wished
    union all
   select job_id, 'parked', %(actor)s, attempt, '{"parked": "hold"}' from parked
+),
+hooked as (
+  insert into webhooks (job_id, url, status, event, machine_id, container_group, sealed_key)
+  select j.id, j.webhook, 'running', 'held', coalesce(j.machine_id, ''), coalesce(j.container_group, ''), %(sealed_key)s::bytea
+    from parked p
+    join jobs j on j.id = p.job_id
+   where is_told(j.webhook, j.options, 'held')
 )
 select count(*) as count from held where wish is distinct from 'cancel';
 

@@ -286,7 +286,7 @@ def test_a_change_waits_for_the_report_that_ends_the_job_and_then_finds_it_final
     job = running(api)
     with ThreadPoolExecutor(1) as pool:
         with db.transaction() as tx:
-            values = {"job_id": UUID(job["id"]), "actor": "user:acme", **tenant.caller.scope}
+            values = {"job_id": UUID(job["id"]), "actor": "user:acme", "sealed_key": None, **tenant.caller.scope}
             assert tx.one_or_none(SQL.cancel_job, **values)
             answer = pool.submit(api.patch, f"/jobs/{job['id']}", {"name": "late"})
             wait_until_blocked(db)

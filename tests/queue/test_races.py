@@ -54,7 +54,9 @@ def report_in(tx: Transaction, tenant: Tenant, statement: str, job_id: UUID, sai
 
 
 def cancel_in(tx: Transaction, job_id: UUID) -> None:
-    assert tx.one_or_none(SQL.cancel_job, job_id=job_id, scope=None, groups=None, actor="user:acme")
+    assert tx.one_or_none(
+        SQL.cancel_job, job_id=job_id, scope=None, groups=None, actor="user:acme", sealed_key=None
+    )
 
 
 def outcomes(db: Database, job_id: UUID) -> list[str | None]:
