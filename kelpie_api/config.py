@@ -282,6 +282,13 @@ class Config:
     cors_origins: tuple[str, ...] = _setting(
         "KELPIE_CORS_ORIGINS", ORIGINS, "origins of web pages that may call from a browser; `*`: all", default="*"
     )
+    pages_over_http: bool = _setting(
+        "KELPIE_PAGES_OVER_HTTP",
+        TRUTH,
+        "whether people may sign in at the pages without https from other machines; their keys can be read on the"
+        " way",
+        default="false",
+    )
     webhook_allow_private: bool = _setting(
         "KELPIE_WEBHOOK_ALLOW_PRIVATE",
         TRUTH,

@@ -46,6 +46,16 @@ class MissingCredentials(KelpieError):
     title = "Unauthorized"
 
 
+class NotSignedIn(KelpieError):
+    """A page is asked for without a session, or with one that has ended."""
+
+    status = 401
+    title = "Not Signed In"
+
+    def __init__(self) -> None:
+        super().__init__("There is no session, or it has ended; sign in again.")
+
+
 class Forbidden(KelpieError):
     status = 403
     title = "Forbidden"

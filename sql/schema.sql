@@ -514,6 +514,16 @@ create table secrets (
   constraint secrets_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(id) ON DELETE CASCADE
 );
 
+create table sessions (
+  digest bytea not null,
+  key_id uuid not null,
+  begun timestamp with time zone default now() not null,
+  expires timestamp with time zone not null,
+  constraint sessions_digest_check CHECK (length(digest) = 32),
+  constraint sessions_key_id_fkey FOREIGN KEY (key_id) REFERENCES api_keys(id) ON DELETE CASCADE,
+  constraint sessions_pkey PRIMARY KEY (digest)
+);
+
 create table signing_secrets (
   id bigint generated always as identity not null,
   user_id uuid not null,
@@ -742,6 +752,10 @@ CREATE INDEX scaling_decisions_by_age ON scaling_decisions USING btree (at);
 CREATE INDEX scaling_decisions_of_a_group ON scaling_decisions USING btree (tenant_id, container_group_id, id);
 
 CREATE INDEX scaling_rules_of_a_tenant ON scaling_rules USING btree (tenant_id);
+
+CREATE INDEX sessions_by_end ON sessions USING btree (expires);
+
+CREATE INDEX sessions_of_a_key ON sessions USING btree (key_id, begun);
 
 CREATE INDEX signing_secrets_of_a_user ON signing_secrets USING btree (user_id);
 

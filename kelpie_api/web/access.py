@@ -32,6 +32,14 @@ OPEN = {
     "docs.get_yaml": To.ALL,
     "docs.get_page": To.ALL,
     "docs.get_asset": To.ALL,
+    # pages, by the key of the session
+    "dashboard.get_root": To.ALL,
+    "dashboard.get_sign_in": To.ALL,
+    "dashboard.sign_in": To.ALL,
+    "dashboard.get_asset": To.ALL,
+    "dashboard.get_nothing": To.ALL,
+    "dashboard.sign_out": To.READERS,
+    "dashboard.get_overview": To.READERS,
     # jobs
     "jobs.submit_job": To.OPERATORS | To.SUBMITTING_TOKENS,
     "jobs.submit_job_by_old_path": To.OPERATORS | To.SUBMITTING_TOKENS,

@@ -12,7 +12,7 @@ from werkzeug.exceptions import HTTPException
 from kelpie_api import logs
 from kelpie_api.errors import KelpieError
 from kelpie_api.metrics import request_answered
-from kelpie_api.web import cors
+from kelpie_api.web import cors, sessions
 from kelpie_api.web.access import PUBLIC, require_open
 from kelpie_api.web.body import LARGEST_BODY, FreeText
 from kelpie_api.web.context import coordinator, here, this_request
@@ -79,7 +79,10 @@ def admit() -> Response | None:
     if endpoint is None or endpoint in PUBLIC:
         return None
     parts.require_current_schema()
-    kept.caller = parts.authenticator.caller(request.headers, client_address(request, parts.config.proxies))
+    if sessions.is_page(endpoint):
+        kept.caller = sessions.caller_of(request)
+    else:
+        kept.caller = parts.authenticator.caller(request.headers, client_address(request, parts.config.proxies))
     require_nothing_left_out()
     require_open(kept.caller, endpoint)
     return None
@@ -109,7 +112,8 @@ def stamp(response: Response) -> Response:
     response.headers["Kelpie-Extensions"] = EXTENSIONS
     response.headers["X-Request-Id"] = kept.request_id
     response.headers["X-Content-Type-Options"] = "nosniff"
-    cors.allow_origin(coordinator().config.cors_origins, request, response)
+    if not sessions.is_page(request.endpoint):
+        cors.allow_origin(coordinator().config.cors_origins, request, response)
     seconds = time.monotonic() - kept.get("began", time.monotonic())
     route = request.url_rule.rule if request.url_rule else None
     request_answered(request.method, route, response.status_code, seconds)

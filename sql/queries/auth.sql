@@ -136,6 +136,46 @@ insert into jwks (url, keys)
 values (%(url)s, %(keys)s::jsonb)
     on conflict (url) do update set keys = excluded.keys, fetched = now();
 
+-- Sessions of people at the pages.
+
+-- name: begin_session
+-- A session for a key, for some seconds. What has ended goes, some at a time, and the oldest of the key beyond `most`. No row:
+-- the key is gone.
+with over as (
+  delete from sessions
+   where digest in (
+         select digest from sessions where expires < now() order by expires limit 100 for update skip locked)
+),
+beyond as (
+  delete from sessions
+   where digest in (
+         select digest
+           from sessions
+          where key_id = %(key_id)s and expires >= now()
+          order by begun desc
+         offset %(most)s - 1
+            for update skip locked)
+)
+insert into sessions (digest, key_id, expires)
+select %(digest)s, id, now() + %(seconds)s * interval '1 second'
+  from api_keys
+ where id = %(key_id)s
+returning expires;
+
+-- name: find_session
+-- Whose session this is, as find_api_key says it of the key; the digest is returned to be compared in constant time.
+select s.digest, k.tenant_id, u.id as user_id, u.username, u.is_admin and k.role = 'user' as is_admin, k.role,
+       k.org_name as organization, t.project, k.id as key_id, k.name as key_name
+  from sessions s
+  join api_keys k on k.id = s.key_id
+  join tenants t on t.id = k.tenant_id
+  join users u on u.id = t.user_id
+ where s.digest = %(digest)s
+   and s.expires > now();
+
+-- name: end_session
+delete from sessions where digest = %(digest)s;
+
 -- The operator's command line.
 
 -- name: find_user

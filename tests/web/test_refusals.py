@@ -12,6 +12,7 @@ from flask import Flask
 from kelpie_api.db import Database
 from kelpie_api.web.body import LARGEST_BODY
 from kelpie_api.web.requests import EXTENSIONS
+from kelpie_api.web.sessions import is_page
 from tests.helpers import Client, definition, refused, rows_of_jobs
 
 NESTED = 100_000
@@ -68,7 +69,7 @@ def test_a_hostile_report_is_a_400(api: Client, body: bytes) -> None:
     refused(api.post(f"/jobs/{job['id']}/heartbeat", body), 400)
 
 
-@pytest.mark.parametrize("path", ["/jobs/a/b/c", "//jobs", "/static/x", "/jobs/%00/x"])
+@pytest.mark.parametrize("path", ["/jobs/a/b/c", "/.//jobs", "/static/x", "/jobs/%00/x"])
 def test_an_unknown_route_is_a_404_in_the_common_shape(api: Client, path: str) -> None:
     assert refused(api.get(path), 404)["error"] == "Route Not Found"
 
@@ -173,6 +174,8 @@ def test_a_head_request_is_answered_like_a_get_and_without_a_body(app: Flask, ap
     assert api.claim() and api.call("PUT", f"/jobs/{job_id}/checkpoint", manifest).status_code == 200
     named = {"<job_id>": job_id, "<sweep_id>": sweep_id, "<name>": "swagger-ui.css"}
     for rule in app.url_map.iter_rules():
+        if is_page(rule.endpoint):
+            continue
         if "HEAD" in (rule.methods or set()) and "container_group_id" not in rule.arguments:
             answer = admin.call(
                 "HEAD", reduce(lambda path, name: path.replace(name, named[name]), named, rule.rule)

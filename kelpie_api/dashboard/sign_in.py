@@ -1,0 +1,65 @@
+"""Signing in with a key, and out (docs/pages.md, Signing in)."""
+
+from __future__ import annotations
+
+from flask import Response, request
+from werkzeug.wrappers import Response as AnyResponse
+
+from kelpie_api.auth import sessions as kept_sessions
+from kelpie_api.dashboard.pages import blueprint, lead_to, own_path, page
+from kelpie_api.errors import KelpieError
+from kelpie_api.web import sessions
+from kelpie_api.web.body import whole_body
+from kelpie_api.web.context import coordinator, db, this_request
+from kelpie_api.web.requests import client_address
+
+
+@blueprint.get("/ui/sign-in")
+def get_sign_in() -> Response:
+    """The form for a key."""
+    return form(own_path(request.args.get("to", "")))
+
+
+def form(to: str, refusal: KelpieError | None = None) -> Response:
+    """The form, with a cookie that its token is derived from, and why the last try was refused."""
+    secret = sessions.read_cookie(this_request(), sessions.SIGN_IN) or sessions.new_secret()
+    values = {"to": to, "form_token": sessions.form_token(secret), "refusal": refusal and refusal.message}
+    response = page("sign_in.html", refusal.status if refusal else 200, **values)
+    sessions.set_cookie(response, sessions.SIGN_IN, secret, sessions.SIGNING_IN_TAKES)
+    if refusal:
+        response.headers.update(refusal.headers())
+    return response
+
+
+@blueprint.post("/ui/sign-in")
+def sign_in() -> AnyResponse:
+    """Begin a session for the key in the form."""
+    parts = coordinator()
+    parts.require_current_schema()
+    whole_body()
+    to = own_path(request.form.get("to", ""))
+    try:
+        sessions.require_safe_connection(this_request())
+        sessions.require_own_form(this_request(), sessions.SIGN_IN)
+        key = request.form.get("key", "").strip()
+        caller = parts.authenticator.of_kelpie_key(key, client_address(this_request(), parts.config.proxies))
+        token = kept_sessions.begin(db(), caller)
+    except KelpieError as refusal:
+        return form(to, refusal)
+    answer = lead_to(to)
+    sessions.set_cookie(answer, sessions.SESSION, token, int(kept_sessions.LIFETIME.total_seconds()))
+    sessions.forget_cookie(answer, sessions.SIGN_IN)
+    return answer
+
+
+@blueprint.post("/ui/sign-out")
+def sign_out() -> AnyResponse:
+    """End the session: its cookie is good for nothing from here on."""
+    whole_body()
+    sessions.require_own_form(this_request())
+    if token := sessions.read_cookie(this_request(), sessions.SESSION):
+        kept_sessions.end(db(), token)
+    answer = lead_to("/ui/sign-in")
+    sessions.forget_cookie(answer, sessions.SESSION)
+    answer.headers["Clear-Site-Data"] = '"cache"'
+    return answer
