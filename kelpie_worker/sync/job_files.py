@@ -42,8 +42,9 @@ from kelpie_worker.messages import (
 from kelpie_worker.processes.child import Tell
 from kelpie_worker.s3.bucket import Storage
 from kelpie_worker.s3.client import SharedClient
-from kelpie_worker.s3.errors import Misconfigured, StorageRefused, StorageUnreachable
+from kelpie_worker.s3.errors import Misconfigured, StorageRefused
 from kelpie_worker.s3.whose_fault import When
+from kelpie_worker.sync.destinations import Destinations
 from kelpie_worker.sync.download import download
 from kelpie_worker.sync.failures import Work, WorkFailed, answer_to, last_answer, may_be_repeated
 from kelpie_worker.sync.outputs import Outputs
@@ -74,6 +75,7 @@ class JobFiles:
         self._storage = Storage(client, self.lease, config.max_retries)
         self._transfer: Transfer | None = None
         self._fence: Fence | None = None
+        self._destinations: Destinations | None = None
         self._own_files = directories.own_files(config.state_file)
         self._places_file = before_command.file_of(config.state_file, claim_id)
         known = before_command.load(self._places_file)
@@ -185,7 +187,7 @@ class JobFiles:
             self._storage.check_settings()  # now, though the first file to transfer may be an output hours later
         for block in (*job.before, *job.during, *job.after):
             matcher(block.pattern)  # so that one that does not compile is found before hours of work
-        self._demand_destinations(job)
+        self._destinations_of(job).look()
         self._places = directories.make(job, self._config.state_file)
         before_command.write(self._places, self._places_file)  # before there is a file that a crash could leave
         brought = download(job, self._storage, self.moving.downloads, self._own_files, self.lease.pause)
@@ -197,19 +199,6 @@ class JobFiles:
             self._claim_id, len(brought.versions), brought.bytes, found.status, found.detail, found.whole
         )
 
-    def _demand_destinations(self, job: Job) -> None:
-        """Raises NoDestination if the job could upload nothing, before it computes for hours.
-
-        Buckets that it downloads from are listed anyway. If storage is away, the upload waits for it later.
-        """
-        listed = {block.bucket for block in job.before}
-        for bucket, prefix in {block.bucket: block.prefix for block in (*job.during, *job.after)}.items():
-            try:
-                if bucket not in listed:
-                    self._storage.demand_destination(bucket, prefix)
-            except StorageUnreachable as error:
-                logs.warn("bucket_not_looked_at", job, bucket=bucket, detail=str(error))
-
     def _watch(self, command: Watch) -> Message:
         if self._watches is None:
             if command.again:
@@ -219,7 +208,23 @@ class JobFiles:
             for watch in watches:
                 watch.start()
             self._watches = watches
+            self._await_destinations(command.job)
         return Watching(self._claim_id)
+
+    def _await_destinations(self, job: Job) -> None:
+        """Look at the buckets to upload to that storage did not answer for before the command, in a thread."""
+        destinations = self._destinations_of(job)
+
+        def look() -> None:
+            try:
+                destinations.await_all()
+            except StorageRefused as refusal:
+                self._tell_refusal(refusal)
+            except Cancelled:
+                return
+
+        if not destinations.all_seen:
+            threading.Thread(target=look, daemon=True, name="Destinations").start()
 
     def _demand_earlier_files(self, job: Job) -> None:
         """Raises OSError if a directory of an earlier run is gone: the bucket still has its files."""
@@ -330,6 +335,11 @@ class JobFiles:
         if self._transfer is None:
             self._transfer = Transfer(self._storage, job.compression)
         return self._transfer
+
+    def _destinations_of(self, job: Job) -> Destinations:
+        if self._destinations is None:
+            self._destinations = Destinations(job, self._storage, self.lease)
+        return self._destinations
 
     def _fence_of(self, job: Job) -> Fence:
         """One fence for checkpoints and outputs of all directories: two blocks may send to one key."""

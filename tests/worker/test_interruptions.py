@@ -19,7 +19,18 @@ from local_stack.processes import free_port, wait_for
 from local_stack.s3 import S3Server
 from tests.doubles.coordinator import FakeCoordinator
 from tests.doubles.faulty_proxy import FaultyProxy
-from tests.real_worker import CHECKOUT, Sync, Worker, block, finished, group_of, is_alive, python, shell
+from tests.real_worker import (
+    CHECKOUT,
+    Sync,
+    Worker,
+    believing_refusals_soon,
+    block,
+    finished,
+    group_of,
+    is_alive,
+    python,
+    shell,
+)
 
 # Counts to 5 with a checkpoint for every number, from wherever the checkpoint is; says where it began. It stays at
 # its first number until the test has interrupted it.
@@ -312,6 +323,44 @@ def test_a_bucket_that_outputs_cannot_go_to_is_found_before_the_command_starts(
     assert (report, body["reason"]) == ("failed", "upload")
     assert body["detail"] == "looking for no-such-bucket: NoSuchBucket"
     assert not worker.seen("command_started")
+
+
+@pytest.mark.parametrize("when", ["during", "after"])
+def test_a_bucket_that_could_not_be_looked_for_before_the_command_is_looked_for_once_storage_answers(
+    coordinator: FakeCoordinator,
+    make_worker: Callable[..., Worker],
+    faulty: FaultyProxy,
+    bucket: str,
+    tmp_path: Path,
+    when: str,
+) -> None:
+    """The command does not run to its end for nothing, and one whose buckets are there is not disturbed."""
+    faulty.fault = lambda method, path: "503"
+    settings = {
+        "AWS_ENDPOINT_URL": faulty.url,
+        "MAX_RETRIES": "0",
+        "PYTHONPATH": believing_refusals_soon(tmp_path),
+    }
+    worker = make_worker(**settings)
+    waiting = "until test -e go; do sleep 0.05; done; echo 1 > out/x"
+    job = coordinator.submit(**shell(waiting), sync={when: [block("no-such-bucket", "out")]})
+    worker.start()
+    worker.wait_for("command_started")
+    faulty.fault = lambda method, path: None
+    report, body = finished(coordinator, job)
+    assert (report, body["reason"]) == ("failed", "upload")
+    assert body["detail"] == "looking for no-such-bucket: NoSuchBucket"
+
+    faulty.fault = lambda method, path: "503"
+    passed: list[str] = []
+    job = coordinator.submit(**shell(waiting), sync={when: [block(bucket, "out")]})
+    worker.wait_for("command_started", count=2)
+    faulty.fault = lambda method, path: passed.append(path)
+    wait_for(
+        lambda: any(path.startswith(f"/{bucket}?list-type") for path in passed), "the bucket to be looked for"
+    )
+    (worker.folder / "go").touch()
+    assert finished(coordinator, job)[0] == "completed"
 
 
 def test_outputs_wait_until_storage_is_back(
