@@ -188,7 +188,14 @@ def _of_machines(facts: Row) -> Iterator[Reason]:
             f"All live machines are banned from it, since it failed there: {_named(machines)}.",
             "Once the cause is mended DELETE /jobs/{id}/bans lets them have it again; or start another machine.",
         )
-    if waiting := facts["waiting_machines"]:
+    if facts["waits_until"]:
+        yield Reason(
+            Code.MACHINES_WAIT,
+            "It was taken and released thirty times within a minute, so all machines wait for it until"
+            f" {_time(facts['waits_until'])}.",
+            "The reasons of its last attempts (GET /jobs/{id}/attempts) say why.",
+        )
+    elif waiting := facts["waiting_machines"]:
         yield Reason(
             Code.MACHINES_WAIT,
             f"Machines that took and released it again and again wait for it: {_named(waiting)}.",

@@ -568,9 +568,10 @@ select status, sweep_id, (select verdict = 'retry' from ruled where is_told) as 
 -- A worker gives its job back: no failure, no ban; any holder may have it at once. No row: refused.
 --
 -- The tenth release of a job by one machine within a minute makes this machine wait for it, 10 seconds at first; each release
--- within a minute after such a wait doubles it, up to five minutes. Other machines may have the job meanwhile. Of the
--- attempts the last hundred are looked at. One that stalled and is to begin again (`stalled`: 1, else 0) bans the machine
--- from the second time on.
+-- within a minute after such a wait doubles it, up to five minutes. Other machines may have the job meanwhile. The thirtieth
+-- release within a minute by whichever machines (callers choose their names) makes the job wait for all, in the same way, up
+-- to one minute: the pause of a machine without a name. Of the attempts the last hundred are looked at. One that stalled and
+-- is to begin again (`stalled`: 1, else 0) bans the machine from the second time on.
 with held as (
   select * from queue
    where job_id = %(job_id)s
@@ -592,21 +593,28 @@ recent as materialized (
      and a.outcome = 'released'
      and a.ended > now() - interval '1 minute'
 ),
-pause as (
-  insert into pauses as p (job_id, machine_id, level, until)
-  select h.job_id, h.machine_id, 1, now() + interval '10 seconds'
+due as materialized (
+  select h.job_id, w.machine_id, w.longest, k.until > now() - interval '1 minute' as again
     from held h
    cross join recent r
-   where r.by_this_machine >= 9
-      or exists (select from pauses k
-                  where k.job_id = h.job_id and k.machine_id = h.machine_id and k.until > now() - interval '1 minute')
+   cross join lateral (values (h.machine_id, r.by_this_machine >= 9, interval '5 minutes'),
+                              ('', r.releases >= 29, interval '1 minute')) as w (machine_id, is_loop, longest)
+    left join pauses k on k.job_id = h.job_id and k.machine_id = w.machine_id
+   where w.is_loop
+      or k.until > now() - interval '1 minute'
+),
+pause as (
+  insert into pauses as p (job_id, machine_id, level, until)
+  select job_id, machine_id, 1, now() + interval '10 seconds' from due
       on conflict (job_id, machine_id) do update
-     set level = case when p.until > now() - interval '1 minute' then p.level + 1 else 1 end,
-         until = now() + case when p.until > now() - interval '1 minute'
-                              then least(interval '10 seconds' * 2 ^ least(p.level, 5), interval '5 minutes')
-                              else interval '10 seconds'
-                         end
-  returning extract(epoch from until - now())::integer as seconds
+     set (level, until) = (
+         select case when d.again then p.level + 1 else 1 end,
+                now() + case when d.again then least(interval '10 seconds' * 2 ^ least(p.level, 5), d.longest)
+                             else interval '10 seconds'
+                        end
+           from due d
+          where d.machine_id = p.machine_id)
+  returning machine_id, extract(epoch from until - now())::integer as seconds
 ),
 waiting as (
   update queue q
@@ -635,7 +643,8 @@ told as (
   insert into events (job_id, kind, actor, attempt, detail)
   select id, 'released', %(actor)s, attempt,
          jsonb_build_object('machine_id', %(machine_id)s::text, 'reason', %(reason)s::text)
-         || coalesce((select jsonb_build_object('pause_seconds', seconds) from pause), '{}')
+         || coalesce((select jsonb_build_object('pause_seconds', seconds) from pause where machine_id <> ''), '{}')
+         || coalesce((select jsonb_build_object('job_pause_seconds', seconds) from pause where machine_id = ''), '{}')
     from job
 )
 select status, sweep_id, (select ends_on_lapse from waiting) as is_to_be_ended from job;

@@ -20,7 +20,13 @@ select q.container_group, q.machine_id, q.holder_group, q.heartbeat, q.heartbeat
            and s.until > now()) as stopping_until,
        array(select m.id from live_machines(q.tenant_id, q.container_group) as m (id) order by m.id limit 1000) as machines,
        array(select b.machine_id from bans b where b.job_id = q.job_id order by b.machine_id limit 1000) as banned_machines,
-       array(select l.machine_id from pauses l where l.job_id = q.job_id and l.until > now() order by l.machine_id) as waiting_machines,
+       array(select l.machine_id
+               from pauses l
+              where l.job_id = q.job_id
+                and l.machine_id <> ''
+                and l.until > now()
+              order by l.machine_id) as waiting_machines,
+       (select l.until from pauses l where l.job_id = q.job_id and l.machine_id = '' and l.until > now()) as waits_until,
        w.max_parallel,
        array(select coalesce(d.on_job, d.on_sweep) from dependencies d where d.job_id = q.job_id limit 3) as depends_on,
        n.own, n.of_null_group, n.of_higher_priority

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 import pytest
 
 from kelpie_api.db import SQL, Database, Row
@@ -9,6 +11,7 @@ from kelpie_api.queue import jobs
 from tests.helpers import Tenant, claim, claimed_id, make_job, make_tenant, report, row
 
 FEW = 9  # releases within a minute that cost nothing
+MANY = 29  # as many by whichever machines
 
 
 def loop(db: Database, tenant: Tenant, times: int, machine: str = "m1") -> None:
@@ -94,6 +97,61 @@ def test_machines_that_take_turns_are_counted_apart(db: Database, tenant: Tenant
     assert [machine for machine, _, _ in pauses(db)] == ["m2"]
     assert claim(db, tenant, "m2") is None
     assert claim(db, tenant, "m3")
+
+
+def loop_under_new_ids(db: Database, tenant: Tenant, times: int) -> None:
+    """Machines take the next job and give it back, each once."""
+    for _ in range(times):
+        loop(db, tenant, 1, f"new-{uuid4()}")
+
+
+def test_the_thirtieth_release_within_a_minute_makes_the_job_wait_whatever_the_machines(
+    db: Database, tenant: Tenant
+) -> None:
+    job_id = make_job(db, tenant)
+    loop_under_new_ids(db, tenant, MANY)
+    assert pauses(db) == []
+    loop_under_new_ids(db, tenant, 1)
+    assert pauses(db) == [("", 1, 10)]
+    assert claim(db, tenant, "another") is None
+    last = db.all("select detail from events where job_id = %(id)s and kind = 'released' order by id", id=job_id)[
+        -1
+    ]
+    assert "pause_seconds" not in last["detail"] and last["detail"]["job_pause_seconds"] == 10
+
+
+def test_the_jobs_wait_is_longer_each_time_and_a_minute_at_most_until_a_minute_goes_well(
+    db: Database, tenant: Tenant
+) -> None:
+    make_job(db, tenant)
+    loop_under_new_ids(db, tenant, MANY + 1)
+    waits = []
+    for _ in range(6):
+        [(_, _, seconds)] = pauses(db)
+        waits.append(seconds)
+        let_pass(db, seconds + 1)
+        loop_under_new_ids(db, tenant, 1)
+    assert waits == [10, 20, 40, 60, 60, 60]
+    let_pass(db, 60 + 61)
+    loop_under_new_ids(db, tenant, MANY)
+    assert claim(db, tenant, "another")
+
+
+def test_a_job_that_waits_for_all_holds_up_no_other(db: Database, tenant: Tenant) -> None:
+    make_job(db, tenant)
+    loop_under_new_ids(db, tenant, MANY + 1)
+    other = make_job(db, tenant)
+    assert claimed_id(db, tenant, "m1") == other
+
+
+def test_a_machine_in_a_loop_waits_beside_its_job(db: Database, tenant: Tenant) -> None:
+    make_job(db, tenant)
+    loop_under_new_ids(db, tenant, MANY - FEW)
+    loop(db, tenant, FEW + 1)
+    assert pauses(db) == [("", 1, 10), ("m1", 1, 10)]
+    let_pass(db, 11)
+    loop(db, tenant, 1)
+    assert pauses(db) == [("", 2, 20), ("m1", 2, 20)]
 
 
 def test_a_lapsed_job_waits_too(db: Database, tenant: Tenant) -> None:

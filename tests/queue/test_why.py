@@ -96,6 +96,8 @@ def test_a_job_that_a_machine_took_again_and_again(api: Client, db: Database, te
     job = make_job(db, tenant, "waiting")
     db.execute("insert into pauses values (%(id)s, 'm7', 1, now() + interval '1 minute')", id=job)
     assert "m7" in codes(api, job)["machines_wait"]
+    db.execute("insert into pauses values (%(id)s, '', 1, now() + interval '1 minute')", id=job)
+    assert "all machines wait" in codes(api, job)["machines_wait"]
 
 
 def test_a_parked_job_says_each_of_its_reasons(api: Client, db: Database, tenant: Tenant) -> None:
