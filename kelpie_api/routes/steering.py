@@ -44,7 +44,7 @@ def resume_job(job_id: str) -> Row:
 
 
 @blueprint.post("/jobs/<job_id>/interrupt")
-@blueprint.arguments(Interrupt)
+@blueprint.arguments(Interrupt, required=False)
 @blueprint.response(202, Wished)
 @blueprint.alt_response(400, schema=Failure)
 @blueprint.alt_response(404, schema=Failure)
@@ -55,7 +55,7 @@ def interrupt_job(fields: dict[str, Any], job_id: str) -> Row:
 
 
 @blueprint.post("/jobs/<job_id>/rerun")
-@blueprint.arguments(Rerun)
+@blueprint.arguments(Rerun, required=False)
 @blueprint.response(202, Job)
 @blueprint.alt_response(400, schema=Failure)
 @blueprint.alt_response(404, schema=Failure)

@@ -35,6 +35,8 @@ ADMINISTRATIVE = {"purge_jobs", "delete_users", "delete_user", "create_user", "c
 OUT_OF_REACH = {"redeliver_webhook"}
 # What only the holder of a job may say; chance does not make one.
 HOLDERS = {"keep_checkpoint", "resumed"}
+# What is asked of a job that has not ended; chance seldom finds one that its own requests have not canceled.
+STEERED = {"hold_job", "interrupt_job", "lift_ban", "lift_bans"}
 GROUP = "97f504e8-6de6-4322-b5d5-1777a59a7ad3"  # the example of the document
 
 
@@ -55,7 +57,8 @@ class Site:
         session.headers["X-Kelpie-Key"] = self.stack.user_key
         job = {"command": "sleep", "container_group_id": holder["container_group_id"], "heartbeat_interval": 600}
         session.post(f"{self.stack.api_url}/jobs", json=job, timeout=10).raise_for_status()
-        [claimed] = session.get(f"{self.stack.api_url}/work", params=holder, timeout=10).json()
+        claim = holder | {"speaks": "steer"}
+        [claimed] = session.get(f"{self.stack.api_url}/work", params=claim, timeout=10).json()
         body = {f"body.{name}": value for name, value in {**holder, "attempt": claimed["attempt"]}.items()}
         return {"path.job_id": claimed["id"], **body}
 
@@ -128,19 +131,28 @@ def test_the_server_does_what_its_document_says(site: Site) -> None:
     assert run.exit_code == 0, run.text
     operations = site.operations()
     assert run.report["operations"]["tested"] == len(operations)
-    for name in operations.keys() - ADMINISTRATIVE - OUT_OF_REACH - HOLDERS:
-        assert run.accepted(operations[name]), f"{operations[name]} never succeeded, so little of it was tried"
+    missed = operations.keys() - ADMINISTRATIVE - OUT_OF_REACH - HOLDERS - STEERED
+    assert [name for name in missed if not run.accepted(operations[name])] == [], "each succeeded once"
 
 
-def test_what_only_the_holder_of_a_job_may_say_is_as_documented(site: Site) -> None:
-    settings = site.folder / "holder.toml"
-    settings.write_text(SETTINGS.read_text() + as_said_by(site.holder(), HOLDERS))
+@pytest.mark.parametrize(
+    ("names", "parts"),
+    [
+        pytest.param(HOLDERS, ("path.", "body."), id="holder"),
+        pytest.param(STEERED, ("path.",), id="user"),
+    ],
+)
+def test_what_is_said_of_a_running_job_is_as_documented(
+    site: Site, names: set[str], parts: tuple[str, ...]
+) -> None:
+    settings = site.folder / "running.toml"
+    known = {name: value for name, value in site.holder().items() if name.startswith(parts)}
+    settings.write_text(SETTINGS.read_text() + as_said_by(known, names))
     document = f"{site.stack.api_url}/openapi.json"
-    options = [*chosen(HOLDERS), "--phases", "coverage,fuzzing"]  # nothing follows from them
+    options = [*chosen(names), "--phases", "coverage,fuzzing"]  # nothing follows from them
     run = schemathesis(site, document, site.stack.user_key, *options, settings=settings)
     assert run.exit_code == 0, run.text
-    for name in HOLDERS:
-        assert run.accepted(site.operations()[name]), f"{name} never succeeded, so little of it was tried"
+    assert [name for name in names if not run.accepted(site.operations()[name])] == [], "each succeeded once"
 
 
 def as_said_by(holder: dict[str, str | int], names: set[str]) -> str:
@@ -165,8 +177,10 @@ def wrong_status(document: dict[str, Any]) -> None:
 
 
 def unkept_limit(document: dict[str, Any]) -> None:
-    for parameter in document["paths"]["/jobs"]["get"]["parameters"]:
-        parameter["schema"].pop("maximum", None)
+    """Of one parameter alone, so that chance finds a number that is refused."""
+    listing = document["paths"]["/jobs"]["get"]
+    listing["parameters"] = [each for each in listing["parameters"] if each["name"] == "page_size"]
+    listing["parameters"][0]["schema"].pop("maximum")
 
 
 @pytest.mark.parametrize(
