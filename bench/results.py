@@ -36,6 +36,7 @@ BENCHES = (
     "waiting",
     "scaling",
     "turnaround",
+    "startup",
     "idle",
     "contents",
     "growing",

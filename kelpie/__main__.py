@@ -15,6 +15,8 @@ def main() -> None:
     that takes time: a signal to end then finds it, and not this."""
     if sys.argv[1:2] and sys.argv[1] in OF_THE_WORKER:
         become_worker(sys.argv[1], sys.argv[2:])
+    # httpx imports a command line of its own, with rich and pygments where they are installed: 0.1 seconds.
+    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
     from kelpie.cli import main as command_line
 
     command_line()
