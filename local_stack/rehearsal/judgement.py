@@ -100,20 +100,29 @@ def resumed(attempt: Attempt) -> bool:
 
 
 def never_looks(reference: Run, rehearsed: Run, names: Names) -> str | None:
-    """Two signs together: no checkpoint was read, and the last attempt took as long as all of the work.
+    """Two signs together: no checkpoint was read, and the last attempt did all of the work.
 
     What a checkpoint says by the names of its files alone is read by no event, but shortens the last attempt.
     """
     later = [attempt for attempt in rehearsed.attempts[1:] if attempt.restored]
     if not later or any(attempt.reads for attempt in later) or rehearsed.attempts[-1].code != 0:
         return None
-    available = max((attempt.saved for attempt in rehearsed.attempts[:-1]), default=0.0)
-    if rehearsed.attempts[-1].seconds < reference.seconds - available / 2:
+    if not did_all(reference, rehearsed):
         return None
     return (
         f"It never looks for its checkpoint: started {len(later)} times with files in {names.checkpoint}/, it read"
         " none of them and did all of the work again. Have it look there before it begins."
     )
+
+
+def did_all(reference: Run, rehearsed: Run) -> bool:
+    """Whether the last attempt saved as often as the run with no kill, or took as long."""
+    last = rehearsed.attempts[-1]
+    often = len(reference.attempts[-1].saves)
+    if often > 1 and len(last.saves) >= often:
+        return True
+    available = max((attempt.saved for attempt in rehearsed.attempts[:-1]), default=0.0)
+    return last.seconds >= reference.seconds - available / 2
 
 
 def judge_restart(reference: Run, restarted: Run, same: bool | None) -> Report | None:

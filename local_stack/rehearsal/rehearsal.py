@@ -23,8 +23,8 @@ from local_stack.stack import LocalStack, Worker, own_environment
 
 WITNESS = Path(__file__).with_name("witness.py")
 BUCKET = "rehearsal"
-EMPTY = "d41d8cd98f00b204e9800998ecf8427e"  # the ETag of an object without content
 HEARTBEAT_INTERVAL = 1  # seconds; a lost machine is noticed after two
+ASKED_EVERY = 0.1  # seconds: how often the coordinator is asked for the newest checkpoint
 LONG = 7 * 86400.0  # seconds; a run may take as long as it takes
 MOST_BYTES = 2 << 30  # of the working directory, which is copied to each machine
 LEFT_OUT = (".git", ".venv", "venv", "node_modules", "__pycache__", ".cache")
@@ -153,7 +153,7 @@ def restart_after_half_a_write(plan: Plan, root: Path) -> Run:
             [sys.executable, "-I", WITNESS, file],
             folder=root,
             cwd=disk,
-            env=own_environment(),
+            env={**own_environment(), "INPUT_DIR": str(disk / "input")},
         )
         wait_for(partial(stopped, child, record), "it to end", LONG, pause=0.02)
         child.kill()
@@ -230,10 +230,14 @@ class Job:
         found = self.record.attempts()
         return found[number - 1] if len(found) >= number else None
 
-    def checkpoint_objects(self) -> dict[str, str]:
-        """What a checkpoint in the bucket consists of; an empty file is none yet."""
-        found = self.stack.s3.etags(BUCKET, self.prefix("checkpoint"))
-        return {key: etag for key, etag in found.items() if etag != EMPTY}
+    def saved(self) -> str | None:
+        """Of the newest checkpoint that is whole in the bucket: when it was. Empty files alone are none yet."""
+        found = self.stack.client.job(self.id).get("checkpoint") or {}
+        return str(found["at"]) if found.get("bytes") else None
+
+    def has_several_objects(self) -> bool:
+        """Whether a checkpoint can be in the bucket in part."""
+        return len(self.stack.s3.keys(BUCKET, self.prefix("checkpoint"))) > 1
 
     def crash(self) -> None:
         """Kill the machine; its disk stays."""
@@ -282,9 +286,9 @@ class Kills:
         """A part of the work is given to each kill, so that none is left without work to interrupt."""
         part = self.whole / (self.job.plan.kills + 2)
         begun = self.begun()
-        seen = self.job.checkpoint_objects()
+        seen = self.job.saved()
         moment = begun + self.job.random.uniform(0.3, 1.0) * part if begun else 0.0
-        saved = self.until(lambda: time.time() >= moment and self.job.checkpoint_objects() != seen)
+        saved = self.until(lambda: time.time() >= moment and self.job.saved() != seen, ASKED_EVERY)
         if not saved:
             self._missed.append(f"It had ended before kill {number + 1} of {self.job.plan.kills}.")
             return
@@ -296,10 +300,10 @@ class Kills:
     def in_the_middle_of_an_upload(self) -> None:
         """A checkpoint is on its way, and some of its files may be there, when machine and disk are lost."""
         self.begun()
-        if not self.until(lambda: bool(self.job.checkpoint_objects())):
+        if not self.until(lambda: self.job.saved() is not None, ASKED_EVERY):
             self._missed.append("No kill hit the middle of an upload: it had ended before.")
             return
-        some = 1 if len(self.job.checkpoint_objects()) > 1 else 0
+        some = 1 if self.job.has_several_objects() else 0
         with self.job.stack.s3.hold(BUCKET, self.job.prefix("checkpoint"), first=some) as held:
             if not self.until(held.exists):
                 self._missed.append("No kill hit the middle of an upload: it had ended before.")

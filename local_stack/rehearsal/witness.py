@@ -71,6 +71,7 @@ class Witness:
         self._checkpoint.mkdir(parents=True, exist_ok=True)
         self._sizes = {path: path.stat().st_size for path in self._files()}
         self._unread = {path for path, size in self._sizes.items() if size}  # of an empty one nothing is read
+        self._created: set[Path] = set()  # and not closed since: such a file is written, not rewritten
         self._frozen = False
         self.note("start", restored=len(self._unread), status=os.environ.get("KELPIE_CHECKPOINT_STATUS"))
 
@@ -104,9 +105,13 @@ class Witness:
         before = self._sizes.get(path, 0)
         self._sizes[path] = size
         self._unread.discard(path)
-        if kind & MODIFY and (size < before or (size == before and not kind & CREATE and before > 0)):
+        if kind & CREATE:
+            self._created.add(path)
+        if kind & MODIFY and path not in self._created and (size < before or size == before > 0):
             self._freeze(name)
             self.note("in_place", name=name)
+        if kind & CLOSE_WRITE:
+            self._created.discard(path)
         self.note("write", name=name)
 
     def _freeze(self, name: str) -> None:
