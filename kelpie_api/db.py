@@ -6,6 +6,7 @@ A statement has one name, the same in SQL and here: `SQL.claim_job` is the state
 from __future__ import annotations
 
 import _socket
+import json
 import os
 import re
 import select
@@ -21,6 +22,7 @@ from psycopg import postgres
 from psycopg.adapt import AdaptersMap
 from psycopg.pq import Format
 from psycopg.rows import dict_row
+from psycopg.types.json import set_json_loads
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from kelpie_api.errors import ConnectionLost, RolledBack, SecretNamed, Unavailable, UserRemoved
@@ -79,9 +81,18 @@ SQL = Statements(SQL_FOLDER / "queries")
 UNKNOWN_TYPE = 0  # the number of none
 
 
+_decode_json = json.JSONDecoder().decode
+
+
+def json_from(sent: str | bytes) -> Any:
+    """A JSON value that Postgres sent, in UTF-8; json.loads would find out for each of them how it is encoded."""
+    return _decode_json(sent if isinstance(sent, str) else sent.decode())
+
+
 def adapters_of_binary_results() -> AdaptersMap:
     """psycopg's, but values of types that it does not know, such as our enums, are text in binary results, too."""
     adapters = AdaptersMap(psycopg.adapters)
+    set_json_loads(json_from, adapters)
     text = adapters.get_loader(postgres.types["text"].oid, Format.BINARY)
     if text is None:
         raise RuntimeError("this psycopg has no loader for text")

@@ -11,6 +11,8 @@ from uuid import UUID
 from kelpie_api.errors import InvalidRequest
 
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+# How JSON in UTF-8 writes what cannot be stored: as it is, neither may stand there.
+MAY_BE_UNSTORABLE = re.compile(rb"\\u(0000|[dD][89a-fA-F])")
 # A name has no line ends or control characters, so that it cannot forge lines in lists and logs.
 NAME_TEXT = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$(?!\n)"
 DEEPEST = 100
@@ -43,7 +45,21 @@ def strings_of(value: Any) -> Iterator[str]:
                 below += item.values()
         level = below
     if level:
-        raise InvalidRequest(f"The JSON is nested more than {DEEPEST} levels deep.")
+        raise too_deep()
+
+
+def require_depth(value: Any) -> None:
+    """Raise InvalidRequest for a JSON value of more than DEEPEST levels."""
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        containers = [item for item in level if item.__class__ is dict or item.__class__ is list]
+        level = [inner for item in containers for inner in (item.values() if item.__class__ is dict else item)]
+    if level:
+        raise too_deep()
+
+
+def too_deep() -> InvalidRequest:
+    return InvalidRequest(f"The JSON is nested more than {DEEPEST} levels deep.")
 
 
 def yield_to_other_threads() -> None:

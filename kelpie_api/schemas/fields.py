@@ -9,15 +9,17 @@ import difflib
 import functools
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, missing, pre_load, validate
 
+from kelpie_api.errors import InvalidRequest
 from kelpie_api.limits import LONGEST_NAME
-from kelpie_api.schemas.compiled import LoadAll, loader_of
+from kelpie_api.schemas.compiled import LoadBody, loader_of
 from kelpie_api.schemas.glossary import meaning
 from kelpie_api.text import UNSTORABLE, yield_to_other_threads
 
@@ -134,21 +136,18 @@ class RequestSchema(DescribedSchema):
     class Meta:
         unknown = EXCLUDE
 
-    def _deserialize(self, data: Any, *, error_store: Any, many: bool = False, **options: Any) -> Any:
+    def load(
+        self, data: Any, *, many: bool | None = None, partial: Any = None, unknown: Any = None, **options: Any
+    ) -> Any:
         """As marshmallow's, which is asked only where something is wrong: it says what."""
-        try:
-            if (
-                options.get("partial") is None
-                and options.get("unknown") == EXCLUDE
-                and many is isinstance(data, list)
-            ):
-                return [self._load_one(item) for item in data] if many else self._load_one(data)
-        except (ValidationError, TypeError):
-            pass
-        return super()._deserialize(data, error_store=error_store, many=many, **options)
+        is_list = self.many if many is None else many
+        if partial is None and unknown in (None, EXCLUDE) and is_list is isinstance(data, list):
+            with suppress(ValidationError, InvalidRequest, TypeError, AttributeError):
+                return self._load_by_plan(data, is_list)
+        return super().load(data, many=many, partial=partial, unknown=unknown, **options)
 
     @functools.cached_property
-    def _load_one(self) -> LoadAll:
+    def _load_by_plan(self) -> LoadBody:
         return loader_of(self, TAKEN_AS_THEY_ARE)
 
     @functools.cached_property
@@ -241,20 +240,13 @@ class ResponseSchema(DescribedSchema):
 
     def of_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The answer that is made of one row. A column that the row does not have is not in it."""
-        answered = {}
-        for name, column, written_as_it_is, serialize in self._written:
-            value = row.get(column, missing)
-            if value is None or value.__class__ is written_as_it_is:
-                answered[name] = value
-            elif value is not missing:
-                answered[name] = serialize(value, column, row)
-        return answered
+        return written(row, self.plan)
 
     @functools.cached_property
-    def _written(self) -> list[tuple[str, str, type | None, Callable[..., Any]]]:
-        """Of each field its name, its column, the type whose values need no change, and what changes others."""
+    def plan(self) -> list[Written]:
+        """How the fields are written, in their order."""
         return [
-            (
+            Written(
                 field.data_key or name,
                 field.attribute or name,
                 WRITTEN_AS_THEY_ARE.get(type(field)),
@@ -262,6 +254,27 @@ class ResponseSchema(DescribedSchema):
             )
             for name, field in self.dump_fields.items()
         ]
+
+
+class Written(NamedTuple):
+    """How a field is written: its name, its column, the type whose values need no change, what changes others."""
+
+    name: str
+    column: str
+    as_it_is: type | None
+    serialize: Callable[..., Any]
+
+
+def written(row: Mapping[str, Any], plan: Iterable[Written]) -> dict[str, Any]:
+    """The answer that is made of one row by a plan."""
+    answered = {}
+    for name, column, as_it_is, serialize in plan:
+        value = row.get(column, missing)
+        if value is None or value.__class__ is as_it_is:
+            answered[name] = value
+        elif value is not missing:
+            answered[name] = serialize(value, column, row)
+    return answered
 
 
 class Rows(fields.List[Any]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import re
 import struct
 from collections.abc import Mapping
@@ -24,7 +25,9 @@ from kelpie_api.schemas.fields import (
     RequestSchema,
     ResponseSchema,
     Rows,
+    Written,
     as_text,
+    written,
 )
 from kelpie_api.schemas.filters import INSTANT, EmptyIsAbsent, JobFilters, as_instant
 from kelpie_api.schemas.options import OPTIONS, ShownRetryRule
@@ -278,19 +281,28 @@ class Job(ResponseSchema):
     checkpoint = fields.Nested(CheckpointSummary)
 
     def of_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        job = super().of_row(as_the_original(row) if self.is_as_before(row) else with_options(row))
-        for name in LEGACY_FIELDS if job["sync"] is not None else ("sync",):
-            job.pop(name)
-        return job
+        of_sync = row["sync"] is not None
+        if self.is_as_before(row):
+            return written(row, self.plans[of_sync, True])
+        return written(with_options(row), self.plans[of_sync, False])
+
+    @functools.cached_property
+    def plans(self) -> dict[tuple[bool, bool], list[Written]]:
+        """How a job is written: with `sync` or with the legacy fields, as the original's answers are or not."""
+        return {
+            (of_sync, is_as_before): [
+                field
+                for field in self.plan
+                if field.name not in (LEGACY_FIELDS if of_sync else ("sync",))
+                and not (is_as_before and field.column in ALL_STEERED)
+            ]
+            for of_sync in (True, False)
+            for is_as_before in (True, False)
+        }
 
     def is_as_before(self, row: Mapping[str, Any]) -> bool:
         """Whether the job uses none of the optional fields and waits for its first handout."""
-        return row["phase"] == Phase.PENDING and not any(row.get(name) for name in STEERED)
-
-
-def as_the_original(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The row without what the original's answers do not have."""
-    return {name: value for name, value in row.items() if name not in ALL_STEERED}
+        return row["phase"] == Phase.PENDING and not any(map(row.get, STEERED))
 
 
 def with_options(row: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -24,6 +24,16 @@ LARGEST_BATCH = 1000
 LONGEST_PATH = 4096  # characters; Linux takes no longer one
 
 
+_write = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder for each job
+
+
+def is_too_large(definition: Any) -> bool:
+    """Whether one definition has more than LARGEST_DEFINITION bytes as JSON."""
+    text = _write(definition)
+    # A character has four bytes at most, so that few have to be encoded.
+    return 4 * len(text) > LARGEST_DEFINITION and len(text.encode()) > LARGEST_DEFINITION
+
+
 def storable_name(name: str) -> None:
     if not name or "=" in name:
         raise ValidationError("The name of an environment variable is not empty and has no '='.")
@@ -172,7 +182,7 @@ class JobDefinition(JobOptions):
         if many and not 1 <= len(data) <= LARGEST_BATCH:
             raise InvalidRequest(f"A batch has 1 to {LARGEST_BATCH} jobs, this one has {len(data)}.")
         for index, definition in enumerate(data if many else [data]):
-            if len(json.dumps(definition, ensure_ascii=False).encode()) > LARGEST_DEFINITION:
+            if is_too_large(definition):
                 problem = {"_schema": [f"One job definition may have at most {LARGEST_DEFINITION} bytes."]}
                 raise ValidationError({index: problem} if many else problem)
         return data

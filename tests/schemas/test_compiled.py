@@ -116,13 +116,13 @@ def test_loading_by_the_short_way_is_loading(
     many = [[accepted, body] for body in bodies[::5]]
     short = [outcome(kind(), body) for body in bodies]
     short_many = [outcome(kind(many=True), body) for body in many]
-    monkeypatch.delattr(RequestSchema, "_deserialize")
+    monkeypatch.delattr(RequestSchema, "load")
     assert short == [outcome(kind(), body) for body in bodies]
     assert short_many == [outcome(kind(many=True), body) for body in many]
 
 
 def test_what_is_right_never_reaches_marshmallow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Schema, "_deserialize", None)
+    monkeypatch.setattr(Schema, "_do_load", None)
     for kind, accepted in ACCEPTED:
         assert kind().load(accepted)
 
