@@ -20,6 +20,7 @@ from kelpie_worker.messages import Ending, Verdict
 from kelpie_worker.pipeline import JobState, Phase
 from kelpie_worker.system import atomic, locks
 from kelpie_worker.system.linux import boot_id
+from kelpie_worker.workspace.own_files import keep_linked
 from kelpie_worker.workspace.set_aside import is_place_aside
 
 KEPT_FINISHED_JOBS = 100
@@ -136,6 +137,7 @@ class StateFile:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             text = json.dumps({**self.state.to_json(), "place": self._place()}, indent=1)
+            keep_linked(self._path)
             atomic.write_text(self._path, text)
         except OSError as error:
             raise OSError(

@@ -55,6 +55,7 @@ from kelpie_worker.transfer.file_upload import Transfer
 from kelpie_worker.transfer.refusal_limit import Patience
 from kelpie_worker.workspace import before_command, directories, progress_folder, set_aside
 from kelpie_worker.workspace.file_version import Signature
+from kelpie_worker.workspace.own_files import forget_unlinked
 from kelpie_worker.workspace.paths import is_inside
 from kelpie_worker.workspace.pattern import PatternTooSlow, matcher
 
@@ -328,6 +329,7 @@ class JobFiles:
             set_aside.remove_aside(command.aside, command.job)
         progress_folder.remove(self._config.state_file, self._claim_id)
         self._places_file.unlink(missing_ok=True)
+        forget_unlinked(Path(self._config.state_file).parent)
 
     # --- the objects that the commands use ----------------------------------------------------------
 

@@ -14,6 +14,7 @@ from kelpie_worker.job import ObjectKey
 from kelpie_worker.system import atomic
 from kelpie_worker.system.linux import boot_id
 from kelpie_worker.workspace.file_version import Signature, Snapshot
+from kelpie_worker.workspace.own_files import keep_linked
 from kelpie_worker.workspace.paths import is_inside, own_name
 
 
@@ -128,6 +129,7 @@ def write(record: DirectoryRecord, path: Path) -> None:
         "boot": record.boot,
         "filled": None if record.filled is None else sorted(record.filled),
     }
+    keep_linked(path)
     atomic.write_text(path, json.dumps(saved), suffix=".new")
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from kelpie_worker import logs
 from kelpie_worker.limits import LONGEST_KEY
+from kelpie_worker.system.open_files import FileId
 from kelpie_worker.workspace.file_version import Snapshot, signature_of
+from kelpie_worker.workspace.own_files import ids_of
 from kelpie_worker.workspace.paths import (
     MovedDirectories,
     is_inside,
@@ -49,12 +51,14 @@ class Scanner:
         self._root = root
         self._real_root = real_root or os.path.realpath(root)
         self._matches = matches
+        self._own_files = own_files
         self._own_places = places_of(own_files)
         self._own_names = {name for _, _, name in self._own_places}
         self._moved = moved
         self._key_of = key_of
         self._follow = moved or MovedDirectories()
         self._warned: set[tuple[str, str]] = set()
+        self._own_ids: frozenset[FileId] | None = None  # of this scan, once a file has several links
         self.led_away = False  # last scan: something else was in the directory's place
         self.shut_out = False  # last scan: a folder could not be read for want of permission
         self.skipped: list[str] = []  # printable paths of the files that can never be uploaded
@@ -67,7 +71,7 @@ class Scanner:
         leads to are not the job's.
         """
         found: Snapshot = {}
-        self.locations, self.shut_out = {}, False
+        self.locations, self.shut_out, self._own_ids = {}, False, None
         self.led_away = self._moved is None and self._is_replaced()
         if not self.led_away:
             self._walk(_Folder(self._real_root, "", (self._real_root,)), found)
@@ -143,7 +147,14 @@ class Scanner:
             return "is a link that leads out of the directory"
         if entry.is_symlink() and is_kelpies(real, self._real_root, self._own_places):
             return "is a link to a file of Kelpie's own"
+        if stat.S_ISREG(status.st_mode) and status.st_nlink > 1 and self._is_another_name_of_kelpies(status):
+            return "is a hard link to a file of Kelpie's own"
         return None
+
+    def _is_another_name_of_kelpies(self, status: os.stat_result) -> bool:
+        if self._own_ids is None:
+            self._own_ids = ids_of(self._own_files)
+        return (status.st_dev, status.st_ino) in self._own_ids
 
     def _warn(self, relative: str, problem: str, event: str = "file_skipped") -> None:
         if (relative, event) not in self._warned:

@@ -12,6 +12,7 @@ from kelpie_worker.job import Job
 from kelpie_worker.messages import Aside
 from kelpie_worker.workspace.before_command import DirectoryRecord
 from kelpie_worker.workspace.directories import own_files, why_not_to_wipe
+from kelpie_worker.workspace.own_files import ids_of
 from kelpie_worker.workspace.paths import is_inside, own_name, places_of
 from kelpie_worker.workspace.tree import ASIDE, copy_contents, delete, fits, move_contents
 
@@ -28,13 +29,13 @@ def set_aside(job: Job, state_file: str, record: DirectoryRecord) -> Aside:
     something else is in a directory's place.
     """
     _require_directories(job, record)
-    pairs = places_aside(job, state_file, record)
+    pairs, own = places_aside(job, state_file, record), own_files(state_file)
     for directory, aside in pairs:
         Path(aside).mkdir(parents=True, exist_ok=True)
         if _must_stay(directory, state_file, record):
-            copy_contents(directory, aside, places_of(own_files(state_file)))
+            copy_contents(directory, aside, places_of(own), ids_of(own))
         else:
-            move_contents(directory, aside)
+            move_contents(directory, aside, ids_of(own))
     return pairs
 
 

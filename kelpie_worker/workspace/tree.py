@@ -11,6 +11,7 @@ from pathlib import Path
 from kelpie_worker import logs
 from kelpie_worker.job import Job
 from kelpie_worker.system.linux import mount_of
+from kelpie_worker.system.open_files import FileId
 from kelpie_worker.workspace.paths import Place, is_own_name, own_name, place_of
 
 ASIDE = "aside"
@@ -102,17 +103,20 @@ def _taken(file: Path) -> int:
         return 0  # the file is gone
 
 
-def move_contents(source: str, target: str) -> None:
-    """Move the entries one by one. The directory itself stays: it may be a mount point, or in an image's layer."""
+def move_contents(source: str, target: str, leave: frozenset[FileId] = frozenset()) -> None:
+    """Move the entries one by one. The directory itself stays: it may be a mount point, or in an image's layer.
+
+    Hard links to the files in `leave` are moved as links or not at all: a copy would be another file.
+    """
     for entry in entries(source):
         destination = Path(target, entry.name)
         if holds_aside(entry):  # another job's outputs: they are looked for where they are, so they must stay
-            _move_across(entry, destination)
+            _move_across(entry, destination, leave)
             continue
         try:
             _rename(Path(entry.path), destination)
         except OSError:
-            _move_across(entry, destination)
+            _move_across(entry, destination, leave)
 
 
 def holds_aside(entry: os.DirEntry[str]) -> bool:
@@ -135,17 +139,17 @@ def _rename(source: Path, destination: Path) -> None:
         source.rename(destination)
 
 
-def _move_across(entry: os.DirEntry[str], destination: Path) -> None:
+def _move_across(entry: os.DirEntry[str], destination: Path, leave: frozenset[FileId]) -> None:
     """Move to another device. Each file is copied under another name first: a crash leaves no half file."""
     if entry.is_dir(follow_symlinks=False):
         destination.mkdir(parents=True, exist_ok=True)
-        move_contents(entry.path, str(destination))
+        move_contents(entry.path, str(destination), leave)
         _remove_moved(Path(entry.path))
-    elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
+    elif entry.is_symlink() or (entry.is_file(follow_symlinks=False) and _id(entry) not in leave):
         _copy_whole(entry.path, destination)
         Path(entry.path).unlink()
     else:
-        Path(entry.path).unlink()  # a pipe or a socket has no content
+        Path(entry.path).unlink()  # a pipe or a socket has no content; Kelpie's file has its own name besides
 
 
 def _remove_moved(directory: Path) -> None:
@@ -157,13 +161,20 @@ def _remove_moved(directory: Path) -> None:
             raise
 
 
-def copy_contents(source: str, target: str, leave: frozenset[Place]) -> None:
+def copy_contents(
+    source: str, target: str, leave: frozenset[Place], leave_files: frozenset[FileId] = frozenset()
+) -> None:
+    """Copy all but what is in the places `leave`, and hard links to `leave_files`."""
+
+    def is_left(entry: os.DirEntry[str]) -> bool:
+        return place_of(entry.path) in leave or _id(entry) in leave_files
+
     for entry in entries(source):
         destination = Path(target, entry.name)
         if entry.is_dir(follow_symlinks=False):
             destination.mkdir(parents=True, exist_ok=True)
-            copy_contents(entry.path, str(destination), leave)
-        elif entry.is_symlink() or (entry.is_file(follow_symlinks=False) and place_of(entry.path) not in leave):
+            copy_contents(entry.path, str(destination), leave, leave_files)
+        elif entry.is_symlink() or (entry.is_file(follow_symlinks=False) and not is_left(entry)):
             _copy_whole(entry.path, destination)
 
 
@@ -176,3 +187,8 @@ def _copy_whole(source: str, destination: Path) -> None:
         draft.unlink(missing_ok=True)  # half a file takes room that others need
         raise
     draft.replace(destination)
+
+
+def _id(entry: os.DirEntry[str]) -> FileId:
+    status = entry.stat(follow_symlinks=False)
+    return status.st_dev, status.st_ino

@@ -82,6 +82,21 @@ def test_absolute_links_within_the_outputs_go_up_as_what_they_lead_to(
         assert worker.seen("file_skipped", path=str(worker.folder / "out" / name))
 
 
+def test_a_hard_link_to_the_state_file_is_not_uploaded(
+    coordinator: FakeCoordinator, worker: Worker, s3: S3Server, bucket: str
+) -> None:
+    """The state file is replaced many times before the job has ended; the link stays on the old one."""
+    script = "echo 1 > ck/a; echo 1 > out/a; ln $KELPIE_STATE_FILE ck/state; ln $KELPIE_STATE_FILE out/state"
+    sync = {"during": [block(bucket, "ck")], "after": [block(bucket, "out")]}
+    job = coordinator.submit(**shell(script), sync=sync)
+    worker.start()
+    assert finished(coordinator, job)[0] == "completed"
+    assert s3.files(bucket, "") == {"ck/a": b"1\n", "out/a": b"1\n"}
+    for name in ("ck/state", "out/state"):
+        assert worker.seen("file_skipped", path=str(worker.folder / name))
+    wait_for(lambda: not list(worker.folder.glob("*~linked")), "the old versions to be removed")
+
+
 def test_a_checkpoint_that_storage_refuses_from_the_first_stops_the_command(
     coordinator: FakeCoordinator, worker: Worker, s3: S3Server, bucket: str, tmp_path: Path
 ) -> None:

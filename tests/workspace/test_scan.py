@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from kelpie_worker.system import atomic
+from kelpie_worker.workspace import before_command
+from kelpie_worker.workspace.directories import own_files
+from kelpie_worker.workspace.own_files import forget_unlinked, keep_linked
 from kelpie_worker.workspace.scan import Scanner
 
 
@@ -38,6 +42,37 @@ def test_what_a_link_leads_to_is_found_unless_it_is_kelpies_own(tmp_path: Path) 
     scanner = Scanner(str(root), lambda name: True, frozenset({str(root / "deep/state")}))
     assert sorted(scanner.scan()) == ["deep/file", "file"]
     assert scanner.skipped == ["link-to-link", "places-link", "state-link"]
+
+
+def test_a_hard_link_to_a_file_of_kelpies_own_is_skipped_also_once_that_file_was_replaced(tmp_path: Path) -> None:
+    """A link to a file is found by nothing but the file itself."""
+    root = tmp_path / "root"
+    (root / "deep").mkdir(parents=True)
+    state = str(tmp_path / "state")
+    own = own_files(state)
+    record = before_command.file_of(state, "claim")
+    for path in (*own, record, tmp_path / "mine"):
+        Path(path).write_text("as it was")
+    links = [f"deep/{number}" for number in range(len(own) + 1)]
+    for link, path in zip(links, (*own, record), strict=True):
+        (root / link).hardlink_to(path)
+    (root / "mine").hardlink_to(tmp_path / "mine")
+    scanner = Scanner(str(root), lambda name: True, own)
+    assert list(scanner.scan()) == ["mine"] and scanner.skipped == links
+
+    for path in map(Path, (state, record)):
+        for _ in range(2):
+            keep_linked(path)
+            atomic.write_text(path, "as it is")
+    (root / "new").hardlink_to(state)
+    assert list(Scanner(str(root), lambda name: True, own).scan()) == ["mine"]
+
+    forget_unlinked(tmp_path)
+    assert list(Scanner(str(root), lambda name: True, own).scan()) == ["mine"]
+    for link in (*links, "new"):
+        (root / link).unlink()
+    forget_unlinked(tmp_path)
+    assert not list(tmp_path.glob("*~linked"))
 
 
 def test_a_missing_directory_is_empty(tmp_path: Path) -> None:
