@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import time
 from dataclasses import dataclass
@@ -10,10 +11,14 @@ from uuid import UUID
 
 @dataclass(frozen=True)
 class IdempotencyKey:
-    """The Idempotency-Key of a submission, and a digest of the body that it came with."""
+    """The Idempotency-Key of a request, and a digest of what was asked for."""
 
     key: str
     digest: bytes
+
+    def of(self, part: object) -> IdempotencyKey:
+        """The key of one part of the request."""
+        return IdempotencyKey(hashlib.sha256(f"{self.key} {part}".encode()).hexdigest(), self.digest)
 
 
 def new_id() -> UUID:

@@ -10,6 +10,7 @@ from kelpie_api.auth.caller import Caller
 from kelpie_api.db import Database, Row
 from kelpie_api.errors import Conflict
 from kelpie_api.queue import submissions
+from kelpie_api.queue.identity import IdempotencyKey
 from kelpie_api.queue.listing import get
 from kelpie_api.queue.states import LEGACY_FIELDS, Status
 from kelpie_api.queue.submissions import OpenJobLimits
@@ -34,12 +35,22 @@ REPEATED = (
 
 
 def rerun(
-    db: Database, caller: Caller, job_id: UUID, environments: Environments, limits: OpenJobLimits, fresh: bool
-) -> Row:
-    """Submit a final job once more, as a new one of the same tenant; `fresh`: without its checkpoints.
+    db: Database,
+    caller: Caller,
+    job_id: UUID,
+    environments: Environments,
+    limits: OpenJobLimits,
+    *,
+    fresh: bool = False,
+    in_sweep: bool = False,
+    once: IdempotencyKey | None = None,
+) -> tuple[Row, bool]:
+    """Submit a final job once more, as a new one of the same tenant, once for each key.
 
-    Raises JobNotFound, TooManyOpenJobs, SecretNamed; Conflict where the job is open, its environment cannot be
-    opened, or `fresh` is asked of one with the legacy fields.
+    `fresh`: without its checkpoints. `in_sweep`: in the same sweep. Returns the job and whether it existed.
+    Raises JobNotFound, TooManyOpenJobs, SecretNamed, IdempotencyKeyReused, SubmittedJobsGone; InvalidRequest where
+    its sweep is closed; Conflict where the job is open, its environment cannot be opened, or `fresh` is asked of
+    one with the legacy fields.
     """
     require_own_group(db, caller, job_id)
     job = get(db, caller, job_id, environments.seal)
@@ -51,9 +62,14 @@ def rerun(
     definition |= {"container_group": job["container_group_id"], "rerun_of": str(job_id)}
     if fresh:
         definition["sync"] = without_own_checkpoints(job)
+    if in_sweep and job["sweep_id"] is not None:
+        definition["sweep_id"] = str(job["sweep_id"])
     owner = replace(caller, tenant_id=job["tenant_id"], user_id=job["user_id"])  # not the administrator
-    [again] = submissions.submit(db, owner, [definition], limits, environments)
-    return again
+    if once is None:
+        [again] = submissions.submit(db, owner, [definition], limits, environments)
+        return again, False
+    [again], existed = submissions.submit_once(db, owner, [definition], once, limits, environments)
+    return again, existed
 
 
 def without_own_checkpoints(job: Row) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from uuid import UUID
 
 from kelpie_api.auth.caller import Caller
 from kelpie_api.db import SQL, Database, Row, Transaction
-from kelpie_api.errors import Conflict, IdempotencyKeyReused, InvalidRequest, NotFound
-from kelpie_api.queue import jobs
+from kelpie_api.errors import IdempotencyKeyReused, InvalidRequest, NotFound
 from kelpie_api.queue.identity import IdempotencyKey, new_id
 
 FILLED_AT_ONCE = 2000  # jobs that one statement parks or unparks: a fraction of a second
+CANCELED_AT_ONCE = 1000  # jobs of one round: a fraction of a second, so claims step over few locked rows meanwhile
 FILL_PAUSE = 2.0  # seconds
 CHANGEABLE = ("name", "labels", "max_parallel", "closed")
 
@@ -32,6 +32,7 @@ def create(
         "name": fields.get("name"),
         "labels": as_json(fields.get("labels")),
         "max_parallel": fields.get("max_parallel"),
+        "webhook": fields.get("webhook") or None,
         "actor": caller.actor,
         "key": once and once.key,
         "digest": once and once.digest,
@@ -83,22 +84,19 @@ def change(db: Database, caller: Caller, sweep_id: UUID, changes: Mapping[str, A
 
 
 def cancel(db: Database, caller: Caller, sweep_id: UUID) -> int:
-    """Close a sweep and end its open jobs; their number. Raises NotFound."""
+    """Close a sweep and end its open jobs, in rounds beside which claims go on; their number. Raises NotFound."""
     change(db, caller, sweep_id, {"closed": True})
-    ended, after = 0, -1
-    while found := db.all(SQL.open_jobs_of_sweep, id=sweep_id, after=after, most=FILLED_AT_ONCE):
-        for row in found:
-            ended += canceled(db, caller, row["job_id"])
-            after = max(after, row["seq"])
+    ended = 0
+    while numbers := _open_jobs(db, sweep_id):
+        values = {**caller.scope, "actor": caller.actor, "sealed_key": caller.sealed_key}
+        found = db.one_or_none(SQL.cancel_many, numbers=numbers, **values)
+        ended += int(found["count"]) if found else 0
     return ended
 
 
-def canceled(db: Database, caller: Caller, job_id: UUID) -> bool:
-    try:
-        jobs.cancel(db, caller, job_id)
-    except (Conflict, NotFound):
-        return False  # it ended by itself meanwhile
-    return True
+def _open_jobs(db: Database, sweep_id: UUID) -> list[int]:
+    found = db.one_or_none(SQL.open_jobs_of_sweep, id=sweep_id, most=CANCELED_AT_ONCE)
+    return list(found["numbers"]) if found else []
 
 
 def require_open(tx: Transaction, caller: Caller, sweep_ids: Collection[UUID]) -> None:

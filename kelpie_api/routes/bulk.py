@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -11,13 +13,17 @@ from flask import request
 from kelpie_api.db import Row
 from kelpie_api.errors import InvalidRequest
 from kelpie_api.queue import bulk
+from kelpie_api.queue.bulk import Changed
+from kelpie_api.queue.identity import IdempotencyKey
 from kelpie_api.queue.reruns import rerun
 from kelpie_api.queue.submissions import OpenJobLimits
 from kelpie_api.schemas.fields import Failure, unknown_fields
 from kelpie_api.schemas.filters import ChangedJobs, JobCount, JobCountQuery, JobSelection, filters_of
+from kelpie_api.schemas.submission import SubmissionHeaders
 from kelpie_api.web.blueprint import Blueprint
 from kelpie_api.web.body import guess, ignored, request_json, with_warnings
 from kelpie_api.web.context import caller, coordinator, db
+from kelpie_api.web.idempotency import REPLAYED, key_of_request
 
 blueprint = Blueprint("bulk", __name__, description="Many jobs at once: counts and changes of all that match.")
 QUERY = JobCountQuery()
@@ -37,54 +43,69 @@ def count_jobs(query: dict[str, Any]) -> Row:
 
 
 @blueprint.post("/jobs/cancel")
+@blueprint.arguments(SubmissionHeaders, location="headers")
 @blueprint.arguments(SELECTION)
-@blueprint.response(200, ChangedJobs)
+@blueprint.response(200, ChangedJobs, headers=REPLAYED)
 @blueprint.alt_response(400, schema=Failure)
 @blueprint.alt_response(409, schema=Failure)
-def cancel_jobs(selection: dict[str, Any]) -> Row:
+@blueprint.alt_response(422, schema=Failure)
+def cancel_jobs(headers: dict[str, Any], selection: dict[str, Any]) -> tuple[Row, int, dict[str, str]]:
     """Cancel the open jobs that match."""
-    require_known_fields()
-    return asdict(bulk.cancel(db(), caller(), filters_of(selection), selection["expect"]))
+    return changed(bulk.cancel, headers, selection)
 
 
 @blueprint.post("/jobs/hold")
+@blueprint.arguments(SubmissionHeaders, location="headers")
 @blueprint.arguments(SELECTION)
-@blueprint.response(200, ChangedJobs)
+@blueprint.response(200, ChangedJobs, headers=REPLAYED)
 @blueprint.alt_response(400, schema=Failure)
 @blueprint.alt_response(409, schema=Failure)
-def hold_jobs(selection: dict[str, Any]) -> Row:
+@blueprint.alt_response(422, schema=Failure)
+def hold_jobs(headers: dict[str, Any], selection: dict[str, Any]) -> tuple[Row, int, dict[str, str]]:
     """Keep the open jobs that match from being handed out; workers that have one save and give it back."""
-    require_known_fields()
-    return asdict(bulk.hold(db(), caller(), filters_of(selection), selection["expect"]))
+    return changed(bulk.hold, headers, selection)
 
 
 @blueprint.post("/jobs/resume")
+@blueprint.arguments(SubmissionHeaders, location="headers")
 @blueprint.arguments(SELECTION)
-@blueprint.response(200, ChangedJobs)
+@blueprint.response(200, ChangedJobs, headers=REPLAYED)
 @blueprint.alt_response(400, schema=Failure)
 @blueprint.alt_response(409, schema=Failure)
-def resume_jobs(selection: dict[str, Any]) -> Row:
+@blueprint.alt_response(422, schema=Failure)
+def resume_jobs(headers: dict[str, Any], selection: dict[str, Any]) -> tuple[Row, int, dict[str, str]]:
     """Let the held jobs that match be handed out again; `count` is their number."""
-    require_known_fields()
-    return asdict(bulk.resume(db(), caller(), filters_of(selection), selection["expect"]))
+    return changed(bulk.resume, headers, selection)
 
 
 @blueprint.post("/jobs/rerun")
+@blueprint.arguments(SubmissionHeaders, location="headers")
 @blueprint.arguments(SELECTION)
-@blueprint.response(200, ChangedJobs)
+@blueprint.response(200, ChangedJobs, headers=REPLAYED)
 @blueprint.alt_response(400, schema=Failure)
 @blueprint.alt_response(409, schema=Failure)
+@blueprint.alt_response(422, schema=Failure)
 @blueprint.alt_response(429, schema=Failure)
-def rerun_jobs(selection: dict[str, Any]) -> Row:
+def rerun_jobs(headers: dict[str, Any], selection: dict[str, Any]) -> tuple[Row, int, dict[str, str]]:
     """Submit the jobs that match and have ended once more, each as a new one."""
-    require_known_fields()
     parts, asking = coordinator(), caller()
     limits = OpenJobLimits(parts.config.max_open_jobs, parts.config.max_open_mebibytes)
 
-    def again(job_id: UUID) -> None:
-        rerun(parts.db, asking, job_id, parts.environments, limits, fresh=False)
+    def again(job_id: UUID, once: IdempotencyKey | None) -> None:
+        rerun(parts.db, asking, job_id, parts.environments, limits, once=once)
 
-    return asdict(bulk.rerun(parts.db, asking, filters_of(selection), selection["expect"], again))
+    return changed(partial(bulk.rerun, again=again), headers, selection)
+
+
+def changed(
+    change: Callable[..., Changed], headers: dict[str, Any], selection: dict[str, Any]
+) -> tuple[Row, int, dict[str, str]]:
+    """Make a change of the jobs that match, once if there is a key; what is answered."""
+    require_known_fields()
+    once = key_of_request(headers)
+    done = change(db(), caller(), filters_of(selection), selection["expect"], once=once)
+    answer = {"count": done.count, "refused": [asdict(one) for one in done.refused]}
+    return answer, 200, {"Idempotent-Replayed": "true"} if done.is_replayed else {}
 
 
 def require_known_fields() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, ParamSpec
@@ -45,13 +43,13 @@ from kelpie_api.sealed import secrets
 from kelpie_api.web.blueprint import Blueprint
 from kelpie_api.web.body import ignored, request_json, with_warnings
 from kelpie_api.web.context import TEXT, caller, coordinator, db, identifier
+from kelpie_api.web.idempotency import REPLAYED, digest_of_body
 from kelpie_api.web.json import in_batch
 from kelpie_api.web.narrowing import require_no_filters, require_no_parameters
 from kelpie_api.web.pages import link_after
 
 blueprint = Blueprint("jobs", __name__, description="Jobs, as users see them.")
 DEFINITION = JobDefinition()
-REPLAYED = {"Idempotent-Replayed": TEXT}
 # By which a list of jobs could be narrowed; a removal cannot.
 FILTERS = {*FILTER_NAMES, *JobQuery._declared_fields, *Job._declared_fields}
 ONE_GROUP = (
@@ -92,7 +90,7 @@ def refuse_own_webhooks(definitions: list[dict[str, Any]]) -> None:
     """Raise InvalidRequest for a webhook that leads back here: it brings a worker's key, and could be a report."""
     own = own_addresses()
     for place, definition in enumerate(definitions):
-        if definition["webhook"] and own.named_by(definition["webhook"]):
+        if (url := definition.get("webhook")) and own.named_by(url):
             sentence = "A webhook goes to a receiver of yours; this address is the coordinator's own."
             index = place if isinstance(request_json(), list) else None
             raise InvalidRequest(f"{in_batch(index)}webhook: {sentence}", {"webhook": [sentence]}, index)
@@ -116,12 +114,6 @@ def own_addresses() -> OwnAddresses:
     urls = coordinator().config.public_urls
     host = f"http://{request.host}"
     return OwnAddresses([*urls, host] if is_url(host) else urls)
-
-
-def digest_of_body() -> bytes:
-    """A digest of the body's JSON value, whatever its layout; a batch is a list, so no body fits both routes."""
-    canonical = json.dumps(request_json(), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).digest()
 
 
 @blueprint.post("/jobs")

@@ -16,8 +16,10 @@ from kelpie_api.queue.wishes import Answer
 from kelpie_api.schemas.fields import Failure
 from kelpie_api.schemas.jobs import Job
 from kelpie_api.schemas.steering import Group, GroupChanges, Interrupt, JobChanges, Lifted, Rerun, Wished
+from kelpie_api.schemas.submission import SubmissionHeaders
 from kelpie_api.web.body import BodyParser, ignored, request_json, with_warnings
 from kelpie_api.web.context import TEXT, caller, coordinator, db, identifier
+from kelpie_api.web.idempotency import REPLAYED, key_of_request
 
 blueprint = Blueprint("steering", __name__, description="Steering: what becomes of a job that waits or runs.")
 blueprint.ARGUMENTS_PARSER = BodyParser()
@@ -55,17 +57,31 @@ def interrupt_job(fields: dict[str, Any], job_id: str) -> Row:
 
 
 @blueprint.post("/jobs/<job_id>/rerun")
+@blueprint.arguments(SubmissionHeaders, location="headers")
 @blueprint.arguments(Rerun, required=False)
-@blueprint.response(202, Job)
+@blueprint.response(202, Job, headers=REPLAYED)
 @blueprint.alt_response(400, schema=Failure)
 @blueprint.alt_response(404, schema=Failure)
 @blueprint.alt_response(409, schema=Failure)
+@blueprint.alt_response(422, schema=Failure)
 @blueprint.alt_response(429, schema=Failure, headers={"Retry-After": TEXT})
-def rerun_job(fields: dict[str, Any], job_id: str) -> Row:
-    """Submit a job that has ended once more, as a new one; `fresh`: without the downloads of its checkpoints."""
+def rerun_job(headers: dict[str, Any], fields: dict[str, Any], job_id: str) -> tuple[Row, int, dict[str, str]]:
+    """Submit a job that has ended once more, as a new one: once for each Idempotency-Key.
+
+    `fresh`: without the downloads of its checkpoints; `sweep`: in its sweep.
+    """
     parts = coordinator()
-    limits = OpenJobLimits(parts.config.max_open_jobs, parts.config.max_open_mebibytes)
-    return rerun(db(), caller(), identifier(job_id, "job"), parts.environments, limits, fields["fresh"])
+    made, existed = rerun(
+        db(),
+        caller(),
+        identifier(job_id, "job"),
+        parts.environments,
+        OpenJobLimits(parts.config.max_open_jobs, parts.config.max_open_mebibytes),
+        fresh=fields["fresh"],
+        in_sweep=fields["sweep"],
+        once=key_of_request(headers),
+    )
+    return made, 202, {"Idempotent-Replayed": "true"} if existed else {}
 
 
 @blueprint.patch("/jobs/<job_id>")

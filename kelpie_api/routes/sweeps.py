@@ -7,13 +7,14 @@ from typing import Any
 from kelpie_api.db import Row
 from kelpie_api.queue import sweeps
 from kelpie_api.queue.identity import IdempotencyKey
-from kelpie_api.routes.jobs import REPLAYED, digest_of_body
+from kelpie_api.routes.jobs import refuse_own_webhooks
 from kelpie_api.schemas.fields import Failure
 from kelpie_api.schemas.jobs import Count
 from kelpie_api.schemas.submission import SubmissionHeaders
 from kelpie_api.schemas.sweeps import NewSweep, Sweep, SweepChanges, SweepList, SweepQuery
 from kelpie_api.web.blueprint import Blueprint
 from kelpie_api.web.context import TEXT, caller, db, identifier
+from kelpie_api.web.idempotency import REPLAYED, digest_of_body
 from kelpie_api.web.pages import link_after
 
 blueprint = Blueprint("sweeps", __name__, description="Sweeps: jobs that belong together, so many at a time.")
@@ -27,6 +28,7 @@ blueprint = Blueprint("sweeps", __name__, description="Sweeps: jobs that belong 
 @blueprint.alt_response(422, schema=Failure)
 def create_sweep(headers: dict[str, Any], new: dict[str, Any]) -> tuple[Row, int, dict[str, str]]:
     """Make a sweep; its jobs are submitted with `"sweep": id`. With an Idempotency-Key it is made once."""
+    refuse_own_webhooks([new])
     key = headers["idempotency_key"]
     once = IdempotencyKey(key, digest_of_body()) if key else None
     made, existed = sweeps.create(db(), caller(), new, once)

@@ -112,6 +112,7 @@ MEANINGS = {
     "counted": "Whether it is a failure, by which the machine is banned from the job.",
     "ban": "Whether the machine is banned from the job, too.",
     "graceful": "Whether the worker saves a last checkpoint first.",
+    "Rerun.sweep": "Whether the new job belongs to the sweep of the old one.",
     # lists
     "_count": "The number of items in this answer.",
     "jobs": "The jobs of this page.",
@@ -257,6 +258,9 @@ MEANINGS = {
     "running": "Running jobs.",
     "oldest_pending_seconds": "For how long the oldest pending job waits.",
     # webhooks
+    "NewSweep.webhook": "A URL that is told once, when the sweep is closed and its last job has ended.",
+    "Sweep.webhook": "A URL that is told once, when the sweep is closed and its last job has ended.",
+    "Webhook.event": "What it tells of, where the job names its events, or sweep_ended; else null.",
     "url": "Where it goes.",
     "delivered": "When the receiver accepted it.",
     "given_up": "When it was given up.",

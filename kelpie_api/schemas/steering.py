@@ -58,6 +58,7 @@ class Rerun(RequestSchema):
     may_be_left_out = True
 
     fresh = StrictBoolean(load_default=False)
+    sweep = StrictBoolean(load_default=False)
 
 
 class Lifted(ResponseSchema):

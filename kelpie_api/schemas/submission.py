@@ -249,5 +249,5 @@ class SubmissionHeaders(RequestSchema):
         data_key="Idempotency-Key",
         load_default=None,
         validate=validate.Regexp("^[!-~]{1,255}$", error="A key is 1 to 255 visible ASCII characters."),
-        metadata={"description": "Within a day the same key and body are answered with the same jobs."},
+        metadata={"description": "Within a day the same key and body are answered by what they did first."},
     )

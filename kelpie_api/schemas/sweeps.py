@@ -14,6 +14,7 @@ from kelpie_api.schemas.fields import (
     Text,
 )
 from kelpie_api.schemas.options import labels_of_a_job
+from kelpie_api.schemas.submission import webhook_url
 
 MOST_PARALLEL = 1_000_000
 
@@ -26,6 +27,8 @@ class SweepFields(RequestSchema):
 
 class NewSweep(SweepFields):
     """A sweep; its jobs are submitted with its id."""
+
+    webhook = Text(allow_none=True, validate=webhook_url)
 
 
 class SweepChanges(SweepFields):
@@ -48,6 +51,7 @@ class Sweep(ResponseSchema):
     name = fields.String(allow_none=True)
     labels = fields.Dict(keys=fields.String(), values=fields.String(), allow_none=True)
     max_parallel = fields.Integer(allow_none=True)
+    webhook = fields.String(allow_none=True)
     created = Instant()
     closed = fields.Boolean()
     closed_at = Instant(allow_none=True)

@@ -16,7 +16,8 @@ class Delivery(ResponseSchema):
 
 class Webhook(ResponseSchema):
     id = fields.UUID()
-    status = fields.String(validate=validate.OneOf(["running", "completed", "failed"]))
+    status = fields.String(validate=validate.OneOf(["running", "completed", "failed", "canceled"]))
+    event = fields.String(allow_none=True)
     url = fields.String()
     machine_id = fields.String()
     container_group_id = fields.String()

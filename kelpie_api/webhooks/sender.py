@@ -53,7 +53,7 @@ class DeliveryResult:
 
 def body_of(webhook: Row) -> bytes:
     """The bytes that are signed and sent."""
-    told = {} if webhook["event"] is None else {"event": webhook["event"]}
+    told = {name: webhook[name] for name in ("event", "sweep") if webhook[name] is not None}
     return json.dumps(
         {
             "status": webhook["status"],

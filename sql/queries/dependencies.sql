@@ -35,14 +35,36 @@ select id, is_completed
 select pg_try_advisory_xact_lock(hashtext('kelpie dependencies')) as ours;
 
 -- name: end_sweeps
--- Closed sweeps without an open job have ended; those that others wait for are noted.
+-- Closed sweeps without an open job have ended; those that others wait for are noted, and their webhooks are told, once. One that
+-- never had a job tells nothing. The webhook is one of the job that ended last.
 with found as (
   update sweeps s
      set ended = now()
    where s.closed is not null
      and s.ended is null
      and not exists (select from queue q where q.sweep_id = s.id)
-  returning s.id
+  returning s.id, s.name, s.webhook
+),
+hooked as (
+  insert into webhooks (job_id, url, status, event, machine_id, container_group, sweep)
+  select last.id, f.webhook,
+         (case when n.completed = n.total then 'completed' when n.failed > 0 then 'failed' else 'canceled' end)::job_status,
+         'sweep_ended', '', '',
+         jsonb_build_object('id', f.id, 'name', f.name, 'total', n.total, 'completed', n.completed, 'failed', n.failed,
+                            'canceled', n.total - n.completed - n.failed)
+    from found f
+   cross join lateral (
+         select j.id
+           from jobs j
+          where j.sweep_id = f.id
+          order by coalesce(j.completed, j.failed, j.canceled) desc, j.seq desc
+          limit 1) last
+   cross join lateral (
+         select count(*) as total, count(*) filter (where j.status = 'completed') as completed,
+                count(*) filter (where j.status = 'failed') as failed
+           from jobs j
+          where j.sweep_id = f.id) n
+   where f.webhook is not null
 ),
 noted as (
   insert into dependency_endings (id, is_completed)

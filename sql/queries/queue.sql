@@ -53,7 +53,7 @@ remembered as (
    where %(key)s::text is not null
      and (select is_enough from room)
       on conflict (tenant_id, key) do update
-     set digest = excluded.digest, job_ids = excluded.job_ids, created = now()
+     set digest = excluded.digest, job_ids = excluded.job_ids, below = null, answer = null, created = now()
    where submissions.created < now() - interval '24 hours'
   returning key
 ),
@@ -145,6 +145,35 @@ select digest, job_ids
  where tenant_id = %(tenant_id)s
    and key = %(key)s
    and created >= now() - interval '24 hours';
+
+-- name: begin_bulk_change
+-- Remember the key of a change of many jobs, and the number below which jobs are meant. No row: the key was used already.
+insert into submissions (tenant_id, key, digest, below)
+select %(tenant_id)s, %(key)s, %(digest)s::bytea, coalesce(max(seq), 0) + 1 from jobs
+    on conflict (tenant_id, key) do update
+   set digest = excluded.digest, job_ids = '{}', below = excluded.below, answer = null, created = now()
+ where submissions.created < now() - interval '24 hours'
+returning digest, below, answer;
+
+-- name: find_bulk_change
+select digest, below, answer
+  from submissions
+ where tenant_id = %(tenant_id)s
+   and key = %(key)s
+   and created >= now() - interval '24 hours';
+
+-- name: end_bulk_change
+-- Keep the answer of a change of many jobs, for a repetition.
+update submissions
+   set answer = %(answer)s::jsonb
+ where tenant_id = %(tenant_id)s
+   and key = %(key)s
+   and below = %(below)s
+   and answer is null;
+
+-- name: first_tenant_of
+-- Whose keys are meant where the administrator names a user. No row: there is no such user.
+select id from tenants where user_id = %(user_id)s order by id limit 1;
 
 -- name: get_submitted_jobs
 -- The jobs of one submission as they are now, in the order in which they were submitted.

@@ -4,8 +4,9 @@
 
 -- name: create_sweep
 -- No row: the key made one before.
-insert into sweeps (id, tenant_id, name, labels, max_parallel, created_by, key, digest)
-values (%(id)s, %(tenant_id)s, %(name)s, %(labels)s::jsonb, %(max_parallel)s, %(actor)s, %(key)s, %(digest)s::bytea)
+insert into sweeps (id, tenant_id, name, labels, max_parallel, webhook, created_by, key, digest)
+values (%(id)s, %(tenant_id)s, %(name)s, %(labels)s::jsonb, %(max_parallel)s, %(webhook)s, %(actor)s, %(key)s,
+        %(digest)s::bytea)
     on conflict (tenant_id, key) do nothing
 returning id;
 
@@ -24,7 +25,7 @@ select id
 
 -- name: get_sweep
 -- With its jobs by phase: those in the queue by the phase that they have, the others by their status.
-select s.id, s.name, s.labels, s.max_parallel, s.created, s.closed is not null as closed, s.closed as closed_at,
+select s.id, s.name, s.labels, s.max_parallel, s.webhook, s.created, s.closed is not null as closed, s.closed as closed_at,
        (select coalesce(jsonb_object_agg(phase, jobs), '{}')
           from (select coalesce(p.phase, j.status::text) as phase, count(*) as jobs
                   from jobs j
@@ -38,8 +39,8 @@ select s.id, s.name, s.labels, s.max_parallel, s.created, s.closed is not null a
 
 -- name: list_sweeps
 -- A page of a tenant's sweeps, newest first, each with how many jobs it has and how many of them have ended.
-select s.id, s.seq, s.name, s.labels, s.max_parallel, s.created, s.closed is not null as closed, s.closed as closed_at,
-       n.total, n.total - n.open_jobs as done
+select s.id, s.seq, s.name, s.labels, s.max_parallel, s.webhook, s.created, s.closed is not null as closed,
+       s.closed as closed_at, n.total, n.total - n.open_jobs as done
   from (select *
           from sweeps
          where of_tenant(tenant_id, %(scope)s)
@@ -79,5 +80,9 @@ select s.id
        end;
 
 -- name: open_jobs_of_sweep
--- The next open jobs of a sweep, to be canceled.
-select job_id, seq from queue where sweep_id = %(id)s and seq > %(after)s order by seq limit %(most)s;
+-- The numbers of the next open jobs of a sweep that is to be canceled, in their order; those that wait for a slot come first,
+-- so that no slot that comes free is given to one that is canceled in the next round.
+select array(
+         select last.seq
+           from (select seq from queue where sweep_id = %(id)s order by rank desc, seq desc limit %(most)s) last
+          order by last.seq) as numbers;

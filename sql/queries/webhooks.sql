@@ -2,7 +2,7 @@
 
 -- name: take_webhooks
 -- Take due webhooks for sending, no more of a lane and of a user than there is room for; see functions/take_webhooks.sql.
-select id, job_id, user_id, lane, url, status, event, machine_id, container_group, sealed_key, tries,
+select id, job_id, user_id, lane, url, status, event, sweep, machine_id, container_group, sealed_key, tries,
        tries - tries_before as tries_since, now() - due_since as age
   from take_webhooks(%(batch)s, %(hold)s, %(lane_cap)s, %(user_cap)s, %(lanes)s::uuid[], %(lane_rooms)s::integer[],
                      %(users)s::uuid[], %(user_rooms)s::integer[]);
@@ -63,7 +63,7 @@ update webhooks
 returning id, job_id, status, tries;
 
 -- name: list_webhooks
-select seq, id, status, url, machine_id, container_group as container_group_id, created,
+select seq, id, status, event, url, machine_id, container_group as container_group_id, created,
        case when delivered is not null then 'delivered' when given_up is not null then 'given_up' else 'pending' end
          as state,
        tries, next_try, delivered, given_up

@@ -9,8 +9,13 @@ from uuid import UUID, uuid4
 import pytest
 
 from kelpie_api.db import Database
+from kelpie_api.encryption import Seal
 from kelpie_api.queue import bulk
 from kelpie_api.queue.filters import Filters
+from kelpie_api.queue.identity import IdempotencyKey
+from kelpie_api.queue.reruns import rerun
+from kelpie_api.queue.submissions import OpenJobLimits
+from kelpie_api.sealed.environments import Environments
 from tests.helpers import Client, Tenant, at_once, claimed_id, make_job, make_tenant, refused, row
 
 
@@ -162,3 +167,94 @@ def test_two_bulk_changes_of_the_same_jobs_do_not_block_each_other(db: Database,
         ]
     )
     assert bulk.cancel(db, tenant.caller, wanted).count == 40
+
+
+def with_key(api: Client, verb: str, body: dict[str, Any], key: str = "k") -> Any:
+    answer = api.call("POST", f"/jobs/{verb}", body, {"Idempotency-Key": key})
+    assert answer.status_code == 200, answer.text
+    return answer.json, answer.headers.get("Idempotent-Replayed")
+
+
+def reruns(db: Database) -> int:
+    (found,) = db.all("select count(*) as n from jobs where rerun_of is not null")
+    return int(found["n"])
+
+
+@pytest.mark.parametrize("expect", [{}, {"expect": 6}])
+def test_a_rerun_with_a_key_is_made_once(
+    api: Client, db: Database, labeled: dict[str, UUID], expect: dict[str, int]
+) -> None:
+    body = {"label": "n:1"} | expect
+    answer, replayed = with_key(api, "rerun", body)
+    assert (answer["count"], len(answer["refused"]), replayed, reruns(db)) == (3, 3, None, 3)
+    assert with_key(api, "rerun", body) == (answer, "true")
+    assert reruns(db) == 3
+    assert with_key(api, "rerun", body | {"expect": None}, "another")[0]["count"] == 3
+    assert reruns(db) == 6
+
+
+def test_a_rerun_that_broke_off_goes_on_with_the_jobs_of_then(
+    db: Database, tenant: Tenant, labeled: dict[str, UUID]
+) -> None:
+    """What was submitted before it broke off has failed meanwhile, and matches; it is not run again."""
+    once, wanted = IdempotencyKey("k", b"digest"), Filters(labels=[("n", "1")])
+    submitted: list[UUID] = []
+
+    def again(job_id: UUID, own: IdempotencyKey | None) -> None:
+        if len(submitted) == 2:
+            raise RuntimeError
+        made, existed = submit_again(job_id, own)
+        if not existed:
+            submitted.append(made)
+
+    def submit_again(job_id: UUID, own: IdempotencyKey | None) -> tuple[UUID, bool]:
+        made, existed = rerun(
+            db, tenant.caller, job_id, Environments(db, Seal("secret")), OpenJobLimits(), once=own
+        )
+        return made["id"], existed
+
+    with pytest.raises(RuntimeError):
+        bulk.rerun(db, tenant.caller, wanted, 6, again, once)
+    bulk.cancel(db, tenant.caller, Filters(ids=submitted))
+    assert bulk.rerun(db, tenant.caller, wanted, 6, submit_again, once).count == 3
+    assert reruns(db) == 3
+
+
+def test_the_same_rerun_at_the_same_time_is_made_once(api: Client, db: Database, labeled: dict[str, UUID]) -> None:
+    answers = at_once([lambda: with_key(api, "rerun", {"label": "n:1"})[0]["count"]] * 3)
+    assert (answers, reruns(db)) == ([3, 3, 3], 3)
+
+
+@pytest.mark.parametrize("verb", ["cancel", "hold", "resume"])
+def test_a_change_with_a_key_is_answered_again_and_meets_no_job_that_came_later(
+    api: Client, db: Database, tenant: Tenant, labeled: dict[str, UUID], verb: str
+) -> None:
+    api.post("/jobs/hold", {"label": "n:1"}) if verb == "resume" else None
+    answer, _ = with_key(api, verb, {"label": "n:1", "expect": 6})
+    assert answer["count"] == 3
+    late = make_job(db, tenant, labels={"n": "1"})
+    assert with_key(api, verb, {"label": "n:1", "expect": 6}) == (answer, "true")
+    assert claimed_id(db, tenant, "m9", "g1") is not None
+    found = row(db, "jobs", late)
+    assert found and found["status"] != "canceled"
+
+
+def test_a_key_is_of_one_change(api: Client, labeled: dict[str, UUID]) -> None:
+    with_key(api, "hold", {"label": "n:1"})
+    for verb, body in (("hold", {"label": "n:2"}), ("cancel", {"label": "n:1"})):
+        refused(api.call("POST", f"/jobs/{verb}", body, {"Idempotency-Key": "k"}), 422)
+    assert counted(api, "open=true") == {"count": 5}
+
+
+def test_a_refused_change_leaves_its_key_unused(api: Client, labeled: dict[str, UUID]) -> None:
+    refused(api.call("POST", "/jobs/hold", {"label": "n:1", "expect": 9}, {"Idempotency-Key": "k"}), 409)
+    assert with_key(api, "hold", {"label": "n:1", "expect": 6})[0]["count"] == 3
+
+
+def test_the_administrators_key_is_one_of_the_user(
+    admin: Client, db: Database, tenant: Tenant, labeled: dict[str, UUID]
+) -> None:
+    body = {"label": "n:1", "user_id": str(tenant.caller.user_id)}
+    assert [with_key(admin, "rerun", body)[0]["count"] for _ in range(2)] == [3, 3]
+    assert reruns(db) == 3
+    assert with_key(admin, "rerun", body | {"user_id": str(uuid4())}, "no-user")[0]["count"] == 0

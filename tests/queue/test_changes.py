@@ -215,6 +215,28 @@ def test_a_job_with_legacy_fields_cannot_be_run_again_without_its_checkpoints(ap
     assert (api.post(f"/jobs/{job['id']}/rerun").json or {})["checkpoint_prefix"] == "checkpoint/"
 
 
+def test_a_rerun_with_a_key_makes_one_job(api: Client) -> None:
+    job = running(api)
+    api.report(job, "completed", attempt=1)
+    path, key = f"/jobs/{job['id']}/rerun", {"Idempotency-Key": "k"}
+    first, second = (api.call("POST", path, {}, key) for _ in range(2))
+    assert first.status_code == second.status_code == 202
+    assert (first.json or {})["id"] == (second.json or {})["id"]
+    assert [answer.headers.get("Idempotent-Replayed") for answer in (first, second)] == [None, "true"]
+    refused(api.call("POST", path, {"fresh": True}, key), 422)
+
+
+def test_a_rerun_stays_in_its_sweep_where_it_is_to(api: Client) -> None:
+    sweep = (api.post("/sweeps", {}).json or {})["id"]
+    job = running(api, sweep=sweep)
+    api.report(job, "completed", attempt=1)
+    path = f"/jobs/{job['id']}/rerun"
+    again = [(api.post(path, body).json or {}).get("sweep") for body in ({}, {"sweep": True})]
+    assert again == [None, sweep]
+    api.patch(f"/sweeps/{sweep}", {"closed": True})
+    assert "closed" in refused(api.post(path, {"sweep": True}), 400)["message"]
+
+
 # --- a container group
 
 

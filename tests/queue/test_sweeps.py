@@ -130,6 +130,39 @@ def test_the_end_of_a_sweep_cancels_what_is_open(client: Client) -> None:
     assert statuses == ["completed", "canceled", "canceled"]
 
 
+def test_a_sweep_is_canceled_in_rounds_beside_which_its_jobs_are_claimed(
+    client: Client, db: Database, app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each job has one end; slots that come free are given to none that is canceled next."""
+    monkeypatch.setattr(sweeps, "CANCELED_AT_ONCE", 7)
+    sweep = new_sweep(client, max_parallel=4)
+    submit(client, 60, sweep)
+    stop = threading.Event()
+
+    def work() -> None:
+        own = Client(app.test_client(), client.key)
+        while not stop.is_set():
+            if job := own.claim("m1"):
+                own.report(job, "completed", attempt=job["attempt"])
+            sweeps.fill_all(db)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    wait_for(lambda: done(client, sweep) > 3, "some jobs to complete")
+    answer = client.delete(f"/sweeps/{sweep['id']}")
+    stop.set()
+    worker.join(10)
+    phases = (client.get(f"/sweeps/{sweep['id']}").json or {})["phases"]
+    assert phases == {"completed": 60 - phases["canceled"], "canceled": phases["canceled"]}
+    assert answer.json == {"count": phases["canceled"]}
+    ends = db.all("select count(*) as n from events where kind in ('completed', 'canceled') group by job_id")
+    assert [end["n"] for end in ends] == [1] * 60
+
+
+def done(client: Client, sweep: Job) -> int:
+    return int((client.get(f"/sweeps/{sweep['id']}").json or {})["done"])
+
+
 def test_the_same_key_makes_one_sweep(client: Client) -> None:
     first = client.call("POST", "/sweeps", {"name": "a"}, {"Idempotency-Key": "k"})
     again = client.call("POST", "/sweeps", {"name": "a"}, {"Idempotency-Key": "k"})
@@ -193,7 +226,7 @@ def test_the_limit_holds_while_many_claim_end_and_change_it(client: Client, db: 
 
     def is_over() -> bool:
         seen.append(unparked(db, sweep))
-        return (client.get(f"/sweeps/{sweep['id']}").json or {})["done"] == 60
+        return done(client, sweep) == 60
 
     wait_for(is_over, "all jobs to end", timeout=60)
     stop.set()

@@ -8,8 +8,9 @@ import pytest
 
 from kelpie_api.db import Database
 from kelpie_api.queue import dependencies
-from tests.doubles.receiver import Receiver, outbox
-from tests.helpers import Client, Tenant, be_seen, make_job
+from kelpie_api.webhooks.sender import Sender
+from tests.doubles.receiver import Receiver, outbox, send_round
+from tests.helpers import Client, Tenant, at_once, be_seen, make_job, refused
 
 URL = "http://receiver/"
 
@@ -92,3 +93,68 @@ def test_without_names_a_bulk_cancel_and_hold_tell_nothing(
     hold_in_bulk(api, "")
     cancel_in_bulk(api, "")
     assert outbox(db) == []
+
+
+def swept(api: Client, reports: list[str], **fields: Any) -> str:
+    """A sweep whose jobs were reported so; it is open."""
+    sweep = str((api.post("/sweeps", {"name": "grid"} | fields).json or {})["id"])
+    for said in reports:
+        job = api.submit(sweep=sweep, max_failures=1)
+        api.claim()
+        api.report(job, said, attempt=1)
+    return sweep
+
+
+def test_the_end_of_a_closed_sweep_is_told_once(
+    api: Client, db: Database, receiver: Receiver, sender: Sender
+) -> None:
+    sweep = swept(api, ["completed", "failed"], webhook=receiver.url)
+    open_job = api.submit(sweep=sweep)
+    api.patch(f"/sweeps/{sweep}", {"closed": True})
+    dependencies.settle_all(db)
+    assert outbox(db) == [], "a job of it is open"
+    api.delete(f"/jobs/{open_job['id']}")
+    at_once([lambda: dependencies.settle_all(db)] * 3)
+    api.patch(f"/sweeps/{sweep}", {"closed": False})
+    api.patch(f"/sweeps/{sweep}", {"closed": True})
+    dependencies.settle_all(db)
+    send_round(sender)
+    jobs = {"total": 3, "completed": 1, "failed": 1, "canceled": 1}
+    assert [webhook["body"] for webhook in receiver.got] == [
+        {
+            "status": "failed",
+            "job_id": open_job["id"],
+            "machine_id": "",
+            "container_group_id": "",
+            "event": "sweep_ended",
+            "sweep": {"id": sweep, "name": "grid"} | jobs,
+        }
+    ]
+    assert receiver.got[0]["headers"]["x-kelpie-key"] == ""
+    (listed,) = (api.get(f"/jobs/{open_job['id']}/webhooks").json or {})["webhooks"]
+    assert (listed["event"], listed["state"]) == ("sweep_ended", "delivered")
+
+
+@pytest.mark.parametrize(
+    ("reports", "status"), [(["completed", "completed"], "completed"), (["completed", "failed"], "failed")]
+)
+def test_a_sweep_completed_if_all_of_its_jobs_did(
+    api: Client, db: Database, reports: list[str], status: str
+) -> None:
+    sweep = swept(api, reports, webhook=URL)
+    assert (api.get(f"/sweeps/{sweep}").json or {})["webhook"] == URL
+    api.delete(f"/sweeps/{sweep}")
+    dependencies.settle_all(db)
+    assert told(db) == [("sweep_ended", status, "")]
+
+
+def test_a_sweep_without_a_job_or_a_webhook_tells_nothing(api: Client, db: Database) -> None:
+    for sweep in (swept(api, [], webhook=URL), swept(api, ["completed"]), swept(api, ["completed"], webhook="")):
+        api.delete(f"/sweeps/{sweep}")
+    dependencies.settle_all(db)
+    assert outbox(db) == []
+
+
+@pytest.mark.parametrize("url", ["ftp://receiver/", 5, "http://localhost/jobs"])
+def test_a_webhook_of_a_sweep_goes_to_a_receiver_elsewhere(api: Client, url: object) -> None:
+    assert refused(api.post("/sweeps", {"webhook": url}), 400)["errors"].keys() == {"webhook"}

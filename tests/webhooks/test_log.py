@@ -46,7 +46,7 @@ class TestLog:
         running, completed = log(api, job_id)
         assert running.keys() == completed.keys()
         assert list(running) == [
-            *("id", "status", "url", "machine_id", "container_group_id", "created", "state", "tries"),
+            *("id", "status", "event", "url", "machine_id", "container_group_id", "created", "state", "tries"),
             *("next_try", "delivered", "given_up", "attempts"),
         ]
         assert [running["id"], completed["id"]] == [receiver.ids[0], receiver.ids[2]]
