@@ -16,66 +16,18 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from kelpie_api.errors import NoAnswer
-from kelpie_api.net.addresses import OwnAddresses, Resolver, inner_v4
+from kelpie_api.net.addresses import OwnAddresses, Resolver
 from kelpie_api.net.http import Target, dial, left, resolve, trust
+from kelpie_api.net.public_addresses import is_open
 
 CONNECT = 5.0  # seconds for one address
 IN_ALL = 15.0  # seconds from the resolution of the name to the status line
 LINGER = 0.5  # seconds to read the rest of the answer, so that the receiver sees no broken connection
 MOST_READ = 64 * 1024
 ITSELF = "This address is the coordinator's own; a webhook goes to a receiver of yours."
-
-# Listed here, since what `ipaddress` calls global differs between releases of Python and is wrong for some.
-CLOSED_V4 = [
-    IPv4Network(network)
-    for network in (
-        "0.0.0.0/8",  # this network; Linux connects to itself
-        "10.0.0.0/8",
-        "100.64.0.0/10",  # between carriers and their customers; also a metadata service
-        "127.0.0.0/8",
-        "168.63.129.16/32",  # a metadata service at a public address
-        "169.254.0.0/16",  # link-local, metadata services
-        "172.16.0.0/12",
-        "192.0.0.0/24",
-        "192.0.2.0/24",  # documentation
-        "192.88.99.0/24",  # 6to4 relays, which no longer exist
-        "192.168.0.0/16",
-        "198.18.0.0/15",  # benchmarks
-        "198.51.100.0/24",  # documentation
-        "203.0.113.0/24",  # documentation
-        "224.0.0.0/4",  # multicast
-        "240.0.0.0/4",  # reserved, broadcast
-    )
-]
-OPEN_V6 = IPv6Network("2000::/3")  # all that has been allocated; loopback, local and multicast lie outside
-CLOSED_V6 = [
-    IPv6Network(network)
-    for network in (
-        "2001::/23",  # protocols, Teredo among them
-        "2001:db8::/32",  # documentation
-        "3fff::/20",  # documentation
-    )
-]
-
-
-def is_public(address: str) -> bool:
-    """Whether this is a public address. For an IPv4 address that is embedded in an IPv6 one, that one decides."""
-    try:
-        ip = ip_address(address)
-    except ValueError:
-        return False
-    if isinstance(ip, IPv6Address):
-        inner = inner_v4(ip)
-        if inner is None:
-            scoped = ip.scope_id is not None
-            return ip in OPEN_V6 and ip.is_global and not scoped and not any(ip in net for net in CLOSED_V6)
-        ip = inner
-    return ip.is_global and not any(ip in net for net in CLOSED_V4)
 
 
 @dataclass(frozen=True)
@@ -115,7 +67,7 @@ class PublicHttp:
         found = self.resolver(host, port)
         if self.own.reached_at(found):
             raise NoAnswer(ITSELF)
-        if not self.allow_private and not all(_is_open(address) for _, address in found):
+        if not self.allow_private and not all(is_open(address) for _, address in found):
             raise NoAnswer(
                 f"{host[:100]} leads to an address that is not public; webhooks go to public addresses only, "
                 "unless the operator sets KELPIE_WEBHOOK_ALLOW_PRIVATE."
@@ -127,11 +79,6 @@ class PublicHttp:
         if parts.scheme != "https":
             return plain
         return self.tls.wrap_socket(plain, server_hostname=(parts.hostname or "").rstrip("."))
-
-
-def _is_open(address: tuple[Any, ...]) -> bool:
-    """Whether an address is public. A scoped one (`fe80::1%eth0`) belongs to this machine's network: it is not."""
-    return not any(address[3:]) and is_public(str(address[0]))
 
 
 def _send(parts: SplitResult, port: int, sock: socket.socket, headers: Mapping[str, str], body: bytes) -> None:

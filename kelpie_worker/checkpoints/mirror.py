@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
+from kelpie_worker.checkpoints.commit_order import commit_order
 from kelpie_worker.checkpoints.pacing import Pacing
-from kelpie_worker.checkpoints.plan import commit_order
 from kelpie_worker.checkpoints.stability import OpenFiles, Restless, Stability
 from kelpie_worker.checkpoints.tracked_files import TrackedFiles
 from kelpie_worker.workspace.file_version import Snapshot

@@ -20,7 +20,8 @@ from cryptography.x509.oid import NameOID
 from kelpie_api.db import Database
 from kelpie_api.encryption import Seal
 from kelpie_api.errors import NoAnswer
-from kelpie_api.net.public_http import PublicHttp, Target, is_public
+from kelpie_api.net.public_addresses import is_public
+from kelpie_api.net.public_http import PublicHttp, Target
 from kelpie_api.webhooks.sender import Sender
 from kelpie_version import VERSION
 from tests.conftest import SECRET_KEY

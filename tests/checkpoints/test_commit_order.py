@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kelpie_worker.checkpoints.plan import commit_order, commit_steps
+from kelpie_worker.checkpoints.commit_order import commit_order, commit_steps
 from kelpie_worker.checkpoints.tracked_files import DirectoryHistory, TrackedFiles
 from kelpie_worker.workspace.file_version import Signature
 
