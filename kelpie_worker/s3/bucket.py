@@ -57,6 +57,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import CompleteMultipartUploadOutputTypeDef, ListObjectsV2OutputTypeDef
 
+_OF_A_DATE = 1.0  # seconds by which the dates of one moment differ, since they are whole ones
+
 
 class Storage:
     """Each method that sends a request raises StorageUnreachable, StorageRefused or Cancelled."""
@@ -285,23 +287,30 @@ class Storage:
         try:
             stored = self._conditions.store_over(over, target, (etag, size), store)
         except NoUpload:
-            stored = self._completed_before(target, upload_id, etag, size)
+            stored = self._completed_before(target, upload_id, (etag, size), over)
         self._shared.open_uploads.over(upload_id)
         return stored
 
-    def _completed_before(self, target: Target, upload_id: str, etag: str, size: int) -> Stored:
+    def _completed_before(
+        self, target: Target, upload_id: str, content: tuple[str, int], over: ObjectState
+    ) -> Stored:
         """The object that an upload became whose completion was not answered. Raises StorageUnreachable if none.
 
-        Its ETag is not the one of S3's rule at all providers: then it is the object that has the size, and is no
-        older than the upload.
+        Its ETag is not the one of S3's rule at all providers: then it is the object that has the size, is no older
+        than the upload, and is not what the upload was to replace. For a checkpoint often has the size of the one
+        before it, which may have been stored in the second in which the upload began; and storage removes uploads
+        that wait for long.
         """
+        etag, size = content
         begun_at = self._shared.open_uploads.begun_at(upload_id)
+        margin = 0.0 if isinstance(over, Unknown) else _OF_A_DATE
 
         def look() -> Stored:
             found = self._calls.head_once(target.bucket, target.key)
             stored = stored_by(found)
             modified = found.get("LastModified")
-            is_new = begun_at is not None and modified is not None and modified.timestamp() >= begun_at
+            is_new = begun_at is not None and modified is not None and modified.timestamp() >= begun_at - margin
+            is_new = is_new and over != Version(stored.etag)
             if found.get("ContentLength") != size or (stored.etag != etag and not is_new):
                 raise NotThere(target.key)
             return stored

@@ -153,6 +153,20 @@ def test_an_object_that_an_upload_did_not_become_is_looked_at_as_often_as_a_call
     assert [method for method, _ in faulty.requests].count("HEAD") == 2
 
 
+def test_what_an_upload_was_to_replace_is_not_what_it_became(
+    storage: Storage, shared: SharedClient, s3: S3Server, bucket: str, faulty: FaultyProxy
+) -> None:
+    """Two checkpoints of one size may come in one second, and storage removes uploads that wait for long."""
+    s3.put(bucket, "key", b"another")
+    there = storage.state_of(bucket, "key")
+    upload = storage.begin(target(bucket))
+    shared.open_uploads.begun((upload, bucket, "key"), (shared.open_uploads.begun_at(upload) or 0) - 2)
+    part = storage.send_part(target(bucket), upload, 1, b"content")
+    faulty.break_in_turn(["gone"], "POST", "uploadId")
+    with pytest.raises(StorageUnreachable, match="key is not what was uploaded"):
+        storage.complete(target(bucket), upload, [part], 7, there)
+
+
 def test_an_object_that_is_older_than_the_upload_is_not_what_it_became(
     storage: Storage, shared: SharedClient, s3: S3Server, bucket: str, faulty: FaultyProxy
 ) -> None:
