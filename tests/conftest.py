@@ -54,6 +54,7 @@ SLOWEST = (
     "tests/openapi/",
     "tests/local_stack/",
     "tests/e2e/",
+    "tests/slurm/",
     "tests/frozen/",
     "tests/bench/",
     "tests/workspace/",

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import time
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -24,10 +25,13 @@ from kelpie_worker.system.linux import (
     adopt_orphans,
     wake_on_child_ends,
 )
+from kelpie_worker.system.signals import Termination
 from kelpie_worker.workspace import progress_folder
 
 CANCEL_GRACE = 5.0  # seconds between SIGINT, SIGTERM and SIGKILL
 _LOOK_EVERY = 0.5  # seconds; at what a command has printed
+_SAME_TERMINATION = 5.0  # seconds after a SIGTERM for all; by then the supervisor has had the command stopped
+_TERMINATED = 128 + signal.SIGTERM  # with which shells, and others that handle the signal, exit
 
 
 def main(commands: Connection, messages: Connection, config: Config) -> None:
@@ -51,6 +55,7 @@ class Runner(ChildWork):
         self._output_watch: OutputWatch | None = None
         self._progress_watch: ProgressWatch | None = None
         self._child_ended = wake_on_child_ends()
+        self._termination = Termination()
 
     def carry_out(self, command: Run | Stop | Terminate | FollowOutput) -> None:
         match command:
@@ -81,8 +86,20 @@ class Runner(ChildWork):
             return self._look(pause)
         self._command, self._ended = None, command.claim_id
         end_descendants(self._config.state_file)
-        self._tell(self._with_output(command.exited))
+        exited = self._with_output(command.exited)
+        self._tell(replace(exited, signalled=exited.signalled or self._was_told_to_end_with_us(exited)))
         return None
+
+    def _was_told_to_end_with_us(self, exited: Exited) -> bool:
+        """Whether the command got a SIGTERM that all processes of the worker got.
+
+        It may come to the command first, so this waits for a moment where it looks like one.
+        """
+        seems_so = exited.signal == signal.SIGTERM or exited.exit_code == _TERMINATED
+        until = time.monotonic() + (1 if seems_so else 0)
+        while not self._termination.within(_SAME_TERMINATION) and time.monotonic() < until:
+            time.sleep(0.02)
+        return self._termination.within(_SAME_TERMINATION)
 
     def _look(self, pause: float | None) -> float | None:
         """Look at what the command printed. Returns the seconds until the next call, at most `pause`."""

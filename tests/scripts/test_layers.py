@@ -227,7 +227,7 @@ TESTED_IN = {
 OF_NO_ROOM = {
     *("api", "worker", "contract_worker"),  # a program's few files on top, and its wire
     *("bench", "containers", "docs", "frozen", "local_stack", "openapi", "packaging", "sql"),
-    *("e2e", "doubles"),
+    *("e2e", "slurm", "doubles"),
 }
 
 

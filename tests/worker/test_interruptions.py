@@ -9,12 +9,12 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from kelpie_worker.system.linux import boottime
+from kelpie_worker.system.linux import boottime, descendants
 from local_stack.processes import free_port, wait_for
 from local_stack.s3 import S3Server
 from tests.doubles.coordinator import FakeCoordinator
@@ -25,11 +25,13 @@ from tests.real_worker import (
     Worker,
     believing_refusals_soon,
     block,
+    command_line,
     finished,
     group_of,
     is_alive,
     python,
     shell,
+    sleeping_under,
 )
 
 # Counts to 5 with a checkpoint for every number, from wherever the checkpoint is; says where it began. It stays at
@@ -97,6 +99,23 @@ def test_sigterm_flushes_the_last_checkpoint_and_releases_the_job(
     assert [name for name, _ in coordinator.reports(job)] == ["released"]  # not completed, whatever the exit code
     assert s3.get(bucket, "checkpoint/state") == b"last\n"
     assert worker.seen("worker_stopped")
+
+
+@pytest.mark.parametrize("command", ["sleep 1000", "trap 'exit 0' TERM; sleep 1000 & wait", "sleep 1000; exit 1"])
+def test_a_job_is_released_by_a_sigterm_that_reaches_its_command_first_and_then_all_processes(
+    coordinator: FakeCoordinator, worker: Worker, command: str
+) -> None:
+    """As Slurm ends what it preempts. Neither is the command's end its own, nor is the job completed."""
+    job = coordinator.submit(**shell(f"{command}"), sync={})
+    worker.start()
+    pid = worker.wait_for("command_started")["pid"]
+    wait_for(lambda: sleeping_under(pid) or command_line(pid) == ["sleep", "1000"], "the command")
+    everything = [*group_of(pid), *descendants(worker.pid), worker.pid]
+    for each in everything:
+        with suppress(ProcessLookupError):
+            os.kill(each, signal.SIGTERM)
+    assert worker.wait() == 0
+    assert [(name, body["reason"]) for name, body in coordinator.reports(job)] == [("released", "shutdown")]
 
 
 def test_a_job_whose_handout_is_slow_to_arrive_is_released_by_sigterm(
