@@ -4,6 +4,7 @@ only: nothing here waits, reads a clock or sends a request.
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 
 CONFIRMED = 5.0  # seconds for which a refusal is repeated before it is believed
@@ -50,11 +51,10 @@ class When(StrEnum):
 _CODES = {
     Says.LATER: """
         BadDigest Busy ClientDisconnect ConcurrentModification IDPCommunicationError IncompleteBody
-        InsufficientCapacity InternalError InvalidDigest InvalidPart InvalidPartOrder OperationAborted
-        PriorRequestNotComplete QuotaExceeded RequestLimitExceeded RequestThrottled RequestTimeout
-        ServiceUnavailable SlowDown SlowDownRead SlowDownWrite StorageFull TemporaryRedirect Throttling
-        ThrottlingException TooManyRequests XAmzContentChecksumMismatch XAmzContentSHA256Mismatch
-        XMinioAdminBucketQuotaExceeded XMinioServerNotInitialized XMinioStorageFull
+        InsufficientCapacity InternalError InvalidDigest InvalidPart InvalidPartOrder
+        OperationAborted PriorRequestNotComplete ServiceUnavailable StorageFull TemporaryRedirect
+        XAmzContentChecksumMismatch XAmzContentSHA256Mismatch XMinioServerNotInitialized
+        XMinioStorageFull
     """,
     Says.SETTINGS: """
         AccountProblem AuthFailure AuthorizationHeaderMalformed AuthorizationQueryParametersError
@@ -71,6 +71,12 @@ _CODES = {
     Says.NO_UPLOAD: "NoSuchUpload",
     Says.REFUSED: "NotImplemented",
 }
+# Each service has names of its own for too much at once, for a limit that is reached and for a request that took
+# too long: ThrottledException, BandwidthLimitExceeded, KMS.ThrottlingException, StorageQuotaExceeded.
+_LATER = re.compile(
+    "Throttl|SlowDown|TooManyRequests|(Limit|Quota|Rate|Throughput)Exceeded|RequestTimeout|TransactionInProgress",
+    re.IGNORECASE,
+)
 _SAYS = {code: says for says, codes in _CODES.items() for code in codes.split()}
 
 
@@ -84,6 +90,7 @@ def said(status: int, code: str | None, asked: Asked = Asked.OTHER) -> Says:
         ----------  -------------------------------  ---------  ---------
         none        -                                any        nothing
         any         SlowDown, RequestTimeout, ...    any        later
+        any         any with Throttl, LimitExceeded  any        later
         any         BadDigest, InvalidPart, ...      any        later
         any         ExpiredToken, AuthFailure, ...   any        settings
         any         PreconditionFailed               any        conflict
@@ -106,7 +113,7 @@ def said(status: int, code: str | None, asked: Asked = Asked.OTHER) -> Says:
         any other   none                             any        nothing
     """
     if code is not None:
-        return _SAYS.get(code) or _said_by_status(status)
+        return _SAYS.get(code) or (Says.LATER if _LATER.search(code) else _said_by_status(status))
     if status == 412:
         return Says.CONFLICT
     if status == 501 and asked is Asked.CONDITION:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 
 import pytest
+from botocore.retries.standard import ThrottledRetryableChecker, TransientRetryableChecker
 
 from kelpie_worker.s3.whose_fault import CONFIRMED, LONGEST, Asked, Fault, Says, When, said, whose_fault
 
@@ -12,6 +13,7 @@ from kelpie_worker.s3.whose_fault import CONFIRMED, LONGEST, Asked, Fault, Says,
 ANSWERS = [
     (0, None, "any", "nothing"),
     (400, "SlowDown", "any", "later"),
+    (403, "StorageQuotaExceeded", "any", "later"),
     (400, "BadDigest", "any", "later"),
     (400, "ExpiredToken", "any", "settings"),
     (200, "PreconditionFailed", "any", "conflict"),
@@ -79,6 +81,16 @@ def test_an_answer_says_what_its_row_says(status: int, code: str | None, asked: 
 def test_a_code_outweighs_the_status(codes: str, says: Says) -> None:
     for code in codes.split():
         assert said(400, code) is says
+
+
+def test_whatever_boto3_takes_for_too_much_at_once_is_asked_again() -> None:
+    for code in (
+        *ThrottledRetryableChecker._THROTTLED_ERROR_CODES,
+        *TransientRetryableChecker._TRANSIENT_ERROR_CODES,
+    ):
+        assert said(400, code) is Says.LATER
+    for code in ("KMS.ThrottlingException", "rateLimitExceeded", "XMinioAdminBucketQuotaExceeded"):
+        assert said(403, code) is Says.LATER
 
 
 @pytest.mark.parametrize("status", [*range(200, 206), *range(400, 408), *range(409, 412), 413, 418, 451, 502, 504])
