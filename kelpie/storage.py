@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +14,7 @@ from typing import Any
 from kelpie.errors import KelpieError
 
 NEEDS_BOTO3 = "Files are in S3, and the package for it is not installed: pip install 'kelpie[files]'"
+TRIES = 3  # for an object whose bytes end early
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Entry:
     key: str
     size: int
     modified: datetime | None
+    etag: str | None = None
 
     @property
     def url(self) -> str:
@@ -48,7 +50,9 @@ class Bucket:
             for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix):
                 for found in page.get("Contents", []):
                     if not found["Key"].endswith("/"):
-                        yield Entry(self.name, found["Key"], found["Size"], found.get("LastModified"))
+                        yield Entry(
+                            self.name, found["Key"], found["Size"], found.get("LastModified"), found.get("ETag")
+                        )
 
     def upload(self, path: Path, key: str) -> None:
         with said_plainly(f"s3://{self.name}/{key}"):
@@ -56,18 +60,29 @@ class Bucket:
 
     def download(self, key: str, path: Path, etag: str | None, version: str | None) -> int:
         """Write an object to a file and return its size; only the version that was named, by its id or ETag."""
+        from botocore.exceptions import IncompleteReadError, ResponseStreamingError
+
         which = {"VersionId": version} if version else {"IfMatch": etag} if etag else {}
         with said_plainly(f"s3://{self.name}/{key}"):
-            body = self._s3.get_object(Bucket=self.name, Key=key, **which)["Body"]
-            with path.open("wb") as file:
-                for chunk in body.iter_chunks(2**20):
-                    file.write(chunk)
+            for left in reversed(range(TRIES)):
+                body = self._s3.get_object(Bucket=self.name, Key=key, **which)["Body"]
+                try:
+                    with path.open("wb") as file:
+                        for chunk in body.iter_chunks(2**20):
+                            file.write(chunk)
+                    break
+                except (IncompleteReadError, ResponseStreamingError):
+                    if not left:
+                        raise
         return path.stat().st_size
 
 
 @dataclass(frozen=True)
 class Stored:
-    """An object that is to be brought: what it must be, and below which prefix its name begins."""
+    """An object that is to be brought: what it must be, and below which prefix its name begins.
+
+    `folder` is the directory, relative to where all are brought, that it belongs to.
+    """
 
     bucket: Bucket
     key: str
@@ -75,29 +90,53 @@ class Stored:
     size: int
     etag: str | None
     version: str | None = None
+    folder: str = ""
+
+    @property
+    def url(self) -> str:
+        return f"s3://{self.bucket.name}/{self.key}"
+
+    @property
+    def name(self) -> PurePosixPath:
+        """Where it belongs, relative to where all are brought. Raises KelpieError if that is outside."""
+        relative = PurePosixPath(self.key.removeprefix(self.prefix))
+        whole = self.folder / relative
+        if relative.is_absolute() or whole.is_absolute() or ".." in whole.parts or not relative.parts:
+            raise KelpieError(f"{self.url} would land outside of the directory; nothing was brought.")
+        return whole
 
     def download(self, directory: Path) -> Path:
         """Bring it under its name, whole or not at all. Raises KelpieError if it is another than it must be."""
-        relative = PurePosixPath(self.key.removeprefix(self.prefix))
-        if relative.is_absolute() or ".." in relative.parts or not relative.parts:
-            raise KelpieError(
-                f"The key {self.key} would land outside of {directory}; it was left out and nothing more was"
-                f" brought."
-            )
-        path = directory.joinpath(*relative.parts)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".kelpie-")
-        os.close(handle)
-        try:
-            size = self.bucket.download(self.key, Path(temporary), self.etag, self.version)
-            if size != self.size:
-                raise KelpieError(
-                    f"s3://{self.bucket.name}/{self.key} has {size} bytes and must have {self.size}."
-                )
-            Path(temporary).replace(path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        path = directory / self.name
+        draft = path.parent / f".kelpie-{secrets.token_hex(8)}"
+        with said_plainly(str(path)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.parent.resolve().is_relative_to(directory.resolve()):
+                raise KelpieError(f"{path.parent} is a link that leads out of {directory}; remove it.")
+            try:
+                size = self.bucket.download(self.key, draft, self.etag, self.version)
+                if size != self.size:
+                    raise KelpieError(f"{self.url} has {size} bytes and must have {self.size}.")
+                draft.replace(path)
+            finally:
+                draft.unlink(missing_ok=True)
         return path
+
+
+def bring(wanted: Sequence[Stored], directory: Path) -> None:
+    """Download all of them, or none if one has no place of its own below the directory. Raises KelpieError."""
+    taken: dict[PurePosixPath, Stored] = {}
+    for stored in wanted:
+        if other := taken.get(stored.name):
+            raise KelpieError(f"{other.url} and {stored.url} would be one file; nothing was brought.")
+        taken[stored.name] = stored
+    for name, stored in taken.items():
+        if folder := next((taken[parent] for parent in name.parents if parent in taken), None):
+            raise KelpieError(
+                f"{folder.url} would be a file and the directory of {stored.url}; nothing was brought."
+            )
+    for stored in wanted:
+        stored.download(directory)
 
 
 @contextmanager
@@ -110,9 +149,9 @@ def said_plainly(what: str) -> Iterator[None]:
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "")
         if code in ("PreconditionFailed", "412"):
-            raise KelpieError(
-                f"{what} was overwritten since the checkpoint was committed; it is not what the job saved."
-            ) from error
+            raise KelpieError(f"{what} was overwritten meanwhile; it is not what the job saved.") from error
+        if code in ("NoSuchKey", "NoSuchVersion"):
+            raise KelpieError(f"{what} is not there any more.") from error
         raise KelpieError(
             f"{what}: the storage refused it ({code}): {error.response.get('Error', {}).get('Message', '')}"
         ) from error

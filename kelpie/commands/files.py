@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ from kelpie.definitions import place
 from kelpie.errors import KelpieError, NotFound
 from kelpie.models import instant
 from kelpie.show import age, as_json, say, table
-from kelpie.storage import Bucket, Entry, Stored
+from kelpie.storage import Bucket, Entry, Stored, bring
+
+PARTS = {"before": "input", "during": "checkpoint", "after": "output"}  # with the names of the original's fields
+CLOCKS_APART = timedelta(seconds=5)  # of the coordinator and the storage
 
 
 def manifest(api: Client, job: Job) -> dict[str, Any]:
@@ -52,7 +56,7 @@ def files(reference: str, json_wanted: bool) -> None:
     """List the files of a job in its buckets: inputs, checkpoints, outputs."""
     with client() as api:
         job = found_newest(api, reference)
-        rows = [(part, entry) for part, blocks in (job.sync or {}).items() for entry in listed(blocks)]
+        rows = [(part, entry) for part in PARTS for entry in listed(blocks_of(job, part))]
         if json_wanted:
             for part, entry in rows:
                 as_json({"part": part, "url": entry.url, "size": entry.size, "modified": entry.modified})
@@ -61,6 +65,14 @@ def files(reference: str, json_wanted: bool) -> None:
             ("PART", "BYTES", "AGE", "FILE"),
             [(part, entry.size, age(entry.modified), entry.url) for part, entry in rows],
         )
+
+
+def blocks_of(job: Job, part: str) -> list[dict[str, Any]]:
+    """The sync blocks of a part, also of a job that was submitted with the fields of the original."""
+    if job.sync:
+        return list(job.sync.get(part) or [])
+    bucket, prefix = (job.extra.get(f"{PARTS[part]}_{what}") for what in ("bucket", "prefix"))
+    return [{"bucket": bucket, "prefix": prefix or "", "local_path": PARTS[part]}] if bucket else []
 
 
 def listed(blocks: Sequence[dict[str, Any]]) -> Iterator[Entry]:
@@ -82,43 +94,58 @@ def pull(reference: str, directory: Path, what: str) -> None:
     with client() as api:
         job = found_newest(api, reference)
         wanted = of_checkpoint(api, job) if what == "checkpoint" else of_outputs(job)
-    brought = 0
-    for stored in wanted:
-        stored.download(directory)
-        brought += 1
-    say(f"{brought} files are in {directory}.")
+    bring(wanted, directory)
+    say(f"{counted(len(wanted))} in {directory}.")
+
+
+def counted(files: int) -> str:
+    return "1 file is" if files == 1 else f"{files} files are"
 
 
 def of_outputs(job: Job) -> list[Stored]:
     """The files of the job's outputs. Raises KelpieError if it keeps none."""
-    blocks = (job.sync or {}).get("after") or []
+    blocks = blocks_of(job, "after")
     if not blocks:
         raise KelpieError(f"The job {job.title} keeps no outputs: it has no part `after`.")
     found = []
-    for block in blocks:
+    for block, folder in zip(blocks, folders(blocks), strict=True):
         bucket = Bucket(block["bucket"])
-        found += [
-            Stored(bucket, entry.key, block["prefix"], entry.size, None)
-            for entry in bucket.entries(block["prefix"])
-        ]
+        for entry in bucket.entries(block["prefix"]):
+            if job.completed and entry.modified and entry.modified > job.completed + CLOCKS_APART:
+                say(f"Warning: {entry.url} was changed {age(job.completed, entry.modified)} after the job's end.")
+            found.append(Stored(bucket, entry.key, block["prefix"], entry.size, entry.etag, folder=folder))
     return found
 
 
 def of_checkpoint(api: Client, job: Job) -> list[Stored]:
     """The files of the manifest, each with what the bucket said of it when it was committed."""
-    found = manifest(api, job)
-    prefixes = {block["bucket"]: block["prefix"] for block in reversed((job.sync or {}).get("during") or [])}
-    return [
-        Stored(
-            Bucket(one["bucket"]),
-            one["key"],
-            prefixes.get(one["bucket"], ""),
-            one["size"],
-            one["etag"],
-            one["version_id"],
-        )
-        for one in found["files"]
+    blocks = blocks_of(job, "during")
+    places = [
+        (block["bucket"], block["prefix"], folder) for block, folder in zip(blocks, folders(blocks), strict=True)
     ]
+    buckets = {bucket: Bucket(bucket) for bucket, _, _ in places}
+    found = []
+    for one in manifest(api, job)["files"]:
+        fitting = [place for place in places if fits(one, *place[:2])]
+        if not fitting:
+            raise KelpieError(f"s3://{one['bucket']}/{one['key']} is under no prefix of the job {job.title}.")
+        bucket, prefix, folder = max(fitting, key=lambda place: len(place[1]))
+        found.append(
+            Stored(buckets[bucket], one["key"], prefix, one["size"], one["etag"], one["version_id"], folder)
+        )
+    return found
+
+
+def fits(one: dict[str, Any], bucket: str, prefix: str) -> bool:
+    """Whether a file of a manifest belongs to a block. One that names no bucket is in the only one."""
+    return one["bucket"] in (None, bucket) and one["key"].startswith(prefix)
+
+
+def folders(blocks: Sequence[dict[str, Any]]) -> list[str]:
+    """The directory for the files of each block: the one that they are brought to, or of several its own."""
+    if len(blocks) == 1:
+        return [""]
+    return [block["local_path"].strip("/") for block in blocks]
 
 
 @click.command()
@@ -133,4 +160,4 @@ def push(directory: Path, url: str) -> None:
         if path.is_file():
             bucket.upload(path, prefix + path.relative_to(directory).as_posix())
             sent += 1
-    say(f"{sent} files are at s3://{name}/{prefix}")
+    say(f"{counted(sent)} at s3://{name}/{prefix}")
