@@ -7,7 +7,7 @@ from flask import Flask
 
 from kelpie_api import encryption, logs, migrations
 from kelpie_api.config import Config
-from kelpie_api.dashboard import overview, pages, sign_in  # noqa: F401 - each adds its pages
+from kelpie_api.dashboard import job, jobs, overview, pages, sign_in  # noqa: F401 - each adds its pages
 from kelpie_api.db import HOW_TO_CONNECT, Transaction
 from kelpie_api.encryption import Seal
 from kelpie_api.errors import ConfigError, SchemaError, WrongSecretKey

@@ -70,6 +70,14 @@ create table bans (
   constraint bans_pkey PRIMARY KEY (job_id, machine_id)
 );
 
+create table checkpoint_marks (
+  job_id uuid not null,
+  attempt integer not null,
+  at timestamp with time zone default now() not null,
+  constraint checkpoint_marks_job_id_fkey FOREIGN KEY (job_id) REFERENCES jobs(id) ON DELETE CASCADE,
+  constraint checkpoint_marks_pkey PRIMARY KEY (job_id, attempt, at)
+);
+
 create table checkpoints (
   job_id uuid not null,
   attempt integer not null,

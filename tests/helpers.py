@@ -279,6 +279,7 @@ JOB_TABLES = {
     "attempts": "job_id, number",
     "bans": "job_id, machine_id",
     "checkpoints": "job_id, attempt, generation",
+    "checkpoint_marks": "job_id, attempt, at",
     "progress": "job_id",
     "progress_points": "job_id, number",
     "outputs": "job_id, attempt",

@@ -26,6 +26,7 @@ from kelpie_api import logs
 from kelpie_api.auth.caller import Caller, Role
 from kelpie_api.dashboard import shown, states
 from kelpie_api.errors import KelpieError, NotFound, NotSignedIn
+from kelpie_api.queue.identity import IdempotencyKey
 from kelpie_api.web import sessions
 from kelpie_api.web.context import here, this_request
 from kelpie_api.web.errors import TITLES, answer_error
@@ -46,7 +47,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 TOLD, TOLD_FOR, LONGEST_TOLD = "kelpie-told", 60, 600
-MENU = (("Overview", "/ui"),)
+MENU = (("Overview", "/ui"), ("Jobs", "/ui/jobs"))
 OWN_PATH = re.compile(r"/ui(/[A-Za-z0-9_.-]+)*(\?[!-~]*)?")
 
 for _name in shown.FILTERS:
@@ -109,15 +110,22 @@ def page(template: str, status: int = 200, **values: Any) -> Response:
         "may_change": caller is not None and caller.role == Role.OPERATOR,
         "form_token": sessions.form_token(secret) if secret else None,
         "field": sessions.FIELD,
+        "once": sessions.new_secret(),
         "told": told,
         "pages": MENU,
         "look_of_phase": states.look_of_phase,
         "look_of_outcome": states.look_of_outcome,
+        "outcomes_of": outcomes_of,
     }
     response = make_response(render_template(template, **given | values), status)
     if told:
         sessions.forget_cookie(response, TOLD)
     return response
+
+
+def outcomes_of(attempts: Any) -> set[str]:
+    """How the attempts of a picture ended, for its key."""
+    return {bar.span.outcome for bar in attempts.picture.bars}
 
 
 def lead_to(place: str, told: str | None = None) -> AnyResponse:
@@ -126,6 +134,13 @@ def lead_to(place: str, told: str | None = None) -> AnyResponse:
     if told:
         sessions.set_cookie(answer, TOLD, quote(told[:LONGEST_TOLD]), TOLD_FOR)
     return answer
+
+
+def once_of(text: str, meaning: str) -> IdempotencyKey | None:
+    """The key of a form, so that one that is sent twice, as by a double click, acts once. None without one."""
+    if not re.fullmatch("[A-Za-z0-9_-]{20,60}", text):
+        return None
+    return IdempotencyKey(f"page-{text}", hashlib.sha256(meaning.encode()).digest())
 
 
 def own_path(text: str) -> str:

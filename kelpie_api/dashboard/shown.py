@@ -11,7 +11,7 @@ import unicodedata
 from datetime import datetime
 from typing import Any
 
-FILTERS = ("duration", "moment", "ago", "size", "money", "plain", "printed", "percent", "counted")
+FILTERS = ("duration", "brief", "moment", "ago", "size", "money", "plain", "printed", "percent", "counted")
 LONGEST_SHOWN = 300  # characters of a name, a label, a reason
 LONGEST_LINE = 4000  # characters of a line of output
 # Escape sequences of terminals: colours, moves of the cursor, titles of windows and links.
@@ -33,6 +33,14 @@ def duration(seconds: float | None) -> str:
         if len(parts) == 2:
             break
     return " ".join(part for part in parts if part)
+
+
+def brief(seconds: float) -> str:
+    """A length of time in its largest unit."""
+    for unit, length in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def moment(at: datetime | None) -> str:

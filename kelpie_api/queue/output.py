@@ -94,6 +94,15 @@ def read(db: Database, job_id: UUID, attempt: int, start: int, whole: bool = Fal
     return Output(bytes(content), at, left_out, found["is_over"])
 
 
+def tail(db: Database, job_id: UUID, attempt: int, most: int) -> Output:
+    """The last `most` bytes of what is kept of an attempt's output, beginning with a line where there is one."""
+    found = db.one_or_none(SQL.output_of_attempt, job_id=job_id, attempt=attempt)
+    start = max(0, found["next"] - most) if found else 0
+    end = read(db, job_id, attempt, start, whole=True)
+    first = end.content.find(b"\n") + 1 if start else 0
+    return Output(end.content[first:], end.next, start + first, end.is_over)
+
+
 def watch(db: Database, job_id: UUID, attempt: int) -> bool:
     """Have the holder send its output every second for a while; whether it does so."""
     return db.one_or_none(SQL.watch_output, job_id=job_id, attempt=attempt, most=MOST_WATCHED) is not None

@@ -40,6 +40,11 @@ OPEN = {
     "dashboard.get_nothing": To.ALL,
     "dashboard.sign_out": To.READERS,
     "dashboard.get_overview": To.READERS,
+    "dashboard.list_jobs": To.READERS,
+    "dashboard.get_change": To.OPERATORS,
+    "dashboard.change_jobs": To.OPERATORS,
+    "dashboard.get_job": To.READERS,
+    "dashboard.steer_job": To.OPERATORS,
     # jobs
     "jobs.submit_job": To.OPERATORS | To.SUBMITTING_TOKENS,
     "jobs.submit_job_by_old_path": To.OPERATORS | To.SUBMITTING_TOKENS,

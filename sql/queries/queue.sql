@@ -363,6 +363,20 @@ told as (
          jsonb_build_object('machine_id', %(machine_id)s::text, 'files', jsonb_array_length(%(files)s::jsonb))
     from kept
    where (select generation from newest) = 0
+),
+marked as (
+  insert into checkpoint_marks (job_id, attempt)
+  select k.job_id, k.attempt
+    from kept k
+    join attempts a on a.job_id = k.job_id and a.number = k.attempt
+   where (select generation from newest) < k.generation
+     and not exists (
+         select
+           from checkpoint_marks m
+          where m.job_id = k.job_id
+            and m.attempt = k.attempt
+            and m.at > now() - (now() - a.claimed) / 200)
+      on conflict do nothing
 )
 select greatest(n.generation, %(generation)s::bigint) as generation
   from held
@@ -1214,7 +1228,7 @@ select count(*) as count from resumed;
 
 -- name: purge_jobs
 -- The jobs of all tenants; the tables are named in lock order.
-truncate queue, jobs, attempts, checkpoints, bans, events, webhooks, deliveries, submissions, lapse_horizons, machines,
+truncate queue, jobs, attempts, checkpoints, checkpoint_marks, bans, events, webhooks, deliveries, submissions, lapse_horizons, machines,
   sweeps, dependencies, dependency_endings, reallocations, usage_of_days, usage_to_add;
 
 -- Reading.
