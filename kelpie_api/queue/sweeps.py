@@ -6,6 +6,7 @@ Jobs that belong together, of which so many may run at a time (docs/design/steer
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from uuid import UUID
@@ -18,6 +19,8 @@ from kelpie_api.queue.identity import IdempotencyKey, new_id
 FILLED_AT_ONCE = 2000  # jobs that one statement parks or unparks: a fraction of a second
 CANCELED_AT_ONCE = 1000  # jobs of one round: a fraction of a second, so claims step over few locked rows meanwhile
 FILL_PAUSE = 2.0  # seconds
+SURPLUS_PAUSE = 0.02  # seconds; other transactions lock a row for a few milliseconds
+LONGEST_SURPLUS = 5.0  # seconds
 CHANGEABLE = ("name", "labels", "max_parallel", "closed")
 
 
@@ -72,7 +75,7 @@ def list_page(db: Database, caller: Caller, page_size: int, before: int | None) 
 def change(db: Database, caller: Caller, sweep_id: UUID, changes: Mapping[str, Any]) -> Row:
     """Change what is given of name, labels, max_parallel, closed. A lowered limit stops no job.
 
-    Raises NotFound.
+    It is in force when this returns: no claim makes more jobs of the sweep run than it allows. Raises NotFound.
     """
     values: dict[str, Any] = {f"sets_{name}": name in changes for name in CHANGEABLE}
     values |= {name: changes.get(name) for name in CHANGEABLE}
@@ -80,7 +83,16 @@ def change(db: Database, caller: Caller, sweep_id: UUID, changes: Mapping[str, A
     if not db.one_or_none(SQL.change_sweep, id=sweep_id, scope=caller.scope["scope"], **values):
         raise NotFound(f"There is no sweep {sweep_id}; GET /sweeps lists those there are.")
     fill(db, sweep_id)
+    _park_surplus(db, sweep_id)
     return get(db, caller, sweep_id)
+
+
+def _park_surplus(db: Database, sweep_id: UUID) -> None:
+    """Park what other transactions had locked when a limit was lowered; beyond some seconds maintenance does."""
+    until = time.monotonic() + LONGEST_SURPLUS
+    while (row := db.one_or_none(SQL.exceeds_limit, id=sweep_id)) and row["exceeds"] and time.monotonic() < until:
+        time.sleep(SURPLUS_PAUSE)
+        fill(db, sweep_id)
 
 
 def cancel(db: Database, caller: Caller, sweep_id: UUID) -> int:

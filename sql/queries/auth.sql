@@ -121,12 +121,12 @@ delete from salad_proofs where digest = any(%(digests)s::bytea[]);
 -- name: forget_proofs
 -- Older ones count no more; a row that another process is at is left to it.
 delete from salad_proofs
- where digest in (
+ where digest = any (array(
        select digest
          from salad_proofs
         where proven < now() - interval '1 day'
         limit 100
-          for update skip locked);
+          for update skip locked));
 
 -- name: recall_jwks
 select keys, extract(epoch from now() - fetched)::float8 as age from jwks where url = %(url)s;
@@ -143,18 +143,18 @@ values (%(url)s, %(keys)s::jsonb)
 -- the key is gone.
 with over as (
   delete from sessions
-   where digest in (
-         select digest from sessions where expires < now() order by expires limit 100 for update skip locked)
+   where digest = any (array(
+         select digest from sessions where expires < now() order by expires limit 100 for update skip locked))
 ),
 beyond as (
   delete from sessions
-   where digest in (
+   where digest = any (array(
          select digest
            from sessions
           where key_id = %(key_id)s and expires >= now()
           order by begun desc
          offset %(most)s - 1
-            for update skip locked)
+            for update skip locked))
 )
 insert into sessions (digest, key_id, expires)
 select %(digest)s, id, now() + %(seconds)s * interval '1 second'

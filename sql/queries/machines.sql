@@ -240,19 +240,22 @@ update reallocations
 
 -- name: prune_machines
 -- One that comes back is noted anew, with no bans counted.
-delete from machines
- where (tenant_id, container_group, machine_id) in (
-       select tenant_id, container_group, machine_id
-         from machines
-        where last_seen < now() - %(older_than)s::interval
-        limit %(batch)s
-          for update skip locked);
+with old as materialized (
+  select tenant_id, container_group, machine_id
+    from machines
+   where last_seen < now() - %(older_than)s::interval
+   limit %(batch)s
+     for update skip locked
+)
+delete from machines m
+ using old
+ where (m.tenant_id, m.container_group, m.machine_id) = (old.tenant_id, old.container_group, old.machine_id);
 
 -- name: prune_reallocations
 delete from reallocations
- where id in (
+ where id = any (array(
        select id
          from reallocations
         where ended < now() - %(older_than)s::interval
         limit %(batch)s
-          for update skip locked);
+          for update skip locked));

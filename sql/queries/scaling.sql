@@ -215,13 +215,13 @@ having count(*) > 0;
 -- name: prune_decisions
 -- A batch at a time; what another process is at is left to it.
 delete from scaling_decisions
- where id in (
+ where id = any (array(
        select id
          from scaling_decisions
         where at < now() - %(older_than)s::interval
         order by at
         limit %(batch)s
-          for update skip locked);
+          for update skip locked));
 
 -- name: mark_stopping
 -- Machines of this group are handed no job for so long, however they spell its id.

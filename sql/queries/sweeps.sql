@@ -67,6 +67,14 @@ returning id;
 -- See functions/fill_sweep.sql.
 select fill_sweep(%(id)s, %(most)s) as changed;
 
+-- name: exceeds_limit
+-- Whether a sweep has more unparked jobs than its limit, of which some can be claimed: rows that were locked when the others were
+-- parked.
+select (select count(*) from queue q where q.sweep_id = s.id and q.parked is null) > s.max_parallel
+       and exists (select from queue q where q.sweep_id = s.id and q.parked is null and q.machine_id is null) as exceeds
+  from sweeps s
+ where s.id = %(id)s;
+
 -- name: sweeps_to_fill
 -- The sweeps that may have a free slot and a job for it, or more unparked jobs than their limit.
 select s.id

@@ -51,7 +51,7 @@ select id, tries, now() - %(took)s::interval, %(answer)s, %(error)s from webhook
 -- What waited for a day ends, also if its lane was so long that it was never tried.
 update webhooks
    set given_up = now(), next_try = null, under_way = false, sealed_key = null
- where id in (
+ where id = any (array(
        select id
          from webhooks
         where next_try is not null
@@ -59,7 +59,7 @@ update webhooks
           and not (under_way and next_try > now())
         order by due_since
         limit 1000
-          for update skip locked)
+          for update skip locked))
 returning id, job_id, status, tries;
 
 -- name: list_webhooks

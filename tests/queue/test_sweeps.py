@@ -196,6 +196,26 @@ def test_a_limit_that_is_being_set_counts_a_job_that_is_submitted_meanwhile(
     assert unparked(db, sweep) == 1
 
 
+def test_a_lowered_limit_is_in_force_when_it_is_answered_also_for_a_row_that_was_locked(
+    client: Client, db: Database, migrated_url: str
+) -> None:
+    sweep = new_sweep(client, max_parallel=3)
+    jobs = submit(client, 3, sweep)
+    client.claim("m1")
+    answers: list[int] = []
+    with psycopg.connect(migrated_url) as other:
+        other.execute("select from queue where job_id = %s for update", (jobs[2]["id"],))
+        lowering = threading.Thread(
+            target=lambda: answers.append(client.patch(f"/sweeps/{sweep['id']}", {"max_parallel": 1}).status_code)
+        )
+        lowering.start()
+        wait_for(lambda: unparked(db, sweep) == 2, "the row that is free to be parked")
+        assert answers == []
+    lowering.join(10)
+    assert answers == [200] and unparked(db, sweep) == 1
+    assert client.claim("m2") is None
+
+
 def blocked(db: Database) -> bool:
     return bool(db.all("select pid from pg_stat_activity where cardinality(pg_blocking_pids(pid)) > 0"))
 

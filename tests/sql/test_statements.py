@@ -96,3 +96,12 @@ def test_a_claim_calls_no_shared_rule_for_its_row(migrated_url: str, db: Databas
     }
     one_session.close()
     assert "hand_out_job" in called and called.isdisjoint(SHARED)
+
+
+def test_rows_of_a_batch_that_steps_over_locked_ones_are_chosen_once() -> None:
+    """As a subquery of `in` a plan may run them for each row, and each time others are chosen than before."""
+    texts = {**SQL.by_name, **{path.name: path.read_text() for path in (SQL_FOLDER / "functions").glob("*.sql")}}
+    batches = re.compile(
+        r"\bin \(\s*select(?:(?!;|\n\n|\bin \().)*?\b(?:limit|offset)\b[^;]*?skip locked\)", re.DOTALL
+    )
+    assert [name for name, text in texts.items() if batches.search(text)] == []
