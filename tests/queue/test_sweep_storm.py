@@ -1,4 +1,4 @@
-"""A storm over sweeps: many claimers, machines that vanish, and people who change limits, hold and cancel.
+"""A storm over sweeps: many claimers, machines that vanish, changes of limits, holds and cancels, all at once.
 
 `KELPIE_TEST_SWEEP_STORM_JOBS` is the number of jobs; thousands take minutes.
 """
