@@ -50,8 +50,25 @@ class ApiClient:
         events: list[dict[str, Any]] = self._call("GET", f"/jobs/{job_id}/events")["events"]
         return events
 
+    def progress(self, job_id: str) -> dict[str, Any]:
+        """How far a job is, and from where to where it went at its last resume."""
+        course: dict[str, Any] = self._call("GET", f"/jobs/{job_id}/progress")
+        return course
+
+    def usage(self, **query: str) -> dict[str, Any]:
+        """What attempts cost that have ended."""
+        found: dict[str, Any] = self._call("GET", "/usage", params=query)
+        return found
+
+    def set_price(self, group_id: str, price_per_hour: float) -> None:
+        self._call("PATCH", f"/container-groups/{group_id}", json={"price_per_hour": price_per_hour})
+
     def cancel(self, job_id: str) -> None:
         self._call("DELETE", f"/jobs/{job_id}")
+
+    def steer(self, job_id: str, what: str) -> str:
+        """Hold, resume or interrupt a job; returns what the API says will come of it."""
+        return str(self._call("POST", f"/jobs/{job_id}/{what}")["message"])
 
     def create_scaling_rule(self, rule: dict[str, Any]) -> dict[str, Any]:
         made: dict[str, Any] = self._call("POST", "/scaling-rules", json=rule)

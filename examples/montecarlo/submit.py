@@ -25,6 +25,7 @@ def job(block: int, options: argparse.Namespace) -> dict[str, object]:
         "direction": "upload",
     }
     return {
+        "name": "montecarlo",
         "command": options.python,
         "arguments": [str(SIMULATE), "blocks", str(block)],
         "sync": {"after": [upload]},

@@ -22,6 +22,7 @@ from local_stack.processes import Child, processes_in, scratch_folder
 from local_stack.stack import LocalStack, own_environment
 
 UPLOAD_RATE = 800_000  # bytes per second and file, like a slow connection at home
+PRICE_PER_HOUR = 3.6  # of a machine
 WEBHOOK_PATIENCE = 120  # seconds; retries are seconds apart at first
 INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 
@@ -46,6 +47,7 @@ def perform(root: Path, keep: bool) -> bool:
         undisturbed = python("reference", "-m", "local_stack.demo.reference", reference, folder=root)
         watcher = JobWatcher(stack)
         watcher.tell("stack", f"is up: API {stack.api_url}, S3 {stack.s3.url}, logs in {root}")
+        stack.client.set_price(stack.group, PRICE_PER_HOUR)
         outages = Outages(stack, watcher)
         long_jobs, batch = submit(outages, receiver.url)
         outages.run()
@@ -53,7 +55,7 @@ def perform(root: Path, keep: bool) -> bool:
         finish(undisturbed)
         results = [result_of_job(stack, job, reference) for job in long_jobs]
         results.append(result_of_batch(stack, batch, reference))
-        all_is_well = conclude(root, results, receiver)
+        all_is_well = conclude(stack, results, receiver)
         if keep:
             keep_running(stack, long_jobs[0])
     return all_is_well
@@ -80,13 +82,24 @@ def wait_for_webhooks(watcher: JobWatcher, receiver: WebhookReceiver, completed:
     )
 
 
-def conclude(root: Path, results: list[Result], receiver: WebhookReceiver) -> bool:
+def conclude(stack: LocalStack, results: list[Result], receiver: WebhookReceiver) -> bool:
     print(f"\n{table(results)}\n")
     print(f"webhooks received: {receiver.total()}, of them `completed` for {receiver.count('completed')} jobs")
-    print_results(root, results)
+    print_usage(stack)
+    print_results(stack.root, results)
     all_is_well = all(result.is_right for result in results)
     print("Not a byte was lost." if all_is_well else "SOMETHING IS WRONG: see the table.", flush=True)
     return all_is_well
+
+
+def print_usage(stack: LocalStack) -> None:
+    """Print what it cost, by the API."""
+    total = stack.client.usage()["total"]
+    print(
+        f"usage: machines held jobs for {total['held']:.1f} s, of which {total['useful']:.1f} s were useful and"
+        f" {total['lost']['interrupted']:.1f} s lost in {total['interruptions']} interruptions;"
+        f" at {PRICE_PER_HOUR:g} an hour that is {total['money']:.2f}"
+    )
 
 
 def print_results(root: Path, results: list[Result]) -> None:

@@ -1,32 +1,26 @@
-"""Prints what happens to the jobs, line by line: from what the API shows and from what the jobs print."""
+"""Prints what happens to the jobs, line by line: all of it from what the API shows, nothing from logs."""
 
-import re
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from local_stack.client import ApiClient, ApiUnavailableError, Job
 from local_stack.stack import LocalStack
 
 T = TypeVar("T")
 
-PAUSE = 0.05  # seconds between two reads of the jobs' output
+PAUSE = 0.05  # seconds between two looks at what is waited for
 API_PAUSE = 0.3
 API_PATIENCE = 2.0
 BATCH_PAUSE = 2.0
-
-# The examples print these, and `passing over ...` for a checkpoint that is not complete.
-STEP = re.compile(r"(?P<job>\w+): step (?P<step>\d+) of (?P<total>\d+)")
-RESUMED = re.compile(r"(?P<job>\w+): resumed from step (?P<step>\d+) of (?P<total>\d+)")
-WORTH_TELLING = re.compile(r"(?P<job>\w+): (?P<text>starts|resumed .*|passing over .*)")
+TOLD_EVERY = 10  # percent of a job
 
 
 @dataclass
 class FollowedJob:
-    """One long job, as it was last seen."""
+    """One long job, as the API showed it last."""
 
     name: str
     id: str
@@ -35,18 +29,18 @@ class FollowedJob:
     machine_id: str | None = None
     step: int = 0
     total: int = 0
-    runs_on: str | None = None  # the machine on which it last printed something, not what the API says
-    resumes: list["Resume"] = field(default_factory=list)
+    percent: int = 0
+    told_percent: int = -1
+    resumed_in: int = 1  # the last attempt of which it is known from where it went on
+    resumes: list[int] = field(default_factory=list)  # percents
 
     @property
     def is_final(self) -> bool:
         return self.status not in ("pending", "running")
 
-
-@dataclass(frozen=True)
-class Resume:
-    step: int
-    from_own_disk: bool
+    @property
+    def place(self) -> str:
+        return f"{self.percent} % (step {self.step} of {self.total})"
 
 
 @dataclass
@@ -59,33 +53,15 @@ class FollowedBatch:
     quarters_printed: int = 0
 
 
-class LineReader:
-    """Complete new lines of a growing file."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._position = 0
-
-    def new_lines(self) -> list[str]:
-        with self._path.open("rb") as file:
-            file.seek(self._position)
-            content = file.read()
-        complete = content[: content.rfind(b"\n") + 1]
-        self._position += len(complete)
-        return complete.decode(errors="replace").splitlines()
-
-
 class JobWatcher:
     """Follows the jobs of a stack. Everything happens inside `until`: nothing runs in the background."""
 
     def __init__(self, stack: LocalStack) -> None:
         self.jobs: dict[str, FollowedJob] = {}
         self.batch: FollowedBatch | None = None
-        self._stack = stack
         self._api = ApiClient(stack.api_url, stack.user_key, API_PATIENCE)
         self.api_answers = True
         self._began = time.monotonic()
-        self._outputs: dict[Path, LineReader] = {}
         self._next_look = {"api": 0.0, "batch": 0.0}
 
     def tell(self, subject: str, what: str) -> None:
@@ -124,24 +100,8 @@ class JobWatcher:
         self.until(lambda: time.monotonic() >= end, "time to pass", seconds + 60)
 
     def _look(self) -> None:
-        for worker in self._stack.workers:
-            reader = self._outputs.setdefault(worker.output, LineReader(worker.output))
-            for line in reader.new_lines():
-                self._read(line, worker.machine_id)
         if self._is_time("api", API_PAUSE):
             self._look_at_api()
-
-    def _read(self, line: str, machine_id: str) -> None:
-        if worth_telling := WORTH_TELLING.match(line):
-            self.tell(worth_telling["job"], f"{worth_telling['text']}, on {machine_id}")
-        progress = RESUMED.match(line) or STEP.match(line)
-        if progress is None or progress["job"] not in self.jobs:
-            return
-        job = self.jobs[progress["job"]]
-        job.step, job.total = int(progress["step"]), int(progress["total"])
-        if progress.re is RESUMED:
-            job.resumes.append(Resume(job.step, from_own_disk=machine_id == job.runs_on))
-        job.runs_on = machine_id
 
     def _look_at_api(self) -> None:
         try:
@@ -159,11 +119,41 @@ class JobWatcher:
 
     def _compare(self, known: FollowedJob, now: Job) -> None:
         if now["attempt"] != known.attempt:
-            why = "" if known.attempt == 0 else f": {known.machine_id} no longer renewed its lease"
-            self.tell(known.name, f"handed to {now['machine_id']}, attempt {now['attempt']}{why}")
+            self._tell_handout(known, now)
+        known.attempt, known.machine_id = now["attempt"], now["machine_id"]
+        self._note_progress(known, now.get("progress") or {})
         if now["status"] != known.status and now["status"] != "running":
-            self.tell(known.name, f"{now['status']}, after {now['attempt']} attempts")
-        known.status, known.attempt, known.machine_id = now["status"], now["attempt"], now["machine_id"]
+            self._tell_end(known, now)
+        known.status = now["status"]
+
+    def _tell_handout(self, known: FollowedJob, now: Job) -> None:
+        for attempt in self._api.attempts(known.id):
+            if known.attempt <= attempt["number"] < now["attempt"] and known.attempt:
+                self.tell(known.name, f"{cost_of(attempt)}, at {known.percent} %")
+        self.tell(known.name, f"handed to {now['machine_id']}, attempt {now['attempt']}")
+
+    def _note_progress(self, job: FollowedJob, told: dict[str, Any]) -> None:
+        if told.get("fraction") is None:
+            return
+        job.step, job.total, job.percent = told["step"], told["total"], int(100 * told["fraction"])
+        if job.attempt > job.resumed_in:
+            self._note_resume(job)
+        elif job.percent // TOLD_EVERY != job.told_percent // TOLD_EVERY:
+            job.told_percent = job.percent
+            self.tell(job.name, job.place)
+
+    def _note_resume(self, job: FollowedJob) -> None:
+        """Tell where the attempt goes on, once its command has said it: until then the progress is the old."""
+        resumed = self._api.progress(job.id)["resumed"]
+        if resumed and resumed["attempt"] == job.attempt:
+            before, after = (int(100 * resumed[name]) for name in ("from", "to"))
+            job.resumed_in, job.told_percent = job.attempt, after
+            job.resumes.append(after)
+            self.tell(job.name, f"goes on, on {job.machine_id}: was seen at {before} %, now at {after} %")
+
+    def _tell_end(self, job: FollowedJob, now: Job) -> None:
+        self.tell(job.name, cost_of(self._api.attempts(job.id)[-1]))
+        self.tell(job.name, f"{now['status']}, after {now['attempt']} attempts")
 
     def _look_at_batch(self) -> None:
         batch = self.batch
@@ -186,3 +176,9 @@ class JobWatcher:
             return False
         self._next_look[what] = time.monotonic() + pause
         return True
+
+
+def cost_of(attempt: dict[str, Any]) -> str:
+    """What an attempt that has ended was worth, in words."""
+    seconds = ", ".join(f"{name} {attempt[name]:.1f} s" for name in ("held", "useful", "lost"))
+    return f"attempt {attempt['number']} on {attempt['machine_id']} {attempt['outcome']}: {seconds}"

@@ -41,6 +41,7 @@ def counting(group: str, webhook: str) -> Job:
         for part in ("bucket", "prefix")
     }
     return {
+        "name": "counting",
         "command": sys.executable,
         "arguments": [str(EXAMPLES / "counting" / "count.py")],
         "environment": {"SECONDS_PER_STEP": str(SECONDS_PER_STEP)},
@@ -53,6 +54,7 @@ def counting(group: str, webhook: str) -> Job:
 
 def digits(group: str, webhook: str) -> Job:
     return {
+        "name": "digits",
         "command": sys.executable,
         "arguments": [
             *(str(EXAMPLES / "digits" / "train.py"), "input", "checkpoints", "output"),

@@ -39,7 +39,7 @@ class Outages:
             lambda: self.stack.s3.keys(jobs.BUCKET, f"{job.name}/checkpoint/"), "its checkpoint", LONG
         )
         self.watcher.tell_kill(
-            f"{job.machine_id} in the middle of {job.name}, at step {job.step}; its disk is lost"
+            f"{job.machine_id} in the middle of {job.name}, seen at {job.place}; its disk is lost"
         )
         self.replace(self.holder(job))
 
@@ -71,6 +71,7 @@ class Outages:
         self.wait_for_progress()
         renewed = "no job was" if self.attempts() == before else "JOBS WERE"
         self.watcher.tell("api", f"was away for longer than a lease, and {renewed} handed out anew")
+        self.tell_where_they_are()
 
     def lose_postgres(self, postgres: EmbeddedPostgres) -> None:
         self.watcher.tell_kill("Postgres: immediate stop, without a checkpoint")
@@ -79,16 +80,21 @@ class Outages:
         postgres.start()
         self.watcher.tell("postgres", "has recovered from its log")
         self.wait_for_progress()
+        self.tell_where_they_are()
 
     def lose_worker_but_not_its_disk(self, job: FollowedJob) -> None:
-        resumes = len(job.resumes)
-        holder = self.holder(job)
+        holder, before, attempt = self.holder(job), job.percent, job.attempt
         self.watcher.tell_kill(
-            f"the worker on {holder.machine_id} at step {job.step} of {job.name}; its disk stays"
+            f"the worker on {holder.machine_id} with {job.name}, seen at {job.place}; its disk stays"
         )
         holder.crash()
         holder.start()
-        self.watcher.until(lambda: len(job.resumes) > resumes, f"{job.name} to be resumed from the disk", LONG)
+        self.wait_for_progress(job)
+        if job.attempt == attempt:  # else the end of the attempt was told with what it lost
+            self.watcher.tell(
+                job.name,
+                f"goes on in attempt {attempt} from its own disk: was seen at {before} %, now at {job.percent} %",
+            )
 
     def replace(self, worker: Worker) -> None:
         worker.vanish()
@@ -108,20 +114,23 @@ class Outages:
     def wait_for_new_holders(self) -> None:
         """Wait until both jobs go on where they were interrupted, and the API shows it."""
         jobs = self.watcher.jobs.values()
-        self.watcher.until(
-            lambda: all(job.resumes and job.attempt > 1 for job in jobs), "both jobs to go on", LONG
-        )
+        self.watcher.until(lambda: all(job.is_final or job.resumes for job in jobs), "both jobs to go on", LONG)
         self.wait_for_progress()
 
-    def wait_for_progress(self) -> None:
-        """Wait until the API answers and every long job has made another step: the outage is over for all."""
-        jobs = self.watcher.jobs.values()
+    def wait_for_progress(self, *some: FollowedJob) -> None:
+        """Wait until the API answers and shows another step of these jobs, or of every long one: the outage is
+        over for all."""
+        jobs = some or self.watcher.jobs.values()
         steps = {job.name: job.step for job in jobs}
         self.watcher.until(
             lambda: self.watcher.api_answers and all(job.is_final or job.step > steps[job.name] for job in jobs),
-            "both jobs to make progress",
+            "the jobs to make progress",
             LONG,
         )
+
+    def tell_where_they_are(self) -> None:
+        for job in self.watcher.jobs.values():
+            self.watcher.tell(job.name, f"lost nothing: is at {job.percent} % in attempt {job.attempt}")
 
     def wait_for_completion(self) -> None:
         self.watcher.until(self.all_is_final, "all jobs to be completed", 4 * LONG)

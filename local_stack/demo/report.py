@@ -10,7 +10,17 @@ from local_stack.demo.jobs import BUCKET, OUTPUTS
 from local_stack.demo.reference import output_of
 from local_stack.stack import LocalStack
 
-HEADER = ("job", "attempts", "interruptions", "failures", "work saved by each resume", "sha256 of output", "bytes")
+HEADER = (
+    "job",
+    "attempts",
+    "interruptions",
+    "failures",
+    "goes on at",
+    "held",
+    "lost",
+    "sha256 of output",
+    "bytes",
+)
 
 
 @dataclass(frozen=True)
@@ -23,7 +33,9 @@ class Result:
     attempts: int
     interruptions: int
     failures: int
-    saved: str
+    goes_on_at: str
+    held: float  # seconds
+    lost: float
     output: Mapping[str, bytes]
     uninterrupted: Mapping[str, bytes]
 
@@ -39,31 +51,34 @@ class Result:
         name = self.name if self.jobs == 1 else f"{self.name} x {self.jobs}"
         numbers = (str(number) for number in (self.attempts, self.interruptions, self.failures))
         verdict = "same" if self.same else f"DIFFERENT from {sha256(self.uninterrupted)}"
-        return (name, *numbers, self.saved, sha256(self.output), verdict)
+        seconds = f"{self.held:.1f} s", f"{self.lost:.1f} s"
+        return (name, *numbers, self.goes_on_at, *seconds, sha256(self.output), verdict)
 
 
 def result_of_job(stack: LocalStack, job: FollowedJob, reference: Path) -> Result:
-    saved = [f"{resume.step}{' (own disk)' if resume.from_own_disk else ''}" for resume in job.resumes]
-    return result(stack, job.name, [job.id], f"{', '.join(saved) or 'nothing'} of {job.total} steps", reference)
+    return result(
+        stack, job.name, [job.id], ", ".join(f"{percent} %" for percent in job.resumes) or "-", reference
+    )
 
 
 def result_of_batch(stack: LocalStack, batch: FollowedBatch, reference: Path) -> Result:
     return result(stack, batch.name, sorted(batch.ids), "- (run again)", reference)
 
 
-def result(stack: LocalStack, name: str, ids: list[str], saved: str, reference: Path) -> Result:
+def result(stack: LocalStack, name: str, ids: list[str], goes_on_at: str, reference: Path) -> Result:
     known = {job["id"]: job for job in stack.client.jobs(page_size=10_000)}
     jobs = [known[job_id] for job_id in ids]
-    handed_out_again = [job["id"] for job in jobs if job["attempt"] > 1]
-    attempts = [attempt for job_id in handed_out_again for attempt in stack.client.attempts(job_id)]
+    spent = next(row for row in stack.client.usage(by="name")["usage"] if row["key"] == name)
     return Result(
         name=name,
         jobs=len(jobs),
         completed=sum(job["status"] == "completed" for job in jobs),
-        attempts=sum(job["attempt"] for job in jobs),
-        interruptions=sum(attempt["outcome"] == "interrupted" for attempt in attempts),
+        attempts=spent["attempts"],
+        interruptions=spent["interruptions"],
         failures=sum(job["num_failures"] for job in jobs),
-        saved=saved,
+        goes_on_at=goes_on_at,
+        held=spent["held"],
+        lost=spent["lost"]["interrupted"],
         output=stack.s3.files(BUCKET, OUTPUTS[name]),
         uninterrupted=output_of(reference, name),
     )

@@ -13,6 +13,10 @@ from local_stack.processes import processes_in, wait_for
 
 DEMO = Path(__file__).resolve().parents[2] / "scripts" / "demo"
 KILLS = 5
+END = re.compile(
+    r"attempt \d+ on \S+ (?P<outcome>\w+): "
+    r"held (?P<held>[\d.]+) s, useful (?P<useful>[\d.]+) s, lost (?P<lost>[\d.]+) s"
+)
 
 
 @pytest.mark.timeout(600)
@@ -20,8 +24,26 @@ def test_the_demo_loses_nothing() -> None:
     demo = subprocess.run([str(DEMO)], capture_output=True, text=True)
     assert demo.returncode == 0, demo.stdout + demo.stderr
     assert demo.stdout.count("*** KILL") == KILLS
+    tells_progress_and_what_was_lost(demo.stdout)
     assert "Not a byte was lost." in demo.stdout
     assert "processes left over: 0" in demo.stdout
+
+
+def tells_progress_and_what_was_lost(story: str) -> None:
+    """It says how far each long job was, never backwards within an attempt, and what each end was worth."""
+    for job in ("counting", "digits"):
+        lines = re.findall(rf"^ *[\d.]+ s  {job} +(.*)$", story, re.MULTILINE)
+        assert any("goes on, on machine-" in line for line in lines), story
+        attempts = "\n".join(lines).split("handed to")[1:]
+        for attempt in attempts:
+            told = [int(percent) for percent in re.findall(r"^(\d+) %", attempt, re.MULTILINE)]
+            assert told == sorted(told), story
+        ends = [END.match(line) for line in lines if END.match(line)]
+        assert [end["outcome"] for end in ends if end] == ["interrupted"] * (len(attempts) - 1) + ["completed"]
+        for held, useful, lost in ((float(end[n]) for n in ("held", "useful", "lost")) for end in ends if end):
+            assert abs(held - useful - lost) < 0.2, story
+            assert 0 <= lost <= held, story
+    assert story.count(" lost nothing: is at ") >= 2  # the API's outage, of each job that was not done by then
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ def result(
     output: Mapping[str, bytes] = BYTES,
     expected: Mapping[str, bytes] = BYTES,
 ) -> Result:
-    return Result("digits", 1, completed, 2, 1, failures, "9 of 40 steps", output, expected)
+    return Result("digits", 1, completed, 2, 1, failures, "22 %", 57.1, 0.7, output, expected)
 
 
 def test_a_completed_job_with_equal_bytes_is_right() -> None:
