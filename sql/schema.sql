@@ -314,6 +314,7 @@ create table outputs (
   next bigint default 0 not null,
   kept bigint default 0 not null,
   ended timestamp with time zone,
+  last_at timestamp with time zone,
   constraint outputs_pkey PRIMARY KEY (job_id, attempt)
 ) with (fillfactor=70);
 

@@ -138,11 +138,12 @@ class CoordinatorCalls:
         if report.outcome.verdict is not Verdict.COMPLETED:
             # The next attempt needs the last manifest, and once the job is given back the server refuses it.
             self._manifests.wait_for(report.job.claim_id, self._time_for_manifests())
-        self._pieces.wait_for(report.job.claim_id, min(_LAST_PIECE, self._time_for_manifests()))
 
         def once() -> ReportAnswer:
             nonlocal tries
             tries += 1
+            # Each time: once a coordinator that was away is back, the piece is to come before the report.
+            self._pieces.wait_for(report.job.claim_id, min(_LAST_PIECE, self._time_for_manifests()))
             if tries > 1 and self._counts_twice(report) and self._api.failure_is_counted(report.job):
                 return ReportAnswer(accepted=True)
             return self._api.report(report.job, report.outcome, report.progress)

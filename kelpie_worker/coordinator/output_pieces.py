@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from kelpie_worker import logs
@@ -13,7 +13,7 @@ from kelpie_worker.job import Job
 from kelpie_worker.limits import LARGEST_PIECE
 from kelpie_worker.messages import Message, OutputTaken, SendOutput
 from kelpie_worker.system.backoff import Backoff
-from kelpie_worker.system.retry import Failure, retry, sleep
+from kelpie_worker.system.retry import Failure, retry
 
 _BACKOFF = Backoff(0.5, 30.0)
 
@@ -28,6 +28,7 @@ class _Attempt:
     is_over: bool = False  # the server takes nothing of it any more
     end: int = 0  # the offset after all that was added
     ahead: int | None = 0  # by how much the server's offsets are ahead of ours; None: it is to be asked
+    hurried: threading.Event = field(default_factory=threading.Event)  # set: no pause before the next call
 
     def add(self, start: int, content: bytes) -> None:
         """Append; what does not follow what is waiting, or leaves no room for it, takes its place."""
@@ -45,6 +46,11 @@ class _Attempt:
         elif start + len(content) == self.start:
             self._keep(start, content + self.content)
 
+    def pause(self, seconds: float) -> None:
+        """Sleep, but not where the end of the attempt waits for the piece."""
+        self.hurried.wait(seconds)
+        self.hurried.clear()
+
     def _keep(self, start: int, content: bytes) -> None:
         left_out = max(0, len(content) - LARGEST_PIECE)
         self.start, self.content = start + left_out, content[left_out:]
@@ -53,12 +59,10 @@ class _Attempt:
 class OutputPieces:
     """`tell` takes the messages, from any thread."""
 
-    def __init__(
-        self, api: Api, tell: Callable[[Message], None], pause: Callable[[float], object] = sleep
-    ) -> None:
+    def __init__(self, api: Api, tell: Callable[[Message], None], backoff: Backoff = _BACKOFF) -> None:
         self._api = api
         self._tell = tell
-        self._pause = pause
+        self._backoff = backoff
         self._changed = threading.Condition()
         self._attempts: dict[str, _Attempt] = {}  # by claim id
 
@@ -76,9 +80,10 @@ class OutputPieces:
         threading.Thread(target=self._send_all, args=(piece.job, attempt), daemon=True, name="output").start()
 
     def wait_for(self, claim_id: str, timeout: float) -> None:
-        """Wait until every piece is answered: the server refuses one after the attempt has ended."""
+        """Have what is left sent at once, and wait until it is answered: after the attempt's end it is refused."""
         with self._changed:
             if attempt := self._attempts.get(claim_id):
+                attempt.hurried.set()
                 self._changed.wait_for(lambda: not attempt.is_sending, timeout)
 
     def forget(self, claim_id: str) -> None:
@@ -92,8 +97,8 @@ class OutputPieces:
             retry(
                 partial(self._send_next, job, attempt),
                 on=Unreachable,
-                backoff=_BACKOFF,
-                pause=self._pause,
+                backoff=self._backoff,
+                pause=attempt.pause,
                 until=lambda failure: attempt.is_over,
                 on_failure=partial(_tell_failure, job),
             )

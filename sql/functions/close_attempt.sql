@@ -2,7 +2,7 @@
 -- is. What it cost is written with it, and noted for the totals of the day (usage_to_add).
 --
 -- held    from the handout to the end; of an interrupted attempt, or one that was canceled after its lease had lapsed, to the last
---         heartbeat or checkpoint, since nothing tells how long the machine lived after that.
+--         heartbeat, checkpoint or piece of output, since nothing tells how long the machine lived after that.
 -- lost    from the last checkpoint of the attempt to its end, all of it without one; 0 if it completed; the rest is useful. Both
 --         are null where the worker reports no checkpoints: it said none of the parts of the protocol that it speaks, and
 --         reported none in this attempt.
@@ -27,13 +27,14 @@ begin
               and k.attempt = a.number
             order by k.generation desc
             limit 1) c on true
+      left join outputs o on o.job_id = a.job_id and o.attempt = a.number
       left join group_prices p on p.tenant_id = j.tenant_id and p.container_group = lower(a.container_group)
      cross join lateral (
            select extract(epoch from greatest(
                     a.claimed,
                     case when new.outcome = 'interrupted'
                            or (new.outcome = 'canceled' and lapsed(new.last_heartbeat, j.heartbeat_interval))
-                         then greatest(new.last_heartbeat, c.reported)
+                         then greatest(new.last_heartbeat, c.reported, o.last_at)
                          else now()
                     end) - a.claimed)::float8 as held) t
      where a.job_id = new.job_id

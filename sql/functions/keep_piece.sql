@@ -60,7 +60,7 @@ begin
   )
   select coalesce(sum(bytes), 0) into gone from old;
   update outputs
-     set next = known.next, kept = kept + octet_length(fresh) - gone
+     set next = known.next, kept = kept + octet_length(fresh) - gone, last_at = now()
    where job_id = the_job_id
      and attempt = the_attempt;
   insert into output_sizes (tenant_id, bytes) values (the_tenant_id, octet_length(fresh) - gone - removed);

@@ -13,8 +13,10 @@ from kelpie_worker.coordinator.output_pieces import OutputPieces
 from kelpie_worker.job import Job
 from kelpie_worker.limits import LARGEST_PIECE
 from kelpie_worker.messages import Message, OutputTaken, SendOutput
+from kelpie_worker.system.backoff import Backoff
 
 JOB = Job("claim", "job", 1)
+AT_ONCE = Backoff(first=0.001, longest=0.001)
 Answers = PieceAnswer | Exception | None
 
 
@@ -41,9 +43,9 @@ class Keeping:
         return told
 
 
-def pieces_to(api: Keeping) -> tuple[OutputPieces, list[Message]]:
+def pieces_to(api: Keeping, backoff: Backoff = AT_ONCE) -> tuple[OutputPieces, list[Message]]:
     told: list[Message] = []
-    return OutputPieces(cast(Api, api), told.append, pause=lambda seconds: False), told
+    return OutputPieces(cast(Api, api), told.append, backoff), told
 
 
 def test_while_one_is_under_way_the_next_ones_are_joined() -> None:
@@ -126,3 +128,15 @@ def test_the_end_of_an_attempt_waits_for_no_coordinator_that_is_away() -> None:
     pieces.wait_for("claim", 0.05)
     pieces.forget("claim")
     api.may_answer.release()
+
+
+def test_before_the_end_is_reported_the_last_piece_is_sent_without_a_pause() -> None:
+    api = Keeping(Unreachable("away"))
+    pieces, told = pieces_to(api, Backoff(first=3600, longest=3600))
+    pieces.send(SendOutput(JOB, 0, b"last"))
+    assert api.answered() == (0, b"last")
+    ending = threading.Thread(target=pieces.wait_for, args=("claim", 30))
+    ending.start()
+    assert api.answered() == (0, b"last")
+    ending.join(30)
+    assert told == [OutputTaken("claim", is_followed=False)]

@@ -13,6 +13,7 @@ from kelpie_api.queue import usage
 from kelpie_api.queue.retention import prune
 from tests.helpers import Client, Job, Tenant, at_once, be_seen, make_tenant, refused
 from tests.queue.test_checkpoint_manifests import put
+from tests.queue.test_output import send
 
 HOURLY = 3600  # so that a second costs one
 
@@ -37,6 +38,7 @@ def past(db: Database, seconds: float) -> None:
         ("attempts", ("claimed", "last_heartbeat", "ended")),
         ("queue", ("heartbeat",)),
         ("checkpoints", ("reported",)),
+        ("outputs", ("last_at",)),
     ):
         changes = ", ".join(f"{name} = {name} - %(seconds)s * interval '1 second'" for name in columns)
         db.execute(f"update {table} set {changes}", seconds=seconds)
@@ -241,6 +243,17 @@ class TestOneAttempt:
             api.delete(f"/jobs/{job['id']}")
         assert attempts(api, alive)[0]["held"] == about(1050)
         assert attempts(api, silent)[0]["held"] == about(50)
+
+    def test_that_vanished_was_held_to_the_last_piece_of_its_output(self, api: Client, db: Database) -> None:
+        job = api.submit(keep_output=1000)
+        claim(api, db)
+        past(db, 20)
+        api.report(job, "heartbeat", attempt=1)
+        past(db, 15)
+        assert send(api, job, 0, b"its last words").status_code == 200
+        past(db, 600)
+        claim(api, db, "m2")
+        assert attempts(api, job)[0]["held"] == about(35)
 
     def test_keeps_the_price_of_its_end(self, api: Client, db: Database) -> None:
         job = api.submit()

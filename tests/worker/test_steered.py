@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,56 @@ def test_what_is_printed_faster_than_it_is_sent_is_left_out_in_the_middle(
     assert all(len(content) <= 65536 for _, content in pieces)
     start, content = pieces[-1]
     assert start + len(content) == 300 * 8000 and content.endswith(b"0000299\n" * 1000)
+
+
+@dataclass(frozen=True)
+class End:
+    """A way in which an attempt ends: what the command does once it was told to, and what is done to it."""
+
+    last: str = ":"
+    on_term: str = "echo last; exit"
+    wishes: dict[str, Any] = field(default_factory=dict)
+    signal: signal.Signals | None = None
+
+
+ENDS = {
+    "completed": End("echo last"),
+    "failed": End("echo last; exit 3"),
+    "failed by a signal": End("echo last; kill -9 $$"),
+    "held": End(FOR_EVER, wishes={"stop": {"why": "hold"}}),
+    "killed after its grace": End(FOR_EVER, on_term="echo last", wishes={"stop": {"why": "interrupt"}}),
+    "given back by a worker that ends": End(FOR_EVER, signal=signal.SIGTERM),
+}
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+def test_what_a_command_printed_last_is_sent_however_its_attempt_ends(
+    coordinator: FakeCoordinator, worker: Worker, end: End
+) -> None:
+    script = f"trap '{end.on_term}' TERM; echo first; {UNTIL_TOLD}; {end.last}"
+    job = coordinator.submit(**shell(script), sync={}, keep_output=65536)
+    worker.start(KELPIE_SHUTDOWN_GRACE_S="4")
+    wait_for(lambda: coordinator.output(job) == b"first\n", "the first piece")
+    coordinator.wishes = end.wishes
+    (worker.folder / "go").touch()
+    if end.signal:
+        worker.signal(end.signal)
+    finished(coordinator, job)
+    assert coordinator.output(job).endswith(b"last\n")  # the shell may say that it was terminated
+
+
+def test_what_was_printed_last_comes_before_the_report_to_a_coordinator_that_was_away(
+    coordinator: FakeCoordinator, worker: Worker
+) -> None:
+    job = coordinator.submit(**shell(f"echo first; {UNTIL_TOLD}; echo last"), sync={}, keep_output=65536)
+    worker.start()
+    wait_for(lambda: coordinator.output(job) == b"first\n", "the first piece")
+    coordinator.down = True
+    (worker.folder / "go").touch()
+    worker.wait_for("api_unreachable", failures=2)
+    coordinator.down = False
+    assert finished(coordinator, job)[0] == "completed"
+    assert coordinator.output(job) == b"first\nlast\n"
 
 
 @pytest.mark.parametrize("status", [400, 413])
