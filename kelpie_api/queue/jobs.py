@@ -176,6 +176,7 @@ def _report(
         actor=f"machine:{report.machine_id}",
         sealed_key=caller.sealed_key,
         organization=caller.organization,
+        **progress.told(report),
         **counting,
     )
     if written:

@@ -136,8 +136,12 @@ class Stop(RequestSchema):
 
 
 class ReleaseReport(WorkerReport):
-    """`reason` is one of a few classes, `detail` a sentence about this case; `stop` is what it was ended for."""
+    """`reason` is one of a few classes, `detail` a sentence about this case; `stop` is what it was ended for.
 
+    `progress` is what the command told last.
+    """
+
+    progress = Progress(load_default=None, allow_none=True, metadata={"type": "object"})
     detail = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=LONGEST_DETAIL))
     stop = fields.Nested(Stop, load_default=None, allow_none=True)
 

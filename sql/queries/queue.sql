@@ -433,6 +433,9 @@ select attempt from held;
 -- name: complete_job
 -- The end of a job whose every output is in the bucket. Accepted from the holder, and for a pending job without a
 -- holder (the original's behaviour). No row: refused, nothing was written.
+--
+-- This report and the two below tell the progress that was told last (`said`, null: none), for no heartbeat may have
+-- carried it; what heartbeats told already is not written again.
 with held as (
   delete from queue
    where job_id = %(job_id)s
@@ -464,7 +467,15 @@ hooked as (
     from job
    where is_told(webhook, options, 'completed')
 )
-select status, sweep_id from job;
+select status, sweep_id,
+       (select tell_progress(h.job_id, h.attempt, %(said)s::json, %(fraction)s::double precision, %(point)s::json, null)
+          from held h
+         where h.machine_id is not null
+           and %(said)s::text <> coalesce((select p.said::text
+                                             from progress p
+                                            where p.job_id = h.job_id
+                                              and p.attempt = h.attempt), '')) as has_told
+  from job;
 
 -- name: fail_job
 -- One failure of one attempt. Without a retry rule that matches it is counted, the machine banned from this job, and the
@@ -604,7 +615,14 @@ hooked as (
      and status = 'failed'
 )
 select status, sweep_id, (select verdict = 'retry' from ruled where is_told) as counted,
-       coalesce((select ends_on_lapse from waiting), false) as is_to_be_ended
+       coalesce((select ends_on_lapse from waiting), false) as is_to_be_ended,
+       (select tell_progress(h.job_id, h.attempt, %(said)s::json, %(fraction)s::double precision, %(point)s::json, null)
+          from held h
+         where h.machine_id is not null
+           and %(said)s::text <> coalesce((select p.said::text
+                                             from progress p
+                                            where p.job_id = h.job_id
+                                              and p.attempt = h.attempt), '')) as has_told
   from job;
 
 -- name: release_job
@@ -690,7 +708,15 @@ told as (
          || coalesce((select jsonb_build_object('job_pause_seconds', seconds) from pause where machine_id = ''), '{}')
     from job
 )
-select status, sweep_id, (select ends_on_lapse from waiting) as is_to_be_ended from job;
+select status, sweep_id, (select ends_on_lapse from waiting) as is_to_be_ended,
+       (select tell_progress(h.job_id, h.attempt, %(said)s::json, %(fraction)s::double precision, %(point)s::json, null)
+          from held h
+         where h.machine_id is not null
+           and %(said)s::text <> coalesce((select p.said::text
+                                             from progress p
+                                            where p.job_id = h.job_id
+                                              and p.attempt = h.attempt), '')) as has_told
+  from job;
 
 -- name: cancel_job
 -- End a job that is not final yet. No row: it was final already, or is not this caller's.

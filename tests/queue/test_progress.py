@@ -86,6 +86,27 @@ def test_the_queue_keeps_the_fraction_and_when_it_changed(api: Client, db: Datab
     assert first["fraction_at"] == same["fraction_at"] < moved["fraction_at"]
 
 
+@pytest.mark.parametrize("end", ["completed", "failed", "released"])
+def test_what_was_told_last_comes_with_the_report_of_the_end(api: Client, job: Job, end: str) -> None:
+    """A command that tells it and exits leaves no time for a heartbeat."""
+    beat(api, job, progress={"step": 3, "fraction": 0.75})
+    assert api.report(job, end, attempt=1, progress={"step": 4, "fraction": 1}).status_code < 300
+    told = shown(api, job)["progress"]
+    assert (told["step"], told["fraction"]) == (4, 1)
+
+
+def test_what_a_heartbeat_told_is_not_told_anew_by_the_report(api: Client, job: Job) -> None:
+    beat(api, job, progress={"step": 3, "fraction": 0.75})
+    before = shown(api, job)["progress"]["at"]
+    api.report(job, "completed", attempt=1, progress={"step": 3, "fraction": 0.75})
+    assert shown(api, job)["progress"]["at"] == before
+
+
+def test_a_report_with_what_is_no_progress_is_a_400_and_can_be_sent_without(api: Client, job: Job) -> None:
+    refused(api.report(job, "completed", attempt=1, progress={"fraction": 2}), 400)
+    assert api.report(job, "completed", attempt=1).status_code == 200
+
+
 def test_the_last_progress_of_a_finished_job_stays(api: Client, job: Job) -> None:
     beat(api, job, progress={"fraction": 0.9})
     api.report(job, "completed", attempt=1)
