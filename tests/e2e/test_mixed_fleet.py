@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 
+from local_stack.client import ApiRefusedError
 from local_stack.processes import wait_for
 from local_stack.stack import LocalStack
 
@@ -64,6 +65,44 @@ def test_a_job_that_is_interrupted_goes_on_where_the_other_kind_of_worker_left_i
     assert [attempt["machine_id"] for attempt in stack.client.attempts(job_id)] == machines
     assert stack.client.job(job_id)["num_failures"] == 0
     machine.crash()
+
+
+def test_what_an_original_worker_cannot_do_is_refused_or_noted_and_ours_does_it_after(stack: LocalStack) -> None:
+    name = f"mixed-{uuid.uuid4().hex[:8]}"
+    bucket = Bucket(stack, name, compression=False)
+    bucket.put("i/data", b"input")
+    job_id = stack.client.submit(
+        {
+            "command": sys.executable,
+            "arguments": ["-c", COMMAND, "3"],
+            "container_group_id": name,
+            "heartbeat_interval": 1,
+            "keep_output": 1000,
+            "stall_after": 1,
+            "on_stall": "fail",
+            "checkpoint_signal": "USR1",
+            **{f"{kind}_bucket": name for kind in ("input", "checkpoint", "output")},
+            **KINDS,
+        }
+    )["id"]
+    group = {"SALAD_CONTAINER_GROUP_ID": name}
+    original = stack.start_worker(f"{name}-0", group, PROGRAMS["original"])
+    wait_for(partial(bucket.has, "c/deep/state", f"input {name}-0".encode()), "its checkpoint", timeout=60)
+    job = stack.client.job(job_id)
+    assert (job["phase"], "progress" in job) == ("running", False)
+    with pytest.raises(ApiRefusedError, match=r"409 .*cannot be told to save and stop"):
+        stack.client.steer(job_id, "interrupt")
+    assert "when its attempt ends" in stack.client.steer(job_id, "hold")
+    assert "noted" in [event["kind"] for event in stack.client.events(job_id)]  # that no stall will be told
+    original.vanish()
+    wait_for(lambda: stack.client.job(job_id)["phase"] == "parked", "the job to be held", timeout=60)
+    stack.client.steer(job_id, "resume")
+    ours = stack.start_worker(f"{name}-1", group)
+    wait_for(lambda: stack.client.job(job_id)["status"] == "completed", "the job to complete", timeout=60)
+    assert bucket.has("o/result", f"input {name}-0 {name}-1".encode())
+    ends = [(one["outcome"], one["useful"] is None) for one in stack.client.attempts(job_id)]
+    assert ends == [("interrupted", True), ("completed", False)]
+    ours.crash()
 
 
 class Bucket:

@@ -65,12 +65,12 @@ def test_a_job_that_is_interrupted_and_held_goes_on_from_what_it_saved(
 
     wait_for(lambda: runs(0), "the command")
     wait_for(lambda: stack.client.job(job)["phase"] == "running", "its phase")
-    stack.client._call("POST", f"/jobs/{job}/interrupt")
+    stack.client.steer(job, "interrupt")
     wait_for(lambda: runs(1), "the same machine to go on")
-    stack.client._call("POST", f"/jobs/{job}/hold")
+    stack.client.steer(job, "hold")
     wait_for(lambda: stack.client.job(job)["phase"] == "parked", "the job to be held")
     assert stack.s3.get(name, "ck/saved") == b"2"
-    stack.client._call("POST", f"/jobs/{job}/resume")
+    stack.client.steer(job, "resume")
     wait_for(lambda: stack.client.job(job)["status"] == "completed", "the job to complete")
     ends = [(attempt["outcome"], attempt["reason"]) for attempt in stack.client.attempts(job)]
     assert ends == [("released", "interrupt"), ("released", "hold"), ("completed", None)]
