@@ -75,7 +75,8 @@ def claimable(facts: Row) -> bool:
     """Whether a machine that was never seen, of the job's group, can be handed the job."""
     held = facts["machine_id"] is not None
     ready = (facts["has_lapsed"] and not facts["ends_on_lapse"]) if held else facts["parked"] is None
-    return bool(ready) and facts["paused_since"] is None and facts["stopping_until"] is None
+    against = ("paused_since", "stopping_until", "waits_until")
+    return bool(ready) and all(facts[name] is None for name in against)
 
 
 def _of_holder(facts: Row) -> Iterator[Reason]:
@@ -106,6 +107,13 @@ def _of_queue(db: Database, caller: Caller, facts: Row) -> Iterator[Reason]:
     yield from _of_lapse(facts)
     yield from _of_parking(facts)
     yield from _of_group(facts)
+    if facts["waits_until"]:
+        yield Reason(
+            Code.MACHINES_WAIT,
+            "It was taken and released thirty times within a minute, so all machines wait for it until"
+            f" {_time(facts['waits_until'])}.",
+            "The reasons of its last attempts (GET /jobs/{id}/attempts) say why.",
+        )
     if claimable(facts):
         yield Reason(Code.CLAIMABLE, "It can be claimed now, by the next free machine.")
         yield from _of_machines(facts)
@@ -188,14 +196,7 @@ def _of_machines(facts: Row) -> Iterator[Reason]:
             f"All live machines are banned from it, since it failed there: {_named(machines)}.",
             "Once the cause is mended DELETE /jobs/{id}/bans lets them have it again; or start another machine.",
         )
-    if facts["waits_until"]:
-        yield Reason(
-            Code.MACHINES_WAIT,
-            "It was taken and released thirty times within a minute, so all machines wait for it until"
-            f" {_time(facts['waits_until'])}.",
-            "The reasons of its last attempts (GET /jobs/{id}/attempts) say why.",
-        )
-    elif waiting := facts["waiting_machines"]:
+    if waiting := facts["waiting_machines"]:
         yield Reason(
             Code.MACHINES_WAIT,
             f"Machines that took and released it again and again wait for it: {_named(waiting)}.",

@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 
 from kelpie_api.db import Database
-from kelpie_api.queue import why
+from kelpie_api.queue import sweeps, why
 from kelpie_api.queue.why import Code
 from tests.helpers import Client, Tenant, ban, be_seen, claimed_id, make_job, make_rule, make_tenant
 
@@ -97,7 +97,9 @@ def test_a_job_that_a_machine_took_again_and_again(api: Client, db: Database, te
     db.execute("insert into pauses values (%(id)s, 'm7', 1, now() + interval '1 minute')", id=job)
     assert "m7" in codes(api, job)["machines_wait"]
     db.execute("insert into pauses values (%(id)s, '', 1, now() + interval '1 minute')", id=job)
-    assert "all machines wait" in codes(api, job)["machines_wait"]
+    found = codes(api, job)
+    assert "all machines wait" in found["machines_wait"]
+    assert "claimable" not in found
 
 
 def test_a_parked_job_says_each_of_its_reasons(api: Client, db: Database, tenant: Tenant) -> None:
@@ -197,6 +199,29 @@ PARKED = (
 )
 
 
+ENDING = (
+    "ends_on_lapse = true, wish = 'hold', wished_at = now(), wish_by = 'user:ann'",
+    "ends_on_lapse = true, wish = 'cancel', wished_at = now(), wish_by = 'user:ann'",
+    "ends_on_lapse = true",  # a limit is reached
+)
+
+
+def make_sweeps(db: Database, tenant: Tenant, dice: random.Random, groups: list[str | None]) -> list[UUID]:
+    """Jobs of sweeps without a limit, with one that is changed, and with a free slot that is not filled yet."""
+    made: list[UUID] = []
+    for most in (None, 1, 3):
+        sweep, _ = sweeps.create(db, tenant.caller, {"max_parallel": most}, None)
+        fields: dict[str, Any] = {"sweep": str(sweep["id"]), "priority": dice.choice([-3, 0, 7])}
+        of_sweep = [make_job(db, tenant, group=dice.choice(groups), **fields) for _ in range(4)]
+        sweeps.fill(db, sweep["id"])
+        if most == 3:
+            sweeps.change(db, tenant.caller, sweep["id"], {"max_parallel": dice.choice([1, 2, 4])})
+        if most == 1:
+            change(db, dice.choice(of_sweep), "parked = array['hold']")
+        made += of_sweep
+    return made
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_claimable_is_what_claims_by_fresh_machines_hand_out(
     api: Client, db: Database, tenant: Tenant, seed: int
@@ -215,7 +240,9 @@ def test_claimable_is_what_claims_by_fresh_machines_hand_out(
             )
     if dice.random() < 0.3:
         db.execute("insert into outages values (now() - interval '60 seconds', now() - interval '10 seconds')")
-    made: list[UUID] = []
+    if dice.random() < 0.15:
+        db.execute("update coordinator set seen = now() - interval '60 seconds'")
+    made = make_sweeps(db, tenant, dice, groups)
     for _ in range(14):
         state: Any = dice.choice(["pending", "held", "waiting", "waiting", "completed"])
         silent = dice.choice([0.0, 40.0, 1000.0])
@@ -226,11 +253,16 @@ def test_claimable_is_what_claims_by_fresh_machines_hand_out(
         if state in ("pending", "waiting") and dice.random() < 0.35:
             change(db, job, dice.choice(PARKED))
         if state == "held" and dice.random() < 0.4:
-            change(db, job, "ends_on_lapse = true, wish = 'hold', wished_at = now(), wish_by = 'user:ann'")
+            change(db, job, dice.choice(ENDING))
         for machine in dice.sample(["m1", "m2", "m3"], dice.randint(0, 3)):
             ban(db, job, machine)
         if dice.random() < 0.2:
-            db.execute("insert into pauses values (%(id)s, 'm1', 1, now() + interval '1 minute')", id=job)
+            machine = dice.choice(["m1", ""])
+            db.execute(
+                "insert into pauses values (%(id)s, %(machine)s, 1, now() + interval '1 minute')",
+                id=job,
+                machine=machine,
+            )
             if state != "completed":
                 change(db, job, "looped_until = now() + interval '1 minute'")
     said = {job for job in made if "claimable" in codes(api, job)}
@@ -239,3 +271,4 @@ def test_claimable_is_what_claims_by_fresh_machines_hand_out(
         while found := claimed_id(db, tenant, f"fresh-{uuid.uuid4()}", group):
             handed_out.add(found)
     assert said == handed_out
+    be_seen(db)
