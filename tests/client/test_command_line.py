@@ -338,3 +338,39 @@ def test_any_route_can_be_asked(kelpie: Kelpie) -> None:
     assert len(json.loads(kelpie("api", "GET", "/jobs?page_size=1").out)["jobs"]) == 1
     assert kelpie("api", "GET", "/no-such-route").code == 3
     assert kelpie("api", "POST", "/jobs", "-d", "no json").code == 1
+
+
+SWEEP = """
+import kelpie
+k = kelpie.Client()
+sweep = k.sweep(["run", "{n}"], kelpie.grid(n=range(2500)), name="many", group="g1")
+print(sweep.id, sweep.total)
+"""
+
+
+@filters
+def test_a_script_that_is_killed_in_the_middle_of_2500_jobs_and_run_again_makes_2500(
+    kelpie: Kelpie, environment: dict[str, str], asked: list[str]
+) -> None:
+    script = [sys.executable, "-c", SWEEP]
+    killed = subprocess.Popen(script, env=environment)
+    wait_for(lambda: asked.count("/jobs/batch") > 1, "the second of its three requests", timeout=60, pause=0.01)
+    killed.kill()
+    killed.wait()
+    again = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0, again.stderr
+    assert asked.count("/jobs/batch") > 3, "it was killed before the end"
+    (sweep,) = kelpie("sweeps", "--json").out.splitlines()
+    assert (json.loads(sweep)["id"], json.loads(sweep)["total"]) == (again.stdout.split()[0], 2500)
+    assert len(set(kelpie("ls", "-q", "--limit", "9999").out.split())) == 2500
+
+
+def test_a_script_that_uses_everything_runs(environment: dict[str, str]) -> None:
+    script = Path(__file__).with_name("everything.py")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", script], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1].endswith(
+        "kelpie ls -a lists yours, a job has an id and perhaps a name. canceled"
+    )

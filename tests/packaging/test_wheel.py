@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from kelpie_api.commands.server import COMMANDS
 from kelpie_version import VERSION
@@ -129,6 +130,30 @@ def test_without_the_packages_of_its_extra_a_program_says_which_to_install(
         refused = run(programs / command[0], *command[1:])
         assert refused.returncode != 0
         assert extra in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_a_plain_installation_brings_ten_packages_at_most() -> None:
+    """By what the packages that are installed here say that they need."""
+    needed, waiting = {"kelpie"}, (CHECKOUT / "requirements" / "client.in").read_text().splitlines()
+    while waiting:
+        wanted = Requirement(waiting.pop().partition("#")[0].strip() or "kelpie")
+        if wanted.name.lower() not in needed and (wanted.marker is None or wanted.marker.evaluate({"extra": ""})):
+            assert not wanted.extras, "an extra brings more packages"
+            needed.add(wanted.name.lower())
+            waiting += importlib.metadata.requires(wanted.name) or []
+    assert 3 < len(needed) <= 10, needed
+
+
+def test_a_users_script_passes_a_strict_type_check_beside_an_installed_client(
+    programs: Path, tmp_path: Path
+) -> None:
+    shutil.copy(CHECKOUT / "tests" / "client" / "everything.py", tmp_path)
+    mypy = [sys.executable, "-m", "mypy", "--strict", "--python-executable", programs / "python", "everything.py"]
+    checked = subprocess.run(mypy, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=200)
+    assert checked.returncode == 0, checked.stdout
+    (tmp_path / "everything.py").write_text("import kelpie\nnumber: int = kelpie.Client().submit('true')\n")
+    checked = subprocess.run(mypy, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=200)
+    assert '"Job"' in checked.stdout, "the types of the client are seen"
 
 
 def test_an_installed_server_migrates_and_serves(programs: Path, empty_database: str, tmp_path: Path) -> None:
