@@ -192,6 +192,8 @@ class JobFiles:
         self._places = directories.make(job, self._config.state_file)
         before_command.write(self._places, self._places_file)  # before there is a file that a crash could leave
         brought = download(job, self._storage, self.moving.downloads, self._own_files, self.lease.pause)
+        if job.before:  # storage has answered meanwhile
+            self._destinations_of(job).look()
         self._places.brought, self._places.origins = brought.versions, brought.origins
         before_command.save(self._places, self._places_file)  # before the command can run
         self._brought_objects = brought.objects

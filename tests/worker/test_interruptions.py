@@ -344,6 +344,18 @@ def test_a_bucket_that_outputs_cannot_go_to_is_found_before_the_command_starts(
     assert not worker.seen("command_started")
 
 
+def test_a_bucket_that_could_not_be_looked_for_before_the_download_is_looked_for_after_it(
+    coordinator: FakeCoordinator, make_worker: Callable[..., Worker], faulty: FaultyProxy, bucket: str
+) -> None:
+    faulty.break_in_turn(["503"], "GET", "/no-such-bucket")
+    sync = {"before": [block(bucket, "in")], "after": [block("no-such-bucket", "out")]}
+    job = coordinator.submit(**shell("echo 1 > out/x"), sync=sync)
+    worker = make_worker(AWS_ENDPOINT_URL=faulty.url, MAX_RETRIES="0").start()
+    report, body = finished(coordinator, job)
+    assert (report, body["reason"]) == ("failed", "upload")
+    assert worker.seen("bucket_not_looked_at") and not worker.seen("command_started")
+
+
 @pytest.mark.parametrize("when", ["during", "after"])
 def test_a_bucket_that_could_not_be_looked_for_before_the_command_is_looked_for_once_storage_answers(
     coordinator: FakeCoordinator,
