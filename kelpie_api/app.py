@@ -7,7 +7,7 @@ from flask import Flask
 
 from kelpie_api import encryption, logs, migrations
 from kelpie_api.config import Config
-from kelpie_api.dashboard import job, jobs, overview, pages, sign_in  # noqa: F401 - each adds its pages
+from kelpie_api.dashboard import site
 from kelpie_api.db import HOW_TO_CONNECT, Transaction
 from kelpie_api.encryption import Seal
 from kelpie_api.errors import ConfigError, SchemaError, WrongSecretKey
@@ -27,7 +27,7 @@ def create_app(config: Config) -> Flask:
     refuse_unfit_database(config, parts.db.outage)
     app = Flask(__name__, static_folder=None)
     requests.prepare(app, parts)
-    for blueprint in (*docs.DOCUMENTED, docs.blueprint, pages.blueprint):
+    for blueprint in (*docs.DOCUMENTED, docs.blueprint, site.blueprint):
         app.register_blueprint(blueprint)
     # Flask adds HEAD to every GET; here it would claim a job and keep it to itself.
     for rule in app.url_map.iter_rules("work.get_work"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
 
@@ -11,7 +10,7 @@ from flask import Response, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from kelpie_api.auth.caller import Caller
-from kelpie_api.dashboard.pages import blueprint, lead_to, once_of, page
+from kelpie_api.dashboard.pages import blueprint, lead_to, once_of, page, read
 from kelpie_api.db import Database
 from kelpie_api.errors import Conflict, InvalidRequest, KelpieError, NotFound
 from kelpie_api.queue import bulk, listing
@@ -21,11 +20,9 @@ from kelpie_api.queue.identity import IdempotencyKey
 from kelpie_api.queue.reruns import rerun
 from kelpie_api.queue.states import Phase
 from kelpie_api.queue.submissions import OpenJobLimits
-from kelpie_api.schemas.fields import RequestSchema
 from kelpie_api.schemas.filters import FILTER_NAMES, JobCountQuery, filters_of
 from kelpie_api.schemas.jobs import JobQuery, as_cursor
 from kelpie_api.web import sessions
-from kelpie_api.web.blueprint import PARSER
 from kelpie_api.web.body import whole_body
 from kelpie_api.web.context import caller, coordinator, db, this_request
 
@@ -63,12 +60,6 @@ def list_jobs() -> Response:
         following=following and urlencode([*kept, ("cursor", as_cursor(following))]),
         is_later="cursor" in request.args,
     )
-
-
-def read(schema: RequestSchema) -> dict[str, Any]:
-    """The filters in the address. Raises InvalidRequest."""
-    loaded: dict[str, Any] = PARSER.parse(schema, this_request(), location="query")
-    return loaded
 
 
 def asked() -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ from kelpie_api.auth.caller import Caller, Role
 from kelpie_api.dashboard import shown, states
 from kelpie_api.errors import KelpieError, NotFound, NotSignedIn
 from kelpie_api.queue.identity import IdempotencyKey
+from kelpie_api.schemas.fields import RequestSchema
 from kelpie_api.web import sessions
+from kelpie_api.web.blueprint import PARSER
 from kelpie_api.web.context import here, this_request
 from kelpie_api.web.errors import TITLES, answer_error
 
@@ -47,7 +50,14 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 TOLD, TOLD_FOR, LONGEST_TOLD = "kelpie-told", 60, 600
-MENU = (("Overview", "/ui"), ("Jobs", "/ui/jobs"))
+MENU = (
+    ("Overview", "/ui"),
+    ("Jobs", "/ui/jobs"),
+    ("Sweeps", "/ui/sweeps"),
+    ("Groups", "/ui/groups"),
+    ("Machines", "/ui/machines"),
+    ("Usage", "/ui/usage"),
+)
 OWN_PATH = re.compile(r"/ui(/[A-Za-z0-9_.-]+)*(\?[!-~]*)?")
 
 for _name in shown.FILTERS:
@@ -134,6 +144,16 @@ def lead_to(place: str, told: str | None = None) -> AnyResponse:
     if told:
         sessions.set_cookie(answer, TOLD, quote(told[:LONGEST_TOLD]), TOLD_FOR)
     return answer
+
+
+def read(schema: RequestSchema) -> dict[str, Any]:
+    """What the address asks for. Raises InvalidRequest."""
+    loaded: dict[str, Any] = PARSER.parse(schema, this_request(), location="query")
+    return loaded
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
 
 
 def once_of(text: str, meaning: str) -> IdempotencyKey | None:

@@ -49,3 +49,54 @@ select right(output, %(most)s) as output
   from attempts
  where job_id = %(job_id)s
    and number = %(attempt)s;
+
+-- name: list_groups
+-- The container groups that a tenant's jobs, machines, pauses and prices name: their open jobs, machines that were heard of within
+-- ten minutes, and what is set of them. '' is the null group.
+with named as materialized (
+  select lower(container_group) as container_group, 0 as pending, 0 as in_hand,
+         count(*) filter (where last_seen > now() - interval '10 minutes') as machines
+    from machines
+   where of_tenant(tenant_id, %(scope)s)
+   group by 1
+   union all
+  select lower(container_group), count(*) filter (where rank & 1 = 1), count(*) filter (where rank & 1 = 0), 0
+    from queue
+   where of_tenant(tenant_id, %(scope)s)
+   group by 1
+   union all
+  select container_group, 0, 0, 0 from paused_groups where of_tenant(tenant_id, %(scope)s)
+   union all
+  select container_group, 0, 0, 0 from group_prices where of_tenant(tenant_id, %(scope)s)
+),
+page as (
+  select container_group, sum(pending)::bigint as pending, sum(in_hand)::bigint as in_hand, sum(machines)::bigint as machines
+    from named
+   group by container_group
+   order by container_group
+   limit %(most)s
+)
+select g.container_group, g.pending, g.in_hand, g.machines, p.since as paused_since, p.by as paused_by, r.price_per_hour
+  from page g
+  left join lateral (
+       select since, by
+         from paused_groups
+        where container_group = g.container_group
+          and of_tenant(tenant_id, %(scope)s)
+        limit 1) p on true
+  left join lateral (
+       select price_per_hour
+         from group_prices
+        where container_group = g.container_group
+          and of_tenant(tenant_id, %(scope)s)
+        limit 1) r on true
+ order by g.container_group;
+
+-- name: list_cells
+-- The jobs of a sweep in the order of their submission, each with its phase. The caller is looked at before.
+select j.id, j.name, j.attempt, coalesce(p.phase, j.status::text) as phase
+  from jobs j
+  left join job_phases p on p.job_id = j.id
+ where j.sweep_id = %(sweep_id)s
+ order by j.seq
+ limit %(most)s;
