@@ -30,13 +30,13 @@ def prepare(state_file: str, job: Job) -> None:
 
 
 def remove(state_file: str, claim_id: str) -> None:
-    """Remove the folder with all that the command put there; links are not followed."""
+    """Remove the folder with all that the command put there, or in its place; links are not followed."""
     folder = _folder(state_file, claim_id)
     with contextlib.suppress(OSError):
-        if folder.is_symlink() or folder.is_file():
-            folder.unlink()
-        else:
+        if folder.is_dir() and not folder.is_symlink():
             shutil.rmtree(folder)
+        else:
+            folder.unlink()
 
 
 def _folder(state_file: str, claim_id: str) -> Path:

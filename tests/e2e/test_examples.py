@@ -52,7 +52,7 @@ def digits(stack: LocalStack, bucket: str, folder: Path) -> Job:
 
 
 def montecarlo(stack: LocalStack, bucket: str, folder: Path) -> Job:
-    return {"arguments": [str(EXAMPLES / "montecarlo" / "simulate.py"), "out", *map(str, range(150))]}
+    return {"arguments": [str(EXAMPLES / "montecarlo" / "simulate.py"), "out", *map(str, range(100))]}
 
 
 def container(stack: LocalStack, bucket: str, folder: Path) -> Job:
