@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from kelpie.errors import (
+    DefinitionError,
     JobCanceled,
     JobFailed,
     KelpieError,
@@ -27,6 +28,7 @@ from kelpie_version import VERSION
 
 EXIT_CODES: tuple[tuple[type[KelpieError], int], ...] = (
     (SettingsError, 2),
+    (DefinitionError, 2),
     (NotFound, 3),
     (NotAllowed, 4),
     (Unreachable, 5),

@@ -143,6 +143,8 @@ def get_job(server: Server, job_id: str) -> Doing[Json]:
 
 def find_jobs(server: Server, reference: str) -> Doing[list[Json]]:
     """The jobs that an id, the end of one, or a name may mean, newest first. Raises NotFound if there is none."""
+    if not reference.strip():
+        raise DefinitionError("The name of a job is empty; give its id, the end of that, or its name.")
     if _is_id(reference):
         return [(yield from get_job(server, reference))]
     yield from require(server, "filters", "names and ends of ids; give the whole id")

@@ -81,6 +81,8 @@ def find(
     headers = next((found for place in places if (found := _credential(place))), None)
     if headers is None:
         raise SettingsError(NO_CREDENTIAL)
+    if not all(text.isascii() and text.isprintable() for text in headers.values()):
+        raise SettingsError("The key holds a character that no key has, such as a line break; copy it again.")
     group = next(
         (place["group"] for place in (defaults, from_environment, profiles.get(chosen, {})) if place.get("group")),
         None,

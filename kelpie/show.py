@@ -31,6 +31,7 @@ COLOURS = {
     "failed": "red",
     "canceled": "bright_black",
 }
+WIDE = 80  # columns of a terminal on which a table shows its empty columns, too
 BLOCKS = "▁▂▃▄▅▆▇█"
 LETTERS = {"completed": "C", "failed": "F", "interrupted": "I", "released": "R", "canceled": "X", None: ">"}
 # Characters that turn the direction of text around, with which a name can pretend to be another.
@@ -74,20 +75,28 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], colours: Sequen
         for row in cells:
             click.echo("\t".join(row))
         return
-    columns = [max(width(row[place]) for row in [list(head), *cells]) for place in range(len(head))]
-    room = max(shutil.get_terminal_size().columns - 2 * (len(head) - 1), 20)
-    while sum(columns) > room and max(columns) > 8:
-        columns[columns.index(max(columns))] -= 1
-    click.echo(styled(line(list(head), columns), bold=True))
-    for index, row in enumerate(cells):
-        colour = colours[index] if index < len(colours) else None
-        click.echo(styled(line(row, columns), fg=colour))
+    screen = shutil.get_terminal_size().columns
+    places = [
+        place for place in range(len(head)) if screen >= WIDE or any(row[place] for row in cells) or not cells
+    ]
+    shown = [[row[place] for place in places] for row in [list(head), *cells]]
+    widths = [max(width(row[place]) for row in shown) for place in range(len(places))]
+    while sum(widths) + 2 * (len(widths) - 1) > screen and max(widths) > 8:
+        widths[widths.index(max(widths))] -= 1
+    for index, row in enumerate(shown, -1):
+        style = {"bold": True} if index < 0 else {"fg": colours[index] if index < len(colours) else None}
+        click.echo(styled(cut(line(row, widths), screen), **style))
 
 
-def line(cells: list[str], columns: list[int]) -> str:
-    cut_cells = [cut(cell, wide) for cell, wide in zip(cells, columns, strict=True)]
-    padded = [cell + " " * (wide - width(cell)) for cell, wide in zip(cut_cells, columns, strict=True)]
+def line(cells: list[str], widths: list[int]) -> str:
+    cut_cells = [cut(cell, wide) for cell, wide in zip(cells, widths, strict=True)]
+    padded = [cell + " " * (wide - width(cell)) for cell, wide in zip(cut_cells, widths, strict=True)]
     return "  ".join(padded).rstrip()
+
+
+def room(most: int, before: int = 0) -> int:
+    """The columns for what stands behind so many others on one line of the terminal: `most` or fewer."""
+    return max(min(most, shutil.get_terminal_size().columns - before), 10)
 
 
 def styled(text: str, **style: Any) -> str:

@@ -11,10 +11,12 @@ import click
 
 from kelpie.client import Client, Job, filters_of
 from kelpie.definitions import seconds
-from kelpie.errors import DefinitionError
+from kelpie.errors import DefinitionError, NotFound
 from kelpie.show import as_json, jobs_table
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+# From its first word on all belongs to a job's command, also what looks like an option.
+COMMAND_IS_LAST = {"allow_interspersed_args": False}
 PATIENCE = 8.0  # seconds: a person waits for the sentence that the coordinator is away
 PHASES = (
     "pending",
@@ -98,13 +100,13 @@ def pair(text: str, what: str) -> tuple[str, str]:
 
 
 def sweep_id(api: Client, reference: str) -> str:
-    """The id of the sweep with this id or name, the newest of several. Raises DefinitionError."""
+    """The id of the sweep with this id or name, the newest of several. Raises NotFound."""
     if reference == "none":
         return reference
     for sweep in api.sweeps():
         if reference in (sweep.id, sweep.name) or (len(reference) >= 6 and sweep.id.endswith(reference)):
             return sweep.id
-    raise DefinitionError(f"There is no sweep {reference}; kelpie sweeps lists them.")
+    raise NotFound(f"There is no sweep {reference}; kelpie sweeps lists them.", 404)
 
 
 def show_jobs(jobs: Sequence[Job], json_wanted: bool, quiet: bool) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from kelpie.commands.common import COMMAND_IS_LAST
 from kelpie.errors import KelpieError
 from kelpie.show import plain, say
 
@@ -78,7 +79,7 @@ def demo(arguments: tuple[str, ...]) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "local_stack.demo", *arguments])
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+@click.command(context_settings=COMMAND_IS_LAST)
 @click.option("--checkpoint", default="checkpoint", metavar="DIR", help="Where it saves; checkpoint.")
 @click.option("--output", default="output", metavar="DIR", help="Where it leaves its results; output.")
 @click.option(

@@ -14,7 +14,7 @@ from kelpie import operations
 from kelpie.client import Client, Job, Jobs
 from kelpie.commands.common import client, filter_options, filters, moment, output_options, show_jobs, wire
 from kelpie.definitions import seconds
-from kelpie.errors import JobEnded, NotFound, NotSupported, Refused
+from kelpie.errors import JobEnded, KelpieError, NotFound, NotSupported, Refused
 from kelpie.models import Attempt
 from kelpie.operations import Piece
 from kelpie.show import (
@@ -25,6 +25,7 @@ from kelpie.show import (
     duration,
     on_terminal,
     plain,
+    room,
     say,
     sparkline,
     styled,
@@ -79,11 +80,12 @@ def show(reference: str, json_wanted: bool) -> None:
             return
         attempts = job.attempts()
         for name, value in facts(job):
-            click.echo(f"{styled(f'{name:<12}', bold=True)}{plain(value)}")
+            shown = styled(plain(value), fg=COLOURS.get(job.phase)) if name == "phase" else plain(value)
+            click.echo(f"{styled(f'{name:<12}', bold=True)}{shown}")
         for metric, values in courses(api, job).items():
             click.echo(f"{styled(f'{plain(metric):<12}', bold=True)}{sparkline(values)} {values[-1]:g}")
         if attempts:
-            click.echo(f"{styled('attempts', bold=True)}    {timeline(job, attempts)}")
+            click.echo(f"{styled('attempts', bold=True)}    {timeline(job, attempts, room(60, 12))}")
         if not job.is_final and job.phase in ("pending", "waiting", "parked", "stalled"):
             tell_why(job)
 
@@ -96,10 +98,7 @@ def facts(job: Job) -> list[tuple[str, str]]:
     said = [
         ("name", job.name or ""),
         ("id", job.id),
-        (
-            "phase",
-            styled(job.phase, fg=COLOURS.get(job.phase)) + (f" ({', '.join(job.parked)})" if job.parked else ""),
-        ),
+        ("phase", job.phase + (f" ({', '.join(job.parked)})" if job.parked else "")),
         ("reason", job.reason or ""),
         (
             "progress",
@@ -223,7 +222,7 @@ def attempts(reference: str, json_wanted: bool) -> None:
                 as_json({name: getattr(attempt, name) for name in attempt.__dataclass_fields__ if name != "extra"})
             return
         if on_terminal() and found:
-            click.echo(timeline(job, found, 72))
+            click.echo(timeline(job, found, room(72)))
             click.echo("= held  . waits  C completed  F failed  I interrupted  R released  X canceled  > runs\n")
         table(
             ("TRY", "MACHINE", "OUTCOME", "HELD", "LOST", "CODE", "REASON"),
@@ -255,6 +254,8 @@ def logs(reference: str, follow_wanted: bool, attempt: int | None, lines: int | 
     """Print what a job's command printed, over all its attempts."""
     with client() as api:
         job = found_newest(api, reference)
+        if attempt and attempt > job.attempt and not follow_wanted:
+            raise KelpieError(f"The job {job.title} has had {job.attempt} attempts, and so no attempt {attempt}.")
         pieces = job.pieces(follow=follow_wanted, attempt=attempt)
         if lines is None:
             for piece in pieces:

@@ -70,4 +70,6 @@ def profiles(remove: str | None) -> None:
         write_profile(remove, None, file)
         say(f"Forgot {remove}.")
         return
+    if not found:
+        say("No profile is kept; kelpie login makes one.")
     table(("PROFILE", "ADDRESS"), [(name, profile.get("api_url", "")) for name, profile in sorted(found.items())])

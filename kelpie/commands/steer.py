@@ -19,9 +19,16 @@ YES = click.option("-y", "--yes", is_flag=True, help="Ask nothing.")
 
 
 def change(
-    verb: str, references: Sequence[str], yes: bool, options: dict[str, Any], one: Callable[[Client, Job], object]
+    verb: str,
+    references: Sequence[str],
+    yes: bool,
+    options: dict[str, Any],
+    one: Callable[[Client, Job], str | None],
 ) -> None:
-    """Change the named jobs one by one, or all that match at once. Raises Refused once the others were changed."""
+    """Change the named jobs one by one, or all that match at once; print their ids, or what `one` returns.
+
+    Raises KelpieError once the others were changed.
+    """
     with client() as api:
         found = filters(api, **options)
         jobs = chosen(api, references, found)
@@ -33,12 +40,12 @@ def change(
         refused = 0
         for job in jobs:
             try:
-                one(api, job)
+                click.echo(one(api, job) or job.id)
             except Refused as error:
+                if len(jobs) == 1:
+                    raise
                 refused += 1
                 say(str(error))
-            else:
-                click.echo(job.id)
         if refused:
             raise KelpieError(f"{refused} of {len(jobs)} jobs were not changed.")
 
@@ -99,8 +106,10 @@ def interrupt(references: tuple[str, ...], ban: bool, yes: bool) -> None:
 def rerun(references: tuple[str, ...], yes: bool, fresh: bool, **options: Any) -> None:
     """Submit ended jobs anew."""
 
-    def one(api: Client, job: Job) -> None:
-        say(f"{job.title} runs again as {job.rerun(fresh=fresh).id}.")
+    def one(api: Client, job: Job) -> str:
+        new = job.rerun(fresh=fresh)
+        say(f"{job.title} runs again as {new.id}.")
+        return new.id
 
     change("rerun", references, yes, options, one)
 

@@ -13,7 +13,7 @@ import click
 
 from kelpie import grids, operations
 from kelpie.client import Client, Job, made_definition
-from kelpie.commands.common import client, labels, pair
+from kelpie.commands.common import COMMAND_IS_LAST, client, labels, pair
 from kelpie.commands.look import follow, wait_for
 from kelpie.errors import DefinitionError
 from kelpie.settings import find
@@ -103,13 +103,14 @@ def read_definition(file: str) -> dict[str, Any]:
 
     Raises DefinitionError.
     """
+    title = "Standard input" if file == "-" else file
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise DefinitionError(f"{file} cannot be read: {error}.") from error
-    made = parsed(file, text)
+        raise DefinitionError(f"{title} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+    made = parsed(title, text)
     if not isinstance(made, dict):
-        raise DefinitionError(f"{file} does not hold one job: an object with command, arguments and so on.")
+        raise DefinitionError(f"{title} does not hold one job: an object with command, arguments and so on.")
     return {"container_group_id": None, **made}
 
 
@@ -117,7 +118,9 @@ def parsed(file: str, text: str) -> Any:
     try:
         if file.endswith(".toml"):
             return tomllib.loads(text)
-        if file.endswith((".yaml", ".yml")) or (file == "-" and not text.lstrip().startswith(("{", "["))):
+        if file.endswith((".yaml", ".yml")) or (
+            file == "Standard input" and not text.lstrip().startswith(("{", "["))
+        ):
             return parsed_yaml(file, text)
         return json.loads(text)
     except ValueError as error:
@@ -137,7 +140,7 @@ def parsed_yaml(file: str, text: str) -> Any:
         raise DefinitionError(f"{file} cannot be read: {' '.join(str(error).split())}.") from error
 
 
-@click.command(context_settings={"ignore_unknown_options": False})
+@click.command(context_settings=COMMAND_IS_LAST)
 @definition_options
 @click.option(
     "-F", "--file", metavar="FILE", help="A whole definition, JSON, YAML or TOML; - reads standard input."
@@ -218,7 +221,7 @@ def tell(job: Job, json_wanted: bool, quiet: bool) -> None:
         say(f"Submitted {job.title}. See it with: kelpie show {job.id[-8:]}")
 
 
-@click.command()
+@click.command(context_settings=COMMAND_IS_LAST)
 @definition_options
 @click.option(
     "-p", "--parameter", "axes", multiple=True, metavar="lr=1e-4,3e-4", help="A parameter; repeatable; seed=0..9."
@@ -246,6 +249,8 @@ def sweep(
     """
     if not name:
         raise click.UsageError("A sweep has a name: -n NAME. Run again with it, it makes no job twice.")
+    if not axes and not csv_file:
+        raise click.UsageError("A sweep has parameters: -p lr=1e-4,3e-4, or --csv FILE.")
     parameters = combined(dict(grids.parse_axis(text) for text in axes), csv_file)
     given = options_of(label=(), **options)
     if dry_run:
@@ -267,7 +272,8 @@ def sweep(
         )
         click.echo(made_sweep.id)
         if not quiet:
-            say(f"Submitted {len(parameters)} jobs. See them with: kelpie ls --sweep {name}")
+            jobs = "1 job" if len(parameters) == 1 else f"{len(parameters)} jobs"
+            say(f"Submitted {jobs}. See them with: kelpie ls --sweep {name}")
 
 
 def combined(axes: dict[str, list[str]], csv_file: Path | None) -> list[dict[str, Any]]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import pty
+import re
 import signal
 import stat
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -337,7 +340,7 @@ def test_any_route_can_be_asked(kelpie: Kelpie) -> None:
     submit(kelpie, "--", "true")
     assert len(json.loads(kelpie("api", "GET", "/jobs?page_size=1").out)["jobs"]) == 1
     assert kelpie("api", "GET", "/no-such-route").code == 3
-    assert kelpie("api", "POST", "/jobs", "-d", "no json").code == 1
+    assert kelpie("api", "POST", "/jobs", "-d", "no json").code == 2
 
 
 SWEEP = """
@@ -374,3 +377,64 @@ def test_a_script_that_uses_everything_runs(environment: dict[str, str]) -> None
     assert done.stdout.splitlines()[-1].endswith(
         "kelpie ls -a lists yours, a job has an id and perhaps a name. canceled"
     )
+
+
+def test_all_that_follows_the_commands_first_word_belongs_to_it(kelpie: Kelpie) -> None:
+    made = json.loads(kelpie("submit", "--dry-run", "-n", "mine", "train", "--lr", "3", "-n", "its").out)
+    assert (made["name"], made["command"], made["arguments"]) == ("mine", "train", ["--lr", "3", "-n", "its"])
+
+
+@filters
+def test_a_rerun_prints_the_id_of_the_new_job(kelpie: Kelpie) -> None:
+    old = submit(kelpie, "-n", "again", "--", "true")
+    kelpie("cancel", "again")
+    new = kelpie("rerun", old).out.strip()
+    assert new not in ("", old)
+    assert json.loads(kelpie("show", new, "--json").out)["status"] == "pending"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (["cancel", ""], 2, "The name of a job is empty"),
+        (["show", " "], 2, "The name of a job is empty"),
+        (["ls", "--sweep", "nosuch"], 3, "There is no sweep nosuch"),
+        (["submit", "-l", "team", "--", "true"], 2, "A label looks like name=value"),
+        (["submit", "-F", "nosuch.json"], 2, "nosuch.json cannot be read: No such file or directory."),
+        (["submit", "-F", "-"], 2, "Standard input cannot be read"),
+    ],
+)
+def test_a_careless_call_is_answered_in_one_sentence(
+    kelpie: Kelpie, words: list[str], code: int, sentence: str
+) -> None:
+    submit(kelpie, "--", "true")
+    said = kelpie(*words, stdin="{no json")
+    assert said.code == code
+    assert one_sentence(said).startswith(sentence)
+
+
+@pytest.mark.parametrize("key", ["schlüssel", "two\nlines"])
+def test_a_key_that_cannot_be_one_is_told_so(kelpie: Kelpie, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("KELPIE_API_KEY", key)
+    said = kelpie("ls")
+    assert said.code == 2
+    assert "copy it again" in one_sentence(said)
+
+
+@filters
+def test_a_narrow_terminal_shows_lines_that_fit_and_colours_that_are_no_text(
+    kelpie: Kelpie, environment: dict[str, str]
+) -> None:
+    submit(kelpie, "-n", "日本語-und-ein-langer-name", "--", "true")
+    outside, inside = pty.openpty()
+    termios.tcsetwinsize(inside, (24, 40))
+    line = f'"{sys.executable}" -m kelpie ls && "{sys.executable}" -m kelpie show 日本語-und-ein-langer-name'
+    terminal = {name: value for name, value in environment.items() if name not in ("COLUMNS", "NO_COLOR")}
+    subprocess.run(["sh", "-c", line], env=terminal, stdout=inside, stderr=inside, check=True, timeout=60)
+    os.close(inside)
+    shown = os.read(outside, 65536).decode()
+    os.close(outside)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
+    assert "phase       pending" in plain
+    assert "\x1b[33mpending\x1b[0m" in shown
+    assert all(sum(2 if ord(sign) > 0x3000 else 1 for sign in row) <= 40 for row in plain.splitlines()[:2]), plain
