@@ -23,7 +23,7 @@ PAUSES = {"pause": True, "resume": False}
 def list_groups() -> Response:
     """The container groups of the caller's project."""
     found = db().all(SQL.list_groups, scope=caller().scope["scope"], most=MOST + 1)
-    return page("groups.html", groups=found[:MOST], more=len(found) > MOST)
+    return page("groups.html", refreshed=10, groups=found[:MOST], more=len(found) > MOST)
 
 
 @blueprint.post("/ui/groups/<verb>")

@@ -27,6 +27,7 @@ from kelpie_api.web.context import caller, coordinator, db, identifier, this_req
 MOST_ATTEMPTS = 300  # in the picture and the table
 MOST_EVENTS = 60
 TAIL = 16_384  # bytes of output
+REFRESHED = 4  # seconds between two looks at the live part of the page
 FINAL = (Phase.COMPLETED, Phase.FAILED, Phase.CANCELED)
 IN_HAND = (Phase.RUNNING, Phase.STALLED, Phase.DOWNLOADING, Phase.UPLOADING)
 
@@ -55,6 +56,7 @@ def get_job(job_id: str) -> Response:
     shows_values = request.args.get("environment") == "shown"
     return page(
         "job.html",
+        refreshed=None if is_final or shows_values else REFRESHED,
         job=job,
         attempts=attempts,
         now=attempts.total["at"],

@@ -27,6 +27,7 @@ from kelpie_api.web.body import whole_body
 from kelpie_api.web.context import caller, coordinator, db, this_request
 
 PAGE = 50  # jobs
+REFRESHED = 6  # seconds between two looks at the list
 QUERY, SELECTION = JobQuery(), JobCountQuery()
 Change = Callable[[Database, Caller, Filters, int, IdempotencyKey | None], Changed]
 
@@ -49,6 +50,7 @@ def list_jobs() -> Response:
     return page(
         "jobs.html",
         400 if refusal else 200,
+        refreshed=None if refusal else REFRESHED,
         jobs=jobs,
         count=count,
         refusal=refusal and refusal.message,

@@ -36,11 +36,12 @@ from kelpie_api.web.errors import TITLES, answer_error
 
 blueprint = Blueprint("dashboard", __name__, template_folder="templates")
 STATIC = Path(__file__).parent / "static"
-TYPES = {".css": "text/css", ".svg": "image/svg+xml"}
+HTMX = Path(__file__).parent / "htmx"  # as scripts/update-htmx put it there, with its licence and its hashes
+TYPES = {".css": "text/css", ".svg": "image/svg+xml", ".js": "text/javascript"}
 # Nothing inline, nothing from elsewhere, in no frame. A form's answer may lead to a page of ours only.
 POLICY = (
-    "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none';"
-    " frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self'; img-src 'self';"
+    " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 HEADERS = {
     "Content-Security-Policy": POLICY,
@@ -90,7 +91,8 @@ def get_nothing(name: str) -> Response:
 def get_asset(name: str) -> Response:
     if name not in assets():
         raise NotFound("There is no such file.")
-    answer = send_from_directory(STATIC, name, mimetype=TYPES[Path(name).suffix])
+    folder = HTMX if (HTMX / name).is_file() else STATIC
+    answer = send_from_directory(folder, name, mimetype=TYPES[Path(name).suffix])
     answer.headers["Cache-Control"] = "public, max-age=86400"
     return answer
 
@@ -100,7 +102,7 @@ def assets() -> dict[str, str]:
     """The files that pages load, and of each a digest that its address carries: a new release is loaded anew."""
     return {
         file.name: hashlib.sha256(file.read_bytes()).hexdigest()[:12]
-        for file in STATIC.iterdir()
+        for file in (*STATIC.iterdir(), *HTMX.iterdir())
         if file.suffix in TYPES
     }
 
@@ -114,22 +116,46 @@ def page(template: str, status: int = 200, **values: Any) -> Response:
     caller: Caller | None = here().get("caller")
     secret = sessions.read_cookie(this_request(), sessions.SESSION) if caller else None
     told = unquote(sessions.read_cookie(this_request(), TOLD, 6 * LONGEST_TOLD) or "")
-    given = {
+    given: dict[str, Any] = {
         "asset": asset,
         "caller": caller,
         "may_change": caller is not None and caller.role == Role.OPERATOR,
         "form_token": sessions.form_token(secret) if secret else None,
         "field": sessions.FIELD,
         "once": sessions.new_secret(),
+        "frame": "base.html",
+        "here": this_request().full_path.rstrip("?"),
+        "refreshed": None,
         "told": told,
         "pages": MENU,
         "look_of_phase": states.look_of_phase,
         "look_of_outcome": states.look_of_outcome,
         "outcomes_of": outcomes_of,
     }
+    if is_fragment() and "refreshed" in values:
+        text = render_template(template, **given | values | {"frame": "fragment.html"})
+        return fragment(text, status, given["once"], values["refreshed"] is None)
     response = make_response(render_template(template, **given | values), status)
+    response.vary.add("HX-Request")
     if told:
         sessions.forget_cookie(response, TOLD)
+    return response
+
+
+def is_fragment() -> bool:
+    """Whether a page that is open asks for its live part alone."""
+    return "HX-Request" in request.headers
+
+
+def fragment(text: str, status: int, once: str, is_last: bool) -> Response:
+    """The live part of a page: 304 where the page has it already. `is_last`: the page is to be loaded anew, as one
+    that is not refreshed any more. Its ETag is of all that is in it but the random part of its forms."""
+    response = make_response(text, status)
+    if is_last:
+        response.headers["HX-Refresh"] = "true"
+    response.set_etag(hashlib.sha256(text.replace(once, "").encode()).hexdigest()[:32])
+    response.vary.add("HX-Request")
+    response.make_conditional({**request.environ, "HTTP_IF_MATCH": "", "HTTP_RANGE": ""})
     return response
 
 
@@ -172,7 +198,7 @@ def own_path(text: str) -> str:
 def answer_refusal(error: KelpieError) -> AnyResponse:
     """A refusal as a page. Without a session a page leads to where one is begun."""
     answer_error(error)  # forgets remembered keys of a user that was removed
-    if isinstance(error, NotSignedIn) and request.method in ("GET", "HEAD"):
+    if isinstance(error, NotSignedIn) and request.method in ("GET", "HEAD") and not is_fragment():
         wanted = own_path(request.full_path.rstrip("?"))
         return redirect(url_for("dashboard.get_sign_in", to=None if wanted == "/ui" else wanted), 303)
     response = page("refused.html", error.status, title=error.title, message=error.message)

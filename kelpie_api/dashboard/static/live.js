@@ -1,0 +1,40 @@
+// The part of a page that is asked for again every few seconds: not in a hidden tab, and not while it is paused by hand.
+"use strict";
+const known = new Map();
+const button = document.getElementById("pause");
+const PAUSED = "kelpie-paused";
+
+function isPaused() {
+  return sessionStorage.getItem(PAUSED) === "yes";
+}
+
+function show() {
+  button.hidden = false;
+  button.textContent = isPaused() ? "Paused – go on" : "Live – pause";
+  button.setAttribute("aria-pressed", String(isPaused()));
+}
+
+button.addEventListener("click", () => {
+  sessionStorage.setItem(PAUSED, isPaused() ? "no" : "yes");
+  show();
+});
+show();
+
+document.addEventListener("htmx:before:request", (event) => {
+  const request = event.detail.ctx.request;
+  if (document.hidden || isPaused()) {
+    event.preventDefault();
+  } else if (known.has(request.action)) {
+    request.headers["If-None-Match"] = known.get(request.action);
+  }
+});
+
+document.addEventListener("htmx:before:response", (event) => {
+  const { request, response } = event.detail.ctx;
+  if (response.status === 200) {
+    known.set(request.action, response.headers.get("ETag"));
+    return;
+  }
+  event.preventDefault(); // unchanged, or the server is away: the page stays as it is
+  if (response.status === 401) location.reload(); // which leads to the form for signing in
+});
