@@ -30,6 +30,8 @@ COLOURS = {
     "stalled": "red",
     "failed": "red",
     "canceled": "bright_black",
+    "interrupted": "yellow",
+    "released": "yellow",
 }
 WIDE = 80  # columns of a terminal on which a table shows its empty columns, too
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -170,11 +172,11 @@ def timeline(job: JobData, attempts: Sequence[Attempt], columns: int = 60, now: 
         assert job.created is not None
         return min(max(int((moment - job.created).total_seconds() / whole * (columns - 1)), 0), columns - 1)
 
-    for attempt in attempts:
-        if attempt.claimed is None:
-            continue
-        first, last = place(attempt.claimed), place(attempt.ended or end)
+    begun = [(place(attempt.claimed), attempt) for attempt in attempts if attempt.claimed]
+    ended = [(first, place(attempt.ended or end), attempt) for first, attempt in begun]
+    for first, last, _ in ended:
         signs[first : last + 1] = ["="] * (last - first + 1)
+    for _, last, attempt in ended:  # after all lines: the next attempt may begin where one ends
         signs[last] = LETTERS.get(attempt.outcome, "?")
     return "".join(signs)
 

@@ -158,6 +158,17 @@ def kill_all_in(folder: Path) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+def lose(disk: Path) -> None:
+    """SIGKILL for all that works in a folder, which is then deleted, as when a machine is lost."""
+
+    def is_quiet() -> bool:
+        kill_all_in(disk)
+        return not processes_in(disk)
+
+    wait_for(is_quiet, f"everything on {disk.name} to end", pause=0.01)
+    shutil.rmtree(disk)
+
+
 def working_folders() -> Iterator[tuple[int, str]]:
     for entry in Path("/proc").glob("[0-9]*"):
         try:

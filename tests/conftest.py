@@ -55,6 +55,7 @@ SLOWEST = (
     "tests/local_stack/",
     "tests/e2e/",
     "tests/slurm/",
+    "tests/docs/test_first_steps",
     "tests/frozen/",
     "tests/bench/",
     "tests/workspace/",

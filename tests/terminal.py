@@ -37,8 +37,12 @@ class Terminal:
         self._run("send-keys", *keys)
 
     def screen(self, *options: str) -> str:
-        """What is seen, and what has scrolled away; `-e` keeps its colours."""
-        return self._run("capture-pane", "-p", "-S", "-", *options)
+        """What is seen, and what has scrolled away; `-J` joins lines that were too long for it."""
+        return self.visible("-S", "-", *options)
+
+    def visible(self, *options: str) -> str:
+        """What is seen; `-e` keeps its colours."""
+        return self._run("capture-pane", "-p", *options)
 
     def wait_for(self, text: str, timeout: float = 30) -> str:
         """The screen, once it shows that text. Raises TimeoutError with the screen."""

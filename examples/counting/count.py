@@ -1,4 +1,4 @@
-"""Count to the number in INPUT_DIR/limit.txt, one link of a hash chain per number.
+"""Count to the number in INPUT_DIR/limit.txt, or the one of the command line, one link of a hash chain per number.
 
 The chain makes every step matter: an output with the right digest cannot come from a run that skipped or
 repeated one. Progress is saved in CHECKPOINT_DIR/count.json, and told in the file that KELPIE_PROGRESS names.
@@ -62,6 +62,6 @@ def count(limit: int) -> str:
 
 
 if __name__ == "__main__":
-    limit = int(INPUT.read_text())
+    limit = int(sys.argv[1] if sys.argv[1:] else INPUT.read_text())
     write_whole(OUTPUT, {"counted_to": limit, "digest": count(limit)})
     print(f"counting: counted to {limit}", flush=True)

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import sys
+import time
+from collections.abc import Iterator
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+<<<<<<< HEAD
 from kelpie.commands.common import COMMAND_IS_LAST
+=======
+from kelpie.commands.common import client
+>>>>>>> ea866e4 (Begin the README with what a person does, and show it recorded)
 from kelpie.errors import KelpieError
 from kelpie.show import plain, say
 
+if TYPE_CHECKING:
+    from local_stack.stack import LocalStack
+
 BUCKET = "local"
+FOLDER = "KELPIE_DEV_FOLDER"  # where kelpie dev up has its machines
 
 PLAIN = {"ignore_unknown_options": True, "help_option_names": []}
 
@@ -52,12 +63,14 @@ def up(workers: int) -> None:
     say("Starting Postgres, an S3 server, the coordinator and the workers ...")
     with scratch_folder() as root, LocalStack(root) as stack:
         stack.s3.create_bucket(BUCKET)
-        for number in range(1, workers + 1):
-            stack.start_worker(f"machine-{number}")
+        names = (f"machine-{number}" for number in count(1))
+        for _ in range(workers):
+            stack.start_worker(next(names))
         settings = {
             "KELPIE_API_URL": stack.api_url,
             "KELPIE_API_KEY": stack.user_key,
             "SALAD_CONTAINER_GROUP_ID": stack.group,
+            FOLDER: str(root),
             **stack.s3.environment,
         }
         for name, value in settings.items():
@@ -65,9 +78,41 @@ def up(workers: int) -> None:
         sys.stdout.flush()
         say(f"Ready: bucket s3://{BUCKET}, group {stack.group}, logs in {root}. Ctrl-C ends it and removes all.")
         try:
-            signal.pause()
+            while True:
+                time.sleep(0.5)
+                replace_lost(stack, names)
         except KeyboardInterrupt:
             say("Ending ...")
+
+
+def replace_lost(stack: LocalStack, names: Iterator[str]) -> None:
+    """Start a new machine, with an empty disk and another name, for each whose worker has ended."""
+    for lost in [worker for worker in stack.workers if not worker.alive]:
+        stack.workers.remove(lost)
+        name = next(names)
+        stack.start_worker(name)
+        say(f"{lost.machine_id} is gone; {name} has come in its place.")
+
+
+@dev.command("kill")
+@click.argument("reference", metavar="REF")
+def kill(reference: str) -> None:
+    """Lose the machine that has a job: its processes are killed without a warning, and its disk is deleted."""
+    require("local_stack", "local")
+    from local_stack.processes import lose
+
+    folder = os.environ.get(FOLDER)
+    if not folder:
+        raise KelpieError("Only a machine of kelpie dev up can be lost; export what that printed.")
+    with client() as there:
+        job = there.find(reference, changing=True)
+    if not job.machine_id:
+        raise KelpieError(f"No machine has {reference} now: it is {job.phase or job.status}.")
+    disk = Path(folder) / job.machine_id
+    if not disk.is_dir():
+        raise KelpieError(f"{job.machine_id} is no machine of this kelpie dev up.")
+    lose(disk)
+    click.echo(f"{job.machine_id} is lost, with its disk.")
 
 
 @dev.command("demo", context_settings=PLAIN)

@@ -1,0 +1,24 @@
+"""What is drawn of a job for people."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from kelpie.models import Attempt, JobData
+from kelpie.show import timeline
+
+BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def at(seconds: int) -> datetime:
+    return BEGIN + timedelta(seconds=seconds)
+
+
+def test_the_line_of_time_shows_each_end_also_where_the_next_attempt_begins_at_once() -> None:
+    job = JobData(id="job", created=BEGIN, completed=at(9), status="completed")
+    attempts = [
+        Attempt(number=1, claimed=at(1), ended=at(4), outcome="interrupted"),
+        Attempt(number=2, claimed=at(4), ended=at(6), outcome="released"),
+        Attempt(number=3, claimed=at(8), ended=at(9), outcome="completed"),
+    ]
+    assert timeline(job, attempts, columns=10) == ".===I=R.=C"
