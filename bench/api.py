@@ -27,7 +27,7 @@ import click
 import psycopg
 
 from bench.clients import Answered, ask, request, spread
-from bench.fill import fill
+from bench.fill import Contents, fill
 from bench.harness import GROUP, HELP, Goals, Tenant, make_tenant, opened, own_database, server
 from kelpie_api.db import Database
 from kelpie_api.queue import jobs
@@ -307,7 +307,7 @@ def main(rounds: int, seconds: float, processes: int, written: Path | None, smal
     settings = {"KELPIE_WEB_PROCESSES": str(processes), "KELPIE_LOG_LEVEL": "info"}
     with server() as server_url, own_database(server_url) as url, scratch_folder() as folder, opened(url) as db:
         tenant = make_tenant(db)
-        fill(url, tenant.caller.tenant_id, 1000 + int(2000 * rounds * seconds), 1000)
+        fill(url, tenant.caller.tenant_id, Contents(1000 + int(2000 * rounds * seconds), 1000))
         with (
             serve(url, folder, settings) as (api, port),
             served(url, folder, "bench.bare:app", "/", settings, "--worker-class=gthread") as (bare, bare_port),

@@ -19,7 +19,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 
-from bench.fill import FINISHED, PENDING, SMALL, fill
+from bench.fill import FINISHED, PENDING, SMALL, Contents, fill
 from bench.harness import GROUP, HELP, Goals, make_tenant, opened, own_database, server
 from kelpie_api.db import SQL, Transaction
 from kelpie_api.queue.maintenance import Maintenance
@@ -31,6 +31,8 @@ ROUNDS, CLAIMS_A_ROUND, WARM_UP = 9, 60, 20
 HEARTBEATS_A_JOB = 20
 WORST_RATIO = 1.5
 HOT_SHARE = 0.95
+PRIORITIES = 200  # beside parked jobs
+BANS = 1000  # of one machine, of the first jobs beside parked ones
 NO_MORE_THAN = 10  # index entries that a claim may read to find its job
 
 INDEX_READS = """
@@ -64,6 +66,7 @@ class Case:
     name: str
     url: str
     tenant_id: int
+    machine: str = "machine-1"
     connection: psycopg.Connection[Row] = field(init=False)
     medians: list[float] = field(default_factory=list)  # milliseconds, one of each round
 
@@ -74,9 +77,9 @@ class Case:
         return {
             "tenant_id": self.tenant_id,
             "container_group": GROUP,
-            "machine_id": "machine-1",
+            "machine_id": self.machine,
             "claim_id": uuid4(),
-            "actor": "machine:machine-1",
+            "actor": f"machine:{self.machine}",
             "sealed_key": None,
             "lines": [GROUP, ""],
             "user_id": None,
@@ -185,12 +188,32 @@ def updates(case: Case) -> Row:
     return found
 
 
-def prepare(url: str, pending: int, finished: int, random_ids: bool) -> int:
+def prepare(url: str, contents: Contents, random_ids: bool) -> int:
     """A filled database's tenant."""
     with opened(url) as db:
         tenant_id = make_tenant(db).caller.tenant_id
-    fill(url, tenant_id, pending, finished, random_ids)
+    fill(url, tenant_id, contents, random_ids)
     return tenant_id
+
+
+def contents_of(small: bool, parked: bool) -> tuple[Contents, str]:
+    """What the long queue is of, and its name."""
+    pending, finished = (SMALL, SMALL) if small else (PENDING, FINISHED)
+    if parked:
+        name = f"{pending:,} pending over {PRIORITIES} priorities, {pending:,} parked"
+        return Contents(pending, 0, pending, PRIORITIES, BANS), name
+    return Contents(pending, finished), f"{pending:,} pending, {finished:,} finished"
+
+
+def tell_of_banned(case: Case, machine: str) -> None:
+    """Say what a claim reads that steps over jobs from which its machine is banned; three others are claimed."""
+    usual, case.machine = case.machine, machine
+    read = reads(case, 3)
+    case.machine = usual
+    entries = read.entries.get("queue_claimable", 0)
+    click.echo(
+        f"{case.name}: {entries:.0f} index entries and {read.pages} pages by a machine banned from {BANS:,} jobs"
+    )
 
 
 def tenant_of(url: str) -> int:
@@ -265,9 +288,11 @@ def judge(short: Case, long: Case, held: list[Row], goals: Goals) -> None:
 @click.command(help=__doc__, context_settings=HELP)
 @click.option("--small", is_flag=True, help="A short history and three rounds: to see that it works.")
 @click.option("--random-ids", is_flag=True, help="Random ids, instead of those that begin with their time.")
+@click.option("--parked", is_flag=True, help="As many parked jobs, priorities and bans, instead of a history.")
 @click.option("--filled", help="A database that bench.fill --keep left on the server of DATABASE_URL.")
-def main(small: bool, random_ids: bool, filled: str | None) -> None:
-    pending, finished, rounds = (SMALL, SMALL, 3) if small else (PENDING, FINISHED, ROUNDS)
+def main(small: bool, random_ids: bool, parked: bool, filled: str | None) -> None:
+    contents, name = contents_of(small, parked)
+    rounds = 3 if small else ROUNDS
     goals = Goals(judged=not small)
     with ExitStack() as stack:
         server_url = stack.enter_context(server())
@@ -276,13 +301,11 @@ def main(small: bool, random_ids: bool, filled: str | None) -> None:
             long = Case(f"kept {filled}", long_url, tenant_of(long_url))
         else:
             long_url = stack.enter_context(own_database(server_url))
-            long = Case(
-                f"{pending:,} pending, {finished:,} finished",
-                long_url,
-                prepare(long_url, pending, finished, random_ids),
-            )
+            long = Case(name, long_url, prepare(long_url, contents, random_ids))
         short_url = stack.enter_context(own_database(server_url))
-        short = Case(f"{SHORT:,} pending", short_url, prepare(short_url, SHORT, 0, random_ids))
+        short = Case(f"{SHORT:,} pending", short_url, prepare(short_url, Contents(SHORT), random_ids))
+        if contents.bans and not filled:
+            tell_of_banned(long, contents.banned_machine)
         held = measure(short, long, rounds)
         judge(short, long, held, goals)
         short.connection.close()

@@ -10,6 +10,7 @@ one on status is for updates).
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -35,14 +36,22 @@ create function pg_temp.job_id(at timestamptz) returns uuid language sql volatil
 
 PENDING_JOBS = """
 insert into jobs (id, tenant_id, container_group, command, arguments, environment, sync, compression,
-                  max_failures, heartbeat_interval)
+                  max_failures, heartbeat_interval, priority)
 select pg_temp.job_id(clock_timestamp()), %(tenant_id)s, %(group)s, 'python', '["train.py", "--steps", "1000"]',
-       jsonb_build_object('SEED', n::text), '{}', false, 3, 30
+       jsonb_build_object('SEED', n::text), '{}', false, 3, 30, n %% %(priorities)s - %(priorities)s / 2
   from generate_series(1, %(count)s) as n
 """
 QUEUE = """
-insert into queue (job_id, tenant_id, container_group, seq, heartbeat_interval)
-select id, tenant_id, container_group, seq, heartbeat_interval from jobs where status = 'pending' order by seq
+insert into queue (job_id, tenant_id, container_group, seq, heartbeat_interval, rank, parked)
+select id, tenant_id, container_group, seq, heartbeat_interval, 1 - 2 * priority,
+       case when row_number() over (order by seq) > %(pending)s then '{hold}'::text[] end
+  from jobs
+ where status = 'pending'
+ order by seq
+"""
+BANS = """
+insert into bans (job_id, machine_id, reason)
+select job_id, %(machine)s, 'worker' from queue where parked is null order by rank, seq limit %(count)s
 """
 FINISHED_JOBS = """
 insert into jobs (id, tenant_id, container_group, command, arguments, environment, sync, compression,
@@ -89,8 +98,23 @@ select indexrelid::regclass::text, pg_get_indexdef(indexrelid)
 """
 
 
-def fill(url: str, tenant_id: int, pending: int, finished: int, random_ids: bool = False) -> None:
-    """Put `pending` jobs and the history of `finished` ones into an empty migrated database, and analyze it."""
+@dataclass(frozen=True)
+class Contents:
+    """How many jobs of each kind: pending ones over some priorities, parked ones, a history of finished ones.
+
+    `banned_machine` is banned from the first `bans` of the pending ones.
+    """
+
+    pending: int
+    finished: int = 0
+    parked: int = 0
+    priorities: int = 1
+    bans: int = 0
+    banned_machine: str = "banned"
+
+
+def fill(url: str, tenant_id: int, contents: Contents, random_ids: bool = False) -> None:
+    """Put jobs and a history into an empty migrated database, and analyze it."""
     values = {"tenant_id": tenant_id, "group": GROUP}
     with psycopg.connect(url) as connection:
         # Of this session only: the measurements afterwards commit as the server is configured.
@@ -103,9 +127,11 @@ def fill(url: str, tenant_id: int, pending: int, finished: int, random_ids: bool
             run(connection, f"alter table {table} drop constraint {name}")
         for name, _ in indexes:
             run(connection, f"drop index {name}")
-        connection.execute(FINISHED_JOBS, values | {"count": finished})
-        connection.execute(PENDING_JOBS, values | {"count": pending})
-        connection.execute(QUEUE)
+        connection.execute(FINISHED_JOBS, values | {"count": contents.finished})
+        open_jobs = {"count": contents.pending + contents.parked, "priorities": contents.priorities}
+        connection.execute(PENDING_JOBS, values | open_jobs)
+        connection.execute(QUEUE, {"pending": contents.pending})
+        connection.execute(BANS, {"machine": contents.banned_machine, "count": contents.bans})
         connection.execute(ATTEMPTS)
         connection.execute(EVENTS)
         for table, name, definition in constraints:
@@ -149,7 +175,7 @@ def main(pending: int, finished: int, small: bool, random_ids: bool, keep: bool)
         with opened(url) as db:
             tenant = make_tenant(db)
         began = time.monotonic()
-        fill(url, tenant.caller.tenant_id, pending, finished, random_ids)
+        fill(url, tenant.caller.tenant_id, Contents(pending, finished), random_ids)
         click.echo(f"{pending:,} pending and {finished:,} finished jobs in {time.monotonic() - began:.0f} s")
         for table, rows, size in sizes(url):
             click.echo(f"  {table:10} {rows:>12,} rows  {size}")

@@ -20,7 +20,7 @@ from uuid import uuid4
 import click
 
 from bench.api import serve
-from bench.fill import fill
+from bench.fill import Contents, fill
 from bench.harness import GROUP, HELP, Goals, make_tenant, opened, own_database, server
 from local_stack.processes import scratch_folder
 
@@ -89,7 +89,7 @@ def medians_beside(server_url: str, jobs: int, requests: int) -> Times:
     with own_database(server_url) as url, scratch_folder() as folder:
         with opened(url) as db:
             tenant = make_tenant(db)
-        fill(url, tenant.caller.tenant_id, jobs // PENDING, jobs - jobs // PENDING, False)
+        fill(url, tenant.caller.tenant_id, Contents(jobs // PENDING, jobs - jobs // PENDING))
         with serve(url, folder) as (_, port), closing(Client(port, tenant.key)) as client:
             return medians(client, requests)
 

@@ -17,7 +17,7 @@ import click
 import psycopg
 
 from bench import api, pgbench
-from bench.fill import fill
+from bench.fill import Contents, fill
 from bench.harness import HELP, Goals, make_tenant, opened, own_database, server
 from kelpie_api.queue.maintenance import Maintenance
 from local_stack.processes import scratch_folder
@@ -76,7 +76,7 @@ def from_the_database(server_url: str, size: Size, snapshot: bool, goals: Goals,
     with own_database(server_url) as url:
         with opened(url) as db:
             tenant_id = make_tenant(db).caller.tenant_id
-        fill(url, tenant_id, size.jobs, size.finished)
+        fill(url, tenant_id, Contents(size.jobs, size.finished))
         with housekeeping(url), (old_snapshot if snapshot else nothing)(url):
             rates = pgbench.claims_a_second(
                 url, tenant_id, connections=CONNECTIONS, seconds=size.seconds, window=size.window, folder=folder
@@ -94,7 +94,7 @@ def through_the_api(server_url: str, size: Size, folder: Path) -> float:
     with own_database(server_url) as url:
         with opened(url) as db:
             tenant = make_tenant(db)
-        fill(url, tenant.caller.tenant_id, size.jobs, size.finished)
+        fill(url, tenant.caller.tenant_id, Contents(size.jobs, size.finished))
         return api.claims_a_second(url, tenant.key, size.seconds / 2, folder)
 
 

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
     [
         ("fill", ["--random-ids"], "2,000 pending and 2,000 finished jobs"),
         ("claim", [], "rows locked by a claim: 1"),
+        ("claim", ["--parked"], "by a machine banned from 1,000 jobs"),
         ("sustained", [], "nothing handed out twice"),
         ("api", [], "| heartbeat | 0.40 |"),
         ("waiting", [], "submissions reached a poller"),
@@ -36,6 +37,7 @@ ROOT = Path(__file__).resolve().parents[2]
     ids=[
         "fill",
         "claim",
+        "claim beside parked jobs",
         "sustained",
         "api",
         "waiting",
