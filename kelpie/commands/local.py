@@ -14,11 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-<<<<<<< HEAD
-from kelpie.commands.common import COMMAND_IS_LAST
-=======
-from kelpie.commands.common import client
->>>>>>> ea866e4 (Begin the README with what a person does, and show it recorded)
+from kelpie.commands.common import COMMAND_IS_LAST, client
 from kelpie.errors import KelpieError
 from kelpie.show import plain, say
 

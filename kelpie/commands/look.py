@@ -80,13 +80,8 @@ def show(reference: str, json_wanted: bool) -> None:
             return
         attempts = job.attempts()
         for name, value in facts(job):
-<<<<<<< HEAD
             shown = styled(plain(value), fg=COLOURS.get(job.phase)) if name == "phase" else plain(value)
             click.echo(f"{styled(f'{name:<12}', bold=True)}{shown}")
-=======
-            colour = COLOURS.get(job.phase) if name == "phase" else None
-            click.echo(f"{styled(f'{name:<12}', bold=True)}{styled(plain(value), fg=colour)}")
->>>>>>> ea866e4 (Begin the README with what a person does, and show it recorded)
         for metric, values in courses(api, job).items():
             click.echo(f"{styled(f'{plain(metric):<12}', bold=True)}{sparkline(values)} {values[-1]:g}")
         if attempts:
