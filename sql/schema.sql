@@ -819,6 +819,10 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 
 -- function count_submitted() returns trigger
 
+-- function create_jobs(the_tenant_id bigint, the_submitted jsonb, the_key text, the_digest bytea, the_job_ids uuid[], the_actor text, most_jobs bigint, most_bytes bigint) returns TABLE(job jobs, parked_for text[], shared_places jsonb)
+
+-- function described_jobs(the_numbers bigint[]) returns TABLE(job visible_jobs, bytes bigint, checkpoint_generation bigint, checkpoint_at timestamp with time zone, checkpoint_bytes bigint, said json, said_at timestamp with time zone, said_fraction double precision, changed_at timestamp with time zone, first_fraction double precision, first_at timestamp with time zone, is_live boolean)
+
 -- function end_attempts(the_job_id uuid, most integer) returns integer
 
 -- function end_holding() returns trigger

@@ -9,128 +9,12 @@
 -- Submission.
 
 -- name: submit_jobs
--- Create all the jobs of one submission, or none; a batch keeps its own order. `submitted` is a list of
--- objects with the columns of jobs. With a key it is remembered for a day; a concurrent submission with the same key waits
--- until the first one has ended. No row: the key was used already, or the tenant would have more than `most_jobs` open jobs
--- or `most_bytes` of them (0: no limit). Optional fields that are left out are the defaults of the job's group. `shared`
--- says of each job which of its places another open job keeps its checkpoints in, or in a folder within or around: [place,
--- job, its place].
-with given as materialized (
-  select *
-    from rows from (
-    jsonb_to_recordset(%(submitted)s::jsonb) as (
-      id uuid, container_group text, command text, arguments jsonb, environment jsonb, sync jsonb,
-      input_bucket text, input_prefix text, checkpoint_bucket text, checkpoint_prefix text,
-      output_bucket text, output_prefix text, compression boolean, max_failures integer,
-      heartbeat_interval integer, webhook text, places text[], name text, labels jsonb, priority smallint,
-      rerun_of uuid, options jsonb, sealed_environment bytea, sweep_id uuid, waits_for integer)
-  ) with ordinality as s (
-      id, container_group, command, arguments, environment, sync, input_bucket, input_prefix,
-      checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix, compression, max_failures,
-      heartbeat_interval, webhook, places, name, labels, priority, rerun_of, options, sealed_environment,
-      sweep_id, waits_for, place)
-),
-with_defaults as materialized (
-  select g.*, coalesce(g.name, d.defaults ->> 'name') as the_name, coalesce(g.labels, d.defaults -> 'labels') as the_labels,
-         coalesce(g.priority, (d.defaults ->> 'priority')::smallint, 0) as the_priority,
-         nullif(coalesce(d.defaults - array['name', 'labels', 'priority'], '{}') || coalesce(g.options, '{}'), '{}')
-         as the_options
-    from given g
-    left join group_settings d on d.tenant_id = %(tenant_id)s and d.container_group = lower(g.container_group)
-),
-asked as materialized (
-  select *, octet_length(concat(command, arguments, environment, sync, input_bucket, input_prefix, checkpoint_bucket,
-                                checkpoint_prefix, output_bucket, output_prefix, webhook, the_name, the_labels, the_options))
-            + coalesce(octet_length(sealed_environment), 0) as bytes
-    from with_defaults
-),
-room as materialized (
-  select has_room_for(%(tenant_id)s, count(*), sum(bytes), %(most_jobs)s, %(most_bytes)s) as is_enough from asked
-),
-remembered as (
-  insert into submissions (tenant_id, key, digest, job_ids)
-  select %(tenant_id)s, %(key)s::text, %(digest)s::bytea, %(job_ids)s::uuid[]
-   where %(key)s::text is not null
-     and (select is_enough from room)
-      on conflict (tenant_id, key) do update
-     set digest = excluded.digest, job_ids = excluded.job_ids, below = null, answer = null, created = now()
-   where submissions.created < now() - interval '24 hours'
-  returning key
-),
-submitted as (
-  select *
-    from asked
-   where (select is_enough from room)
-     and (%(key)s::text is null or exists (select from remembered))
-),
-created as (
-  insert into jobs (id, tenant_id, container_group, command, arguments, environment, sync, input_bucket,
-                    input_prefix, checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix,
-                    compression, max_failures, heartbeat_interval, webhook, name, labels, priority, rerun_of, options,
-                    sealed_environment, sweep_id)
-  select id, %(tenant_id)s, container_group, command, arguments, environment, sync, input_bucket,
-         input_prefix, checkpoint_bucket, checkpoint_prefix, output_bucket, output_prefix,
-         compression, max_failures, heartbeat_interval, webhook, the_name, the_labels, the_priority, rerun_of, the_options,
-         sealed_environment, sweep_id
-    from submitted
-   order by place
-  returning *
-),
-queued as (
-  insert into queue (job_id, tenant_id, container_group, seq, rank, heartbeat_interval, bytes, ends_from_attempt,
-                     attempt_seconds, seconds_left, sweep_id, waits_for, parked)
-  select c.id, c.tenant_id, coalesce(c.container_group, ''), c.seq, 1 - 2 * c.priority, c.heartbeat_interval, s.bytes,
-         ends_from_attempt(c.options), (c.options ->> 'max_attempt_runtime')::integer, (c.options ->> 'max_runtime')::integer,
-         s.sweep_id, coalesce(s.waits_for, 0), case when s.waits_for > 0 then array['depends'] end
-    from created c
-    join submitted s using (id)
-),
-labeled as (
-  insert into job_labels (tenant_id, key, value, seq)
-  select c.tenant_id, label.key, label.value, c.seq
-    from created c
-   cross join lateral jsonb_each_text(c.labels) as label (key, value)
-   where c.labels is not null
-),
-told as (
-  insert into events (job_id, kind, actor, attempt, detail)
-  select id, 'submitted', %(actor)s, 0, jsonb_strip_nulls(jsonb_build_object('rerun_of', rerun_of)) from created order by seq
-),
-paused as materialized (
-  select container_group from paused_groups where tenant_id = %(tenant_id)s
-),
-places as materialized (
-  select c.id as job_id, p.place
-    from created c
-    join submitted using (id)
-   cross join lateral unnest(places) as p (place)
-),
-named as (
-  insert into job_secrets (job_id, tenant_id, name)
-  select c.id, c.tenant_id, s.name
-    from created c
-   cross join lateral jsonb_array_elements_text(c.options -> 'secrets') as s (name)
-   where c.options ? 'secrets'
-),
-noted as (
-  insert into during_prefixes (tenant_id, job_id, place)
-  select %(tenant_id)s, job_id, place from places
-),
-taken as materialized (
-  select asked_place, found_job_id, found_place
-    from open_jobs_at(%(tenant_id)s, array(select distinct place from places))
-),
-shared as materialized (
-  select p.job_id, jsonb_agg(jsonb_build_array(t.asked_place, t.found_job_id, t.found_place)) as shared
-    from places p
-    join taken t on t.asked_place = p.place
-   group by p.job_id
-)
-select s.*, (select shared from shared where shared.job_id = s.id) as shared
-  from created c
-  left join paused p on p.container_group = lower(c.container_group)
- cross join lateral visible_job(c, %(user_id)s, c.heartbeat,
-                                case when p.container_group is not null then array['paused'] end) s
+-- Create the jobs of one submission, or none; what is guaranteed, and when there is no row, stands in
+-- functions/create_jobs.sql.
+select s.*, c.shared_places as shared
+  from create_jobs(%(tenant_id)s, %(submitted)s::jsonb, %(key)s, %(digest)s, %(job_ids)s, %(actor)s, %(most_jobs)s,
+                   %(most_bytes)s) c
+ cross join lateral visible_job(c.job, %(user_id)s, (c.job).heartbeat, c.parked_for) s
  order by s.seq;
 
 -- name: count_open_jobs
@@ -1260,36 +1144,22 @@ truncate queue, jobs, attempts, checkpoints, checkpoint_marks, bans, events, web
 -- Reading.
 
 -- name: get_job
-select s.*, (select q.checkpoint_lag from queue q where q.job_id = s.id) as checkpoint_lag,
-       c.generation as checkpoint_generation, c.reported as checkpoint_at, c.bytes as checkpoint_bytes,
-       p.said, p.said_at, p.said_fraction, p.changed_at, p.first_fraction, p.first_at,
-       p.attempt = s.attempt and s.phase in ('running', 'stalled', 'downloading', 'uploading') as is_live
-  from visible_jobs s
-  left join lateral (
-       select generation, reported, bytes from checkpoints where job_id = s.id order by attempt desc, generation desc limit 1
-       ) c on true
-  left join progress p on p.job_id = s.id
- where s.id = %(job_id)s
-   and of_tenant(s.tenant_id, %(scope)s)
-   and (of_group(coalesce(s.container_group_id, ''), %(groups)s)
-        or exists (select from attempts a where a.job_id = s.id and a.container_group = any (%(groups)s)));
+select (s.job).*, s.checkpoint_generation, s.checkpoint_at, s.checkpoint_bytes, s.said, s.said_at, s.said_fraction,
+       s.changed_at, s.first_fraction, s.first_at, s.is_live,
+       (select q.checkpoint_lag from queue q where q.job_id = %(job_id)s) as checkpoint_lag
+  from described_jobs(array(select seq from jobs where id = %(job_id)s)) s
+ where of_tenant((s.job).tenant_id, %(scope)s)
+   and (of_group(coalesce((s.job).container_group_id, ''), %(groups)s)
+        or exists (select from attempts a where a.job_id = %(job_id)s and a.container_group = any (%(groups)s)));
 
 -- name: list_jobs
 -- One page of jobs, newest first or `oldest_first`. Which they are is found in an index, see functions/page_of_jobs.sql; only
 -- then each is looked up, so a page costs the same whatever else there is.
-select s.*, octet_length(s.arguments::text) + coalesce(octet_length(s.environment::text), octet_length(s.sealed_environment))
-       + coalesce(octet_length(s.sync::text), 0) + coalesce(octet_length(p.said::text), 0) as bytes,
-       c.generation as checkpoint_generation, c.reported as checkpoint_at, c.bytes as checkpoint_bytes,
-       p.said, p.said_at, p.said_fraction, p.changed_at, p.first_fraction, p.first_at,
-       p.attempt = s.attempt and s.phase in ('running', 'stalled', 'downloading', 'uploading') as is_live
-  from page_of_jobs(%(scope)s, %(groups)s, %(status)s, %(container_group)s, %(beyond)s, %(oldest_first)s, %(most)s,
-                    %(skipped)s) with ordinality as page (seq, place)
- cross join lateral (select * from visible_jobs where visible_jobs.seq = page.seq limit 1) s
-  left join lateral (
-       select generation, reported, bytes from checkpoints where job_id = s.id order by attempt desc, generation desc limit 1
-       ) c on true
-  left join lateral (select * from progress where progress.job_id = s.id limit 1) p on true
- order by page.place;
+select (s.job).*, s.checkpoint_generation, s.checkpoint_at, s.checkpoint_bytes, s.said, s.said_at, s.said_fraction,
+       s.changed_at, s.first_fraction, s.first_at, s.is_live, s.bytes
+  from described_jobs(array(
+       select page_of_jobs(%(scope)s, %(groups)s, %(status)s, %(container_group)s, %(beyond)s, %(oldest_first)s, %(most)s,
+                           %(skipped)s))) s;
 
 -- name: jobs_called
 select ids, is_name from jobs_called(%(scope)s, %(groups)s, %(word)s, %(the_id)s, %(ending)s);
@@ -1302,18 +1172,9 @@ select numbers, looked, reached, is_partial
 
 -- name: show_jobs
 -- Jobs by their numbers, in the order of these.
-select s.*, octet_length(s.arguments::text) + coalesce(octet_length(s.environment::text), octet_length(s.sealed_environment))
-       + coalesce(octet_length(s.sync::text), 0) + coalesce(octet_length(p.said::text), 0) as bytes,
-       c.generation as checkpoint_generation, c.reported as checkpoint_at, c.bytes as checkpoint_bytes,
-       p.said, p.said_at, p.said_fraction, p.changed_at, p.first_fraction, p.first_at,
-       p.attempt = s.attempt and s.phase in ('running', 'stalled', 'downloading', 'uploading') as is_live
-  from unnest(%(numbers)s::bigint[]) with ordinality as page (seq, place)
- cross join lateral (select * from visible_jobs where visible_jobs.seq = page.seq limit 1) s
-  left join lateral (
-       select generation, reported, bytes from checkpoints where job_id = s.id order by attempt desc, generation desc limit 1
-       ) c on true
-  left join lateral (select * from progress where progress.job_id = s.id limit 1) p on true
- order by page.place;
+select (s.job).*, s.checkpoint_generation, s.checkpoint_at, s.checkpoint_bytes, s.said, s.said_at, s.said_fraction,
+       s.changed_at, s.first_fraction, s.first_at, s.is_live, s.bytes
+  from described_jobs(%(numbers)s) s;
 
 -- name: ids_of_jobs
 -- Jobs by their numbers, in the order of these.
