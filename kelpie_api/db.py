@@ -328,11 +328,14 @@ class Database:
     def _connection(self, limit: float = OVERDUE) -> Iterator[psycopg.Connection[Row]]:
         due = time.monotonic() + limit
         try:
-            with self.pool.connection(IMPATIENCE if self.away else PATIENCE) as connection:
+            connection = self.pool.getconn(IMPATIENCE if self.away else PATIENCE)
+            try:
                 self.away = False
                 with self.in_time(connection, limit):
                     yield connection
                 self.outage.back("pool")
+            finally:
+                self.pool.putconn(connection)  # which rolls back what is open, or replaces a broken one
         except PoolTimeout as error:
             # If all connections are in use the database is not away, and the next request may wait as long.
             self.away = not self.due

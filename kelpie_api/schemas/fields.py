@@ -250,10 +250,25 @@ class ResponseSchema(DescribedSchema):
                 field.data_key or name,
                 field.attribute or name,
                 WRITTEN_AS_THEY_ARE.get(type(field)),
-                field._serialize,
+                serializer_of(field),
             )
             for name, field in self.dump_fields.items()
         ]
+
+
+def serializer_of(field: fields.Field[Any]) -> Callable[[Any, str, Mapping[str, Any]], Any]:
+    """The field's `_serialize`; for ids, lists of strings and objects of strings one that asks each nothing."""
+    if type(field) is fields.UUID:
+        return lambda value, column, row: str(value)
+    if type(field) is fields.List and type(field.inner) is fields.String:
+        return lambda value, column, row: [as_string(item) for item in value]
+    if type(field) is fields.Dict and type(field.key_field) is type(field.value_field) is fields.String:
+        return lambda value, column, row: {str(name): as_string(item) for name, item in value.items()}
+    return field._serialize
+
+
+def as_string(value: Any) -> str | None:
+    return None if value is None else str(value)
 
 
 class Written(NamedTuple):

@@ -12,11 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 import flask_smorest
-from flask import Response, jsonify
+from flask import Response
 from marshmallow import Schema
 
 from kelpie_api.web.body import BodyParser
 from kelpie_api.web.context import this_request
+from kelpie_api.web.json import json_of_answer
 
 Route = Callable[..., Any]
 Decorator = Callable[[Route], Route]
@@ -39,7 +40,7 @@ class Blueprint(flask_smorest.Blueprint):
         def decorator(route: Route) -> Route:
             @functools.wraps(route)
             def reading(*args: Any, **kwargs: Any) -> Any:
-                read = PARSER.parse(made, this_request(), location=location)
+                read = PARSER.read(made, this_request(), location)
                 return route(*args, read, **kwargs)
 
             return described_as(reading, describe(route))
@@ -61,9 +62,10 @@ class Blueprint(flask_smorest.Blueprint):
                 if isinstance(result, Response):
                     return result
                 value, status, headers = result if isinstance(result, tuple) else (result, status_code, {})
-                answer = jsonify(made.dump(value) if made else value)
-                answer.status_code = status
-                answer.headers.extend(headers)
+                text = json_of_answer(made.dump(value) if made else value)
+                answer = Response(text, status, mimetype="application/json")
+                if headers:
+                    answer.headers.extend(headers)
                 return answer
 
             return described_as(answering, describe(route))

@@ -29,7 +29,7 @@ def parse_json(body: bytes) -> Any:
     if not body.strip():
         raise InvalidRequest("The request has no body; send a JSON value.")
     try:
-        value = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant)
+        value = _read(body.decode("utf-8-sig"))
     except RecursionError:
         raise InvalidRequest("The JSON is nested too deeply.") from None
     except UnicodeDecodeError:
@@ -76,9 +76,12 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
 
 
+_read = json.JSONDecoder(parse_constant=_refuse_constant).decode  # json.loads would make a decoder for each body
+
+
 def json_in_pieces(value: Any, dumps: Callable[[Any], str]) -> str:
     """The JSON of a value; long lists, at the top or one level down, are written PIECE items at a time."""
-    if isinstance(value, dict) and any(_is_long(item) for item in value.values()):
+    if isinstance(value, dict) and any(map(_is_long, value.values())):
         return json_by_key(value, lambda item: _list_in_pieces(item, dumps) if _is_long(item) else dumps(item))
     return _list_in_pieces(value, dumps) if _is_long(value) else dumps(value)
 
@@ -101,8 +104,17 @@ def _list_in_pieces(value: list[Any], dumps: Callable[[Any], str]) -> str:
 
 
 class Json(DefaultJSONProvider):
-    """Writes answers. The largest take a second, during which other requests are served."""
+    """Writes what Flask writes by itself, such as errors."""
 
     def dumps(self, obj: Any, **kwargs: Any) -> str:
         # One encoder for all pieces: json.dumps makes one for each call.
         return json_in_pieces(obj, json.JSONEncoder(default=DefaultJSONProvider.default, **kwargs).encode)
+
+
+_write = json.JSONEncoder(default=DefaultJSONProvider.default, separators=(",", ":")).encode
+
+
+def json_of_answer(value: Any) -> str:
+    """The text of an answer, as Flask's jsonify writes it. The largest take a second, during which other requests
+    are served."""
+    return f"{json_in_pieces(value, _write)}\n"
