@@ -1,5 +1,5 @@
 -- Jobs by their numbers, in the order of these, as users see them, with what is shown of their newest checkpoint and their
--- progress; `bytes` is about what each takes in an answer. Who may see them is for the caller to say.
+-- progress; `bytes` is about what each takes in an answer. Which callers may see them is not asked here.
 --
 -- It is a function for the reasons that page_of_jobs is one: to plan this takes longer than to read one job by it.
 create or replace function described_jobs(the_numbers bigint[]) returns table (
