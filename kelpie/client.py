@@ -510,9 +510,9 @@ def failure(job: JobData, attempts: Sequence[Attempt], tail: str) -> JobFailed:
     said = last.detail or (
         f"exit code {last.exit_code}" if last.exit_code is not None else reason or "no reason given"
     )
-    return JobFailed(
-        f"The job {job.title} failed after {job.num_failures} failures: {said}.", job, reason, last.exit_code, tail
-    )
+    failures = "1 failure" if job.num_failures == 1 else f"{job.num_failures} failures"
+    sentence = f"The job {job.title} failed after {failures}: {said}."
+    return JobFailed(sentence, job, reason, last.exit_code, tail)
 
 
 # --- notebooks ----------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import Any
 from kelpie.errors import KelpieError
 
 NEEDS_BOTO3 = "Files are in S3, and the package for it is not installed: pip install 'kelpie[files]'"
+NEEDS_KEYS = "No AWS credentials were found: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
 TRIES = 3  # for an object whose bytes end early
 
 
@@ -142,10 +143,13 @@ def bring(wanted: Sequence[Stored], directory: Path) -> None:
 @contextmanager
 def said_plainly(what: str) -> Iterator[None]:
     """Turn the errors of boto3 into one sentence."""
-    from botocore.exceptions import BotoCoreError, ClientError
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
     try:
         yield
+    except NoCredentialsError as error:
+        raise KelpieError(NEEDS_KEYS) from error
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "")
         if code in ("PreconditionFailed", "412"):
@@ -155,5 +159,6 @@ def said_plainly(what: str) -> Iterator[None]:
         raise KelpieError(
             f"{what}: the storage refused it ({code}): {error.response.get('Error', {}).get('Message', '')}"
         ) from error
-    except (BotoCoreError, OSError) as error:
-        raise KelpieError(f"{what}: {' '.join(str(error).split())}") from error
+    except (Boto3Error, BotoCoreError, OSError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise KelpieError(f"{what}: {reason}") from error

@@ -300,26 +300,31 @@ def wait(references: tuple[str, ...], any_wanted: bool, timeout: str | None, qui
 
 
 def wait_for(
-    api: Client, jobs: Sequence[Job], any_wanted: bool = False, timeout: float | None = None, quiet: bool = False
+    api: Client,
+    jobs: Sequence[Job],
+    any_wanted: bool = False,
+    timeout: float | None = None,
+    quiet: bool = False,
+    tail: bool = True,
 ) -> int:
-    """Wait for the ends of jobs, say each, and return the exit code."""
+    """Wait for the ends of jobs, say each (with the `tail` of a failed one's output), and return the exit code."""
     code = 0
     for row in iterate(operations.until_final(api.server, [job.id for job in jobs], timeout), api.http):
         ended = api.as_job(row)
         if not quiet:
-            tell_end(api, ended)
+            tell_end(api, ended, tail)
         code = max(code, EXIT[ended.status])
         if any_wanted:
             break
     return code
 
 
-def tell_end(api: Client, job: Job) -> None:
+def tell_end(api: Client, job: Job, with_tail: bool = True) -> None:
     try:
         api.require_completed(job)
     except JobEnded as error:
         say(str(error))
-        if tail := getattr(error, "tail", ""):
+        if with_tail and (tail := getattr(error, "tail", "")):
             say(tail.rstrip())
         return
     say(f"The job {job.title} completed.")

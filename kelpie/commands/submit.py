@@ -174,7 +174,7 @@ def submit(
         tell(job, json_wanted, quiet)
         if follow_wanted:
             follow(api, job)
-        return wait_for(api, [job]) if wait_wanted or follow_wanted else 0
+        return wait_for(api, [job], tail=not follow_wanted) if wait_wanted or follow_wanted else 0
 
 
 def definition_of(

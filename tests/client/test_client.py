@@ -56,7 +56,7 @@ def test_a_failed_job_raises_what_its_last_attempt_said(api: Client, client: Htt
     job = api.submit("false", max_failures=1)
     held = client.claim() or {}
     client.report(held, "failed", attempt=1, exit_code=3, reason="exit_code", output="no such file: x.csv")
-    with pytest.raises(kelpie.JobFailed, match="failed after 1 failures") as raised:
+    with pytest.raises(kelpie.JobFailed, match="failed after 1 failure") as raised:
         job.result(timeout=10)
     assert (raised.value.exit_code, raised.value.reason) == (3, "exit_code")
     assert raised.value.tail == "no such file: x.csv"

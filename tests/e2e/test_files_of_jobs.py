@@ -196,6 +196,12 @@ def test_storage_that_refuses_and_a_job_without_files_are_told_in_one_sentence(
     proxy.fault = lambda method, path: "403"
     code, _, err = kelpie("pull", made, str(tmp_path))
     assert (code, err) == (1, f"s3://{made}/out/: the storage refused it (AccessDenied): Not now.\n")
+    proxy.fault = lambda method, path: None
+    (tmp_path / "sent").mkdir()
+    (tmp_path / "sent" / "file").touch()
+    code, _, err = kelpie("push", str(tmp_path / "sent"), "s3://no-such-bucket/x")
+    assert code == 1
+    assert err.startswith("s3://no-such-bucket/x/file: ") and err.count("\n") == 1
     bare = stack.client.submit({"command": "true", "container_group_id": made})["id"]
     assert "keeps no outputs" in kelpie("pull", bare, str(tmp_path))[2]
     assert "has no checkpoint" in kelpie("pull", "--checkpoint", bare, str(tmp_path))[2]
