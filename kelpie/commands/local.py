@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -33,6 +34,12 @@ def require(package: str, extra: str) -> None:
         raise KelpieError(f"That part of Kelpie is not installed: pip install 'kelpie[{extra}]'")
 
 
+def end_orderly() -> None:
+    """Have SIGTERM, and SIGINT also where a shell ignores it, end what is started here and remove its files."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+
+
 @click.command(context_settings=PLAIN)
 def worker() -> None:
     """Run the worker. (kelpie.__main__ runs it before any command is looked up.)"""
@@ -56,6 +63,7 @@ def up(workers: int) -> None:
     from local_stack.processes import scratch_folder
     from local_stack.stack import LocalStack
 
+    end_orderly()
     say("Starting Postgres, an S3 server, the coordinator and the workers ...")
     with scratch_folder() as root, LocalStack(root) as stack:
         stack.s3.create_bucket(BUCKET)
