@@ -1,9 +1,9 @@
 """The upload of one generation of a watched directory: all of it prepared invisibly, then committed in order."""
 
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -19,12 +19,21 @@ from kelpie_worker.s3.errors import Misconfigured, NoBucket, NotBegun, NotCopied
 from kelpie_worker.s3.objects import Target
 from kelpie_worker.transfer.file_upload import Beginning, Prepared, Rewritten, Transfer
 from kelpie_worker.transfer.part_sizes import WHOLE_SIZE
-from kelpie_worker.workspace.file_version import NoCopy, Signature, Snapshot, Spoiled, begins_with, tail_of
+from kelpie_worker.workspace.file_version import (
+    NoCopy,
+    PinnedFile,
+    Signature,
+    Snapshot,
+    Spoiled,
+    begins_with,
+    tail_of,
+)
 
 _COMMITS_AT_ONCE = 8
 _MOST_REFUSALS = 16  # without anything being taken: then it is not for the keys
 _MOST_PROBES = 3
 _SPOILED_BEFORE_COPY = 2
+_MOST_PINNED = 100
 _USUAL_RATE = 1_000_000.0  # bytes a second of an uplink of which nothing is known yet
 _READ_EACH_TIME = 1024 * 1024  # bytes, to compare a file with what was sent of it
 _PROOF_PAUSE_FACTOR = 20  # times as long as it takes to compare a file with what was sent of it
@@ -59,6 +68,7 @@ class Generations:
         self._number = 0
         self._mark: Mark | None = None  # of the generation under way
         self._spoiled_in_a_row = 0  # generations
+        self._pinned: dict[str, PinnedFile] = {}
         self._rate = _USUAL_RATE
         self.has_sent = False  # whether the bucket has taken anything
 
@@ -131,6 +141,26 @@ class Generations:
             for upload in prepared.values():
                 upload.abort()
         return not_sent
+
+    @contextmanager
+    def pinned(self, found: Snapshot) -> Iterator[None]:
+        """Keep open, from right after a look on, what was replaced each time before it could be read.
+
+        What is done between, such as to see which files are open, may take longer than the command takes from one
+        version to the next.
+        """
+        often = [path for path in found if path in self._files and self._is_spoiled_often(path)]
+        with ExitStack() as stack:
+            for path in often[:_MOST_PINNED]:
+                with suppress(Spoiled, OSError):
+                    self._pinned[path] = stack.enter_context(PinnedFile.of(self._source(path), found[path]))
+            try:
+                yield
+            finally:
+                self._pinned = {}
+
+    def _is_spoiled_often(self, path: str) -> bool:
+        return self._files[path].spoiled >= _SPOILED_BEFORE_COPY
 
     def _mark_of(self, files: int, removed: Iterable[str]) -> Mark | None:
         """The mark of a generation that begins now; none where attempts have no numbers, nor manifests then."""
@@ -213,7 +243,7 @@ class Generations:
         file = self._files[path]
         if file.has_grown(version):
             self._prepare_growth(path, version, prepared, final)
-        elif file.spoiled < _SPOILED_BEFORE_COPY:
+        elif not self._is_spoiled_often(path):
             self._prepare_one(path, version, prepared)
         elif file.movement.only_grows:
             self._prepare_one(path, version, prepared, may_have_grown=True)
@@ -265,7 +295,8 @@ class Generations:
         """Prepare from a copy, so that a file that is rewritten all the time is uploaded some time.
 
         If it is rewritten even while it is copied, it is left to the next generation. If it cannot be copied, it
-        is read in place, and left to the next generation if it is rewritten meanwhile.
+        is read in place, and left to the next generation if it is rewritten meanwhile. One that was replaced as a
+        whole is read through the descriptor that has been open since the look.
         """
         with suppress(Spoiled):
             try:
@@ -273,6 +304,9 @@ class Generations:
             except NoCopy as error:
                 logs.warn("no_room_to_copy", self._job, path=path, detail=str(error))
                 prepared[path] = self._transfer.prepare(self._source(path), version, self.target(path))
+        if path not in prepared and (pinned := self._pinned.get(path)):
+            with suppress(Spoiled):
+                prepared[path] = self._transfer.prepare_pinned(pinned, self._source(path), self.target(path))
 
     def _source(self, path: str) -> str:
         return f"{self._block.local_path}/{path}"

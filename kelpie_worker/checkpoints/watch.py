@@ -275,6 +275,10 @@ class Checkpoints:
         if final:
             self._give_up_aside()
         look = self._observer.look(final=True) if final else self._quiet_look()
+        with self._generations.pinned(look.found):
+            return self._decide(look)
+
+    def _decide(self, look: Look) -> bool:
         self._contents.compare(look)
         self._generations.mark_rewritten(self.files.changed(look.found))
         decision = self._mirror.decide(look)

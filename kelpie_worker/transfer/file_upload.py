@@ -129,6 +129,13 @@ class Transfer:
             with PinnedFile(os.dup(copy.fileno()), path) as copied:
                 return self._prepared(copied, folder, target)
 
+    def prepare_pinned(self, file: PinnedFile, path: str, target: Target) -> Prepared:
+        """The same of a version that was opened before, also where another file has taken its place since.
+
+        Raises Spoiled, OSError.
+        """
+        return self._prepared(file, str(Path(path).parent), target)
+
     def may_begin(self, target: Target) -> bool:
         """Whether the bucket accepts an upload there; tried with one that is aborted at once.
 

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import pytest
 
+from kelpie_worker.checkpoints.mirror import Look
 from kelpie_worker.s3 import whose_fault
 from kelpie_worker.s3.errors import StorageRefused
 from kelpie_worker.system.linux import boottime
@@ -373,6 +374,28 @@ def test_what_was_spoiled_goes_up_from_a_copy_that_bears_no_name(
     watched.checkpoints.cycle(final=True)
     assert keys_of(s3, bucket) == {"weights": b"1", "spoiled": b"1"}
     assert seen == [["checkpoint", "spoiled", "weights"]]
+
+
+@pytest.mark.parametrize("size", [1, LARGE])
+def test_a_file_that_is_replaced_sooner_than_it_is_looked_whether_it_is_open_goes_up_all_the_same(
+    watched: Watched, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """As where reading /proc takes longer than the command from one version to the next."""
+    versions = [bytes([65 + number]) * size for number in range(8)]
+    decide = watched.checkpoints._mirror.decide
+    written = iter(versions)
+
+    def slowly(look: Look) -> Any:
+        decision = decide(look)
+        watched.write("state", next(written))
+        return decision
+
+    monkeypatch.setattr(watched.checkpoints._mirror, "decide", slowly)
+    watched.write("state", next(written))
+    for _ in range(4):
+        watched.checkpoints.cycle(final=False)
+    assert keys_of(s3, bucket)["state"] in versions
+    assert [stored.size for stored in watched.checkpoints.whole] == [size], "it is reported as a whole"
 
 
 def test_without_room_for_a_copy_what_was_spoiled_goes_up_once_it_rests(
