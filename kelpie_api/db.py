@@ -56,11 +56,11 @@ OVERDUE = 10.0
 
 
 class Statements:
-    """The named statements of a folder of .sql files, as attributes."""
+    """The named statements of a folder of .sql files and the folders in it, as attributes."""
 
     def __init__(self, folder: Path) -> None:
         self.by_name: dict[str, LiteralString] = {}
-        for file in sorted(folder.glob("*.sql")):
+        for file in sorted(folder.rglob("*.sql")):
             for block in re.split(r"^-- name: ", file.read_text(), flags=re.MULTILINE)[1:]:
                 name, _, text = block.partition("\n")
                 if name in self.by_name:

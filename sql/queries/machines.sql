@@ -1,4 +1,4 @@
--- Statements on machines, and on those that are to be sent away. Their bans are counted by fail_job in queue.sql, which
+-- Statements on machines, and on those that are to be sent away. Their bans are counted by fail_job in reports.sql, which
 -- writes the reallocation too.
 
 -- name: see_machines

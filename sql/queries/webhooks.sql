@@ -1,4 +1,4 @@
--- Statements on the outbox, in the order of a webhook's life. It is born in the statements of queue.sql.
+-- Statements on the outbox, in the order of a webhook's life. It begins in the statements of queue.
 
 -- name: take_webhooks
 -- Take due webhooks for sending, no more of a lane and of a user than there is room for; see functions/take_webhooks.sql.

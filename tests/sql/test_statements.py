@@ -42,16 +42,16 @@ def test_a_name_given_twice_is_refused(tmp_path: Path) -> None:
         type(SQL)(tmp_path)
 
 
-def test_each_room_has_one_file_of_statements() -> None:
-    """A statement stands in the file of the room that uses it, or the module; commands use those of any."""
-    rooms = ROOT / "kelpie_api"
-    for file in (SQL_FOLDER / "queries").glob("*.sql"):
+def test_each_room_has_its_statements() -> None:
+    """A statement stands in the file or folder of the room or module that uses it; commands use those of any."""
+    rooms, queries = ROOT / "kelpie_api", SQL_FOLDER / "queries"
+    for file in queries.rglob("*.sql"):
+        room = file.relative_to(queries).parts[0].removesuffix(".sql")
         named = set(re.findall(r"^-- name: (\w+)$", file.read_text(), re.MULTILINE))
         inside = {
             name
             for path in rooms.rglob("*.py")
-            if path.relative_to(rooms).parts[0] in (file.stem, f"{file.stem}.py", "commands")
-            or path.stem == file.stem
+            if path.relative_to(rooms).parts[0] in (room, f"{room}.py", "commands") or path.stem == room
             for name in re.findall(r"\bSQL\.([a-z_]+)\b", path.read_text())
         }
         assert named <= inside, (file.name, named - inside)
