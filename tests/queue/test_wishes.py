@@ -433,7 +433,7 @@ def test_a_hold_that_waited_for_a_completion_finds_the_job_completed(
     job = running(api)
     done = {"machine_id": "m1", "container_group": "g1", "attempt": 1, "actor": "machine:m1"}
     nothing = dict.fromkeys(("exit_code", "reason", "detail", "output", "sealed_key"))
-    complete = {"job_id": UUID(job["id"]), **tenant.caller.scope, **done, **nothing}
+    complete = {"job_id": UUID(job["id"]), **tenant.caller.scope, **done, **nothing, **told(report())}
     _, answer = while_open(
         db,
         lambda tx: tx.one_or_none(SQL.complete_job, **complete),

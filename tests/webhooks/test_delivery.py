@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from kelpie_api.db import SQL, Database
 from kelpie_api.encryption import Seal
+from kelpie_api.queue.progress import told
 from kelpie_api.webhooks.fairness import Lanes
 from kelpie_api.webhooks.sender import BACKOFF, GIVE_UP_AFTER, HOLD, Sender
 from local_stack.processes import wait_for
 from tests.doubles.receiver import Receiver, make_due, outbox, run_job, send_round
-from tests.helpers import Client, Tenant, make_job
+from tests.helpers import Client, Tenant, make_job, report
 
 
 def make_old(db: Database, age: timedelta) -> None:
@@ -89,6 +90,7 @@ class TestWriting:
                 output=None,
                 actor="machine:m1",
                 sealed_key=None,
+                **told(report()),
             )
             assert len(tx.all("select from webhooks")) == 1
             tx.connection.execute("rollback")
