@@ -174,7 +174,7 @@ def lead_to(place: str, told: str | None = None) -> AnyResponse:
 
 def read(schema: RequestSchema) -> dict[str, Any]:
     """What the address asks for. Raises InvalidRequest."""
-    loaded: dict[str, Any] = PARSER.parse(schema, this_request(), location="query")
+    loaded: dict[str, Any] = PARSER.read(schema, this_request(), "query")
     return loaded
 
 

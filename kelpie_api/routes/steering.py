@@ -17,12 +17,11 @@ from kelpie_api.schemas.fields import Failure
 from kelpie_api.schemas.jobs import Job
 from kelpie_api.schemas.steering import Group, GroupChanges, Interrupt, JobChanges, Lifted, Rerun, Wished
 from kelpie_api.schemas.submission import SubmissionHeaders
-from kelpie_api.web.body import BodyParser, ignored, request_json, with_warnings
+from kelpie_api.web.body import ignored, request_json, with_warnings
 from kelpie_api.web.context import TEXT, caller, coordinator, db, identifier
 from kelpie_api.web.idempotency import REPLAYED, key_of_request
 
 blueprint = Blueprint("steering", __name__, description="Steering: what becomes of a job that waits or runs.")
-blueprint.ARGUMENTS_PARSER = BodyParser()
 CHANGES = JobChanges()
 GROUP_CHANGES = GroupChanges()
 
