@@ -49,7 +49,7 @@ pytest_plugins = ["tests.worker_fixtures"]
 
 OFFICIAL_IMAGE = "postgres:17"
 # What is written need not outlive the machine. A server that a test kills is another one, and durable.
-NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}
+NOT_DURABLE = {"fsync": "off", "full_page_writes": "off", "max_connections": "300"}
 SLOWEST = (
     "tests/openapi/",
     "tests/local_stack/",

@@ -116,7 +116,7 @@ EMPTY = """
     delete from jobs; delete from sweeps; delete from lapse_horizons; delete from machines;
     delete from reallocations; delete from usage_of_days; delete from usage_to_add; delete from group_prices;
     delete from scaling_decisions; delete from scaling_rules;
-    delete from sessions;
+    delete from sessions; delete from api_keys;
     delete from users where not is_admin; delete from tenants where project <> '';
     delete from salad_proofs; delete from jwks; delete from outages; delete from autoscaler_turn;
     delete from salad_requests; delete from stopping_groups; delete from paused_groups; delete from group_settings;

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask_smorest import Blueprint
-
 from kelpie_api.db import Row
 from kelpie_api.errors import InvalidRequest
 from kelpie_api.limits import LONGEST_NAME
@@ -17,6 +15,7 @@ from kelpie_api.schemas.fields import Failure
 from kelpie_api.schemas.jobs import Job
 from kelpie_api.schemas.steering import Group, GroupChanges, Interrupt, JobChanges, Lifted, Rerun, Wished
 from kelpie_api.schemas.submission import SubmissionHeaders
+from kelpie_api.web.blueprint import Blueprint
 from kelpie_api.web.body import ignored, request_json, with_warnings
 from kelpie_api.web.context import TEXT, caller, coordinator, db, identifier
 from kelpie_api.web.idempotency import REPLAYED, key_of_request

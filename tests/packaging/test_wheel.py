@@ -95,7 +95,7 @@ def test_the_wheel_holds_the_programs_and_the_sql_and_nothing_that_only_a_checko
     assert swagger_ui and swagger_ui <= set(names)  # its licence, too
     pages = {str(path.relative_to(CHECKOUT)) for path in CHECKOUT.glob("kelpie_api/dashboard/[!_]*/*")}
     assert pages and pages <= set(names)
-    sql = {str(path.relative_to(CHECKOUT)) for path in CHECKOUT.glob("sql/*/*.sql")}
+    sql = {str(path.relative_to(CHECKOUT)) for path in CHECKOUT.glob("sql/*/**/*.sql")}
     assert {name.removeprefix("kelpie_api/") for name in names if name.endswith(".sql")} == sql
     for package in ("kelpie", "kelpie_api", "kelpie_worker", "local_stack"):
         code = {str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / package).rglob("*.py")}
