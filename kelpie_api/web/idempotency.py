@@ -9,7 +9,7 @@ from typing import Any
 from flask import request
 
 from kelpie_api.queue.identity import IdempotencyKey
-from kelpie_api.web.body import request_json
+from kelpie_api.web.body import request_json, whole_body
 from kelpie_api.web.context import TEXT
 
 REPLAYED = {"Idempotent-Replayed": TEXT}
@@ -22,6 +22,10 @@ def key_of_request(headers: dict[str, Any]) -> IdempotencyKey | None:
 
 
 def digest_of_body() -> bytes:
-    """A digest of the body's JSON value, whatever its layout; a batch is a list, so no body fits both routes."""
-    canonical = json.dumps(request_json(), sort_keys=True, separators=(",", ":"))
+    """A digest of the body's JSON value, whatever its layout; a batch is a list, so no body fits both routes.
+
+    A body that may be left out, and is, says what an empty object says.
+    """
+    value = request_json() if whole_body() else {}
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).digest()
