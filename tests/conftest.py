@@ -12,7 +12,7 @@ import os
 import tempfile
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import cache
@@ -38,6 +38,7 @@ from kelpie_api.queue import jobs
 from kelpie_api.web.process import Coordinator
 from kelpie_api.webhooks.sender import Sender
 from local_stack.postgres import EmbeddedPostgres
+from local_stack.processes import wait_for
 from tests import pgbouncer
 from tests.doubles.fleet import FleetDouble
 from tests.doubles.receiver import Receiver, receiving
@@ -48,7 +49,8 @@ from tests.helpers import Client, Tenant, empty_tables, make_tenant, set_for_all
 pytest_plugins = ["tests.worker_fixtures"]
 
 OFFICIAL_IMAGE = "postgres:17"
-# What is written need not outlive the machine. A server that a test kills is another one, and durable.
+# What is written need not outlive the machine, and several stacks may use a server at once. A server that a test
+# kills is another one, and durable.
 NOT_DURABLE = {"fsync": "off", "full_page_writes": "off", "max_connections": "300"}
 SLOWEST = (
     "tests/openapi/",
@@ -98,8 +100,8 @@ def server(kind: str) -> Iterator[str]:
         yield os.environ["DATABASE_URL"]
     elif kind == "container":
         image = os.environ.get("KELPIE_TEST_POSTGRES_IMAGE", OFFICIAL_IMAGE)
-        options = " ".join(f"-c {name}={value}" for name, value in NOT_DURABLE.items())
-        with PostgresContainer(image, driver=None).with_command(f"postgres {options}") as container:
+        with PostgresContainer(image, driver=None) as container:
+            restart_with(container, NOT_DURABLE)
             yield container.get_connection_url()
     elif kind == "embedded":
         with tempfile.TemporaryDirectory(prefix="kelpie-test-postgres-", ignore_cleanup_errors=True) as folder:
@@ -112,6 +114,23 @@ def server(kind: str) -> Iterator[str]:
                 embedded.stop()
     else:
         raise pytest.UsageError(f"KELPIE_TEST_DATABASE must be url, container or embedded, not {kind!r}.")
+
+
+def restart_with(container: PostgresContainer, settings: Mapping[str, str]) -> None:
+    """Change settings of a server in a container, whose image may not heed the arguments of its command."""
+    with psycopg.connect(container.get_connection_url(), autocommit=True) as connection:
+        for name, value in settings.items():
+            connection.execute(f"alter system set {name} = {value}".encode())
+    container.get_wrapped_container().restart()
+    wait_for(lambda: answers(container.get_connection_url()), "Postgres to answer again")
+
+
+def answers(url: str) -> bool:
+    try:
+        psycopg.connect(url).close()
+    except psycopg.OperationalError:
+        return False
+    return True
 
 
 @contextmanager
