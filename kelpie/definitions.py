@@ -114,23 +114,6 @@ def during_places(made: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(one.get("bucket", ""), one.get("prefix", "")) for one in blocks if isinstance(one, Mapping)]
 
 
-def refuse_shared_places(definitions: Sequence[Mapping[str, Any]]) -> None:
-    """Raise DefinitionError if two jobs would keep their checkpoints at one place, and resume from each other's.
-
-    Raise DefinitionError if two jobs would keep their checkpoints at one place, and resume from each other's.
-    """
-    seen: dict[tuple[str, str], int] = {}
-    for index, made in enumerate(definitions):
-        for bucket, prefix in during_places(made):
-            other = seen.setdefault((bucket, prefix), index)
-            if other != index:
-                raise DefinitionError(
-                    f"Jobs {other} and {index} would both keep their checkpoints at s3://{bucket}/{prefix}"
-                    f" and resume from"
-                    " each other's; put {index} or {name} into the prefix."
-                )
-
-
 def needed_extensions(made: Mapping[str, Any]) -> dict[str, str]:
     """The extensions that a definition needs, each with the field that needs it."""
     return {EXTENSION_OF[name]: name for name in made if name in EXTENSION_OF}

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kelpie.definitions import during_places
 from kelpie.errors import DefinitionError
 
 # Not ${NAME}, which is the shell's.
@@ -75,3 +76,16 @@ def _value(name: str, values: Mapping[str, Any]) -> str:
         names = ", ".join(sorted(values))
         raise DefinitionError(f"{{{name}}} is no parameter of this sweep; there are {names}.")
     return str(values[name])
+
+
+def refuse_shared_places(definitions: Sequence[Mapping[str, Any]]) -> None:
+    """Raise DefinitionError if two jobs would keep their checkpoints at one place: each would resume from both."""
+    seen: dict[tuple[str, str], int] = {}
+    for index, made in enumerate(definitions):
+        for bucket, prefix in during_places(made):
+            other = seen.setdefault((bucket, prefix), index)
+            if other != index:
+                raise DefinitionError(
+                    f"Jobs {other} and {index} would both keep their checkpoints at s3://{bucket}/{prefix} and"
+                    " resume from each other's; put {index} or {name} into the prefix."
+                )

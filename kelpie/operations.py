@@ -10,10 +10,10 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from kelpie.definitions import KEPT_OUTPUT, needed_extensions, refuse_shared_places
+from kelpie.definitions import KEPT_OUTPUT, needed_extensions
 from kelpie.errors import Ambiguous, DefinitionError, NotFound, TimedOut, Unreachable
 from kelpie.exchange import Server, as_json, fetch, require, send
-from kelpie.grids import fill
+from kelpie.grids import fill, refuse_shared_places
 from kelpie.models import FINAL
 from kelpie.steps import Call, Emit, Pause
 

@@ -71,7 +71,11 @@ class Site:
         body = {f"body.{name}": value for name, value in {**holder, "attempt": claimed["attempt"]}.items()}
         return {"path.job_id": claimed["id"], **body}
 
-    def ended(self) -> dict[str, str]:
+    def running(self) -> dict[str, str | int]:
+        """A job that was just claimed."""
+        return {"path.job_id": self.holder()["path.job_id"]}
+
+    def ended(self) -> dict[str, str | int]:
         """A job that was canceled."""
         session = requests.Session()
         session.headers["X-Kelpie-Key"] = self.stack.user_key
@@ -155,21 +159,9 @@ def test_the_server_does_what_its_document_says(site: Site) -> None:
     assert not (never := [name for name in missed if not run.accepted(operations[name])]), " ".join(never)
 
 
-def as_its_holder(site: Site) -> dict[str, str | int]:
-    return site.holder()
-
-
-def of_a_running_job(site: Site) -> dict[str, str | int]:
-    return {"path.job_id": site.holder()["path.job_id"]}
-
-
-def of_an_ended_job(site: Site) -> dict[str, str | int]:
-    return {**site.ended()}
-
-
 @pytest.mark.parametrize(
     ("names", "said"),
-    [(HOLDERS, as_its_holder), ({"failed"}, as_its_holder), (STEERED, of_a_running_job), (AGAIN, of_an_ended_job)],
+    [(HOLDERS, Site.holder), ({"failed"}, Site.holder), (STEERED, Site.running), (AGAIN, Site.ended)],
     ids=["holder", "failure", "user", "rerun"],
 )
 def test_what_is_said_of_one_job_is_as_documented(
