@@ -154,6 +154,9 @@ def claim_until(port: int, key: str, deadline: float, number: int, failed: list[
             )
             answer = connection.getresponse()
             body = json.loads(answer.read())
+            if answer.status == 503:  # more is asked for than the machine can do: that is no claim, and no failure
+                time.sleep(float(answer.headers["Retry-After"]))
+                continue
             if answer.status != 200 or not body:
                 raise RuntimeError(f"a claim was answered {answer.status}: {body}")
     except Exception as error:  # noqa: BLE001 - raised by the thread that joins this one

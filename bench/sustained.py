@@ -118,8 +118,9 @@ def main(small: bool) -> None:
     show("housekeeping", free)
     show("and an old snapshot", hindered)
     click.echo(f"{'through the API':22} {asked:6,.0f}")
+    ratio = f"{free[-1] / asked:.1f}x" if asked else "any multiple of"
     goals.figure(
-        f"the last window gives {free[-1] / asked:.1f}x what the API can ask for (goal: more than 1x)",
+        f"the last window gives {ratio} what the API can ask for (goal: more than 1x)",
         free[-1] > asked,
     )
     goals.figure(f"the last window gives {free[-1]:,.0f} claims a second (goal: over {FLOOR:,})", free[-1] > FLOOR)

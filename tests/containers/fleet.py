@@ -29,6 +29,7 @@ INTERVAL = 3  # seconds between the heartbeats of a job
 UNHURRIED = 60  # the same, where no lease must lapse
 SILENCE = 2 * INTERVAL  # seconds until a lease lapses
 STEPS = 12
+ENDLESS = 10_000  # steps of a job that a test does not let end
 SECONDS_PER_STEP = "0.3"
 INPUT = b"the input of the job\n"
 INPUT_PREFIX = "input/"

@@ -22,6 +22,7 @@ from tests.containers.bucket import BucketServer
 from tests.containers.compose import Compose
 from tests.containers.fleet import (
     BUCKET,
+    ENDLESS,
     INPUT,
     INPUT_PREFIX,
     SILENCE,
@@ -136,13 +137,13 @@ def test_a_killed_machine_that_is_started_again_goes_on_with_what_it_has(fleet: 
 
 def test_a_machine_that_is_shut_down_gives_its_job_back_at_once(fleet: Fleet) -> None:
     first = fleet.start_node("first")
-    job = fleet.submit(interval=UNHURRIED)
+    job = fleet.submit(steps=4 * STEPS, interval=UNHURRIED)
     fleet.wait_until_saved(job)
     fleet.start_node("second")
     assert first.stop() == 0
     assert fleet.attempts(job)[0] == ("first", "released")
     saved = fleet.saved_step(job)
-    fleet.wait_until_completed(job)
+    fleet.wait_until_completed(job, steps=4 * STEPS)
     assert fleet.attempts(job)[1:] == [("second", "completed")]
     assert f"relay: resumed from step {saved} of" in fleet.nodes["second"].printed, (
         "the last checkpoint was flushed"
@@ -254,7 +255,7 @@ def test_several_workers_share_a_machine(fleet: Fleet, command: list[str], first
 
 
 def test_several_workers_give_all_their_jobs_back_when_the_machine_is_shut_down(fleet: Fleet) -> None:
-    jobs = [fleet.submit(interval=UNHURRIED) for _ in range(3)]
+    jobs = [fleet.submit(steps=ENDLESS, interval=UNHURRIED) for _ in range(3)]
     node = fleet.start_node("shared", ["./several.sh", "3"])
     for job in jobs:
         fleet.wait_until_saved(job)
