@@ -705,6 +705,8 @@ CREATE INDEX ends_of_ids ON jobs USING btree (tenant_id, "right"((id)::text, 6) 
 
 CREATE INDEX events_of_a_job ON events USING btree (job_id, id);
 
+CREATE INDEX failed_jobs ON jobs USING btree (tenant_id, failed) WHERE (failed IS NOT NULL);
+
 CREATE INDEX finished_jobs_of_a_group ON jobs USING btree (tenant_id, container_group, COALESCE(completed, failed, canceled)) WHERE (COALESCE(completed, failed, canceled) IS NOT NULL);
 
 CREATE INDEX jobs_of_a_group ON jobs USING btree (tenant_id, COALESCE(container_group, ''::text), seq);
@@ -779,11 +781,15 @@ CREATE INDEX sweeps_of_a_tenant ON sweeps USING btree (tenant_id, seq);
 
 CREATE INDEX sweeps_to_end ON sweeps USING btree (closed) WHERE ((closed IS NOT NULL) AND (ended IS NULL));
 
+CREATE INDEX torn_resumes ON events USING btree (at, job_id) WHERE ((kind = 'resumed'::text) AND ((detail ->> 'checkpoint'::text) = 'torn'::text));
+
 CREATE INDEX usage_of_a_machine ON usage_of_days USING btree (tenant_id, container_group, machine_id, day);
 
 CREATE INDEX webhooks_by_age ON webhooks USING btree (due_since) WHERE (next_try IS NOT NULL);
 
 CREATE INDEX webhooks_due ON webhooks USING btree (next_try) WHERE (next_try IS NOT NULL);
+
+CREATE INDEX webhooks_given_up ON webhooks USING btree (user_id, given_up) WHERE (given_up IS NOT NULL);
 
 CREATE INDEX webhooks_of_a_job ON webhooks USING btree (job_id, seq);
 

@@ -11,7 +11,9 @@ import unicodedata
 from datetime import datetime
 from typing import Any
 
-FILTERS = ("duration", "brief", "moment", "ago", "size", "money", "plain", "printed", "percent", "counted")
+FILTERS = (
+    "ago", "brief", "counted", "duration", "hours", "moment", "money", "percent", "plain", "printed", "size",
+)  # fmt: skip
 LONGEST_SHOWN = 300  # characters of a name, a label, a reason
 LONGEST_LINE = 4000  # characters of a line of output
 # Escape sequences of terminals: colours, moves of the cursor, titles of windows and links.
@@ -41,6 +43,14 @@ def brief(seconds: float) -> str:
         if seconds >= 1.5 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def hours(seconds: float | None) -> str:
+    """Machine time in hours, the unit that it is paid in."""
+    if seconds is None:
+        return "–"
+    number = seconds / 3600
+    return f"{number:,.1f} h" if number < 100 else f"{number:,.0f} h"
 
 
 def moment(at: datetime | None) -> str:

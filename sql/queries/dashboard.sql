@@ -9,6 +9,112 @@ select p.phase, count(*) as jobs
    and of_group(q.container_group, %(groups)s)
  group by p.phase;
 
+-- name: needs_a_person
+-- Jobs that go on only once a person does something, or whose owner ought to know, each kind with its number and the newest of them:
+-- those that are held, those that are banned from all machines of their group, those that failed since `since`, those that began an
+-- attempt from a torn checkpoint since then, and those of which a webhook is not delivered. Numbers beyond `most` are `most` and one.
+-- Each kind is read from an index of its own, so a long history costs nothing.
+with held as (
+  select 'held' as kind, job_id, seq
+    from queue
+   where of_tenant(tenant_id, %(scope)s)
+     and parked is not null
+     and 'hold' = any (parked)
+   order by seq desc
+   limit %(most)s + 1
+),
+blocked as (
+  select 'blocked' as kind, job_id, seq
+    from queue
+   where banned
+     and blocked_since is not null
+     and machine_id is null
+     and of_tenant(tenant_id, %(scope)s)
+   order by seq desc
+   limit %(most)s + 1
+),
+failed as (
+  select 'failed' as kind, null::uuid as job_id, 0::bigint as seq
+    from jobs
+   where of_tenant(tenant_id, %(scope)s)
+     and failed >= %(since)s
+   limit %(most)s + 1
+),
+torn as (
+  select distinct 'torn' as kind, j.id as job_id, j.seq
+    from (select job_id
+            from events
+           where kind = 'resumed'
+             and detail ->> 'checkpoint' = 'torn'
+             and at >= %(since)s
+           order by at desc
+           limit %(most)s + 1) e
+    join jobs j on j.id = e.job_id
+   where of_tenant(j.tenant_id, %(scope)s)
+),
+undelivered as (
+  select distinct 'webhooks' as kind, j.id as job_id, j.seq
+    from ((select job_id
+             from webhooks
+            where next_try > now()
+              and tries - tries_before > under_way::integer
+              and user_id = %(user_id)s
+            limit %(most)s + 1)
+           union all
+          (select job_id
+             from webhooks
+            where given_up >= %(since)s
+              and user_id = %(user_id)s
+            order by given_up desc
+            limit %(most)s + 1)) w
+    join jobs j on j.id = w.job_id
+   where of_tenant(j.tenant_id, %(scope)s)
+)
+select kind, count(*) as jobs, (array_agg(job_id order by seq desc) filter (where job_id is not null))[:%(named)s] as newest
+  from (select * from held
+         union all
+        select * from blocked
+         union all
+        select * from failed
+         union all
+        select * from torn
+         union all
+        select * from undelivered) found
+ group by kind;
+
+-- name: usage_of_week
+-- What attempts cost that ended on each day (UTC) since `first`: hours that were kept and lost, and money.
+select day, sum(attempts)::bigint as attempts, sum(held) as held, sum(useful) as useful, sum(lost) as lost, sum(money) as money
+  from (select day, attempts, held, useful, lost, money
+          from usage_of_days
+         where of_tenant(tenant_id, %(scope)s)
+           and day >= %(first)s
+         union all
+        select day, 1, held, useful, lost, money
+          from usage_to_add
+         where of_tenant(tenant_id, %(scope)s)
+           and day >= %(first)s) counted
+ group by day
+ order by day;
+
+-- name: count_fleet
+-- Machines that were heard of within ten minutes, those that hold a job, and how many the rules of container groups asked for in their
+-- last runs (null: there are no rules).
+select (select count(*)
+          from machines
+         where of_tenant(tenant_id, %(scope)s)
+           and last_seen > now() - interval '10 minutes') as alive,
+       (select sum(coalesce(d.desired_replicas, 0))::bigint
+          from scaling_rules r
+          left join lateral (
+               select desired_replicas
+                 from scaling_decisions d
+                where d.tenant_id = r.tenant_id
+                  and d.container_group_id = r.container_group_id
+                order by d.id desc
+                limit 1) d on true
+         where of_tenant(r.tenant_id, %(scope)s)) as wanted;
+
 -- name: newest_attempts
 -- The newest attempts of a job, the last first, without what they printed.
 select a.number, a.machine_id, a.container_group as container_group_id, a.claimed, a.ended, a.outcome, a.exit_code, a.reason,
@@ -41,6 +147,15 @@ select id, at, kind, actor, attempt
   from events
  where job_id = %(job_id)s
  order by id desc
+ limit %(most)s;
+
+-- name: newest_webhooks
+-- The newest webhooks of a job, the last first, each with the answer to its last try.
+select seq, id, status, event, url, created, tries, next_try, delivered, given_up, last_status, last_error,
+       case when delivered is not null then 'delivered' when given_up is not null then 'given_up' else 'pending' end as state
+  from webhooks
+ where job_id = %(job_id)s
+ order by seq desc
  limit %(most)s;
 
 -- name: reported_output

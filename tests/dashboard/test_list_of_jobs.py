@@ -154,4 +154,4 @@ def test_the_first_page_counts_open_jobs_by_phase(operator: Browser, db: Databas
     for state in ("pending", "pending", "held", "failed"):
         make_job(db, tenant, state)
     text = " ".join(operator.page("/ui").text.split())
-    assert "pending2" in text and "running1" in text and "failed1" in text
+    assert "pending2" in text and "running1" in text and "1 failed within a day" in text
