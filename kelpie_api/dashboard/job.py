@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from flask import Response, request
 from werkzeug.wrappers import Response as AnyResponse
 
-from kelpie_api.dashboard.pages import blueprint, lead_to, once_of, page
+from kelpie_api.auth.caller import Role
+from kelpie_api.dashboard.output import Piece, piece_of
+from kelpie_api.dashboard.pages import blueprint, is_fragment, lead_to, once_of, page
 from kelpie_api.dashboard.sparks import sparks_of
+from kelpie_api.dashboard.states import FINAL
 from kelpie_api.dashboard.timeline import Picture, picture, spans
 from kelpie_api.db import SQL, Row
 from kelpie_api.errors import NotFound
@@ -23,12 +28,13 @@ from kelpie_api.queue.why import why
 from kelpie_api.web import sessions
 from kelpie_api.web.body import whole_body
 from kelpie_api.web.context import caller, coordinator, db, identifier, this_request
+from kelpie_api.webhooks import log
 
 MOST_ATTEMPTS = 300  # in the picture and the table
 MOST_EVENTS = 60
+MOST_WEBHOOKS, MOST_TRIES = 20, 10  # the newest, and of each the newest tries
 TAIL = 16_384  # bytes of output
 REFRESHED = 4  # seconds between two looks at the live part of the page
-FINAL = (Phase.COMPLETED, Phase.FAILED, Phase.CANCELED)
 IN_HAND = (Phase.RUNNING, Phase.STALLED, Phase.DOWNLOADING, Phase.UPLOADING)
 
 
@@ -66,8 +72,9 @@ def get_job(job_id: str) -> Response:
         is_held="hold" in (job["parked"] or ()) or "backoff" in (job["parked"] or ()),
         progress=job.get("progress"),
         sparks=sparks_of(db().all(SQL.list_progress_points, job_id=the_id)),
-        printed=tail_of(the_id, job["attempt"]),
+        **output_of(job, is_live=not (is_final or shows_values)),
         events=db().all(SQL.newest_events, job_id=the_id, most=MOST_EVENTS),
+        webhooks=webhooks_of(the_id),
         environment=environment_of(job, shows_values),
         shows_values=shows_values,
     )
@@ -87,6 +94,16 @@ def attempts_of(job: Row) -> Attempts:
     return Attempts(newest, total, picture(found, (now - begin).total_seconds()), begin)
 
 
+def output_of(job: Row, is_live: bool) -> dict[str, Any]:
+    """What the page shows of the output: `printed`, its end, or `piece`, the first of those that a page gets."""
+    attempt = job["attempt"]
+    if not (is_live and attempt and (job["options"] or {}).get("keep_output")):
+        return {"printed": tail_of(job["id"], attempt)}
+    if is_fragment():  # the output that the page has stays as it is; one that has none begins here
+        return {"piece": Piece.first(attempt)}
+    return {"piece": piece_of(job, attempt, output.tail(db(), job["id"], attempt, TAIL))}
+
+
 def tail_of(job_id: UUID, attempt: int) -> bytes:
     """The end of what the newest attempt printed: what is kept, or what came with the report of its end."""
     if not attempt:
@@ -95,6 +112,20 @@ def tail_of(job_id: UUID, attempt: int) -> bytes:
         return kept
     found = db().one_or_none(SQL.reported_output, job_id=job_id, attempt=attempt, most=TAIL)
     return ((found and found["output"]) or "").encode(errors="replace")
+
+
+def webhooks_of(job_id: UUID) -> list[Row]:
+    """The newest webhooks of a job, each with its newest tries, the last first, and its URL for this caller."""
+    found = db().all(SQL.newest_webhooks, job_id=job_id, most=MOST_WEBHOOKS)
+    tries: dict[UUID, list[Row]] = defaultdict(list)
+    for row in db().all(SQL.list_deliveries, webhook_ids=[one["id"] for one in found], most=MOST_TRIES):
+        tries[row["webhook_id"]].insert(0, row)
+    is_viewer = caller().role == Role.VIEWER
+    return [
+        one
+        | {"attempts": tries[one["id"]], "url": listing.without_user_part(one["url"]) if is_viewer else one["url"]}
+        for one in found
+    ]
 
 
 def environment_of(job: Row, shows_values: bool) -> list[tuple[str, str | None]] | None:
@@ -115,6 +146,16 @@ def steer_job(job_id: str, verb: str) -> AnyResponse:
     if verb not in VERBS:
         raise NotFound("There is no such button.")
     return lead_to(f"/ui/jobs/{the_id}", VERBS[verb](the_id))
+
+
+@blueprint.post("/ui/jobs/<job_id>/webhooks/<webhook_id>")
+def redeliver_webhook(job_id: str, webhook_id: str) -> AnyResponse:
+    """Send a webhook again."""
+    whole_body()
+    sessions.require_own_form(this_request())
+    job = listing.get(db(), caller(), identifier(job_id, "job"))
+    log.redeliver(db(), job["id"], identifier(webhook_id, "webhook"), caller().sealed_key)
+    return lead_to(f"/ui/jobs/{job['id']}#webhooks", "The webhook will be delivered again.")
 
 
 def rerun_job(job_id: UUID) -> AnyResponse:

@@ -36,7 +36,9 @@ from kelpie_api.web.errors import TITLES, answer_error
 
 blueprint = Blueprint("dashboard", __name__, template_folder="templates")
 STATIC = Path(__file__).parent / "static"
-HTMX = Path(__file__).parent / "htmx"  # as scripts/update-htmx put it there, with its licence and its hashes
+# As scripts/update-npm put them there, with their licences and hashes.
+HTMX, UPLOT = Path(__file__).parent / "htmx", Path(__file__).parent / "uplot"
+FOLDERS = (STATIC, HTMX, UPLOT)
 TYPES = {".css": "text/css", ".svg": "image/svg+xml", ".js": "text/javascript"}
 # Nothing inline, nothing from elsewhere, in no frame. A form's answer may lead to a page of ours only.
 POLICY = (
@@ -58,6 +60,7 @@ MENU = (
     ("Groups", "/ui/groups"),
     ("Machines", "/ui/machines"),
     ("Usage", "/ui/usage"),
+    ("Settings", "/ui/settings"),
 )
 OWN_PATH = re.compile(r"/ui(/[A-Za-z0-9_.-]+)*(\?[!-~]*)?")
 
@@ -91,7 +94,7 @@ def get_nothing(name: str) -> Response:
 def get_asset(name: str) -> Response:
     if name not in assets():
         raise NotFound("There is no such file.")
-    folder = HTMX if (HTMX / name).is_file() else STATIC
+    folder = next(folder for folder in FOLDERS if (folder / name).is_file())
     answer = send_from_directory(folder, name, mimetype=TYPES[Path(name).suffix])
     answer.headers["Cache-Control"] = "public, max-age=86400"
     return answer
@@ -102,7 +105,8 @@ def assets() -> dict[str, str]:
     """The files that pages load, and of each a digest that its address carries: a new release is loaded anew."""
     return {
         file.name: hashlib.sha256(file.read_bytes()).hexdigest()[:12]
-        for file in (*STATIC.iterdir(), *HTMX.iterdir())
+        for folder in FOLDERS
+        for file in folder.iterdir()
         if file.suffix in TYPES
     }
 

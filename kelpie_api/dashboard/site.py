@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from kelpie_api.dashboard import groups, job, jobs, machines, overview, pages, sign_in, sweeps, usage
+from kelpie_api.dashboard import (
+    groups,
+    job,
+    jobs,
+    machines,
+    output,
+    overview,
+    pages,
+    settings,
+    sign_in,
+    sweeps,
+    usage,
+)
 
-PAGES = (sign_in, overview, jobs, job, sweeps, groups, machines, usage)
+PAGES = (sign_in, overview, jobs, job, output, sweeps, groups, machines, usage, settings)
 blueprint = pages.blueprint

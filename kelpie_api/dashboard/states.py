@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kelpie_api.queue.states import Outcome, Phase
 
+FINAL = (Phase.COMPLETED, Phase.FAILED, Phase.CANCELED)
 # The colour, a class of the style sheet, and the sign, a macro of templates/parts.html.
 PHASES: dict[Phase, tuple[str, str]] = {
     Phase.STALLED: ("bad", "alarm"),

@@ -94,13 +94,17 @@ def read(db: Database, job_id: UUID, attempt: int, start: int, whole: bool = Fal
     return Output(bytes(content), at, left_out, found["is_over"])
 
 
-def tail(db: Database, job_id: UUID, attempt: int, most: int) -> Output:
-    """The last `most` bytes of what is kept of an attempt's output, beginning with a line where there is one."""
+def tail(db: Database, job_id: UUID, attempt: int, most: int, start: int = 0) -> Output:
+    """What is kept of an attempt's output from an offset on, but of more than `most` bytes the last ones.
+
+    Where some are left out it begins with a line, if there is one.
+    """
     found = db.one_or_none(SQL.output_of_attempt, job_id=job_id, attempt=attempt)
-    start = max(0, found["next"] - most) if found else 0
-    end = read(db, job_id, attempt, start, whole=True)
-    first = end.content.find(b"\n") + 1 if start else 0
-    return Output(end.content[first:], end.next, start + first, end.is_over)
+    begin = max(start, found["next"] - most) if found else start
+    end = read(db, job_id, attempt, begin, whole=True)
+    left_out = begin - start + end.left_out
+    first = end.content.find(b"\n") + 1 if left_out else 0
+    return Output(end.content[first:], end.next, left_out + first, end.is_over)
 
 
 def watch(db: Database, job_id: UUID, attempt: int) -> bool:

@@ -13,12 +13,13 @@ from kelpie_api.limits import LARGEST_PIECE
 from kelpie_api.queue import output
 from kelpie_api.queue.output import Reader, TooManyReaders
 from kelpie_api.queue.states import Report
-from kelpie_api.routes.work import admit_machine, is_closed
+from kelpie_api.routes.work import admit_machine
 from kelpie_api.schemas.fields import Failure
 from kelpie_api.schemas.work import OutputQuery, PieceKept, PieceQuery
 from kelpie_api.web.blueprint import Blueprint
 from kelpie_api.web.body import whole_body
-from kelpie_api.web.context import TEXT, caller, coordinator, db, here, identifier, this_request
+from kelpie_api.web.connection import client_is_gone
+from kelpie_api.web.context import TEXT, caller, coordinator, db, here, identifier
 
 blueprint = Blueprint("output", __name__, description="What commands print.")
 CROWDED = "5"  # Retry-After, in seconds, for a reader that found no room to wait
@@ -74,7 +75,7 @@ def get_output(query: dict[str, Any], job_id: str) -> Response:
         headers["Kelpie-Live"] = str(output.watch(db(), the_id, attempt)).lower()
         if found.next <= query["start"]:
             try:
-                coordinator().readers.wait(Reader(the_id, attempt, query["start"]), query["wait"], gone)
+                coordinator().readers.wait(Reader(the_id, attempt, query["start"]), query["wait"], client_is_gone)
             except TooManyReaders:
                 headers["Retry-After"] = CROWDED
             found = output.read(db(), the_id, attempt, query["start"])
@@ -84,9 +85,3 @@ def get_output(query: dict[str, Any], job_id: str) -> Response:
         headers["Content-Disposition"] = f'attachment; filename="{the_id}-{attempt}.log"'
     # No browser takes what a command printed for a page of this site.
     return Response(found.content, headers=headers, mimetype="application/octet-stream")
-
-
-def gone() -> bool:
-    """Whether the client of this request closed its connection."""
-    client = this_request().environ.get("gunicorn.socket")
-    return client is not None and is_closed(client)

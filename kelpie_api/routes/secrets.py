@@ -8,7 +8,7 @@ from typing import Any
 from kelpie_api.db import Row
 from kelpie_api.errors import InvalidRequest
 from kelpie_api.schemas.fields import Failure
-from kelpie_api.schemas.secrets import NAME_OF_A_SECRET, NewSecret, Secret, SecretList
+from kelpie_api.schemas.secrets import NAME_OF_A_SECRET, ODD_NAME, NewSecret, Secret, SecretList
 from kelpie_api.sealed import secrets
 from kelpie_api.web.blueprint import Blueprint
 from kelpie_api.web.context import caller, coordinator, db
@@ -46,6 +46,5 @@ def delete_secret(secret_name: str) -> None:
 def name_of(text: str) -> str:
     """A secret's name from a path. Raises InvalidRequest."""
     if not re.fullmatch(NAME_OF_A_SECRET, text):
-        sentence = "A secret is named like a variable: letters, digits and '_', no digit first, 128 at most."
-        raise InvalidRequest(sentence, {"secret_name": [sentence]})
+        raise InvalidRequest(ODD_NAME, {"secret_name": [ODD_NAME]})
     return text

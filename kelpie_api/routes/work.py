@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from typing import Any, TypeVar
 from uuid import UUID
 
 from kelpie_api import metrics
 from kelpie_api.auth.caller import Caller
-from kelpie_api.db import Database, Row, next_byte
+from kelpie_api.db import Database, Row
 from kelpie_api.errors import JobNotFound, KelpieError, NotTheHolder
 from kelpie_api.queue import checkpoints, handouts, jobs
 from kelpie_api.queue.long_poll import TooManyWaiters, Waiter
@@ -28,6 +27,7 @@ from kelpie_api.schemas.work import (
     WorkQuery,
 )
 from kelpie_api.web.blueprint import Blueprint
+from kelpie_api.web.connection import client_is_gone
 from kelpie_api.web.context import TEXT, caller, coordinator, db, here, identifier, this_request
 
 blueprint = Blueprint("work", __name__, description="Work: what workers claim and report.")
@@ -61,29 +61,14 @@ def claim(query: dict[str, Any]) -> Row | None:
     machine, group, claim_id = query["machine_id"], query["container_group_id"], query["claim_id"]
     speaks = query["speaks"]
     claimant, seal = caller(), coordinator().authenticator.seal
-    client = this_request().environ.get(
-        "gunicorn.socket"
-    )  # absent under other servers: then no client counts as gone
-
-    def gone() -> bool:
-        return client is not None and is_closed(client)
 
     def take() -> Row | None:
-        return handouts.claim(db(), seal, claimant, machine, group, claim_id, gone, speaks)
+        return handouts.claim(db(), seal, claimant, machine, group, claim_id, client_is_gone, speaks)
 
     if not query["wait"]:
         return take()
     waiter = Waiter(claimant.tenant_id, machine, claimant.served_groups(group), claim_id, group)
-    return coordinator().waiting.claim(waiter, take, query["wait"], gone)
-
-
-def is_closed(client: socket.socket) -> bool:
-    """Whether the client closed its connection; bytes that it sent ahead do not count.
-
-    A client that closed only its sending half looks the same: the difference shows when something is sent to it,
-    and by then a job would have been claimed.
-    """
-    return client.fileno() < 0 or next_byte(client.fileno()) == b""
+    return coordinator().waiting.claim(waiter, take, query["wait"], client_is_gone)
 
 
 def report_of(fields: dict[str, Any]) -> Report:

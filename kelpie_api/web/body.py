@@ -83,6 +83,14 @@ def whole_body() -> bytes:
     return data
 
 
+def load(schema: Schema, values: Row) -> Any:
+    """What a schema makes of values that are no body and no query, as those of a form. Raises InvalidRequest."""
+    try:
+        return schema.load(values)
+    except ValidationError as error:
+        raise invalid(error) from None
+
+
 def invalid(error: ValidationError) -> InvalidRequest:
     """The error for marshmallow's nested messages: a flat map of field paths, at most MOST_NAMED of them."""
     messages: dict[Any, Any] = error.messages_dict

@@ -37,6 +37,7 @@ class Coordinator:
     lookups: GroupLookups
     environments: Environments
     readers: OutputReaders
+    room_for_pages: threading.BoundedSemaphore  # of these readers, how many may be pages
     schema_is_current: bool = False
     begun_in: int | None = None
     beginning: threading.Lock = field(default_factory=threading.Lock)
@@ -58,7 +59,19 @@ class Coordinator:
         lookups = GroupLookups(db, Salad(config.salad_api_url), config.salad_api_key)
         readers = OutputReaders(db, config.max_readers)
         environments = Environments(db, authenticator.seal)
-        return cls(config, db, authenticator, maintenance, waiting, sightings, lookups, environments, readers)
+        room_for_pages = threading.BoundedSemaphore(max(1, config.max_readers // 2))
+        return cls(
+            config,
+            db,
+            authenticator,
+            maintenance,
+            waiting,
+            sightings,
+            lookups,
+            environments,
+            readers,
+            room_for_pages,
+        )
 
     def begin(self) -> None:
         """Open the pool and start housekeeping, once in each process."""

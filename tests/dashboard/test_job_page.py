@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
 import uuid
 from typing import Any
@@ -15,6 +17,7 @@ from tests.helpers import Client, Tenant, make_job, row, rows_of_jobs
 
 MARKUP = "<script>alert(1)</script><img src=x onerror=alert(1)>'\"&"
 HOSTILE = f"{MARKUP}\u202egnp.exe\u2066"
+T0 = 1_796_040_060  # seconds since 1970, one minute after noon of 2026-11-30
 VERBS = ("hold", "resume", "interrupt", "cancel", "rerun")
 
 
@@ -268,8 +271,40 @@ class TestHostileText:
             answer = api.report(job, "heartbeat", attempt=1, progress=said)
             assert answer.status_code == 200, answer.text
             db.execute("update progress set last_point = last_point - interval '1 hour'")
-        text = operator.get(f"/ui/jobs/{job['id']}").text
-        assert "<img src=x" not in text and "50.0 %" in text
+        answer = operator.get(f"/ui/jobs/{job['id']}")
+        assert "<img src=x" not in answer.text and "50.0 %" in answer.text
+        assert [json.loads(one) for one in charts(answer.text)] == [[0.5, 0.5], [-1e308, 1e308]]
+
+
+def charts(text: str) -> list[str]:
+    """The values of each chart of a page, in JSON."""
+    return [html.unescape(one) for one in re.findall(r'data-values="([^"]*)"', text)]
+
+
+def test_progress_and_metrics_are_drawn_over_all_attempts_with_and_without_a_script(
+    api: Client, operator: Browser, db: Database
+) -> None:
+    job = api.submit()
+    assert api.claim()
+    place = f"/ui/jobs/{job['id']}"
+    assert charts(operator.get(place).text) == []
+    assert [name for name in operator.page(place).scripts if "uPlot" in name] == []
+    db.execute(
+        "insert into progress_points (job_id, number, attempt, at, fraction, metrics)"
+        " select %(id)s, n, case when n < 3 then 1 else 2 end,"
+        "        '2026-11-30 12:00Z'::timestamptz + n * interval '1 min',"
+        "        0.25 * n, case when n = 2 then '{\"acc\": 1}'::json"
+        "                       else json_build_object('loss', 1.0 / n) end"
+        "   from generate_series(1, 4) n",
+        id=job["id"],
+    )
+    text = operator.get(place).text
+    assert [json.loads(one) for one in charts(text)] == [[0.25, 0.5, 0.75, 1.0], [1.0, None, 0.333333, 0.25]]
+    assert f'data-at="[{T0}.0, {T0 + 60}.0, {T0 + 120}.0, {T0 + 180}.0]"' in text
+    assert f'data-begins="[[{T0 + 120}.0, 2]]"' in text
+    assert text.count('<path d="M0.0 ') == 2 and "25 % to 100 %" in text and "0.25 to 1" in text
+    names = [source.partition("?")[0].rpartition("/")[2] for source in operator.page(place).scripts]
+    assert names == ["htmx.min.js", "live.js", "uPlot.iife.min.js", "charts.js"]
 
 
 def put_output(db: Database, job_id: UUID, content: bytes) -> None:
@@ -290,7 +325,7 @@ def test_the_end_of_the_output_is_shown_from_a_line_on(api: Client, operator: Br
     put_output(db, UUID(job["id"]), b"".join(b"line %06d\n" % number for number in range(10_000)))
     text = operator.page(f"/ui/jobs/{job['id']}").text
     assert "line 009999" in text and "line 000001" not in text
-    [shown] = re.findall(r"the end of attempt 1\s+(.*)", text)
+    [shown] = re.findall(r"KiB left out\n(.*)", text)
     assert re.fullmatch(r"line \d{6}", shown)
 
 
@@ -299,3 +334,68 @@ def test_output_that_came_with_the_report_is_shown_where_none_is_kept(api: Clien
     assert api.claim()
     assert api.report(job, "failed", attempt=1, exit_code=1, output="Traceback: no such file").status_code == 202
     assert "Traceback: no such file" in operator.page(f"/ui/jobs/{job['id']}").text
+
+
+class TestWebhooks:
+    def add(self, db: Database, tenant: Tenant, job_id: UUID, tries: int, **fields: Any) -> UUID:
+        """A webhook of a job that failed so many times."""
+        made = db.one_or_none(
+            "insert into webhooks (job_id, url, event, status, machine_id, container_group, user_id, lane, tries,"
+            "                      next_try, given_up, last_status, last_error)"
+            " values (%(job)s, %(url)s, 'failed', 'failed', 'm1', 'g1', %(user)s, gen_random_uuid(), %(tries)s,"
+            "         %(next)s, case when %(next)s::timestamptz is null then now() end, %(status)s, %(error)s)"
+            " returning id",
+            job=job_id,
+            user=tenant.caller.user_id,
+            tries=tries,
+            **{"url": "https://example.com/", "next": None, "status": 500, "error": None} | fields,
+        )
+        assert made
+        db.execute(
+            "insert into deliveries (webhook_id, number, answer, error)"
+            " select %(id)s, n, %(status)s, %(error)s from generate_series(1, %(tries)s) n",
+            id=made["id"],
+            tries=tries,
+            **{"status": 500, "error": None}
+            | {name: fields[name] for name in fields if name in ("status", "error")},
+        )
+        found: UUID = made["id"]
+        return found
+
+    def test_are_shown_with_their_tries_and_sent_again(
+        self, operator: Browser, db: Database, tenant: Tenant
+    ) -> None:
+        job_id = make_job(db, tenant, "failed")
+        webhook = self.add(db, tenant, job_id, 25)
+        page = operator.page(f"/ui/jobs/{job_id}")
+        assert "given up" in page.text and "25 tries · last answer 500" in page.text
+        assert page.text.count(" 500") == 11
+        form = operator.form(f"/ui/jobs/{job_id}", f"/ui/jobs/{job_id}/webhooks/{webhook}")
+        assert "delivered again" in operator.told(operator.post(form.action, form.fields))
+        assert db.all("select given_up, next_try <= now() as due from webhooks") == [
+            {"given_up": None, "due": True}
+        ]
+
+    def test_of_others_are_not_sent_and_a_viewer_sees_no_password(
+        self, operator: Browser, viewer: Browser, rival: Browser, db: Database, tenant: Tenant
+    ) -> None:
+        job_id, other = make_job(db, tenant, "failed"), make_job(db, tenant, "failed")
+        webhook = self.add(db, tenant, job_id, 1, url="https://anna:secret@example.com/")
+        text = viewer.page(f"/ui/jobs/{job_id}").text
+        assert "example.com" in text and "secret" not in text and "Send again" not in text
+        assert "anna:secret" in operator.page(f"/ui/jobs/{job_id}").text
+        for browser, status in ((viewer, 403), (rival, 404)):
+            fields = browser.form("/ui", "/ui/sign-out").fields
+            browser.post(f"/ui/jobs/{job_id}/webhooks/{webhook}", fields, status)
+        fields = operator.form("/ui", "/ui/sign-out").fields
+        for place in (f"{other}/webhooks/{webhook}", f"{job_id}/webhooks/{uuid.uuid4()}", f"{job_id}/webhooks/x"):
+            operator.post(f"/ui/jobs/{place}", fields, 404)
+        operator.post(f"/ui/jobs/{job_id}/webhooks/{webhook}", {}, 403)
+        assert db.all("select from webhooks where given_up is null") == []
+
+    def test_a_hostile_receiver_is_text(self, operator: Browser, db: Database, tenant: Tenant) -> None:
+        job_id = make_job(db, tenant, "failed")
+        self.add(db, tenant, job_id, 2, url=f"https://example.com/{HOSTILE}", error=HOSTILE * 20_000)
+        text = operator.get(f"/ui/jobs/{job_id}").text
+        assert "<script>" not in text and "<img src=x" not in text and "\u202e" not in text
+        assert len(text) < 40_000

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+from pathlib import Path
 
 import pytest
 
-from kelpie_api.dashboard.pages import HTMX
+from kelpie_api.dashboard.pages import HTMX, STATIC, UPLOT
 from kelpie_api.db import Database
 from tests.dashboard.browser import Browser, Markup
 from tests.helpers import Tenant, make_job
@@ -67,19 +68,29 @@ def test_a_viewers_part_has_no_form(viewer: Browser, db: Database, tenant: Tenan
     assert "<form" not in viewer.get(f"/ui/jobs/{job_id}", **LIVE).text
 
 
-def test_htmx_is_the_release_that_was_recorded() -> None:
-    """scripts/update-htmx writes both; its licence goes with it."""
-    recorded = dict(reversed(line.split("  ./")) for line in (HTMX / "SHA256SUMS").read_text().splitlines())
+@pytest.mark.parametrize(
+    ("folder", "files", "named"),
+    [
+        (HTMX, {"htmx.min.js"}, ("htmx.min.js", '"{}"')),
+        (UPLOT, {"uPlot.iife.min.js", "uPlot.min.css"}, ("uPlot.iife.min.js", "(v{})")),
+    ],
+    ids=["htmx", "uPlot"],
+)
+def test_what_comes_from_elsewhere_is_the_release_that_was_recorded(
+    folder: Path, files: set[str], named: tuple[str, str]
+) -> None:
+    """scripts/update-npm writes both; its licence goes with it."""
+    recorded = dict(reversed(line.split("  ./")) for line in (folder / "SHA256SUMS").read_text().splitlines())
     found = {
         file.name: hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in HTMX.iterdir()
+        for file in folder.iterdir()
         if file.name != "SHA256SUMS"
     }
-    assert found == recorded and {"htmx.min.js", "LICENSE", "VERSION"} == found.keys()
-    assert f'"{(HTMX / "VERSION").read_text().strip()}"' in (HTMX / "htmx.min.js").read_text()
+    assert found == recorded and files | {"LICENSE", "VERSION"} == found.keys()
+    assert named[1].format((folder / "VERSION").read_text().strip()) in (folder / named[0]).read_text()
 
 
-def test_the_pages_own_script_stores_no_more_than_a_pause() -> None:
-    text = (HTMX.parent / "static" / "live.js").read_text()
+def test_the_pages_own_scripts_store_no_more_than_a_pause() -> None:
+    text = "".join(file.read_text() for file in STATIC.glob("*.js"))
     assert re.findall(r"(?:local|session)Storage\.setItem\((\w+)", text) == ["PAUSED"]
     assert "innerHTML" not in text and "eval" not in text

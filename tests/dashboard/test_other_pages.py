@@ -9,11 +9,11 @@ import pytest
 from kelpie_api.db import Database
 from kelpie_api.queue import sweeps
 from tests.dashboard.browser import Browser
-from tests.helpers import Client, Tenant, ban, make_job
+from tests.helpers import Client, Tenant, ban, make_job, make_rule
 
 HOSTILE = "<script>alert(1)</script>'\"&\u202e"
 HOSTILE_NAME = "<script>alert(1)</script>'\"&"
-PLACES = ("/ui", "/ui/jobs", "/ui/sweeps", "/ui/groups", "/ui/machines", "/ui/usage")
+PLACES = ("/ui", "/ui/jobs", "/ui/sweeps", "/ui/groups", "/ui/machines", "/ui/usage", "/ui/settings")
 
 
 def make_sweep(db: Database, tenant: Tenant, **fields: object) -> uuid.UUID:
@@ -131,6 +131,89 @@ class TestGroups:
         form = operator.form("/ui/groups", "/ui/groups/pause")
         assert form.fields["group"] == HOSTILE
         operator.told(operator.post(form.action, form.fields))
+
+
+GROUP = "97f504e8-6de6-4322-b5d5-1777a59a7ad3"
+ONE = f"/ui/groups/one?container_group_id={GROUP}"
+
+
+class TestOneGroup:
+    def test_has_its_rule_and_its_decisions_over_time(
+        self, operator: Browser, viewer: Browser, rival: Browser, db: Database, tenant: Tenant
+    ) -> None:
+        make_job(db, tenant, group=GROUP)
+        make_rule(db, tenant, GROUP, 1, 9, name=HOSTILE)
+        db.execute(
+            "insert into scaling_decisions (tenant_id, container_group_id, at, active, observed_replicas,"
+            "                               desired_replicas, observed_state, action, outcome, error)"
+            " values (%(tenant)s, %(group)s, now() - interval '2 min', 1, 0, 1, 'stopped', 'start', 'ok', null),"
+            "        (%(tenant)s, %(group)s, now() - interval '1 min', null, null, null, null, null, 'failed',"
+            "         %(odd)s),"
+            "        (%(tenant)s, %(group)s, now(), 1, 1, 1, 'running', 'none', 'ok', null)",
+            tenant=tenant.caller.tenant_id,
+            group=GROUP,
+            odd=HOSTILE * 10_000,
+        )
+        text = operator.get(ONE).text
+        assert 'class="wanted" d="M0.0 0.0H1000.0V0.0H1000"' in text
+        assert 'class="there" d="M0.0 100.0H1000.0V0.0H1000"' in text
+        assert "1 to 9 replicas" in text and "start" in text and "alert(1)" in text
+        assert "<script>" not in text and "\u202e" not in text and len(text) < 20_000
+        assert ONE in operator.page("/ui/groups").links and "1 to 9" in operator.page("/ui/groups").text
+        assert [form.action for form in viewer.page(ONE).forms] == ["/ui/sign-out"]
+        assert "It has none" in rival.page(ONE).text and "failed" not in rival.page(ONE).text
+
+    def test_its_price_and_its_rule_are_changed_with_the_words_of_the_api(
+        self, operator: Browser, db: Database, tenant: Tenant
+    ) -> None:
+        make_rule(db, tenant, GROUP)
+        form = operator.form(ONE, "/ui/groups/price")
+        assert "costs 0.25" in operator.told(operator.post(form.action, form.fields | {"price_per_hour": " 0.25"}))
+        assert operator.form(ONE, "/ui/groups/price").fields["price_per_hour"] == "0.25"
+        for odd in ("-1", "x", "1e9", "nan", "1000000.1", "٣", "9" * 2**20):
+            answer = operator.http.post(form.action, data=form.fields | {"price_per_hour": odd})
+            assert answer.status_code in (400, 413) and len(answer.text) < 20_000
+        operator.post(form.action, form.fields | {"price_per_hour": ""})
+        assert db.all("select from group_prices") == []
+        form = operator.form(ONE, "/ui/groups/rule")
+        assert form.fields["max_replicas"] == "10"
+        operator.post(form.action, form.fields | {"min_replicas": "2", "max_replicas": "7"})
+        [rule] = db.all("select min_replicas, max_replicas, idle_threshold_seconds from scaling_rules")
+        assert [*rule.values()] == [2, 7, 0]
+        for odd in ({"min_replicas": "8"}, {"max_replicas": "501"}, {"max_replicas": "x"}, {"max_replicas": ""}):
+            assert (
+                'role="alert"' in operator.post(form.action, form.fields | {"max_replicas": "7"} | odd, 400).text
+            )
+        form = operator.form(ONE, "/ui/groups/remove-rule")
+        assert "removed" in operator.told(operator.post(form.action, form.fields))
+        operator.post(form.action, form.fields, 404)
+
+    def test_one_without_a_rule_gets_it_only_if_it_is_salads(self, operator: Browser) -> None:
+        fields = operator.form("/ui", "/ui/sign-out").fields
+        limits = {"min_replicas": "0", "max_replicas": "1", "idle_threshold_seconds": "0"}
+        for group, status in (("g1", 400), (GROUP, 503)):  # without SALAD_API_KEY no group is found
+            answer = operator.post("/ui/groups/rule", fields | limits | {"group": group}, status)
+            assert 'role="alert"' in answer.text
+        assert "Scaling rule" not in operator.page("/ui/groups/one?container_group_id=g1").text
+        operator.post("/ui/groups/remove-rule", fields | {"group": "g1"}, 404)
+
+    def test_no_viewer_changes_one_and_no_other_tenant(
+        self, viewer: Browser, rival: Browser, operator: Browser, db: Database, tenant: Tenant
+    ) -> None:
+        make_rule(db, tenant, GROUP)
+        limits = {"min_replicas": "0", "max_replicas": "1", "idle_threshold_seconds": "0", "group": GROUP}
+        for verb in ("price", "rule", "remove-rule"):
+            viewer.post(f"/ui/groups/{verb}", viewer.form("/ui", "/ui/sign-out").fields | limits, 403)
+            operator.post(f"/ui/groups/{verb}", limits, 403)
+        own = rival.form("/ui", "/ui/sign-out").fields
+        assert rival.http.post("/ui/groups/rule", data=own | limits).status_code in (400, 409, 503)
+        rival.post("/ui/groups/remove-rule", own | limits, 404)
+        [rule] = db.all("select max_replicas from scaling_rules")
+        assert rule == {"max_replicas": 10}
+
+    @pytest.mark.parametrize("group", ["", "%00", "x" * 300])
+    def test_a_name_that_none_can_have_is_a_refusal(self, operator: Browser, group: str) -> None:
+        operator.get(f"/ui/groups/one?container_group_id={group}", 400)
 
 
 class TestMachines:

@@ -32,9 +32,16 @@ document.addEventListener("htmx:before:request", (event) => {
 document.addEventListener("htmx:before:response", (event) => {
   const { request, response } = event.detail.ctx;
   if (response.status === 200) {
-    known.set(request.action, response.headers.get("ETag"));
+    if (response.headers.has("ETag")) known.set(request.action, response.headers.get("ETag"));
     return;
   }
   event.preventDefault(); // unchanged, or the server is away: the page stays as it is
   if (response.status === 401) location.reload(); // which leads to the form for signing in
+});
+
+// Output goes on for days: its oldest pieces go once it is long.
+const MOST_PIECES = 400;
+document.addEventListener("htmx:after:swap", () => {
+  const pieces = document.querySelectorAll("#output .piece");
+  for (const piece of [...pieces].slice(0, Math.max(0, pieces.length - MOST_PIECES))) piece.remove();
 });
