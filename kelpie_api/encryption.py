@@ -190,6 +190,10 @@ def change(db: Database, seal: Seal, drop: bool = False) -> Row | None:
                 raise WrongSecretKey(seal.hint)
         dropped = _drop(tx, lost) if drop or not is_known else {}
         adopted = tx.execute(SQL.replace_secret_key, fingerprint=seal.fingerprint)
+        if adopted:
+            tx.execute(
+                SQL.end_sealed_sessions
+            )  # they last half a day; to begin another one is less than to reseal it
     if not is_known:
         return dropped
     resealed = {

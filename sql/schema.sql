@@ -525,12 +525,20 @@ create table secrets (
 
 create table sessions (
   digest bytea not null,
-  key_id uuid not null,
+  key_id uuid,
   begun timestamp with time zone default now() not null,
   expires timestamp with time zone not null,
+  tenant_id bigint,
+  sealed_key bytea,
+  constraint begun_with_one_key CHECK (num_nonnulls(tenant_id, sealed_key) =
+CASE
+    WHEN key_id IS NULL THEN 2
+    ELSE 0
+END),
   constraint sessions_digest_check CHECK (length(digest) = 32),
   constraint sessions_key_id_fkey FOREIGN KEY (key_id) REFERENCES api_keys(id) ON DELETE CASCADE,
-  constraint sessions_pkey PRIMARY KEY (digest)
+  constraint sessions_pkey PRIMARY KEY (digest),
+  constraint sessions_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(id) ON DELETE CASCADE
 );
 
 create table signing_secrets (
@@ -772,6 +780,8 @@ CREATE INDEX scaling_rules_of_a_tenant ON scaling_rules USING btree (tenant_id);
 CREATE INDEX sessions_by_end ON sessions USING btree (expires);
 
 CREATE INDEX sessions_of_a_key ON sessions USING btree (key_id, begun);
+
+CREATE INDEX sessions_of_a_tenant ON sessions USING btree (tenant_id, begun) WHERE (tenant_id IS NOT NULL);
 
 CREATE INDEX signing_secrets_of_a_user ON signing_secrets USING btree (user_id);
 

@@ -1,7 +1,8 @@
 """Sessions of people at the pages: a key is shown once, and a random token stands for it until it ends.
 
 Stored is a digest of the token. A session is looked up by each request, so that it ends at once: with a logout,
-with its key, and after LIFETIME.
+with its key, and after LIFETIME. A key of Salad's can end there, so Salad is asked about it again and again: its
+session has it, sealed, and both are erased together.
 """
 
 from __future__ import annotations
@@ -10,20 +11,24 @@ import hmac
 import secrets
 from datetime import timedelta
 
+from kelpie_api import encryption
+from kelpie_api.auth.authenticator import Authenticator
 from kelpie_api.auth.caller import Caller, Role
 from kelpie_api.auth.users import digest
 from kelpie_api.db import SQL, Database
+from kelpie_api.encryption import Seal
 from kelpie_api.errors import Forbidden, NotSignedIn
 
 LIFETIME = timedelta(hours=12)
-MOST = 50  # sessions of one key, of which the oldest goes
+MOST, MOST_OF_A_PROJECT = 50, 200  # sessions of one key, and with Salad's keys of one project; the oldest goes
+FORGET_PAUSE = 60.0  # seconds between two looks for sessions that are over
 
 
 def begin(db: Database, caller: Caller) -> str:
     """Begin a session for the key of a caller, and return its token. Raises Forbidden for a key that has none."""
     if caller.role == Role.WORKER:
         raise Forbidden("This is a worker's key, which reads no pages; sign in with an operator's or a viewer's.")
-    if caller.key_id is None:
+    if caller.key_id is None or caller.is_admin:
         raise Forbidden(
             "The administrator's own key opens no session; make a key for a user, and sign in with that one."
         )
@@ -34,14 +39,55 @@ def begin(db: Database, caller: Caller) -> str:
     return token
 
 
-def caller_of(db: Database, token: str) -> Caller:
-    """The caller of a session: its key's, without the key itself. Raises NotSignedIn."""
+def begin_with_salad_key(db: Database, seal: Seal, caller: Caller, key: str) -> str:
+    """Begin a session for a caller of a key that Salad confirmed, and return its token."""
+    token = secrets.token_urlsafe(32)
+    with db.transaction() as tx:
+        tx.execute(
+            SQL.begin_sealed_session,
+            digest=digest(token),
+            tenant_id=caller.tenant_id,
+            sealed_key=encryption.require(tx, seal).seal(key),
+            seconds=LIFETIME.total_seconds(),
+            most=MOST_OF_A_PROJECT,
+        )
+    return token
+
+
+def caller_of(db: Database, authenticator: Authenticator, token: str) -> Caller:
+    """The caller of a session: its key's, without the key itself.
+
+    Raises NotSignedIn, and Unavailable where Salad does not answer about a key that it has not confirmed for long.
+    """
     wanted = digest(token)
     found = db.one_or_none(SQL.find_session, digest=wanted)
     if found is None or not hmac.compare_digest(wanted, found.pop("digest")):
         raise NotSignedIn
-    return Caller(**found | {"role": Role(found["role"])})
+    sealed = found.pop("sealed_key")
+    if sealed is None:
+        return Caller(**found | {"role": Role(found["role"])})
+    key = authenticator.seal.open(sealed)
+    try:
+        caller = authenticator.of_salad_key(key, found["organization"], found["project"])
+    except Forbidden:  # it is good for this project no more, or KELPIE_SECRET_KEY is another one
+        end(db, token)
+        raise NotSignedIn from None
+    if caller.tenant_id != found["tenant_id"]:
+        raise NotSignedIn
+    return caller
 
 
 def end(db: Database, token: str) -> None:
     db.execute(SQL.end_session, digest=digest(token))
+
+
+class EndedSessions:
+    """Erases the sessions that are over, with the keys that they have."""
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
+
+    def forget_sessions(self) -> float:
+        """Erase some; the seconds until the next time."""
+        self.db.execute(SQL.forget_sessions)
+        return FORGET_PAUSE

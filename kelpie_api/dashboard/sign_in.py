@@ -23,8 +23,16 @@ def get_sign_in() -> Response:
 def form(to: str, refusal: KelpieError | None = None) -> Response:
     """The form, with a cookie that its token is derived from, and why the last try was refused."""
     secret = sessions.read_cookie(this_request(), sessions.SIGN_IN) or sessions.new_secret()
-    values = {"to": to, "form_token": sessions.form_token(secret), "refusal": refusal and refusal.message}
-    response = page("sign_in.html", refusal.status if refusal else 200, **values)
+    response = page(
+        "sign_in.html",
+        refusal.status if refusal else 200,
+        to=to,
+        form_token=sessions.form_token(secret),
+        refusal=refusal and refusal.message,
+        with_salad="salad_key" in request.form,
+        organization=request.form.get("organization", ""),
+        project=request.form.get("project", ""),
+    )
     sessions.set_cookie(response, sessions.SIGN_IN, secret, sessions.SIGNING_IN_TAKES)
     if refusal:
         response.headers.update(refusal.headers())
@@ -34,22 +42,35 @@ def form(to: str, refusal: KelpieError | None = None) -> Response:
 @blueprint.post("/ui/sign-in")
 def sign_in() -> AnyResponse:
     """Begin a session for the key in the form."""
-    parts = coordinator()
-    parts.require_current_schema()
+    coordinator().require_current_schema()
     whole_body()
     to = own_path(request.form.get("to", ""))
     try:
         sessions.require_safe_connection(this_request())
         sessions.require_own_form(this_request(), sessions.SIGN_IN)
-        key = request.form.get("key", "").strip()
-        caller = parts.authenticator.of_kelpie_key(key, client_address(this_request(), parts.config.proxies))
-        token = kept_sessions.begin(db(), caller)
+        token = begin_with_salad_key() if "salad_key" in request.form else begin_with_kelpie_key()
     except KelpieError as refusal:
         return form(to, refusal)
     answer = lead_to(to)
     sessions.set_cookie(answer, sessions.SESSION, token, int(kept_sessions.LIFETIME.total_seconds()))
     sessions.forget_cookie(answer, sessions.SIGN_IN)
     return answer
+
+
+def begin_with_kelpie_key() -> str:
+    parts = coordinator()
+    key = request.form.get("key", "").strip()
+    caller = parts.authenticator.of_kelpie_key(key, client_address(this_request(), parts.config.proxies))
+    return kept_sessions.begin(db(), caller)
+
+
+def begin_with_salad_key() -> str:
+    authenticator = coordinator().authenticator
+    key, organization, project = (
+        request.form.get(name, "").strip() for name in ("salad_key", "organization", "project")
+    )
+    caller = authenticator.of_salad_key(key, organization, project)
+    return kept_sessions.begin_with_salad_key(db(), authenticator.seal, caller, key)
 
 
 @blueprint.post("/ui/sign-out")

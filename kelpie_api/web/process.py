@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from kelpie_api import encryption, migrations
 from kelpie_api.auth.authenticator import Authenticator
+from kelpie_api.auth.sessions import EndedSessions
 from kelpie_api.config import Config
 from kelpie_api.db import Database
 from kelpie_api.errors import Unavailable
@@ -53,6 +54,7 @@ class Coordinator:
             authenticator.key_uses.record_uses_of_keys,
             unsealable.unpark_what_opens,
             OutputLimit(db, config.max_output_gibibytes).trim_outputs,
+            EndedSessions(db).forget_sessions,
         ]
         maintenance = Maintenance(db, duties)
         waiting = LongPoll(db, config.max_waiters, config.max_waiters_of_a_project)

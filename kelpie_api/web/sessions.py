@@ -33,12 +33,13 @@ def is_page(endpoint: str | None) -> bool:
 
 
 def caller_of(request: Request) -> Caller:
-    """The caller of a session's cookie. Raises NotSignedIn."""
+    """The caller of a session's cookie. Raises NotSignedIn, Unavailable."""
     token = read_cookie(request, SESSION)
     if token is None:
         raise NotSignedIn
-    caller = sessions.caller_of(db(), token)
-    coordinator().authenticator.key_uses.note(caller.key_id)
+    authenticator = coordinator().authenticator
+    caller = sessions.caller_of(db(), authenticator, token)
+    authenticator.key_uses.note(caller.key_id)
     return caller
 
 

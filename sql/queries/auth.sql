@@ -139,14 +139,8 @@ values (%(url)s, %(keys)s::jsonb)
 -- Sessions of people at the pages.
 
 -- name: begin_session
--- A session for a key, for some seconds. What has ended goes, some at a time, and the oldest of the key beyond `most`. No row:
--- the key is gone.
-with over as (
-  delete from sessions
-   where digest = any (array(
-         select digest from sessions where expires < now() order by expires limit 100 for update skip locked))
-),
-beyond as (
+-- A session for a key, for some seconds. The oldest of the key beyond `most` go. No row: the key is gone.
+with beyond as (
   delete from sessions
    where digest = any (array(
          select digest
@@ -162,19 +156,42 @@ select %(digest)s, id, now() + %(seconds)s * interval '1 second'
  where id = %(key_id)s
 returning expires;
 
+-- name: begin_sealed_session
+-- A session for a tenant of a key at Salad, which it has sealed. The oldest of the tenant beyond `most` go.
+with beyond as (
+  delete from sessions
+   where digest = any (array(
+         select digest
+           from sessions
+          where tenant_id = %(tenant_id)s
+          order by begun desc
+         offset %(most)s - 1
+            for update skip locked))
+)
+insert into sessions (digest, tenant_id, sealed_key, expires)
+values (%(digest)s, %(tenant_id)s, %(sealed_key)s, now() + %(seconds)s * interval '1 second');
+
 -- name: find_session
--- Whose session this is, as find_api_key says it of the key; the digest is returned to be compared in constant time.
-select s.digest, k.tenant_id, u.id as user_id, u.username, u.is_admin and k.role = 'user' as is_admin, k.role,
-       k.org_name as organization, t.project, k.id as key_id, k.name as key_name
+-- Whose session this is, as find_api_key says it of the key; the digest is returned to be compared in constant time. Of one that began
+-- with a key of Salad's the key and what it has to be good for.
+select s.digest, t.id as tenant_id, u.id as user_id, u.username, u.is_admin and k.role = 'user' as is_admin,
+       coalesce(k.role, 'operator') as role, coalesce(k.org_name, u.username) as organization, t.project, k.id as key_id,
+       k.name as key_name, s.sealed_key
   from sessions s
-  join api_keys k on k.id = s.key_id
-  join tenants t on t.id = k.tenant_id
+  left join api_keys k on k.id = s.key_id
+  join tenants t on t.id = coalesce(k.tenant_id, s.tenant_id)
   join users u on u.id = t.user_id
  where s.digest = %(digest)s
    and s.expires > now();
 
 -- name: end_session
 delete from sessions where digest = %(digest)s;
+
+-- name: forget_sessions
+-- Those that are over, with the keys that they have; a row that another process is at is left to it.
+delete from sessions
+ where digest = any (array(
+       select digest from sessions where expires < now() order by expires limit 1000 for update skip locked));
 
 -- The operator's command line.
 

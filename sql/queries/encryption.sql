@@ -16,6 +16,10 @@ update secret_key
    set fingerprint = %(fingerprint)s, since = now()
  where fingerprint <> %(fingerprint)s;
 
+-- name: end_sealed_sessions
+-- Those that have a key of Salad's.
+delete from sessions where sealed_key is not null;
+
 -- name: list_sealed_secrets
 select id, sealed from signing_secrets;
 

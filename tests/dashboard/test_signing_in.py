@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from flask import Flask
 from werkzeug.test import TestResponse
 
+from kelpie_api import encryption
 from kelpie_api.auth import keys, users
 from kelpie_api.auth.caller import Role
+from kelpie_api.auth.sessions import EndedSessions
 from kelpie_api.db import Database
-from tests.conftest import ADMIN_KEY
+from kelpie_api.encryption import Seal
+from tests.conftest import ADMIN_KEY, SECRET_KEY
 from tests.dashboard.browser import Browser, Markup, signed_in
-from tests.helpers import Client, Tenant, make_tenant
+from tests.doubles.salad import SaladDouble
+from tests.helpers import Client, Tenant, make_tenant, with_salad_key
 
 
 def test_a_browser_is_led_to_the_pages_and_a_program_to_the_document(browser: Browser) -> None:
@@ -41,7 +47,7 @@ def test_signing_in_leads_to_pages_of_ours_only(browser: Browser, tenant: Tenant
 def signing_in(app: Flask, key: str, url: str) -> TestResponse:
     """The answer to a key that comes by this address of the coordinator."""
     http = app.test_client()
-    [form] = Markup(http.get("/ui/sign-in", base_url=url).text).forms
+    form, *_ = Markup(http.get("/ui/sign-in", base_url=url).text).forms
     return http.post("/ui/sign-in", data=form.fields | {"key": key}, base_url=url)
 
 
@@ -111,6 +117,89 @@ def test_a_workers_key_opens_none(browser: Browser, db: Database, tenant: Tenant
     assert "worker" in browser.sign_in(key, 403).text
 
 
+def test_no_key_of_the_administrators_user_opens_one(browser: Browser, app: Flask, db: Database) -> None:
+    key = (
+        Client(app.test_client(), ADMIN_KEY).post("/keys", {"name": "own", "role": "operator"}).get_json()["token"]
+    )
+    assert "administrator" in browser.sign_in(key, 403).text
+    assert db.all("select from sessions") == []
+
+
+SALAD_KEY = "salad-key"
+
+
+class TestWithAKeyOfSalads:
+    @pytest.fixture
+    def settings(self, salad: SaladDouble) -> dict[str, Any]:
+        salad.allow(SALAD_KEY, "acme", "default")
+        return {"salad_api_url": salad.api_url, "proven_for": timedelta(0), "refused_for": timedelta(0)}
+
+    def sign_in(self, browser: Browser, status: int = 303, **fields: str) -> TestResponse:
+        given = {"salad_key": SALAD_KEY, "organization": "acme", "project": "default"} | fields
+        own = browser.form("/ui/sign-in", "/ui/sign-in").fields
+        del own["key"]
+        return browser.post("/ui/sign-in", own | given, status)
+
+    def test_an_operator_sees_the_project_and_the_key_is_sealed(
+        self, app: Flask, browser: Browser, db: Database
+    ) -> None:
+        job = with_salad_key(app, SALAD_KEY).submit(name="of-acme")
+        self.sign_in(browser)
+        page = browser.page("/ui/jobs")
+        assert "of-acme" in page.text and "acme / default" in re.sub(r"\s+", " ", page.text)
+        form = browser.form(f"/ui/jobs/{job['id']}", f"/ui/jobs/{job['id']}/hold")
+        browser.post(form.action, form.fields)
+        [row] = db.all("select key_id, sealed_key from sessions")
+        assert row["key_id"] is None and SALAD_KEY.encode() not in row["sealed_key"]
+        assert SALAD_KEY not in "".join(browser.get(place).text for place in ("/ui", "/ui/settings"))
+
+    def test_it_ends_once_salad_refuses_the_key_which_is_erased(
+        self, browser: Browser, salad: SaladDouble, db: Database
+    ) -> None:
+        self.sign_in(browser)
+        browser.get("/ui")
+        salad.revoke(SALAD_KEY)
+        browser.get("/ui", 303)
+        assert db.all("select from sessions") == []
+        salad.allow(SALAD_KEY, "acme", "default")
+        browser.get("/ui", 303)
+
+    def test_it_outlasts_a_silence_of_salads(self, browser: Browser, salad: SaladDouble) -> None:
+        self.sign_in(browser)
+        salad.end()
+        browser.get("/ui")
+
+    def test_the_key_is_erased_with_signing_out_after_its_time_and_with_the_secret_key(
+        self, browser: Browser, app: Flask, db: Database
+    ) -> None:
+        self.sign_in(browser)
+        browser.post("/ui/sign-out", browser.form("/ui", "/ui/sign-out").fields)
+        assert db.all("select from sessions") == []
+        self.sign_in(browser)
+        db.execute("update sessions set expires = now()")
+        browser.get("/ui", 303)
+        EndedSessions(db).forget_sessions()
+        assert db.all("select from sessions") == []
+        self.sign_in(browser)
+        db.execute("update sessions set sealed_key = 'of another'")
+        browser.get("/ui", 303)
+        assert db.all("select from sessions") == []
+        self.sign_in(browser)
+        encryption.change(db, Seal(f"another-secret-key-{SECRET_KEY},{SECRET_KEY}"))
+        assert db.all("select from sessions") == []
+
+    def test_what_salad_does_not_confirm_is_refused(self, browser: Browser, db: Database) -> None:
+        for odd in ({"salad_key": "wrong"}, {"salad_key": ""}, {"project": "other"}, {"organization": "rival"}):
+            assert 'role="alert"' in self.sign_in(browser, 403, **odd).text
+        for odd in ({"organization": "<script>"}, {"project": ""}, {"project": "x" * 2**20}):
+            answer = self.sign_in(browser, 400, **odd)
+            assert "<script>" not in answer.text and len(answer.text) < 20_000
+        own = browser.form("/ui/sign-in", "/ui/sign-in").fields
+        fields = {"salad_key": SALAD_KEY, "organization": "acme", "project": "default"}
+        browser.post("/ui/sign-in", own | fields | {"form_token": ""}, 403)
+        assert db.all("select from sessions") == []
+
+
 class TestASessionEnds:
     def test_with_signing_out_also_for_a_copy_of_its_cookie(self, app: Flask, operator: Browser) -> None:
         cookie = operator.http.get_cookie("kelpie")
@@ -133,11 +222,10 @@ class TestASessionEnds:
         db.execute("update sessions set expires = now()")
         operator.get("/ui", 303)
 
-    def test_and_is_gone_once_another_begins(
-        self, app: Flask, operator: Browser, db: Database, tenant: Tenant
-    ) -> None:
+    def test_and_is_erased_then(self, app: Flask, operator: Browser, db: Database, tenant: Tenant) -> None:
         db.execute("update sessions set expires = now() - interval '1 second'")
         signed_in(app, tenant)
+        EndedSessions(db).forget_sessions()
         assert len(db.all("select from sessions")) == 1
 
     def test_where_its_key_has_too_many(self, app: Flask, db: Database, tenant: Tenant) -> None:
