@@ -64,7 +64,9 @@ class Report:
     job: Job
     outcome: Ending
     again: bool = False  # an earlier run of the worker may have reported it
-    progress: Mapping[str, Any] | None = None  # what the command told last: no heartbeat may have carried it
+    # What the command told last, and the bytes that it printed in all: no heartbeat may have carried them.
+    progress: Mapping[str, Any] | None = None
+    output_bytes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ from kelpie_worker.messages import (
     Stop,
     StopWished,
     TellLag,
+    TellOutput,
     TellProgress,
     TimeRanOut,
     Transferring,
@@ -263,14 +264,17 @@ class Supervisor:
         for command in commands:
             event_log.tell_command(command)
             self._note_asking(command)
-            self._send(self._with_progress(command))
+            self._send(self._with_news(command) if isinstance(command, Report) else command)
 
-    def _with_progress(self, command: Command) -> Command:
-        held = self._state.jobs.get(command.job.claim_id) if isinstance(command, Report) else None
-        telling = held.told.get(TellProgress) if held else None
-        if isinstance(command, Report) and isinstance(telling, TellProgress):
-            return replace(command, progress=telling.progress)
-        return command
+    def _with_news(self, report: Report) -> Report:
+        """The report with what the last heartbeat would have carried."""
+        held = self._state.jobs.get(report.job.claim_id)
+        for telling in held.told.values() if held else ():
+            if isinstance(telling, TellProgress):
+                report = replace(report, progress=telling.progress)
+            elif isinstance(telling, TellOutput):
+                report = replace(report, output_bytes=telling.total)
+        return report
 
     def _note_asking(self, command: Command) -> None:
         """Note when a command is asked to save, for what it saves then may end it sooner."""

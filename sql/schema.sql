@@ -929,6 +929,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 
 -- function take_webhooks(batch integer, hold interval, lane_cap integer, user_cap integer, known_lanes uuid[], lane_rooms integer[], known_users uuid[], user_rooms integer[]) returns SETOF webhooks
 
+-- function tell_last_progress(the_job_id uuid, the_attempt integer, the_said json, the_fraction double precision, the_point json, the_output_bytes bigint) returns boolean
+
 -- function tell_progress(the_job_id uuid, the_attempt integer, the_said json, the_fraction double precision, the_point json, the_output_bytes bigint) returns boolean
 
 -- function tenants_of_project(the_tenant_id bigint, the_organization text, the_project text) returns SETOF bigint

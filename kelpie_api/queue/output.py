@@ -1,6 +1,6 @@
 """The end of what commands print: pieces from the holder, and readers that wait for more.
 
-A piece notifies nothing. Readers look once a second, all of a process with one statement, and their number is
+A piece notifies nothing. Readers look every 0.8 seconds, all of a process with one statement, and their number is
 bounded by itself, so that workers that wait for jobs lack neither threads nor connections because of them.
 """
 
@@ -24,7 +24,7 @@ from kelpie_api.errors import Forbidden, NotTheHolder, Unavailable
 from kelpie_api.queue import jobs, listing
 from kelpie_api.queue.states import Report
 
-PAUSE = 1.0  # seconds between two looks
+PAUSE = 0.8  # seconds between two looks; with the second between two pieces, a line is read within two
 MOST_WATCHED = 50  # jobs of a tenant
 TRIM_PAUSE = 5.0  # seconds between two looks at what tenants keep
 TRIM_AGAIN = 0.2  # seconds, where there may be more to remove

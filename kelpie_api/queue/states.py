@@ -60,8 +60,8 @@ class Report:
 
     `attempt` is the fencing token; the original's worker sends None, and then the machine alone is compared.
     `reason` is one of a few classes, `detail` a sentence. `output` is the end of what the command printed, where
-    the worker is configured to send it. `progress` is as the command told it. What comes with heartbeats only:
-    `checkpoint_lag`, `phase`, the number of bytes that it printed, and whether it has `stalled`.
+    the worker is configured to send it, `output_bytes` the number of all bytes that it printed. `progress` is as
+    the command told it. What comes with heartbeats only: `checkpoint_lag`, `phase`, and whether it has `stalled`.
     """
 
     machine_id: str

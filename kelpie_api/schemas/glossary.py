@@ -162,6 +162,8 @@ MEANINGS = {
     "HeartbeatReport.phase": "What the worker does with the job: downloading, running, uploading.",
     "HeartbeatReport.progress": "What the command told of its progress, 2 KiB at most; only if it changed.",
     "HeartbeatReport.output_bytes": "The bytes that the command has printed in this attempt.",
+    "ReleaseReport.output_bytes": "All bytes that the command printed in this attempt.",
+    "EndReport.output_bytes": "All bytes that the command printed in this attempt.",
     "stalled": "Whether the command makes no progress any more.",
     # output
     "start": "The offset in the output of the attempt, in bytes.",

@@ -138,10 +138,11 @@ class Stop(RequestSchema):
 class ReleaseReport(WorkerReport):
     """`reason` is one of a few classes, `detail` a sentence about this case; `stop` is what it was ended for.
 
-    `progress` is what the command told last.
+    `progress` is what the command told last, `output_bytes` what it printed in all.
     """
 
     progress = Progress(load_default=None, allow_none=True, metadata={"type": "object"})
+    output_bytes = StrictInteger(load_default=None, allow_none=True, validate=validate.Range(0, 2**63 - 1))
     detail = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=LONGEST_DETAIL))
     stop = fields.Nested(Stop, load_default=None, allow_none=True)
 

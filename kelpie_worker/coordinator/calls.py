@@ -146,7 +146,7 @@ class CoordinatorCalls:
             self._pieces.wait_for(report.job.claim_id, min(_LAST_PIECE, self._time_for_manifests()))
             if tries > 1 and self._counts_twice(report) and self._api.failure_is_counted(report.job):
                 return ReportAnswer(accepted=True)
-            return self._api.report(report.job, report.outcome, report.progress)
+            return self._api.report(report.job, report.outcome, report.progress, report.output_bytes)
 
         answer = _until_answered(once)
         self._tell(Reported(report.job.claim_id, answer.accepted, answer.counted))

@@ -250,7 +250,13 @@ class Api:
             return job.attempt is not None and "checkpoint" in (self.extensions or ())
         return _NEEDS[name] in job.speaks
 
-    def report(self, job: Job, outcome: Ending, progress: Mapping[str, Any] | None = None) -> ReportAnswer:
+    def report(
+        self,
+        job: Job,
+        outcome: Ending,
+        progress: Mapping[str, Any] | None = None,
+        output_bytes: int | None = None,
+    ) -> ReportAnswer:
         """Report how the attempt ended; it is not accepted if the server refused or ignored it."""
         if outcome.verdict is Verdict.RELEASED and "release" not in self._known_extensions():
             return ReportAnswer(accepted=True)  # it takes none: the heartbeats end, and the lease lapses
@@ -263,6 +269,8 @@ class Api:
             details["stop"] = {"why": outcome.stop}
         if "progress" in job.speaks:
             details["progress"] = progress
+        if "output" in job.speaks:
+            details["output_bytes"] = output_bytes
         body = self._holder(job) | {name: value for name, value in details.items() if value is not None}
         answer = self._call("POST", f"/jobs/{job.id}/{outcome.verdict}", body)
         self._require_coordinator(answer, job, "message")

@@ -90,16 +90,19 @@ def test_the_queue_keeps_the_fraction_and_when_it_changed(api: Client, db: Datab
 def test_what_was_told_last_comes_with_the_report_of_the_end(api: Client, job: Job, end: str) -> None:
     """A command that tells it and exits leaves no time for a heartbeat."""
     beat(api, job, progress={"step": 3, "fraction": 0.75})
-    assert api.report(job, end, attempt=1, progress={"step": 4, "fraction": 1}).status_code < 300
+    last = {"progress": {"step": 4, "fraction": 1}, "output_bytes": 900}
+    assert api.report(job, end, attempt=1, **last).status_code < 300
     told = shown(api, job)["progress"]
-    assert (told["step"], told["fraction"]) == (4, 1)
+    assert (told["step"], told["fraction"], course(api, job)["output_bytes"]) == (4, 1, 900)
 
 
 def test_what_a_heartbeat_told_is_not_told_anew_by_the_report(api: Client, job: Job) -> None:
-    beat(api, job, progress={"step": 3, "fraction": 0.75})
-    before = shown(api, job)["progress"]["at"]
-    api.report(job, "completed", attempt=1, progress={"step": 3, "fraction": 0.75})
-    assert shown(api, job)["progress"]["at"] == before
+    beat(api, job, progress={"step": 3, "fraction": 0.75}, output_bytes=9)
+    before = course(api, job)
+    api.report(job, "completed", attempt=1, progress={"step": 3, "fraction": 0.75}, output_bytes=10)
+    after = course(api, job)
+    assert after["progress"]["at"] == before["progress"]["at"] and after["points"] == before["points"]
+    assert after["output_bytes"] == 10
 
 
 def test_a_report_with_what_is_no_progress_is_a_400_and_can_be_sent_without(api: Client, job: Job) -> None:

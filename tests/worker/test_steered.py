@@ -103,9 +103,10 @@ def test_what_is_in_the_place_of_the_progress_folder_goes_with_the_job_and_nothi
 
 
 def test_what_a_command_told_last_goes_with_the_report(coordinator: FakeCoordinator, worker: Worker) -> None:
-    job = coordinator.submit(**shell("echo 0.25 > $KELPIE_PROGRESS; exit 3"), sync={})
+    job = coordinator.submit(**shell("echo 0.25 > $KELPIE_PROGRESS; echo nine byt; exit 3"), sync={})
     worker.start()
-    assert finished(coordinator, job)[1]["progress"] == {"fraction": 0.25}
+    report = finished(coordinator, job)[1]
+    assert (report["progress"], report["output_bytes"]) == ({"fraction": 0.25}, 9)
 
 
 def test_a_change_of_phase_is_told_at_once(coordinator: FakeCoordinator, worker: Worker) -> None:

@@ -44,13 +44,11 @@ hooked as (
    where is_told(webhook, options, 'completed')
 )
 select status, sweep_id,
-       (select tell_progress(h.job_id, h.attempt, %(said)s::json, %(fraction)s::double precision, %(point)s::json, null)
+       (select tell_last_progress(h.job_id, h.attempt, %(said)s::json, %(fraction)s::double precision, %(point)s::json,
+                                  %(output_bytes)s::bigint)
           from held h
          where h.machine_id is not null
-           and %(said)s::text <> coalesce((select p.said::text
-                                             from progress p
-                                            where p.job_id = h.job_id
-                                              and p.attempt = h.attempt), '')) as has_told
+           and num_nonnulls(%(said)s::json, %(output_bytes)s::bigint) > 0) as has_told
   from job;
 
 -- name: fail_job
@@ -192,13 +190,11 @@ hooked as (
 )
 select status, sweep_id, (select verdict = 'retry' from ruled where is_told) as counted,
        coalesce((select ends_on_lapse from waiting), false) as is_to_be_ended,
-       (select tell_progress(h.job_id, h.attempt, %(said)s::json, %(fraction)s::double precision, %(point)s::json, null)
+       (select tell_last_progress(h.job_id, h.attempt, %(said)s::json, %(fraction)s::double precision, %(point)s::json,
+                                  %(output_bytes)s::bigint)
           from held h
          where h.machine_id is not null
-           and %(said)s::text <> coalesce((select p.said::text
-                                             from progress p
-                                            where p.job_id = h.job_id
-                                              and p.attempt = h.attempt), '')) as has_told
+           and num_nonnulls(%(said)s::json, %(output_bytes)s::bigint) > 0) as has_told
   from job;
 
 -- name: release_job
@@ -285,13 +281,11 @@ told as (
     from job
 )
 select status, sweep_id, (select ends_on_lapse from waiting) as is_to_be_ended,
-       (select tell_progress(h.job_id, h.attempt, %(said)s::json, %(fraction)s::double precision, %(point)s::json, null)
+       (select tell_last_progress(h.job_id, h.attempt, %(said)s::json, %(fraction)s::double precision, %(point)s::json,
+                                  %(output_bytes)s::bigint)
           from held h
          where h.machine_id is not null
-           and %(said)s::text <> coalesce((select p.said::text
-                                             from progress p
-                                            where p.job_id = h.job_id
-                                              and p.attempt = h.attempt), '')) as has_told
+           and num_nonnulls(%(said)s::json, %(output_bytes)s::bigint) > 0) as has_told
   from job;
 
 -- name: cancel_job
