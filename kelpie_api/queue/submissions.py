@@ -13,6 +13,7 @@ from kelpie_api.config import Config
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.errors import (
     IdempotencyKeyReused,
+    InvalidRequest,
     SubmittedJobsGone,
     TooManyOpenJobs,
 )
@@ -64,14 +65,20 @@ def submit_once(
     Raises IdempotencyKeyReused, SubmittedJobsGone, TooManyOpenJobs, SecretNamed.
     """
     values = _submission(caller, definitions, once, limits, environments)
+    refusal: InvalidRequest | None = None
     for _ in range(TRIES):
-        if created := _create(db, caller, definitions, values, may_repeat=True):
-            return _as_given(created, definitions), False
+        try:
+            if created := _create(db, caller, definitions, values, may_repeat=True):
+                return _as_given(created, definitions), False
+        except InvalidRequest as error:  # perhaps only now: the sweep may have been closed since the first time
+            refusal = error
         earlier = db.one_or_none(SQL.find_submission, tenant_id=caller.tenant_id, key=once.key)
         if earlier:  # else it was removed in between, and the key is free, or there is no room
             found = _submitted(db, caller, earlier, once)
             submitted = [opened(environments.seal if environments else None, job) for job in found]
             return submitted, earlier["job_ids"] != values["job_ids"]
+        if refusal:
+            raise refusal
     raise _no_room(db, caller, len(definitions), limits)
 
 

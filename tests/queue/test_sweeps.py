@@ -111,6 +111,16 @@ def test_a_closed_sweep_takes_no_more_jobs(client: Client) -> None:
     assert "unknown or closed" in refused(answer, 400)["message"]
 
 
+def test_what_a_sweep_took_before_it_was_closed_is_answered_again_to_the_same_key(client: Client) -> None:
+    sweep = new_sweep(client)
+    once = {"Idempotency-Key": "once"}
+    made = client.post("/jobs", definition(sweep=sweep["id"]), **once)
+    client.patch(f"/sweeps/{sweep['id']}", {"closed": True})
+    again = client.post("/jobs", definition(sweep=sweep["id"]), **once)
+    assert (again.json or {})["id"] == (made.json or {})["id"]
+    refused(client.post("/jobs", definition(sweep=sweep["id"]), **{"Idempotency-Key": "other"}), 400)
+
+
 def test_the_sweep_of_another_project_is_unknown(app: Flask, client: Client, db: Database) -> None:
     other = Client(app.test_client(), make_tenant(db, "other", "default").key)
     sweep = new_sweep(other)
