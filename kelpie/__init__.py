@@ -13,7 +13,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kelpie.client import AsyncClient, AsyncJob, Client, Job, Jobs, Sweep, as_completed
+    from kelpie.async_client import AsyncClient, AsyncJob, AsyncJobs, AsyncSweep
+    from kelpie.client import Client, Job, Jobs, Sweep, as_completed
     from kelpie.errors import (
         Ambiguous,
         DefinitionError,
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
     from kelpie.operations import Piece
 
 HOMES = {
-    "client": ("AsyncClient", "AsyncJob", "Client", "Job", "Jobs", "Sweep", "as_completed"),
+    "async_client": ("AsyncClient", "AsyncJob", "AsyncJobs", "AsyncSweep"),
+    "client": ("Client", "Job", "Jobs", "Sweep", "as_completed"),
     "errors": (
         "Ambiguous",
         "DefinitionError",
@@ -59,6 +61,8 @@ __all__ = [
     "Ambiguous",
     "AsyncClient",
     "AsyncJob",
+    "AsyncJobs",
+    "AsyncSweep",
     "Attempt",
     "BulkResult",
     "Client",

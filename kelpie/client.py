@@ -1,13 +1,10 @@
-"""The client: `Client` for programs, `AsyncClient` for those with an event loop.
-
-Both do the steps of `operations`.
-"""
+"""The client for programs; async_client.py has the one for an event loop. Both do the steps of `operations`."""
 
 from __future__ import annotations
 
 import html
 import os
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -20,9 +17,9 @@ from kelpie.definitions import Folders, definition
 from kelpie.errors import JobCanceled, JobFailed
 from kelpie.exchange import PATIENCE, Server
 from kelpie.models import Attempt, BulkResult, Event, JobData, Reason, SweepData
-from kelpie.operations import Piece
+from kelpie.operations import Lines, Piece
 from kelpie.settings import Settings, find
-from kelpie.steps import Steps, iterate, iterate_async, run, run_async
+from kelpie.steps import Steps, iterate, run
 
 Parameters = Sequence[Mapping[str, Any]]
 
@@ -97,12 +94,11 @@ class Job(JobData):
 
     def interrupt(self, ban: bool = False) -> None:
         """Have the machine save and give the job back; with `ban` it does not get it again."""
-        self.client.do(operations.act(self.client.server, self.id, "interrupt", {"ban": True} if ban else None))
+        self.client.do(operations.interrupt(self.client.server, self.id, ban))
 
     def rerun(self, *, fresh: bool = False, sweep: bool = False) -> Job:
         """A new job like this one, which has ended. `fresh` begins without its checkpoints."""
-        body = {name: True for name, said in (("fresh", fresh), ("sweep", sweep)) if said}
-        return self.client.as_job(self.client.do(operations.act(self.client.server, self.id, "rerun", body)))
+        return self.client.as_job(self.client.do(operations.rerun(self.client.server, self.id, fresh, sweep)))
 
     def edit(self, **changes: Any) -> Job:
         """Change name, labels, priority, limits or max_failures."""
@@ -120,24 +116,21 @@ class Job(JobData):
         rows = iterate(operations.history(self.client.server, self.id, "events"), self.client.http)
         return [Event.from_json(row) for row in rows]
 
-    def pieces(self, *, follow: bool = False, attempt: int | None = None) -> Iterator[Piece]:
+    def pieces(
+        self, *, follow: bool = False, attempt: int | None = None, after: Piece | None = None
+    ) -> Iterator[Piece]:
         """The output as it arrives, in bytes, each piece with its attempt."""
         return iterate(
-            operations.output(self.client.server, self.id, follow=follow, attempt=attempt), self.client.http
+            operations.output(self.client.server, self.id, follow=follow, attempt=attempt, after=after),
+            self.client.http,
         )
 
     def logs(self, *, follow: bool = False, attempt: int | None = None) -> Iterator[str]:
         """The output line by line, over all attempts; with `follow` until the job has ended."""
-        rest = b""
+        lines = Lines()
         for piece in self.pieces(follow=follow, attempt=attempt):
-            if piece.begins and rest:
-                yield rest.decode(errors="replace")
-                rest = b""
-            *lines, rest = (rest + piece.text).split(b"\n")
-            for line in lines:
-                yield line.decode(errors="replace")
-        if rest:
-            yield rest.decode(errors="replace")
+            yield from lines.of(piece)
+        yield from lines.rest()
 
     def wait(self, timeout: float | None = None) -> Job:
         """The job once it is final, however it ended. Raises TimedOut."""
@@ -316,17 +309,19 @@ class Client:
         name: str,
         max_parallel: int | None = None,
         labels: Mapping[str, str] | None = None,
+        sweep_webhook: str | None = None,
         again: bool = False,
         **options: Any,
     ) -> Sweep:
         """Submit a job for each set of parameters, which fill `{name}` in arguments, environment and prefixes.
 
         A script that is killed in the middle and run again makes each job once. `again=True` makes all anew.
+        `sweep_webhook` is told once, when all have ended; such a sweep is closed once it has its jobs.
         """
         template = made_definition(self.settings, command, options)
-        plan = operations.plan_sweep(template, parameters, name, max_parallel=max_parallel, labels=labels)
-        made, _ = self.do(operations.submit_sweep(self.server, plan, again))
-        return self.as_sweep(made)
+        more = {"max_parallel": max_parallel, "labels": labels, "webhook": sweep_webhook}
+        plan = operations.plan_sweep(template, parameters, name, **more)
+        return self.as_sweep(self.do(operations.submit_sweep(self.server, plan, again)))
 
     def job(self, job_id: str) -> Job:
         return self.as_job(self.do(operations.get_job(self.server, job_id)))
@@ -346,8 +341,8 @@ class Client:
         return self.as_sweep(self.request("GET", f"/sweeps/{sweep_id}"))
 
     def sweeps(self) -> list[Sweep]:
-        found = self.request("GET", "/sweeps")
-        return [self.as_sweep(row) for row in found["sweeps"]]
+        """All sweeps, newest first."""
+        return [self.as_sweep(row) for row in iterate(operations.each_sweep(self.server), self.http)]
 
     def as_completed(self, jobs: Iterable[JobData], timeout: float | None = None) -> Iterator[Job]:
         """Each job as it ends, with one request at a time however many there are. Raises TimedOut."""
@@ -362,138 +357,6 @@ class Client:
         if job.status == "failed":
             tail = self.do(operations.last_output(self.server, {"id": job.id, "attempt": job.attempt}))
             raise failure(job, job.attempts(), tail)
-        return job
-
-
-@dataclass(frozen=True)
-class AsyncJob(JobData):
-    """A job as it was when it was asked for, of an AsyncClient."""
-
-    client: AsyncClient = field(default=None, repr=False, compare=False)  # type: ignore[assignment]
-
-    async def refresh(self) -> AsyncJob:
-        return await self.client.job(self.id)
-
-    async def cancel(self, graceful: bool = False) -> None:
-        await self.client.do(operations.cancel(self.client.server, self.id, graceful))
-
-    async def hold(self) -> None:
-        await self.client.do(operations.act(self.client.server, self.id, "hold"))
-
-    async def resume(self) -> None:
-        await self.client.do(operations.act(self.client.server, self.id, "resume"))
-
-    async def interrupt(self, ban: bool = False) -> None:
-        await self.client.do(
-            operations.act(self.client.server, self.id, "interrupt", {"ban": True} if ban else None)
-        )
-
-    async def rerun(self, *, fresh: bool = False, sweep: bool = False) -> AsyncJob:
-        body = {name: True for name, said in (("fresh", fresh), ("sweep", sweep)) if said}
-        return self.client.as_job(await self.client.do(operations.act(self.client.server, self.id, "rerun", body)))
-
-    async def why(self) -> list[Reason]:
-        return [Reason.from_json(row) for row in await self.client.do(operations.why(self.client.server, self.id))]
-
-    async def attempts(self) -> list[Attempt]:
-        rows = iterate_async(operations.history(self.client.server, self.id, "attempts"), self.client.http)
-        return [Attempt.from_json(row) async for row in rows]
-
-    def pieces(self, *, follow: bool = False, attempt: int | None = None) -> AsyncIterator[Piece]:
-        return iterate_async(
-            operations.output(self.client.server, self.id, follow=follow, attempt=attempt), self.client.http
-        )
-
-    async def result(self, timeout: float | None = None) -> AsyncJob:
-        """The completed job. Raises JobFailed, JobCanceled, TimedOut."""
-        async for ended in self.client.as_completed([self], timeout=timeout):
-            return await self.client.require_completed(ended)
-        return await self.client.require_completed(await self.refresh())
-
-
-class AsyncClient:
-    """`Client` for an event loop: the same operations, awaited."""
-
-    def __init__(
-        self,
-        api_url: str | None = None,
-        api_key: str | None = None,
-        *,
-        profile: str | None = None,
-        settings: Settings | None = None,
-        patience: float | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
-        self.settings = settings or find(api_url=api_url, api_key=api_key, profile=profile, environment=os.environ)
-        self.server = Server(self.settings.api_url, PATIENCE if patience is None else patience)
-        self.http = httpx.AsyncClient(
-            base_url=self.settings.api_url,
-            headers={**self.settings.headers, "User-Agent": user_agent()},
-            transport=transport,
-        )
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        await self.http.aclose()
-
-    async def do(self, steps: Steps[Any]) -> Any:
-        return await run_async(steps, self.http)
-
-    async def request(
-        self, method: str, path: str, body: Any = None, params: Mapping[str, Any] | None = None
-    ) -> Any:
-        return await self.do(operations.request(self.server, method, path, body, params))
-
-    def as_job(self, data: Mapping[str, Any]) -> AsyncJob:
-        return AsyncJob.from_json(data, client=self)
-
-    async def submit(self, command: Sequence[str] | str, *, key: str | None = None, **options: Any) -> AsyncJob:
-        """Submit a job; the options are those of `Client.submit`."""
-        made = made_definition(self.settings, command, options)
-        return self.as_job(await self.do(operations.submit(self.server, made, key)))
-
-    async def sweep(
-        self,
-        command: Sequence[str] | str,
-        parameters: Parameters,
-        *,
-        name: str,
-        again: bool = False,
-        **options: Any,
-    ) -> list[AsyncJob]:
-        """Submit a job for each set of parameters; see `Client.sweep`. Returns the jobs."""
-        more = {key: options.pop(key, None) for key in ("max_parallel", "labels")}
-        plan = operations.plan_sweep(made_definition(self.settings, command, options), parameters, name, **more)
-        _, jobs = await self.do(operations.submit_sweep(self.server, plan, again))
-        return [self.as_job(row) for row in jobs]
-
-    async def job(self, job_id: str) -> AsyncJob:
-        return self.as_job(await self.do(operations.get_job(self.server, job_id)))
-
-    async def find(self, reference: str, *, changing: bool = False) -> AsyncJob:
-        return self.as_job(await self.do(operations.resolve(self.server, reference, changing)))
-
-    async def jobs(self, **filters: Any) -> AsyncIterator[AsyncJob]:
-        kept = {name: value for name, value in filters_of(**filters).items() if value is not None}
-        async for row in iterate_async(operations.each_job(self.server, kept), self.http):
-            yield self.as_job(row)
-
-    async def as_completed(self, jobs: Iterable[JobData], timeout: float | None = None) -> AsyncIterator[AsyncJob]:
-        ids = [job.id for job in jobs]
-        async for row in iterate_async(operations.until_final(self.server, ids, timeout), self.http):
-            yield self.as_job(row)
-
-    async def require_completed(self, job: AsyncJob) -> AsyncJob:
-        if job.status == "canceled":
-            raise JobCanceled(f"The job {job.title} was canceled.", job)
-        if job.status == "failed":
-            tail = await self.do(operations.last_output(self.server, {"id": job.id, "attempt": job.attempt}))
-            raise failure(job, await job.attempts(), tail)
         return job
 
 

@@ -82,6 +82,7 @@ def definition(
     max_runtime: str | int | None = None,
     max_attempt_runtime: str | int | None = None,
     stall_after: str | int | None = None,
+    heartbeat_interval: str | int | None = None,
     sync: Mapping[str, Any] | None = None,
     **fields: Any,
 ) -> dict[str, Any]:
@@ -102,6 +103,7 @@ def definition(
         "max_runtime": max_runtime,
         "max_attempt_runtime": max_attempt_runtime,
         "stall_after": stall_after,
+        "heartbeat_interval": heartbeat_interval,
     }
     made |= {name: seconds(value) for name, value in durations.items() if value is not None}
     made |= {name: value for name, value in fields.items() if value is not None and value != {} and value != []}

@@ -15,7 +15,7 @@ from kelpie.steps import Call, ConnectionLost, Emit, Pause, Reply
 EXTENSIONS = "Kelpie-Extensions"
 PATIENCE = 60.0  # seconds for which a request is sent again before an error is raised
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0  # seconds
-AGAIN = (429, 502, 503, 504)  # nothing was carried out, or nothing is known: asked again where that is harmless
+AGAIN = (502, 503, 504)  # the coordinator's own, and what a proxy answers for a connection that was lost behind it
 
 Exchange = Generator[Call | Pause | Emit, Reply | None, Reply]
 
@@ -126,11 +126,16 @@ def as_json(server: Server, reply: Reply) -> Any:
     return body
 
 
-def require(server: Server, extension: str, what: str) -> Generator[Any, Any, None]:
-    """Raise NotSupported unless the coordinator announces an extension; asks it if nothing is known yet."""
+def known(server: Server) -> Generator[Any, Any, frozenset[str]]:
+    """The extensions that the coordinator announces; asks it if nothing is known yet."""
     if server.extensions is None:
         yield from send(server, Call("GET", "/healthz"))
-    if extension not in (server.extensions or ()):
+    return server.extensions or frozenset()
+
+
+def require(server: Server, extension: str, what: str) -> Generator[Any, Any, None]:
+    """Raise NotSupported unless the coordinator announces an extension."""
+    if extension not in (yield from known(server)):
         raise NotSupported(
             f"The coordinator at {server.url} does not know {what}; update it, or leave that away. Nothing"
             f" was sent."

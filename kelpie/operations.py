@@ -6,13 +6,14 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from kelpie.definitions import KEPT_OUTPUT, needed_extensions
 from kelpie.errors import Ambiguous, DefinitionError, NotFound, TimedOut, Unreachable
-from kelpie.exchange import Server, as_json, fetch, require, send
+from kelpie.exchange import Server, as_json, fetch, known, require, send
 from kelpie.grids import fill, refuse_shared_places
 from kelpie.models import FINAL
 from kelpie.steps import Call, Emit, Pause
@@ -22,6 +23,7 @@ Doing = Generator[Any, Any, Result]
 Json = dict[str, Any]
 
 LONGEST_BATCH = 1000  # jobs
+KEYS_LAST = timedelta(hours=20)  # for which the coordinator surely knows an Idempotency-Key; it does for a day
 IDS_AT_ONCE = 500  # of one request that waits
 WAIT = 20  # seconds that a request is held back until something changes
 LASTING = 24 * 3600.0  # seconds for which a coordinator that was there is asked again while jobs are waited for
@@ -54,15 +56,26 @@ def submit(server: Server, made: Json, key: str | None = None) -> Doing[Json]:
     return dict((yield from _post(server, "/jobs", accepted, key or str(uuid.uuid4()))))
 
 
-def submit_many(server: Server, definitions: Sequence[Json], key: str | None = None) -> Doing[list[Json]]:
-    """Submit jobs in batches; with a `key`, a repetition of the whole makes no job a second time."""
+def submit_many(
+    server: Server,
+    definitions: Sequence[Json],
+    key: str | None = None,
+    tell: Callable[[int], None] | None = None,
+    begun: int = 0,
+) -> Doing[list[Json]]:
+    """Submit jobs in batches; with a `key`, a repetition of the whole makes no job a second time.
+
+    The first `begun` are passed over. `tell` hears after each batch how many are submitted.
+    """
     name = key or str(uuid.uuid4())
     found: list[Json] = []
-    for first in range(0, len(definitions), LONGEST_BATCH):
+    for first in range(begun, len(definitions), LONGEST_BATCH):
         batch = []
         for made in definitions[first : first + LONGEST_BATCH]:
             batch.append((yield from acceptable(server, made)))
         found += yield from _post(server, "/jobs/batch", batch, f"{name}/{first}")
+        if tell:
+            tell(begun + len(found))
     return found
 
 
@@ -71,8 +84,7 @@ def acceptable(server: Server, made: Json) -> Doing[Json]:
 
     Raises NotSupported for a field that the coordinator does not know.
     """
-    if server.extensions is None:
-        yield from send(server, Call("GET", "/healthz"))  # else the first submission of a key would be another one
+    yield from known(server)  # else the first submission of a key would be another one
     for extension, field in needed_extensions(made).items():
         yield from require(server, extension, f"the field {field}")
     if server.extensions and "output" in server.extensions:
@@ -106,32 +118,61 @@ class SweepPlan:
 
 
 def plan_sweep(template: Json, parameters: Sequence[Mapping[str, Any]], name: str, **more: Any) -> SweepPlan:
-    """The sweep of a template and its parameters. Raises DefinitionError before anything is sent."""
+    """The sweep of a template and its parameters; its labels are those of its jobs, too.
+
+    Raises DefinitionError before anything is sent.
+    """
     if not parameters:
         raise DefinitionError("A sweep without parameters has no job; give -p name=values or a CSV file.")
+    labeled = {"labels": dict(more["labels"])} if more.get("labels") else {}
     jobs = []
     for index, values in enumerate(parameters):
         named = {**values, "index": index, "sweep": name}
         title = "-".join([name, *(f"{key}={value}" for key, value in values.items())])[:100]
         filled: Json = fill(template, {"name": title, **named})
-        jobs.append({"name": title, **filled})
+        jobs.append({"name": title, **labeled, **filled})
     refuse_shared_places(jobs)
     return SweepPlan(name, jobs, **more)
 
 
-def submit_sweep(server: Server, plan: SweepPlan, again: bool = False) -> Doing[tuple[Json, list[Json]]]:
+def _submitted_before(plan: SweepPlan, made: Json) -> int:
+    """How many jobs of the sweep need not be submitted: all, or the batches of a day ago, whose keys are gone.
+
+    Raises DefinitionError where that cannot be told.
+    """
+    total, age = made["total"], datetime.now(UTC) - datetime.fromisoformat(made["created"])
+    if total >= len(plan.definitions):
+        return len(plan.definitions)
+    if age < KEYS_LAST:
+        return 0
+    if total % LONGEST_BATCH:
+        raise DefinitionError(
+            f"The sweep {plan.name} was made {age.days or 'some'} days ago and has {total} of its"
+            f" {len(plan.definitions)} jobs; to make all anew say so: --again, or again=True."
+        )
+    return int(total)
+
+
+def submit_sweep(
+    server: Server, plan: SweepPlan, again: bool = False, tell: Callable[[int], None] | None = None
+) -> Doing[Json]:
     """Make a sweep and submit its jobs; run a second time, also after it was killed in the middle, it makes none
     twice.
 
-    `again` makes it anew, on purpose.
+    `again` makes it anew, on purpose. One with a webhook is closed once it has its jobs: of an open one no end is
+    told, for more jobs may come. `tell` hears how many are submitted. Returns the sweep.
     """
     yield from require(server, "sweeps", "sweeps")
     key = f"sweep-{plan.digest[:40]}" if not again else f"sweep-{uuid.uuid4()}"
     wanted = {"name": plan.name, "max_parallel": plan.max_parallel, "labels": plan.labels, "webhook": plan.webhook}
     body = {name: value for name, value in wanted.items() if value is not None}
     made = yield from _post(server, "/sweeps", body, key)
-    jobs = yield from submit_many(server, [{**one, "sweep": made["id"]} for one in plan.definitions], key)
-    return made, jobs
+    begun = _submitted_before(plan, made)
+    jobs = [{**one, "sweep": made["id"]} for one in plan.definitions]
+    yield from submit_many(server, jobs, key, tell, begun)
+    if plan.webhook is not None:
+        yield from send(server, Call("PATCH", f"/sweeps/{made['id']}", body={"closed": True}))
+    return dict((yield from fetch(server, f"/sweeps/{made['id']}")))
 
 
 # --- reading ----------------------------------------------------------------------------------------
@@ -210,12 +251,22 @@ def next_cursor(link: str | None) -> str | None:
     return None
 
 
+def each_sweep(server: Server) -> Doing[None]:
+    """Emit the sweeps, newest first, page by page."""
+    yield from require(server, "sweeps", "sweeps")
+    yield from _each(server, "/sweeps", "sweeps")
+
+
 def history(server: Server, job_id: str, what: str) -> Doing[None]:
     """Emit the attempts or events of a job, first to last."""
+    yield from _each(server, f"/jobs/{job_id}/{what}", what)
+
+
+def _each(server: Server, path: str, what: str) -> Doing[None]:
+    """Emit what the pages of a route have under that name."""
     cursor: str | None = None
     while True:
-        params = [("cursor", cursor)] if cursor else []
-        reply = yield from send(server, Call("GET", f"/jobs/{job_id}/{what}", params))
+        reply = yield from send(server, Call("GET", path, [("cursor", cursor)] if cursor else []))
         for row in as_json(server, reply)[what]:
             yield Emit(row)
         cursor = next_cursor(reply.headers.get("Link"))
@@ -239,6 +290,20 @@ def act(server: Server, job_id: str, verb: str, body: Json | None = None) -> Doi
     headers = {"Idempotency-Key": str(uuid.uuid4())} if verb == "rerun" else {}
     reply = yield from send(server, Call("POST", f"/jobs/{job_id}/{verb}", body=body or {}, headers=headers))
     return dict(as_json(server, reply) or {})
+
+
+def rerun(server: Server, job_id: str, fresh: bool = False, sweep: bool = False) -> Doing[Json]:
+    """Submit a job that has ended anew: `fresh` without its checkpoints, `sweep` to its sweep."""
+    return (
+        yield from act(
+            server, job_id, "rerun", {name: True for name, said in (("fresh", fresh), ("sweep", sweep)) if said}
+        )
+    )
+
+
+def interrupt(server: Server, job_id: str, ban: bool = False) -> Doing[Json]:
+    """Have the machine save a job and give it back; with `ban` it does not get it again."""
+    return (yield from act(server, job_id, "interrupt", {"ban": True} if ban else None))
 
 
 def cancel(server: Server, job_id: str, graceful: bool = False) -> Doing[Json]:
@@ -286,8 +351,7 @@ def until_final(server: Server, job_ids: Iterable[str], timeout: float | None = 
     Raises TimedOut. A restart of the coordinator is waited out.
     """
     open_ids = list(dict.fromkeys(job_ids))
-    if server.extensions is None:
-        yield from send(server, Call("GET", "/healthz"))  # one that was never there is not waited for
+    yield from known(server)  # one that was never there is not waited for
     server = Server(server.url, LASTING, server.extensions)
     deadline = None if timeout is None else time.monotonic() + timeout
     since: str | None = None
@@ -346,24 +410,47 @@ class Piece:
     text: bytes
     left_out: int = 0
     begins: bool = False  # the first of this attempt
+    next: int = 0  # the offset after it
+
+
+class Lines:
+    """Joins pieces of output to lines. One that an attempt did not end is ended by the next attempt."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def of(self, piece: Piece) -> list[str]:
+        """The lines that this piece completes."""
+        before = self.rest() if piece.begins else []
+        *lines, self._rest = (self._rest + piece.text).split(b"\n")
+        return before + [line.decode(errors="replace") for line in lines]
+
+    def rest(self) -> list[str]:
+        """The line that has begun, if one has."""
+        rest, self._rest = self._rest, b""
+        return [rest.decode(errors="replace")] if rest else []
 
 
 def output(
-    server: Server, job_id: str, *, follow: bool, attempt: int | None = None, patience: float = LASTING
+    server: Server,
+    job_id: str,
+    *,
+    follow: bool,
+    attempt: int | None = None,
+    after: Piece | None = None,
+    patience: float = LASTING,
 ) -> Doing[None]:
-    """Emit the output of a job's attempts as Pieces; with `follow` until the job has ended.
+    """Emit the output of a job's attempts as Pieces, or what comes `after` one.
 
-    A coordinator that is away is asked again for `patience` seconds.
+    With `follow` until the job has ended. A coordinator that is away is asked again for `patience` seconds.
     """
     yield from require(server, "output", "the output of jobs")
     lasting = Server(server.url, patience if follow else server.patience, server.extensions)
-    number = attempt
+    number = after.attempt if after else attempt
     if number is None:
-        known: list[int] = []
-        for_attempts = yield from fetch(lasting, f"/jobs/{job_id}/attempts")
-        known = [row["number"] for row in for_attempts["attempts"]]
-        number = known[0] if known else 1
-    offset, begins = 0, True
+        known = yield from fetch(lasting, f"/jobs/{job_id}/attempts")
+        number = known["attempts"][0]["number"] if known["attempts"] else 1
+    offset, begins = (after.next, False) if after else (0, True)
     while True:
         job = yield from get_job(lasting, job_id)
         over = job["status"] in FINAL or job["attempt"] > number or not follow
@@ -378,7 +465,7 @@ def output(
         following = _number(reply.headers.get("Kelpie-Next-Offset"), offset + len(reply.content))
         left_out = _number(reply.headers.get("Kelpie-Left-Out"), 0)
         if reply.content or left_out:
-            yield Emit(Piece(number, reply.content, left_out, begins))
+            yield Emit(Piece(number, reply.content, left_out, begins, following))
             begins = False
         moved = following > offset
         offset = following

@@ -2,7 +2,9 @@
 
 Each setting is taken from the first of these that has it: what the caller says (a flag, an argument), the
 environment, the file `.kelpie.toml` of the working directory (which holds defaults and never a credential), the
-profile in `$XDG_CONFIG_HOME/kelpie/config.toml`. A credential is taken whole from one place, never mixed from two.
+profile in `$XDG_CONFIG_HOME/kelpie/config.toml`. A profile that a flag or a variable names counts directly after
+these. A credential is taken whole from one place, never mixed from two. To an address that only the working
+directory's file names goes no credential but the one that was kept for it: such files come with what was cloned.
 """
 
 from __future__ import annotations
@@ -41,6 +43,11 @@ NO_CREDENTIAL = (
     " SALAD_ORGANIZATION and"
     " SALAD_PROJECT)."
 )
+NOT_KEPT = (
+    "No key is kept for {url}, which {file} names: run kelpie login --api-url {url}, or set KELPIE_API_URL to it,"
+    " too."
+)
+Place = Mapping[str, Any]  # settings by their names, of one origin
 
 
 @dataclass(frozen=True)
@@ -74,21 +81,41 @@ def find(
     profiles = read_profiles(config_file(environment))
     if chosen not in profiles and (said["profile"] or from_environment["profile"]):
         raise SettingsError(f"There is no profile {chosen}; kelpie profiles lists those that there are.")
-    places: list[Mapping[str, Any]] = [said, from_environment, defaults, profiles.get(chosen, {})]
-    url = next((place["api_url"] for place in places if place.get("api_url")), None)
-    if not url:
+    places = _ranked(said, from_environment, defaults, profiles.get(chosen, {}))
+    naming = next((place for place in places if place.get("api_url")), None)
+    if naming is None:
         raise SettingsError(NO_ADDRESS)
-    headers = next((found for place in places if (found := _credential(place))), None)
+    url, credentials, missing = with_scheme(str(naming["api_url"])), places, NO_CREDENTIAL
+    if naming is defaults:
+        chosen = _kept_for(url, profiles, chosen)
+        credentials, missing = [said, profiles.get(chosen, {})], NOT_KEPT.format(url=url, file=DEFAULTS_FILE)
+    headers = next((found for place in credentials if (found := _credential(place))), None)
     if headers is None:
-        raise SettingsError(NO_CREDENTIAL)
+        raise SettingsError(missing)
     if not all(text.isascii() and text.isprintable() for text in headers.values()):
         raise SettingsError("The key holds a character that no key has, such as a line break; copy it again.")
-    group = next(
-        (place["group"] for place in (defaults, from_environment, profiles.get(chosen, {})) if place.get("group")),
-        None,
-    )
-    submission = {**({"group": group} if group else {}), **defaults.get("submit", {})}
-    return Settings(with_scheme(str(url)), headers, submission, chosen)
+    submission = defaults.get("submit", {})
+    group = next((_group(place) for place in places if _group(place)), None)
+    return Settings(url, headers, {**submission, **({"group": group} if group else {})}, chosen)
+
+
+def _ranked(said: Place, environment: Place, defaults: Place, profile: Place) -> list[Place]:
+    """The places in the order in which they count; the profile stands where it was named."""
+    places = [said, environment, defaults, profile]
+    by = next((rank for rank in (0, 1) if places[rank]["profile"]), None)
+    return places if by is None else [*places[: by + 1], profile, *places[by + 1 : 3]]
+
+
+def _kept_for(url: str, profiles: Mapping[str, Place], chosen: str) -> str:
+    """The name of the profile that was kept for an address: the chosen one, if it was; empty if there is none."""
+    fitting = [
+        name for name, kept in profiles.items() if kept.get("api_url") and with_scheme(kept["api_url"]) == url
+    ]
+    return chosen if chosen in fitting else next(iter(fitting), "")
+
+
+def _group(place: Place) -> Any:
+    return place.get("submit", {}).get("group") or place.get("group")
 
 
 def with_scheme(url: str) -> str:
@@ -105,7 +132,7 @@ def _first(environment: Mapping[str, str], names: tuple[str, ...]) -> str | None
     return next((environment[name] for name in names if environment.get(name)), None)
 
 
-def _credential(place: Mapping[str, Any]) -> dict[str, str] | None:
+def _credential(place: Place) -> dict[str, str] | None:
     """The headers of the credential of one place, or None. Raises SettingsError if a part of it is missing."""
     if place.get("api_key"):
         return {"X-Kelpie-Key": str(place["api_key"])}
@@ -134,6 +161,8 @@ def read_defaults(file: Path) -> dict[str, Any]:
             f"{file} holds {found[0]}, and such files are shared by accident; remove it there and run kelpie"
             f" login."
         )
+    if not isinstance(defaults.get("submit", {}), dict):
+        raise SettingsError(f"In {file} submit is a table: [submit], and below it fields such as priority = 5.")
     return defaults
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from kelpie.models import Attempt, JobData
+from kelpie.models import Attempt, JobData, SweepData
 
 # Colour is never alone: the word stands beside it.
 COLOURS = {
@@ -101,6 +101,14 @@ def room(most: int, before: int = 0) -> int:
     return max(min(most, shutil.get_terminal_size().columns - before), 10)
 
 
+def fact(name: str, value: str, colour: str | None = None, columns: int = 12) -> None:
+    """Print one thing that is known: in two columns on a terminal, else separated by a tab."""
+    if on_terminal():
+        click.echo(f"{styled(name.ljust(columns - 1) + ' ', bold=True)}{styled(value, fg=colour)}")
+    else:
+        click.echo(f"{name}\t{value}")
+
+
 def styled(text: str, **style: Any) -> str:
     """The text with colours, unless NO_COLOR is set (no-color.org) or it goes elsewhere than to a terminal."""
     return text if os.environ.get("NO_COLOR") or not on_terminal() else click.style(text, **style)
@@ -128,6 +136,15 @@ def duration(seconds: float | None) -> str:
     if seconds < 172800:
         return f"{seconds / 3600:.1f}h"
     return f"{seconds / 86400:.1f}d"
+
+
+def size(count: float) -> str:
+    """Bytes such as `512 B`, `1.5 kB`, `2.0 GB`, in powers of a thousand."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
 
 
 def age(moment: datetime | None, now: datetime | None = None) -> str:
@@ -203,5 +220,14 @@ def job_row(job: JobData, now: datetime | None = None) -> list[str]:
 JOB_HEAD = ("NAME", "ID", "PHASE", "PROGRESS", "ETA", "TRY", "CKPT-AGE", "MACHINE", "AGE")
 
 
-def jobs_table(jobs: Sequence[JobData]) -> None:
-    table(JOB_HEAD, [job_row(job) for job in jobs], [COLOURS.get(job.phase) for job in jobs])
+def sweep_row(sweep: SweepData, now: datetime | None = None) -> list[str]:
+    """A sweep in a table of jobs."""
+    done = bar(sweep.done / sweep.total, 6) if sweep.total else ""
+    phase = f"sweep, {sweep.done} of {sweep.total} ended"
+    return [sweep.name or "", sweep.id[-8:], phase, done, "", "", "", "", age(sweep.created, now)]
+
+
+def jobs_table(rows: Sequence[JobData | SweepData]) -> None:
+    """Jobs, and sweeps in place of theirs."""
+    cells = [job_row(row) if isinstance(row, JobData) else sweep_row(row) for row in rows]
+    table(JOB_HEAD, cells, [COLOURS.get(row.phase) if isinstance(row, JobData) else None for row in rows])

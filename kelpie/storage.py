@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +16,13 @@ from kelpie.errors import KelpieError
 NEEDS_BOTO3 = "Files are in S3, and the package for it is not installed: pip install 'kelpie[files]'"
 NEEDS_KEYS = "No AWS credentials were found: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
 TRIES = 3  # for an object whose bytes end early
+Tell = Callable[
+    [int], None
+]  # hears of so many bytes more that were sent or written; fewer, if they are begun again
+
+
+def untold(count: int) -> None:
+    """Where it is of no interest."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +62,11 @@ class Bucket:
                             self.name, found["Key"], found["Size"], found.get("LastModified"), found.get("ETag")
                         )
 
-    def upload(self, path: Path, key: str) -> None:
+    def upload(self, path: Path, key: str, tell: Tell = untold) -> None:
         with said_plainly(f"s3://{self.name}/{key}"):
-            self._s3.upload_file(str(path), self.name, key)
+            self._s3.upload_file(str(path), self.name, key, Callback=tell)
 
-    def download(self, key: str, path: Path, etag: str | None, version: str | None) -> int:
+    def download(self, key: str, path: Path, etag: str | None, version: str | None, tell: Tell = untold) -> int:
         """Write an object to a file and return its size; only the version that was named, by its id or ETag."""
         from botocore.exceptions import IncompleteReadError, ResponseStreamingError
 
@@ -71,8 +78,10 @@ class Bucket:
                     with path.open("wb") as file:
                         for chunk in body.iter_chunks(2**20):
                             file.write(chunk)
+                            tell(len(chunk))
                     break
                 except (IncompleteReadError, ResponseStreamingError):
+                    tell(-path.stat().st_size)
                     if not left:
                         raise
         return path.stat().st_size
@@ -106,7 +115,7 @@ class Stored:
             raise KelpieError(f"{self.url} would land outside of the directory; nothing was brought.")
         return whole
 
-    def download(self, directory: Path) -> Path:
+    def download(self, directory: Path, tell: Tell = untold) -> Path:
         """Bring it under its name, whole or not at all. Raises KelpieError if it is another than it must be."""
         path = directory / self.name
         draft = path.parent / f".kelpie-{secrets.token_hex(8)}"
@@ -115,7 +124,7 @@ class Stored:
             if not path.parent.resolve().is_relative_to(directory.resolve()):
                 raise KelpieError(f"{path.parent} is a link that leads out of {directory}; remove it.")
             try:
-                size = self.bucket.download(self.key, draft, self.etag, self.version)
+                size = self.bucket.download(self.key, draft, self.etag, self.version, tell)
                 if size != self.size:
                     raise KelpieError(f"{self.url} has {size} bytes and must have {self.size}.")
                 draft.replace(path)
@@ -124,8 +133,11 @@ class Stored:
         return path
 
 
-def bring(wanted: Sequence[Stored], directory: Path) -> None:
-    """Download all of them, or none if one has no place of its own below the directory. Raises KelpieError."""
+def bring(wanted: Sequence[Stored], directory: Path, tell: Tell = untold) -> None:
+    """Download all of them, or none if one has no place of its own below the directory. Raises KelpieError.
+
+    `tell` hears of bytes as they arrive.
+    """
     taken: dict[PurePosixPath, Stored] = {}
     for stored in wanted:
         if other := taken.get(stored.name):
@@ -137,7 +149,7 @@ def bring(wanted: Sequence[Stored], directory: Path) -> None:
                 f"{folder.url} would be a file and the directory of {stored.url}; nothing was brought."
             )
     for stored in wanted:
-        stored.download(directory)
+        stored.download(directory, tell)
 
 
 @contextmanager

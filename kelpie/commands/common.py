@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import click
 
-from kelpie.client import Client, Job, filters_of
+from kelpie import operations
+from kelpie.client import Client, Job, Jobs, filters_of
 from kelpie.definitions import seconds
 from kelpie.errors import DefinitionError, NotFound
+from kelpie.models import JobData, SweepData
 from kelpie.show import as_json, jobs_table
+from kelpie.steps import iterate
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 # From its first word on all belongs to a job's command, also what looks like an option.
@@ -103,13 +106,22 @@ def sweep_id(api: Client, reference: str) -> str:
     """The id of the sweep with this id or name, the newest of several. Raises NotFound."""
     if reference == "none":
         return reference
-    for sweep in api.sweeps():
-        if reference in (sweep.id, sweep.name) or (len(reference) >= 6 and sweep.id.endswith(reference)):
-            return sweep.id
-    raise NotFound(f"There is no sweep {reference}; kelpie sweeps lists them.", 404)
+    found = find_sweep(api, reference)
+    if found is None:
+        raise NotFound(f"There is no sweep {reference}; kelpie sweeps lists them.", 404)
+    return str(found["id"])
 
 
-def show_jobs(jobs: Sequence[Job], json_wanted: bool, quiet: bool) -> None:
+def find_sweep(api: Client, reference: str) -> dict[str, Any] | None:
+    """The sweep with this id, end of an id (six digits or more) or name, the newest of several."""
+    row: dict[str, Any]
+    for row in iterate(operations.each_sweep(api.server), api.http):
+        if reference in (row["id"], row["name"]) or (len(reference) >= 6 and row["id"].endswith(reference)):
+            return row
+    return None
+
+
+def show_jobs(jobs: Sequence[JobData | SweepData], json_wanted: bool, quiet: bool) -> None:
     if quiet:
         for job in jobs:
             click.echo(job.id)
@@ -120,7 +132,7 @@ def show_jobs(jobs: Sequence[Job], json_wanted: bool, quiet: bool) -> None:
         jobs_table(jobs)
 
 
-def wire(job: Job) -> dict[str, Any]:
+def wire(job: JobData | SweepData) -> dict[str, Any]:
     """A job as JSON."""
     names = [name for name in job.__dataclass_fields__ if name not in ("client", "extra")]
     return {**{name: getattr(job, name) for name in names}, **job.extra}
@@ -128,11 +140,24 @@ def wire(job: Job) -> dict[str, Any]:
 
 def chosen(api: Client, references: Sequence[str], found: dict[str, Any]) -> list[Job] | None:
     """The jobs that are named; None where filters say which. Raises click.UsageError for both or neither."""
+    require_either(references, found)
+    return [api.find(reference, changing=True) for reference in references] if references else None
+
+
+def require_either(references: Sequence[str], found: Mapping[str, Any]) -> None:
+    """Raise click.UsageError unless there are either references or filters."""
     if bool(references) == bool(found):
         raise click.UsageError(
             "Name jobs (ids, ends of ids, names), or give filters such as -l team=nlp; not both."
         )
-    return [api.find(reference, changing=True) for reference in references] if references else None
+
+
+def matching(api: Client, found: Mapping[str, Any]) -> list[Job]:
+    """All jobs that match filters. Raises NotFound if there is none."""
+    jobs = list(Jobs(api, found))
+    if not jobs:
+        raise NotFound("No job matches; kelpie ls -a with the same filters lists those that do.", 404)
+    return jobs
 
 
 def sure(question: str, yes: bool) -> None:

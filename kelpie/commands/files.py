@@ -14,6 +14,7 @@ from kelpie.commands.common import client
 from kelpie.commands.look import found_newest
 from kelpie.definitions import place
 from kelpie.errors import KelpieError, NotFound
+from kelpie.meter import Meter
 from kelpie.models import instant
 from kelpie.show import age, as_json, say, table
 from kelpie.storage import Bucket, Entry, Stored, bring
@@ -94,7 +95,8 @@ def pull(reference: str, directory: Path, what: str) -> None:
     with client() as api:
         job = found_newest(api, reference)
         wanted = of_checkpoint(api, job) if what == "checkpoint" else of_outputs(job)
-    bring(wanted, directory)
+    with Meter(sum(stored.size for stored in wanted)) as meter:
+        bring(wanted, directory, meter.advance)
     say(f"{counted(len(wanted))} in {directory}.")
 
 
@@ -155,9 +157,8 @@ def push(directory: Path, url: str) -> None:
     """Upload a directory, for jobs to bring as their input."""
     name, prefix = place(url)
     bucket = Bucket(name)
-    sent = 0
-    for path in sorted(directory.rglob("*")):
-        if path.is_file():
-            bucket.upload(path, prefix + path.relative_to(directory).as_posix())
-            sent += 1
-    say(f"{counted(sent)} at s3://{name}/{prefix}")
+    paths = [path for path in sorted(directory.rglob("*")) if path.is_file()]
+    with Meter(sum(path.stat().st_size for path in paths)) as meter:
+        for path in paths:
+            bucket.upload(path, prefix + path.relative_to(directory).as_posix(), meter.advance)
+    say(f"{counted(len(paths))} at s3://{name}/{prefix}")

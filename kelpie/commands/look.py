@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 import click
 
 from kelpie import operations
 from kelpie.client import Client, Job, Jobs
-from kelpie.commands.common import client, filter_options, filters, moment, output_options, show_jobs, wire
+from kelpie.commands.common import (
+    client,
+    filter_options,
+    filters,
+    matching,
+    moment,
+    output_options,
+    require_either,
+    show_jobs,
+    wire,
+)
 from kelpie.definitions import seconds
 from kelpie.errors import JobEnded, KelpieError, NotFound, NotSupported, Refused
-from kelpie.models import Attempt
+from kelpie.exchange import known
+from kelpie.meter import Meter
+from kelpie.models import Attempt, SweepData
 from kelpie.operations import Piece
 from kelpie.show import (
     COLOURS,
@@ -23,12 +37,12 @@ from kelpie.show import (
     as_json,
     bar,
     duration,
+    fact,
     on_terminal,
     plain,
     room,
     say,
     sparkline,
-    styled,
     table,
     timeline,
 )
@@ -36,6 +50,11 @@ from kelpie.steps import iterate
 
 EXIT = {"completed": 0, "failed": 10, "canceled": 11}
 WATCH_PAUSE = 2.0  # seconds
+MOST_SWEEPS = 100  # that are looked at for a list: a page of them
+MOST_ASKED = (
+    20  # sweeps that are older than a day and have no open job: of each it is asked when the last one ended
+)
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 @click.command()
@@ -45,27 +64,54 @@ WATCH_PAUSE = 2.0  # seconds
 @click.option("-w", "--watch", is_flag=True, help="Again every two seconds, until Ctrl-C.")
 @click.option("--limit", type=click.IntRange(1), default=200, metavar="N", help="So many at most; 200.")
 def ls(json_wanted: bool, quiet: bool, all_wanted: bool, watch: bool, limit: int, **options: Any) -> None:
-    """List jobs that are open or ended within a day, newest first."""
+    """List jobs that are open or ended within a day, newest first; without filters a sweep is one line."""
     with client() as api:
         while True:
-            jobs = listed(api, options, all_wanted, limit)
+            rows = listed(api, filters(api, **options), all_wanted, limit + 1, folded=not (json_wanted or quiet))
             if watch and on_terminal():
                 click.clear()
-            show_jobs(jobs, json_wanted, quiet)
+            show_jobs(rows[:limit], json_wanted, quiet)
+            if len(rows) > limit:
+                say(
+                    f"There are more than these {limit}; --limit {limit * 5} shows more, filters such as -p fewer."
+                )
             if not watch:
                 return
             time.sleep(WATCH_PAUSE)
 
 
-def listed(api: Client, options: dict[str, Any], all_wanted: bool, limit: int) -> list[Job]:
-    """The jobs of a list. A coordinator that knows no filters lists its newest."""
-    found = filters(api, **options)
-    recent = not all_wanted and not found
-    jobs = Jobs(api, found)
-    if recent:
-        day_ago = moment("1d")
-        return [job for job in jobs.first(limit) if not job.is_final or (job.ended and job.ended >= day_ago)]
-    return jobs.first(limit)
+def listed(
+    api: Client, found: dict[str, Any], all_wanted: bool, limit: int, folded: bool
+) -> Sequence[Job | SweepData]:
+    """The jobs of a list, newest first; `folded` with a sweep in place of its jobs where no filter is given."""
+    if found:
+        return Jobs(api, found).first(limit)
+    extensions, day_ago = api.do(known(api.server)), moment("1d")
+    if "filters" not in extensions:
+        jobs = Jobs(api, {}).first(limit)
+        return [job for job in jobs if all_wanted or not job.is_final or (job.ended and job.ended >= day_ago)]
+    folded = folded and "sweeps" in extensions
+    alone: dict[str, Any] = {"sweep": "none"} if folded else {}
+    parts = [alone] if all_wanted else [{**alone, "open": True}, {**alone, "ended_since": day_ago.isoformat()}]
+    singles = {job.id: job for part in parts for job in Jobs(api, part).first(limit)}  # one may end in between
+    rows: list[Job | SweepData] = [*singles.values()]
+    rows += sweeps_of_today(api, all_wanted, limit) if folded else []
+    return sorted(rows, key=lambda row: row.created or LONG_AGO, reverse=True)[:limit]
+
+
+def sweeps_of_today(api: Client, all_wanted: bool, limit: int) -> list[SweepData]:
+    """The newest sweeps that have open jobs, or of which a job ended within a day."""
+    day_ago, asked = moment("1d"), 0
+    kept = []
+    for row in islice(iterate(operations.each_sweep(api.server), api.http), min(limit, MOST_SWEEPS)):
+        sweep = SweepData.from_json(row)
+        wanted = all_wanted or sweep.done < sweep.total or (sweep.created or LONG_AGO) >= day_ago
+        if not wanted and asked < MOST_ASKED:
+            asked += 1
+            ended = {"sweep": sweep.id, "ended_since": day_ago.isoformat()}
+            wanted = bool(api.do(operations.count(api.server, ended))["count"])
+        kept += [sweep] if wanted else []
+    return kept
 
 
 @click.command()
@@ -80,12 +126,11 @@ def show(reference: str, json_wanted: bool) -> None:
             return
         attempts = job.attempts()
         for name, value in facts(job):
-            shown = styled(plain(value), fg=COLOURS.get(job.phase)) if name == "phase" else plain(value)
-            click.echo(f"{styled(f'{name:<12}', bold=True)}{shown}")
+            fact(name, plain(value), COLOURS.get(job.phase) if name == "phase" else None)
         for metric, values in courses(api, job).items():
-            click.echo(f"{styled(f'{plain(metric):<12}', bold=True)}{sparkline(values)} {values[-1]:g}")
+            fact(plain(metric), f"{sparkline(values)} {values[-1]:g}")
         if attempts:
-            click.echo(f"{styled('attempts', bold=True)}    {timeline(job, attempts, room(60, 12))}")
+            fact("attempts", timeline(job, attempts, room(60, 12)))
         if not job.is_final and job.phase in ("pending", "waiting", "parked", "stalled"):
             tell_why(job)
 
@@ -153,9 +198,9 @@ def tell_why(job: Job) -> None:
     except (NotSupported, NotFound):
         return
     for reason in reasons:
-        click.echo(f"{styled('why', bold=True)}         {plain(reason.sentence)}")
+        fact("why", plain(reason.sentence))
         if reason.action:
-            click.echo(f"            {plain(reason.action)}")
+            fact("", plain(reason.action))
 
 
 @click.command()
@@ -257,15 +302,23 @@ def logs(reference: str, follow_wanted: bool, attempt: int | None, lines: int | 
         job = found_newest(api, reference)
         if attempt and attempt > job.attempt and not follow_wanted:
             raise KelpieError(f"The job {job.title} has had {job.attempt} attempts, and so no attempt {attempt}.")
-        pieces = job.pieces(follow=follow_wanted, attempt=attempt)
-        if lines is None:
-            for piece in pieces:
+        after = None if lines is None else write_last(job, attempt, lines)
+        if lines is None or follow_wanted:
+            for piece in job.pieces(follow=follow_wanted, attempt=attempt, after=after):
                 write(piece)
-            return
-        kept: list[bytes] = []
-        for piece in pieces:
-            kept = (b"".join(kept) + piece.text).splitlines(keepends=True)[-lines or 10**9 :] if lines else []
-        sys.stdout.buffer.write(b"".join(kept))
+
+
+def write_last(job: Job, attempt: int | None, lines: int) -> Piece | None:
+    """The last lines that there are; returns the piece that they end with."""
+    kept: deque[bytes] = deque(maxlen=lines)
+    last, rest = None, b""
+    for last in job.pieces(attempt=attempt):
+        *whole, rest = (rest + last.text).split(b"\n")
+        kept.extend(line + b"\n" for line in whole)
+    kept.extend([rest] if rest else [])
+    sys.stdout.buffer.write(b"".join(kept))
+    sys.stdout.buffer.flush()
+    return last
 
 
 def write(piece: Piece) -> None:
@@ -288,14 +341,17 @@ def follow(api: Client, job: Job) -> None:
 
 
 @click.command()
-@click.argument("references", metavar="REF...", nargs=-1, required=True)
+@click.argument("references", metavar="[REF]...", nargs=-1)
+@filter_options
 @click.option("--any", "any_wanted", is_flag=True, help="Until the first of them has ended.")
 @click.option("--timeout", metavar="2h", help="So long at most; then exit code 12.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing.")
-def wait(references: tuple[str, ...], any_wanted: bool, timeout: str | None, quiet: bool) -> int:
+def wait(references: tuple[str, ...], any_wanted: bool, timeout: str | None, quiet: bool, **options: Any) -> int:
     """Wait until jobs have ended. The exit code is the highest of theirs: 0 completed, 10 failed, 11 canceled."""
     with client() as api:
-        jobs = [found_newest(api, reference) for reference in references]
+        found = filters(api, **options)
+        require_either(references, found)
+        jobs = [found_newest(api, reference) for reference in references] or matching(api, found)
         return wait_for(api, jobs, any_wanted, seconds(timeout) if timeout else None, quiet)
 
 
@@ -309,13 +365,16 @@ def wait_for(
 ) -> int:
     """Wait for the ends of jobs, say each (with the `tail` of a failed one's output), and return the exit code."""
     code = 0
-    for row in iterate(operations.until_final(api.server, [job.id for job in jobs], timeout), api.http):
-        ended = api.as_job(row)
-        if not quiet:
-            tell_end(api, ended, tail)
-        code = max(code, EXIT[ended.status])
-        if any_wanted:
-            break
+    with Meter(len(jobs), "jobs", shown=len(jobs) > 1 and not quiet) as meter:
+        for row in iterate(operations.until_final(api.server, [job.id for job in jobs], timeout), api.http):
+            ended = api.as_job(row)
+            meter.hide()
+            if not quiet:
+                tell_end(api, ended, tail)
+            meter.advance(1)
+            code = max(code, EXIT[ended.status])
+            if any_wanted:
+                break
     return code
 
 

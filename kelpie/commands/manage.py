@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import click
 
+from kelpie import operations
 from kelpie.commands.common import client, sure, sweep_id
 from kelpie.errors import DefinitionError
 from kelpie.exchange import require
 from kelpie.models import instant
-from kelpie.show import age, as_json, bar, duration, say, table
+from kelpie.show import age, as_json, bar, duration, fact, plain, say, table
+from kelpie.steps import iterate
 
 JSON = click.option("--json", "json_wanted", is_flag=True, help="One JSON object a line.")
 
@@ -47,13 +50,14 @@ def lasting(name: str) -> Any:
 
 @click.group(invoke_without_command=True)
 @JSON
+@click.option("--limit", type=click.IntRange(1), default=200, metavar="N", help="So many at most; 200.")
 @click.pass_context
-def sweeps(ctx: click.Context, json_wanted: bool) -> None:
+def sweeps(ctx: click.Context, json_wanted: bool, limit: int) -> None:
     """List sweeps, newest first."""
     if ctx.invoked_subcommand:
         return
     with client() as api:
-        api.do(require(api.server, "sweeps", "sweeps"))
+        rows = list(islice(iterate(operations.each_sweep(api.server), api.http), limit))
         columns = [
             ("NAME", shown("name")),
             ("ID", lambda row: row["id"][-8:]),
@@ -63,7 +67,7 @@ def sweeps(ctx: click.Context, json_wanted: bool) -> None:
             ("STATE", lambda row: "closed" if row.get("closed") else "open"),
             ("AGE", ago("created")),
         ]
-        show_rows(rows_of(api.request("GET", "/sweeps"), "sweeps"), columns, json_wanted)
+        show_rows(rows, columns, json_wanted)
 
 
 @sweeps.command("edit")
@@ -124,7 +128,7 @@ def show_group(group: str, json_wanted: bool) -> None:
             as_json(body)
             return
         for name, value in body.items():
-            click.echo(f"{name:<24} {'' if value is None else value}")
+            fact(name, "" if value is None else plain(value), columns=24)
 
 
 @groups.command("pause")

@@ -11,7 +11,7 @@ from kelpie.client import Client
 from kelpie.commands.common import client
 from kelpie.errors import SettingsError
 from kelpie.settings import DEFAULT_PROFILE, Settings, config_file, read_profiles, with_scheme, write_profile
-from kelpie.show import as_json, say, table
+from kelpie.show import as_json, fact, plain, say, table
 
 
 @click.command()
@@ -55,12 +55,13 @@ def whoami(json_wanted: bool) -> None:
             as_json({**me, **known})
             return
         for name, value in known.items():
-            click.echo(f"{name:<8} {value}")
+            fact(name, plain(value))
 
 
 @click.command()
 @click.option("--remove", metavar="NAME", help="Forget this profile.")
-def profiles(remove: str | None) -> None:
+@click.option("--json", "json_wanted", is_flag=True, help="One profile a line.")
+def profiles(remove: str | None, json_wanted: bool) -> None:
     """List the profiles that login kept, without their keys."""
     file = config_file()
     found = read_profiles(file)
@@ -72,4 +73,8 @@ def profiles(remove: str | None) -> None:
         return
     if not found:
         say("No profile is kept; kelpie login makes one.")
+    if json_wanted:
+        for name, profile in sorted(found.items()):
+            as_json({"profile": name, "address": profile.get("api_url")})
+        return
     table(("PROFILE", "ADDRESS"), [(name, profile.get("api_url", "")) for name, profile in sorted(found.items())])

@@ -9,13 +9,15 @@ import click
 
 from kelpie import operations
 from kelpie.client import Client, Job
-from kelpie.commands.common import chosen, client, filter_options, filters, labels, sure
+from kelpie.commands.common import chosen, client, filter_options, filters, labels, matching, sure
 from kelpie.definitions import seconds
 from kelpie.errors import KelpieError, Refused
 from kelpie.show import say
 
 REFERENCES = click.argument("references", metavar="[REF]...", nargs=-1)
 YES = click.option("-y", "--yes", is_flag=True, help="Ask nothing.")
+AT_ONCE = ("cancel", "hold", "resume", "rerun")  # what the coordinator does to all that match
+HELD = ("downloading", "running", "uploading", "stalled")  # the phases of a job that a machine has
 
 
 def change(
@@ -32,9 +34,11 @@ def change(
     with client() as api:
         found = filters(api, **options)
         jobs = chosen(api, references, found)
-        if jobs is None:
+        if jobs is None and verb in AT_ONCE:
             change_all(api, verb, found, yes)
             return
+        if jobs is None:
+            jobs = matching(api, {"phase": HELD, **found} if verb == "interrupt" else found)
         if len(jobs) > 1:
             sure(f"{verb} {len(jobs)} jobs?", yes)
         refused = 0
@@ -90,12 +94,13 @@ def resume(references: tuple[str, ...], yes: bool, **options: Any) -> None:
 
 
 @click.command()
-@click.argument("references", metavar="REF...", nargs=-1, required=True)
-@click.option("--ban", is_flag=True, help="And do not give it to that machine again.")
+@REFERENCES
+@filter_options
 @YES
-def interrupt(references: tuple[str, ...], ban: bool, yes: bool) -> None:
-    """Have the machine save a job and give it back; whichever asks next goes on."""
-    change("interrupt", references, yes, {}, lambda api, job: job.interrupt(ban))
+@click.option("--ban", is_flag=True, help="And do not give it to that machine again.")
+def interrupt(references: tuple[str, ...], yes: bool, ban: bool, **options: Any) -> None:
+    """Have machines save jobs and give them back; whichever asks next goes on."""
+    change("interrupt", references, yes, options, lambda api, job: job.interrupt(ban))
 
 
 @click.command()
@@ -115,23 +120,39 @@ def rerun(references: tuple[str, ...], yes: bool, fresh: bool, **options: Any) -
 
 
 @click.command()
-@click.argument("reference", metavar="REF")
-@click.option("-n", "--name", metavar="NAME")
-@click.option("-l", "--label", multiple=True, metavar="K=V", help="Replaces all labels; repeatable.")
-@click.option("--priority", type=int)
-@click.option("--max-runtime", metavar="3d")
-@click.option("--max-attempt-runtime", metavar="6h")
-@click.option("--max-attempts", type=int)
-@click.option("--max-failures", type=int)
-def edit(reference: str, label: tuple[str, ...], **options: Any) -> None:
-    """Change a job's name, labels, priority or limits."""
-    changes = {name: value for name, value in options.items() if value is not None}
-    for name in ("max_runtime", "max_attempt_runtime"):
-        if name in changes:
-            changes[name] = seconds(changes[name])
-    if label:
-        changes["labels"] = labels(label)
+@REFERENCES
+@filter_options
+@YES
+@click.option("--rename", metavar="NAME", help="Its new name.")
+@click.option("--set-label", multiple=True, metavar="K=V", help="Its new labels, in place of all; repeatable.")
+@click.option("--priority", type=int, metavar="N", help="-100 to 100; higher first.")
+@click.option("--max-runtime", metavar="3d", help="Held so long in all, it is stopped and failed.")
+@click.option("--max-attempt-runtime", metavar="6h", help="Held so long by one machine, it is handed on.")
+@click.option("--max-attempts", type=int, metavar="N", help="Handouts; 0: no limit.")
+@click.option("--max-failures", type=int, metavar="N", help="Failures until it has failed for good.")
+def edit(
+    references: tuple[str, ...],
+    yes: bool,
+    rename: str | None,
+    set_label: tuple[str, ...],
+    priority: int | None,
+    max_runtime: str | None,
+    max_attempt_runtime: str | None,
+    max_attempts: int | None,
+    max_failures: int | None,
+    **options: Any,
+) -> None:
+    """Change the name, labels, priority or limits of jobs."""
+    said = {
+        "name": rename,
+        "labels": labels(set_label) or None,
+        "priority": priority,
+        "max_runtime": max_runtime and seconds(max_runtime),
+        "max_attempt_runtime": max_attempt_runtime and seconds(max_attempt_runtime),
+        "max_attempts": max_attempts,
+        "max_failures": max_failures,
+    }
+    changes = {name: value for name, value in said.items() if value is not None}
     if not changes:
         raise click.UsageError("Say what to change, for example --priority 10.")
-    with client() as api:
-        click.echo(api.find(reference, changing=True).edit(**changes).id)
+    change("edit", references, yes, options, lambda api, job: job.edit(**changes).id)

@@ -6,6 +6,7 @@ import json
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,14 +14,16 @@ import click
 
 from kelpie import grids, operations
 from kelpie.client import Client, Job, made_definition
-from kelpie.commands.common import COMMAND_IS_LAST, client, labels, pair
+from kelpie.commands.common import COMMAND_IS_LAST, client, find_sweep, labels, pair
 from kelpie.commands.look import follow, wait_for
-from kelpie.errors import DefinitionError
+from kelpie.errors import DefinitionError, NotFound
+from kelpie.meter import Meter
 from kelpie.settings import find
 from kelpie.show import as_json, say
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 DIRECTORY = "DIR=s3://BUCKET/PREFIX"
+CLOSE = "kelpie sweeps edit --close"
 
 
 def definition_options(function: Command) -> Command:
@@ -52,9 +55,7 @@ def definition_options(function: Command) -> Command:
         click.option("--on-stall", type=click.Choice(["notify", "restart", "fail"]), help="What is done then."),
         click.option("--priority", type=int, metavar="N", help="-100 to 100; higher first."),
         click.option("--webhook", metavar="URL", help="Told of its states."),
-        click.option(
-            "--interval", "heartbeat_interval", type=int, metavar="SECONDS", help="Between heartbeats; 30."
-        ),
+        click.option("--interval", "heartbeat_interval", metavar="30s", help="Between heartbeats; 30 seconds."),
         click.option("--dry-run", is_flag=True, help="Print what would be sent, and send nothing."),
     ]
     for option in reversed(options):
@@ -128,12 +129,8 @@ def parsed(file: str, text: str) -> Any:
 
 
 def parsed_yaml(file: str, text: str) -> Any:
-    try:
-        import yaml
-    except ImportError:
-        raise DefinitionError(
-            f"{file} is YAML, which needs a package: pip install pyyaml; JSON and TOML need none."
-        ) from None
+    import yaml  # here, so that the command line starts without it
+
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -145,7 +142,9 @@ def parsed_yaml(file: str, text: str) -> Any:
 @click.option(
     "-F", "--file", metavar="FILE", help="A whole definition, JSON, YAML or TOML; - reads standard input."
 )
-@click.option("--depends-on", multiple=True, metavar="REF", help="Starts once this job has completed; repeatable.")
+@click.option(
+    "--depends-on", multiple=True, metavar="REF", help="Starts once this job or sweep has completed; repeatable."
+)
 @click.option("--wait", "wait_wanted", is_flag=True, help="Wait for its end; the exit code says how it ended.")
 @click.option("--follow", "follow_wanted", is_flag=True, help="Print its output until its end.")
 @click.option("--json", "json_wanted", is_flag=True, help="The job as JSON.")
@@ -166,7 +165,7 @@ def submit(
     if bool(command) == bool(file):
         raise click.UsageError("Give the command after --, or a definition with -F; not both.")
     if dry_run:
-        as_json(definition_of(None, command, file, options, ()))
+        as_json(definition_of(None, command, file, options, depends_on))
         return 0
     with client() as api:
         made = definition_of(api, command, file, options, depends_on)
@@ -184,10 +183,15 @@ def definition_of(
     options: dict[str, Any],
     depends_on: Sequence[str],
 ) -> dict[str, Any]:
-    """The definition of a call; the file's fields count after those of the options."""
+    """The definition of a call; the file's fields count after those of the options.
+
+    Without an API nothing is asked, and what a job depends on stays as it was typed.
+    """
     given = options_of(**options)
-    if depends_on and api:
-        given["depends_on"] = [api.find(reference, changing=True).id for reference in depends_on]
+    if depends_on:
+        given["depends_on"] = [
+            before_it(api, reference) if api else reference for reference in dict.fromkeys(depends_on)
+        ]
     if file:
         made = made_definition_of_file(read_definition(file), given)
     else:
@@ -195,6 +199,19 @@ def definition_of(
         settings = api.settings if api else find(api_url=said.get("api_url") or "https://dry.run", api_key="none")
         made = made_definition(settings, list(command), given)
     return made
+
+
+def before_it(api: Client, reference: str) -> str:
+    """The id of the job or sweep that another job is to wait for. Raises NotFound, Ambiguous."""
+    try:
+        return api.find(reference, changing=True).id
+    except NotFound:
+        found = find_sweep(api, reference)
+        if found is None:
+            raise
+    if not found["closed"]:
+        say(f"The sweep {reference} may get more jobs; it has ended once it is closed: {CLOSE} {reference}")
+    return str(found["id"])
 
 
 def made_definition_of_file(made: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
@@ -228,7 +245,11 @@ def tell(job: Job, json_wanted: bool, quiet: bool) -> None:
 )
 @click.option("--csv", "csv_file", metavar="FILE", type=click.Path(path_type=Path), help="A job for each row.")
 @click.option("--max-parallel", type=int, metavar="N", help="So many of its jobs at a time.")
+@click.option(
+    "--sweep-webhook", metavar="URL", help="Told once, when all have ended; it takes no job after these."
+)
 @click.option("--again", is_flag=True, help="Make it anew although it was submitted before.")
+@click.option("--json", "json_wanted", is_flag=True, help="The sweep as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="The sweep's id only.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def sweep(
@@ -237,7 +258,9 @@ def sweep(
     axes: tuple[str, ...],
     csv_file: Path | None,
     max_parallel: int | None,
+    sweep_webhook: str | None,
     again: bool,
+    json_wanted: bool,
     quiet: bool,
     dry_run: bool,
     label: tuple[str, ...],
@@ -252,28 +275,30 @@ def sweep(
     if not axes and not csv_file:
         raise click.UsageError("A sweep has parameters: -p lr=1e-4,3e-4, or --csv FILE.")
     parameters = combined(dict(grids.parse_axis(text) for text in axes), csv_file)
-    given = options_of(label=(), **options)
-    if dry_run:
-        settings = find(api_url="https://dry.run", api_key="none")
-        for made in operations.plan_sweep(
-            made_definition(settings, list(command), given), parameters, name
-        ).definitions:
-            as_json(made)
-        return
-    with client() as api:
-        made_sweep = api.sweep(
-            list(command),
+    said = click.get_current_context().find_root().obj or {}
+    with nullcontext() if dry_run else client() as api:
+        settings = api.settings if api else find(api_url=said.get("api_url") or "https://dry.run", api_key="none")
+        plan = operations.plan_sweep(
+            made_definition(settings, list(command), options_of(label=(), **options)),
             parameters,
-            name=name,
+            name,
             max_parallel=max_parallel,
             labels=labels(label) or None,
-            again=again,
-            **{key: value for key, value in given.items() if key != "labels"},
+            webhook=sweep_webhook,
         )
-        click.echo(made_sweep.id)
-        if not quiet:
-            jobs = "1 job" if len(parameters) == 1 else f"{len(parameters)} jobs"
-            say(f"Submitted {jobs}. See them with: kelpie ls --sweep {name}")
+        if api is None:
+            for made in plan.definitions:
+                as_json(made)
+            return
+        with Meter(len(plan.definitions), "jobs") as meter:
+            made_sweep = api.do(operations.submit_sweep(api.server, plan, again, meter.reach))
+    if json_wanted:
+        as_json(made_sweep)
+    else:
+        click.echo(made_sweep["id"])
+    if not quiet:
+        jobs = "1 job" if len(parameters) == 1 else f"{len(parameters)} jobs"
+        say(f"Submitted {jobs}. See them with: kelpie ls --sweep {name}")
 
 
 def combined(axes: dict[str, list[str]], csv_file: Path | None) -> list[dict[str, Any]]:

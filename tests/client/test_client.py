@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -136,6 +138,40 @@ def test_what_the_coordinator_does_not_know_is_not_sent(api: Client, monkeypatch
             send()
 
 
+def names_of(kind: type) -> set[str]:
+    return {name for name in dir(kind) if not name.startswith("_")}
+
+
+def test_both_clients_have_the_same_methods_with_the_same_parameters() -> None:
+    for name in ("Client", "Job", "Jobs", "Sweep"):
+        one, other = getattr(kelpie, name), getattr(kelpie, f"Async{name}")
+        assert names_of(one) == names_of(other)
+        for method in names_of(one):
+            if inspect.isfunction(getattr(one, method)):
+                parameters = [list(inspect.signature(getattr(kind, method)).parameters) for kind in (one, other)]
+                assert parameters[0] == parameters[1], f"{name}.{method}"
+
+
+def test_a_sweep_with_a_webhook_of_its_own_is_closed_and_run_again_makes_no_job_twice(
+    api: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(seeds: int = 3) -> kelpie.Sweep:
+        return api.sweep(
+            ["run", "{seed}"],
+            kelpie.grid(seed=range(seeds)),
+            name="told",
+            labels={"team": "nlp"},
+            sweep_webhook="https://hooks.example.com/ended",
+        )
+
+    first = made()
+    assert (first.closed, first.total, first.extra["webhook"]) == (True, 3, "https://hooks.example.com/ended")
+    assert api.jobs(labels={"team": "nlp"}).counts()["count"] == 3, "its labels are those of its jobs"
+    assert made().id == first.id
+    monkeypatch.setattr("kelpie.operations.KEYS_LAST", timedelta(seconds=-1))  # the keys of its batches are gone
+    assert (made().id, made().total) == (first.id, 3)
+
+
 def test_the_async_client_does_the_same(new_async_api: Callable[[], AsyncClient], client: Http) -> None:
     async def use() -> Any:
         async with new_async_api() as api:
@@ -146,6 +182,11 @@ def test_the_async_client_does_the_same(new_async_api: Callable[[], AsyncClient]
             with pytest.raises(kelpie.JobCanceled):
                 await second.result(timeout=10)
             listed = [job.id async for job in api.jobs()]
-            return done.status, listed == [second.id, first.id], [one.outcome for one in await first.attempts()]
+            sweep = await api.sweep(["run", "{n}"], kelpie.grid(n=[1, 2]), name="pair")
+            await sweep.jobs().cancel(expect=2)
+            ended = [job.status async for job in api.as_completed(sweep, timeout=10)]
+            assert [line async for line in done.logs()] == []
+            outcomes = [one.outcome for one in await first.attempts()]
+            return done.status, listed == [second.id, first.id], outcomes, ended, (await sweep.refresh()).done
 
-    assert asyncio.run(use()) == ("completed", True, ["completed"])
+    assert asyncio.run(use()) == ("completed", True, ["completed"], ["canceled"] * 2, 2)

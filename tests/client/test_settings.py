@@ -27,15 +27,42 @@ def test_what_is_said_counts_before_the_environment_before_the_folder_before_the
     environment: dict[str, str], folder: Path
 ) -> None:
     write_profile("default", {"api_url": "https://profile", "api_key": "kept"}, config_file(environment))
+    write_profile("lab", {"api_url": "https://folder", "api_key": "of-lab"}, config_file(environment))
     assert find(environment=environment, folder=folder).api_url == "https://profile"
-    (folder / ".kelpie.toml").write_text('api_url = "https://folder"\n[submit]\npriority = 5\n')
+    (folder / ".kelpie.toml").write_text('api_url = "https://folder"\n[submit]\npriority = 5\ngroup = "mine"\n')
     found = find(environment=environment, folder=folder)
-    assert found.api_url == "https://folder" and found.defaults["priority"] == 5
-    assert found.headers == {"X-Kelpie-Key": "kept"}
-    environment |= {"KELPIE_API_URL": "https://environment", **KEY}
+    assert found.api_url == "https://folder" and found.defaults == {"priority": 5, "group": "mine"}
+    assert (found.headers, found.profile) == ({"X-Kelpie-Key": "of-lab"}, "lab")
+    environment |= {"KELPIE_API_URL": "https://environment", "SALAD_CONTAINER_GROUP_ID": "g", **KEY}
     found = find(environment=environment, folder=folder)
     assert found.api_url == "https://environment" and found.headers == {"X-Kelpie-Key": "from-environment"}
+    assert found.defaults == {"priority": 5, "group": "g"}
     assert find(api_url="said", environment=environment, folder=folder).api_url == "https://said"
+
+
+def test_two_projects_stand_side_by_side_by_their_profiles(environment: dict[str, str], folder: Path) -> None:
+    for name in ("nlp", "vision"):
+        write_profile(name, {"api_url": "https://a", "api_key": f"of-{name}"}, config_file(environment))
+        (folder / name).mkdir()
+        defaults = f'profile = "{name}"\n[submit]\nlabels = {{team = "{name}"}}\n'
+        (folder / name / ".kelpie.toml").write_text(defaults)
+    for name, other in (("nlp", "vision"), ("vision", "nlp")):
+        found = find(environment=environment, folder=folder / name)
+        assert (found.headers["X-Kelpie-Key"], found.defaults) == (f"of-{name}", {"labels": {"team": name}})
+        asked = find(profile=other, environment=environment | KEY, folder=folder / name)
+        assert asked.headers["X-Kelpie-Key"] == f"of-{other}", "a flag counts before the environment"
+        asked = find(environment=environment | {"KELPIE_PROFILE": other}, folder=folder / name)
+        assert (asked.headers["X-Kelpie-Key"], asked.profile) == (f"of-{other}", other)
+
+
+def test_no_key_goes_to_an_address_that_only_the_folder_names(environment: dict[str, str], folder: Path) -> None:
+    """Such a file may have come with what was cloned."""
+    (folder / ".kelpie.toml").write_text('api_url = "https://elsewhere"\n')
+    write_profile("default", {"api_url": "https://a", "api_key": "k"}, config_file(environment))
+    for more in ({}, KEY, {"SALAD_API_KEY": "s", "SALAD_ORGANIZATION": "o", "SALAD_PROJECT": "p"}):
+        with pytest.raises(SettingsError, match="No key is kept for https://elsewhere"):
+            find(environment=environment | more, folder=folder)
+    assert find(api_key="said", environment=environment, folder=folder).api_url == "https://elsewhere"
 
 
 def test_the_names_of_salad_are_understood(environment: dict[str, str], folder: Path) -> None:

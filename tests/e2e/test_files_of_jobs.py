@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kelpie.cli import run
+from kelpie.meter import START_OF_LINE
 from local_stack.processes import wait_for
 from local_stack.stack import LocalStack
 from tests.doubles.faulty_proxy import FaultyProxy
@@ -79,12 +80,19 @@ def files_in(folder: Path) -> dict[str, bytes]:
 
 
 def test_outputs_and_checkpoint_of_a_job_are_brought_as_it_left_them(
-    made: str, kelpie: Kelpie, tmp_path: Path
+    made: str, kelpie: Kelpie, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code, out, err = kelpie("pull", made, str(tmp_path / "outputs"))
     assert (code, out, err) == (0, "", f"2 files are in {tmp_path}/outputs.\n")
     assert files_in(tmp_path / "outputs") == OUTPUTS
-    assert kelpie("pull", made, "--checkpoint", str(tmp_path / "saved"))[0] == 0
+    monkeypatch.setattr("kelpie.meter.is_shown", lambda: True)
+    code, out, err = kelpie("pull", made, "--checkpoint", str(tmp_path / "saved"))
+    assert (code, out, err.splitlines()[-1].rpartition(START_OF_LINE)[2]) == (
+        0,
+        "",
+        f"3 files are in {tmp_path}/saved.",
+    )
+    assert "0 B of 300.0 kB" in err
     assert files_in(tmp_path / "saved") == CHECKPOINT
     assert (tmp_path / "saved" / "model" / "step").stat().st_mode & 0o777 == 0o666 & ~umask(tmp_path)
 
@@ -186,7 +194,7 @@ def test_a_directory_that_is_pushed_is_the_input_that_the_next_job_brings(
     (tmp_path / "data" / "one").write_text("1")
     (tmp_path / "data" / "sub" / "zwei drei").write_text("23")
     code, out, err = kelpie("push", str(tmp_path / "data"), f"s3://{made}/pushed")
-    assert (code, out, err) == (0, "", f"2 files are at s3://{made}/pushed/\n")
+    assert (code, out, err) == (0, "", f"2 files are at s3://{made}/pushed/\n"), "no bar without a terminal"
     assert stack.s3.files(made, "pushed/") == {"one": b"1", "sub/zwei drei": b"23"}
 
 
