@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from local_stack.processes import CHECKOUT, wait_for
-from tests.terminal import Terminal
+from tests.terminal import LOOK_EVERY, Terminal
 
 # What is not built from, and what belongs to this checkout alone.
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info", "node_modules")
@@ -46,6 +46,7 @@ class Person:
             "PIP_NO_BUILD_ISOLATION": "0",
             "PIP_NO_INDEX": "1",
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            "PIP_NO_COMPILE": "1",  # modules are compiled as they are imported, and most never are
         }
 
     def terminal(self, size: tuple[int, int] = (120, 40)) -> Terminal:
@@ -69,7 +70,7 @@ def enter(terminal: Terminal, line: str, timeout: float = 60) -> str:
         return seen if len(seen) > before and seen[-1].strip() == PROMPT.strip() else None
 
     try:
-        seen = wait_for(answered, f"the end of {line}", timeout)
+        seen = wait_for(answered, f"the end of {line}", timeout, LOOK_EVERY)
     except TimeoutError as error:
         raise TimeoutError(f"{error}; on the screen:\n{terminal.screen()}") from error
     return "\n".join(seen[before:-1])

@@ -10,6 +10,8 @@ from pathlib import Path
 from local_stack.processes import wait_for
 from tests import programs
 
+LOOK_EVERY = 0.2  # seconds: each look at a screen starts a program
+
 
 class Terminal:
     """A context manager. `environment` is all that the shell's is; its processes end with it."""
@@ -47,7 +49,10 @@ class Terminal:
     def wait_for(self, text: str, timeout: float = 30) -> str:
         """The screen, once it shows that text. Raises TimeoutError with the screen."""
         try:
-            return wait_for(lambda: text in (seen := self.screen("-J")) and seen, repr(text), timeout) or ""
+            return (
+                wait_for(lambda: text in (seen := self.screen("-J")) and seen, repr(text), timeout, LOOK_EVERY)
+                or ""
+            )
         except TimeoutError as error:
             raise TimeoutError(f"{error} on the screen:\n{self.screen()}") from error
 

@@ -192,6 +192,13 @@ def test_the_container_of_the_examples_resumes(image: Path, rehearsed: Rehearsed
     assert_resumed(rehearsed(["./relay.sh", "4"], output="out"))
 
 
+def test_the_blocks_of_the_examples_resume(image: Path, rehearsed: Rehearsed) -> None:
+    for name in ("simulate.py", "gather.py"):
+        shutil.copy(EXAMPLES / "montecarlo" / name, image)
+    blocks = f"SECONDS_PER_BLOCK=1 {sys.executable} simulate.py checkpoint 0 1 2 3"
+    assert_resumed(rehearsed(["sh", "-c", f"{blocks} && {sys.executable} gather.py checkpoint > output/estimate"]))
+
+
 @pytest.fixture
 def said(
     stack: LocalStack, image: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -95,7 +95,7 @@ class Slurm:
         self._run("slurmctld", "-D", "-i", until=lambda: "is UP" in self.says("scontrol", "ping"))
         for name in NODES:
             self.start_node(name)
-        wait_for(lambda: self._idle() == set(NODES), "both nodes to be idle")
+        wait_for(lambda: self._idle() == set(NODES), "both nodes to be idle", pause=0.3)
 
     def _run(self, program: str, *arguments: str, until: Callable[[], bool]) -> None:
         child = self._child(program, [self._programs[program], *arguments])

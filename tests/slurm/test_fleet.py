@@ -15,6 +15,7 @@ from local_stack.processes import CHECKOUT, wait_for
 from local_stack.stack import LocalStack, own_environment
 from tests.slurm.cluster import Slurm
 
+LOOK_EVERY = 0.3  # seconds: each look starts a program of Slurm's, or asks the coordinator
 EXAMPLE = CHECKOUT / "examples" / "slurm" / "worker.sbatch"
 
 # Counts and saves, for as long as it is the first attempt. SIGTERM has it save once more, which takes a while, and
@@ -72,7 +73,7 @@ class Fleet:
     def wait_for(self, fact: Callable[[], object], what: str) -> None:
         """Raises TimeoutError with what Slurm and the workers say."""
         try:
-            wait_for(fact, what, timeout=40)
+            wait_for(fact, what, timeout=40, pause=LOOK_EVERY)
         except TimeoutError as error:
             attempts = self.stack.client.attempts(self.job) if self.job else []
             raise TimeoutError(f"{error}\n{self.slurm.jobs()}\n{attempts}\n{self.logs()}") from error
@@ -123,7 +124,7 @@ def fleet(slurm: Slurm, stack: LocalStack, tmp_path: Path) -> Iterator[Fleet]:
     fleet = Fleet(slurm, stack, queue, environment)
     yield fleet
     slurm.says("scancel", "--user=root")
-    wait_for(lambda: not slurm.jobs(), "all jobs of Slurm to end", 40)
+    wait_for(lambda: not slurm.jobs(), "all jobs of Slurm to end", 40, pause=LOOK_EVERY)
 
 
 def preempted(fleet: Fleet) -> None:
