@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -77,3 +77,7 @@ class Report:
     output_bytes: int | None = None
     stalled: bool | None = None
     stop: str | None = None  # why the worker ended the attempt, where it was told to
+
+    def without_news(self) -> Report:
+        """The heartbeat that only renews the lease."""
+        return replace(self, phase=None, progress=None, output_bytes=None, stalled=None)

@@ -94,7 +94,10 @@ def admit_machine(machine_id: str, container_group_id: str) -> None:
 @blueprint.alt_response(404, schema=Failure)
 def heartbeat(fields: dict[str, Any], job_id: str) -> Row:
     """Renew the lease; with any status but `running` the worker must drop the job."""
-    answer = jobs.heartbeat(db(), caller(), identifier(job_id, "job"), report_of(fields))
+    report = report_of(fields)
+    if client_is_gone():  # a heartbeat with newer words may have been served before this one
+        report = report.without_news()
+    answer = jobs.heartbeat(db(), caller(), identifier(job_id, "job"), report)
     if answer["status"] != Status.RUNNING:
         metrics.report_refused("heartbeat")
     return answer

@@ -46,6 +46,7 @@ class CoordinatorCalls:
         self._grace_ends: float | None = None  # CLOCK_BOOTTIME, while the worker is shutting down
         self._claiming: set[str] = set()
         self._reporting: set[str] = set()
+        self._resumes: dict[str, threading.Thread] = {}  # by claim id
         self._manifests = CheckpointReports(api)
         self._pieces = OutputPieces(api, tell)
 
@@ -63,7 +64,7 @@ class CoordinatorCalls:
             case SendOutput():
                 self._pieces.send(command)
             case ReportResume():
-                self._begin(self._tell_resume, command)
+                self._resumes[command.job.claim_id] = self._begin(self._tell_resume, command)
             case Report():
                 if command.job.claim_id not in self._reporting:
                     self._reporting.add(command.job.claim_id)
@@ -73,8 +74,12 @@ class CoordinatorCalls:
                 self._ceased.set()
                 self._give_up_waiting()
 
-    def _begin(self, call: Callable[..., None], command: Claim | Report | ReportResume | Recall) -> None:
-        threading.Thread(target=call, args=(command,), daemon=True).start()
+    def _begin(
+        self, call: Callable[..., None], command: Claim | Report | ReportResume | Recall
+    ) -> threading.Thread:
+        thread = threading.Thread(target=call, args=(command,), daemon=True)
+        thread.start()
+        return thread
 
     def _claim(self, claim: Claim) -> None:
         message = self._answer_to(claim)
@@ -135,6 +140,8 @@ class CoordinatorCalls:
 
     def _report(self, report: Report) -> None:
         tries = 1 if report.again else 0
+        if resume := self._resumes.pop(report.job.claim_id, None):  # of an attempt that is over none is taken
+            resume.join(self._time_for_manifests())
         if report.outcome.verdict is not Verdict.COMPLETED:
             # The next attempt needs the last manifest, and once the job is given back the server refuses it.
             self._manifests.wait_for(report.job.claim_id, self._time_for_manifests())

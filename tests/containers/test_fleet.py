@@ -170,11 +170,11 @@ def test_a_machine_that_was_given_up_changes_nothing_any_more(
     fleet: Fleet, silence: Callable[[Node], Callable[[], None]]
 ) -> None:
     first = fleet.start_node("first")
-    job = fleet.submit()
+    job = fleet.submit(steps=3 * STEPS)
     fleet.wait_until_saved(job)
     comes_back = silence(first)
     second = fleet.start_node("second")
-    fleet.wait_until_completed(job)
+    fleet.wait_until_completed(job, steps=3 * STEPS)
     assert fleet.attempts(job) == [("first", "interrupted"), ("second", "completed")]
     assert second.stop() == 0
     before = fleet.everything_of(job)

@@ -21,6 +21,7 @@ from kelpie_worker.messages import (
     Report,
     ReportCheckpoint,
     Reported,
+    ReportResume,
     Verdict,
 )
 from kelpie_worker.system.linux import boottime
@@ -129,6 +130,11 @@ class SlowToKeep:
         self.calls.append("kept")
         return generation
 
+    def report_resume(self, job: Job, checkpoint: str, detail: str) -> None:
+        self.calls.append("resumed")
+        assert self.may_keep.wait(30)
+        self.calls.append("kept")
+
     def report(self, job: Job, outcome: Ending, progress: object = None) -> ReportAnswer:
         self.calls.append(str(outcome.verdict))
         return ReportAnswer(accepted=True)
@@ -162,3 +168,15 @@ def test_a_release_is_sent_within_the_grace_though_the_last_manifest_is_never_an
     assert api.calls == ["manifest", "released"]
     assert boottime() - began < grace + 5
     api.may_keep.set()
+
+
+def test_the_end_of_a_short_attempt_waits_for_what_is_told_of_its_resume() -> None:
+    """Of an attempt that is over the server takes it no more."""
+    api, told = SlowToKeep(), SimpleQueue[Message]()
+    coordinator = CoordinatorCalls(cast(Api, api), told.put)
+    coordinator.carry_out(ReportResume(JOB, "clean", ""))
+    wait_for(lambda: api.calls, "the resume to be told")
+    coordinator.carry_out(Report(JOB, COMPLETED))
+    api.may_keep.set()
+    assert told.get(timeout=30) == Reported(CLAIM)
+    assert api.calls == ["resumed", "kept", "completed"]

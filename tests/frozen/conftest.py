@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -50,19 +51,25 @@ def binary() -> Path:
     asked = os.environ.get("KELPIE_TEST_PYTHON_IMAGE")
     image = base_image(asked, "kelpie-test/python:3.11", "python:3.11-slim")
     target = BUILT / fingerprint(image) / "kelpie"
-    if not target.exists():
-        shutil.rmtree(BUILT, ignore_errors=True)  # of older ingredients
-        freeze = CHECKOUT / "scripts" / "freeze"
-        done = subprocess.run(
-            [freeze, target.with_name("new")],
-            env={**os.environ, "PYTHON_IMAGE": image},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        target.with_name("new.cdx.json").rename(target.with_name("kelpie.cdx.json"))
-        target.with_name("new").rename(target)
+    BUILT.parent.mkdir(exist_ok=True)
+    with (BUILT.parent / "frozen.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the tests of containers run beside the others, and both want it
+        if not target.exists():
+            shutil.rmtree(BUILT, ignore_errors=True)  # of older ingredients
+            freeze_to(target, image)
     return target
+
+
+def freeze_to(target: Path, image: str) -> None:
+    done = subprocess.run(
+        [CHECKOUT / "scripts" / "freeze", target.with_name("new")],
+        env={**os.environ, "PYTHON_IMAGE": image},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    target.with_name("new.cdx.json").rename(target.with_name("kelpie.cdx.json"))
+    target.with_name("new").rename(target)
 
 
 @pytest.fixture(params=list(IMAGES))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
@@ -47,6 +48,28 @@ def let_pass(db: Database, seconds: float) -> None:
         " last_point = last_point - %(s)s * interval '1 second'",
         s=seconds,
     )
+
+
+def test_a_heartbeat_whose_sender_has_given_up_renews_the_lease_and_tells_no_older_progress(
+    api: Client, job: Job, db: Database
+) -> None:
+    """It waited in a crowd, and the next one, with newer progress, was served before it."""
+    beat(api, job, phase="running", progress={"fraction": 0.79})
+    server_side, client_side = socket.socketpair()
+    client_side.close()
+    with server_side:
+        answer = api.http.post(
+            f"/jobs/{job['id']}/heartbeat",
+            json={
+                **{"machine_id": "m1", "container_group_id": "g1", "attempt": 1, "phase": "downloading"},
+                "progress": {"fraction": 0.69},
+            },
+            headers={"X-Kelpie-Key": str(api.key)},
+            environ_overrides={"gunicorn.socket": server_side},
+        )
+    assert answer.json == {"status": "running"}
+    job = shown(api, job)
+    assert (job["phase"], job["progress"]["fraction"], job["num_heartbeats"]) == ("running", 0.79, 2)
 
 
 def test_a_job_shows_what_its_command_told(api: Client, job: Job) -> None:

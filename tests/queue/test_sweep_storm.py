@@ -127,6 +127,7 @@ class SweepStorm:
             with self.lock:
                 self.claims += 1
             report = Report(machine, "g1", job["attempt"])
+            self.calm.wait(dice.choice([0, 0, 0.2]))  # some are held long enough to be held back by people
             if dice.random() < 0.1:
                 self.vanish(job["id"], job["attempt"])
                 lost = job["id"], report
