@@ -56,7 +56,9 @@ def group_page(group: str, refusal: KelpieError | None = None) -> Response:
         refusal.status if refusal else 200,
         group=group,
         settings=db().one_or_none(SQL.get_group, tenant_id=caller().tenant_id, container_group=group),
-        numbers=rules.metrics(db(), caller(), group),
+        numbers=db().one_or_none(
+            SQL.count_one_group, scope=caller().scope["scope"], spellings=rules.spellings(group)
+        ),
         can_have_rule=the_id is not None,
         rule=rule_of(the_id),
         course=course(decided[::-1]),

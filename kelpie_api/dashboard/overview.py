@@ -19,7 +19,7 @@ from kelpie_api.web.context import caller, db
 RECENT = timedelta(days=1)
 REFRESHED = 10  # seconds between two looks at the page
 DAYS = 7
-MOST = 10_000  # jobs of one kind that are counted
+MOST, FEW = 10_000, 1_000  # jobs of one kind that are counted; the second where they have to be looked up
 NAMED = 100  # jobs that a link names, where no filter is the same
 SHOWN_ALWAYS = (Phase.PENDING, Phase.RUNNING, Phase.WAITING)
 
@@ -57,7 +57,7 @@ def get_overview() -> Response:
     open_jobs = {row["phase"]: row["jobs"] for row in db().all(SQL.count_phases, **caller().scope)}
     # To the minute, so that a page on which nothing changed is the same.
     since = (now() - RECENT).replace(second=0, microsecond=0)
-    values = {"since": since, "user_id": caller().user_id, "most": MOST, "named": NAMED}
+    values = {"since": since, "user_id": caller().user_id, "most": MOST, "few": FEW, "named": NAMED}
     found = db().all(SQL.needs_a_person, scope=scope, **values)
     first = now().date() - timedelta(days=DAYS - 1)
     week = db().all(SQL.usage_of_week, scope=scope, first=first)
@@ -78,31 +78,31 @@ def get_overview() -> Response:
 def needs(stalled: int, found: Mapping[str, Row], since: datetime) -> list[Need]:
     """What needs a person, the most urgent first; a kind of which there is no job is left out."""
     begin = since.astimezone(UTC).isoformat().replace("+00:00", "Z")
-    failed = found.get("failed")
     listed = [
         Need(stalled, False, "stalled: they make no progress", ("bad", "alarm"), "/ui/jobs?phase=stalled"),
         Need(
-            min(failed["jobs"], MOST) if failed else 0,
-            failed is not None and failed["jobs"] > MOST,
+            min(found["failed"]["jobs"], MOST),
+            found["failed"]["jobs"] > MOST,
             "failed within a day",
             ("bad", "cross"),
             f"/ui/jobs?{urlencode({'phase': 'failed', 'ended_since': begin})}",
         ),
         named(found.get("blocked"), "banned from every machine of their group", ("bad", "stop")),
         named(found.get("held"), "held until they are resumed", ("off", "pause")),
-        named(found.get("torn"), "resumed from a torn checkpoint within a day", ("warn", "bolt")),
-        named(found.get("webhooks"), "with webhooks that do not arrive", ("warn", "back")),
+        named(found.get("torn"), "resumed from a torn checkpoint within a day", ("warn", "bolt"), FEW),
+        named(found.get("webhooks"), "with webhooks that do not arrive", ("warn", "back"), FEW),
     ]
     return [need for need in listed if need.count]
 
 
-def named(row: Row | None, what: str, look: tuple[str, str]) -> Need:
+def named(row: Row | None, what: str, look: tuple[str, str], most: int | None = None) -> Need:
     """Jobs that no filter finds; their list names the newest of them."""
     if row is None:
         return Need(0, False, what, look, "")
-    newest, count = row["newest"], min(row["jobs"], MOST)
+    most = most or MOST
+    newest, count = row["newest"], min(row["jobs"], most)
     place = f"/ui/jobs?{urlencode([('id', job_id) for job_id in newest])}"
-    return Need(count, row["jobs"] > MOST, what, look, place, len(newest) if len(newest) < count else None)
+    return Need(count, row["jobs"] > most, what, look, place, len(newest) if len(newest) < count else None)
 
 
 def days(week: Sequence[Row], first: date) -> list[Day]:

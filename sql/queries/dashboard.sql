@@ -12,8 +12,9 @@ select p.phase, count(*) as jobs
 -- name: needs_a_person
 -- Jobs that go on only once a person does something, or whose owner ought to know, each kind with its number and the newest of them:
 -- those that are held, those that are banned from all machines of their group, those that failed since `since`, those that began an
--- attempt from a torn checkpoint since then, and those of which a webhook is not delivered. Numbers beyond `most` are `most` and one.
--- Each kind is read from an index of its own, so a long history costs nothing.
+-- attempt from a torn checkpoint since then, and those of which a webhook is not delivered. Numbers beyond `most` are `most` and one,
+-- and of the last two kinds, whose jobs have to be looked up, beyond `few`. Each kind is read from an index of its own, so a long
+-- history costs nothing.
 with held as (
   select 'held' as kind, job_id, seq
     from queue
@@ -33,13 +34,6 @@ blocked as (
    order by seq desc
    limit %(most)s + 1
 ),
-failed as (
-  select 'failed' as kind, null::uuid as job_id, 0::bigint as seq
-    from jobs
-   where of_tenant(tenant_id, %(scope)s)
-     and failed >= %(since)s
-   limit %(most)s + 1
-),
 torn as (
   select distinct 'torn' as kind, j.id as job_id, j.seq
     from (select job_id
@@ -48,9 +42,10 @@ torn as (
              and detail ->> 'checkpoint' = 'torn'
              and at >= %(since)s
            order by at desc
-           limit %(most)s + 1) e
+           limit 2 * %(few)s) e
     join jobs j on j.id = e.job_id
    where of_tenant(j.tenant_id, %(scope)s)
+   limit %(few)s + 1
 ),
 undelivered as (
   select distinct 'webhooks' as kind, j.id as job_id, j.seq
@@ -59,28 +54,30 @@ undelivered as (
             where next_try > now()
               and tries - tries_before > under_way::integer
               and user_id = %(user_id)s
-            limit %(most)s + 1)
+            limit %(few)s + 1)
            union all
           (select job_id
              from webhooks
             where given_up >= %(since)s
               and user_id = %(user_id)s
             order by given_up desc
-            limit %(most)s + 1)) w
+            limit %(few)s + 1)) w
     join jobs j on j.id = w.job_id
    where of_tenant(j.tenant_id, %(scope)s)
+   limit %(few)s + 1
 )
-select kind, count(*) as jobs, (array_agg(job_id order by seq desc) filter (where job_id is not null))[:%(named)s] as newest
+select kind, count(*) as jobs, (array_agg(job_id order by seq desc))[:%(named)s] as newest
   from (select * from held
          union all
         select * from blocked
          union all
-        select * from failed
-         union all
         select * from torn
          union all
         select * from undelivered) found
- group by kind;
+ group by kind
+ union all
+select 'failed', count(*), '{}'
+  from (select from jobs where of_tenant(tenant_id, %(scope)s) and failed >= %(since)s limit %(most)s + 1) failed;
 
 -- name: usage_of_week
 -- What attempts cost that ended on each day (UTC) since `first`: hours that were kept and lost, and money.
@@ -206,6 +203,19 @@ select g.container_group, g.pending, g.in_hand, g.machines, p.since as paused_si
           and of_tenant(tenant_id, %(scope)s)
         limit 1) r on true
  order by g.container_group;
+
+-- name: count_one_group
+-- The open jobs of a group, however its id is spelled, and for how many seconds the oldest of those that wait for their first machine
+-- has done so.
+with counted as materialized (
+  select count(*) filter (where rank & 1 = 1 and parked is null) as pending, count(*) filter (where rank & 1 = 0) as in_hand,
+         count(*) filter (where parked is not null) as parked, min(seq) filter (where rank & 1 = 1 and parked is null) as oldest
+    from queue
+   where of_tenant(tenant_id, %(scope)s)
+     and container_group = any (%(spellings)s)
+)
+select pending, in_hand, parked, (select extract(epoch from now() - j.created)::float8 from jobs j where j.seq = oldest) as oldest_waits
+  from counted;
 
 -- name: list_cells
 -- The jobs of a sweep in the order of their submission, each with its phase. The caller is looked at before.
