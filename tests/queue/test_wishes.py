@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -399,8 +400,12 @@ def test_the_second_restart_for_a_stall_bans_the_machine(api: Client, db: Databa
     job = running(api, stall_after=60, on_stall="restart")
     api.report(job, "released", attempt=1, reason="stalled", stop={"why": "stalled"})
     job = claimed(api)
+    beat(api, job, phase="running", progress={"fraction": 0.5})
     api.report(job, "released", attempt=2, reason="stalled", stop={"why": "stalled"})
-    assert api.claim() is None and (api.claim(machine="m2") or {})["attempt"] == 3
+    job = claimed(api)
+    assert job["attempt"] == 3, "it came further than ever before, so this was the first stall again"
+    api.report(job, "released", attempt=3, reason="stalled", stop={"why": "stalled"})
+    assert api.claim() is None and (api.claim(machine="m2") or {})["attempt"] == 4
 
 
 def test_a_stall_that_is_to_fail_the_job_counts_as_no_failure(api: Client, db: Database) -> None:
@@ -427,31 +432,53 @@ def test_a_hold_waits_for_a_claim_and_then_asks_its_holder(db: Database, tenant:
     assert (row(db, "queue", path) or {})["wish"] == "hold"
 
 
-def test_a_hold_that_waited_for_a_completion_finds_the_job_completed(
-    db: Database, tenant: Tenant, api: Client
+@pytest.mark.parametrize("wish", ["hold", "interrupt", "cancel"])
+def test_a_wish_that_waited_for_a_completion_finds_the_job_completed(
+    db: Database, tenant: Tenant, api: Client, wish: str
 ) -> None:
     job = running(api)
+    path = f"/jobs/{job['id']}"
     done = {"machine_id": "m1", "container_group": "g1", "attempt": 1, "actor": "machine:m1"}
     nothing = dict.fromkeys(("exit_code", "reason", "detail", "output", "sealed_key"))
     complete = {"job_id": UUID(job["id"]), **tenant.caller.scope, **done, **nothing, **told(report())}
     _, answer = while_open(
         db,
         lambda tx: tx.one_or_none(SQL.complete_job, **complete),
-        lambda: api.post(f"/jobs/{job['id']}/hold"),
+        lambda: api.delete(f"{path}?graceful=true") if wish == "cancel" else api.post(f"{path}/{wish}"),
     )
-    assert answer.status_code == 409 and read(api, job)["status"] == "completed"
+    assert "completed already" in refused(answer, 409)["message"]
+    assert read(api, job)["status"] == "completed"
 
 
-def test_a_release_that_waited_for_a_hold_parks_the_job(db: Database, tenant: Tenant, api: Client) -> None:
+@pytest.mark.parametrize(("end", "expected"), [(jobs.release, ["hold"]), (jobs.complete, None)])
+def test_a_report_that_waited_for_a_hold_parks_the_job_unless_it_is_done(
+    db: Database, tenant: Tenant, api: Client, end: Callable[..., Any], expected: list[str] | None
+) -> None:
     job = running(api)
     wish = {"wish": "hold", "ban_too": False, "sealed_key": None, "actor": "user:acme"}
     while_open(
         db,
         lambda tx: tx.one_or_none(SQL.wish_for_job, job_id=UUID(job["id"]), **tenant.caller.scope, **wish),
-        lambda: jobs.release(db, tenant.caller, UUID(job["id"]), report(attempt=1)),
+        lambda: end(db, tenant.caller, UUID(job["id"]), report(attempt=1)),
     )
-    assert read(api, job)["parked"] == ["hold"]
+    assert read(api, job)["parked"] == expected
+    assert read(api, job)["status"] == ("running" if expected else "completed")
     assert claim(db, tenant) is None
+
+
+def test_a_failure_that_is_reported_of_a_parked_job_leaves_it_parked(api: Client) -> None:
+    """The original accepts a report for a pending job that no machine holds."""
+    first, sweep = api.submit(), api.post("/sweeps", {"max_parallel": 1}).json or {}
+    held = api.submit()
+    asked(api, held, "hold")
+    api.submit(sweep=sweep["id"])
+    for job, reasons in (
+        (held, ["hold"]),
+        (api.submit(depends_on=[first["id"]]), ["depends"]),
+        (api.submit(sweep=sweep["id"]), ["sweep"]),
+    ):
+        assert api.report(job, "failed").status_code == 202
+        assert (read(api, job)["parked"], read(api, job)["num_failures"]) == (reasons, 1)
 
 
 def test_maintenance_waits_for_no_heartbeat_that_comes_at_the_last_moment(

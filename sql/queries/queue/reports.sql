@@ -152,7 +152,8 @@ waiting as (
   update queue q
      set machine_id = null, holder_group = null, claim_id = null, heartbeat = null,
          banned = q.banned or r.verdict = 'retry', blocked_since = null,
-         parked = case when r.backoff > 0 then array['backoff'] end,
+         -- A pending job without a holder may be parked; its reasons stay.
+         parked = case when r.backoff > 0 then array['backoff'] else q.parked end,
          backoff_until = case when r.backoff > 0 then now() + r.backoff * interval '1 second' end,
          ends_on_lapse = q.ends_on_lapse or r.verdict = 'hold',
          wish = coalesce(q.wish, case when r.verdict = 'hold' then 'hold' end),
