@@ -14,17 +14,17 @@ from kelpie_api.errors import InvalidRequest
 from kelpie_api.text import parse_uuid
 
 SETTLED_AT_ONCE = 2000  # dependents that one round moves
-SETTLE_PAUSE = 2.0  # seconds
+SETTLE_PAUSE = 1.5  # seconds; dependents are told within two
 COMPLETED = "completed"
 
 
 @dataclass
 class Dependencies:
-    """Of one submission: what each job waits for, and what of it has ended in a way that does not do."""
+    """Of one submission: what each job waits for, and by job what of it has ended in a way that does not do."""
 
     waits_for: list[int]
     rows: list[dict[str, Any]] = field(default_factory=list)
-    endings: list[dict[str, Any]] = field(default_factory=list)
+    unmet: dict[str, str] = field(default_factory=dict)
 
 
 def resolve(
@@ -36,6 +36,7 @@ def resolve(
     """
     named = [references(one.get("depends_on") or [], index) for index, one in enumerate(definitions)]
     outside = sorted({reference for each in named for reference in each if isinstance(reference, UUID)})
+    tx.all(SQL.keep_sweeps_from_ending, ids=outside)
     tx.all(SQL.keep_from_ending, ids=outside)
     known = {row["id"]: row for row in tx.all(SQL.named_dependencies, ids=outside, tenant_id=caller.tenant_id)}
     found = Dependencies(waits_for=[])
@@ -84,7 +85,7 @@ def _row(
     if target["is_completed"] is not None:
         if target["is_completed"] or needs != COMPLETED:
             return None
-        found.endings.append({"id": str(reference), "is_completed": False})
+        found.unmet[row["job_id"]] = str(reference)
     return row | {"on_sweep" if target["is_sweep"] else "on_job": str(reference)}
 
 
@@ -93,16 +94,23 @@ def _refusal(index: int, sentence: str) -> InvalidRequest:
 
 
 def add(tx: Transaction, found: Dependencies) -> None:
-    """Write down what the jobs of a submission wait for."""
+    """Write down what the jobs of a submission wait for, and cancel those that wait in vain."""
     if found.rows:
         tx.execute(SQL.add_dependencies, dependencies=json.dumps(found.rows))
-    if found.endings:
-        tx.execute(SQL.add_endings, endings=json.dumps(found.endings))
+    _cancel(tx, found.unmet)
+
+
+def _cancel(tx: Transaction, unmet: Mapping[str, str]) -> None:
+    """Cancel jobs that depend on what has ended in a way that does not do: by job, what that is."""
+    if unmet:
+        tx.one_or_none(SQL.cancel_dependents, job_ids=[UUID(one) for one in unmet], on=json.dumps(unmet))
 
 
 def settle_all(db: Database) -> float:
     """Tell dependents what has ended, in rounds; return the seconds until the next time."""
-    db.one_or_none(SQL.end_sweeps)
+    with db.transaction() as tx:
+        if ids := [row["id"] for row in tx.all(SQL.lock_sweeps_to_end)]:
+            tx.one_or_none(SQL.end_sweeps, ids=ids)
     while settle_round(db):
         pass
     return SETTLE_PAUSE
@@ -121,10 +129,7 @@ def settle_round(db: Database) -> bool:
         met = [row["place"] for row in due if row["is_met"]]
         if met:
             tx.execute(SQL.meet_dependencies, places=met)
-        unmet = {row["job_id"]: str(row["on_id"]) for row in due if not row["is_met"]}
-        if unmet:
-            on = json.dumps({str(job_id): other for job_id, other in unmet.items()})
-            tx.one_or_none(SQL.cancel_dependents, job_ids=list(unmet), on=on)
+        _cancel(tx, {str(row["job_id"]): str(row["on_id"]) for row in due if not row["is_met"]})
         if due:
             tx.execute(SQL.forget_settled_endings)
         return bool(due)

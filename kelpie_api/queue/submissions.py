@@ -96,7 +96,6 @@ def _create(
     created = _create_with_relations(db, caller, definitions, values)
     for sweep_id in sweeps.ids_of(definitions):
         sweeps.fill(db, sweep_id)
-    dependencies.settle_all(db)
     return created
 
 

@@ -1,5 +1,10 @@
 -- Statements on what jobs wait for.
 
+-- name: keep_sweeps_from_ending
+-- Lock sweeps that a submission names against being found ended until the submission is in: it comes before the look whether they
+-- have ended.
+select id from sweeps where id = any (%(ids)s::uuid[]) order by id for share;
+
 -- name: keep_from_ending
 -- Lock jobs that a submission names in the queue, against their end, until the submission is in. A heartbeat is not held up.
 select job_id from queue where job_id = any (%(ids)s::uuid[]) order by job_id for key share;
@@ -24,25 +29,29 @@ insert into dependencies (job_id, on_job, on_sweep, needs)
 select job_id, on_job, on_sweep, needs
   from jsonb_to_recordset(%(dependencies)s::jsonb) as d (job_id uuid, on_job uuid, on_sweep uuid, needs text);
 
--- name: add_endings
-insert into dependency_endings (id, is_completed)
-select id, is_completed
-  from jsonb_to_recordset(%(endings)s::jsonb) as e (id uuid, is_completed boolean)
-    on conflict do nothing;
-
 -- name: take_settling
 -- One process at a time settles; the others leave it to that.
 select pg_try_advisory_xact_lock(hashtext('kelpie dependencies')) as ours;
 
+-- name: lock_sweeps_to_end
+-- Closed sweeps without an open job. Locked by a statement before the one that ends them, so that this one sees the dependencies
+-- of submissions that were under way; one that a submission names at this moment is left for the next time.
+select s.id
+  from sweeps s
+ where s.closed is not null
+   and s.ended is null
+   and not exists (select from queue q where q.sweep_id = s.id)
+ order by s.id
+   for update skip locked;
+
 -- name: end_sweeps
--- Closed sweeps without an open job have ended; those that others wait for are noted, and their webhooks are told, once. One that
--- never had a job tells nothing. The webhook is one of the job that ended last.
+-- These sweeps have ended; those that others wait for are noted, and their webhooks are told, once. One that never had a job tells
+-- nothing. The webhook is one of the job that ended last.
 with found as (
   update sweeps s
      set ended = now()
-   where s.closed is not null
+   where s.id = any (%(ids)s::uuid[])
      and s.ended is null
-     and not exists (select from queue q where q.sweep_id = s.id)
   returning s.id, s.name, s.webhook
 ),
 hooked as (
@@ -87,24 +96,41 @@ select d.ctid::text as place, d.job_id, coalesce(d.on_job, d.on_sweep) as on_id,
  limit %(most)s;
 
 -- name: meet_dependencies
--- Take met dependencies off their jobs; those that wait for nothing more are no longer parked for it.
+-- Take met dependencies off their jobs; those that wait for nothing more are no longer parked for it. Rows of the queue are
+-- locked in the order of changes of many jobs, so that the two do not wait for each other.
 with met as (
   delete from dependencies where ctid = any (%(places)s::tid[]) returning job_id
 ),
 counted as (
   select job_id, count(*)::integer as met from met group by job_id
+),
+waiting as materialized (
+  select q.job_id, c.met
+    from queue q
+    join counted c on c.job_id = q.job_id
+   order by q.seq
+     for update of q
 )
 update queue q
-   set waits_for = q.waits_for - c.met,
-       parked = case when q.waits_for = c.met then nullif(array_remove(q.parked, 'depends'), '{}') else q.parked end
-  from counted c
- where q.job_id = c.job_id;
+   set waits_for = q.waits_for - w.met,
+       parked = case when q.waits_for = w.met then nullif(array_remove(q.parked, 'depends'), '{}') else q.parked end
+  from waiting w
+ where q.job_id = w.job_id;
 
 -- name: cancel_dependents
--- Cancel jobs whose dependency cannot be met any more; their own dependents follow in the next round.
-with held as (
-  delete from queue where job_id = any (%(job_ids)s::uuid[]) and waits_for > 0
-  returning *
+-- Cancel jobs whose dependency cannot be met any more; their own dependents follow in the next round. Locked in the order of
+-- changes of many jobs.
+with waiting as materialized (
+  select job_id
+    from queue
+   where job_id = any (%(job_ids)s::uuid[])
+     and waits_for > 0
+   order by seq
+     for update
+),
+held as (
+  delete from queue q using waiting w where q.job_id = w.job_id
+  returning q.*
 ),
 job as (
   update jobs j

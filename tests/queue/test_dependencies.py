@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
 import pytest
 from flask import Flask
 
-from kelpie_api.db import Database
+from kelpie_api.db import SQL, Database, Row, Transaction
 from kelpie_api.queue import dependencies
 from local_stack.processes import wait_for
-from tests.helpers import Client, Tenant, definition, make_tenant, refused
+from tests.helpers import Client, Tenant, definition, make_tenant, refused, wait_until_blocked, while_open
 
 Job = dict[str, Any]
 
@@ -128,13 +130,17 @@ def test_a_sweep_is_waited_for_until_it_is_closed_and_its_last_job_has_ended(cli
     assert (client.claim() or {})["id"] == gathering["id"]
 
 
-def test_a_dependency_that_was_pruned_after_it_completed_changes_nothing(client: Client, db: Database) -> None:
+def test_a_dependency_that_is_pruned_after_it_completed_changes_nothing(client: Client, db: Database) -> None:
+    """Also while it is being pruned: neither its dependents nor a submission that names it wait for that."""
     first = client.submit()
     later = client.submit(depends_on=[first["id"]])
-    end(client, db, "completed")
-    db.execute("delete from jobs where id = %(id)s", id=first["id"])
-    dependencies.settle_all(db)
-    assert (client.claim() or {})["id"] == later["id"]
+    assert client.report(client.claim() or {}, "completed", attempt=1).status_code == 200
+    with db.transaction() as pruning:
+        assert pruning.execute("delete from jobs where id = %(id)s", id=first["id"]) == 1
+        dependencies.settle_all(db)
+        assert (client.claim() or {})["id"] == later["id"]
+        assert state(client, client.submit(depends_on=[first["id"]])) == ("pending", None)
+    assert "There is no job" in refused(client.post("/jobs", definition(depends_on=[first["id"]])), 400)["message"]
 
 
 def test_an_end_and_a_submission_that_names_it_at_the_same_moment_do_not_miss_each_other(
@@ -158,6 +164,52 @@ def test_an_end_and_a_submission_that_names_it_at_the_same_moment_do_not_miss_ea
     report.join(10)
     dependencies.settle_all(db)
     assert state(client, later) == ("pending", None)
+
+
+def test_the_end_of_a_sweep_and_a_submission_that_names_it_at_the_same_moment_do_not_miss_each_other(
+    client: Client, db: Database, tenant: Tenant
+) -> None:
+    """Whichever comes second sees the other: the submission waits, the end looks again."""
+    first, second = ((client.post("/sweeps", {}).json or {})["id"] for _ in range(2))
+    for sweep in (first, second):
+        client.patch(f"/sweeps/{sweep}", {"closed": True})
+
+    def end_first(tx: Transaction) -> Row | None:
+        tx.all(SQL.lock_sweeps_to_end)
+        return tx.one_or_none(SQL.end_sweeps, ids=[first])
+
+    _, later = while_open(db, end_first, lambda: client.submit(depends_on=[first]))
+    assert state(client, later) == ("pending", None), "it had ended when the submission looked"
+    job = {"job_id": (unmet := client.submit())["id"], "on_sweep": second, "needs": "completed"}
+    with db.transaction() as submission:
+        submission.all(SQL.keep_sweeps_from_ending, ids=[second])
+        dependencies.settle_all(db)
+        submission.execute(SQL.add_dependencies, dependencies=json.dumps([job]))
+        values = {"id": unmet["id"]}
+        submission.execute("update queue set parked = '{depends}', waits_for = 1 where job_id = %(id)s", **values)
+    dependencies.settle_all(db)
+    assert state(client, unmet) == ("pending", None)
+
+
+@pytest.mark.parametrize("how", ["completed", "failed"])
+def test_dependents_are_locked_in_the_order_of_changes_of_many_jobs(
+    client: Client, db: Database, how: str
+) -> None:
+    """So a change of many jobs and the end of what they wait for do not wait for each other."""
+    first = client.submit(max_failures=1)
+    named = [definition(depends_on=[first["id"]]) for _ in range(20)]
+    jobs = (client.post("/jobs/batch", named).json or [])[::-1]
+    assert client.report(client.claim() or {}, how, attempt=1).status_code in (200, 202)
+    lock = "select from queue where job_id = %(id)s for update nowait"
+    with ThreadPoolExecutor(1) as pool:
+        with db.transaction() as change:
+            change.all(lock, id=jobs[-1]["id"])
+            settling = pool.submit(dependencies.settle_all, db)
+            wait_until_blocked(db)
+            for job in jobs:
+                change.all(lock, id=job["id"])
+        settling.result(10)
+    assert {state(client, job) for job in jobs} == {("pending" if how == "completed" else "canceled", None)}
 
 
 @pytest.mark.parametrize("shape", ["star", "chain"])
