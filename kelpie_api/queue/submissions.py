@@ -140,8 +140,13 @@ def _submission(
 ) -> dict[str, Any]:
     for definition in definitions:
         caller.require_own_group(definition["container_group"])
-        if (definition.get("options") or {}).get("secrets"):
-            caller.require_key("secrets")
+        named = {
+            "secrets": (definition.get("options") or {}).get("secrets"),
+            "sweep": definition.get("sweep_id"),
+            "dependencies": definition.get("depends_on"),
+        }
+        for what in filter(named.get, named):
+            caller.require_key(what)
     caller.require_tenant()
     ids = [new_id() for _ in definitions]
     submitted = [

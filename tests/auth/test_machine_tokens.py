@@ -440,6 +440,11 @@ class TestWhatATokenMayDo:
         assert user.call("PUT", "/secrets/HF_TOKEN", {"value": "hf_secret"}).status_code == 200
         naming = definition(container_group_id=tokens.workload, secrets=["HF_TOKEN"])
         assert "secrets" in refused(machine.post("/jobs", naming), 403)["message"]
+        sweep = (user.post("/sweeps", {}).json or {})["id"]
+        for named in ({"sweep": sweep}, {"depends_on": [job["id"]]}):
+            own = definition(container_group_id=tokens.workload, **named)
+            refused(machine.post("/jobs", own), 403)
+            refused(machine.post("/jobs/batch", [own]), 403)
         for method, path in (("GET", "/secrets"), ("PUT", "/secrets/A"), ("GET", "/keys"), ("POST", "/keys")):
             refused(machine.call(method, path, {"value": "x"}), 403)
         assert user.post("/jobs", naming).status_code == 202
