@@ -183,7 +183,7 @@ def _report(
         if written.get("is_to_be_ended"):
             # Nothing hands the job out until then; should this process end here, maintenance does it.
             db.one_or_none(SQL.end_attempts, job_id=job_id, most=1)
-        _fill_sweep_of(db, written)
+        fill_sweep_of(db, written)
         return written.get("counted")
     standing = _standing(db, caller, job_id, report)
     if not _said_before(standing, report, outcome):
@@ -192,8 +192,8 @@ def _report(
     return counted
 
 
-def _fill_sweep_of(db: Database, job: Row) -> None:
-    """Give the slot of a job that ended to the next job of its sweep.
+def fill_sweep_of(db: Database, job: Row) -> None:
+    """Give the slots of a job's sweep that have come free, by its end or since it is held, to the next jobs.
 
     Should this process end here, maintenance does it.
     """
@@ -251,7 +251,7 @@ def cancel(db: Database, caller: Caller, job_id: UUID) -> None:
     if canceled := db.one_or_none(
         SQL.cancel_job, job_id=job_id, **caller.scope, actor=caller.actor, sealed_key=caller.sealed_key
     ):
-        _fill_sweep_of(db, canceled)
+        fill_sweep_of(db, canceled)
         return
     status = get(db, caller, job_id)["status"]
     if status != Status.CANCELED:

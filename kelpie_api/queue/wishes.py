@@ -37,6 +37,7 @@ def hold(db: Database, caller: Caller, job_id: UUID) -> Answer:
     """Keep a job from being handed out; its holder saves and gives it back. Raises JobNotFound, Conflict."""
     wished = _wish(db, caller, job_id, "hold")
     if wished["holder"] is None:
+        jobs.fill_sweep_of(db, wished)
         return Answer("Job held")
     if wished["heard_by"]:
         return Answer("The worker is told to save and to give the job back; then it is held.", wished["heard_by"])
@@ -82,6 +83,7 @@ def resume(db: Database, caller: Caller, job_id: UUID) -> Answer:
     resumed = db.one_or_none(SQL.resume_job, job_id=job_id, **caller.scope, actor=caller.actor)
     if resumed is None:
         raise is_final(db, caller, job_id)
+    jobs.fill_sweep_of(db, resumed)
     return Answer(
         {
             "unparked": "Job resumed",

@@ -95,6 +95,7 @@ MEANINGS = {
     "done": "How many of them have ended.",
     "phases": "The number of its jobs in each phase.",
     "Sweep.attempts": "The handouts of all its jobs.",
+    "Sweep.held": "Seconds for which machines held its jobs, over all attempts.",
     "sweeps": "The sweeps of this page, newest first.",
     # steering
     "stop": "What is wished of the worker, or what the attempt was ended for.",

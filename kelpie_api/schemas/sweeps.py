@@ -45,7 +45,7 @@ class SweepQuery(RequestSchema):
 class Sweep(ResponseSchema):
     """A sweep, with its jobs by phase where it is asked for alone."""
 
-    sometimes = ("phases", "attempts")
+    sometimes = ("phases", "attempts", "held")
 
     id = fields.UUID()
     name = fields.String(allow_none=True)
@@ -59,6 +59,7 @@ class Sweep(ResponseSchema):
     done = fields.Integer()
     phases = fields.Dict(keys=fields.String(), values=fields.Integer())
     attempts = fields.Integer()
+    held = fields.Float()
 
 
 class SweepList(ResponseSchema):

@@ -65,6 +65,10 @@ def test_a_sweep_says_how_far_it_is(client: Client, db: Database) -> None:
     assert found is not None
     assert (found["total"], found["done"], found["attempts"], found["closed"]) == (3, 1, 2, False)
     assert found["phases"] == {"completed": 1, "running": 1, "parked": 1}
+    db.execute("update attempts set held = 100 where ended is not null")
+    db.execute("update attempts set claimed = claimed - interval '50 seconds' where ended is null")
+    held = (client.get(f"/sweeps/{sweep['id']}").json or {})["held"]
+    assert 150 < held < 160
     (listed,) = (client.get("/sweeps").json or {})["sweeps"]
     assert (listed["name"], listed["labels"], listed["done"], listed["total"]) == ("grid", {"team": "nlp"}, 1, 3)
 
@@ -92,6 +96,22 @@ def test_a_raised_limit_unparks_and_a_lowered_one_parks_what_no_machine_holds(
     assert unparked(db, sweep) == 2
     client.patch(f"/sweeps/{sweep['id']}", {"max_parallel": None})
     assert unparked(db, sweep) == 2 and client.claim("m5") is not None and client.claim("m6") is not None
+
+
+def test_a_job_that_is_held_gives_its_slot_to_the_next_at_once_and_waits_for_one_when_resumed(
+    client: Client, db: Database
+) -> None:
+    sweep = new_sweep(client, max_parallel=1)
+    first, second = submit(client, 2, sweep)
+    assert client.post(f"/jobs/{first['id']}/hold").status_code == 202
+    assert (client.claim("m1") or {})["id"] == second["id"]
+    client.post(f"/jobs/{first['id']}/resume")
+    assert (client.get(f"/jobs/{first['id']}").json or {})["parked"] == ["sweep"]
+    sweep = new_sweep(client, max_parallel=1)
+    (alone,) = submit(client, 1, sweep)
+    client.post(f"/jobs/{alone['id']}/hold")
+    client.post(f"/jobs/{alone['id']}/resume")
+    assert (client.claim("m2") or {})["id"] == alone["id"]
 
 
 def test_a_higher_priority_has_the_next_slot(client: Client, db: Database) -> None:
@@ -188,6 +208,7 @@ def test_the_same_key_makes_one_sweep(client: Client) -> None:
 )
 def test_a_wrong_sweep_is_refused(client: Client, fields: Job) -> None:
     refused(client.post("/sweeps", fields), 400)
+    assert "sweep_id" in refused(client.delete("/sweeps/"), 400)["errors"]
 
 
 def test_a_limit_that_is_being_set_counts_a_job_that_is_submitted_meanwhile(

@@ -68,7 +68,7 @@ told as (
    union all
   select job_id, 'parked', %(actor)s, attempt, '{"parked": "hold"}' from parked
 )
-select holder, steers,
+select holder, steers, sweep_id,
        case when holder = 'live' and steers then now() + least(heartbeat_interval, 10) * interval '1 second' end as heard_by
   from held;
 
@@ -107,7 +107,7 @@ told as (
     from resumed r
     join held h using (job_id)
 )
-select did from held;
+select did, sweep_id from held;
 
 -- name: lock_job
 -- A job that is to be changed, as it is: for what stands before the other statements of a transaction. No row: final, or not
