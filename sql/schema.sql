@@ -470,6 +470,8 @@ create table scaling_decisions (
   outcome text not null,
   error text,
   rule_created timestamp with time zone,
+  observed_running integer,
+  observed_allocating integer,
   constraint failed_says_why CHECK ((outcome = 'failed'::text) = (error IS NOT NULL)),
   constraint scaling_decisions_action_check CHECK (action = ANY (ARRAY['none'::text, 'start'::text, 'scale'::text, 'start_and_scale'::text, 'stop'::text, 'hold'::text, 'remove_rule'::text])),
   constraint scaling_decisions_outcome_check CHECK (outcome = ANY (ARRAY['ok'::text, 'failed'::text])),

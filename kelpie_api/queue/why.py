@@ -230,13 +230,23 @@ def _of_fleet(db: Database, caller: Caller, facts: Row) -> Iterator[Reason]:
             "Is scripts/autoscale running?",
         )
         return
-    replicas = "an unknown number of" if found["observed_replicas"] is None else found["observed_replicas"]
+    replicas = _replicas(found)
     made = found["error"] or f"{found['action']}, to {found['desired_replicas']} replicas"
     yield Reason(
         Code.FLEET,
-        f"{rule}; at {_time(found['at'])} the group was {found['observed_state'] or 'unknown'} with {replicas}"
-        f" replicas, and the decision was: {made}.",
+        f"{rule}; at {_time(found['at'])} the group was {found['observed_state'] or 'unknown'} with {replicas},"
+        f" and the decision was: {made}.",
         f"GET /scaling-rules/{facts['container_group']}/decisions has the others.",
+    )
+
+
+def _replicas(found: Row) -> str:
+    number = "an unknown number of" if found["observed_replicas"] is None else found["observed_replicas"]
+    if found["observed_running"] is None:
+        return f"{number} replicas"
+    return (
+        f"{number} replicas, of which {found['observed_running']} ran and"
+        f" {found['observed_allocating'] or 0} were being allocated"
     )
 
 

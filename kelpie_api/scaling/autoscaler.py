@@ -104,6 +104,8 @@ class RuleResult:
             "warm": self.demand and self.demand.warm,
             "observed_state": self.observed and self.observed.state,
             "observed_replicas": self.observed and self.observed.replicas,
+            "observed_running": self.observed and self.observed.running,
+            "observed_allocating": self.observed and self.observed.allocating,
             "desired_replicas": self.decision and self.decision.replicas,
             "action": self.decision and self.decision.action,
             "outcome": "failed" if self.error else "ok",

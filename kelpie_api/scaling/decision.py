@@ -39,10 +39,15 @@ class Demand:
 
 @dataclass(frozen=True)
 class Observed:
-    """State and replicas of a group at Salad. A stopped group has the replicas that it would start with."""
+    """State and replicas of a group at Salad. A stopped group has the replicas that it would start with.
+
+    How many of them run and how many are on their way is for people to know: no decision depends on it.
+    """
 
     state: State
     replicas: int
+    running: int | None = None
+    allocating: int | None = None
 
     @property
     def is_up(self) -> bool:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from kelpie_api.backoff import Backoff
 from kelpie_api.db import Row
@@ -174,13 +174,24 @@ def observed(group: Group) -> Observed:
         raise UnexpectedGroup(
             f"Salad says of this group: status {str(status)[:50]!r}, replicas {str(replicas)[:50]!r}"
         )
-    return Observed(State(str(status)), int(str(replicas)))
+    counts = state.get("instance_status_counts") if isinstance(state, dict) else None
+    running = instances(counts, "running_count")
+    return Observed(
+        State(str(status)), int(str(replicas)), running, instances(counts, "allocating_count", "creating_count")
+    )
+
+
+def instances(counts: object, *names: str) -> int | None:
+    """How many instances are in one of these states; null where Salad does not say it."""
+    said = [counts.get(name) for name in names] if isinstance(counts, dict) else []
+    found = [count for count in said if is_count(count)]
+    return sum(found) if len(found) == len(names) else None
 
 
 def is_state(status: object) -> bool:
     return isinstance(status, str) and status in set(State)
 
 
-def is_count(replicas: object) -> bool:
+def is_count(replicas: object) -> TypeGuard[int]:
     """Whether this can be a number of replicas, which the database stores as an integer."""
     return type(replicas) is int and 0 <= replicas < 2**31

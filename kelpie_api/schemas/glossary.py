@@ -253,6 +253,8 @@ MEANINGS = {
     "warm": "Active jobs and those that ended within the idle threshold.",
     "observed_state": "The state of the group at Salad.",
     "observed_replicas": "The replicas at Salad.",
+    "observed_running": "Of these the instances that ran.",
+    "observed_allocating": "Of these the instances that Salad was looking for or preparing.",
     "desired_replicas": "The replicas that were decided.",
     "action": "What was done at Salad.",
     "replica_hours": "The hours of all replicas together.",

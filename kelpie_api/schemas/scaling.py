@@ -56,6 +56,8 @@ class ScalingDecision(ResponseSchema):
     warm = fields.Integer(allow_none=True)
     observed_state = fields.String(allow_none=True)
     observed_replicas = fields.Integer(allow_none=True)
+    observed_running = fields.Integer(allow_none=True)
+    observed_allocating = fields.Integer(allow_none=True)
     desired_replicas = fields.Integer(allow_none=True)
     action = fields.String(allow_none=True)
     outcome = fields.String(validate=validate.OneOf(["ok", "failed"]))

@@ -162,16 +162,17 @@ returning missing_runs, missing_since <= now() - %(long)s::interval as long_ago;
 -- name: record_decision
 -- Nothing is written for a tenant that is gone meanwhile.
 insert into scaling_decisions (tenant_id, container_group_id, rule_created, active, warm, observed_state,
-                               observed_replicas, desired_replicas, action, outcome, error)
+                               observed_replicas, observed_running, observed_allocating, desired_replicas, action,
+                               outcome, error)
 select id, %(container_group_id)s, %(rule_created)s, %(active)s, %(warm)s, %(observed_state)s, %(observed_replicas)s,
-       %(desired_replicas)s, %(action)s, %(outcome)s, %(error)s
+       %(observed_running)s, %(observed_allocating)s, %(desired_replicas)s, %(action)s, %(outcome)s, %(error)s
   from tenants
  where id = %(tenant_id)s;
 
 -- name: list_decisions
 -- Newest first, from just before one of them or with some skipped.
-select id, at, container_group_id, active, warm, observed_state, observed_replicas, desired_replicas, action, outcome,
-       error
+select id, at, container_group_id, active, warm, observed_state, observed_replicas, observed_running,
+       observed_allocating, desired_replicas, action, outcome, error
   from scaling_decisions
  where container_group_id = %(container_group_id)s
    and of_tenant(tenant_id, %(scope)s)

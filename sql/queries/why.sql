@@ -48,7 +48,8 @@ select number, machine_id, outcome, ended, exit_code, reason
 
 -- name: last_decision
 -- The rule of a container group, and what its last run made of it.
-select r.min_replicas, r.max_replicas, d.at, d.observed_state, d.observed_replicas, d.desired_replicas, d.action, d.error
+select r.min_replicas, r.max_replicas, d.at, d.observed_state, d.observed_replicas, d.observed_running,
+       d.observed_allocating, d.desired_replicas, d.action, d.error
   from scaling_rules r
   left join lateral (
        select * from scaling_decisions d where d.container_group_id = r.container_group_id order by d.id desc limit 1) d on true

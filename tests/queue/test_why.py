@@ -160,7 +160,8 @@ def test_what_the_fleet_does_and_how_the_last_attempt_ended(api: Client, db: Dat
     assert "no run of the autoscaler" in codes(api, job)["fleet"]
     db.execute(
         "insert into scaling_decisions (tenant_id, container_group_id, observed_state, observed_replicas,"
-        " desired_replicas, action, outcome) values (%(tenant)s, %(group)s, 'running', 2, 5, 'scale', 'ok')",
+        " observed_running, observed_allocating, desired_replicas, action, outcome)"
+        " values (%(tenant)s, %(group)s, 'running', 3, 2, 1, 5, 'scale', 'ok')",
         tenant=tenant.caller.tenant_id,
         group=group,
     )
@@ -170,7 +171,8 @@ def test_what_the_fleet_does_and_how_the_last_attempt_ended(api: Client, db: Dat
         id=job,
     )
     found = codes(api, job)
-    assert "running with 2 replicas" in found["fleet"] and "scale, to 5 replicas" in found["fleet"]
+    assert "running with 3 replicas, of which 2 ran and 1 were being allocated" in found["fleet"]
+    assert "scale, to 5 replicas" in found["fleet"]
     assert "Attempt 1 on machine m1 ended as released" in found["last_attempt"]
     assert "checkpoint 7 of attempt 1, which is 3 hours old" in found["resumes_from"]
 

@@ -109,6 +109,7 @@ def test_a_group_is_started_scaled_followed_down_and_stopped(
     autoscaler.run()
     assert fleet.standing(group)[0] == "stopped"
     assert [change[0] for change in fleet.changes] == ["start", "scale", "scale", "stop"]
+    assert {(d["observed_running"], d["observed_allocating"]) for d in decisions(db, group)} == {(1, 0)}
     seen = [(d["active"], d["desired_replicas"], d["action"], d["outcome"]) for d in decisions(db, group)]
     assert seen == [
         (5, 3, "start_and_scale", "ok"),
@@ -655,6 +656,7 @@ def test_a_state_that_salad_never_spoke_of_is_trouble_of_this_rule(
     autoscaler.run()
     [decision] = decisions(db, group)
     assert shown in decision["error"] and "defect" not in decision["error"]
+    assert decision["observed_running"] is None
     assert fleet.changes == []
 
 
