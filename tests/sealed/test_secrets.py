@@ -15,7 +15,7 @@ from kelpie_api.auth.caller import Role
 from kelpie_api.db import Database, Transaction
 from kelpie_api.encryption import Seal
 from kelpie_api.errors import SecretsWouldBeLost
-from kelpie_api.queue import handouts
+from kelpie_api.queue import handouts, wishes
 from kelpie_api.sealed import environments, secrets
 from tests.auth.test_keys_and_users import everything_stored
 from tests.conftest import SECRET_KEY
@@ -318,9 +318,10 @@ class TestAJobThatNamesOne:
         self, api: Client, db: Database
     ) -> None:
         put(api)
-        job = api.submit(secrets=["HF_TOKEN"])
+        job = api.submit(secrets=["HF_TOKEN"], max_attempts=1)
         db.execute("update secrets set sealed = '\\x00'")
         assert api.claim() is None
+        wishes.end_due(db)
         assert (api.get(f"/jobs/{job['id']}").json or {})["parked"] == ["unsealable"]
         put(api, value="new")
         handouts.Unsealable(db, Seal(SECRET_KEY)).unpark_what_opens()

@@ -40,7 +40,7 @@ select s.*
 
 -- name: park_unsealable
 -- The coordinator takes a job back right after its handout, since its environment or a secret cannot be opened: no failure, no
--- ban; it is parked until it can be.
+-- ban, and no end, whatever its limits; it is parked until it can be.
 with held as (
   select * from queue
    where job_id = %(job_id)s
@@ -57,7 +57,7 @@ job as (
 parked as (
   update queue q
      set machine_id = null, holder_group = null, claim_id = null, heartbeat = null,
-         parked = with_reason(coalesce(q.parked, '{}'), 'unsealable')
+         ends_on_lapse = false, parked = with_reason(coalesce(q.parked, '{}'), 'unsealable')
     from held h
    where q.job_id = h.job_id
 ),
