@@ -21,6 +21,7 @@ from flask import (
     url_for,
 )
 from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import NotFound as NoSuchRoute
 from werkzeug.wrappers import Response as AnyResponse
 
 from kelpie_api import logs
@@ -33,6 +34,7 @@ from kelpie_api.web import sessions
 from kelpie_api.web.blueprint import PARSER
 from kelpie_api.web.context import here, this_request
 from kelpie_api.web.errors import TITLES, answer_error
+from kelpie_api.web.errors import answer_http_error as answer_in_json
 
 blueprint = Blueprint("dashboard", __name__, template_folder="templates")
 STATIC = Path(__file__).parent / "static"
@@ -76,11 +78,12 @@ def guard(response: Response) -> Response:
     return response
 
 
-@blueprint.get("/")
+@blueprint.route("/", methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
 def get_root() -> AnyResponse:
-    """Lead a browser to the pages and a program to the OpenAPI document."""
+    """Lead a browser to the pages; to a program there is no such route, as to the original's."""
     wanted = request.accept_mimetypes.best_match(["application/json", "text/html"], "application/json")
-    answer = redirect("/ui" if wanted == "text/html" else "/openapi.json", 302)
+    leads = wanted == "text/html" and request.method in ("GET", "HEAD")
+    answer = redirect("/ui", 302) if leads else answer_in_json(NoSuchRoute())
     answer.vary.add("Accept")
     return answer
 

@@ -217,7 +217,7 @@ def test_an_idle_connection_stays_open(api: Api) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
-@pytest.mark.parametrize("path", ["/nowhere", "/jobs/a/b/c/d", "/job/x", "/users/you/x", "/work/x"])
+@pytest.mark.parametrize("path", ["/", "/nowhere", "/jobs/a/b/c/d", "/job/x", "/users/you/x", "/work/x"])
 def test_an_unknown_route_is_404(api: Api, nobody: Api, method: str, path: str) -> None:
     for caller in (api, nobody):
         assert expect_error(404, caller.call(method, path))["error"] == "Route Not Found"

@@ -22,12 +22,13 @@ from tests.doubles.salad import SaladDouble
 from tests.helpers import Client, Tenant, make_tenant, with_salad_key
 
 
-def test_a_browser_is_led_to_the_pages_and_a_program_to_the_document(browser: Browser) -> None:
+def test_a_browser_is_led_to_the_pages_and_a_program_finds_no_route(browser: Browser) -> None:
     html = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
     assert browser.get("/", 302, Accept=html).headers["Location"] == "/ui"
     for accept in ("application/json", "*/*", ""):
-        answer = browser.get("/", 302, Accept=accept)
-        assert (answer.headers["Location"], answer.headers["Vary"]) == ("/openapi.json", "Accept")
+        answer = browser.get("/", 404, Accept=accept)
+        assert (answer.json or {})["error"] == "Route Not Found"
+        assert answer.headers["Vary"] == "Accept"
 
 
 def test_without_a_session_a_page_leads_to_the_form_and_back(browser: Browser, tenant: Tenant) -> None:
