@@ -1,7 +1,7 @@
 """What the routes of the API can serve, beside a route of Flask that answers a constant on the same gunicorn.
 
 Two processes, sixteen connections that are kept, the same machine for the server, the client and Postgres. What is
-compared is measured in turns in one run.
+compared is measured in turns in one run. Open jobs have an environment of 4 KiB, which is sealed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import secrets
 import statistics
 import sys
 import threading
@@ -30,10 +31,13 @@ from bench.clients import Answered, ask, request, spread
 from bench.fill import Contents, fill
 from bench.harness import GROUP, HELP, Goals, Tenant, make_tenant, opened, own_database, server
 from kelpie_api.db import Database
+from kelpie_api.encryption import Seal
 from kelpie_api.queue import jobs
+from kelpie_api.sealed.environments import seal_all
 from local_stack.processes import Child, free_port, processes_in_session, scratch_folder, wait_until_ready
 
 ROOT = Path(__file__).resolve().parent.parent
+SECRET_KEY = "the same whenever a benchmark starts on one database"
 CLIENT_PROCESSES, CLIENTS_A_PROCESS = 2, 8
 CONNECTIONS = 16
 BATCH = 1000  # jobs
@@ -41,6 +45,7 @@ BATCHES_AT_ONCE = 2  # connections that send batches without a pause
 OTHERS, OTHERS_PAUSE = 8, 0.1  # connections beside them, and seconds between two heartbeats of each
 # Answers a second of a route : of the bare one.
 GOALS = {"heartbeat": 0.40, "empty poll": 0.35, "claim": 0.25, "submit": 0.20, "read": 0.40, "page of 100": 0.08}
+ENVIRONMENT = 4096  # bytes, of each job
 JOBS_A_SECOND, P99 = 5000, 0.250  # of batches; and seconds, of other requests beside them
 
 
@@ -66,7 +71,7 @@ def served(
     port = free_port()
     settings = {
         "DATABASE_URL": url,
-        "KELPIE_SECRET_KEY": "the same whenever a benchmark starts on one database",
+        "KELPIE_SECRET_KEY": SECRET_KEY,
         "KELPIE_LOG_LEVEL": "warn",
         **(more or {}),
     }
@@ -251,6 +256,13 @@ def claim(target: Target, number: int, group: str = GROUP) -> bytes:
     return request("GET", f"/work?{machine}&claim_id={uuid4()}", target.key)
 
 
+def environment() -> dict[str, str]:
+    """Variables of ENVIRONMENT bytes, names and values."""
+    names = [f"SETTING_{number:02}" for number in range(16)]
+    each = ENVIRONMENT // len(names) - len(names[0])
+    return {name: secrets.token_hex(each)[:each] for name in names}
+
+
 def definition() -> dict[str, Any]:
     """A job with inputs, checkpoints and outputs in a folder of its own."""
     folder = f"jobs/{uuid4()}"
@@ -260,7 +272,7 @@ def definition() -> dict[str, Any]:
     return {
         "command": "python",
         "arguments": ["train.py", "--steps", "1000"],
-        "environment": {"LEARNING_RATE": "0.001"},
+        "environment": environment(),
         "container_group_id": "submitted",
         "sync": {
             "before": [data, own | {"direction": "download"}],
@@ -310,7 +322,9 @@ def main(rounds: int, seconds: float, processes: int, written: Path | None, smal
     settings = {"KELPIE_WEB_PROCESSES": str(processes), "KELPIE_LOG_LEVEL": "info"}
     with server() as server_url, own_database(server_url) as url, scratch_folder() as folder, opened(url) as db:
         tenant = make_tenant(db)
-        fill(url, tenant.caller.tenant_id, Contents(1000 + int(2000 * rounds * seconds), 1000))
+        pending = 1000 + int(2000 * rounds * seconds)
+        fill(url, tenant.caller.tenant_id, Contents(pending, 1000, environment=environment()))
+        seal_all(db, Seal(SECRET_KEY), sleep=lambda seconds: None)
         with (
             serve(url, folder, settings) as (api, port),
             served(url, folder, "bench.bare:app", "/", settings, "--worker-class=gthread") as (bare, bare_port),

@@ -9,8 +9,10 @@ one on status is for updates).
 
 from __future__ import annotations
 
+import json
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import click
@@ -38,7 +40,8 @@ PENDING_JOBS = """
 insert into jobs (id, tenant_id, container_group, command, arguments, environment, sync, compression,
                   max_failures, heartbeat_interval, priority)
 select pg_temp.job_id(clock_timestamp()), %(tenant_id)s, %(group)s, 'python', '["train.py", "--steps", "1000"]',
-       jsonb_build_object('SEED', n::text), '{}', false, 3, 30, n %% %(priorities)s - %(priorities)s / 2
+       jsonb_build_object('SEED', n::text) || %(environment)s::jsonb, '{}', false, 3, 30,
+       n %% %(priorities)s - %(priorities)s / 2
   from generate_series(1, %(count)s) as n
 """
 QUEUE = """
@@ -102,7 +105,7 @@ select indexrelid::regclass::text, pg_get_indexdef(indexrelid)
 class Contents:
     """How many jobs of each kind: pending ones over some priorities, parked ones, a history of finished ones.
 
-    `banned_machine` is banned from the first `bans` of the pending ones.
+    `banned_machine` is banned from the first `bans` of the pending ones; `environment` is of all open ones.
     """
 
     pending: int
@@ -111,6 +114,7 @@ class Contents:
     priorities: int = 1
     bans: int = 0
     banned_machine: str = "banned"
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def fill(url: str, tenant_id: int, contents: Contents, random_ids: bool = False) -> None:
@@ -128,7 +132,11 @@ def fill(url: str, tenant_id: int, contents: Contents, random_ids: bool = False)
         for name, _ in indexes:
             run(connection, f"drop index {name}")
         connection.execute(FINISHED_JOBS, values | {"count": contents.finished})
-        open_jobs = {"count": contents.pending + contents.parked, "priorities": contents.priorities}
+        open_jobs = {
+            "count": contents.pending + contents.parked,
+            "priorities": contents.priorities,
+            "environment": json.dumps(contents.environment),
+        }
         connection.execute(PENDING_JOBS, values | open_jobs)
         connection.execute(QUEUE, {"pending": contents.pending})
         connection.execute(BANS, {"machine": contents.banned_machine, "count": contents.bans})

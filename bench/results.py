@@ -31,6 +31,7 @@ BENCHES = (
     "fleet",
     "sync",
     "claim",
+    "bulk",
     "growth",
     "sustained",
     "waiting",

@@ -32,7 +32,8 @@ ROOT = Path(__file__).resolve().parents[2]
         ("contents", [], "a look at"),
         ("growing", [], "large, storage copies parts:"),
         ("growth", [], "page of 100 jobs: "),
-        ("fleet", [], "0 requests failed"),
+        ("fleet", ["--telling"], "of them HOT"),
+        ("bulk", [], "jobs that were canceled: 300 of 300"),
     ],
     ids=[
         "fill",
@@ -51,6 +52,7 @@ ROOT = Path(__file__).resolve().parents[2]
         "growing",
         "growth",
         "fleet",
+        "bulk",
     ],
 )
 def test_a_small_run_works(server_url: str, bench: str, options: list[str], printed: str) -> None:
