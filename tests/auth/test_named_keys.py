@@ -188,11 +188,15 @@ class TestUsers:
         refused(api.get("/users"), 403)
 
 
-def test_metrics_name_no_user_no_key_and_no_project(app: Flask, api: Client, db: Database) -> None:
+def test_metrics_name_no_user_no_key_no_project_and_nothing_of_a_job(
+    app: Flask, api: Client, db: Database
+) -> None:
     ann = Client(app.test_client(), make(api, "name-of-a-key")["token"])
-    ann.submit(command="x")
+    ann.patch("/container-groups/g1", {"price_per_hour": 1234.5})
+    ann.submit(command="x", name="name-of-a-job", labels={"key-of-a-label": "value-of-a-label"})
     ann.claim()
     exposition = app.test_client().get("/metrics").text
     assert "kelpie" in exposition
-    for name in ("acme", "name-of-a-key", 'project="default"', str(ann.get("/users/me").json)):
+    said = ("name-of-a-job", "key-of-a-label", "value-of-a-label", "1234.5")
+    for name in ("acme", "name-of-a-key", 'project="default"', str(ann.get("/users/me").json), *said):
         assert name not in exposition

@@ -16,7 +16,18 @@ from kelpie_api.queue.identity import IdempotencyKey
 from kelpie_api.queue.reruns import rerun
 from kelpie_api.queue.submissions import OpenJobLimits
 from kelpie_api.sealed.environments import Environments
-from tests.helpers import Client, Tenant, at_once, claimed_id, make_job, make_tenant, refused, row
+from tests.helpers import (
+    Client,
+    Tenant,
+    at_once,
+    claim_in,
+    claimed_id,
+    make_job,
+    make_tenant,
+    refused,
+    row,
+    while_open,
+)
 
 
 def counted(api: Client, query: str) -> Any:
@@ -153,6 +164,15 @@ def test_jobs_are_canceled_beside_claims_and_each_has_one_end(db: Database, tena
     assert [end["n"] for end in ends] == [1] * len(made)
     claims = db.all("select a.outcome from attempts a")
     assert len(claims) == len(taken) and all(attempt["outcome"] == "canceled" for attempt in claims)
+
+
+def test_a_cancel_of_many_waits_for_a_claim_and_cancels_what_it_took(db: Database, tenant: Tenant) -> None:
+    made = [make_job(db, tenant, name="run") for _ in range(3)]
+    taken, answer = while_open(
+        db, lambda tx: claim_in(tx, tenant, "m1"), lambda: bulk.cancel(db, tenant.caller, Filters(name="run"))
+    )
+    assert answer.count == len(made) and (taken or {})["id"] == made[0]
+    assert db.all("select outcome from attempts") == [{"outcome": "canceled"}]
 
 
 def test_two_bulk_changes_of_the_same_jobs_do_not_block_each_other(db: Database, tenant: Tenant) -> None:
