@@ -72,7 +72,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rehearse": ("local", "Prove that a job resumes, on this machine alone."),
     "dev": ("local", "Run a whole Kelpie on this machine."),
     "api": ("tools", "Send a request to any route."),
-    "open": ("tools", "Open the page of a job."),
+    "open": ("tools", "Open the page of a job, or the first one."),
     "completion": ("tools", "Print the completion for a shell."),
     "worker": ("local", "Run the worker."),
     "doctor": ("local", "Check what the worker would meet on this machine."),

@@ -13,8 +13,9 @@ from kelpie import operations
 from kelpie.client import Client, Job, Jobs, filters_of
 from kelpie.definitions import seconds
 from kelpie.errors import DefinitionError, NotFound
+from kelpie.exchange import Server
 from kelpie.models import JobData, SweepData
-from kelpie.show import as_json, jobs_table
+from kelpie.show import as_json, jobs_table, say
 from kelpie.steps import iterate
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -39,6 +40,17 @@ def client() -> Client:
     """The client with the settings of this call. Raises SettingsError."""
     said = click.get_current_context().find_root().obj or {}
     return Client(said.get("api_url"), profile=said.get("profile"), patience=PATIENCE)
+
+
+def page(server: Server, place: str) -> str | None:
+    """The address of a page for people, such as `/jobs/ID`; None at a coordinator that has no pages."""
+    return f"{server.url}/ui{place}" if "pages" in (server.extensions or ()) else None
+
+
+def say_page(server: Server, place: str) -> None:
+    """Say at which address a page is, if there are pages."""
+    if address := page(server, place):
+        say(f"Its page: {address}")
 
 
 def output_options(function: Command) -> Command:

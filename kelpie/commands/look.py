@@ -21,6 +21,7 @@ from kelpie.commands.common import (
     matching,
     moment,
     output_options,
+    page,
     require_either,
     show_jobs,
     wire,
@@ -131,6 +132,8 @@ def show(reference: str, json_wanted: bool) -> None:
             fact(plain(metric), f"{sparkline(values)} {values[-1]:g}")
         if attempts:
             fact("attempts", timeline(job, attempts, room(60, 12)))
+        if address := page(api.server, f"/jobs/{job.id}"):
+            fact("page", address)
         if not job.is_final and job.phase in ("pending", "waiting", "parked", "stalled"):
             tell_why(job)
 

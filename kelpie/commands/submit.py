@@ -14,7 +14,7 @@ import click
 
 from kelpie import grids, operations
 from kelpie.client import Client, Job, made_definition
-from kelpie.commands.common import COMMAND_IS_LAST, client, find_sweep, labels, pair
+from kelpie.commands.common import COMMAND_IS_LAST, client, find_sweep, labels, pair, say_page
 from kelpie.commands.look import follow, wait_for
 from kelpie.errors import DefinitionError, NotFound
 from kelpie.meter import Meter
@@ -236,6 +236,7 @@ def tell(job: Job, json_wanted: bool, quiet: bool) -> None:
     else:
         click.echo(job.id)
         say(f"Submitted {job.title}. See it with: kelpie show {job.id[-8:]}")
+        say_page(job.client.server, f"/jobs/{job.id}")
 
 
 @click.command(context_settings=COMMAND_IS_LAST)
@@ -292,6 +293,7 @@ def sweep(
             return
         with Meter(len(plan.definitions), "jobs") as meter:
             made_sweep = api.do(operations.submit_sweep(api.server, plan, again, meter.reach))
+        server = api.server
     if json_wanted:
         as_json(made_sweep)
     else:
@@ -299,6 +301,7 @@ def sweep(
     if not quiet:
         jobs = "1 job" if len(parameters) == 1 else f"{len(parameters)} jobs"
         say(f"Submitted {jobs}. See them with: kelpie ls --sweep {name}")
+        say_page(server, f"/sweeps/{made_sweep['id']}")
 
 
 def combined(axes: dict[str, list[str]], csv_file: Path | None) -> list[dict[str, Any]]:

@@ -10,9 +10,10 @@ from typing import Any
 import click
 from click.shell_completion import get_completion_class
 
-from kelpie.commands.common import client
+from kelpie.commands.common import client, page
 from kelpie.commands.look import found_newest
 from kelpie.errors import DefinitionError, KelpieError
+from kelpie.exchange import require
 from kelpie.show import on_terminal
 
 
@@ -42,13 +43,15 @@ def body_of(data: str | None) -> Any:
 
 
 @click.command("open")
-@click.argument("reference", metavar="REF")
+@click.argument("reference", metavar="[REF]", required=False)
 @click.option("--print", "print_wanted", is_flag=True, help="Print the address, and open nothing.")
-def open_(reference: str, print_wanted: bool) -> None:
-    """Open the page of a job in a browser."""
+def open_(reference: str | None, print_wanted: bool) -> None:
+    """Open the page of a job, or the first page, in a browser; without a terminal print its address."""
     with client() as there:
-        address = f"{there.server.url}/ui/jobs/{found_newest(there, reference).id}"
-    if print_wanted or not webbrowser.open(address):
+        there.do(require(there.server, "pages", "pages for people"))
+        place = f"/jobs/{found_newest(there, reference).id}" if reference else ""
+        address = page(there.server, place) or ""
+    if print_wanted or not on_terminal() or not webbrowser.open(address):
         click.echo(address)
 
 

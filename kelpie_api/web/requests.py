@@ -33,6 +33,7 @@ EXTENSIONS = ", ".join(
         "limits",
         "names",
         "output",
+        "pages",
         "phase",
         "progress",
         "release",

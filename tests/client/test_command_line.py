@@ -314,6 +314,16 @@ def test_talk_is_on_standard_error_and_data_on_standard_output(kelpie: Kelpie) -
     assert said.out.strip() not in ("", said.err.strip())
 
 
+@filters
+def test_where_a_job_is_seen_is_told_and_opened(kelpie: Kelpie, address: str) -> None:
+    said = kelpie("submit", "-g", "g1", "-n", "seen", "--", "true")
+    page = f"{address}/ui/jobs/{said.out.strip()}"
+    assert f"Its page: {page}\n" in said.err
+    assert page in kelpie("show", "seen").out
+    assert kelpie("open", "seen").out == f"{page}\n"  # here is no terminal
+    assert kelpie("open").out == f"{address}/ui\n"
+
+
 HOSTILE = "\x1b[2J\x1b]0;owned\x07 a\u202eb\r\n\x9b31m"
 
 
