@@ -289,6 +289,13 @@ class Config:
         " way",
         default="false",
     )
+    one_time_sign_in: bool = _setting(
+        "KELPIE_ONE_TIME_SIGN_IN",
+        TRUTH,
+        "whether a browser of this machine may begin a session with a token that `kelpie dev up` put into the"
+        " database",
+        default="false",
+    )
     webhook_allow_private: bool = _setting(
         "KELPIE_WEBHOOK_ALLOW_PRIVATE",
         TRUTH,

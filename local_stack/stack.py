@@ -152,6 +152,18 @@ class LocalStack:
         admin = ApiClient(self.api_url, self.admin_key)
         return admin.create_key(admin.create_user(f"local-{secrets.token_hex(4)}"), organization, project)
 
+    def sign_in_address(self) -> str:
+        """An address at which a browser of this machine is signed in at the pages, once, with the user's key."""
+        made = subprocess.run(
+            [sys.executable, "-m", "local_stack.invitation"],
+            env={**self.coordinator_environment(), "KELPIE_API_KEY": self.user_key},
+            capture_output=True,
+            text=True,
+        )
+        if made.returncode != 0:
+            raise RuntimeError(f"No address could be made that signs in:\n{made.stderr}")
+        return f"{self.api_url}/ui/once#{made.stdout.strip()}"
+
     def _kill_workers(self) -> None:
         for worker in self.workers:
             worker.crash()
@@ -163,6 +175,7 @@ class LocalStack:
             "DATABASE_URL": str(database_url),
             "KELPIE_SECRET_KEY": self._secret_key,
             "KELPIE_ADMIN_KEY": self.admin_key,
+            "KELPIE_ONE_TIME_SIGN_IN": "true",
             "KELPIE_WEBHOOK_ALLOW_PRIVATE": "true",  # the receivers of the demo and the tests are on this machine
             **self._settings,
         }

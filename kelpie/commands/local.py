@@ -80,6 +80,7 @@ def up(workers: int) -> None:
         for name, value in settings.items():
             click.echo(f"export {name}={shlex.quote(value)}")
         sys.stdout.flush()
+        say(f"Pages: {stack.sign_in_address()} (signs you in once; then with the key above)")
         say(f"Ready: bucket s3://{BUCKET}, group {stack.group}, logs in {root}. Ctrl-C ends it and removes all.")
         try:
             while True:

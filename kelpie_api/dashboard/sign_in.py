@@ -7,7 +7,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from kelpie_api.auth import sessions as kept_sessions
 from kelpie_api.dashboard.pages import blueprint, lead_to, own_path, page
-from kelpie_api.errors import KelpieError
+from kelpie_api.errors import Forbidden, KelpieError, NotFound, NotSignedIn
 from kelpie_api.web import sessions
 from kelpie_api.web.body import whole_body
 from kelpie_api.web.context import coordinator, db, this_request
@@ -51,6 +51,11 @@ def sign_in() -> AnyResponse:
         token = begin_with_salad_key() if "salad_key" in request.form else begin_with_kelpie_key()
     except KelpieError as refusal:
         return form(to, refusal)
+    return begun(to, token)
+
+
+def begun(to: str, token: str) -> AnyResponse:
+    """Lead to a page, with the cookie of a new session."""
     answer = lead_to(to)
     sessions.set_cookie(answer, sessions.SESSION, token, int(kept_sessions.LIFETIME.total_seconds()))
     sessions.forget_cookie(answer, sessions.SIGN_IN)
@@ -71,6 +76,42 @@ def begin_with_salad_key() -> str:
     )
     caller = authenticator.of_salad_key(key, organization, project)
     return kept_sessions.begin_with_salad_key(db(), authenticator.seal, caller, key)
+
+
+@blueprint.get("/ui/once")
+def get_once() -> Response:
+    """The button for a token that stands in the address behind `#`, where no server is told of it."""
+    require_local_stack()
+    return once_form()
+
+
+def once_form(refusal: KelpieError | None = None) -> Response:
+    secret = sessions.read_cookie(this_request(), sessions.SIGN_IN) or sessions.new_secret()
+    values = {"form_token": sessions.form_token(secret), "refusal": refusal and refusal.message}
+    response = page("once.html", refusal.status if refusal else 200, **values)
+    sessions.set_cookie(response, sessions.SIGN_IN, secret, sessions.SIGNING_IN_TAKES)
+    return response
+
+
+@blueprint.post("/ui/once")
+def sign_in_once() -> AnyResponse:
+    """Begin the session of a token, which is good for nothing from here on."""
+    require_local_stack()
+    whole_body()
+    try:
+        sessions.require_own_form(this_request(), sessions.SIGN_IN)
+        return begun("/ui", kept_sessions.begin_once(db(), request.form.get("token", "").strip()))
+    except NotSignedIn:
+        return once_form(Forbidden("This address was used already, or is too old; sign in with the key instead."))
+    except KelpieError as refusal:
+        return once_form(refusal)
+
+
+def require_local_stack() -> None:
+    """Raise NotFound but where a local stack asks for it, and a browser of this machine."""
+    is_here = sessions.is_loopback(request.host) and sessions.is_loopback(request.remote_addr or "")
+    if not (coordinator().config.one_time_sign_in and is_here):
+        raise NotFound("There is no such page.")
 
 
 @blueprint.post("/ui/sign-out")

@@ -67,7 +67,8 @@ def require_safe_connection(request: Request) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    name = urlsplit(f"//{host}").hostname or ""
+    """Whether a host of an address, or an address itself, is this machine."""
+    name = urlsplit(f"//[{host}]" if host.count(":") > 1 and "[" not in host else f"//{host}").hostname or ""
     try:
         return ip_address(name).is_loopback
     except ValueError:

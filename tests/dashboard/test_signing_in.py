@@ -11,7 +11,7 @@ from flask import Flask
 from werkzeug.test import TestResponse
 
 from kelpie_api import encryption
-from kelpie_api.auth import keys, users
+from kelpie_api.auth import keys, sessions, users
 from kelpie_api.auth.caller import Role
 from kelpie_api.auth.sessions import EndedSessions
 from kelpie_api.db import Database
@@ -199,6 +199,59 @@ class TestWithAKeyOfSalads:
         fields = {"salad_key": SALAD_KEY, "organization": "acme", "project": "default"}
         browser.post("/ui/sign-in", own | fields | {"form_token": ""}, 403)
         assert db.all("select from sessions") == []
+
+
+class TestATokenOfALocalStack:
+    @pytest.fixture
+    def settings(self) -> dict[str, Any]:
+        return {"one_time_sign_in": True}
+
+    def send(self, app: Flask, token: str, status: int) -> tuple[Browser, str]:
+        browser = Browser(app.test_client())
+        fields = browser.form("/ui/once", "/ui/once").fields
+        return browser, browser.post("/ui/once", fields | {"token": token}, status).text
+
+    def test_begins_one_session_and_is_good_for_nothing_then(
+        self, app: Flask, db: Database, tenant: Tenant
+    ) -> None:
+        token = sessions.invite(db, tenant.key)
+        browser, _ = self.send(app, token, 303)
+        assert "acme" in browser.page("/ui").text
+        for odd in (token, "", "é", "x" * 10_000):
+            _, text = self.send(app, odd, 403)
+            assert "was used already" in text
+        assert len(db.all("select from sessions")) == 1
+
+    def test_is_no_cookie_and_is_kept_as_a_digest(self, browser: Browser, db: Database, tenant: Tenant) -> None:
+        token = sessions.invite(db, tenant.key)
+        browser.http.set_cookie("kelpie", token)
+        browser.get("/ui", 303)
+        [kept] = db.all("select digest from sessions")
+        assert token.encode() not in kept["digest"] and kept["digest"] != users.digest(token)
+
+    def test_is_taken_from_our_form_and_on_this_machine_only(
+        self, browser: Browser, db: Database, tenant: Tenant
+    ) -> None:
+        token = sessions.invite(db, tenant.key)
+        browser.post("/ui/once", {"token": token}, 403)
+        for elsewhere in (
+            {"base_url": "http://kelpie.example"},
+            {"environ_overrides": {"REMOTE_ADDR": "192.0.2.7"}},
+        ):
+            assert browser.http.get("/ui/once", **elsewhere).status_code == 404
+            assert browser.http.post("/ui/once", data={"token": token}, **elsewhere).status_code == 404
+        assert len(db.all("select from sessions")) == 1
+
+    def test_ends_with_its_key(self, app: Flask, db: Database, tenant: Tenant) -> None:
+        token = sessions.invite(db, tenant.key)
+        db.execute("delete from api_keys where tenant_id = %(id)s", id=tenant.caller.tenant_id)
+        self.send(app, token, 403)
+
+
+def test_a_deployed_coordinator_takes_no_such_token(browser: Browser, db: Database, tenant: Tenant) -> None:
+    token = sessions.invite(db, tenant.key)
+    browser.get("/ui/once", 404)
+    browser.post("/ui/once", {"token": token}, 404)
 
 
 class TestASessionEnds:
