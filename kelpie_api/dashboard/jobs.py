@@ -103,6 +103,7 @@ def confirm(verb: str, count: bulk.Count, refusal: KelpieError | None = None) ->
         words=WORDS[verb],
         count=count,
         filters=asked(),
+        selected=[value for name, value in asked() if name == "id"],
         query=urlencode(asked()),
         refusal=refusal and refusal.message,
     )

@@ -135,6 +135,20 @@ class TestAChangeOfAllThatMatch:
         assert statuses(db) == ["pending"]
 
 
+def test_a_selection_is_changed_whatever_else_matches(
+    operator: Browser, viewer: Browser, db: Database, tenant: Tenant
+) -> None:
+    ids = [make_job(db, tenant, name="a") for _ in range(3)]
+    page = operator.get("/ui/jobs?name=a").text
+    assert all(f'name="id" value="{job_id}"' in page for job_id in ids)
+    query = f"id={ids[0]}&id={ids[2]}"
+    assert "Hold 2 jobs?" in operator.page(f"/ui/jobs/change/hold?{query}").text
+    assert "2 jobs: held" in change(operator, "hold", query)
+    assert [row["parked"] for row in db.all("select parked from queue order by seq")] == [["hold"], None, ["hold"]]
+    assert "checkbox" not in viewer.get("/ui/jobs").text
+    operator.get("/ui/jobs/change/hold", 400)
+
+
 def test_the_list_has_no_job_of_another_tenant(rival: Browser, db: Database, tenant: Tenant) -> None:
     job_id = make_job(db, tenant, name="of-acme", labels={"team": "nlp"})
     for query in ("", "name=of-acme", f"id={job_id}", f"ref={str(job_id)[-8:]}", "label=team:nlp"):

@@ -20,9 +20,12 @@ button.addEventListener("click", () => {
 });
 show();
 
+const selected = () => document.querySelector("#live input[name=id]:checked");
+
+// While jobs are selected the list stays as it is.
 document.addEventListener("htmx:before:request", (event) => {
   const request = event.detail.ctx.request;
-  if (document.hidden || isPaused()) {
+  if (document.hidden || isPaused() || selected()) {
     event.preventDefault();
   } else if (known.has(request.action)) {
     request.headers["If-None-Match"] = known.get(request.action);
@@ -44,4 +47,9 @@ const MOST_PIECES = 400;
 document.addEventListener("htmx:after:swap", () => {
   const pieces = document.querySelectorAll("#output .piece");
   for (const piece of [...pieces].slice(0, Math.max(0, pieces.length - MOST_PIECES))) piece.remove();
+});
+
+document.addEventListener("change", (event) => {
+  if (event.target.id !== "all") return;
+  for (const box of document.querySelectorAll("#live input[name=id]")) box.checked = event.target.checked;
 });
