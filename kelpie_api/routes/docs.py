@@ -77,9 +77,20 @@ PAGE = """<!doctype html>
     <meta name="viewport" content="width=device-width, initial-scale=1">
     <title>Kelpie API</title>
     <link rel="stylesheet" href="{{ url_for('docs.get_asset', name='swagger-ui.css') }}">
-    <link rel="icon" type="image/png" href="{{ url_for('docs.get_asset', name='favicon-32x32.png') }}">
+    <link rel="stylesheet" href="{{ url_for('dashboard.get_asset', name='docs.css') }}">
+    <link rel="icon" type="image/svg+xml" href="{{ url_for('dashboard.get_asset', name='kelpie.svg') }}">
   </head>
   <body>
+    <header class="top">
+      <a class="brand" href="/ui">
+        <img src="{{ url_for('dashboard.get_asset', name='kelpie.svg') }}" alt="" width="26" height="26">Kelpie
+      </a>
+      <nav aria-label="Places">
+        <a href="/ui">Pages</a>
+        <a href="/docs" aria-current="page">API</a>
+        <a href="/openapi.yaml">openapi.yaml</a>
+      </nav>
+    </header>
     <div id="api" data-document="{{ url_for('docs.get_document') }}"></div>
     <script src="{{ url_for('docs.get_asset', name='swagger-ui-bundle.js') }}"></script>
     <script src="{{ url_for('docs.get_asset', name='start.js') }}"></script>
@@ -93,6 +104,8 @@ SwaggerUIBundle({
   url: document.getElementById("api").dataset.document,
   dom_id: "#api",
   deepLinking: true,
+  docExpansion: "list",
+  defaultModelsExpandDepth: 0,
   validatorUrl: null,
   presets: [SwaggerUIBundle.presets.apis],
 });

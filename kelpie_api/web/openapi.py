@@ -208,6 +208,16 @@ def failure(description: str) -> dict[str, Any]:
     }
 
 
+INTRODUCTION = """Gets long jobs to their end on machines that may vanish.
+
+A job is a command with its arguments, environment and places in S3. `POST /jobs` submits it; a machine of its
+container group claims it and keeps it by heartbeats; when those end, another one goes on from the last checkpoint.
+`GET /jobs/{job_id}` says how it is, `GET /jobs/{job_id}/why` why it does not run.
+
+Each request carries a credential: a Kelpie key in `X-Kelpie-Key`, which an administrator or `POST /keys` makes
+(*Authorize* below sends it with what you try here). A refusal is JSON with an `error` and a `message` that says
+what to do. People look at [the pages](/ui); scripts may rather use the command line and Python package `kelpie`.
+"""
 SCHEMES = {
     "X-Kelpie-Key": {
         "type": "apiKey",
@@ -276,6 +286,7 @@ class ApiDocument:
         app = Flask(__name__, static_folder=None)
         app.url_map.converters["text"] = FreeText
         app.config |= {"API_TITLE": "Kelpie", "API_VERSION": VERSION, "OPENAPI_VERSION": "3.0.3"}
+        app.config["API_SPEC_OPTIONS"] = {"info": {"description": INTRODUCTION}}
         plugins = [CallersInSpec(PUBLIC), Document(DATABASE_FREE)]
         api = DocumentedApi(app, spec_kwargs={"extra_plugins": plugins})
         api.register_field(Instant, "string", "date-time")

