@@ -11,6 +11,7 @@ import pytest
 from kelpie_api.dashboard.pages import HTMX, STATIC, UPLOT
 from kelpie_api.db import Database
 from tests.dashboard.browser import Browser, Markup
+from tests.dashboard.chromium import AXE
 from tests.helpers import Tenant, make_job
 
 LIVE = {"HX-Request": "true"}
@@ -73,8 +74,9 @@ def test_a_viewers_part_has_no_form(viewer: Browser, db: Database, tenant: Tenan
     [
         (HTMX, {"htmx.min.js"}, ("htmx.min.js", '"{}"')),
         (UPLOT, {"uPlot.iife.min.js", "uPlot.min.css"}, ("uPlot.iife.min.js", "(v{})")),
+        (AXE.parent, {"axe.min.js", "LICENSE-3RD-PARTY.txt"}, ("axe.min.js", "axe v{}")),
     ],
-    ids=["htmx", "uPlot"],
+    ids=["htmx", "uPlot", "axe"],
 )
 def test_what_comes_from_elsewhere_is_the_release_that_was_recorded(
     folder: Path, files: set[str], named: tuple[str, str]
