@@ -41,6 +41,7 @@ BENCHES = (
     "idle",
     "contents",
     "growing",
+    "pages",
     "torn",
 )
 MORE = {"sync": ["--tools", "s5cmd"]}  # arguments; the table shows our rates beside this one's

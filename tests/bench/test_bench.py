@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ("growth", [], "page of 100 jobs: "),
         ("fleet", ["--telling"], "of them HOT"),
         ("bulk", [], "jobs that were canceled: 300 of 300"),
+        ("pages", [], "a job with many attempts: "),
     ],
     ids=[
         "fill",
@@ -53,6 +54,7 @@ ROOT = Path(__file__).resolve().parents[2]
         "growth",
         "fleet",
         "bulk",
+        "pages",
     ],
 )
 def test_a_small_run_works(server_url: str, bench: str, options: list[str], printed: str) -> None:
