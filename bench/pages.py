@@ -183,7 +183,9 @@ def pages_of(filled: Filled) -> dict[str, str]:
         "sweeps": "/ui/sweeps",
         "the sweep": f"/ui/sweeps/{filled.sweep}",
         "groups": "/ui/groups",
+        "a group": f"/ui/groups/one?container_group_id={GROUP}",
         "machines": "/ui/machines",
+        "settings": "/ui/settings",
         "usage by group": "/ui/usage",
         "usage by machine": "/ui/usage?by=machine",
     }

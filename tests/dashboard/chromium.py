@@ -19,7 +19,7 @@ from kelpie_api.db import Database
 from kelpie_api.web.process import Coordinator
 from tests import programs
 from tests.dashboard import scene
-from tests.dashboard.scene import Scene
+from tests.dashboard.scene import GROUP, Scene
 
 HERE = Path(__file__).parent
 AXE = HERE / "axe" / "axe.min.js"  # as scripts/update-npm put it there, with its licence and its hashes
@@ -50,7 +50,9 @@ def places(site: Site) -> dict[str, str]:
         "sweeps": "/ui/sweeps",
         "sweep": f"/ui/sweeps/{scene.sweep}",
         "groups": "/ui/groups",
+        "group": f"/ui/groups/one?container_group_id={GROUP}",
         "machines": "/ui/machines",
+        "settings": "/ui/settings",
         "usage": "/ui/usage",
         "refused": "/ui/jobs?phase=odd",
         "nothing": "/ui/nothing",

@@ -139,6 +139,13 @@ def test_an_operator_watches_steers_and_leaves(chromium: Chromium, site: Site, r
     page.get_by_role("row", name=OTHER_GROUP).get_by_role("button", name="Pause").click()
     expect(page.get_by_role("status")).to_contain_text(f"The container group {OTHER_GROUP} is paused")
 
+    # set a secret
+    page.goto("/ui/settings")
+    page.get_by_label("Name", exact=True).last.fill("HF_TOKEN")
+    page.get_by_label("Value").fill("hf_secret")
+    assert "HF_TOKEN" in operator.press("Set")
+    expect(page.get_by_text("hf_secret")).to_have_count(0)
+
     # leave; a copy of the cookie opens nothing then
     stolen = operator.context.cookies()
     page.get_by_role("button", name="Sign out").click()
