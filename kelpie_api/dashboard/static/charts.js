@@ -7,12 +7,23 @@ function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
+const inUtc = (at) => uPlot.tzDate(new Date(at * 1000), "Etc/UTC");
+const DAY = uPlot.fmtDate("{MM}-{DD}");
+const MINUTE = uPlot.fmtDate("{HH}:{mm}");
+const SECOND = uPlot.fmtDate("{HH}:{mm}:{ss}");
+
+function ticksOf(_, ticks, axis, space, step) {
+  // As the rest of the page writes times; a midnight is its day.
+  return ticks.map((at) => (at % 86400 === 0 ? DAY : step < 60 ? SECOND : MINUTE)(inUtc(at)));
+}
+
 function marksOf(begins) {
   // Where an attempt begins: a line from top to bottom, with its number.
   return (chart) => {
     const { ctx, bbox } = chart;
     ctx.save();
     ctx.strokeStyle = ctx.fillStyle = colour("--warn");
+    ctx.textAlign = "left";
     ctx.setLineDash([3 * devicePixelRatio, 3 * devicePixelRatio]);
     ctx.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
     for (const [at, attempt] of begins()) {
@@ -36,10 +47,10 @@ function chartOf(figure, place, data, begins) {
     {
       width: place.clientWidth,
       height: HEIGHT,
-      tzDate: (at) => uPlot.tzDate(new Date(at * 1000), "Etc/UTC"),
+      tzDate: inUtc,
       legend: { live: true, markers: { show: false } },
       cursor: { y: false, drag: { x: true, y: false } },
-      axes: [axis, { ...axis, size: 56, values: (_, values) => values.map(written) }],
+      axes: [{ ...axis, size: 30, values: ticksOf }, { ...axis, size: 56, values: (_, values) => values.map(written) }],
       series: [
         { label: "UTC", value: "{YYYY}-{MM}-{DD} {HH}:{mm}:{ss}" },
         {
