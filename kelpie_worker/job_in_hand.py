@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from kelpie_worker.messages import Command, Transferring
 from kelpie_worker.pipeline import JobState
+from kelpie_worker.stall import Stall
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,5 @@ class JobInHand:
     is_resumed: bool = False  # by this run of the worker, from the state file
     deadline: float | None = None  # CLOCK_BOOTTIME of the end of its time; steering
     is_followed: bool = False  # someone reads its output along; steering
-    quiet: float = 0.0  # seconds without progress, as a stall counts it; steering
-    tells_progress: bool = False  # the command ever said how far it is; steering
-    is_stalled: bool = False  # steering
+    stall: Stall = field(default_factory=Stall)  # whether its command has stalled; steering
     asked_to_save: float | None = None  # CLOCK_BOOTTIME of the stop that begins with a checkpoint signal

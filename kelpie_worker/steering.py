@@ -1,6 +1,7 @@
-"""What the coordinator and a job's limits want of it: when its command is stopped, and whether it has stalled.
+"""What the coordinator and a job's limits want of it: when its command is stopped, and what is told of it before.
 
-Decisions only. The supervisor passes every message on, and asks about once a second what is due.
+Decisions only; whether a command has stalled, `stall.py` says. The supervisor passes every message on, and asks
+about once a second what is due.
 """
 
 from collections.abc import Callable, Mapping
@@ -50,19 +51,19 @@ class Steering:
             case OutputTaken():
                 self._follow(held, message.is_followed)
             case Started():
-                held.quiet, held.tells_progress, held.is_followed = 0.0, False, False
+                held.is_followed = False
+                held.stall.begin()
             case Progressed():
                 self._tell(held, TellProgress(message.claim_id, message.progress))
-                held.tells_progress = True
-                if message.has_moved:
-                    self._note_change(held)
+                if held.stall.note_progress(message.has_moved):
+                    self._tell_stall(held)
             case Printed():
                 self._pass_on(message, held)
-                if not held.tells_progress:
-                    self._note_change(held)
+                if held.stall.note_change():
+                    self._tell_stall(held)
             case FilesChanged():
-                if not held.tells_progress:
-                    self._note_change(held)
+                if held.stall.note_change():
+                    self._tell_stall(held)
             case Committed():
                 self._note_saved(message, held)
 
@@ -85,21 +86,15 @@ class Steering:
     def _has_stalled(self, held: JobInHand, passed: float) -> bool:
         """Whether the command stalls from now on, and had not before."""
         after = held.state.job.steering.stall_after
-        if held.tells_progress or not (held.transfers and held.transfers.uploads):
-            held.quiet += passed  # while files go up, those that change are not always seen
-        if after is None or held.is_stalled or held.quiet < after:
+        is_uploading = bool(held.transfers and held.transfers.uploads)
+        if after is None or not held.stall.pass_time(passed, after, is_uploading):
             return False
-        held.is_stalled = True
-        what = "progress" if held.tells_progress else "change of a file or of the output"
-        logs.warn("stalled", held.state.job, detail=f"no {what} for {after:g} seconds")
-        self._tell(held, TellStall(held.state.job.claim_id, is_stalled=True))
+        logs.warn("stalled", held.state.job, detail=f"no {held.stall.missing} for {after:g} seconds")
+        self._tell_stall(held)
         return True
 
-    def _note_change(self, held: JobInHand) -> None:
-        held.quiet = 0.0
-        if held.is_stalled:
-            held.is_stalled = False
-            self._tell(held, TellStall(held.state.job.claim_id, is_stalled=False))
+    def _tell_stall(self, held: JobInHand) -> None:
+        self._tell(held, TellStall(held.state.job.claim_id, held.stall.is_stalled))
 
     def _pass_on(self, printed: Printed, held: JobInHand) -> None:
         self._tell(held, TellOutput(printed.claim_id, printed.total))
