@@ -829,6 +829,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 
 -- function claim_job(the_tenant_id bigint, the_container_group text, the_machine_id text, the_claim_id uuid, the_actor text, the_sealed_key bytea, the_lines text[]) returns SETOF shown_jobs
 
+-- function claim_order(priority integer, is_new boolean) returns integer
+
 -- function claims_ended(the_container_group text) returns boolean
 
 -- function claims_name(the_tenant_id bigint, the_container_group text) returns text
@@ -921,6 +923,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 
 -- function place_in_line(the_tenant_id bigint, the_container_group text, the_rank smallint, the_seq bigint, most integer) returns TABLE(own integer, of_null_group integer, of_higher_priority integer)
 
+-- function release_pauses(the_job_id uuid, the_attempt integer, the_machine_id text) returns TABLE(machine_id text, level integer, pause interval)
+
 -- function retry_rule(options jsonb, exit_code integer, reason text) returns jsonb
 
 -- function shown_job(j jobs, the_user_id uuid, the_heartbeat timestamp with time zone) returns SETOF shown_jobs
@@ -936,6 +940,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 -- function tell_progress(the_job_id uuid, the_attempt integer, the_said json, the_fraction double precision, the_point json, the_output_bytes bigint) returns boolean
 
 -- function tenants_of_project(the_tenant_id bigint, the_organization text, the_project text) returns SETOF bigint
+
+-- function too_many_fruitless_attempts(q queue, most integer) returns boolean
 
 -- function trim_outputs(the_most bigint) returns bigint
 

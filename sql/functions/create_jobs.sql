@@ -83,7 +83,7 @@ created as (
 queued as (
   insert into queue (job_id, tenant_id, container_group, seq, rank, heartbeat_interval, bytes, ends_from_attempt,
                      attempt_seconds, seconds_left, sweep_id, waits_for, parked)
-  select c.id, c.tenant_id, coalesce(c.container_group, ''), c.seq, 1 - 2 * c.priority, c.heartbeat_interval, s.bytes,
+  select c.id, c.tenant_id, coalesce(c.container_group, ''), c.seq, claim_order(c.priority, true), c.heartbeat_interval, s.bytes,
          ends_from_attempt(c.options), (c.options ->> 'max_attempt_runtime')::integer, (c.options ->> 'max_runtime')::integer,
          s.sweep_id, coalesce(s.waits_for, 0), case when s.waits_for > 0 then array['depends'] end
     from created c

@@ -8,8 +8,8 @@
 -- What becomes of them, the first that holds:
 --   * canceled, if that is wished;
 --   * failed, if the time of all attempts is used up (time_limit) or the job was handed out often enough (attempts);
---   * held, if that is wished, or after max_fruitless_attempts attempts in a row that ended as interrupted, without a
---     checkpoint or progress;
+--   * held, if that is wished, or after max_fruitless_attempts attempts in a row that led nowhere
+--     (too_many_fruitless_attempts);
 --   * claimable.
 --
 -- Locks: rows of the queue that no other transaction holds, each before what belongs to it. It waits for none, so a report
@@ -25,7 +25,6 @@ declare
   why      text;
   actor    text;
   cut      text;
-  fruitless integer;
   seen     integer := 0;
 begin
   for q in
@@ -68,7 +67,6 @@ begin
     end if;
 
     actor := coalesce(q.wish_by, 'coordinator');
-    fruitless := coalesce((j.options ->> 'max_fruitless_attempts')::integer, 0);
     if q.wish = 'cancel' then
       verdict := 'canceled';
       why := null;
@@ -81,15 +79,7 @@ begin
     elsif q.wish = 'hold' then
       verdict := 'held';
       why := null;
-    elsif fruitless > 0
-          and q.attempt - greatest(q.fruitful_attempt, q.best_attempt) >= fruitless
-          and not exists (select from checkpoints c where c.job_id = q.job_id and c.attempt > q.attempt - fruitless)
-          and not exists (select
-                            from attempts a
-                           where a.job_id = q.job_id
-                             and a.number > q.attempt - fruitless
-                             and a.outcome <> 'interrupted')
-    then
+    elsif too_many_fruitless_attempts(q, (j.options ->> 'max_fruitless_attempts')::integer) then
       verdict := 'held';
       why := 'fruitless';
     else

@@ -2,10 +2,9 @@
 -- machine's worker speaks (null: none). claim_job is the same for the release before.
 --
 -- Guarantees
---   * Order: by priority (`rank` is -2 times it, plus one until the first handout), then a job that was handed out before
---     and lost its holder (given back, failed or lapsed), then one that is pending; of these the oldest. `the_lines` are
---     the container groups whose jobs this machine may have, '' being the null group, whose jobs any machine of the
---     tenant may have.
+--   * Order: by `rank` (claim_order has the rule), then `seq`: of one priority a job that lost its holder before one that is
+--     new, and of these the oldest. `the_lines` are the container groups whose jobs this machine may have, '' being the
+--     null group, whose jobs any machine of the tenant may have.
 --   * A job goes to one machine. Rows that another claim holds are skipped, never waited for, and each line is
 --     searched on beyond them, so no claim comes back empty while there is work.
 --   * Never a job that is parked, nor one whose lapse may be its end (ends_on_lapse; end_attempts sees to those). Never

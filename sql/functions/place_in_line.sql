@@ -1,5 +1,6 @@
--- How many jobs stand before one that can be claimed, in the order of claims: those of its own line and those of the null
--- group's, of each `most` at most, and how many of them have a higher priority. A job whose lease lapsed stands there, too.
+-- How many jobs stand before one that can be claimed, in the order of claims (claim_order): those of its own line and those
+-- of the null group's, of each `most` at most, and how many of them have a higher priority. A job whose lease lapsed stands
+-- there, too.
 --
 -- Why a function: see page_of_jobs.
 create or replace function place_in_line(

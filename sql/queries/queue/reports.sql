@@ -201,11 +201,9 @@ select status, sweep_id, (select verdict = 'retry' from ruled where is_told) as 
 -- name: release_job
 -- A worker gives its job back: no failure, no ban; any holder may have it at once. No row: refused.
 --
--- The tenth release of a job by one machine within a minute makes this machine wait for it, 10 seconds at first; each release
--- within a minute after such a wait doubles it, up to five minutes. Other machines may have the job meanwhile. The thirtieth
--- release within a minute by whichever machines (callers choose their names) makes the job wait for all, in the same way, up
--- to one minute: the pause of a machine without a name. Of the attempts the last hundred are looked at. One that stalled and
--- is to begin again (`stalled`: 1, else 0) bans the machine from the second time on.
+-- A machine that takes the job and gives it back again and again waits for it, and after many releases all machines do: after
+-- how many, and how long, says release_pauses. One that stalled and is to begin again (`stalled`: 1, else 0) bans the
+-- machine from the second time on.
 with held as (
   select * from queue
    where job_id = %(job_id)s
@@ -219,46 +217,23 @@ job as (
    where j.id = h.job_id
   returning j.id, j.attempt, j.status, j.sweep_id
 ),
-recent as materialized (
-  select count(*) as releases, count(*) filter (where a.machine_id = h.machine_id) as by_this_machine
+loop as materialized (
+  select h.job_id, p.machine_id, p.level, p.pause
     from held h
-    join attempts a on a.job_id = h.job_id
-   where a.number between h.attempt - 100 and h.attempt - 1
-     and a.outcome = 'released'
-     and a.ended > now() - interval '1 minute'
-),
-due as materialized (
-  select h.job_id, w.machine_id, w.longest, k.until > now() - interval '1 minute' as again
-    from held h
-   cross join recent r
-   cross join lateral (values (h.machine_id, r.by_this_machine >= 9, interval '5 minutes'),
-                              ('', r.releases >= 29, interval '1 minute')) as w (machine_id, is_loop, longest)
-    left join pauses k on k.job_id = h.job_id and k.machine_id = w.machine_id
-   where w.is_loop
-      or k.until > now() - interval '1 minute'
+   cross join lateral release_pauses(h.job_id, h.attempt, h.machine_id) p
 ),
 pause as (
-  insert into pauses as p (job_id, machine_id, level, until)
-  select job_id, machine_id, 1, now() + interval '10 seconds' from due
-      on conflict (job_id, machine_id) do update
-     set (level, until) = (
-         select case when d.again then p.level + 1 else 1 end,
-                now() + case when d.again then least(interval '10 seconds' * 2 ^ least(p.level, 5), d.longest)
-                             else interval '10 seconds'
-                        end
-           from due d
-          where d.machine_id = p.machine_id)
+  insert into pauses (job_id, machine_id, level, until)
+  select job_id, machine_id, level, now() + pause from loop where pause is not null
+      on conflict (job_id, machine_id) do update set level = excluded.level, until = excluded.until
   returning machine_id, extract(epoch from until - now())::integer as seconds
 ),
 waiting as (
   update queue q
      set machine_id = null, holder_group = null, claim_id = null, heartbeat = null,
          stalls = q.stalls + %(stalled)s,
-         looped_until = case when r.releases >= 9 or exists (select from pause) then now() + interval '10 minutes'
-                             else q.looped_until
-                        end
+         looped_until = case when exists (select from loop) then now() + interval '10 minutes' else q.looped_until end
     from held h
-   cross join recent r
    where q.job_id = h.job_id
   returning q.ends_on_lapse
 ),

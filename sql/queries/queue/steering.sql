@@ -142,7 +142,7 @@ job as (
 ),
 queued as (
   update queue q
-     set rank = (q.rank & 1) - 2 * %(priority)s::integer,
+     set rank = claim_order(%(priority)s::integer, q.rank & 1 = 1),
          ends_from_attempt = ends_from_attempt(j.options),
          attempt_seconds = n.attempt_seconds,
          seconds_left = n.seconds_left,
