@@ -16,9 +16,9 @@ from pathlib import Path
 import click
 
 from bench.harness import HELP, Goals
-from kelpie_worker.checkpoints.contents import Contents
 from kelpie_worker.checkpoints.mirror import Look
 from kelpie_worker.checkpoints.tracked_files import DirectoryHistory, TrackedFiles
+from kelpie_worker.checkpoints.unseen_changes import Contents
 from kelpie_worker.job import Job, StoredObject, SyncBlock
 from kelpie_worker.lease import Lease
 from kelpie_worker.system.linux import process_ids

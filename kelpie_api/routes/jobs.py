@@ -14,15 +14,14 @@ from kelpie_api.errors import InvalidRequest
 from kelpie_api.limits import LONGEST_NAME
 from kelpie_api.machines import sightings
 from kelpie_api.net.addresses import OwnAddresses, is_url
-from kelpie_api.queue import checkpoints, jobs, listing, submissions, watching, wishes
+from kelpie_api.queue import checkpoints, jobs, listing, submissions, waiting_for_changes, wishes
 from kelpie_api.queue.during_prefixes import SharedPlace, shared_places
 from kelpie_api.queue.filters import Filters
 from kelpie_api.queue.identity import IdempotencyKey
 from kelpie_api.queue.submissions import OpenJobLimits
-from kelpie_api.queue.watching import Mark
+from kelpie_api.queue.waiting_for_changes import Mark
 from kelpie_api.queue.why import why
 from kelpie_api.routes.steering import answered
-from kelpie_api.schemas.doubts import doubts
 from kelpie_api.schemas.fields import Failure
 from kelpie_api.schemas.filters import FILTER_NAMES, filters_of
 from kelpie_api.schemas.jobs import (
@@ -39,6 +38,7 @@ from kelpie_api.schemas.jobs import (
 from kelpie_api.schemas.reasons import Reason
 from kelpie_api.schemas.steering import CancelQuery, Wished
 from kelpie_api.schemas.submission import JobDefinition, SubmissionHeaders
+from kelpie_api.schemas.submission_warnings import doubts
 from kelpie_api.sealed import secrets
 from kelpie_api.web.blueprint import Blueprint
 from kelpie_api.web.body import ignored, request_json, with_warnings
@@ -173,10 +173,10 @@ def page_of(filters: Filters, query: dict[str, Any]) -> Row:
     parts, asking = coordinator(), caller()
     resolved = filters.resolved(parts.db, asking)
 
-    def look(since: Mark | None) -> watching.Look:
-        return watching.look(parts.db, asking, resolved, place, since)
+    def look(since: Mark | None) -> waiting_for_changes.Look:
+        return waiting_for_changes.look(parts.db, asking, resolved, place, since)
 
-    seen, had_room = watching.wait_for_change(look, since, wait or 0, lambda: parts.waiting.closed)
+    seen, had_room = waiting_for_changes.wait_for_change(look, since, wait or 0, lambda: parts.waiting.closed)
     answer = as_answer(
         listing.page_of(parts.db, asking, seen.found, seen.numbers, place, parts.authenticator.seal)
     )

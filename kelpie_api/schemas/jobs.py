@@ -14,7 +14,7 @@ from marshmallow import INCLUDE, ValidationError, fields, pre_load, validate
 from kelpie_api.queue.listing import Cursor
 from kelpie_api.queue.long_poll import LONGEST_WAIT
 from kelpie_api.queue.states import LEGACY_FIELDS, Phase, Status
-from kelpie_api.queue.watching import Mark
+from kelpie_api.queue.waiting_for_changes import Mark
 from kelpie_api.schemas.fields import (
     WHOLE_NUMBER,
     Instant,

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from kelpie_worker import logs
 from kelpie_worker.checkpoints.commit_order import commit_steps, prepare_order
 from kelpie_worker.checkpoints.fence import Fence
-from kelpie_worker.checkpoints.mark import Mark, removals
+from kelpie_worker.checkpoints.generation_mark import Mark, removals
 from kelpie_worker.checkpoints.tracked_files import Sendings, TrackedFile, TrackedFiles
 from kelpie_worker.job import Job, StoredObject, SyncBlock
 from kelpie_worker.lease import Lease

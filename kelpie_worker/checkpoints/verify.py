@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from kelpie_worker import logs
-from kelpie_worker.checkpoints.mark import MarkedObject, read_mark, unreported_whole
+from kelpie_worker.checkpoints.generation_mark import MarkedObject, read_mark, unreported_whole
 from kelpie_worker.checkpoints.mirror import MOST_FILES
 from kelpie_worker.job import CheckpointStatus, Job, Manifest, ObjectKey, StoredObject, SyncBlock
 from kelpie_worker.limits import LONGEST_DETAIL

@@ -16,10 +16,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from kelpie_worker import logs
-from kelpie_worker.checkpoints.aside import AsideUpload, AsideUploads
-from kelpie_worker.checkpoints.contents import Contents
 from kelpie_worker.checkpoints.deletion import Deletions
 from kelpie_worker.checkpoints.fence import Fence
+from kelpie_worker.checkpoints.large_grown_files import AsideUpload, AsideUploads
 from kelpie_worker.checkpoints.mirror import Look, Mirror, Send, UpToDate, Wait
 from kelpie_worker.checkpoints.observer import DirectoryObserver
 from kelpie_worker.checkpoints.overlaps import Overlaps
@@ -27,6 +26,7 @@ from kelpie_worker.checkpoints.pacing import Pacing
 from kelpie_worker.checkpoints.stability import Stability
 from kelpie_worker.checkpoints.tracked_files import DirectoryHistory, TrackedFile, TrackedFiles
 from kelpie_worker.checkpoints.two_phase_commit import Generations, NotSent
+from kelpie_worker.checkpoints.unseen_changes import Contents
 from kelpie_worker.config import WatchTimes
 from kelpie_worker.job import Job, Manifest, ObjectKey, StoredObject, SyncBlock
 from kelpie_worker.lease import Cancelled, Lease

@@ -1,4 +1,4 @@
-"""The user's command: takes Run and Stop, answers Started and Exited.
+"""The user's command: takes Run, Stop, Terminate and FollowOutput, answers Started, Progressed, Printed, Exited.
 
-Its reported output has its secrets masked.
+Secrets are masked in all that is told of it.
 """

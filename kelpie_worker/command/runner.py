@@ -10,11 +10,12 @@ from pathlib import Path
 
 from kelpie_worker import logs
 from kelpie_worker.command.masking import secrets_of
-from kelpie_worker.command.observation import OutputWatch, ProgressWatch
 from kelpie_worker.command.output import OutputRelay
 from kelpie_worker.command.output_tail import OutputTail
+from kelpie_worker.command.output_watch import OutputWatch
 from kelpie_worker.command.process import RunningCommand, Step, command_environment, why_not_started
 from kelpie_worker.command.progress_lines import ProgressLines
+from kelpie_worker.command.progress_watch import ProgressWatch
 from kelpie_worker.config import Config
 from kelpie_worker.job import CheckpointSignal, Job
 from kelpie_worker.limits import LARGEST_PIECE

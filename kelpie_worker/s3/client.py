@@ -8,10 +8,10 @@ from urllib.parse import urlsplit
 from kelpie_worker import logs
 from kelpie_worker.s3.encodings import make_refusal_readable, tell_accepted
 from kelpie_worker.s3.fast_path import FastPath
-from kelpie_worker.s3.habits import Habit
-from kelpie_worker.s3.line import Line
 from kelpie_worker.s3.listing import make_readable
 from kelpie_worker.s3.open_uploads import OpenUploads
+from kelpie_worker.s3.provider_differences import Habit
+from kelpie_worker.s3.request_timeouts import Line
 from kelpie_worker.s3.settings import StorageSettings, unusable
 from kelpie_worker.system.linux import boottime
 

@@ -1,4 +1,4 @@
-"""The client's connections, for requests with limits (`line.py`): the limits are asked at every step of a request.
+"""The client's connections, for requests with limits (`request_timeouts.py`): these are asked at every step.
 
 The time-outs of a client are set once for all its requests, and hold for each step alone: for every address that
 is tried, for a body however large, for each piece of an answer. Their sum is more than a lease lasts. Here the
@@ -24,7 +24,7 @@ from botocore.awsrequest import (
 from botocore.compat import HTTPResponse
 from urllib3.exceptions import ClosedPoolError
 
-from kelpie_worker.s3.line import Limits, current_limits
+from kelpie_worker.s3.request_timeouts import Limits, current_limits
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

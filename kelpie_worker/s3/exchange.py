@@ -18,7 +18,7 @@ from botocore.compat import HTTPResponse
 
 from kelpie_worker.s3.answers import Answer, as_connection_errors
 from kelpie_worker.s3.connections import KeptConnections, receive
-from kelpie_worker.s3.line import Limits, current_limits
+from kelpie_worker.s3.request_timeouts import Limits, current_limits
 
 _LARGEST_HEAD = 16 * 1024  # bytes; one that is longer is left to http.client
 _STATUS = re.compile(rb"HTTP/1\.1 ([2-5][0-9][0-9])(?: |$)")

@@ -22,8 +22,8 @@ from kelpie_worker.s3.errors import (
     Untold,
     translated,
 )
-from kelpie_worker.s3.line import limited
 from kelpie_worker.s3.objects import size_in
+from kelpie_worker.s3.request_timeouts import limited
 from kelpie_worker.s3.whose_fault import Asked
 from kelpie_worker.system.backoff import Backoff
 from kelpie_worker.system.retry import Failure, retry

@@ -32,7 +32,7 @@ class Signature:
     """What tells one version of a file from another, even if the program that wrote it restored its mtime.
 
     Renaming a file may change its `ctime_ns` and no other field. Two that differ are two versions. Two that are
-    equal may be two all the same: see checkpoints/contents.py.
+    equal may be two all the same: see checkpoints/unseen_changes.py.
     """
 
     inode: int

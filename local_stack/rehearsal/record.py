@@ -1,4 +1,4 @@
-"""What a witness recorded of one run of a command, over all of its attempts."""
+"""What was recorded of one run of a command, over all of its attempts."""
 
 import json
 from collections.abc import Iterator
@@ -52,7 +52,7 @@ class Attempt:
 
 
 class Record:
-    """The file that the witnesses of one job write."""
+    """The file that the recorders of one job write."""
 
     def __init__(self, file: Path) -> None:
         self.file = file

@@ -21,7 +21,7 @@ from local_stack.rehearsal.judgement import Names, Report, Run, judge, judge_ref
 from local_stack.rehearsal.record import Attempt, Record
 from local_stack.stack import LocalStack, Worker, own_environment
 
-WITNESS = Path(__file__).with_name("witness.py")
+RECORDER = Path(__file__).with_name("recorder.py")
 BUCKET = "rehearsal"
 HEARTBEAT_INTERVAL = 1  # seconds; a lost machine is noticed after two
 ASKED_EVERY = 0.1  # seconds: how often the coordinator is asked for the newest checkpoint
@@ -129,7 +129,7 @@ class Rehearsal:
 
 
 def write_plan(file: Path, plan: Plan, record: Record, freeze: bool) -> None:
-    """What a witness is to do."""
+    """What a recorder is to do."""
     said = {
         "command": list(plan.command),
         "checkpoint": plan.checkpoint,
@@ -150,7 +150,7 @@ def restart_after_half_a_write(plan: Plan, root: Path) -> Run:
         write_plan(file, plan, record, freeze)
         child = Child(
             "restarted.run",
-            [sys.executable, "-I", WITNESS, file],
+            [sys.executable, "-I", RECORDER, file],
             folder=root,
             cwd=disk,
             env={**own_environment(), "INPUT_DIR": str(disk / "input")},
@@ -198,7 +198,7 @@ class Job:
         checkpoint, output = self.plan.checkpoint, self.plan.output
         return {
             "command": sys.executable,
-            "arguments": ["-I", str(WITNESS), str(self._plan_file)],
+            "arguments": ["-I", str(RECORDER), str(self._plan_file)],
             "container_group_id": self._name,
             "heartbeat_interval": HEARTBEAT_INTERVAL,
             "max_failures": 1,

@@ -13,12 +13,11 @@ from textwrap import dedent
 import pytest
 
 from kelpie.cli import run as kelpie
-from local_stack import rehearsal
 from local_stack.processes import CHECKOUT, scratch_folder
-from local_stack.rehearsal import Plan, Rehearsal, RehearsalError, Report
-from local_stack.rehearsal.judgement import Names, Run, judge
+from local_stack.rehearsal import rehearsal
+from local_stack.rehearsal.judgement import Names, Report, Run, judge
 from local_stack.rehearsal.record import Attempt, Record
-from local_stack.rehearsal.rehearsal import BUCKET, WITNESS, write_plan
+from local_stack.rehearsal.rehearsal import BUCKET, RECORDER, Plan, Rehearsal, RehearsalError, write_plan
 from local_stack.stack import LocalStack
 from tests.local_stack.pace import set_pace
 
@@ -259,7 +258,7 @@ def test_a_new_file_that_is_written_in_pieces_is_not_taken_for_one_that_is_rewri
                 print(file=file, flush=True)"""
     record = Record(tmp_path / "record")
     write_plan(tmp_path / "plan", Plan([sys.executable, "-c", pieces]), record, freeze=False)
-    subprocess.run([sys.executable, "-I", WITNESS, tmp_path / "plan"], check=True)
+    subprocess.run([sys.executable, "-I", RECORDER, tmp_path / "plan"], check=True)
     (attempt,) = record.attempts()
     assert (attempt.in_place, attempt.code) == ([], 0)
 

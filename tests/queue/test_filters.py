@@ -15,7 +15,7 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from kelpie_api.db import Database, Row
-from kelpie_api.queue import listing, watching
+from kelpie_api.queue import listing, waiting_for_changes
 from kelpie_api.queue.filters import Filters
 from kelpie_api.queue.listing import Place
 from tests.helpers import Client, Tenant, at_once, make_job, make_tenant, refused
@@ -277,7 +277,7 @@ def test_a_time_brings_what_changed_since(api: Client, db: Database) -> None:
 
 
 def test_a_request_waits_until_a_job_changes(app: Any, api: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "PAUSE", 0.02)
+    monkeypatch.setattr(waiting_for_changes, "PAUSE", 0.02)
     job = api.submit()
     query = f"/jobs?id={job['id']}"
     mark = marked(api.get(query))
@@ -294,7 +294,7 @@ def test_a_request_waits_until_a_job_changes(app: Any, api: Client, monkeypatch:
 def test_a_request_that_waits_in_vain_is_answered_with_nothing(
     api: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watching, "PAUSE", 0.02)
+    monkeypatch.setattr(waiting_for_changes, "PAUSE", 0.02)
     job = api.submit()
     mark = marked(api.get(f"/jobs?id={job['id']}"))
     answer = api.get(f"/jobs?id={job['id']}&changed_since={mark}&wait=1")
@@ -306,11 +306,11 @@ def test_a_reader_that_finds_no_room_to_wait_is_answered_at_once(
 ) -> None:
     job = api.submit()
     mark = marked(api.get(f"/jobs?id={job['id']}"))
-    while watching._room.acquire(blocking=False):
+    while waiting_for_changes._room.acquire(blocking=False):
         pass
     try:
         answer = api.get(f"/jobs?id={job['id']}&changed_since={mark}&wait=30")
         assert ids(answer) == [] and answer.headers["Retry-After"] == "1"
     finally:
-        for _ in range(watching.MOST_WAITING):
-            watching._room.release()
+        for _ in range(waiting_for_changes.MOST_WAITING):
+            waiting_for_changes._room.release()

@@ -13,7 +13,7 @@ import pytest
 from kelpie_worker.s3.answers import Answer, bounded, document
 from kelpie_worker.s3.connections import KeptConnections
 from kelpie_worker.s3.exchange import exchange
-from kelpie_worker.s3.line import Line, limited
+from kelpie_worker.s3.request_timeouts import Line, limited
 
 REQUEST = SimpleNamespace(
     method="PUT",

@@ -13,8 +13,8 @@ from kelpie_worker.lease import Cancelled, Lease
 from kelpie_worker.s3.bucket import Storage
 from kelpie_worker.s3.client import SharedClient
 from kelpie_worker.s3.errors import StorageUnreachable
-from kelpie_worker.s3.line import Line
 from kelpie_worker.s3.objects import Absent, Target, Version
+from kelpie_worker.s3.request_timeouts import Line
 from kelpie_worker.system.linux import boottime
 from local_stack.processes import wait_for
 from local_stack.s3 import S3Server

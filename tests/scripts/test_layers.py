@@ -20,6 +20,7 @@ TREES = (*PROGRAMS, "local_stack", "bench", "tests")
 ROOMS = sorted(
     path.relative_to(CHECKOUT) for name in PROGRAMS for path in (CHECKOUT / name).glob("*/**/__init__.py")
 )
+OF_THE_STACK = sorted(path.relative_to(CHECKOUT) for path in (CHECKOUT / "local_stack").glob("**/__init__.py"))
 
 FLASK = "Below the web rooms of the coordinator nothing knows Flask"
 WIRE = "The client and the two programs meet on the wire only"
@@ -205,7 +206,7 @@ def running(tree: ast.AST) -> Iterator[ast.AST]:
             yield from running(node)
 
 
-@pytest.mark.parametrize("room", ROOMS, ids=str)
+@pytest.mark.parametrize("room", [*ROOMS, *OF_THE_STACK], ids=str)
 def test_a_room_begins_with_what_it_is_for_and_holds_no_code(room: Path) -> None:
     tree = ast.parse((CHECKOUT / room).read_text())
     said = " ".join((ast.get_docstring(tree) or "").split())

@@ -1,6 +1,6 @@
 """Runs a command in its worker's place and records what it does with its checkpoint directory.
 
-    python -I witness.py PLAN.json
+    python -I recorder.py PLAN.json
 
 The plan names the command, its directories, and the record: a file of JSON lines, each with the time of its event.
 With `freeze` the command is stopped (SIGSTOP) in the middle of rewriting a file in place, so that it can be killed
@@ -63,7 +63,7 @@ class Watch:
         return found
 
 
-class Witness:
+class Recorder:
     def __init__(self, plan: dict[str, Any]) -> None:
         self._checkpoint = Path(plan["checkpoint"]).absolute()
         self._freezes = bool(plan["freeze"])
@@ -146,7 +146,7 @@ def main() -> int:
         signal.signal(number, signal.SIG_IGN)  # they are for the command, which is in the same group
     output = Path(plan["output"]).absolute()
     output.mkdir(parents=True, exist_ok=True)
-    witness = Witness(plan)
+    recorder = Recorder(plan)
     watch = Watch(Path(plan["checkpoint"]).absolute())
     folders = {"CHECKPOINT_DIR": str(Path(plan["checkpoint"]).absolute()), "OUTPUT_DIR": str(output)}
     environment = {**os.environ, **folders}
@@ -157,8 +157,8 @@ def main() -> int:
     except OSError as error:
         print(f"{plan['command'][0]}: {error.strerror}", file=sys.stderr)
         return 127
-    code = witness.watch(command, watch)
-    witness.note("end", code=code)
+    code = recorder.watch(command, watch)
+    recorder.note("end", code=code)
     return code if code >= 0 else 128 - code
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kelpie_worker.s3.habits import LASTS, Habit
+from kelpie_worker.s3.provider_differences import LASTS, Habit
 
 
 class Clock:

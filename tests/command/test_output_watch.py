@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from kelpie_worker.command import observation
-from kelpie_worker.command.observation import OutputWatch
+from kelpie_worker.command import output_watch
 from kelpie_worker.command.output_tail import OutputTail
+from kelpie_worker.command.output_watch import OutputWatch
 from kelpie_worker.job import Job, Steering
 from kelpie_worker.messages import Message, Printed
 
@@ -16,7 +16,7 @@ LOOK_EVERY = 0.5  # seconds, as the runner looks
 def pieces(monkeypatch: pytest.MonkeyPatch, seconds: float, followed_from: float) -> list[float]:
     """When the pieces of a command are sent that prints all the time and is read along from a moment on."""
     now, sent = 1000.0, list[float]()
-    monkeypatch.setattr(observation, "boottime", lambda: now)
+    monkeypatch.setattr(output_watch, "boottime", lambda: now)
 
     def tell(message: Message) -> None:
         if isinstance(message, Printed) and message.content:

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from kelpie_worker.checkpoints import contents, observer
-from kelpie_worker.checkpoints.contents import Contents
+from kelpie_worker.checkpoints import observer, unseen_changes
 from kelpie_worker.checkpoints.mirror import Look
 from kelpie_worker.checkpoints.stability import OpenFiles
 from kelpie_worker.checkpoints.tracked_files import DirectoryHistory, TrackedFiles
+from kelpie_worker.checkpoints.unseen_changes import Contents
 from kelpie_worker.config import WatchTimes
 from kelpie_worker.job import Job, StoredObject, SyncBlock
 from kelpie_worker.lease import Lease
@@ -66,8 +66,8 @@ class Directory:
             Job("claim", "job"), block, self.files, past, Lease(), threading.Event(), lambda: None
         )
         for name in ("tells_writes", "digest_of", "flush", "flush_reveals_writes"):
-            monkeypatch.setattr(contents, name, getattr(self, f"_{name}"))
-        monkeypatch.setattr(contents.time, "monotonic", lambda: self.now)
+            monkeypatch.setattr(unseen_changes, name, getattr(self, f"_{name}"))
+        monkeypatch.setattr(unseen_changes.time, "monotonic", lambda: self.now)
 
     def send(self, in_use: FilesInUse) -> None:
         look = self.look(in_use)
@@ -165,7 +165,7 @@ def test_a_mapped_file_is_flushed_before_it_is_read_and_no_other(monkeypatch: py
 
 def test_comparing_takes_a_twentieth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     directory = Directory(System(reveals=False), monkeypatch, {})
-    monkeypatch.setattr(contents, "digest_of", lambda *_: directory.look(MAPPED) and directory._digest_of())
+    monkeypatch.setattr(unseen_changes, "digest_of", lambda *_: directory.look(MAPPED) and directory._digest_of())
     directory.send(MAPPED)
     assert directory.times_read(MAPPED, looks=1) == 1  # it takes a hundred seconds, and so does each look
     assert directory.times_read(MAPPED, looks=19) == 0
@@ -175,7 +175,7 @@ def test_comparing_takes_a_twentieth_of_the_time(monkeypatch: pytest.MonkeyPatch
 def test_no_checkpoint_waits_for_a_huge_file_that_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     directory = Directory(System(), monkeypatch, {})
     read = threading.Event()
-    monkeypatch.setattr(contents, "digest_of", lambda *_: read.wait() and b"other")
+    monkeypatch.setattr(unseen_changes, "digest_of", lambda *_: read.wait() and b"other")
     directory.send(OPEN)
     for _ in range(3):
         directory.contents.compare(directory.look(NOTHING))
@@ -188,7 +188,7 @@ def test_no_checkpoint_waits_for_a_huge_file_that_is_read_again(monkeypatch: pyt
 def test_processes_are_looked_at_no_more_often_where_a_file_stays_open(monkeypatch: pytest.MonkeyPatch) -> None:
     directory = Directory(System(), monkeypatch, {})
     directory.send(OPEN)
-    monkeypatch.setattr(contents, "_SHORTEST_PAUSE", 250)  # seconds; there are a hundred between two looks
+    monkeypatch.setattr(unseen_changes, "_SHORTEST_PAUSE", 250)  # seconds; there are a hundred between two looks
     looks = [directory.look(OPEN) for _ in range(7)]
     for look in looks:
         directory.now = look.now
@@ -230,8 +230,8 @@ def mapped(
 ) -> Iterator[Watched]:
     """A watched directory with a file of two pages, `state`, that the bucket has."""
     for module, name, value in (
-        (contents, "_SHORTEST_PAUSE", 0.05),
-        (contents, "_PAUSE_FACTOR", 1),
+        (unseen_changes, "_SHORTEST_PAUSE", 0.05),
+        (unseen_changes, "_PAUSE_FACTOR", 1),
         (observer, "_SHORTEST_SCAN_PAUSE", 0.05),
         (observer, "_SCAN_PAUSE_FACTOR", 1),
     ):
@@ -404,8 +404,8 @@ def test_what_was_closed_before_it_was_sent_is_never_read_again(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = list[str]()
-    monkeypatch.setattr(contents, "digest_of", lambda path, *_: read.append(path))
-    monkeypatch.setattr(contents, "tells_writes", lambda *_: True)  # the test's directory may be on a tmpfs
+    monkeypatch.setattr(unseen_changes, "digest_of", lambda path, *_: read.append(path))
+    monkeypatch.setattr(unseen_changes, "tells_writes", lambda *_: True)  # the test's directory may be on a tmpfs
     for name in ("one", "two"):
         (watched.folder / name).write_bytes(b"content")
     watched.write("renamed", b"content")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kelpie_worker.checkpoints.mark import Mark, MarkedObject, read_mark, removals, unreported_whole
+from kelpie_worker.checkpoints.generation_mark import Mark, MarkedObject, read_mark, removals, unreported_whole
 from kelpie_worker.job import StoredObject
 
 REPORTED_BY = 3

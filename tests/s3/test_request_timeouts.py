@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from kelpie_worker.s3.line import Limits, Line, current_limits, limited
+from kelpie_worker.s3.request_timeouts import Limits, Line, current_limits, limited
 
 KIB, MIB = 1024, 1024 * 1024
 
