@@ -118,7 +118,7 @@ class Lazy(click.Group):
 def kelpie(ctx: click.Context, profile: str | None, api_url: str | None) -> None:
     """Get long jobs to their end on machines that may vanish.
 
-    Data goes to standard output and talk to standard error. Tables are for terminals; a pipe gets tabs, --json
+    Data goes to standard output and messages to standard error. Tables are for terminals; a pipe gets tabs, --json
     JSON.
     """
     ctx.obj = {"profile": profile, "api_url": api_url}

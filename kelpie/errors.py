@@ -18,7 +18,7 @@ class SettingsError(KelpieError):
 
 
 class DefinitionError(KelpieError):
-    """A job or a sweep that cannot be meant so; nothing was sent."""
+    """A job or a sweep whose definition is wrong; nothing was sent."""
 
 
 class Unreachable(KelpieError):

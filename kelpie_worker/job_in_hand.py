@@ -36,6 +36,6 @@ class JobInHand:
     silence: float = 0.0  # seconds without news of its lease; watchdog
     is_resumed: bool = False  # by this run of the worker, from the state file
     deadline: float | None = None  # CLOCK_BOOTTIME of the end of its time; steering
-    is_followed: bool = False  # someone reads its output along; steering
+    is_followed: bool = False  # a reader follows its output; steering
     stall: Stall = field(default_factory=Stall)  # whether its command has stalled; steering
     asked_to_save: float | None = None  # CLOCK_BOOTTIME of the stop that begins with a checkpoint signal

@@ -253,7 +253,7 @@ def _saved_state(state: JobState) -> dict[str, Any]:
 def _parse_state(saved: Mapping[str, Any], rebooted: bool) -> JobState:
     """A job in hand; ValueError for one that no way through the pipeline leads to.
 
-    A command that ended with the machine is not to blame for that.
+    A command that ended with the machine has not failed.
     """
     outcome, aside, begun = saved["outcome"], saved["aside"], saved.get("begun", 0)
     if not is_whole(begun):

@@ -21,7 +21,7 @@ from kelpie.show import as_json, fact, plain, say, table
 def login(api_url: str | None, with_token: bool, profile: str | None) -> None:
     """Keep an address and a key for later calls, in a file that only you can read.
 
-    The key is tried before it is kept. It is never an argument: those are seen by everybody on the machine.
+    The key is tried before it is kept. It is never an argument: those are seen by all users of the machine.
     """
     said = click.get_current_context().find_root().obj or {}
     name = profile or said.get("profile") or DEFAULT_PROFILE

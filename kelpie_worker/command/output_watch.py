@@ -22,7 +22,7 @@ class OutputWatch:
     """
 
     def __init__(self, job: Job, tail: OutputTail, tell: Tell) -> None:
-        self.is_followed = False  # someone reads along
+        self.is_followed = False  # a reader follows it
         self._job = job
         self._tail = tail
         self._tell = tell

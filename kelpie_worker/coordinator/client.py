@@ -90,7 +90,7 @@ class HeartbeatAnswer:
 
     status: str
     stop: str | None = None  # why the command is to be stopped
-    is_followed: bool = False  # someone reads its output along
+    is_followed: bool = False  # a reader follows its output
     deadline: float | None = None  # seconds until the job's time is over
 
 
@@ -104,7 +104,7 @@ class ReportAnswer:
 
 @dataclass(frozen=True)
 class PieceAnswer:
-    """The offset after what the server has of the output, and whether someone reads it along."""
+    """The offset after what the server has of the output, and whether a reader follows it."""
 
     end: int
     is_followed: bool

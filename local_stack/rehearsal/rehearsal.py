@@ -38,7 +38,7 @@ FINAL = ("completed", "failed", "canceled")
 
 
 class RehearsalError(Exception):
-    """A rehearsal that cannot be meant so, or that this machine cannot do; the text is one sentence."""
+    """A rehearsal that makes no sense, or that this machine cannot do; the text is one sentence."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
--- The same where all jobs are removed at once.
+-- Removes the labels of all jobs, where all jobs are removed at once.
 create or replace function forget_all_labels() returns trigger language plpgsql as $$
 begin
   truncate job_labels;

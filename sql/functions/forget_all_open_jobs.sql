@@ -1,4 +1,4 @@
--- The same where the queue is emptied at once.
+-- Removes what is kept of open jobs for as long as they are open, of all of them, where the queue is emptied at once.
 create or replace function forget_all_open_jobs() returns trigger language plpgsql as $$
 begin
   truncate open_job_counts, during_prefixes, pauses, job_secrets;

@@ -3,7 +3,7 @@
 -- Exact under concurrency: where the limit is near, submissions of a tenant look one after the other, each in a snapshot of its
 -- own that has what those before it created. Far from it they do not wait for each other; then it would take a hundred of the
 -- largest batches at the same moment to get beyond it. It is volatile for that snapshot, and a function for the
--- reasons that claim_job is one.
+-- reasons that hand_out_job is one.
 --
 -- Locks: the tenant's advisory lock of submissions, until the transaction ends; what waits for it holds no other.
 create or replace function has_room_for(

@@ -1,7 +1,7 @@
 -- Of each of these places (`bucket/prefix/`) an open job of the tenant that keeps its checkpoints there, in a folder within,
 -- or in a folder around it, if there is one.
 --
--- Folders around a place are compared down to the 40th level. It is a function for the reasons that claim_job is one.
+-- Folders around a place are compared down to the 40th level. It is a function for the reasons that hand_out_job is one.
 create or replace function open_jobs_at(the_tenant_id bigint, the_places text[]) returns table (
   asked_place text, found_job_id uuid, found_place text
 ) language plpgsql stable

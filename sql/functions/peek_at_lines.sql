@@ -1,7 +1,8 @@
 -- What the requests that wait for work could have. For each line (`{"tenant_id", "container_group", "waiters",
 -- "machines"}`) as many jobs as it has waiters at most, in the order of the claim, each with the machines banned from
--- it or that have to wait for it; left out are those that none of the machines may have. And of the claim ids (`{"tenant_id", "claim_id"}`)
--- those that hold a job already. Nothing is locked. It is a function for the reasons that claim_job is one.
+-- it or that have to wait for it; left out are those that none of the machines may have. And of the claim ids
+-- (`{"tenant_id", "claim_id"}`) those that hold a job already. Nothing is locked. It is a function for the reasons that
+-- hand_out_job is one.
 create or replace function peek_at_lines(the_lines jsonb, the_claims jsonb) returns table (
   found_tenant_id bigint, found_group text, found_job_id uuid, found_attempt integer, found_banned text[],
   found_claim_id uuid

@@ -9,7 +9,7 @@
 --     no other lane. No user gets one more that has half as many as are free already, so it takes many users to leave
 --     none.
 --   * In order for each job: a webhook waits for those before it, but not longer than 60 seconds of their retries, so
---     a receiver that refuses `running` still hears `completed`. One that its owner asked for again goes at once, and
+--     a receiver that refuses `running` still gets `completed`. One that its owner asked for again goes at once, and
 --     none waits for one that was finished once.
 --
 -- Locks: the rows it takes, and no other.
@@ -27,7 +27,7 @@
 --     taken.
 --   * `= any (array(...))` because a join could be begun from all webhooks.
 --
--- Why a function: for the reasons of claim_job, and because each lane's room depends on what was taken of those
+-- Why a function: for the reasons of hand_out_job, and because each lane's room depends on what was taken of those
 -- before it.
 create or replace function take_webhooks(
   batch integer, hold interval, lane_cap integer, user_cap integer,

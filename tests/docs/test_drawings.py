@@ -40,7 +40,12 @@ def section(title: str) -> str:
 
 @pytest.mark.parametrize(
     ("program", "title"),
-    [("kelpie_api", "Rooms of the coordinator"), ("kelpie_worker", "The worker's rooms")],
+    [
+        ("kelpie_api", "Rooms of the coordinator"),
+        ("kelpie_worker", "The worker's rooms"),
+        ("kelpie", "The client's rooms"),
+        ("local_stack", "The whole on one machine"),
+    ],
 )
 def test_every_room_and_every_file_beside_them_is_drawn(program: str, title: str) -> None:
     drawing = section(title).partition("```mermaid")[2].partition("```")[0]

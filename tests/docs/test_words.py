@@ -17,11 +17,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = (
-    *("kelpie_api", "kelpie_worker", "local_stack", "sql/queries", "sql/functions"),
+    *("kelpie", "kelpie_api", "kelpie_worker", "local_stack", "sql/queries", "sql/functions"),
     *("bench", "examples", "packaging", "scripts", "tests"),
 )
 # Those whose strings are read, too: what they hold with a blank in it is a sentence for people.
-SPEAKING = ("kelpie_api/", "kelpie_worker/", "local_stack/", "bench/", "scripts/")
+SPEAKING = ("kelpie/", "kelpie_api/", "kelpie_worker/", "local_stack/", "bench/", "scripts/")
 PAGES = ("*.md", "docs", "bench", "sql", "examples", "packaging")
 # Written by the wire alone and left as they are, so that a change of the programs passes them without an edit.
 LEFT_ALONE = ("tests/contract/", "tests/contract_worker/")
