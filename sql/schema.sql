@@ -925,6 +925,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 
 -- function release_pauses(the_job_id uuid, the_attempt integer, the_machine_id text) returns TABLE(machine_id text, level integer, pause interval)
 
+-- function retry_pause(rule jsonb, the_job_id uuid, the_attempt integer) returns integer
+
 -- function retry_rule(options jsonb, exit_code integer, reason text) returns jsonb
 
 -- function shown_job(j jobs, the_user_id uuid, the_heartbeat timestamp with time zone) returns SETOF shown_jobs

@@ -71,21 +71,7 @@ ruled as materialized (
   select h.job_id, coalesce(r.rule ->> 'do', 'retry') as verdict,
          %(stalled)s = 1 or coalesce(j.options ? 'retry', false) as is_told,
          (coalesce(r.rule ->> 'do', 'retry') = 'retry')::integer as failure,
-         case when r.rule ->> 'do' in ('retry', 'free') then coalesce(
-              (r.rule ->> 'backoff')::integer,
-              case when r.rule ->> 'do' = 'free' then least(300, 10 * 2 ^ (
-                   select count(*)
-                     from attempts a
-                    where a.job_id = h.job_id
-                      and a.number between h.attempt - 5 and h.attempt - 1
-                      and a.outcome = 'failed'
-                      and not exists (select
-                                        from attempts b
-                                       where b.job_id = h.job_id
-                                         and b.number between a.number + 1 and h.attempt - 1
-                                         and b.outcome <> 'failed')))
-              end)
-         end as backoff
+         retry_pause(r.rule, h.job_id, h.attempt) as backoff
     from held h
     join jobs j on j.id = h.job_id
    cross join lateral (
