@@ -106,6 +106,24 @@ def _cancel(tx: Transaction, unmet: Mapping[str, str]) -> None:
         tx.one_or_none(SQL.cancel_dependents, job_ids=[UUID(one) for one in unmet], on=json.dumps(unmet))
 
 
+def _with_dependents(tx: Transaction, unmet: Mapping[str, str]) -> dict[str, str]:
+    """The same with the jobs that depend on those, and so on: else a chain would take a round for each job.
+
+    What depends on a job that ended meanwhile is left out: that job's end says what becomes of it.
+    """
+    if not unmet:
+        return {}
+    found = tx.all(SQL.doomed_dependents, unmet=json.dumps(unmet), most=SETTLED_AT_ONCE)
+    ids = list({row["job_id"] for row in found})
+    waiting = {row["job_id"] for row in tx.all(SQL.lock_waiting, job_ids=ids)}
+    doomed = dict(unmet)
+    for row in found:  # each behind the one that it depends on; one that is not is left to the next round
+        on_id = str(row["on_id"])
+        if row["job_id"] in waiting and row["on_id"] in waiting and on_id in doomed:
+            doomed.setdefault(str(row["job_id"]), on_id)
+    return doomed
+
+
 def settle_all(db: Database) -> float:
     """Tell dependents what has ended, in rounds; return the seconds until the next time."""
     with db.transaction() as tx:
@@ -129,7 +147,8 @@ def settle_round(db: Database) -> bool:
         met = [row["place"] for row in due if row["is_met"]]
         if met:
             tx.execute(SQL.meet_dependencies, places=met)
-        _cancel(tx, {str(row["job_id"]): str(row["on_id"]) for row in due if not row["is_met"]})
+        unmet = {str(row["job_id"]): str(row["on_id"]) for row in due if not row["is_met"]}
+        _cancel(tx, _with_dependents(tx, unmet))
         if due:
             tx.execute(SQL.forget_settled_endings)
         return bool(due)

@@ -30,8 +30,9 @@ select job_id, on_job, on_sweep, needs
   from jsonb_to_recordset(%(dependencies)s::jsonb) as d (job_id uuid, on_job uuid, on_sweep uuid, needs text);
 
 -- name: take_settling
--- One process at a time settles; the others leave it to that.
-select pg_try_advisory_xact_lock(hashtext('kelpie dependencies')) as ours;
+-- One process at a time settles; the others leave it to that. The rest of the transaction reads by indexes, since what the planner
+-- knows of these tables is mostly that they were empty.
+select pg_try_advisory_xact_lock(hashtext('kelpie dependencies')) as ours, set_config('enable_seqscan', 'off', true);
 
 -- name: lock_sweeps_to_end
 -- Closed sweeps without an open job. Locked by a statement before the one that ends them, so that this one sees the dependencies
@@ -117,9 +118,33 @@ update queue q
   from waiting w
  where q.job_id = w.job_id;
 
+-- name: doomed_dependents
+-- What cannot begin any more because of these jobs, `unmet`, which are to be canceled: they themselves, each with what it depends on,
+-- then their dependents, then those of these, `most` at most. Those that may begin after any end are left to the next round.
+with recursive doomed (job_id, on_id) as (
+  select key::uuid, value::uuid from jsonb_each_text(%(unmet)s::jsonb)
+   union
+  select d.job_id, d.on_job
+    from doomed u
+   cross join lateral (
+         select dependencies.job_id, dependencies.on_job
+           from dependencies
+          where dependencies.on_job = u.job_id
+            and dependencies.needs = 'completed') d
+)
+select job_id, on_id from doomed limit %(most)s;
+
+-- name: lock_waiting
+-- Those of these jobs that wait, locked in the order of changes of many jobs.
+select job_id
+  from queue
+ where job_id = any (%(job_ids)s::uuid[])
+   and waits_for > 0
+ order by seq
+   for update;
+
 -- name: cancel_dependents
--- Cancel jobs whose dependency cannot be met any more; their own dependents follow in the next round. Locked in the order of
--- changes of many jobs.
+-- Cancel jobs whose dependency cannot be met any more. Locked in the order of changes of many jobs.
 with waiting as materialized (
   select job_id
     from queue

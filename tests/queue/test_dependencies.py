@@ -212,6 +212,28 @@ def test_dependents_are_locked_in_the_order_of_changes_of_many_jobs(
     assert {state(client, job) for job in jobs} == {("pending" if how == "completed" else "canceled", None)}
 
 
+def test_a_chain_is_canceled_at_once_up_to_what_ended_or_may_begin_anyway(client: Client, db: Database) -> None:
+    first = client.submit(max_failures=1)
+    named: list[Job] = [{"depends_on": [first["id"]]}, {"depends_on": ["#0"]}, {"depends_on": ["#1"]}]
+    named += [{"depends_on": ["#2"], "depends_if": "ended"}, {"depends_on": ["#3"]}]
+    jobs = client.post("/jobs/batch", [definition(**each) for each in named]).json or []
+    assert client.report(jobs[1], "completed").status_code == 200, "as the original accepts it"
+    assert client.report(client.claim() or {}, "failed", attempt=1).status_code == 202
+    assert dependencies.settle_round(db)
+    assert state(client, jobs[0])[0] == "canceled"
+    dependencies.settle_all(db)
+    assert [state(client, job) for job in jobs] == [
+        ("canceled", None),
+        ("completed", None),
+        ("pending", None),
+        ("pending", ["depends"]),
+        ("pending", ["depends"]),
+    ]
+    client.delete(f"/jobs/{jobs[2]['id']}")
+    dependencies.settle_all(db)
+    assert [state(client, job)[1] for job in jobs[3:]] == [None, ["depends"]]
+
+
 @pytest.mark.parametrize("shape", ["star", "chain"])
 def test_many_dependents_are_told_in_rounds(
     client: Client, db: Database, shape: str, monkeypatch: pytest.MonkeyPatch
@@ -219,8 +241,14 @@ def test_many_dependents_are_told_in_rounds(
     monkeypatch.setattr(dependencies, "SETTLED_AT_ONCE", 7)
     first = client.submit(max_failures=1)
     named = [[first["id"]] if shape == "star" or place == 0 else [f"#{place - 1}"] for place in range(30)]
-    client.post("/jobs/batch", [definition(depends_on=each) for each in named])
+    jobs = client.post("/jobs/batch", [definition(depends_on=each) for each in named]).json or []
     end(client, db, "failed")
     rows = db.all("select status, count(*) as n from jobs group by status order by status")
     assert {row["status"]: row["n"] for row in rows} == {"canceled": 30, "failed": 1}
+    on = db.all(
+        "select e.detail ->> 'on' as id from events e join jobs j on j.id = e.job_id"
+        " where e.kind = 'canceled' order by j.seq"
+    )
+    expected = [first["id"]] * 30 if shape == "star" else [first["id"], *(job["id"] for job in jobs[:-1])]
+    assert [row["id"] for row in on] == expected
     assert db.all("select from dependencies") == db.all("select from dependency_endings") == []
