@@ -16,7 +16,8 @@ WIDTH = 1000.0  # of the upper drawing, which a browser stretches
 HEIGHT = 100.0
 MOST_TICKS = 6
 APART = 0.5  # percent, between two marks
-SIGNED, NUMBERED = 5.0, 16.0  # percent that a bar has for its sign, and for its number beside it
+# Percent that a bar has for its sign, and for its number beside it on a wide screen, and on a narrow one.
+SIGNED, ROOMY, NUMBERED = 5.0, 6.0, 16.0
 LABELS_APART, LABELS_FAR_APART = 5.0, 24.0  # percent, between two labels on a wide screen, and on a narrow one
 STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400]
 
@@ -60,13 +61,22 @@ class Bar:
 
     @property
     def has_number(self) -> bool:
+        """Whether there is room for its number on a wide screen."""
+        return self.width >= ROOMY
+
+    @property
+    def has_number_everywhere(self) -> bool:
         return self.width >= NUMBERED
 
 
 @dataclass(frozen=True)
 class Fall:
-    """A loss: where it is in the upper drawing, and between which heights the line falls."""
+    """A loss: where it is in the upper drawing, and between which heights the line falls.
 
+    `begin`: where the work that was lost began, at the last checkpoint.
+    """
+
+    begin: float
     x: float
     top: float
     bottom: float
@@ -196,7 +206,7 @@ def waits(found: Sequence[Span], length: float) -> list[tuple[float, float]]:
 def course(found: Sequence[Span], length: float) -> tuple[list[tuple[float, float]], list[Fall], float]:
     """The line of the work that is kept, its falls, and the most work there was, in seconds."""
     points, kept, most = [(0.0, 0.0)], 0.0, 0.0
-    dropped: list[tuple[float, float, float]] = []
+    dropped: list[tuple[float, float, float, float]] = []
     for span in found:
         points += [(span.begin, kept), (span.end, kept + span.held)]
         most = max(most, kept + span.held)
@@ -204,7 +214,7 @@ def course(found: Sequence[Span], length: float) -> tuple[list[tuple[float, floa
         if span.outcome is None:
             after = kept + span.held  # it may still be saved
         elif span.lost:
-            dropped.append((span.end, kept + span.held, after))
+            dropped.append((span.saved, span.end, kept + span.held, after))
             points.append((span.end, after))
         kept = after
     points.append((length, kept))
@@ -217,7 +227,7 @@ def course(found: Sequence[Span], length: float) -> tuple[list[tuple[float, floa
         return HEIGHT * (1 - work / top)
 
     line = [(x(at), y(work)) for at, work in points]
-    return line, [Fall(x(at), y(before), y(after)) for at, before, after in dropped], most
+    return line, [Fall(x(begin), x(at), y(before), y(after)) for begin, at, before, after in dropped], most
 
 
 def ticks(length: float) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,11 +79,11 @@ def serving(application: Flask, config: Config, db: Database) -> Iterator[Site]:
 
 
 @contextmanager
-def started() -> Iterator[Chromium]:
-    """Debian's Chromium without a window."""
+def started(**settings: str) -> Iterator[Chromium]:
+    """Debian's Chromium without a window; `settings` are more environment variables."""
     program = programs.find("chromium", "chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program)
+        browser = playwright.chromium.launch(executable_path=program, env={**os.environ, **settings})
         try:
             yield browser
         finally:

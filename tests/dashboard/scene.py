@@ -131,6 +131,7 @@ def make_training(db: Database, tenant: Tenant) -> UUID:
     )
     db.execute("update queue set phase = 'running', speaks = '{steer}' where job_id = %(id)s", **values)
     db.execute("delete from attempts where job_id = %(id)s", **values)
+    db.execute(f"update events set at = now() - %(now)s {minute} where job_id = %(id)s", **values)
     for number, each in enumerate(TRIES, 1):
         held = None if each.outcome is None else (each.end - each.begin) * 60
         db.execute(
@@ -284,7 +285,7 @@ def make_sweep(db: Database, tenant: Tenant) -> UUID:
             state,
             name=f"lr-{number:02}",
             group=OTHER_GROUP,
-            machine=f"b{number:02}e71",
+            machine=f"b{number % 6:02}e71",
             heartbeat_interval=STEADY,
             sweep=str(made["id"]),
         )
