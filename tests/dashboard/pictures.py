@@ -33,7 +33,7 @@ FONTS = f"""<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "urn:fontconfig:fon
   <include>/etc/fonts/fonts.conf</include>
 {"".join(map(RULE.format, ("system-ui", "sans-serif", "sans", "DejaVu Sans")))}</fontconfig>
 """
-OF_ALL = ("overview", "jobs", "sweep", "groups", "group", "machines", "usage", "settings")
+OF_ALL = ("overview", "jobs", "sweep", "groups", "machines", "usage", "settings")
 
 
 @contextmanager
