@@ -1,8 +1,8 @@
 """Remove jobs that finished long ago, with all that belongs to them, from the database of DATABASE_URL.
 
 Jobs in the queue stay, and so do jobs with a webhook that is still to be delivered. Decisions of the autoscaler,
-machines and reallocations of that age go as well. It works in small steps with pauses, so that workers are not
-slowed down, and may be stopped or killed at any time: what remains are whole jobs.
+machines and reallocations of that age go as well, and sweeps whose jobs are gone. It works in small steps with
+pauses, so that workers are not slowed down, and may be stopped or killed at any time: what remains are whole jobs.
 """
 
 import json
@@ -17,6 +17,7 @@ import click
 from kelpie_api.commands.database import database
 from kelpie_api.errors import Unavailable
 from kelpie_api.machines import sightings
+from kelpie_api.queue import sweeps
 from kelpie_api.queue.retention import prune
 from kelpie_api.scaling import rules
 
@@ -49,13 +50,14 @@ def main(older_than: timedelta, batch: int, limit_seconds: float | None, dry_run
         signal.signal(number, lambda *_: stopped.set())
     began = time.monotonic()
     jobs = 0
-    others = {"decisions": 0, "machines": 0}
+    others = {"decisions": 0, "machines": 0, "sweeps": 0}
     complete = False
     with database() as db:
         try:
             if not dry_run:
                 others["decisions"] = rules.prune_decisions(db, older_than)
                 others["machines"] = sightings.prune(db, older_than)
+                others["sweeps"] = sweeps.prune(db, older_than)
             for step in prune(db, older_than, batch, really=not dry_run):
                 jobs += step.jobs
                 late = limit_seconds is not None and time.monotonic() - began > limit_seconds

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -146,3 +147,8 @@ def fill_all(db: Database) -> float:
 def ids_of(definitions: Sequence[Mapping[str, Any]]) -> set[UUID]:
     """The sweeps that a submission names."""
     return {UUID(str(one["sweep_id"])) for one in definitions if one.get("sweep_id")}
+
+
+def prune(db: Database, kept_for: timedelta) -> int:
+    """Remove sweeps that ended longer ago than `kept_for` and whose jobs are removed; return their number."""
+    return db.execute(SQL.prune_sweeps, kept_for=kept_for)

@@ -99,3 +99,10 @@ select array(
          select last.seq
            from (select seq from queue where sweep_id = %(id)s order by rank desc, seq desc limit %(most)s) last
           order by last.seq) as numbers;
+
+-- name: prune_sweeps
+-- Remove sweeps that ended longer ago than `kept_for` and have no job any more. Totals of usage name them by their ids.
+delete from sweeps s
+ where s.ended < now() - %(kept_for)s::interval
+   and not exists (select from jobs j where j.sweep_id = s.id)
+   and not exists (select from dependencies d where d.on_sweep = s.id);

@@ -13,7 +13,7 @@ from uuid import UUID
 import pytest
 
 from kelpie_api.db import SQL, Database
-from kelpie_api.queue import jobs
+from kelpie_api.queue import dependencies, jobs, sweeps
 from kelpie_api.queue.retention import prune
 from local_stack.processes import CHECKOUT, wait_for
 from tests.helpers import JOB_TABLES, Tenant, ban, make_job, make_rule, report, rows_of_jobs
@@ -172,6 +172,19 @@ def test_the_script_says_what_it_removed(run_script: Run, db: Database, tenant: 
     assert (told["jobs"], told["complete"]) == (3, True)
     assert left(db) == {young}
     assert "Removed 0 jobs" in run_script("prune", "--older-than", "4w").stdout
+
+
+def test_the_script_removes_sweeps_that_ended_and_whose_jobs_are_gone(
+    run: Run, db: Database, tenant: Tenant
+) -> None:
+    empty, old, young, still_open = (sweeps.create(db, tenant.caller, {}, None)[0]["id"] for _ in range(4))
+    make_job(db, tenant, "completed", sweep=str(old))
+    db.execute("update sweeps set closed = now() where id <> %(id)s", id=still_open)
+    dependencies.settle_all(db)
+    db.execute("update sweeps set ended = ended - interval '31 days' where id <> %(id)s", id=young)
+    told = json.loads(run("prune", "--older-than", "30d", "--json").stdout)
+    assert (told["sweeps"], told["jobs"]) == (1, 0)
+    assert {row["id"] for row in db.all("select id from sweeps")} == {old, young, still_open} - {empty}
 
 
 def test_the_script_removes_old_decisions_machines_and_reallocations_too(
