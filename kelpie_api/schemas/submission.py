@@ -71,9 +71,12 @@ def problem_of(pattern: str) -> str | None:
 
 
 def bucket_name(bucket: str) -> None:
-    """ValidationError for a URL or a path in place of a bucket's name, or blanks; an access point is an ARN."""
+    """ValidationError for a URL or a path in place of a bucket's name, or blanks; only access points are ARNs."""
     if bucket != bucket.strip():
         raise ValidationError("The name of a bucket has no blanks at its ends.")
+    if bucket.startswith("arn:") and ":accesspoint" not in bucket:
+        name = bucket.rpartition(":")[2].partition("/")[0]
+        raise ValidationError(f"A bucket is named without its ARN: {name or 'my-bucket'}.")
     if "/" in bucket and not bucket.startswith("arn:"):
         name, _, path = bucket.partition("://")[2].partition("/") if "://" in bucket else bucket.partition("/")
         raise ValidationError(

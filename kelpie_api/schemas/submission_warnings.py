@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -9,6 +10,8 @@ from urllib.parse import urlsplit
 from kelpie_api.net.addresses import THIS_MACHINE, place_of
 from kelpie_api.queue.during_prefixes import SharedPlace
 from kelpie_api.queue.states import LEGACY_FIELDS
+
+_OF_NO_REGION = re.compile(r"arn:[^:]*:s3::[^:]*:accesspoint[:/]")
 
 
 def doubts(job: Mapping[str, Any], shared: Iterable[SharedPlace], webhooks_may_be_private: bool) -> Iterator[str]:
@@ -18,9 +21,15 @@ def doubts(job: Mapping[str, Any], shared: Iterable[SharedPlace], webhooks_may_b
             f"{place.field} is not this job's own: the open job {place.job_id} keeps its checkpoints in"
             f" {place.place[:200]}, and each would resume from the other's; give every job a prefix of its own."
         )
-    for field, prefix in prefixes(job):
+    for field, prefix in places(job, "prefix"):
         if prefix.startswith("/"):
             yield doubt_of_prefix(field, prefix)
+    for field, bucket in places(job, "bucket"):
+        if _OF_NO_REGION.match(bucket):
+            yield (
+                f"{field} is a multi-region access point, whose signatures workers cannot make, so that the job"
+                " would fail: name a bucket, or an access point of one region."
+            )
     yield from doubts_of_blanks(job)
     if job["webhook"]:
         yield from doubts_of_webhook(job["webhook"], webhooks_may_be_private)
@@ -52,13 +61,13 @@ def doubts_of_webhook(url: str, may_be_private: bool) -> Iterator[str]:
         )
 
 
-def prefixes(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Every prefix of a job with the path of its field."""
+def places(job: Mapping[str, Any], which: str) -> Iterator[tuple[str, str]]:
+    """Every bucket of a job, or every prefix, as `which` says, with the path of its field."""
     for part, blocks in (job["sync"] or {}).items():
         for place, block in enumerate(blocks):
-            yield f"sync.{part}.{place}.prefix", block["prefix"]
+            yield f"sync.{part}.{place}.{which}", block[which]
     for field in LEGACY_FIELDS:
-        if field.endswith("prefix") and job[field]:
+        if field.endswith(which) and job[field]:
             yield field, job[field]
 
 

@@ -84,26 +84,27 @@ class Storage:
         return all_files(prefix, page_after, what)
 
     def demand_destination(self, bucket: str, prefix: str) -> None:
-        """Raises NoDestination if there is no such bucket, or if nothing may be stored there.
+        """Raises NoDestination if there is no such bucket, or if nothing may be stored under the prefix.
 
-        Where it may not be listed, an upload is begun and aborted: many keys may only write.
+        An upload is begun and aborted. It needs the permission that each upload needs, which a key that may list
+        need not have, and leaves neither an object nor a version, nor does it notify of one. Storage that does not
+        know such uploads is asked for a listing, to show that there is such a bucket.
         """
+        probe, what = _probe(bucket, prefix), f"looking whether {bucket}/{prefix} takes uploads"
         where = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": 1}
-        probe = _probe(bucket, prefix)
         try:
             try:
-                self._calls.repeated(f"looking for {bucket}", partial(self._list, where), "IsTruncated", "Name")
-            except Forbidden:
-                self.abort(probe, self.begin(probe))
-        except Misconfigured:
-            raise
+                self.abort(probe, self.begin(probe, what))
+            except NotBegun as error:
+                if isinstance(error.__cause__, Forbidden):
+                    raise NoDestination(f"{error}; let the AWS key put objects there") from error
+                self._calls.repeated(what, partial(self._list, where), "IsTruncated", "Name")
         except NoBucket as error:
             raise NoDestination(str(error)) from error
-        except NotBegun as error:
-            if isinstance(error.__cause__, Forbidden):
-                raise NoDestination(str(error)) from error
+        except (Misconfigured, NoDestination):
+            raise
         except StorageRefused:
-            pass  # it does not know the one or the other request; the first upload will show
+            pass  # it does not know the one nor the other request; the first upload will show
 
     def takes_uploads(self, bucket: str, prefix: str) -> bool:
         """Whether some bytes can be uploaded there now; they are discarded."""
@@ -162,11 +163,14 @@ class Storage:
             over, target, content, store
         )
 
-    def begin(self, target: Target) -> str:
-        """Start a multipart upload; returns its id. Nothing is visible until `complete`. Raises NotBegun."""
+    def begin(self, target: Target, what: str | None = None) -> str:
+        """Start a multipart upload; returns its id. Nothing is visible until `complete`. Raises NotBegun.
+
+        `what` names it in errors.
+        """
         try:
             answer = self._calls.repeated(
-                f"beginning {target.bucket}/{target.key}",
+                what or f"beginning {target.bucket}/{target.key}",
                 lambda: self._client.create_multipart_upload(
                     Bucket=target.bucket, Key=target.key, **target.parameters
                 ),
@@ -235,6 +239,7 @@ class Storage:
                 CopySourceRange=f"bytes={source.first}-{source.first + source.length - 1}",
             ),
             "CopyPartResult",
+            asked=Asked.VERSION,
         )
         return str(answer["CopyPartResult"].get("ETag", ""))
 

@@ -1,5 +1,6 @@
 """The boto3 client that all attempts share, and what was found out about the storage that it talks to."""
 
+import re
 import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -7,6 +8,7 @@ from urllib.parse import urlsplit
 
 from kelpie_worker import logs
 from kelpie_worker.s3.encodings import make_refusal_readable, tell_accepted
+from kelpie_worker.s3.errors import NoBucket
 from kelpie_worker.s3.fast_path import FastPath
 from kelpie_worker.s3.listing import make_readable
 from kelpie_worker.s3.open_uploads import OpenUploads
@@ -23,6 +25,7 @@ _CONNECTIONS = 32
 _SHORTEST_LIFE = 2.0  # seconds for which the credentials that were read are used
 _COPIES_REFUSED_FOR = 600.0  # seconds without a try to copy parts, once two in a row have failed
 _UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)
+_MULTI_REGION = re.compile(r"arn:[^:]*:s3::[^:]*:accesspoint[:/]")
 
 
 def connect(region: str | None) -> "S3Client":
@@ -64,6 +67,7 @@ def _client(settings: StorageSettings) -> "S3Client":
     through = ClientConfig(proxies={urlsplit(url).scheme: proxy.url} if proxy else {})
     client = session.client("s3", config=common.merge(through))
     bound_by_limits(client)
+    client.meta.events.register_first("before-parameter-build.s3", _refuse_multi_region)
     client.meta.events.register("before-parse.s3", make_refusal_readable)
     client.meta.events.register("before-parse.s3.ListObjectsV2", make_readable)
     client.meta.events.register("before-call.s3.HeadBucket", _follow_no_redirect)
@@ -119,6 +123,21 @@ def _told_client(region: str | None) -> "S3Client":
     for sentence in settings.missing_files():
         logs.warn("aws_file_missing", detail=sentence)
     return client
+
+
+def _refuse_multi_region(params: Any, **_: object) -> None:
+    """Raises NoBucket for an access point of several regions: botocore alone cannot sign its requests (SigV4A).
+
+    It would say so in an error that passes for one of this machine's settings.
+    """
+    from botocore.compat import HAS_CRT
+
+    bucket = str(params.get("Bucket", ""))
+    if not HAS_CRT and _MULTI_REGION.match(bucket):
+        raise NoBucket(
+            f"{bucket} is a multi-region access point, whose signatures Kelpie cannot make: name a bucket, or an"
+            " access point of one region"
+        )
 
 
 def _follow_no_redirect(params: Any, **_: object) -> None:

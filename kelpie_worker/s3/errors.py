@@ -167,6 +167,8 @@ def _error_said_by(response: Any, what: str, asked: Asked) -> Exception:
     code = error_code(response.get("Error", {}).get("Code"))
     says = said(status, code, asked)
     kind = Forbidden if says is Says.REFUSED and status == 403 else _CLASSES[says]
+    if says is Says.CONFLICT and asked not in (Asked.CONDITION, Asked.VERSION):
+        kind = StorageUnreachable  # no condition was sent: something in between does not read what it passes on
     if says is Says.NOTHING and 400 <= status < 500 and status not in (407, 408, 429):
         kind = Unsaid
     return kind(f"{what}: {_words(status, code, says)}")

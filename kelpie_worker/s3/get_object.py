@@ -17,6 +17,7 @@ from kelpie_worker.s3.objects import RemoteFile, bare
 from kelpie_worker.s3.ranged_get import LARGE, TAKEN_UNMARKED, NotTheRange, RangedGet
 from kelpie_worker.s3.receiving import new_file, received_into
 from kelpie_worker.s3.retrying import Calls
+from kelpie_worker.s3.whose_fault import Asked
 
 _MD5 = re.compile("[0-9a-f]{32}")
 
@@ -77,7 +78,7 @@ class Downloads:
             try:
                 return RangedGet(
                     get_range,
-                    partial(self._calls.repeated, what),
+                    partial(self._calls.repeated, what, asked=Asked.VERSION),
                     self._calls.lease.check,
                     descriptor,
                     takes_unmarked,

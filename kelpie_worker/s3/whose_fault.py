@@ -16,6 +16,7 @@ class Asked(StrEnum):
 
     HEAD = "head"  # its answers have no body, so no error document either
     CONDITION = "condition"  # a write or delete with If-Match or If-None-Match
+    VERSION = "version"  # bytes of one version of an object, or a copy of them
     OTHER = "other"
 
 
@@ -58,11 +59,9 @@ _CODES = {
     """,
     Says.SETTINGS: """
         AccountProblem AuthFailure AuthorizationHeaderMalformed AuthorizationQueryParametersError
-        CredentialsNotSupported ExpiredRequest ExpiredToken ExpiredTokenException
-        IllegalLocationConstraintException InvalidAccessKeyId InvalidClientTokenId InvalidIdentityToken
-        InvalidRegion InvalidSecurity InvalidSecurityToken InvalidToken InvalidTokenId NotSignedUp
-        PermanentRedirect Redirect RequestExpired RequestTimeTooSkewed SecurityTokenExpired
-        SignatureDoesNotMatch TokenRefreshRequired Unauthorized UnrecognizedClientException
+        IllegalLocationConstraintException InvalidClientTokenId InvalidIdentityToken InvalidRegion
+        InvalidSecurity InvalidToken InvalidTokenId MissingSecurityElement MissingSecurityHeader NotSignedUp
+        PermanentRedirect Redirect TokenRefreshRequired Unauthorized UnrecognizedClientException UserDisable
         UserProjectAccountProblem UserSuspended
     """,
     Says.CONFLICT: "ConditionalRequestConflict InvalidRange PreconditionFailed",
@@ -74,8 +73,14 @@ _CODES = {
 # Each service has names of its own for too much at once, for a limit that is reached and for a request that took
 # too long: ThrottledException, BandwidthLimitExceeded, KMS.ThrottlingException, StorageQuotaExceeded.
 _LATER = re.compile(
-    "Throttl|SlowDown|TooManyRequests|(Limit|Quota|Rate|Throughput)Exceeded|RequestTimeout|TransactionInProgress",
+    "Throttl|SlowDown|TooManyRequests|(Limit|Quota|Rate|Throughput|Cap)Exceeded|Timeout|TimedOut|InProgress|Busy"
+    "|Concurrent|Overload|Unavailable",
     re.IGNORECASE,
+)
+# As for keys, tokens and signatures: InvalidAccessKeyId.NotFound, AccessKeyDisabled, InvalidSignature, KeyExpired,
+# InvalidSecurityToken.Expired, InvalidSessionToken, IncompleteSignature, MissingAuthenticationToken.
+_SETTINGS = re.compile(
+    "Expired|AccessKey|Signature|Credential|(Security|Session|Authentication)Token|Skewed|NotAuthenticated"
 )
 _SAYS = {code: says for says, codes in _CODES.items() for code in codes.split()}
 
@@ -99,11 +104,14 @@ def said(status: int, code: str | None, asked: Asked = Asked.OTHER) -> Says:
         any         NoSuchKey, NoSuchVersion         any        absent
         any         NoSuchUpload                     any        no upload
         501         NotImplemented                   any        refused
+        any         any with Expired, AccessKey, ..  any        settings
+        412         any other                        any        conflict
         401         any other                        any        settings
         429         any other                        any        later
+        5xx         AccessDenied                     any        refused
         5xx         any other                        any        later
         3xx         any other                        any        settings
-        any other   AccessDenied, any other          any        refused
+        any other   any other                        any        refused
         412         none                             any        conflict
         501         none                             condition  refused
         408, 429    none                             any        nothing
@@ -113,7 +121,7 @@ def said(status: int, code: str | None, asked: Asked = Asked.OTHER) -> Says:
         any other   none                             any        nothing
     """
     if code is not None:
-        return _SAYS.get(code) or (Says.LATER if _LATER.search(code) else _said_by_status(status))
+        return _SAYS.get(code) or _said_by_word(code) or _said_by_status(status, code)
     if status == 412:
         return Says.CONFLICT
     if status == 501 and asked is Asked.CONDITION:
@@ -123,9 +131,21 @@ def said(status: int, code: str | None, asked: Asked = Asked.OTHER) -> Says:
     return Says.NOTHING
 
 
-def _said_by_status(status: int) -> Says:
-    """What an S3 error document says whose code is none of those above."""
-    if status == 429 or status >= 500:
+def _said_by_word(code: str) -> Says | None:
+    """What a code says that not all services have, by the words that it is made of; None if they tell nothing."""
+    if _LATER.search(code):
+        return Says.LATER
+    return Says.SETTINGS if _SETTINGS.search(code) else None
+
+
+def _said_by_status(status: int, code: str) -> Says:
+    """What an S3 error document says whose code is none of those above.
+
+    Long requests are answered 200 before they are carried out, and boto3 takes a refusal in their body for a 500.
+    """
+    if status == 412:
+        return Says.CONFLICT
+    if status == 429 or (status >= 500 and code != "AccessDenied"):
         return Says.LATER
     if status == 401 or 300 <= status < 400:
         return Says.SETTINGS

@@ -1,4 +1,4 @@
-"""The buckets that a job uploads to: one that is not there is found before hours are computed for nothing."""
+"""Where a job uploads to: a bucket that is not there, or a key that may not write, is found before the compute."""
 
 from kelpie_worker import logs
 from kelpie_worker.job import Job
@@ -14,50 +14,46 @@ _BETWEEN_LOOKS = Backoff(first=1.0, longest=30.0)
 
 
 class Destinations:
-    """The buckets of one job's uploads, each looked at until storage has answered for it once.
-
-    Those that the job downloads from are listed anyway.
-    """
+    """The buckets and prefixes of one job's uploads, each looked at until storage has answered for it once."""
 
     def __init__(self, job: Job, storage: Storage, lease: Lease) -> None:
-        listed = {block.bucket for block in job.before}
         self._job, self._storage, self._lease = job, storage, lease
-        self._unseen = {
-            block.bucket: block.prefix for block in (*job.during, *job.after) if block.bucket not in listed
-        }
+        # Prefix by prefix, for a key may open one of a bucket's and not another. A dictionary is an ordered set.
+        self._unseen = dict.fromkeys((block.bucket, block.prefix) for block in (*job.during, *job.after))
 
     @property
     def all_seen(self) -> bool:
         return not self._unseen
 
     def look(self) -> None:
-        """Look at the buckets once, before the command starts. If storage is away, the job starts nevertheless.
+        """Look at each once, before the command starts. If storage is away, the job starts nevertheless.
 
         Raises NoDestination for one where nothing may be stored, Misconfigured.
         """
-        for bucket in list(self._unseen):
+        for place in list(self._unseen):
             try:
-                self._see(bucket)
+                self._see(place)
             except StorageUnreachable as error:
-                logs.warn("bucket_not_looked_at", self._job, bucket=bucket, detail=str(error))
+                bucket, prefix = place
+                logs.warn("bucket_not_looked_at", self._job, bucket=bucket, prefix=prefix, detail=str(error))
 
     def await_all(self) -> None:
-        """Look at the buckets until storage has answered for each, while the command runs.
+        """Look at each until storage has answered for all, while the command runs.
 
         Raises NoDestination or Misconfigured once it is clear that this is no passing answer; Cancelled.
         """
-        for bucket in list(self._unseen):
-            self._await(bucket)
+        for place in list(self._unseen):
+            self._await(place)
 
-    def _await(self, bucket: str) -> None:
+    def _await(self, place: tuple[str, str]) -> None:
         retry(
-            lambda: self._see(bucket),
+            lambda: self._see(place),
             on=(StorageUnreachable, StorageRefused),
             backoff=_BETWEEN_LOOKS,
             pause=self._lease.pause,
             until=Patience(When.WHILE).has_ended,
         )
 
-    def _see(self, bucket: str) -> None:
-        self._storage.demand_destination(bucket, self._unseen[bucket])
-        del self._unseen[bucket]
+    def _see(self, place: tuple[str, str]) -> None:
+        self._storage.demand_destination(*place)
+        del self._unseen[place]

@@ -486,6 +486,7 @@ def test_a_whole_number_may_have_a_fraction_of_zero(api: Api, number: str) -> No
         ("sync", {"before": [{**DOWNLOAD, "bucket": "s3://b"}]}, "sync.before.0.bucket", "s3://"),
         ("sync", {"before": [{**DOWNLOAD, "bucket": "b/inputs"}]}, "sync.before.0.bucket", "prefix inputs"),
         ("sync", {"before": [{**DOWNLOAD, "bucket": "b "}]}, "sync.before.0.bucket", "no blanks"),
+        ("sync", {"before": [{**DOWNLOAD, "bucket": "arn:aws:s3:::b/in"}]}, "sync.before.0.bucket", "its ARN: b."),
         ("sync", {"before": [{**DOWNLOAD, "prefix": "s3://b/p/"}]}, "sync.before.0.prefix", "s3://"),
     ],
 )
@@ -534,6 +535,12 @@ def test_warnings_come_first_in_the_answer(api: Api) -> None:
 def test_a_prefix_that_begins_with_a_slash_is_warned_of(api: Api, prefix: str) -> None:
     [warning] = api.submit(sync={"before": [{**DOWNLOAD, "prefix": prefix}]})["warnings"]
     assert "sync.before.0.prefix" in warning
+
+
+def test_an_access_point_of_several_regions_is_warned_of(api: Api) -> None:
+    names = [f"arn:aws:s3:{region}:123456789012:accesspoint/name" for region in ("", "eu-west-1")]
+    [warning] = api.submit(sync={"before": [{**DOWNLOAD, "bucket": name} for name in names]})["warnings"]
+    assert warning.startswith("sync.before.0.bucket is a multi-region access point")
 
 
 @pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1", "[::1]:80", "hooks.localhost"])

@@ -11,7 +11,7 @@ import pytest
 from kelpie_worker.s3 import client
 from kelpie_worker.s3.bucket import Storage
 from kelpie_worker.s3.client import SharedClient
-from kelpie_worker.s3.errors import Misconfigured, NoDestination, StorageRefused, StorageUnreachable
+from kelpie_worker.s3.errors import Misconfigured, NoBucket, NoDestination, StorageRefused, StorageUnreachable
 from kelpie_worker.s3.objects import Absent, Part, RemoteFile, Target, Version
 from local_stack.s3 import S3Server
 from tests.doubles.faulty_proxy import FaultyProxy
@@ -71,6 +71,16 @@ def test_a_page_of_something_in_between_is_no_refusal_and_no_fact(
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_conflict_without_a_condition_is_no_answer(
+    storage: Storage, bucket: str, faulty: FaultyProxy, tmp_path: Path, operation: str
+) -> None:
+    for fault in ("412 page", "416 InvalidRange", "409 ConditionalRequestConflict"):
+        faulty.fault = lambda method, path, fault=fault: fault  # type: ignore[misc]
+        with pytest.raises(StorageUnreachable):
+            OPERATIONS[operation](storage, bucket, tmp_path / "file")
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_key_that_is_not_accepted_is_this_machines_trouble(
     storage: Storage, bucket: str, faulty: FaultyProxy, tmp_path: Path, operation: str
 ) -> None:
@@ -127,6 +137,17 @@ def test_a_refused_head_request_is_explained_by_a_get_request(
     assert ("GET", f"/{bucket}/key") in faulty.requests or content
 
 
+def test_a_refusal_in_the_body_of_a_completions_200_is_one(
+    storage: Storage, bucket: str, faulty: FaultyProxy
+) -> None:
+    upload = storage.begin(target(bucket))
+    part = storage.send_part(target(bucket), upload, 1, b"content")
+    for code, error in (("SlowDown", StorageUnreachable), ("AccessDenied", StorageRefused)):
+        faulty.fault = lambda method, path, code=code: f"200 {code}" if method == "POST" else None  # type: ignore[misc]
+        with pytest.raises(error, match=code):
+            storage.complete(target(bucket), upload, [part], 7)
+
+
 def test_a_completion_that_was_not_answered_is_known_by_size_and_time_where_etags_are_no_md5s(
     storage: Storage, s3: S3Server, bucket: str, faulty: FaultyProxy
 ) -> None:
@@ -180,23 +201,29 @@ def test_an_object_that_is_older_than_the_upload_is_not_what_it_became(
 
 
 @pytest.mark.parametrize(
-    ("fault", "error"),
-    [("404 NoSuchBucket", NoDestination), ("403 AccessDenied", NoDestination), ("501 NotImplemented", None)],
+    ("fault", "sentence"),
+    [
+        ("404 NoSuchBucket", "/out/ takes uploads: NoSuchBucket"),
+        ("403 AccessDenied", "/out/ takes uploads: AccessDenied; let the AWS key put objects there"),
+    ],
 )
-def test_a_destination_that_takes_nothing_is_named(
-    storage: Storage,
-    s3: S3Server,
-    bucket: str,
-    faulty: FaultyProxy,
-    fault: str,
-    error: type[StorageRefused] | None,
+def test_a_destination_that_takes_nothing_is_named_also_where_it_may_be_listed(
+    storage: Storage, s3: S3Server, bucket: str, faulty: FaultyProxy, fault: str, sentence: str
 ) -> None:
-    faulty.fault = lambda method, path: fault
-    if error is None:
+    faulty.fault = lambda method, path: fault if method in ("PUT", "POST") else None
+    with pytest.raises(NoDestination, match=sentence):
         storage.demand_destination(bucket, "out/")
-        return
-    with pytest.raises(error, match=fault[4:]):
-        storage.demand_destination(bucket, "out/")
+
+
+def test_a_destination_is_looked_for_by_a_listing_where_uploads_cannot_be_begun(
+    storage: Storage, s3: S3Server, bucket: str, faulty: FaultyProxy
+) -> None:
+    faulty.fault = lambda method, path: "501 NotImplemented" if method == "POST" else None
+    storage.demand_destination(bucket, "out/")
+    with pytest.raises(NoDestination, match="NoSuchBucket"):
+        storage.demand_destination("no-such-bucket", "out/")
+    faulty.fault = lambda method, path: "501 NotImplemented"
+    storage.demand_destination(bucket, "out/")
 
 
 def test_a_destination_that_may_only_be_written_to_is_one(
@@ -205,3 +232,9 @@ def test_a_destination_that_may_only_be_written_to_is_one(
     faulty.fault = lambda method, path: "403" if "list-type" in path else None
     storage.demand_destination(bucket, "out/")
     assert s3.keys(bucket) == s3.unfinished_uploads(bucket) == []
+
+
+def test_an_access_point_of_several_regions_is_refused_in_a_sentence(storage: Storage, tmp_path: Path) -> None:
+    for operation in ("list", "get", "put", "begin"):
+        with pytest.raises(NoBucket, match=r"multi-region access point, .* name a bucket"):
+            OPERATIONS[operation](storage, "arn:aws:s3::123456789012:accesspoint/name.mrap", tmp_path / "file")

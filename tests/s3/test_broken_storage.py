@@ -13,7 +13,7 @@ from tests.doubles.coordinator import FakeCoordinator
 from tests.doubles.faulty_proxy import FAULTS, FaultyProxy
 from tests.real_worker import UNTIL_TOLD, Sync, Worker, block, finished, shell
 
-OPERATIONS = {"list", "get", "head", "put", "create", "part", "complete", "delete"}
+OPERATIONS = {"list", "get", "head", "put", "create", "part", "complete", "delete", "abort"}
 LARGE = os.urandom(12_000_000)  # in parts
 
 
@@ -53,9 +53,9 @@ def test_whatever_breaks_every_file_arrives_whole_and_the_job_completes(
     assert s3.files(bucket, "out/") == {"large": LARGE, "small": b"2\n"}
     assert s3.files(bucket, "checkpoint/") == {"large": LARGE, "small": b"1\n"}
     assert coordinator.attempts(job) == 1 and len(worker.seen("command_started")) == 1
-    # An upload whose id was in a lost answer cannot be aborted.
+    # An upload whose id was in a lost answer cannot be aborted. The first abort, which broke, was that of a probe.
     if fault not in ("lost", "truncate", "behead"):
-        assert s3.unfinished_uploads(bucket) == []
+        assert [key for key in s3.unfinished_uploads(bucket) if not key.endswith("~probe")] == []
 
 
 @pytest.mark.parametrize("fault", ["503", "stall", "lost"])

@@ -333,21 +333,32 @@ def test_a_missing_bucket_fails_the_attempt(coordinator: FakeCoordinator, worker
 
 @pytest.mark.parametrize("when", ["during", "after"])
 def test_a_bucket_that_outputs_cannot_go_to_is_found_before_the_command_starts(
-    coordinator: FakeCoordinator, worker: Worker, bucket: str, when: str
+    coordinator: FakeCoordinator, make_worker: Callable[..., Worker], faulty: FaultyProxy, bucket: str, when: str
 ) -> None:
-    sync = {"before": [block(bucket, "in")], when: [block("no-such-bucket", "out")]}
+    """One that does not exist, or one in whose prefix the key may list, and not write."""
+    faulty.fault = lambda method, path: "403" if "/out/" in path and method in ("POST", "PUT") else None
+    place, said = {
+        "during": (
+            block("no-such-bucket", "ck"),
+            "looking whether no-such-bucket/ck/ takes uploads: NoSuchBucket",
+        ),
+        "after": (
+            block(bucket, "out"),
+            f"looking whether {bucket}/out/ takes uploads: AccessDenied; let the AWS key put objects there",
+        ),
+    }[when]
+    sync = {"before": [block(bucket, "in")], when: [block(bucket, "ck"), place]}
     job = coordinator.submit(**shell("echo 1 > out/x"), sync=sync)
-    worker.start()
+    worker = make_worker(AWS_ENDPOINT_URL=faulty.url).start()
     report, body = finished(coordinator, job)
-    assert (report, body["reason"]) == ("failed", "upload")
-    assert body["detail"] == "looking for no-such-bucket: NoSuchBucket"
+    assert (report, body["reason"], body["detail"]) == ("failed", "upload", said)
     assert not worker.seen("command_started")
 
 
 def test_a_bucket_that_could_not_be_looked_for_before_the_download_is_looked_for_after_it(
     coordinator: FakeCoordinator, make_worker: Callable[..., Worker], faulty: FaultyProxy, bucket: str
 ) -> None:
-    faulty.break_in_turn(["503"], "GET", "/no-such-bucket")
+    faulty.break_in_turn(["503"], "POST", "/no-such-bucket")
     sync = {"before": [block(bucket, "in")], "after": [block("no-such-bucket", "out")]}
     job = coordinator.submit(**shell("echo 1 > out/x"), sync=sync)
     worker = make_worker(AWS_ENDPOINT_URL=faulty.url, MAX_RETRIES="0").start()
@@ -380,7 +391,7 @@ def test_a_bucket_that_could_not_be_looked_for_before_the_command_is_looked_for_
     faulty.fault = lambda method, path: None
     report, body = finished(coordinator, job)
     assert (report, body["reason"]) == ("failed", "upload")
-    assert body["detail"] == "looking for no-such-bucket: NoSuchBucket"
+    assert body["detail"] == "looking whether no-such-bucket/out/ takes uploads: NoSuchBucket"
 
     faulty.fault = lambda method, path: "503"
     passed: list[str] = []
@@ -388,7 +399,8 @@ def test_a_bucket_that_could_not_be_looked_for_before_the_command_is_looked_for_
     worker.wait_for("command_started", count=2)
     faulty.fault = lambda method, path: passed.append(path)
     wait_for(
-        lambda: any(path.startswith(f"/{bucket}?list-type") for path in passed), "the bucket to be looked for"
+        lambda: any(path.startswith(f"/{bucket}/out/") and "?uploads" in path for path in passed),
+        "the bucket to be looked for",
     )
     (worker.folder / "go").touch()
     assert finished(coordinator, job)[0] == "completed"
