@@ -47,7 +47,7 @@ class FileEvents:
         try:
             observer.schedule(Handler(), directory, recursive=True)
             observer.start()
-        except OSError as error:  # no watches left: the periodic scan finds everything too
+        except (OSError, RecursionError) as error:  # no watches left, or very deep directories: scans find all
             logs.warn("watching_by_scans_only", directory=directory, detail=str(error))
             return
         self._stop = lambda: _stop(observer)

@@ -329,7 +329,7 @@ class JobFiles:
             directories.wipe(command.job, self._config.state_file, self._places)
         else:
             set_aside.remove_aside(command.aside, command.job)
-        progress_folder.remove(self._config.state_file, self._claim_id)
+        progress_folder.remove(self._config.state_file, command.job)
         self._places_file.unlink(missing_ok=True)
         forget_unlinked(Path(self._config.state_file).parent)
 

@@ -82,11 +82,14 @@ def _wipe_one(directory: str, job: Job, state_file: str, record: DirectoryRecord
 
 def _wipe_contents(directory: str, job: Job) -> None:
     """Delete everything but outputs that were set aside in it and are still to be uploaded."""
-    for entry in entries(directory):
-        if holds_aside(entry):
-            _wipe_contents(entry.path, job)
-        else:
-            delete(entry.path, job, within=directory)
+    pending = [directory]
+    while pending:
+        folder = pending.pop()
+        for entry in entries(folder):
+            if holds_aside(entry):
+                pending.append(entry.path)
+            else:
+                delete(entry.path, job, within=folder)
 
 
 def why_not_to_wipe(directory: str, state_file: str) -> str | None:

@@ -6,13 +6,12 @@ what a killed worker left is in no other job's way.
 
 from __future__ import annotations
 
-import contextlib
-import shutil
 from pathlib import Path
 
 from kelpie_worker import logs
 from kelpie_worker.job import Job
 from kelpie_worker.workspace.paths import own_name
+from kelpie_worker.workspace.tree import delete
 
 
 def progress_path(state_file: str, claim_id: str) -> str:
@@ -21,7 +20,7 @@ def progress_path(state_file: str, claim_id: str) -> str:
 
 def prepare(state_file: str, job: Job) -> None:
     """Make the folder, without what an earlier command of this attempt left. The job goes on if that fails."""
-    remove(state_file, job.claim_id)
+    remove(state_file, job)
     folder = _folder(state_file, job.claim_id)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -29,14 +28,9 @@ def prepare(state_file: str, job: Job) -> None:
         logs.warn("progress_folder_not_made", job, path=str(folder), detail=str(error))
 
 
-def remove(state_file: str, claim_id: str) -> None:
+def remove(state_file: str, job: Job) -> None:
     """Remove the folder with all that the command put there, or in its place; links are not followed."""
-    folder = _folder(state_file, claim_id)
-    with contextlib.suppress(OSError):
-        if folder.is_dir() and not folder.is_symlink():
-            shutil.rmtree(folder)
-        else:
-            folder.unlink()
+    delete(str(_folder(state_file, job.claim_id)), job)
 
 
 def _folder(state_file: str, claim_id: str) -> Path:

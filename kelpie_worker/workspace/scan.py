@@ -21,6 +21,7 @@ from kelpie_worker.workspace.paths import (
 )
 
 _LOST_AND_FOUND = "lost+found"  # of a volume's file system: only root may read it
+_MOST_LINKED = 1000  # folders of a scan that were reached through several links, one in the other
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class _Folder:
     real: str
     relative: str
     above: tuple[str, ...]  # the real paths of the directories that it was reached through, and its own
+    links: int = 0  # that it was reached through
 
 
 class Scanner:
@@ -61,6 +63,7 @@ class Scanner:
         self._own_ids: frozenset[FileId] | None = None  # of this scan, once a file has several links
         self.led_away = False  # last scan: something else was in the directory's place
         self.shut_out = False  # last scan: a folder could not be read for want of permission
+        self._linked = 0  # folders of this scan that were reached through several links
         self.skipped: list[str] = []  # printable paths of the files that can never be uploaded
         self.locations: dict[str, str] = {}  # last scan: the paths under which its files can be opened
 
@@ -71,7 +74,7 @@ class Scanner:
         leads to are not the job's.
         """
         found: Snapshot = {}
-        self.locations, self.shut_out, self._own_ids = {}, False, None
+        self.locations, self.shut_out, self._own_ids, self._linked = {}, False, None, 0
         self.led_away = self._moved is None and self._is_replaced()
         if not self.led_away:
             self._walk(_Folder(self._real_root, "", (self._real_root,)), found)
@@ -86,43 +89,67 @@ class Scanner:
             return True
         return False
 
-    def _walk(self, folder: _Folder, found: Snapshot) -> None:
+    def _walk(self, root: _Folder, found: Snapshot) -> None:
+        """Visit a tree. It may be deeper than Python's stack: no method calls itself."""
+        pending = [root]
+        while pending:
+            folder = pending.pop()
+            below = [self._visit(entry, folder, found) for entry in self._entries(folder)]
+            pending += [inner for inner in reversed(below) if inner and self._is_to_be_entered(inner, folder)]
+
+    def _entries(self, folder: _Folder) -> list[os.DirEntry[str]]:
+        """What may be looked at in a folder, sorted by name. Raises OSError."""
         try:
             with os.scandir(self._follow.now(folder.real)) as opened:
                 entries = sorted(opened, key=lambda entry: entry.name)
         except (FileNotFoundError, NotADirectoryError):
-            return  # it was deleted after its parent was read
+            return []  # it was deleted after its parent was read
         except PermissionError as error:
             self._leave_out(folder, error)
-            return
-        for entry in entries:
-            of_the_volume = entry.name == _LOST_AND_FOUND and not folder.relative
-            if not (of_the_volume or is_own_name(entry.name) or self._is_kelpies(entry)):
-                self._visit(entry, folder, found)
+            return []
+        of_the_volume = "" if folder.relative else _LOST_AND_FOUND
+        return [
+            entry
+            for entry in entries
+            if not (entry.name == of_the_volume or is_own_name(entry.name) or self._is_kelpies(entry))
+        ]
 
     def _is_kelpies(self, entry: os.DirEntry[str]) -> bool:
         return entry.name in self._own_names and place_of(entry.path) in self._own_places
 
-    def _visit(self, entry: os.DirEntry[str], folder: _Folder, found: Snapshot) -> None:
+    def _visit(self, entry: os.DirEntry[str], folder: _Folder, found: Snapshot) -> _Folder | None:
+        """Look at an entry; returns the folder that it is, or that it leads to."""
         relative, real = folder.relative + entry.name, f"{folder.real.rstrip('/')}/{entry.name}"
+        is_link = entry.is_symlink()
         try:
-            if entry.is_symlink():
+            if is_link:
                 real = self._follow.real(real)
             status = Path(self._follow.now(real)).lstat()
         except OSError as error:
-            if entry.is_symlink():
+            if is_link:
                 self._warn(relative, "is a link to nothing")
             elif isinstance(error, PermissionError):
                 self._leave_out(folder, error)
-            return  # in all other cases the file is gone
+            return None  # in all other cases the file is gone
         if problem := self._problem(entry, relative, real, status):
             self._warn(relative, problem)
         elif stat.S_ISDIR(status.st_mode):
-            if real not in folder.above:  # else a link upwards would make the scan endless
-                self._walk(_Folder(real, relative + "/", (*folder.above, real)), found)
+            return _Folder(real, relative + "/", (*folder.above, real), folder.links + is_link)
         elif self._matches(relative):
             found[relative] = signature_of(status)
             self.locations[relative] = self._follow.now(real)
+        return None
+
+    def _is_to_be_entered(self, folder: _Folder, parent: _Folder) -> bool:
+        """False where the scan would not end: for a link upwards, and for links all of which lead to all."""
+        if folder.real in parent.above:
+            return False
+        self._linked += folder.links > 1
+        if self._linked == _MOST_LINKED + 1:
+            self._warn(
+                folder.relative.rstrip("/"), "is left out, as others are: links lead to it in too many ways"
+            )
+        return folder.links < 2 or self._linked <= _MOST_LINKED
 
     def _leave_out(self, folder: _Folder, error: PermissionError) -> None:
         """Skip a folder that may not be read, so that the rest of a checkpoint is uploaded.

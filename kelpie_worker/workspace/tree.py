@@ -1,4 +1,8 @@
-"""Moving, copying and deleting whole directory trees, without following links."""
+"""Moving, copying and deleting whole directory trees, without following links.
+
+A command may leave a tree that is deeper than Python's stack, or than a path may be long. So nothing here calls
+itself.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import errno
 import os
 import shutil
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from kelpie_worker import logs
@@ -17,6 +22,7 @@ from kelpie_worker.workspace.paths import Place, is_own_name, own_name, place_of
 ASIDE = "aside"
 _BLOCK = 512  # bytes; the unit of st_blocks
 _ROOM_LEFT = 16 * 1024 * 1024  # bytes that a copy leaves free on the disk
+_OF_DEPTH = (errno.EMFILE, errno.ENAMETOOLONG)  # shutil has one file open for each level
 
 
 def _as_os_error(error: BaseException) -> OSError:
@@ -30,6 +36,9 @@ def delete(path: str, job: Job, within: str | None = None) -> None:
         open_up(path)
         if within:
             open_up(within, deep=False)
+        left = _deleted_but_for(path)
+    if any(error.errno in _OF_DEPTH for _, error in left):
+        _flatten(path)
         left = _deleted_but_for(path)
     causes = [item for item in left if item[1].errno != errno.ENOTEMPTY] or left
     for stays, error in causes:
@@ -47,7 +56,48 @@ def _deleted_but_for(path: str) -> list[tuple[str, OSError]]:
             Path(path).unlink()
     except OSError as error:
         left.append((path, error))
+    except RecursionError:
+        left.append((path, OSError(errno.ENAMETOOLONG, "its directories are too deep")))
     return left
+
+
+def _flatten(path: str) -> None:
+    """Move all directories of a tree to its top, as far as possible, under names of Kelpie's own."""
+    pending = _folders_in(path)
+    while pending:
+        folder = pending.pop()
+        open_up(folder, deep=False)
+        for inner in _folders_in(folder):
+            top = str(Path(path, own_name("deep")))
+            try:
+                Path(inner).rename(top)
+            except OSError:
+                continue  # a mount point, for example: the deletion that follows meets it again
+            pending.append(top)
+
+
+def _folders_in(directory: str) -> list[str]:
+    """The paths of the directories in it; none if it cannot be read."""
+    return [entry.path for entry in _readable(directory) if entry.is_dir(follow_symlinks=False)]
+
+
+def _readable(directory: str) -> list[os.DirEntry[str]]:
+    """The entries of a directory; none if it cannot be read."""
+    try:
+        with os.scandir(directory) as opened:
+            return list(opened)
+    except OSError:
+        return []
+
+
+def _all_in(directory: str | Path) -> Iterator[os.DirEntry[str]]:
+    """All entries of a tree, as far as it can be read."""
+    pending = [str(directory)]
+    while pending:
+        for entry in _readable(pending.pop()):
+            if entry.is_dir(follow_symlinks=False):
+                pending.append(entry.path)
+            yield entry
 
 
 def open_up(path: str, deep: bool = True) -> None:
@@ -92,13 +142,13 @@ def fits(directory: Path, place: Path) -> bool:
     same_disk = directory.stat().st_dev == place.stat().st_dev
     if same_disk and mount_of(directory) == mount_of(place):
         return True
-    needed = sum(_taken(Path(folder, name)) for folder, _, names in os.walk(directory) for name in names)
+    needed = sum(_taken(entry) for entry in _all_in(directory) if not entry.is_dir(follow_symlinks=False))
     return needed + _ROOM_LEFT < shutil.disk_usage(place).free
 
 
-def _taken(file: Path) -> int:
+def _taken(file: os.DirEntry[str]) -> int:
     try:
-        return file.lstat().st_blocks * _BLOCK
+        return file.stat(follow_symlinks=False).st_blocks * _BLOCK
     except OSError:
         return 0  # the file is gone
 
@@ -108,26 +158,42 @@ def move_contents(source: str, target: str, leave: frozenset[FileId] = frozenset
 
     Hard links to the files in `leave` are moved as links or not at all: a copy would be another file.
     """
-    for entry in entries(source):
-        destination = Path(target, entry.name)
-        if holds_aside(entry):  # another job's outputs: they are looked for where they are, so they must stay
-            _move_across(entry, destination, leave)
-            continue
-        try:
-            _rename(Path(entry.path), destination)
-        except OSError:
-            _move_across(entry, destination, leave)
+    pending, moved = [(source, target)], []
+    while pending:
+        source, target = pending.pop()
+        for entry in entries(source):
+            destination = Path(target, entry.name)
+            # Another job's outputs are looked for where they are, so they must stay.
+            if not holds_aside(entry) and _is_renamed(Path(entry.path), destination):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                destination.mkdir(parents=True, exist_ok=True)
+                pending.append((entry.path, str(destination)))
+                moved.append(Path(entry.path))
+            else:
+                _move_across(entry, destination, leave)
+    for directory in reversed(moved):
+        _remove_moved(directory)
 
 
 def holds_aside(entry: os.DirEntry[str]) -> bool:
     """Whether outputs were set aside anywhere in this directory."""
-    return entry.is_dir(follow_symlinks=False) and any(
-        _is_aside(name) for _, names, _ in os.walk(entry.path) for name in names
-    )
+    if not entry.is_dir(follow_symlinks=False):
+        return False
+    return any(_is_aside(inner.name) and inner.is_dir(follow_symlinks=False) for inner in _all_in(entry.path))
 
 
 def _is_aside(name: str) -> bool:
     return is_own_name(name) and name.endswith(ASIDE)
+
+
+def _is_renamed(source: Path, destination: Path) -> bool:
+    """Rename, if that is possible; whether it was."""
+    try:
+        _rename(source, destination)
+    except OSError:
+        return False
+    return True
 
 
 def _rename(source: Path, destination: Path) -> None:
@@ -140,12 +206,8 @@ def _rename(source: Path, destination: Path) -> None:
 
 
 def _move_across(entry: os.DirEntry[str], destination: Path, leave: frozenset[FileId]) -> None:
-    """Move to another device. Each file is copied under another name first: a crash leaves no half file."""
-    if entry.is_dir(follow_symlinks=False):
-        destination.mkdir(parents=True, exist_ok=True)
-        move_contents(entry.path, str(destination), leave)
-        _remove_moved(Path(entry.path))
-    elif entry.is_symlink() or (entry.is_file(follow_symlinks=False) and _id(entry) not in leave):
+    """Move a file to another device. It is copied under another name first: a crash leaves no half file."""
+    if entry.is_symlink() or (entry.is_file(follow_symlinks=False) and _id(entry) not in leave):
         _copy_whole(entry.path, destination)
         Path(entry.path).unlink()
     else:
@@ -169,13 +231,16 @@ def copy_contents(
     def is_left(entry: os.DirEntry[str]) -> bool:
         return place_of(entry.path) in leave or _id(entry) in leave_files
 
-    for entry in entries(source):
-        destination = Path(target, entry.name)
-        if entry.is_dir(follow_symlinks=False):
-            destination.mkdir(parents=True, exist_ok=True)
-            copy_contents(entry.path, str(destination), leave, leave_files)
-        elif entry.is_symlink() or (entry.is_file(follow_symlinks=False) and not is_left(entry)):
-            _copy_whole(entry.path, destination)
+    pending = [(source, target)]
+    while pending:
+        source, target = pending.pop()
+        for entry in entries(source):
+            destination = Path(target, entry.name)
+            if entry.is_dir(follow_symlinks=False):
+                destination.mkdir(parents=True, exist_ok=True)
+                pending.append((entry.path, str(destination)))
+            elif entry.is_symlink() or (entry.is_file(follow_symlinks=False) and not is_left(entry)):
+                _copy_whole(entry.path, destination)
 
 
 def _copy_whole(source: str, destination: Path) -> None:

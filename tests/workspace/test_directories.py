@@ -22,6 +22,7 @@ from kelpie_worker.workspace.file_version import signature_of
 from kelpie_worker.workspace.paths import MovedDirectories, is_own_name
 from kelpie_worker.workspace.scan import Scanner
 from kelpie_worker.workspace.set_aside import OutputReplaced, remove_aside, set_aside
+from kelpie_worker.workspace.tree import move_contents
 from tests.workspace.disk import Disk, names_in
 
 FORKED = multiprocessing.get_context("fork")
@@ -129,6 +130,34 @@ def test_what_a_download_brought_is_known_after_a_restart(disk: Disk) -> None:
     path = before_command.file_of(disk.state_file, "claim")
     before_command.save(known, path)
     assert before_command.load(path) == known and is_own_name(path.name)
+
+
+def dig(directory: Path, levels: int) -> None:
+    """Make directories in each other, too many for a path, as a command can that enters each of them."""
+    here = os.open(directory, os.O_RDONLY)
+    for _ in range(levels):
+        os.mkdir("d", dir_fd=here)
+        inner = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inner
+    os.close(os.open("deepest", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+    os.close(here)
+
+
+def test_directories_may_be_deeper_than_pythons_stack_and_than_a_path(disk: Disk) -> None:
+    known = disk.make()
+    (disk.directory / "file").touch()
+    dig(disk.directory, 2500)
+    scanner = Scanner(str(disk.directory), lambda name: True, frozenset())
+    assert list(scanner.scan()) == ["file"]
+    assert [len(path) for path in scanner.skipped] == [1025]  # where a key would be longer than 1024 bytes
+    elsewhere = disk.shared.parent / "elsewhere"
+    elsewhere.mkdir()
+    move_contents(str(disk.directory), str(elsewhere))
+    assert names_in(elsewhere) == ["d", "file"]
+    move_contents(str(elsewhere), str(disk.directory))
+    disk.wipe(known)
+    assert names_in(disk.directory) == []
 
 
 # --- what is no directory -------------------------------------------------------------------------------

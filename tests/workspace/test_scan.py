@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from kelpie_worker.system import atomic
-from kelpie_worker.workspace import before_command
+from kelpie_worker.workspace import before_command, scan
 from kelpie_worker.workspace.directories import own_files
 from kelpie_worker.workspace.own_files import forget_unlinked, keep_linked
 from kelpie_worker.workspace.scan import Scanner
@@ -28,6 +30,20 @@ def test_a_scan_finds_files_at_any_depth_and_nothing_that_is_none(tmp_path: Path
     (root / "d" / ("e" * 200)).mkdir(parents=True)
     found = Scanner(str(root), lambda name: True, frozenset({str(root / "state")})).scan()
     assert sorted(found) == ["a", "deep/b", "deep/er/c", "in-link", "latest/b", "latest/er/c"]
+
+
+def test_a_scan_ends_where_all_folders_have_links_to_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "_MOST_LINKED", 10)
+    for name in "abcdefgh":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+        for other in "abcdefgh":
+            (tmp_path / name / f"to-{other}").symlink_to(f"../{other}")
+    scanner = Scanner(str(tmp_path), lambda name: True, frozenset())
+    found = scanner.scan()
+    assert {f"{name}/file" for name in "abcdefgh"} | {"a/to-b/file", "h/to-g/file"} <= found.keys()
+    assert len(found) == 8 + 8 * 7 + 10 and len(scanner.skipped) == 1
+    assert scanner.scan() == found
 
 
 def test_what_a_link_leads_to_is_found_unless_it_is_kelpies_own(tmp_path: Path) -> None:
