@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from urllib.parse import urlsplit
 
 from kelpie_api.cache import Cache
-from kelpie_api.net.http import Target, resolve
+from kelpie_api.net.http import LONGEST_HOST, Target, resolve
 
 NAT64 = IPv6Network("64:ff9b::/96")
 THIS_MACHINE = "localhost"
@@ -32,8 +32,9 @@ def inner_v4(ip: IPv6Address) -> IPv4Address | None:
 
 def spelled(host: str) -> str:
     """A host in one spelling: `Example.com.` is example.com, 0x7f.1 is 127.0.0.1 and that is localhost."""
-    with suppress(UnicodeError):  # no name that a name server could know
-        host = host.encode("idna").decode()
+    if len(host) <= LONGEST_HOST:
+        with suppress(UnicodeError):  # no name that a name server could know
+            host = host.encode("idna").decode()
     host = host.rstrip(".").lower()
     address = address_of(host)
     if address is None:
@@ -67,10 +68,11 @@ def place_of(url: str) -> Place:
 
 
 def is_url(text: str) -> bool:
-    """Whether this is an http(s) URL with a host, on any port but 0."""
+    """Whether this is an http(s) URL with a host that can have an address, on any port but 0."""
     try:
         parts = urlsplit(text)
-        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        is_host = 0 < len(parts.hostname or "") <= LONGEST_HOST
+        return parts.scheme in {"http", "https"} and is_host and parts.port != 0
     except ValueError:
         return False
 

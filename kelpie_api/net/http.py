@@ -28,6 +28,9 @@ from kelpie_version import VERSION
 
 CONNECT = 2.0  # seconds for one address of several
 LARGEST_ANSWER = 16 * 1024 * 1024
+# Characters of a name that a name server can know. To encode a longer one takes time that grows with its square: a
+# minute for 16,000 letters of many kinds.
+LONGEST_HOST = 253
 A_DAY = 24 * 3600.0
 
 OWN_HEADERS = {"User-Agent": f"kelpie/{VERSION}", "Connection": "close"}
@@ -105,6 +108,9 @@ class DeadlineReader(io.RawIOBase):
 
 
 def resolve(host: str, port: int) -> list[Target]:
+    """The addresses of a host. Raises OSError, UnicodeError."""
+    if len(host) > LONGEST_HOST:
+        raise socket.gaierror("The name is too long to have an address")
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [(family, tuple(address)) for family, _, _, _, address in found]
 

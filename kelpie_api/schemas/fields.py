@@ -204,9 +204,13 @@ def unknown_fields(schema: RequestSchema, data: Any, path: str = "") -> Iterator
 ELSEWHERE = {"cmd": "command", "entrypoint": "command", "queue": "container_group_id", "callback_url": "webhook"}
 
 
-@functools.lru_cache(1024)
 def similar_field(schema: type[Schema], name: str) -> str | None:
     """The field of a schema that was probably meant: an abbreviation, another spelling, another system's name."""
+    return None if len(name) > LONGEST_NAME else _similar_field(schema, name)
+
+
+@functools.lru_cache(1024)  # of short names: callers choose them, and what is kept is kept for good
+def _similar_field(schema: type[Schema], name: str) -> str | None:
     known = list(schema._declared_fields)
     if name in getattr(schema, "answered", ()):
         return None  # an answer that is submitted again brings it

@@ -11,6 +11,8 @@ from kelpie_api.net.addresses import OwnAddresses, is_url, place_of, spelled
 from kelpie_api.net.http import Target
 from kelpie_api.net.public_http import PublicHttp
 
+# Encoding it for a name server would take minutes.
+LONG_AND_VARIED = "".join(map(chr, range(0x4E00, 0x4E00 + 20_000)))
 SPELLINGS = [
     ("Example.COM", "example.com"),
     ("example.com.", "example.com"),
@@ -34,10 +36,11 @@ SPELLINGS = [
     ("0x", "0x"),
     ("4294967296", "4294967296"),
     ("x" * 64 + ".example", "x" * 64 + ".example"),
+    (LONG_AND_VARIED, LONG_AND_VARIED),
 ]
 
 
-@pytest.mark.parametrize(("host", "plain"), SPELLINGS)
+@pytest.mark.parametrize(("host", "plain"), SPELLINGS, ids=range(len(SPELLINGS)))
 def test_a_host_has_one_spelling(host: str, plain: str) -> None:
     assert spelled(host) == plain
 
@@ -56,7 +59,9 @@ def test_a_url_leads_to_a_host_and_a_port(url: str, place: tuple[str, int]) -> N
     assert place_of(url) == place
 
 
-@pytest.mark.parametrize("text", ["", "http://", "http:///x", "ftp://a", "http://a:0", "http://a:b", "http://[a"])
+@pytest.mark.parametrize(
+    "text", ["", "http://", "http:///x", "ftp://a", "http://a:0", "http://a:b", "http://[a", "http://" + "a" * 254]
+)
 def test_what_no_client_could_open_is_no_url(text: str) -> None:
     assert not is_url(text)
 

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from kelpie_api.db import Database
+from kelpie_api.schemas import fields
+from kelpie_api.schemas.submission import JobDefinition
 from tests.helpers import Client, definition, refused, rows_of_jobs
 
 LEGACY = {
@@ -239,3 +241,10 @@ def test_a_legacy_job_of_an_earlier_release_is_answered_with_its_slashes(api: Cl
     claimed = api.claim() or {}
     for answer in (api.get(f"/jobs/{job['id']}").json or {}, listed, claimed):
         assert {name: answer[name] for name in prefixes} == prefixes
+
+
+def test_no_guess_is_kept_of_a_long_name_which_a_caller_made_up() -> None:
+    kept = fields._similar_field.cache_info().currsize
+    assert fields.similar_field(JobDefinition, "x" * 100_000) is None
+    assert fields._similar_field.cache_info().currsize == kept
+    assert fields.similar_field(JobDefinition, "commands") == "command"
