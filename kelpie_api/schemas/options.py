@@ -60,13 +60,13 @@ class ExitCodes(fields.Field[list[int]]):
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
         codes = value if isinstance(value, list) else [value]
-        if (
-            not codes
-            or len(codes) > EXIT_CODES
-            or not all(type(code) is int and 0 <= code < EXIT_CODES for code in codes)
-        ):
+        if not codes or len(codes) > EXIT_CODES or not all(map(_is_exit_code, codes)):
             raise ValidationError(self.INVALID)
-        return value
+        return [int(code) for code in codes] if isinstance(value, list) else int(value)
+
+
+def _is_exit_code(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < EXIT_CODES and value == int(value)  # also 3.0
 
 
 class RetryRule(RequestSchema):

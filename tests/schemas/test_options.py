@@ -21,7 +21,7 @@ WHOLE: dict[str, Any] = {
     "stall_after": 900,
     "on_stall": "restart",
     "retry": [
-        {"exit_code": [3, 137], "reason": "exit_code", "do": "fail"},
+        {"exit_code": [3.0, 137], "reason": "exit_code", "do": "fail"},
         {"exit_code": 1, "do": "free", "backoff": 60},
         {"do": "hold"},
     ],

@@ -92,6 +92,45 @@ def test_a_job_goes_its_way_whatever_a_session_is_set_to(odd_database: str, boun
         assert client.get(f"/jobs/{job['id']}").json["status"] == "completed"  # type: ignore[index]
         for path in ("attempts", "events", "webhooks"):
             assert client.get(f"/jobs/{job['id']}/{path}").status_code == 200
+        a_steered_job_goes_its_way(client)
+
+
+def a_steered_job_goes_its_way(client: Client) -> None:
+    """What is kept as JSON, as arrays, as bytes and as fractions comes back as it was sent."""
+    assert client.call("PUT", "/secrets/TOKEN", {"value": "\\x00 NULL"}).status_code == 200
+    sweep = (client.post("/sweeps", {"name": "NULL", "max_parallel": 1}).json or {})["id"]
+    labels = {"a": "null", "b": "\\"}
+    job = client.submit(
+        name="NULL", labels=labels, secrets=["TOKEN"], sweep=sweep, keep_output=1024, arguments=["NULL", ""]
+    )
+    after = client.submit(name="after", depends_on=[job["id"]], sweep=sweep)
+    found = client.get(f"/jobs?label=a:null&name=NU*&sweep={sweep}&since=2026-01-01").json or {}
+    assert [one["id"] for one in found["jobs"]] == [job["id"]]
+    held = client.claim() or {}
+    assert (held["environment"]["TOKEN"], held["arguments"], held["labels"]) == (
+        "\\x00 NULL",
+        ["NULL", ""],
+        labels,
+    )
+    told = {"fraction": 0.12345678901234567, "loss": 1e-300, "message": "NULL"}
+    assert client.report(held, "heartbeat", attempt=1, progress=told, phase="running").status_code == 200
+    course = client.get(f"/jobs/{job['id']}/progress").json or {}
+    assert course["progress"]["fraction"] == told["fraction"] and course["points"][0]["metrics"] == {
+        "loss": 1e-300
+    }
+    output = bytes(range(256))
+    holder = "machine_id=m1&container_group_id=g1&attempt=1&from=0"
+    assert client.call("PUT", f"/jobs/{job['id']}/output?{holder}", output).status_code == 200
+    assert client.get(f"/jobs/{job['id']}/output").data == output
+    file = {"bucket": "b", "key": "NULL", "size": 2**40, "etag": None}
+    report = {"machine_id": "m1", "container_group_id": "g1", "attempt": 1, "generation": 1, "files": [file]}
+    assert client.call("PUT", f"/jobs/{job['id']}/checkpoint", report).status_code == 200
+    assert (client.get(f"/jobs/{job['id']}/checkpoint").json or {})["files"] == [{**file, "version_id": None}]
+    assert client.get(f"/jobs/{after['id']}/why").status_code == 200
+    assert client.report(held, "completed", attempt=1).status_code == 200
+    assert client.post("/jobs/hold", {"name": "after"}).json == {"count": 1, "refused": []}
+    assert client.get("/usage?by=label:a").status_code == 200
+    assert (client.get("/jobs/counts?open=true").json or {})["count"] == 1
 
 
 def test_a_listener_is_not_ended_for_being_silent(odd_database: str) -> None:
