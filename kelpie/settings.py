@@ -52,12 +52,15 @@ Place = Mapping[str, Any]  # settings by their names, of one origin
 
 @dataclass(frozen=True)
 class Settings:
-    """An address, a credential as headers (never shown by repr), and defaults for submissions."""
+    """An address, a credential as headers (never shown by repr), and defaults for submissions.
+
+    `profile` is the one that the credential came from, empty if it came from elsewhere.
+    """
 
     api_url: str
     headers: Mapping[str, str] = field(repr=False)
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    profile: str = DEFAULT_PROFILE
+    profile: str = ""
 
 
 def config_file(environment: Mapping[str, str] = os.environ) -> Path:
@@ -89,14 +92,16 @@ def find(
     if naming is defaults:
         chosen = _kept_for(url, profiles, chosen)
         credentials, missing = [said, profiles.get(chosen, {})], NOT_KEPT.format(url=url, file=DEFAULTS_FILE)
-    headers = next((found for place in credentials if (found := _credential(place))), None)
-    if headers is None:
+    giving = next((place for place in credentials if _credential(place)), None)
+    if giving is None:
         raise SettingsError(missing)
+    headers = _credential(giving) or {}
     if not all(text.isascii() and text.isprintable() for text in headers.values()):
         raise SettingsError("The key holds a character that no key has, such as a line break; copy it again.")
     submission = defaults.get("submit", {})
     group = next((_group(place) for place in places if _group(place)), None)
-    return Settings(url, headers, {**submission, **({"group": group} if group else {})}, chosen)
+    profile = chosen if giving is profiles.get(chosen) else ""
+    return Settings(url, headers, {**submission, **({"group": group} if group else {})}, profile)
 
 
 def _ranked(said: Place, environment: Place, defaults: Place, profile: Place) -> list[Place]:

@@ -47,15 +47,15 @@ def asked(question: str, hidden: bool = False) -> str:
 @click.command()
 @click.option("--json", "json_wanted", is_flag=True)
 def whoami(json_wanted: bool) -> None:
-    """Say which user the coordinator sees, and where the settings came from."""
+    """Say which user the coordinator sees, and where the key came from."""
     with client() as api:
         me: dict[str, Any] = api.request("GET", "/users/me")
-        known = {"user": me["username"], "address": api.server.url, "profile": api.settings.profile}
+        known = {"user": me["username"], "address": api.server.url, "profile": api.settings.profile or None}
         if json_wanted:
             as_json({**me, **known})
             return
         for name, value in known.items():
-            fact(name, plain(value))
+            fact(name, plain("none: the key is from the environment" if value is None else value))
 
 
 @click.command()

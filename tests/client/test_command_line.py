@@ -27,7 +27,7 @@ from kelpie_api.db import Database
 from kelpie_api.web.requests import EXTENSIONS
 from local_stack.processes import CHECKOUT, free_port, wait_for
 from tests.helpers import Client as Http
-from tests.helpers import Tenant
+from tests.helpers import Tenant, make_tenant
 
 
 @dataclass
@@ -385,6 +385,27 @@ def test_a_token_from_standard_input_is_kept_for_its_owner_alone(
     assert kelpie("profiles").out == f"default\t{address}\n"
     kept.chmod(0o644)
     assert "chmod 600" in one_sentence(kelpie("ls"))
+
+
+def test_two_projects_stand_side_by_side(
+    kelpie: Kelpie, address: str, db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "from the environment" in kelpie("whoami").out
+    for name in ("KELPIE_API_URL", "KELPIE_API_KEY"):
+        monkeypatch.delenv(name)
+    for name in ("nlp", "vision"):
+        key = make_tenant(db, "lab", name).key
+        kelpie("login", "--profile", name, "--api-url", address, "--with-token", stdin=f"{key}\n")
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ".kelpie.toml").write_text(f'profile = "{name}"\n[submit]\npriority = 5\n')
+        monkeypatch.chdir(tmp_path / name)
+        assert kelpie("submit", "-n", f"of-{name}", "--", "true").code == 0
+    for name, other in (("nlp", "vision"), ("vision", "nlp")):
+        monkeypatch.chdir(tmp_path / name)
+        (job,) = [json.loads(line) for line in kelpie("ls", "--json").out.splitlines()]
+        assert (job["name"], job["priority"]) == (f"of-{name}", 5)
+        assert kelpie("--profile", other, "ls").out.split("\t")[0] == f"of-{other}"
+        assert json.loads(kelpie("whoami", "--json").out)["profile"] == name
 
 
 def test_a_wrong_token_is_not_kept(kelpie: Kelpie, address: str, tmp_path: Path) -> None:
