@@ -214,9 +214,15 @@ def _is_id(text: str) -> bool:
         return False
 
 
-def each_job(server: Server, filters: Mapping[str, Any], most: int | None = None) -> Doing[None]:
-    """Emit the jobs that match, newest first, page by page."""
-    if filters:
+def each_job(
+    server: Server, filters: Mapping[str, Any], most: int | None = None, lenient: bool = False
+) -> Doing[None]:
+    """Emit the jobs that match, newest first, page by page.
+
+    `lenient`: a coordinator of which nothing is known yet is not asked first whether it knows the filters; one
+    that does not answers all jobs.
+    """
+    if filters and not (lenient and server.extensions is None):
         unknown = set(filters) - {"status", "container_group_id"}
         if unknown:
             yield from require(server, "filters", f"the filter {sorted(unknown)[0]}")

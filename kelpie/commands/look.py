@@ -28,7 +28,6 @@ from kelpie.commands.common import (
 )
 from kelpie.definitions import seconds
 from kelpie.errors import JobEnded, KelpieError, NotFound, NotSupported, Refused
-from kelpie.exchange import known
 from kelpie.meter import Meter
 from kelpie.models import Attempt, SweepData
 from kelpie.operations import Piece
@@ -87,16 +86,18 @@ def listed(
     """The jobs of a list, newest first; `folded` with a sweep in place of its jobs where no filter is given."""
     if found:
         return Jobs(api, found).first(limit)
-    extensions, day_ago = api.do(known(api.server)), moment("1d")
-    if "filters" not in extensions:
-        jobs = Jobs(api, {}).first(limit)
-        return [job for job in jobs if all_wanted or not job.is_final or (job.ended and job.ended >= day_ago)]
-    folded = folded and "sweeps" in extensions
+    day_ago = moment("1d")
     alone: dict[str, Any] = {"sweep": "none"} if folded else {}
     parts = [alone] if all_wanted else [{**alone, "open": True}, {**alone, "ended_since": day_ago.isoformat()}]
-    singles = {job.id: job for part in parts for job in Jobs(api, part).first(limit)}  # one may end in between
+    singles: dict[str, Job] = {}  # by their ids, for one may end between two requests
+    for part in parts:
+        for row in iterate(operations.each_job(api.server, part, limit, lenient=True), api.http):
+            singles[row["id"]] = api.as_job(row)
+        if "filters" not in (api.server.extensions or ()):
+            jobs = list(singles.values())
+            return [job for job in jobs if all_wanted or not job.is_final or (job.ended and job.ended >= day_ago)]
     rows: list[Job | SweepData] = [*singles.values()]
-    rows += sweeps_of_today(api, all_wanted, limit) if folded else []
+    rows += sweeps_of_today(api, all_wanted, limit) if folded and "sweeps" in (api.server.extensions or ()) else []
     return sorted(rows, key=lambda row: row.created or LONG_AGO, reverse=True)[:limit]
 
 
