@@ -8,7 +8,7 @@ import uuid
 import pytest
 
 from kelpie_api.dashboard import overview
-from kelpie_api.db import Database
+from kelpie_api.db import SQL, Database
 from tests.dashboard.browser import Browser
 from tests.helpers import Tenant, make_job, make_rule
 
@@ -28,6 +28,25 @@ def test_a_quiet_project_needs_no_person(operator: Browser, db: Database, tenant
         make_job(db, tenant, state)
     assert needs(operator) == {} and "Nothing. No job is stalled" in operator.page("/ui").text
     assert "no rules" in operator.page("/ui").text
+
+
+def test_open_jobs_are_counted_by_the_phase_that_each_has(db: Database, tenant: Tenant) -> None:
+    for group in ("g1", "g2", None):
+        for state in ("pending", "pending", "waiting", "held", "failed"):
+            make_job(db, tenant, state, group=group)
+        make_job(db, tenant, "held", group=group, silent_for=100_000)
+        db.execute(
+            "update queue set parked = '{hold}' where seq = ("
+            "select max(seq) from queue where parked is null and machine_id is null and rank & 1 = 1)"
+        )
+    db.execute("update queue set phase = 'stalled' where seq = (select max(seq) from queue where rank = 0)")
+    db.execute(
+        "insert into paused_groups (tenant_id, container_group, by) values (%(id)s, 'g2', 'user:acme')",
+        id=tenant.caller.tenant_id,
+    )
+    counted = {row["phase"]: row["jobs"] for row in db.all(SQL.count_phases, **tenant.caller.scope)}
+    one_by_one = db.all("select phase, count(*) as jobs from job_phases group by phase")
+    assert counted == {row["phase"]: row["jobs"] for row in one_by_one} and len(counted) >= 4
 
 
 def test_each_line_of_what_needs_a_person_leads_to_those_jobs(
