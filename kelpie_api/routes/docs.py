@@ -109,6 +109,11 @@ SwaggerUIBundle({
   validatorUrl: null,
   presets: [SwaggerUIBundle.presets.apis],
 });
+// Each form of the dialog takes the focus when it is drawn, and the last one would have it.
+const dialog = () => document.querySelector(".modal-ux");
+addEventListener("click", () => {
+  if (!dialog()) setTimeout(() => dialog()?.querySelector("input")?.focus());
+}, true);
 """
 
 

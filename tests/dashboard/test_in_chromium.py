@@ -64,6 +64,20 @@ def test_each_page_can_be_used_in_light_and_dark_and_on_a_phone(operator: Visito
     assert [said for said in operator.complaints if not expected.search(said)] == []
 
 
+def test_the_documentation_asks_for_a_kelpie_key_first(chromium: Chromium, site: Site) -> None:
+    visitor = Visitor.come(chromium, site, viewport=WIDE)
+    visitor.page.goto("/ui/sign-in")
+    assert visitor.found_by_axe() == []
+    visitor.page.goto("/docs")
+    visitor.page.get_by_role("button", name="Authorize").first.click()
+    first = visitor.page.locator(".modal-ux input").first
+    expect(first).to_be_focused()
+    expect(first).to_be_in_viewport()
+    expect(visitor.page.locator(".modal-ux h4").first).to_contain_text("X-Kelpie-Key")
+    assert visitor.complaints == []
+    visitor.context.close()
+
+
 def test_a_viewer_reads_all_and_changes_nothing(chromium: Chromium, site: Site) -> None:
     viewer = Visitor.come(chromium, site, viewport=WIDE)
     viewer.sign_in(site.scene.viewer_key, "/ui/jobs?phase=running")
@@ -90,6 +104,7 @@ def test_the_address_of_a_local_stack_signs_in_with_a_button(chromium: Chromium,
     visitor.page.goto(f"/ui/once#{token}")
     button = visitor.page.get_by_role("button", name="Open the pages")
     expect(button).to_be_focused()
+    assert visitor.found_by_axe() == []
     assert visitor.page.url.endswith("/ui/once")
     button.press("Enter")
     visitor.page.wait_for_url("**/ui")
