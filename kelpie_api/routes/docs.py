@@ -109,11 +109,13 @@ SwaggerUIBundle({
   validatorUrl: null,
   presets: [SwaggerUIBundle.presets.apis],
 });
-// Each form of the dialog takes the focus when it is drawn, and the last one would have it.
-const dialog = () => document.querySelector(".modal-ux");
-addEventListener("click", () => {
-  if (!dialog()) setTimeout(() => dialog()?.querySelector("input")?.focus());
-}, true);
+// Each form of the dialog takes the focus when it is drawn, so that the last one would have it, and be in sight.
+const dialog = () => document.querySelector(".modal-ux-content");
+function begin() {
+  dialog()?.querySelector("input")?.focus();
+  dialog()?.scrollTo(0, 0);
+}
+addEventListener("click", () => dialog() || setTimeout(begin), true);
 """
 
 

@@ -70,10 +70,10 @@ def test_the_documentation_asks_for_a_kelpie_key_first(chromium: Chromium, site:
     assert visitor.found_by_axe() == []
     visitor.page.goto("/docs")
     visitor.page.get_by_role("button", name="Authorize").first.click()
-    first = visitor.page.locator(".modal-ux input").first
-    expect(first).to_be_focused()
+    expect(visitor.page.locator(".modal-ux input").first).to_be_focused()
+    first = visitor.page.locator(".modal-ux h4").first
+    expect(first).to_contain_text("X-Kelpie-Key")
     expect(first).to_be_in_viewport()
-    expect(visitor.page.locator(".modal-ux h4").first).to_contain_text("X-Kelpie-Key")
     assert visitor.complaints == []
     visitor.context.close()
 
