@@ -105,7 +105,7 @@ class Lazy(click.Group):
             import difflib
 
             near = difflib.get_close_matches(args[0], COMMANDS, 1)
-            hint = f" Did you mean {near[0]}?" if near else " kelpie --help lists the commands."
+            hint = f" Did you mean {near[0]}?" if near else ""
             raise click.UsageError(f"There is no command {args[0]}.{hint}", ctx)
         return super().resolve_command(ctx, args)
 
@@ -129,6 +129,17 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(run(arguments))
 
 
+def show(error: click.ClickException) -> None:
+    """Print an error of a call as one sentence that says where its use is told; for a group alone, its help."""
+    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
+        error.show()
+        return
+    context = getattr(error, "ctx", None)
+    sentence = " ".join(error.format_message().split())
+    hint = f" Its use: {context.command_path} --help" if context else ""
+    click.echo(f"{sentence}{hint}", err=True)
+
+
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line; its exit code."""
     try:
@@ -137,7 +148,7 @@ def run(arguments: list[str] | None = None) -> int:
     except click.exceptions.Exit as end:
         return end.exit_code
     except click.ClickException as error:
-        error.show()
+        show(error)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("Stopped. Jobs run on; look again with: kelpie ls", err=True)
