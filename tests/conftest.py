@@ -60,6 +60,7 @@ SLOWEST = (
     "tests/docs/test_first_steps",
     "tests/frozen/",
     "tests/bench/",
+    "tests/dashboard/test_in_chromium",
     "tests/workspace/",
     "tests/worker/test_interruptions",
     "tests/web/test_failover",
