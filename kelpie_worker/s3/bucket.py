@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import CompleteMultipartUploadOutputTypeDef, ListObjectsV2OutputTypeDef
 
+_NO_UPLOAD = "KelpieLooksWhetherItMayWrite"  # the id of no upload
 _OF_A_DATE = 1.0  # seconds by which the dates of one moment differ, since they are whole ones
 
 
@@ -86,25 +87,51 @@ class Storage:
     def demand_destination(self, bucket: str, prefix: str) -> None:
         """Raises NoDestination if there is no such bucket, or if nothing may be stored under the prefix.
 
-        An upload is begun and aborted. It needs the permission that each upload needs, which a key that may list
-        need not have, and leaves neither an object nor a version, nor does it notify of one. Storage that does not
-        know such uploads is asked for a listing, to show that there is such a bucket.
+        Where a listing or a write is forbidden, an upload is begun and aborted: many keys may only write, and only
+        that shows for certain what the key may do.
         """
         probe, what = _probe(bucket, prefix), f"looking whether {bucket}/{prefix} takes uploads"
-        where = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": 1}
         try:
-            try:
+            if not self._may_list(bucket, prefix, what) or self._seems_forbidden(probe, what):
                 self.abort(probe, self.begin(probe, what))
-            except NotBegun as error:
-                if isinstance(error.__cause__, Forbidden):
-                    raise NoDestination(f"{error}; let the AWS key put objects there") from error
-                self._calls.repeated(what, partial(self._list, where), "IsTruncated", "Name")
+        except Misconfigured:
+            raise
         except NoBucket as error:
             raise NoDestination(str(error)) from error
-        except (Misconfigured, NoDestination):
-            raise
+        except NotBegun as error:
+            if isinstance(error.__cause__, Forbidden):
+                raise NoDestination(f"{error}; let the AWS key put objects there") from error
         except StorageRefused:
-            pass  # it does not know the one nor the other request; the first upload will show
+            pass  # it does not know such a request; the first upload will show
+
+    def _may_list(self, bucket: str, prefix: str, what: str) -> bool:
+        where = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": 1}
+        try:
+            self._calls.repeated(what, partial(self._list, where), "IsTruncated", "Name")
+        except Forbidden:
+            return False
+        return True
+
+    def _seems_forbidden(self, target: Target, what: str) -> bool:
+        """Whether a part is refused that is sent for an upload which does not exist.
+
+        Storage looks first whether the key may write. Nothing is left, no version and no open upload. Any other
+        answer tells nothing, so that this is asked once.
+        """
+        try:
+            Calls(self._shared, self._calls.lease, max_retries=0).sending(
+                what,
+                lambda: self._client.upload_part(
+                    Bucket=target.bucket, Key=target.key, UploadId=_NO_UPLOAD, PartNumber=1, Body=b""
+                ),
+                "ETag",
+                size=0,
+            )
+        except Forbidden:
+            return True
+        except (StorageUnreachable, StorageRefused):
+            return False
+        return False
 
     def takes_uploads(self, bucket: str, prefix: str) -> bool:
         """Whether some bytes can be uploaded there now; they are discarded."""

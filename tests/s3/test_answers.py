@@ -210,20 +210,21 @@ def test_an_object_that_is_older_than_the_upload_is_not_what_it_became(
 def test_a_destination_that_takes_nothing_is_named_also_where_it_may_be_listed(
     storage: Storage, s3: S3Server, bucket: str, faulty: FaultyProxy, fault: str, sentence: str
 ) -> None:
-    faulty.fault = lambda method, path: fault if method in ("PUT", "POST") else None
+    faulty.fault = lambda method, path: None if fault[4:] == "AccessDenied" and method == "GET" else fault
     with pytest.raises(NoDestination, match=sentence):
         storage.demand_destination(bucket, "out/")
 
 
-def test_a_destination_is_looked_for_by_a_listing_where_uploads_cannot_be_begun(
+def test_a_destination_that_takes_uploads_is_one_and_nothing_is_left_there(
     storage: Storage, s3: S3Server, bucket: str, faulty: FaultyProxy
 ) -> None:
-    faulty.fault = lambda method, path: "501 NotImplemented" if method == "POST" else None
     storage.demand_destination(bucket, "out/")
-    with pytest.raises(NoDestination, match="NoSuchBucket"):
-        storage.demand_destination("no-such-bucket", "out/")
+    assert {method for method, _ in faulty.requests} == {"GET", "PUT"}
+    faulty.fault = lambda method, path: "403" if method == "PUT" else None  # it does not look whether there is one
+    storage.demand_destination(bucket, "out/")
     faulty.fault = lambda method, path: "501 NotImplemented"
     storage.demand_destination(bucket, "out/")
+    assert s3.keys(bucket) == s3.unfinished_uploads(bucket) == []
 
 
 def test_a_destination_that_may_only_be_written_to_is_one(

@@ -358,7 +358,7 @@ def test_a_bucket_that_outputs_cannot_go_to_is_found_before_the_command_starts(
 def test_a_bucket_that_could_not_be_looked_for_before_the_download_is_looked_for_after_it(
     coordinator: FakeCoordinator, make_worker: Callable[..., Worker], faulty: FaultyProxy, bucket: str
 ) -> None:
-    faulty.break_in_turn(["503"], "POST", "/no-such-bucket")
+    faulty.break_in_turn(["503"], "GET", "/no-such-bucket")
     sync = {"before": [block(bucket, "in")], "after": [block("no-such-bucket", "out")]}
     job = coordinator.submit(**shell("echo 1 > out/x"), sync=sync)
     worker = make_worker(AWS_ENDPOINT_URL=faulty.url, MAX_RETRIES="0").start()
@@ -399,8 +399,7 @@ def test_a_bucket_that_could_not_be_looked_for_before_the_command_is_looked_for_
     worker.wait_for("command_started", count=2)
     faulty.fault = lambda method, path: passed.append(path)
     wait_for(
-        lambda: any(path.startswith(f"/{bucket}/out/") and "?uploads" in path for path in passed),
-        "the bucket to be looked for",
+        lambda: any(path.startswith(f"/{bucket}?list-type") for path in passed), "the bucket to be looked for"
     )
     (worker.folder / "go").touch()
     assert finished(coordinator, job)[0] == "completed"
