@@ -25,6 +25,7 @@ from tests.dashboard.scene import GROUP, Scene
 HERE = Path(__file__).parent
 AXE = HERE / "axe" / "axe.min.js"  # as scripts/update-npm put it there, with its licence and its hashes
 NARROW, WIDE = {"width": 360, "height": 760}, {"width": 1280, "height": 860}  # screens
+SETTLES = 30  # tenths of a second in which a page is laid out anew
 PATIENCE = 20_000  # milliseconds for what a page is to show
 
 
@@ -130,6 +131,11 @@ class Visitor:
         return found
 
     def cut(self) -> list[str]:
-        """Text that cannot be read on a screen of this width."""
-        found: list[str] = self.page.evaluate((HERE / "cut.js").read_text())
+        """Text that cannot be read on a screen of this width, once the charts have taken that width."""
+        look = (HERE / "cut.js").read_text()
+        for _ in range(SETTLES):
+            found: list[str] = self.page.evaluate(look)
+            if not found:
+                break
+            self.page.wait_for_timeout(100)
         return found
