@@ -13,6 +13,8 @@ from kelpie_api.queue import jobs
 from kelpie_api.queue.listing import get
 from kelpie_api.queue.states import Report
 
+LARGEST_SUM = 2**63 - 1  # bytes, which the database can keep; what is claimed beyond is no real size
+
 
 def keep(
     db: Database, caller: Caller, job_id: UUID, report: Report, generation: int, files: list[dict[str, Any]]
@@ -30,7 +32,7 @@ def keep(
         SQL.keep_checkpoint,
         generation=generation,
         files=json.dumps(files),
-        bytes=sum(file["size"] for file in files),
+        bytes=min(sum(file["size"] for file in files), LARGEST_SUM),
     )
     newest: int = kept["generation"]
     return newest

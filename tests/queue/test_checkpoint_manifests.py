@@ -98,6 +98,12 @@ def test_a_generation_reported_again_replaces_itself(api: Client, db: Database, 
     assert len(db.all("select jsonb_array_elements(files) from checkpoints")) == 2
 
 
+def test_sizes_that_no_number_can_hold_together_are_no_defect(api: Client, job: Job) -> None:
+    huge = FILE | {"size": 2**63 - 1}
+    assert put(api, job, 1, more={"files": [huge, huge | {"key": "c/more"}]}).status_code == 200
+    assert (api.get(f"/jobs/{job['id']}").json or {})["checkpoint"]["bytes"] == 2**63 - 1
+
+
 def test_the_first_manifest_of_each_attempt_is_an_event_and_no_other(api: Client, db: Database, job: Job) -> None:
     for generation in (1, 2, 3):
         put(api, job, generation)
