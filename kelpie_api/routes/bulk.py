@@ -34,6 +34,7 @@ SELECTION = JobSelection()
 @blueprint.arguments(QUERY, location="query")
 @blueprint.response(200, JobCount)
 @blueprint.alt_response(400, schema=Failure)
+@blueprint.alt_response(414, schema=Failure)  # more ids than an address can have
 def count_jobs(query: dict[str, Any]) -> Row:
     """Count the jobs that match: exactly those that are open, up to 10,000 final ones; `more` says that there are
     more."""

@@ -154,6 +154,7 @@ def submit_batch(headers: dict[str, Any], definitions: list[dict[str, Any]]) -> 
 @blueprint.arguments(QUERY, location="query")
 @blueprint.response(200, JobPage, headers={"Link": TEXT, "Retry-After": TEXT})
 @blueprint.alt_response(400, schema=Failure)
+@blueprint.alt_response(414, schema=Failure)  # more ids than an address can have
 def list_jobs(query: dict[str, Any]) -> RouteResult:
     """List jobs, newest first unless `asc`; `_count` is the number on this page, `Link` leads to the next one."""
     filters = filters_of(query)
