@@ -173,7 +173,9 @@ class Storage:
             md5 = _base64(digest.digest())
             answer = self._calls.changing(
                 what,
-                lambda: self._put_once(target, body, md5, condition),
+                lambda: self._with_etag(
+                    self._put_once(target, body, md5, condition), target, (digest.hexdigest(), len(body)), over
+                ),
                 "ETag",
                 size=len(body),
                 asked=_asked(condition),
@@ -212,19 +214,22 @@ class Storage:
 
     def send_part(self, target: Target, upload_id: str, number: int, body: bytes) -> Part:
         md5 = hashlib.md5(body, usedforsecurity=False).digest()
-        answer = self._calls.sending(
-            f"uploading part {number} of {target.bucket}/{target.key}",
-            lambda: self._client.upload_part(
+
+        def once() -> Any:
+            answer: Any = self._client.upload_part(
                 Bucket=target.bucket,
                 Key=target.key,
                 UploadId=upload_id,
                 PartNumber=number,
                 Body=body,
                 ContentMD5=_base64(md5),
-            ),
-            "ETag",
-            size=len(body),
-        )
+            )
+            if answer.get("ETag") is not None or not (listed := self._listed_part(target, upload_id, number)):
+                return answer
+            return answer | {"ETag": listed["ETag"]} if listed["Size"] == len(body) else answer
+
+        what = f"uploading part {number} of {target.bucket}/{target.key}"
+        answer = self._calls.sending(what, once, "ETag", size=len(body))
         if bare(answer["ETag"]) == md5.hex():
             self._shared.etag_is_md5.saw(target.bucket, True)
         return Part(number, answer["ETag"], md5)
@@ -278,19 +283,18 @@ class Storage:
             return True
         if not is_known or self._shared.etag_is_md5.of(target.bucket):
             return False
-        parts = self._calls.repeated(
+        listed = self._calls.repeated(
             f"listing the parts of {target.bucket}/{target.key}",
-            lambda: self._client.list_parts(
-                Bucket=target.bucket,
-                Key=target.key,
-                UploadId=upload_id,
-                PartNumberMarker=number - 1,
-                MaxParts=1,
-            ),
+            lambda: self._listed_part(target, upload_id, number),
         )
-        return any(
-            part["PartNumber"] == number and part["Size"] == source.length for part in parts.get("Parts", [])
+        return bool(listed and listed["Size"] == source.length)
+
+    def _listed_part(self, target: Target, upload_id: str, number: int) -> Any:
+        """The part as storage lists it, with `Size` and `ETag`; None if it lists none."""
+        answer = self._client.list_parts(
+            Bucket=target.bucket, Key=target.key, UploadId=upload_id, PartNumberMarker=number - 1, MaxParts=1
         )
+        return next((part for part in answer.get("Parts", []) if part["PartNumber"] == number), None)
 
     def complete(
         self, target: Target, upload_id: str, parts: list[Part], size: int, over: ObjectState = UNKNOWN
@@ -445,6 +449,24 @@ class Storage:
                 **target.parameters,
                 **condition,
             )
+
+    def _with_etag(self, answer: Any, target: Target, content: tuple[str, int], over: ObjectState) -> Any:
+        """The answer to an upload, with the ETag that a look at the object tells where the answer has none.
+
+        Without one such an answer proves nothing: it may be a proxy's. The object is the one that was sent if its
+        ETag is the MD5, or if it has the size and is not what it was to replace.
+        """
+        if answer.get("ETag") is not None:
+            return answer
+        try:
+            found = self._calls.head_once(target.bucket, target.key)
+        except (StorageUnreachable, StorageRefused):
+            return answer
+        (md5, size), etag = content, stored_by(found).etag
+        is_new = not isinstance(over, Unknown) and over != Version(etag)
+        if found.get("ContentLength") != size or (etag != md5 and not is_new):
+            return answer
+        return {**answer, "ETag": etag, "VersionId": found.get("VersionId")}
 
     def _complete_once(
         self, target: Target, upload_id: str, listed: Any, condition: Any

@@ -93,7 +93,9 @@ class Stumbling:
         self._stumble("claim")
         return Claimed(claim_id, JOB)
 
-    def report(self, job: Job, outcome: Ending, progress: object = None) -> ReportAnswer:
+    def report(
+        self, job: Job, outcome: Ending, progress: object = None, output_bytes: int | None = None
+    ) -> ReportAnswer:
         self._stumble("report")
         return ReportAnswer(accepted=True)
 
@@ -135,7 +137,9 @@ class SlowToKeep:
         assert self.may_keep.wait(30)
         self.calls.append("kept")
 
-    def report(self, job: Job, outcome: Ending, progress: object = None) -> ReportAnswer:
+    def report(
+        self, job: Job, outcome: Ending, progress: object = None, output_bytes: int | None = None
+    ) -> ReportAnswer:
         self.calls.append(str(outcome.verdict))
         return ReportAnswer(accepted=True)
 

@@ -18,7 +18,9 @@ from urllib.parse import urlsplit
 # yes to what is not carried out; "gone" is what S3 answers to the completion of an upload that is complete, and
 # moto does not; "501" and "412" are what a server says that knows no conditions. "404 page" is a status with a
 # page of something before the storage, "400 ExpiredToken" one with that code in an error document.
+# "untagged" leaves the ETag out of the answer.
 Fault = str
+LOOK = "KelpieLooksWhetherItMayWrite"  # in the address of a look whether a place takes uploads
 # What networks and servers do to any request.
 FAULTS = ["503", "500", "stall", "reset", "truncate", "behead", "lost"]
 PAGE = b"<html><body><h1>It works!</h1></body></html>"
@@ -35,6 +37,8 @@ class FaultyProxy:
         self.broken: list[str] = []  # operations, by `break_each_once`
         self._closed = threading.Event()
         self.headers: list[tuple[str, dict[str, str]]] = []  # of the requests, after their methods
+        # Whether the requests that find out at the beginning of a job whether its places take uploads count, too.
+        self.counts_looks = False
         # Or "whole": they are ignored; "mislabelled": answered with 200; "of any version": If-Match is ignored.
         self.ranges = "honoured"
         # What this storage does with If-Match and If-None-Match: enforces them (""), does not know them
@@ -95,6 +99,9 @@ class FaultyProxy:
 
     def _pass_on(self, request: BaseHTTPRequestHandler) -> None:
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
+        if LOOK in request.path and not self.counts_looks:
+            _answer(request, *self._ask(request, body))
+            return
         self.requests.append((request.command, request.path))
         self.headers.append((request.command, dict(request.headers.items())))
         fault = self.fault(request.command, request.path)
@@ -138,6 +145,8 @@ class FaultyProxy:
                 # The most treacherous place: what came is a status, and passes for an answer without headers.
                 request.wfile.write(f"HTTP/1.1 {status} OK\r\nContent-Le".encode())
                 request.close_connection = True
+            elif fault == "untagged":
+                _answer(request, status, {k: v for k, v in headers.items() if k.lower() != "etag"}, content)
             elif fault == "halve":
                 _answer(request, status, headers, content[: len(content) // 2])
             elif fault == "spoil":

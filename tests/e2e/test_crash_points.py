@@ -104,12 +104,12 @@ def while_running(scene: Scene) -> None:
 
 
 def while_uploading_a_checkpoint(scene: Scene) -> None:
-    wait_until_held(scene.s3.hold("PUT", f"{scene.name}/checkpoint/", Moment.ON_THE_WAY_THERE, spared=1))
+    wait_until_held(scene.s3.hold("PUT", f"{scene.name}/checkpoint/state", Moment.ON_THE_WAY_THERE, spared=1))
     assert scene.checkpoint_in_bucket(), "an earlier checkpoint is in the bucket"
 
 
 def while_uploading_outputs(scene: Scene) -> None:
-    wait_until_held(scene.s3.hold("PUT", f"{scene.name}/out/", Moment.ON_THE_WAY_THERE))
+    wait_until_held(scene.s3.hold("PUT", f"{scene.name}/out/result", Moment.ON_THE_WAY_THERE))
 
 
 def after_completed_was_sent(scene: Scene) -> None:

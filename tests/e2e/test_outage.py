@@ -11,7 +11,7 @@ from local_stack.processes import wait_for
 from local_stack.stack import LocalStack
 
 JOBS = 20
-INTERVAL = 2  # seconds
+INTERVAL = 4  # seconds; a lease lapses after twice that, and on a busy machine twenty workers take a while
 
 
 def heartbeats(jobs: list[Job]) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import md5
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,12 @@ def shared(aws: None) -> SharedClient:
 @pytest.fixture
 def storage(shared: SharedClient) -> Storage:
     return Storage(shared, held(), max_retries=0)
+
+
+@pytest.fixture
+def faulty(faulty: FaultyProxy) -> FaultyProxy:
+    faulty.counts_looks = True
+    return faulty
 
 
 def target(bucket: str, key: str = "key") -> Target:
@@ -68,6 +75,22 @@ def test_a_page_of_something_in_between_is_no_refusal_and_no_fact(
             OPERATIONS[operation](storage, bucket, tmp_path / "file")
     faulty.fault = lambda method, path: None
     assert s3.get(bucket, "key") == b"content"
+
+
+@pytest.mark.parametrize("conditions", ["", "ignored"])
+def test_what_answers_uploads_without_an_etag_is_asked_for_it(
+    storage: Storage, s3: S3Server, bucket: str, faulty: FaultyProxy, conditions: str
+) -> None:
+    """A proxy that changes bodies leaves ETags out. Without them nothing would ever count as uploaded."""
+    faulty.conditions = conditions
+    faulty.fault = lambda method, path: "untagged" if method == "PUT" else None
+    first = storage.put(target(bucket), b"content", Absent())
+    second = storage.put(target(bucket), b"changed", Version(first.etag))
+    assert [first.etag, second.etag] == [md5(b"content").hexdigest(), md5(b"changed").hexdigest()]
+    upload = storage.begin(target(bucket))
+    part = storage.send_part(target(bucket), upload, 1, b"in parts")
+    storage.complete(target(bucket), upload, [part], 8, Version(second.etag))
+    assert s3.get(bucket, "key") == b"in parts"
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

@@ -42,6 +42,7 @@ def test_whatever_breaks_every_file_arrives_whole_and_the_job_completes(
     script = f"cp in/large checkpoint/large; echo 1 > checkpoint/small; echo 1 > checkpoint/gone; {UNTIL_TOLD}; "
     script += "rm checkpoint/gone; mv in/large out/large; echo 2 > out/small"
     job = coordinator.submit(**shell(script), sync=sync, heartbeat_interval=5)
+    faulty.counts_looks = True
     faulty.break_each_once(fault, operation_of)
     worker = make_worker(AWS_ENDPOINT_URL=faulty.url, **impatient).start()
     worker.wait_for("checkpoint_committed")

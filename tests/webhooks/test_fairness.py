@@ -68,9 +68,9 @@ class TestTaking:
         make_webhooks(db, rival, 1, "http://a/")
         assert len(db.all("select distinct lane from webhooks")) == 6
 
-    def test_a_host_of_any_length_has_a_lane(self, api: Client, db: Database) -> None:
-        api.submit(webhook=f"http://{'a' * 200_000}/")
-        assert api.claim()
+    def test_a_host_of_any_length_has_a_lane(self, db: Database, tenant: Tenant) -> None:
+        """Longer ones than there are were taken by earlier releases."""
+        make_webhooks(db, tenant, 1, f"http://{'a' * 200_000}/")
         assert outbox(db)[0]["lane"]
 
     def test_of_each_lane_a_few_are_taken(self, db: Database, tenant: Tenant) -> None:

@@ -336,6 +336,7 @@ def test_a_bucket_that_outputs_cannot_go_to_is_found_before_the_command_starts(
     coordinator: FakeCoordinator, make_worker: Callable[..., Worker], faulty: FaultyProxy, bucket: str, when: str
 ) -> None:
     """One that does not exist, or one in whose prefix the key may list, and not write."""
+    faulty.counts_looks = True
     faulty.fault = lambda method, path: "403" if "/out/" in path and method in ("POST", "PUT") else None
     place, said = {
         "during": (
