@@ -827,6 +827,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 
 -- function announce_unparked() returns trigger
 
+-- function cells_of_sweep(the_sweep_id uuid, most integer) returns TABLE(id uuid, name text, attempt integer, phase text)
+
 -- function claim_job(the_tenant_id bigint, the_container_group text, the_machine_id text, the_claim_id uuid, the_actor text, the_sealed_key bytea, the_lines text[]) returns SETOF shown_jobs
 
 -- function claim_order(priority integer, is_new boolean) returns integer
@@ -906,6 +908,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 -- function note_endings() returns trigger
 
 -- function note_stall() returns trigger
+
+-- function numbers_of_sweep(the_sweep_id uuid) returns TABLE(phases jsonb, attempts bigint, held double precision)
 
 -- function of_group(the_container_group text, groups text[]) returns boolean
 

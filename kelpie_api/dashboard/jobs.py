@@ -43,7 +43,7 @@ def list_jobs() -> Response:
         place = listing.place_of(page=1, page_size=PAGE, asc=query["asc"], cursor=query["cursor"])
         found = listing.list_page(db(), caller(), filters, place)
         jobs, following = found.jobs, found.following
-        count = bulk.count(db(), caller(), filters)
+        count = bulk.count_some(db(), caller(), filters)
     except InvalidRequest as error:
         refusal = error
     kept = asked()

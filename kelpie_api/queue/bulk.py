@@ -26,7 +26,7 @@ COUNTED_IN_THE_QUEUE = {"status", "container_group_id", "user_id", "sweep", "pha
 
 @dataclass(frozen=True)
 class Count:
-    """The number of jobs that match; `more`: there are more final ones than were counted."""
+    """The number of jobs that match; `more`: there are more than were counted."""
 
     count: int
     more: bool = False
@@ -65,23 +65,48 @@ def count(db: Database, caller: Caller, filters: Filters) -> Count:
     return Count(number, more)
 
 
+def count_some(db: Database, caller: Caller, filters: Filters) -> Count:
+    """How many jobs match, for a page that is made again every few seconds: by a look at ten thousand at most,
+    besides what the queue alone tells.
+
+    Raises InvalidRequest where a reference means several.
+    """
+    filters = filters.resolved(db, caller)
+    number = _count_in_the_queue(db, caller, filters)
+    others = filters if number is None else filters.only(is_open=False)
+    if others is None:
+        return Count(number or 0)
+    found = search(db, caller, others, Place(MOST_COUNTED), MOST_COUNTED + 1, in_any_order=True)
+    more = found.is_partial or len(found.numbers) > MOST_COUNTED
+    return Count((number or 0) + min(len(found.numbers), MOST_COUNTED), more)
+
+
 def _count_open(db: Database, caller: Caller, filters: Filters) -> int:
+    number = _count_in_the_queue(db, caller, filters)
+    if number is not None:
+        return number
+    wanted = filters.only(is_open=True)
+    return sum(len(numbers) for numbers in _rounds(db, caller, wanted, MOST_COUNTED)) if wanted else 0
+
+
+def _count_in_the_queue(db: Database, caller: Caller, filters: Filters) -> int | None:
+    """How many open jobs match; None where their rows in the queue do not tell."""
+    given = {name for name, value in vars(filters).items() if value != getattr(Filters(), name)}
+    if not given <= COUNTED_IN_THE_QUEUE:
+        return None
     wanted = filters.only(is_open=True)
     if wanted is None:
         return 0
-    given = {name for name, value in vars(filters).items() if value != getattr(Filters(), name)}
-    if given <= COUNTED_IN_THE_QUEUE:
-        found = db.one_or_none(
-            SQL.count_open,
-            **caller.scope,
-            user_id=wanted.user_id,
-            statuses=wanted.statuses,
-            container_group=wanted.container_group_id,
-            sweep=wanted.sweep,
-            phases=list(wanted.phases) or None,
-        )
-        return int(found["count"]) if found else 0
-    return sum(len(numbers) for numbers in _rounds(db, caller, wanted, MOST_COUNTED))
+    found = db.one_or_none(
+        SQL.count_open,
+        **caller.scope,
+        user_id=wanted.user_id,
+        statuses=wanted.statuses,
+        container_group=wanted.container_group_id,
+        sweep=wanted.sweep,
+        phases=list(wanted.phases) or None,
+    )
+    return int(found["count"]) if found else 0
 
 
 def cancel(

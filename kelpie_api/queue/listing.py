@@ -158,15 +158,24 @@ class Found:
     is_partial: bool
 
 
-def search(db: Database, caller: Caller, filters: Filters, place: Place, to_look_at: int = TO_LOOK_AT) -> Found:
+def search(
+    db: Database,
+    caller: Caller,
+    filters: Filters,
+    place: Place,
+    to_look_at: int = TO_LOOK_AT,
+    *,
+    in_any_order: bool = False,
+) -> Found:
     """The numbers of the jobs of a page and one more, after a look at `to_look_at` entries at most.
 
-    The filters have no reference any more (`resolved`).
+    `in_any_order`: some that match, not the next ones, as for a count; then a beginning of names finds them by
+    itself, however many jobs have it. The filters have no reference any more (`resolved`).
     """
     found = db.one_or_none(
         SQL.find_jobs,
         **caller.scope,
-        wanted=json.dumps(filters.wanted()),
+        wanted=json.dumps(filters.wanted() | ({"any_order": True} if in_any_order else {})),
         beyond=place.beyond,
         oldest_first=place.oldest_first,
         most=place.size + 1,

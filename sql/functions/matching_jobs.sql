@@ -5,7 +5,8 @@
 --   user_id; ids (a list); sweep (an id or `none`); labels (a list of objects of one key); name, or name_prefix; phases;
 --   statuses; container_group; since, ended_since (of the creation and the end); changed_since (of the last event)
 --
--- each of which may be absent. All that are there must hold.
+-- each of which may be absent. All that are there must hold. `any_order` beside them says that it is some of the jobs that match which
+-- are asked for, not the next ones, as for a count.
 --
 -- Guarantee: one condition drives the search by its index, the others are looked up job by job; `to_look_at` entries are looked
 -- at, at most. Where these are used up before the page is full `is_partial` is true, and `reached` is the last number that was
@@ -14,8 +15,8 @@
 -- Which condition drives. A list of ids is the search. Of the others that have an index (sweep, label, name, status or phase)
 -- each is asked for its first two thousand entries, and one that has less is the most selective: it is read whole already. If
 -- none has less, it is what only jobs in the queue match (which is as small as the work in hand), then sweep, label, name, and
--- what is final. A beginning of names is no order of numbers, so it drives only where up to `to_look_at` jobs have it. Without
--- any of these the tenant's jobs are looked at, newest or oldest first.
+-- what is final. A beginning of names is no order of numbers, so it drives only where up to `to_look_at` jobs have it, or in any
+-- order. Without any of these the tenant's jobs are looked at, newest or oldest first.
 --
 -- Why a function: see page_of_jobs. The driving statement is put together of fixed parts here, so each has only one plan.
 create or replace function matching_jobs(
@@ -49,6 +50,7 @@ declare
   since      timestamptz := wanted ->> 'since';
   ended      timestamptz := wanted ->> 'ended_since';
   changed    timestamptz := wanted ->> 'changed_since';
+  any_order  boolean := coalesce((wanted ->> 'any_order')::boolean, false);
   direction  integer := case when oldest_first then 1 else -1 end;
   low        bigint  := case when since is null then 0 else coalesce(first_number_since(since), 9223372036854775807) end;
   -- The statuses that jobs of the phases asked for have.
@@ -95,7 +97,7 @@ else
   end if;
   if pool is null and beginning is not null then
     pool := next_matching('names', tenant_ids, groups, wanted, driving, beyond, oldest_first, to_look_at + 1);
-    if cardinality(pool) > to_look_at then
+    if cardinality(pool) > to_look_at and not any_order then
       pool := null;
     end if;
   end if;

@@ -235,10 +235,5 @@ select pending, in_hand, parked, (select extract(epoch from now() - j.created)::
   from counted;
 
 -- name: list_cells
--- The jobs of a sweep in the order of their submission, each with its phase. The caller is looked at before.
-select j.id, j.name, j.attempt, coalesce(p.phase, j.status::text) as phase
-  from jobs j
-  left join job_phases p on p.job_id = j.id
- where j.sweep_id = %(sweep_id)s
- order by j.seq
- limit %(most)s;
+-- The jobs of a sweep in the order of their submission, each with its phase; see functions/cells_of_sweep.sql. The caller is looked at before.
+select id, name, attempt, phase from cells_of_sweep(%(sweep_id)s, %(most)s);

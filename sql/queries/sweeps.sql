@@ -24,21 +24,11 @@ select id
    for share;
 
 -- name: get_sweep
--- With its jobs by phase: those in the queue by the phase that they have, the others by their status; and for how many seconds
--- machines held them so far.
+-- With what its jobs add up to; see functions/numbers_of_sweep.sql.
 select s.id, s.name, s.labels, s.max_parallel, s.webhook, s.created, s.closed is not null as closed, s.closed as closed_at,
-       (select coalesce(jsonb_object_agg(phase, jobs), '{}')
-          from (select coalesce(p.phase, j.status::text) as phase, count(*) as jobs
-                  from jobs j
-                  left join job_phases p on p.job_id = j.id
-                 where j.sweep_id = s.id
-                 group by 1) of_phase) as phases,
-       (select coalesce(sum(j.attempt), 0) from jobs j where j.sweep_id = s.id) as attempts,
-       (select coalesce(sum(coalesce(a.held, extract(epoch from coalesce(a.ended, now()) - a.claimed))), 0)::float8
-          from jobs j
-          join attempts a on a.job_id = j.id
-         where j.sweep_id = s.id) as held
+       n.phases, n.attempts, n.held
   from sweeps s
+ cross join lateral numbers_of_sweep(s.id) n
  where s.id = %(id)s
    and of_tenant(s.tenant_id, %(scope)s);
 

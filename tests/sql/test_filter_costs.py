@@ -11,17 +11,41 @@ import pytest
 
 from kelpie_api.db import SQL, Database, Transaction
 from kelpie_api.migrations import migrate
+from kelpie_api.queue import sweeps
 from tests.conftest import own_database
 from tests.helpers import Tenant, make_tenant
 
 JOBS = """
 insert into jobs (id, tenant_id, container_group, command, arguments, environment, sync, compression, max_failures,
-                  heartbeat_interval, status, attempt, started, completed, name, labels)
+                  heartbeat_interval, status, attempt, started, completed, name, labels, sweep_id)
 select gen_random_uuid(), %(tenant_id)s, 'g1', 'work', '[]', '{}', '{}', false, 3, 30, 'completed', 1, now(),
        now(),
        case when n <= 20 then 'rare-' || n else 'common' end,
-       jsonb_build_object('kind', case when n <= 20 then 'rare' else 'common' end)
+       jsonb_build_object('kind', case when n <= 20 then 'rare' else 'common' end),
+       case when n %% 120 = 0 then %(sweep)s::uuid end
   from generate_series(1, %(count)s) n
+"""
+ATTEMPTS = """
+insert into attempts (job_id, number, machine_id, container_group, claimed, ended, outcome, tenant_id)
+select id, 1, 'm1', 'g1', now() - interval '100 s', now(), 'completed', tenant_id from jobs
+"""
+# Ten of the sweep are held, forty wait; the others are of no sweep.
+OPEN = """
+insert into jobs (id, tenant_id, container_group, command, arguments, environment, sync, compression, max_failures,
+                  heartbeat_interval, status, attempt, started, sweep_id)
+select gen_random_uuid(), %(tenant_id)s, 'g1', 'work', '[]', '{}', '{}', false, 3, 30,
+       case when n <= 10 then 'running' else 'pending' end::job_status, (n <= 10)::integer,
+       case when n <= 10 then now() end, case when n <= 50 then %(sweep)s::uuid end
+  from generate_series(1, 1000) n
+"""
+QUEUE = """
+insert into queue (job_id, tenant_id, container_group, seq, heartbeat_interval, rank, attempt, machine_id,
+                   holder_group, heartbeat, sweep_id)
+select id, tenant_id, container_group, seq, 600, (status = 'pending')::integer, attempt,
+       case when status = 'running' then 'm1' end, case when status = 'running' then 'g1' end,
+       case when status = 'running' then now() end, sweep_id
+  from jobs
+ where status <> 'completed'
 """
 LABELS = """
 insert into job_labels
@@ -32,7 +56,11 @@ select coalesce(sum(pg_stat_get_xact_tuples_returned(oid)), 0)::bigint as entrie
   from pg_class
  where relnamespace = 'public'::regnamespace and relkind = 'i'
 """
-WHOLE = "select pg_stat_get_xact_numscans('jobs'::regclass) as scans"
+WHOLE = """
+select sum(pg_stat_get_xact_numscans(oid)) as scans
+  from pg_class
+ where oid in ('jobs'::regclass, 'queue'::regclass, 'attempts'::regclass)
+"""
 HISTORY = 6000
 RARE = {"labels": [{"kind": "rare"}]}
 
@@ -44,8 +72,13 @@ def filled(request: pytest.FixtureRequest, server_url: str) -> Iterator[tuple[Da
         with closing(Database(url, connections=2)) as db:
             db.open()
             tenant = make_tenant(db, "acme", "")
-            db.execute(JOBS, tenant_id=tenant.caller.tenant_id, count=HISTORY)
-            db.execute(LABELS)
+            sweep = sweeps.create(db, tenant.caller, {"name": "grid"}, None)[0]["id"]
+            of_tenant = {"tenant_id": tenant.caller.tenant_id, "sweep": sweep}
+            db.execute(JOBS, **of_tenant, count=HISTORY)
+            for statement in (LABELS, ATTEMPTS):
+                db.execute(statement)
+            db.execute(OPEN, **of_tenant)
+            db.execute(QUEUE)
             if request.param:
                 db.execute("analyze")
             yield db, tenant
@@ -100,3 +133,31 @@ def test_a_search_for_what_is_not_there_ends_at_its_bound(filled: tuple[Database
         after = tx.one_or_none(ENTRIES)
     assert before and after and answer["is_partial"] and answer["looked"] == 500
     assert after["entries"] - before["entries"] <= 2000
+
+
+def test_a_count_of_some_finds_a_beginning_of_names_by_itself(filled: tuple[Database, Tenant]) -> None:
+    """A page looks from the newest job on instead, where so many names begin so."""
+    db, tenant = filled
+    with db.transaction() as tx:
+        before = tx.one_or_none(ENTRIES)
+        answer = searched(tx, tenant, {"name_prefix": "common", "any_order": True} | {"statuses": ["failed"]}, 500)
+        after = tx.one_or_none(ENTRIES)
+    assert before and after and (answer["looked"], answer["is_partial"]) == (500, True)
+    assert after["entries"] - before["entries"] <= 1500
+
+
+def test_a_sweep_is_shown_by_what_is_its_own(filled: tuple[Database, Tenant]) -> None:
+    db, tenant = filled
+    found = db.one_or_none("select id from sweeps")
+    assert found
+    with db.transaction() as tx:
+        before, scans = tx.one_or_none(ENTRIES), tx.one_or_none(WHOLE)
+        sweep = tx.one_or_none(SQL.get_sweep, id=found["id"], scope=tenant.caller.tenant_id)
+        cells = tx.all(SQL.list_cells, sweep_id=found["id"], most=2000)
+        after = tx.one_or_none(ENTRIES)
+        assert tx.one_or_none(WHOLE) == scans
+    assert before and after and sweep
+    assert sweep["phases"] == {"completed": 50, "running": 10, "pending": 40}
+    assert (sweep["attempts"], sweep["held"]) == (60, 50 * 100)
+    assert [cell["phase"] for cell in cells] == 50 * ["completed"] + 10 * ["running"] + 40 * ["pending"]
+    assert after["entries"] - before["entries"] <= 700
