@@ -75,6 +75,7 @@ PAGE = """<!doctype html>
   <head>
     <meta charset="utf-8">
     <meta name="viewport" content="width=device-width, initial-scale=1">
+    <meta name="color-scheme" content="light dark">
     <title>Kelpie API</title>
     <link rel="stylesheet" href="{{ url_for('docs.get_asset', name='swagger-ui.css') }}">
     <link rel="stylesheet" href="{{ url_for('dashboard.get_asset', name='docs.css') }}">
@@ -100,6 +101,11 @@ PAGE = """<!doctype html>
 
 # validatorUrl: null keeps the document from being sent to Swagger's own validator.
 STARTING = """"use strict";
+// Swagger UI is dark by a class, where the pages follow the browser.
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const follow = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
+dark.addEventListener("change", follow);
+follow();
 SwaggerUIBundle({
   url: document.getElementById("api").dataset.document,
   dom_id: "#api",
