@@ -476,8 +476,9 @@ def output(
         moved = following > offset
         offset = following
         if moved or not over:
-            if not moved and (pause := reply.headers.get("Retry-After")):
-                yield Pause(float(pause) if pause.isdigit() else 1.0)
+            if not moved:  # between two attempts nothing holds the answer back
+                pause = 1 if job["status"] == "pending" else 0
+                yield Pause(_number(reply.headers.get("Retry-After"), pause))
             continue
         if attempt is not None or job["attempt"] <= number:
             return

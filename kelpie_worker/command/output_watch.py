@@ -10,6 +10,7 @@ from kelpie_worker.system.linux import boottime
 
 _TELL_EVERY = 1.0  # seconds
 _WATCHED_PIECE_EVERY, _PIECE_EVERY = 1.0, 10.0  # seconds
+_SOON = 3  # so many pieces of a command go a second apart, read along or not
 _EARLY = 0.25  # seconds by which a piece may come before its time: looks are half a second apart
 
 
@@ -17,8 +18,8 @@ class OutputWatch:
     """Tells how much was printed, and hands out the end of it in pieces where the job has it kept.
 
     `look` is to be called about twice a second. What is printed faster than the pieces go is left out between two.
-    The first pieces go a second apart, and the pause doubles up to the usual one: the answer to a piece says
-    whether the output is read along, which often begins with the job.
+    The first pieces go a second apart, then the pause doubles up to the usual one: the answer to a piece says
+    whether the output is read along, which often begins with the job, or a second or two after it.
     """
 
     def __init__(self, job: Job, tail: OutputTail, tell: Tell) -> None:
@@ -29,6 +30,7 @@ class OutputWatch:
         self._told = 0  # bytes
         self._told_at = self._sent_at = -_PIECE_EVERY  # CLOCK_BOOTTIME
         self._sent = 0  # the offset after the last piece
+        self._pieces = 0  # how many were handed out
         self._pause = 0.0  # seconds before the next one, while its output is not read along
 
     def look(self, final: bool = False) -> None:
@@ -45,5 +47,6 @@ class OutputWatch:
         start, content = self._tail.since(self._sent, final)
         if content:
             self._sent, self._sent_at = start + len(content), now
-            self._pause = min(max(pause * 2, _WATCHED_PIECE_EVERY), _PIECE_EVERY)
+            self._pieces += 1
+            self._pause = _WATCHED_PIECE_EVERY if self._pieces < _SOON else min(pause * 2, _PIECE_EVERY)
         return start, content

@@ -101,3 +101,19 @@ def test_every_request_names_the_client_and_its_release() -> None:
     api, seen = answering(OK)
     api.job("1")
     assert seen[0].headers["User-Agent"].startswith("kelpie-client/")
+
+
+def test_between_two_attempts_the_output_is_asked_for_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    paused: list[float] = []
+    monkeypatch.setattr("kelpie.steps.time.sleep", paused.append)
+
+    def answer(body: object) -> httpx.Response:
+        return httpx.Response(200, json=body, headers={"Kelpie-Extensions": "attempt, output"})
+
+    job = {"id": "1", "status": "pending", "attempt": 1}
+    nothing = httpx.Response(200, headers={"Kelpie-Next-Offset": "0", "Kelpie-Extensions": "attempt, output"})
+    ended = answer(job | {"status": "canceled"})
+    begun = [answer(job), answer({"attempts": [{"number": 1}]})]
+    api, seen = answering(*begun, answer(job), nothing, answer(job), nothing, ended, nothing)
+    assert list(api.job("1").logs(follow=True)) == []
+    assert (len(seen), paused) == (8, [1, 1])

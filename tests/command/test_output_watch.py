@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
+from kelpie_api.queue import output
 from kelpie_worker.command import output_watch
 from kelpie_worker.command.output_tail import OutputTail
 from kelpie_worker.command.output_watch import OutputWatch
@@ -33,8 +36,17 @@ def pieces(monkeypatch: pytest.MonkeyPatch, seconds: float, followed_from: float
 
 
 def test_the_first_pieces_come_soon_and_later_ones_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert pieces(monkeypatch, 36, followed_from=99) == [0, 1, 3, 7, 15, 25, 35]
+    assert pieces(monkeypatch, 36, followed_from=99) == [0, 1, 2, 4, 8, 16, 26, 36]
 
 
 def test_while_the_output_is_read_along_a_piece_comes_every_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert pieces(monkeypatch, 18, followed_from=15.5) == [0, 1, 3, 7, 15, 16, 17, 18]
+    assert pieces(monkeypatch, 19, followed_from=16.5) == [0, 1, 2, 4, 8, 16, 17, 18, 19]
+
+
+@pytest.mark.parametrize("followed_from", [0.5, 1.5, 2.5])
+def test_a_reader_of_a_commands_first_seconds_has_each_line_within_two(
+    monkeypatch: pytest.MonkeyPatch, followed_from: float
+) -> None:
+    """The answer to a piece says that there is a reader, and the first three go a second apart without one."""
+    longest = max(after - before for before, after in pairwise(pieces(monkeypatch, 20, followed_from)))
+    assert longest + output.PAUSE < 2

@@ -19,6 +19,9 @@ from local_stack.processes import CHECKOUT, wait_for
 from local_stack.stack import LocalStack
 
 # Seconds until a line is shown that is printed while the output is read along: the first one, and those after it.
+# Where other programs take the processors, single lines come later. That no line is made to wait for longer is
+# shown without a clock: tests/command/test_output_watch.py (the pieces), tests/queue/test_output.py (the next
+# attempt hears of the reader).
 FIRST, LATER = 12.0, 2.0
 # Seconds in which the first twelve lines of a job that has just begun are shown, which take 2.4 to print.
 BEGINNING = 6.0
@@ -69,6 +72,14 @@ class Followed:
 
     def has(self, pattern: str) -> Callable[[], bool]:
         return lambda: any(re.fullmatch(pattern, line) for _, line in list(self.lines))
+
+    def delays(self, beginning: str) -> list[float]:
+        """Seconds from the printing of lines that begin so, and end with its time, until they were shown."""
+        return [
+            shown - float(line.rsplit(" at ")[-1])
+            for shown, line in list(self.lines)
+            if line.startswith(beginning)
+        ]
 
     def end(self) -> int:
         code = self.process.wait(timeout=60)
@@ -127,14 +138,16 @@ def test_output_is_followed_through_the_loss_of_a_machine_and_a_restart_of_the_c
     stack: LocalStack, group: str, shell: dict[str, str], tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
-    loop = f"n=0; until test -e {gate}; do n=$((n + 1)); echo attempt $KELPIE_ATTEMPT line $n; sleep 0.2; done"
+    printed = "attempt $KELPIE_ATTEMPT line $n at $(date +%s.%N)"
+    loop = f"n=0; until test -e {gate}; do n=$((n + 1)); echo {printed}; sleep 0.2; done"
     job = submit(shell, "-g", group, "--interval", "1", "--", "sh", "-c", loop)
     followed = Followed(job, shell)
     try:
-        wait_for(followed.has("attempt 1 line 12"), "the output of the first machine", timeout=60)
+        wait_for(followed.has("attempt 1 line 12 .*"), "the output of the first machine", timeout=60)
         holder = stack.client.job(job)["machine_id"]
         next(worker for worker in stack.workers if worker.machine_id == holder).vanish()
-        wait_for(followed.has("attempt 2 line 3"), "the output of another machine", timeout=60)
+        wait_for(followed.has("attempt 2 line 12 .*"), "the output of another machine", timeout=60)
+        late = followed.delays("attempt 2")
         stack.kill_api()
         stack.start_api()
         known = len(followed.lines)
@@ -142,8 +155,9 @@ def test_output_is_followed_through_the_loss_of_a_machine_and_a_restart_of_the_c
     finally:
         gate.touch()
         code = followed.end()
-    lines = [line for _, line in followed.lines]
+    lines = [line.partition(" at ")[0] for _, line in followed.lines]
     assert (code, lines[0]) == (0, "--- attempt 1 ---")
     assert followed.lines[lines.index("attempt 1 line 12")][0] - followed.lines[0][0] < BEGINNING
     second = lines[lines.index("--- attempt 2 ---") + 1 :]
     assert second == [f"attempt 2 line {number}" for number in range(1, len(second) + 1)]
+    assert median(late) < LATER, late

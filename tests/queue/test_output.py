@@ -286,10 +286,10 @@ def test_watching_is_written_every_fifteen_seconds_and_for_fifty_jobs_of_a_tenan
         return db.one_or_none("select watched_until as u from queue where job_id = %(id)s", id=job["id"])["u"]  # type: ignore[index]
 
     assert output.watch(db, job["id"], 1)
-    first = until()
-    assert output.watch(db, job["id"], 1) and until() == first
-    db.execute("update queue set watched_until = now() + interval '14 seconds'")
-    assert output.watch(db, job["id"], 1) and until() > first
+    for left, is_written in ((36, False), (34, True)):
+        db.execute("update queue set watched_until = now() + %(left)s * interval '1 second'", left=left)
+        before = until()
+        assert output.watch(db, job["id"], 1) and (until() > before) is is_written
     other = start_job(api)
     monkeypatch.setattr(output, "MOST_WATCHED", 1)
     assert not output.watch(db, other["id"], 1)
@@ -297,6 +297,20 @@ def test_watching_is_written_every_fifteen_seconds_and_for_fifty_jobs_of_a_tenan
     api.report(job, "released", attempt=1)
     assert not output.watch(db, job["id"], 1)
     assert output.watch(db, other["id"], 1)
+
+
+@pytest.mark.parametrize("end", ["lapsed", "released", "failed"])
+def test_the_next_attempt_of_a_job_that_is_read_along_hears_so_with_its_first_piece(
+    api: Client, db: Database, job: Job, end: str
+) -> None:
+    assert output.watch(db, job["id"], 1)
+    if end == "lapsed":
+        db.execute("update queue set heartbeat = now() - interval '1 day'")
+    else:
+        api.report(job, end, attempt=1)
+    assert api.get("/work?machine_id=m2&container_group_id=g1&speaks=output").json
+    assert send(api, job, 0, b"x", attempt=2, machine="m2").json == {"next": 1, "watched": True}
+    assert api.report(job, "heartbeat", "m2", attempt=2).json == {"status": "running", "watched": True}
 
 
 def test_a_worker_that_sends_none_is_not_watched(api: Client, db: Database) -> None:

@@ -104,8 +104,9 @@ select start, content
  order by start;
 
 -- name: watch_output
--- Have the holder send its output every second for the next 30 seconds; written every 15 seconds at most. Not beyond `most` jobs of a
--- tenant, nor where the attempt is over or its worker sends none. A row: it is watched.
+-- Have the holder send its output every second for the next 50 seconds; written every 15 seconds at most, so that it lasts for
+-- longer than a reader waits (30 seconds). Not beyond `most` jobs of a tenant, nor where the attempt is over or its worker sends
+-- none. A row: it is watched.
 with live as (
   select job_id, tenant_id, watched_until
     from queue
@@ -116,12 +117,12 @@ with live as (
 ),
 noted as (
   update queue q
-     set watched_until = now() + interval '30 seconds'
+     set watched_until = now() + interval '50 seconds'
     from live l
    where q.job_id = l.job_id
      and q.attempt = %(attempt)s
      and q.machine_id is not null
-     and coalesce(q.watched_until, '-infinity') < now() + interval '15 seconds'
+     and coalesce(q.watched_until, '-infinity') < now() + interval '35 seconds'
      and (q.watched_until > now()
           or %(most)s > (select count(*)
                            from queue w
@@ -132,7 +133,7 @@ noted as (
 )
 select job_id from noted
  union
-select job_id from live where watched_until >= now() + interval '15 seconds';
+select job_id from live where watched_until >= now() + interval '35 seconds';
 
 -- name: look_at_outputs
 -- How far the output of some attempts is, and which of them are over. `asked` is a list of objects.
