@@ -1,4 +1,4 @@
-"""The first section of the README, as a person goes through it: its lines, in a checkout and an empty home."""
+"""The commands of the README, and its first section as one goes through it, in a checkout and an empty home."""
 
 from __future__ import annotations
 
@@ -16,15 +16,32 @@ from tests.terminal import LOOK_EVERY, Terminal
 
 # What is not built from, and what belongs to this checkout alone.
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info", "node_modules")
+README = CHECKOUT / "README.md"
 PROMPT = "$ "
 EXPORT = re.compile(r"^export .*$", re.MULTILINE)
 
 
-def blocks() -> list[list[str]]:
-    """The lines of each block of commands in the section Begin."""
-    _, _, section = (CHECKOUT / "README.md").read_text().partition("## Begin\n")
-    section, _, _ = section.partition("\n## ")
-    return [found.strip().splitlines() for found in re.findall(r"```sh\n(.*?)```", section, re.DOTALL)]
+def sections() -> dict[str, list[list[str]]]:
+    """The lines of each block of commands, by the section of the README that has it."""
+    _, *parts = re.split(r"^##+ (.*)\n", README.read_text(), flags=re.MULTILINE)
+    found = {
+        heading: [
+            [line for line in block.splitlines() if line]
+            for block in re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        ]
+        for heading, text in zip(parts[::2], parts[1::2], strict=True)
+    }
+    return {heading: lines for heading, lines in found.items() if lines}
+
+
+def blocks(section: str = "Begin") -> list[list[str]]:
+    """The lines of each block of commands in a section."""
+    return sections()[section]
+
+
+def without_comment(line: str) -> str:
+    """A line without the comment at its end."""
+    return re.split(r"\s+# ", line)[0]
 
 
 @dataclass
@@ -74,6 +91,13 @@ def enter(terminal: Terminal, line: str, timeout: float = 60) -> str:
     except TimeoutError as error:
         raise TimeoutError(f"{error}; on the screen:\n{terminal.screen()}") from error
     return "\n".join(seen[before:-1])
+
+
+def succeed(terminal: Terminal, line: str) -> str:
+    """`enter` of a line that has to end with the exit code 0."""
+    said = enter(terminal, line)
+    assert enter(terminal, "echo code $?").strip() == "code 0", f"{line}:\n{terminal.screen()}"
+    return said
 
 
 @contextmanager

@@ -20,7 +20,9 @@ from psycopg.conninfo import make_conninfo
 from kelpie_api.db import Database
 from local_stack.client import ApiClient
 from local_stack.processes import CHECKOUT, free_port, wait_for
+from tests.first_steps import blocks
 
+((COPY, BUILD, UP, LOOK),) = blocks("Run it in containers")
 # Whatever no clean checkout has. What the images must not have is left in.
 LEFT_OUT = shutil.ignore_patterns(
     ".git", ".venv", "build", "dist", "__pycache__", ".*_cache", ".hypothesis", ".env", "kelpie-state.json"
@@ -68,7 +70,11 @@ class Compose:
 
     def copy_checkout(self) -> None:
         shutil.copytree(CHECKOUT, self.folder, ignore=LEFT_OUT, symlinks=True)
-        (self.folder / ".env").write_text("".join(f"{name}={value}\n" for name, value in self._settings.items()))
+        self.shell(COPY)
+        written = self.folder / ".env"
+        given = [line for line in written.read_text().splitlines() if line.split("=")[0] not in self._settings]
+        filled_in = [f"{name}={value}" for name, value in self._settings.items()]
+        written.write_text("".join(f"{line}\n" for line in given + filled_in))
 
     def run(self, arguments: str, env: Mapping[str, str] | None = None) -> None:
         """`docker compose ARGUMENTS`. Raises RuntimeError with all it said."""
@@ -116,6 +122,10 @@ class Compose:
             return container.attrs["State"].get("Health", {}).get("Status") == "healthy"
 
         wait_for(is_healthy, f"{service} to be healthy", timeout=60)
+
+    def look(self) -> None:
+        """The README's look at it. Raises RuntimeError where the answer is no success."""
+        self.shell(LOOK.replace("curl ", "curl --fail --noproxy '*' ").replace("http://localhost:8080", self.url))
 
     def wait_until_ready(self) -> None:
         wait_for(lambda: self.answers("/readyz"), "the API to be ready", timeout=60)

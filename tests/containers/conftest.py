@@ -14,7 +14,7 @@ from docker.errors import ImageNotFound
 
 from local_stack.processes import scratch_folder
 from tests.conftest import docker_answers
-from tests.containers.compose import Compose, compose_command
+from tests.containers.compose import BUILD, UP, Compose, compose_command
 
 # The setting of compose.yaml, that of the tests, the stand-in where no registry is reached, the official one.
 IMAGES = [
@@ -72,14 +72,15 @@ def compose() -> Iterator[Compose]:
 
 @pytest.fixture(scope="session")
 def built(compose: Compose) -> Compose:
-    compose.run("build")
+    compose.shell(BUILD)
     return compose
 
 
 @pytest.fixture(scope="session")
 def running(built: Compose) -> Compose:
-    built.run("up -d")
+    built.shell(UP)
     built.wait_until_ready()
+    built.look()
     return built
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from local_stack.processes import processes_in, wait_for
+from local_stack.processes import CHECKOUT, processes_in, wait_for
+from tests.first_steps import blocks, without_comment
 
-DEMO = Path(__file__).resolve().parents[2] / "scripts" / "demo"
+((SHOWN, _),) = blocks("See it work")
+DEMO = CHECKOUT / without_comment(SHOWN)
 KILLS = 5
 END = re.compile(
     r"attempt \d+ on \S+ (?P<outcome>\w+): "
