@@ -218,12 +218,11 @@ class SweepStorm:
             }
 
     def hold_to_limit(self, row: Row, before: Row, most: int) -> None:
-        """Above the limit jobs may keep their slots, from a time of a higher one, and none gets one. A job with a
-        slot that was given back may be handed out again before it is parked."""
+        """Above the limit the numbers may stay as they were, from a time of a higher one, and never grow."""
         self.looks += 1
         for what in ("held", "unparked"):
-            if row[what] > max(most, before["unparked"]):
-                self.broken.append(f"{row[what]} are {what}, and the limit is {most}: {before} before, {row}")
+            if row[what] > max(most, before[what]):
+                self.broken.append(f"{row[what]} are {what}, {before[what]} were, and the limit is {most}: {row}")
 
 
 @contextmanager
