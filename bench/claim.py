@@ -30,10 +30,7 @@ SHORT = 1_000  # pending jobs of the short queue
 ROUNDS, CLAIMS_A_ROUND, WARM_UP = 9, 60, 20
 HEARTBEATS_A_JOB = 20
 WORST_RATIO = 1.5
-HOT_SHARE, HOT_SHARE_OF_FEW = (
-    0.95,
-    0.8,
-)  # a short run shows a page that had no room, or a snapshot that kept it full
+HOT_SHARE = 0.95
 PRIORITIES = 200  # beside parked jobs
 BANS = 1000  # of one machine, of the first jobs beside parked ones
 NO_MORE_THAN = 10  # index entries that a claim may read to find its job
@@ -282,10 +279,10 @@ def judge(short: Case, long: Case, held: list[Row], goals: Goals) -> None:
         locked = locked_rows(case)
         goals.fact(f"{case.name}: rows locked by a claim: {locked}", locked == 1)
     beating = held if goals.judged else held[:40]
-    share, goal = hot_share(long, beating), HOT_SHARE if goals.judged else HOT_SHARE_OF_FEW
+    share = hot_share(long, beating)
     goals.fact(
-        f"{share:.1%} of {len(beating) * HEARTBEATS_A_JOB:,} heartbeats were HOT (goal: over {goal:.0%})",
-        share > goal,
+        f"{share:.1%} of {len(beating) * HEARTBEATS_A_JOB:,} heartbeats were HOT (goal: over {HOT_SHARE:.0%})",
+        share > HOT_SHARE,
     )
 
 
