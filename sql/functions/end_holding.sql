@@ -5,6 +5,9 @@
 -- Given back, the job is claimable again, unless something may stand against it (ends_on_lapse): a wish, or a limit. Then it
 -- is parked, so that nothing hands it out until end_attempts has seen to it. The statement that gave it back asks for
 -- that at once, and maintenance does for reports that the release before took.
+--
+-- A job of a sweep that is beyond a limit which was lowered meanwhile waits for a slot: else a claim before the next filling
+-- would make more held than the limit allows. The sweep's row is locked as in keep_slots, and for the same reason.
 create or replace function end_holding() returns trigger language plpgsql as $$
 declare
   held_until timestamptz := case when lapsed(old.heartbeat, old.heartbeat_interval) then old.heartbeat else now() end;
@@ -19,6 +22,16 @@ begin
     new.deadline = null;
     if new.ends_on_lapse then
       new.parked = with_reason(new.parked, 'hold');
+    end if;
+    if new.sweep_id is not null and new.parked is null then
+      perform from sweeps s
+        where s.id = new.sweep_id
+          and exists (select from queue q where q.sweep_id = s.id and q.parked is null offset s.max_parallel)
+          and s.max_parallel is not null
+          for share;
+      if found then
+        new.parked = '{sweep}';
+      end if;
     end if;
   end if;
   return new;

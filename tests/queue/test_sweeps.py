@@ -98,6 +98,27 @@ def test_a_raised_limit_unparks_and_a_lowered_one_parks_what_no_machine_holds(
     assert unparked(db, sweep) == 2 and client.claim("m5") is not None and client.claim("m6") is not None
 
 
+def test_a_job_beyond_a_lowered_limit_waits_for_a_slot_from_the_moment_in_which_it_is_given_back(
+    client: Client, db: Database
+) -> None:
+    """A claim before the next filling would make more held than the limit allows."""
+    sweep = new_sweep(client, max_parallel=3)
+    submit(client, 3, sweep)
+    held = [(client.claim(machine) or {})["id"] for machine in ("m1", "m2", "m3")]
+    client.patch(f"/sweeps/{sweep['id']}", {"max_parallel": 2})
+    waiting = []
+    for job_id in held[:2]:
+        given_back = db.one_or_none(
+            "update queue set machine_id = null, holder_group = null, claim_id = null, heartbeat = null"
+            " where job_id = %(id)s returning parked",
+            id=job_id,
+        )
+        waiting.append((given_back or {})["parked"])
+    assert waiting == [["sweep"], None]
+    assert (client.claim("m4") or {})["id"] == held[1]
+    assert client.claim("m5") is None
+
+
 def test_a_job_that_is_held_gives_its_slot_to_the_next_at_once_and_waits_for_one_when_resumed(
     client: Client, db: Database
 ) -> None:
