@@ -26,7 +26,7 @@ from tests.doubles.fleet import KEY, FleetDouble
 pytestmark = pytest.mark.timeout(1800)
 
 SETTINGS = Path(__file__).with_name("schemathesis.toml")
-EXAMPLES = int(os.environ.get("KELPIE_OPENAPI_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("KELPIE_OPENAPI_EXAMPLES", "20"))
 SEED = os.environ.get("KELPIE_OPENAPI_SEED", "1")
 
 # What only the administrator may do; some of it removes what the other run needs.
