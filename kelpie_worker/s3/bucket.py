@@ -173,9 +173,7 @@ class Storage:
             md5 = _base64(digest.digest())
             answer = self._calls.changing(
                 what,
-                lambda: self._with_etag(
-                    self._put_once(target, body, md5, condition), target, (digest.hexdigest(), len(body)), over
-                ),
+                lambda: self._with_etag(self._put_once(target, body, md5, condition), target, digest.hexdigest()),
                 "ETag",
                 size=len(body),
                 asked=_asked(condition),
@@ -450,11 +448,11 @@ class Storage:
                 **condition,
             )
 
-    def _with_etag(self, answer: Any, target: Target, content: tuple[str, int], over: ObjectState) -> Any:
+    def _with_etag(self, answer: Any, target: Target, md5: str) -> Any:
         """The answer to an upload, with the ETag that a look at the object tells where the answer has none.
 
         Without one such an answer proves nothing: it may be a proxy's. The object is the one that was sent if its
-        ETag is the MD5, or if it has the size and is not what it was to replace.
+        ETag is the MD5; of any other it is not known, for another machine may have replaced it.
         """
         if answer.get("ETag") is not None:
             return answer
@@ -462,11 +460,9 @@ class Storage:
             found = self._calls.head_once(target.bucket, target.key)
         except (StorageUnreachable, StorageRefused):
             return answer
-        (md5, size), etag = content, stored_by(found).etag
-        is_new = not isinstance(over, Unknown) and over != Version(etag)
-        if found.get("ContentLength") != size or (etag != md5 and not is_new):
+        if stored_by(found).etag != md5:
             return answer
-        return {**answer, "ETag": etag, "VersionId": found.get("VersionId")}
+        return {**answer, "ETag": md5, "VersionId": found.get("VersionId")}
 
     def _complete_once(
         self, target: Target, upload_id: str, listed: Any, condition: Any
