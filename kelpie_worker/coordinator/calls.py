@@ -29,7 +29,7 @@ from kelpie_worker.system.linux import boottime
 from kelpie_worker.system.retry import Failure, Interrupted, retry, sleep
 
 _BACKOFF = Backoff(0.5, 30.0)
-_LAST_MANIFEST = 5.0  # seconds for the answer to the last manifest before the job is given back
+_LAST_MANIFEST = 5.0  # seconds for the answer to the last manifest before the end is reported
 _LAST_PIECE = 2.0  # seconds for the answer to the last piece of output before the attempt's end is reported
 _LAST_RELEASE = 2.0  # seconds of a shutdown's grace that are kept for the release; half of it where less is left
 _LAST_CLAIM = 1.0  # seconds for the answer to a claim that is under way when claiming ends
@@ -142,9 +142,9 @@ class CoordinatorCalls:
         tries = 1 if report.again else 0
         if resume := self._resumes.pop(report.job.claim_id, None):  # of an attempt that is over none is taken
             resume.join(self._time_for_manifests())
-        if report.outcome.verdict is not Verdict.COMPLETED:
-            # The next attempt needs the last manifest, and once the job is given back the server refuses it.
-            self._manifests.wait_for(report.job.claim_id, self._time_for_manifests())
+        # The next attempt needs the last manifest, or the person that takes a completed job's checkpoint. Once the
+        # attempt is over the server takes none.
+        self._manifests.wait_for(report.job.claim_id, self._time_for_manifests())
 
         def once() -> ReportAnswer:
             nonlocal tries

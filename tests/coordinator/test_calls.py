@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import cast
 
 import pytest
@@ -161,6 +161,20 @@ def test_a_release_waits_for_the_answer_to_the_last_manifest_as_long_as_the_grac
     threading.Timer(1.0, api.may_keep.set).start()  # a server that takes its time
     assert told.get(timeout=30) == Reported(CLAIM)
     assert api.calls == ["manifest", "kept", "released"]
+
+
+def test_the_report_of_a_completed_job_waits_for_the_answer_to_the_last_manifest() -> None:
+    """Without it the checkpoint that a person takes would lack what was saved at the command's end."""
+    api, told = SlowToKeep(), SimpleQueue[Message]()
+    coordinator = CoordinatorCalls(cast(Api, api), told.put)
+    coordinator.carry_out(ReportCheckpoint(JOB, 1, MANIFEST))
+    wait_for(lambda: api.calls, "the manifest to be sent")
+    coordinator.carry_out(Report(JOB, COMPLETED))
+    with pytest.raises(Empty):
+        told.get(timeout=0.3)
+    api.may_keep.set()
+    assert told.get(timeout=30) == Reported(CLAIM)
+    assert api.calls == ["manifest", "kept", "completed"]
 
 
 @pytest.mark.parametrize("grace", [0.0, 1.0])
