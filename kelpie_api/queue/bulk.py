@@ -12,6 +12,7 @@ from uuid import UUID
 from kelpie_api.auth.caller import Caller
 from kelpie_api.db import SQL, Database
 from kelpie_api.errors import Conflict, IdempotencyKeyReused, InvalidRequest
+from kelpie_api.queue import sweeps
 from kelpie_api.queue.filters import Filters
 from kelpie_api.queue.identity import IdempotencyKey
 from kelpie_api.queue.listing import Place, search
@@ -21,6 +22,7 @@ AT_ONCE = 1000  # jobs of one round: a fraction of a second, so claims step over
 MOST_COUNTED = 10_000  # final jobs
 LOOKED_AT_TO_COUNT = 100_000  # final jobs that are looked at for a count
 MOST_REFUSED = 100  # jobs that an answer names
+MOST_FILLED = 100  # sweeps whose slots a change gives on by itself, a few milliseconds each
 COUNTED_IN_THE_QUEUE = {"status", "container_group_id", "user_id", "sweep", "phases", "is_open"}
 
 
@@ -228,12 +230,17 @@ def _change(
         final = replace(final, phases=[phase for phase in refused if phase in (final.phases or refused)])
         final = final if final.phases else None
     named = _refused(db, caller, final, below, "it has ended already")
-    done = 0
+    done, with_slots = 0, set[UUID]()
     wanted = filters.only(is_open=True)
     values = {**caller.scope, "actor": caller.actor, "sealed_key": caller.sealed_key}
     for numbers in _rounds(db, caller, wanted, AT_ONCE, below) if wanted else ():
-        found = db.one_or_none(statement, numbers=sorted(numbers), **values)
-        done += int(found["count"]) if found else 0
+        if found := db.one_or_none(statement, numbers=sorted(numbers), **values):
+            done += found["count"]
+            with_slots.update(found["sweeps"])
+    # Only now: a slot that came free in one round might go to a job of the next. What is left out here, or missed
+    # because this process ends, maintenance fills.
+    for sweep_id in sorted(with_slots)[:MOST_FILLED]:
+        sweeps.fill(db, sweep_id)
     return Changed(done, named)
 
 

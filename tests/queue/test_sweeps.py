@@ -135,6 +135,27 @@ def test_a_job_that_is_held_gives_its_slot_to_the_next_at_once_and_waits_for_one
     assert (client.claim("m2") or {})["id"] == alone["id"]
 
 
+def test_jobs_that_are_held_or_canceled_together_give_their_slots_to_the_next_at_once(
+    client: Client, db: Database
+) -> None:
+    sweep = new_sweep(client, max_parallel=2)
+    for part in "abc":
+        submit(client, 2, sweep, labels={"part": part})
+
+    def with_slots() -> list[str]:
+        unparked = "select j.labels ->> 'part' as part from queue q join jobs j on j.id = q.job_id"
+        return [row["part"] for row in db.all(f"{unparked} where q.parked is null order by q.seq")]
+
+    client.post("/jobs/hold", {"label": "part:a"})
+    assert with_slots() == ["b", "b"]
+    assert client.claim("m1") is not None
+    client.post("/jobs/cancel", {"label": "part:b"})
+    assert with_slots() == ["c", "c"]
+    client.post("/jobs/cancel", {"label": "part:c"})
+    client.post("/jobs/resume", {"sweep": sweep["id"]})
+    assert with_slots() == ["a", "a"]
+
+
 def test_a_higher_priority_has_the_next_slot(client: Client, db: Database) -> None:
     sweep = new_sweep(client, max_parallel=1)
     submit(client, 2, sweep)

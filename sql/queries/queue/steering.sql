@@ -389,7 +389,7 @@ select count(*) as count from job;
 -- Changes of jobs by their numbers, which come in order, so that two of these statements lock them in the same one.
 
 -- name: cancel_many
--- End jobs of the queue, with a holder or without.
+-- End jobs of the queue, with a holder or without. `sweeps` are those in which slots came free.
 with held as materialized (
   select q.*
     from unnest(%(numbers)s::bigint[]) as n (seq)
@@ -424,11 +424,12 @@ hooked as (
     from job
    where is_told(webhook, options, 'canceled')
 )
-select count(*) as count from job;
+select (select count(*) from job) as count,
+       array(select distinct sweep_id from held where sweep_id is not null and parked is null) as sweeps;
 
 -- name: hold_many
 -- Park jobs of the queue; of those that a machine holds it is wished, unless a stronger wish stands there. `count` are all that
--- are held then, or will be.
+-- are held then, or will be; `sweeps` are those in which slots came free.
 with held as materialized (
   select q.*
     from unnest(%(numbers)s::bigint[]) as n (seq)
@@ -467,10 +468,12 @@ hooked as (
     join jobs j on j.id = p.job_id
    where is_told(j.webhook, j.options, 'held')
 )
-select count(*) as count from held where wish is distinct from 'cancel';
+select (select count(*) from held where wish is distinct from 'cancel') as count,
+       array(select distinct sweep_id from held where sweep_id is not null and machine_id is null and parked is null) as sweeps;
 
 -- name: resume_many
 -- Let held jobs of the queue be claimed again, and those that wait after a failure at once; a wish to hold one is withdrawn.
+-- `sweeps` are those of jobs that may need a slot now.
 with held as materialized (
   select q.*
     from unnest(%(numbers)s::bigint[]) as n (seq)
@@ -490,7 +493,7 @@ resumed as (
          ends_on_lapse = q.machine_id is not null and coalesce(q.attempt >= q.ends_from_attempt, false)
     from did d
    where q.job_id = d.job_id
-  returning q.job_id, q.attempt, d.unparked
+  returning q.job_id, q.attempt, q.sweep_id, d.unparked
 ),
 job as (
   update jobs j set reason = null from resumed r where j.id = r.job_id and j.reason is not null
@@ -501,7 +504,8 @@ told as (
          case when unparked then '{"parked": "hold"}'::jsonb else '{"withdrawn": "hold"}' end
     from resumed
 )
-select count(*) as count from resumed;
+select (select count(*) from resumed) as count,
+       array(select distinct sweep_id from resumed where sweep_id is not null and unparked) as sweeps;
 
 -- name: purge_jobs
 -- The jobs of all tenants; the tables are named in lock order.
