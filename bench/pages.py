@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
@@ -177,7 +177,10 @@ def pages_of(filled: Filled) -> dict[str, str]:
         "jobs by label": "/ui/jobs?label=team:nlp",
         "jobs that none is": "/ui/jobs?label=team:none&phase=failed",
         "jobs of the sweep": f"/ui/jobs?sweep={filled.sweep}",
-        "a change of all that match": f"/ui/jobs/change/cancel?sweep={filled.sweep}",
+        "a change of those of the sweep": f"/ui/jobs/change/cancel?sweep={filled.sweep}",
+        "a change of those of a name": "/ui/jobs/change/cancel?name=lora-*",
+        "a change of those of a label": "/ui/jobs/change/hold?label=team:nlp",
+        "a rerun of those of a label": "/ui/jobs/change/rerun?label=team:nlp&phase=failed",
         "a job with many attempts": f"/ui/jobs/{filled.busy}",
         "a job that waits": f"/ui/jobs/{filled.waiting}",
         "sweeps": "/ui/sweeps",
@@ -243,11 +246,12 @@ def browser(url: str, tenant: Tenant) -> Iterator[FlaskClient]:
 
 
 @click.command(help=__doc__, context_settings=HELP)
+@click.option("--finished", default=Size.finished, show_default=True, help="Jobs that have ended.")
 @click.option("--small", is_flag=True, help=f"{SMALL:,} jobs of each kind: to see that it works.")
-def main(small: bool) -> None:
+def main(finished: int, small: bool) -> None:
     goals = Goals(judged=not small)
     with server() as server_url, own_database(server_url) as url, opened(url) as db:
-        size = TINY if small else Size()
+        size = TINY if small else replace(Size(), finished=finished)
         filled = prepare(db, url, size)
         click.echo(
             f"beside {size.finished:,} finished, {size.pending:,} pending and {size.running:,} running jobs,"

@@ -839,6 +839,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 
 -- function close_attempt() returns trigger
 
+-- function count_open_jobs(scope bigint, groups text[], wanted jsonb) returns bigint
+
 -- function count_submitted() returns trigger
 
 -- function create_jobs(the_tenant_id bigint, the_submitted jsonb, the_key text, the_digest bytea, the_job_ids uuid[], the_actor text, most_jobs bigint, most_bytes bigint) returns TABLE(job jobs, parked_for text[], shared_places jsonb)

@@ -28,6 +28,7 @@ from kelpie_api.web.context import caller, coordinator, db, this_request
 
 PAGE = 50  # jobs
 REFRESHED = 6  # seconds between two looks at the list
+LOOKED_AT = 25_000  # jobs that have ended, for the number of a page that asks before a change: a part of a second
 QUERY, SELECTION = JobQuery(), JobCountQuery()
 Change = Callable[[Database, Caller, Filters, int, IdempotencyKey | None], Changed]
 
@@ -79,7 +80,7 @@ def get_change(verb: str) -> Response:
     """Ask whether all that match are meant, with their number."""
     change_of(verb)
     filters = filters_of(read(SELECTION))
-    return confirm(verb, bulk.count(db(), caller(), concerned(verb, filters)))
+    return confirm(verb, bulk.count(db(), caller(), concerned(verb, filters), LOOKED_AT))
 
 
 def concerned(verb: str, filters: Filters) -> Filters:
@@ -123,7 +124,7 @@ def change_jobs(verb: str) -> AnyResponse:
         once = once_of(request.form.get("once", ""), f"{verb} {expect} {urlencode(asked())}")
         changed = change(db(), caller(), filters, int(expect), once)
     except Conflict as refusal:
-        return confirm(verb, bulk.count(db(), caller(), filters), refusal)
+        return confirm(verb, bulk.count(db(), caller(), filters, LOOKED_AT), refusal)
     refused = f" {len(changed.refused)} were refused: {changed.refused[0].message}" if changed.refused else ""
     return lead_to(f"/ui/jobs?{urlencode(asked())}", f"{changed.count} jobs: {WORDS[verb][1]}.{refused}")
 

@@ -20,7 +20,8 @@ from kelpie_api.queue.states import Status
 
 AT_ONCE = 1000  # jobs of one round: a fraction of a second, so claims step over few locked rows meanwhile
 MOST_COUNTED = 10_000  # final jobs
-LOOKED_AT_TO_COUNT = 100_000  # final jobs that are looked at for a count
+LOOKED_AT_TO_COUNT = 100_000  # final jobs that are looked at for a count, within a second or two
+FEW = 2000  # jobs by which one condition is read whole, as matching_jobs does
 MOST_REFUSED = 100  # jobs that an answer names
 MOST_FILLED = 100  # sweeps whose slots a change gives on by itself, a few milliseconds each
 COUNTED_IN_THE_QUEUE = {"status", "container_group_id", "user_id", "sweep", "phases", "is_open"}
@@ -28,7 +29,7 @@ COUNTED_IN_THE_QUEUE = {"status", "container_group_id", "user_id", "sweep", "pha
 
 @dataclass(frozen=True)
 class Count:
-    """The number of jobs that match; `more`: there are more than were counted."""
+    """The number of jobs that match; `more`: not all were counted or looked at."""
 
     count: int
     more: bool = False
@@ -53,15 +54,16 @@ class Changed:
 Again = Callable[[UUID, IdempotencyKey | None], object]
 
 
-def count(db: Database, caller: Caller, filters: Filters) -> Count:
-    """How many jobs match: exact for those that are open, up to ten thousand of the final ones.
+def count(db: Database, caller: Caller, filters: Filters, to_look_at: int = LOOKED_AT_TO_COUNT) -> Count:
+    """How many jobs match: exact for those that are open, of the final ones up to ten thousand, found by a look at
+    `to_look_at` at most.
 
     Raises InvalidRequest where a reference means several.
     """
     filters = filters.resolved(db, caller)
     number, more = _count_open(db, caller, filters), False
     if final := filters.only(is_open=False):
-        found = search(db, caller, final, Place(MOST_COUNTED), LOOKED_AT_TO_COUNT)
+        found = search(db, caller, final, Place(MOST_COUNTED), to_look_at)
         more = found.is_partial or len(found.numbers) > MOST_COUNTED
         number += min(len(found.numbers), MOST_COUNTED)
     return Count(number, more)
@@ -74,40 +76,32 @@ def count_some(db: Database, caller: Caller, filters: Filters) -> Count:
     Raises InvalidRequest where a reference means several.
     """
     filters = filters.resolved(db, caller)
-    number = _count_in_the_queue(db, caller, filters)
-    others = filters if number is None else filters.only(is_open=False)
+    told = _queue_tells(filters)
+    number = _count_open(db, caller, filters) if told else 0
+    others = filters.only(is_open=False) if told else filters
     if others is None:
-        return Count(number or 0)
+        return Count(number)
     found = search(db, caller, others, Place(MOST_COUNTED), MOST_COUNTED + 1, in_any_order=True)
     more = found.is_partial or len(found.numbers) > MOST_COUNTED
-    return Count((number or 0) + min(len(found.numbers), MOST_COUNTED), more)
+    return Count(number + min(len(found.numbers), MOST_COUNTED), more)
+
+
+def _queue_tells(filters: Filters) -> bool:
+    """Whether the rows of the queue alone tell which open jobs match."""
+    given = {name for name, value in vars(filters).items() if value != getattr(Filters(), name)}
+    return given <= COUNTED_IN_THE_QUEUE
 
 
 def _count_open(db: Database, caller: Caller, filters: Filters) -> int:
-    number = _count_in_the_queue(db, caller, filters)
-    if number is not None:
-        return number
-    wanted = filters.only(is_open=True)
-    return sum(len(numbers) for numbers in _rounds(db, caller, wanted, MOST_COUNTED)) if wanted else 0
-
-
-def _count_in_the_queue(db: Database, caller: Caller, filters: Filters) -> int | None:
-    """How many open jobs match; None where their rows in the queue do not tell."""
-    given = {name for name, value in vars(filters).items() if value != getattr(Filters(), name)}
-    if not given <= COUNTED_IN_THE_QUEUE:
-        return None
+    """How many open jobs match: by a search where few jobs can, else in one pass over the queue."""
     wanted = filters.only(is_open=True)
     if wanted is None:
         return 0
-    found = db.one_or_none(
-        SQL.count_open,
-        **caller.scope,
-        user_id=wanted.user_id,
-        statuses=wanted.statuses,
-        container_group=wanted.container_group_id,
-        sweep=wanted.sweep,
-        phases=list(wanted.phases) or None,
-    )
+    if not _queue_tells(wanted):
+        few = search(db, caller, wanted, Place(FEW), FEW, in_any_order=True)
+        if not few.is_partial:
+            return len(few.numbers)
+    found = db.one_or_none(SQL.count_open, **caller.scope, wanted=json.dumps(wanted.wanted()))
     return int(found["count"]) if found else 0
 
 
@@ -264,7 +258,10 @@ def _as_expected(db: Database, caller: Caller, filters: Filters, expect: int | N
 
 def _require(found: Count, expect: int) -> None:
     if found.more:
-        sentence = f"More than {MOST_COUNTED} final jobs match, which are not counted; narrow the filters."
+        sentence = (
+            f"Of final jobs {MOST_COUNTED} are counted at most, by a look at {LOOKED_AT_TO_COUNT}, and more may"
+            " match; narrow the filters."
+        )
         raise InvalidRequest(f"expect: {sentence}", {"expect": [sentence]})
     if found.count != expect:
         raise Conflict(f"{found.count} jobs match, not {expect}; nothing was changed.")

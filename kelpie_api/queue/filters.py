@@ -62,7 +62,9 @@ class Filters:
 
     def only(self, *, is_open: bool) -> Filters | None:
         """The same, of open or of final jobs only; None if there can be none."""
-        return None if self.is_open is (not is_open) else replace(self, is_open=is_open)
+        if self.is_open is (not is_open) or (is_open and self.ended_since):
+            return None
+        return replace(self, is_open=is_open)
 
     def resolved(self, db: Database, caller: Caller) -> Filters:
         """The same with what its reference means in place of it. Raises InvalidRequest if that is several ids."""

@@ -36,8 +36,8 @@ SELECTION = JobSelection()
 @blueprint.alt_response(400, schema=Failure)
 @blueprint.alt_response(414, schema=Failure)  # more ids than an address can have
 def count_jobs(query: dict[str, Any]) -> Row:
-    """Count the jobs that match: exactly those that are open, up to 10,000 final ones; `more` says that there are
-    more."""
+    """Count the jobs that match: exactly those that are open, up to 10,000 final ones; `more` says that there may
+    be more."""
     found = bulk.count(db(), caller(), filters_of(query))
     answer = {"count": found.count} | ({"more": True} if found.more else {})
     return with_warnings(answer, ignored(QUERY, dict(request.args), "a filter of jobs"))

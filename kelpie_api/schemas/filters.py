@@ -168,7 +168,11 @@ class JobCount(ResponseSchema):
 
     warnings = fields.List(fields.String())
     count = fields.Integer(metadata=described("The number of jobs that match."))
-    more = fields.Boolean(metadata=described("true: there are more final jobs, of which 10,000 were counted."))
+    more = fields.Boolean(
+        metadata=described(
+            "true: more final jobs may match; of these 10,000 are counted at most, by a look at 100,000."
+        )
+    )
 
 
 class RefusedJob(ResponseSchema):

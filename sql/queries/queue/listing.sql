@@ -44,20 +44,8 @@ select j.id, j.status
  order by page.place;
 
 -- name: count_open
--- The open jobs that match, where all that is asked stands in the queue.
-select count(*) as count
-  from queue q
-  left join job_phases p on %(phases)s::text[] is not null and p.job_id = q.job_id
- where of_tenant(q.tenant_id, %(scope)s)
-   and of_group(q.container_group, %(groups)s)
-   and (%(user_id)s::uuid is null or q.tenant_id in (select t.id from tenants t where t.user_id = %(user_id)s::uuid))
-   and (%(container_group)s::text is null or q.container_group = %(container_group)s)
-   and case when q.rank & 1 = 1 then 'pending' else 'running' end = any (%(statuses)s::text[])
-   and case when %(sweep)s::text is null then true
-            when %(sweep)s = 'none' then q.sweep_id is null
-            else q.sweep_id::text = %(sweep)s
-       end
-   and (%(phases)s::text[] is null or p.phase = any (%(phases)s));
+-- The open jobs that match; see functions/count_open_jobs.sql.
+select count_open_jobs(%(scope)s, %(groups)s, %(wanted)s::jsonb) as count;
 
 -- name: digest_of_jobs
 -- How jobs are: a digest of all that users see change, but heartbeats and progress.
