@@ -1,5 +1,6 @@
 -- What a caller may mean by a word: the job of this id (`the_id`, null if the word is none), else jobs of this name, else jobs
--- whose ids end so (`ending`, null if none can), eleven at most.
+-- whose ids end so (`ending`, null if none can), eleven at most. Whether one of this name is of `groups` is looked up for ten thousand
+-- of each tenant's.
 --
 -- Why a function: see page_of_jobs.
 create or replace function jobs_called(scope bigint, groups text[], word text, the_id uuid, ending text)
@@ -19,7 +20,8 @@ ids := array(select j.id from jobs j
 if ids = '{}' then
   is_name := exists (select from tenants t
                       cross join lateral (select j.container_group from jobs j
-                                           where j.tenant_id = t.id and j.name is not null and j.name collate "C" = word) j
+                                           where j.tenant_id = t.id and j.name is not null and j.name collate "C" = word
+                                           limit 10000) j
                       where of_tenant(t.id, scope) and of_group(coalesce(j.container_group, ''), groups));
 end if;
 if ids = '{}' and not is_name and ending is not null then

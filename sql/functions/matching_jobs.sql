@@ -62,7 +62,7 @@ declare
   label      record;
   pool       bigint[];
   candidates bigint[];
-  last       bigint := beyond;
+  last       bigint := case when oldest_first then greatest(beyond, low - 1) else beyond end;
   portion    integer;
   matching   bigint[] := '{}';
   fits       bigint[];
@@ -90,7 +90,7 @@ else
              || case when driving is not null and not is_open and not any_parked then array['status'] else '{}' end;
   if cardinality(drivers) > 1 then
     foreach driver in array drivers loop
-      pool := next_matching(driver, tenant_ids, groups, wanted, driving, beyond, oldest_first, enough);
+      pool := next_matching(driver, tenant_ids, groups, wanted, driving, last, oldest_first, enough);
       exit when cardinality(pool) < enough;
       pool := null;
     end loop;

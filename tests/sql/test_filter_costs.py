@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -17,9 +19,9 @@ from tests.helpers import Tenant, make_tenant
 
 JOBS = """
 insert into jobs (id, tenant_id, container_group, command, arguments, environment, sync, compression, max_failures,
-                  heartbeat_interval, status, attempt, started, completed, name, labels, sweep_id)
-select gen_random_uuid(), %(tenant_id)s, 'g1', 'work', '[]', '{}', '{}', false, 3, 30, 'completed', 1, now(),
-       now(),
+                  heartbeat_interval, status, attempt, created, started, completed, name, labels, sweep_id)
+select gen_random_uuid(), %(tenant_id)s, 'g1', 'work', '[]', '{}', '{}', false, 3, 30, 'completed', 1,
+       now() - interval '2 days', now(), now(),
        case when n <= 20 then 'rare-' || n else 'common' end,
        jsonb_build_object('kind', case when n <= 20 then 'rare' else 'common' end),
        case when n %% 120 = 0 then %(sweep)s::uuid end
@@ -84,13 +86,15 @@ def filled(request: pytest.FixtureRequest, server_url: str) -> Iterator[tuple[Da
             yield db, tenant
 
 
-def searched(tx: Transaction, tenant: Tenant, wanted: dict[str, Any], to_look_at: int) -> Any:
+def searched(
+    tx: Transaction, tenant: Tenant, wanted: dict[str, Any], to_look_at: int, *, oldest_first: bool = False
+) -> Any:
     return tx.one_or_none(
         SQL.find_jobs,
         **tenant.caller.scope,
         wanted=json.dumps(wanted),
         beyond=None,
-        oldest_first=False,
+        oldest_first=oldest_first,
         most=51,
         skipped=0,
         to_look_at=to_look_at,
@@ -109,12 +113,26 @@ def searched(tx: Transaction, tenant: Tenant, wanted: dict[str, Any], to_look_at
         ({"phases": ["parked"]}, 0, 100),
         ({"phases": ["completed"], "since": "2000-01-01T00:00:00Z"}, 51, 500),
         ({"since": "2100-01-01T00:00:00Z"}, 0, 500),
+        ({"sweep": "grid"}, 51, 500),
+        ({"sweep": "none"}, 51, 500),
+        ({"sweep": str(UUID(int=0))}, 0, 50),
+        ({"container_group": "g1"}, 51, 500),
+        ({"container_group": "g2"}, 0, 50),
+        ({"statuses": ["completed"], "container_group": "g1"}, 51, 500),
+        ({"statuses": ["failed"]}, 0, 50),
+        ({"phases": ["running"]}, 10, 100),
+        ({"phases": ["stalled"]}, 0, 100),
+        ({"ids": [str(UUID(int=0))]}, 0, 50),
+        ({"user_id": str(UUID(int=0))}, 0, 50),
     ],
+    ids=lambda value: json.dumps(value) if isinstance(value, dict) else str(value),
 )
 def test_a_search_reads_little_of_a_long_history(
     filled: tuple[Database, Tenant], wanted: dict[str, Any], found: int, most_entries: int
 ) -> None:
     db, tenant = filled
+    if wanted.get("sweep") == "grid":
+        wanted = {"sweep": str(db.all("select id from sweeps")[0]["id"])}
     with db.transaction() as tx:
         before, scans = tx.one_or_none(ENTRIES), tx.one_or_none(WHOLE)  # with what the session did before
         answer = searched(tx, tenant, wanted, 500)
@@ -125,14 +143,26 @@ def test_a_search_reads_little_of_a_long_history(
     assert after["entries"] - before["entries"] <= most_entries
 
 
-def test_a_search_for_what_is_not_there_ends_at_its_bound(filled: tuple[Database, Tenant]) -> None:
+@pytest.mark.parametrize("what", ["ended_since", "changed_since"])
+def test_a_search_for_what_is_not_there_ends_at_its_bound(filled: tuple[Database, Tenant], what: str) -> None:
     db, tenant = filled
     with db.transaction() as tx:
         before = tx.one_or_none(ENTRIES)
-        answer = searched(tx, tenant, {"ended_since": "2100-01-01T00:00:00Z"}, 500)
+        answer = searched(tx, tenant, {what: "2100-01-01T00:00:00Z"}, 500)
         after = tx.one_or_none(ENTRIES)
     assert before and after and answer["is_partial"] and answer["looked"] == 500
     assert after["entries"] - before["entries"] <= 2000
+
+
+def test_the_oldest_since_a_time_are_found_without_a_look_at_those_before(filled: tuple[Database, Tenant]) -> None:
+    db, tenant = filled
+    since = {"since": (datetime.now(UTC) - timedelta(days=1)).isoformat()}
+    with db.transaction() as tx:
+        before = tx.one_or_none(ENTRIES)
+        answer = searched(tx, tenant, since, 500, oldest_first=True)
+        after = tx.one_or_none(ENTRIES)
+    assert before and after and len(answer["numbers"]) == 51 and not answer["is_partial"]
+    assert after["entries"] - before["entries"] <= 500
 
 
 def test_a_count_of_some_finds_a_beginning_of_names_by_itself(filled: tuple[Database, Tenant]) -> None:
@@ -144,6 +174,40 @@ def test_a_count_of_some_finds_a_beginning_of_names_by_itself(filled: tuple[Data
         after = tx.one_or_none(ENTRIES)
     assert before and after and (answer["looked"], answer["is_partial"]) == (500, True)
     assert after["entries"] - before["entries"] <= 1500
+
+
+@pytest.mark.parametrize(("word", "most_entries"), [("common", 50), ("unknown", 50), ("abcdef", 100)])
+def test_what_a_word_means_is_found_by_its_index(
+    filled: tuple[Database, Tenant], word: str, most_entries: int
+) -> None:
+    db, tenant = filled
+    with db.transaction() as tx:
+        before, scans = tx.one_or_none(ENTRIES), tx.one_or_none(WHOLE)
+        tx.all(SQL.jobs_called, **tenant.caller.scope, word=word, the_id=None, ending=word[-6:])
+        after = tx.one_or_none(ENTRIES)
+        assert tx.one_or_none(WHOLE) == scans
+    assert before and after
+    assert after["entries"] - before["entries"] <= most_entries
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "most_entries"),
+    [({"name_prefix": "common"}, 0, 3000), ({"phases": ["running"]}, 10, 3000), ({"sweep": "grid"}, 50, 200)],
+)
+def test_open_jobs_are_counted_by_one_pass_over_the_queue(
+    filled: tuple[Database, Tenant], wanted: dict[str, Any], found: int, most_entries: int
+) -> None:
+    """Of a thousand each one's entry, and its job's where the queue does not tell."""
+    db, tenant = filled
+    if "sweep" in wanted:
+        wanted = {"sweep": str(db.all("select id from sweeps")[0]["id"])}
+    with db.transaction() as tx:
+        before, scans = tx.one_or_none(ENTRIES), tx.one_or_none(WHOLE)
+        counted = tx.one_or_none(SQL.count_open, **tenant.caller.scope, wanted=json.dumps(wanted))
+        after = tx.one_or_none(ENTRIES)
+        assert tx.one_or_none(WHOLE) == scans
+    assert before and after and counted == {"count": found}
+    assert after["entries"] - before["entries"] <= most_entries
 
 
 def test_a_sweep_is_shown_by_what_is_its_own(filled: tuple[Database, Tenant]) -> None:
