@@ -28,7 +28,7 @@ from kelpie_api.web.context import caller, coordinator, db, this_request
 
 PAGE = 50  # jobs
 REFRESHED = 6  # seconds between two looks at the list
-LOOKED_AT = 25_000  # jobs that have ended, for the number of a page that asks before a change: a part of a second
+LOOKED_AT = 10_001  # jobs that have ended, for the number of a page that asks before a change: a part of a second
 QUERY, SELECTION = JobQuery(), JobCountQuery()
 Change = Callable[[Database, Caller, Filters, int, IdempotencyKey | None], Changed]
 

@@ -63,7 +63,7 @@ def count(db: Database, caller: Caller, filters: Filters, to_look_at: int = LOOK
     filters = filters.resolved(db, caller)
     number, more = _count_open(db, caller, filters), False
     if final := filters.only(is_open=False):
-        found = search(db, caller, final, Place(MOST_COUNTED), to_look_at)
+        found = search(db, caller, final, Place(MOST_COUNTED), to_look_at, in_any_order=True)
         more = found.is_partial or len(found.numbers) > MOST_COUNTED
         number += min(len(found.numbers), MOST_COUNTED)
     return Count(number, more)

@@ -1,14 +1,18 @@
 -- How many open jobs match what is `wanted`, an object as matching_jobs takes it; its `ended_since` matches none. What the caller may see is
 -- narrowed by `scope` and `groups`, as there.
 --
--- Guarantee: one pass over the tenant's rows of the queue, or the sweep's, so a long history costs nothing. Where something is asked that stands
--- in the jobs alone (name, labels, time) each of these jobs is looked up once, by its number.
+-- Guarantee: one pass over the tenant's rows of the queue, or the sweep's. Where something is asked that stands in the jobs alone (name,
+-- labels, time) these jobs are looked up, each once, by its number; but first those are left out whose number is not among those of the name or
+-- the first label, where the index has two hundred thousand of these at most (of a name or label since the oldest open job). So a long history
+-- costs no more than that.
 --
 -- Why a function: what is not asked for is left out of the plan, which is made for each call; and a plan for a hundred thousand looks
--- is not compiled, which takes longer than they do.
+-- is not compiled, which takes longer than they do. `is true` keeps the numbers of the name a table of hashes, which `work_mem` has room for;
+-- joined to the queue they might be looked for in it one by one.
 create or replace function count_open_jobs(scope bigint, groups text[], wanted jsonb) returns bigint language plpgsql stable
   set plan_cache_mode = force_custom_plan
   set enable_seqscan = off
+  set work_mem = '32MB'
   set jit = off
 as $$
 #variable_conflict use_variable
@@ -28,28 +32,48 @@ declare
   of_pending boolean  := statuses is null or 'pending' = any (statuses);
   of_running boolean  := statuses is null or 'running' = any (statuses);
   reads_jobs boolean  := wanted ?| array['name', 'name_prefix', 'labels', 'since'];
+  enough     constant integer := 200000;
+  tenant_ids bigint[] := array(select t.id from tenants t where of_tenant(t.id, scope) and (owner is null or t.user_id = owner));
+  driver     text     := case when the_name is not null then 'name'
+                              when beginning is not null then 'names'
+                              when cardinality(labels) > 0 then 'label 0'
+                         end;
+  oldest     bigint[];
+  pool       bigint[];
 begin
 if wanted ? 'ended_since' then
   return 0;
 end if;
+if driver is not null then
+  oldest := next_matching('status', tenant_ids, null, '{}', array['pending', 'running']::job_status[], null, true, 1);
+  pool := next_matching(driver, tenant_ids, groups, wanted, null, oldest[1] - 1, true, enough + 1);
+  if cardinality(pool) > enough then
+    pool := null;
+  end if;
+end if;
 return (
+  with candidates as materialized (
+    select q.seq
+      from queue q
+      left join job_phases p on phases is not null and p.job_id = q.job_id
+     where of_tenant(q.tenant_id, scope)
+       and of_group(q.container_group, groups)
+       and (owner is null or q.tenant_id = any (tenant_ids))
+       and (pool is null or (q.seq in (select unnest(pool))) is true)
+       and (ids is null or q.job_id = any (ids))
+       and (the_group is null or q.container_group = the_group)
+       and case when q.rank & 1 = 1 then of_pending else of_running end
+       and (sweep is null or q.sweep_id = sweep)
+       and (not no_sweep or q.sweep_id is null)
+       and (phases is null or p.phase = any (phases))
+       and (changed is null
+            or (select e.at from events e where e.job_id = q.job_id order by e.job_id desc, e.id desc limit 1) >= changed)
+  )
   select count(*)
-    from queue q
-    left join job_phases p on phases is not null and p.job_id = q.job_id
-    left join lateral (select j.name, j.labels, j.created from jobs j where j.seq = q.seq limit 1) j on reads_jobs
-   where of_tenant(q.tenant_id, scope)
-     and of_group(q.container_group, groups)
-     and (owner is null or q.tenant_id in (select t.id from tenants t where t.user_id = owner))
-     and (ids is null or q.job_id = any (ids))
-     and (the_group is null or q.container_group = the_group)
-     and case when q.rank & 1 = 1 then of_pending else of_running end
-     and (sweep is null or q.sweep_id = sweep)
-     and (not no_sweep or q.sweep_id is null)
-     and (phases is null or p.phase = any (phases))
-     and (the_name is null or j.name = the_name)
+    from candidates c
+    left join lateral (select j.name, j.labels, j.created from jobs j where j.seq = c.seq limit 1) j on reads_jobs
+   where (the_name is null or j.name = the_name)
      and (beginning is null or starts_with(j.name, beginning))
      and (labels is null or j.labels @> all (labels))
-     and (since is null or j.created >= since)
-     and (changed is null
-          or (select e.at from events e where e.job_id = q.job_id order by e.job_id desc, e.id desc limit 1) >= changed));
+     and (since is null or j.created >= since));
 end $$;

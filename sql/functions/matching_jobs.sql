@@ -8,8 +8,8 @@
 -- each of which may be absent. All that are there must hold. `any_order` beside them says that it is some of the jobs that match which
 -- are asked for, not the next ones, as for a count.
 --
--- Guarantee: one condition drives the search by its index, the others are looked up job by job; `to_look_at` entries are looked
--- at, at most. Where these are used up before the page is full `is_partial` is true, and `reached` is the last number that was
+-- Guarantee: one condition drives the search by its index, the others are looked up job by job (none is where a status, a final phase or a
+-- group is all that is asked); `to_look_at` entries are looked at, at most. Where these are used up before the page is full `is_partial` is true, and `reached` is the last number that was
 -- looked at, beyond which the next page goes on. The same before and after `analyze`, and however long the history is.
 --
 -- Which condition drives. A list of ids is the search. Of the others that have an index (sweep, label, name, status or phase)
@@ -57,6 +57,7 @@ declare
   driving    job_status[];
   is_open    boolean;
   any_parked boolean;
+  is_told    boolean;  -- the driver alone tells what matches, as its index answers it
   drivers    text[] := '{}';
   driver     text;
   label      record;
@@ -109,13 +110,16 @@ if pool is not null then
                  order by p * direction);
 end if;
 
+is_told := pool is null and driver = 'status' and cardinality(drivers) <= 1 and not no_sweep and beginning is null
+           and since is null and ended is null and changed is null
+           and (phases is null or phases <@ array['completed', 'failed', 'canceled']);
 portion := least(greatest(most + skipped, 100), to_look_at);
 loop
   candidates := case when pool is not null then pool[looked + 1 : looked + portion]
                      else next_matching(driver, tenant_ids, groups, wanted, driving, last, oldest_first, portion) end;
   looked := looked + cardinality(candidates);
   reached := coalesce(candidates[cardinality(candidates)], last);
-  fits := array(
+  fits := case when is_told then candidates else array(
     select c.seq
       from unnest(candidates) with ordinality as c (seq, place)
      cross join lateral (select * from jobs where jobs.seq = c.seq limit 1) j
@@ -136,7 +140,7 @@ loop
            end
        and (changed is null
             or (select e.at from events e where e.job_id = j.id order by e.job_id desc, e.id desc limit 1) >= changed)
-     order by c.place);
+     order by c.place) end;
   matching := matching || fits;
   exit when cardinality(matching) >= skipped + most
          or cardinality(candidates) < portion

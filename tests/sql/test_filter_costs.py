@@ -112,6 +112,7 @@ def searched(
         ({"labels": [{"kind": "common"}]}, 51, 500),
         ({"phases": ["parked"]}, 0, 100),
         ({"phases": ["completed"], "since": "2000-01-01T00:00:00Z"}, 51, 500),
+        ({"phases": ["completed"]}, 51, 150),
         ({"since": "2100-01-01T00:00:00Z"}, 0, 500),
         ({"sweep": "grid"}, 51, 500),
         ({"sweep": "none"}, 51, 500),
@@ -192,12 +193,21 @@ def test_what_a_word_means_is_found_by_its_index(
 
 @pytest.mark.parametrize(
     ("wanted", "found", "most_entries"),
-    [({"name_prefix": "common"}, 0, 3000), ({"phases": ["running"]}, 10, 3000), ({"sweep": "grid"}, 50, 200)],
+    [
+        ({"labels": [{"kind": "common"}]}, 0, 1500),
+        ({"name": "common"}, 0, 1500),
+        ({"name_prefix": "common"}, 0, HISTORY + 1500),
+        ({"since": "2000-01-01T00:00:00Z"}, 1000, 3000),
+        ({"phases": ["running"]}, 10, 3000),
+        ({"sweep": "grid"}, 50, 200),
+    ],
+    ids=lambda value: json.dumps(value) if isinstance(value, dict) else str(value),
 )
 def test_open_jobs_are_counted_by_one_pass_over_the_queue(
     filled: tuple[Database, Tenant], wanted: dict[str, Any], found: int, most_entries: int
 ) -> None:
-    """Of a thousand each one's entry, and its job's where the queue does not tell."""
+    """Of a thousand each one's entry, and its job's where neither the queue nor an index of names or labels tells.
+    Entries of final jobs are read for a beginning of names alone."""
     db, tenant = filled
     if "sweep" in wanted:
         wanted = {"sweep": str(db.all("select id from sweeps")[0]["id"])}
