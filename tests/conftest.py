@@ -34,6 +34,7 @@ from kelpie_api.db import Database
 from kelpie_api.encryption import Seal
 from kelpie_api.migrations import migrate
 from kelpie_api.net.public_http import PublicHttp
+from kelpie_api.outage_log import OutageLog
 from kelpie_api.queue import jobs
 from kelpie_api.web.process import Coordinator
 from kelpie_api.webhooks.sender import Sender
@@ -252,6 +253,32 @@ def routes(app_url: str) -> Flask:
     return application
 
 
+class KeptOpen(Database):
+    """A pool that stays open from one application to the next."""
+
+    def renewed(self) -> KeptOpen:
+        """As a process has it that just began."""
+        self.away, self.outage = False, OutageLog()
+        return self
+
+    def close(self) -> None:
+        """Nothing: the next application takes it."""
+
+
+@pytest.fixture(scope="session")
+def pool_of_apps(app_url: str) -> Iterator[KeptOpen]:
+    """The connections of `app`: a new one reads the catalog and plans each function, longer than a test takes."""
+    pool = KeptOpen(app_url)
+    yield pool
+    Database.close(pool)
+
+
+@pytest.fixture
+def pool_of_app(pool_of_apps: KeptOpen) -> Database | None:
+    """None where a test wants connections that begin with it."""
+    return pool_of_apps.renewed()
+
+
 @pytest.fixture
 def notes_by_itself() -> bool:
     """Whether the application sees to machines, blocked jobs, wishes, sweeps and dependencies every few seconds.
@@ -262,7 +289,14 @@ def notes_by_itself() -> bool:
 
 
 @pytest.fixture
-def app(routes: Flask, config: Config, db: Database, notes_by_itself: bool) -> Iterator[Flask]:
+def app(
+    routes: Flask,
+    config: Config,
+    app_url: str,
+    db: Database,
+    pool_of_app: Database | None,
+    notes_by_itself: bool,
+) -> Iterator[Flask]:
     """The application in this process, on the real database, as a process has it that just began.
 
     What an application remembers is in its extensions, so these are new in each test; to register the routes
@@ -270,7 +304,8 @@ def app(routes: Flask, config: Config, db: Database, notes_by_itself: bool) -> I
     """
     logs.configure(config.log_level)
     routes.extensions.clear()
-    parts = routes.extensions["kelpie"] = replace(Coordinator.of(config), schema_is_current=True)
+    pool = pool_of_app if config.database_url == app_url else None
+    parts = routes.extensions["kelpie"] = replace(Coordinator.of(config, pool), schema_is_current=True)
     if not notes_by_itself:
         maintenance = parts.maintenance
         maintenance.duties = (maintenance.vacuum, maintenance.settle, maintenance.cut_overdue)

@@ -44,8 +44,9 @@ class Coordinator:
     beginning: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
-    def of(cls, config: Config) -> Coordinator:
-        db = Database(config.database_url)
+    def of(cls, config: Config, db: Database | None = None) -> Coordinator:
+        """The parts for these settings; `db`: a pool that is there already."""
+        db = db or Database(config.database_url)
         sightings = Sightings(db, config.max_machines)
         authenticator = Authenticator(db, config)
         unsealable = Unsealable(db, authenticator.seal)

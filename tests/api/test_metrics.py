@@ -167,6 +167,7 @@ def test_a_slow_measurement_is_told_longer(db: Database, monkeypatch: pytest.Mon
     assert asked == [10.0, 62.0]
 
 
+@pytest.mark.parametrize("pool_of_app", [None])  # one of its own, which ends with it
 def test_without_the_database_the_rest_is_still_told(app: Flask, api: Client, scrape: Client) -> None:
     api.submit()
     parts = app.extensions["kelpie"]

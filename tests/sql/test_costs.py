@@ -20,7 +20,14 @@ TABLES = ("queue", "jobs", "bans", "attempts", "events")
 
 @pytest.fixture
 def one_session(migrated_url: str, new_tables: Database) -> Iterator[Database]:
-    """A pool of one connection: a function keeps its plan for as long as the session lasts."""
+    """A pool of one connection: a function keeps its plan for as long as the session lasts.
+
+    The other sessions end first: what one has counted may come seconds after it rested.
+    """
+    new_tables.all(
+        "select pg_terminate_backend(pid, 30000) from pg_stat_activity"
+        " where datname = current_database() and state = 'idle' and pid <> pg_backend_pid()"
+    )
     database = Database(migrated_url, connections=1)
     database.open()
     yield database

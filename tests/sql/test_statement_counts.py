@@ -25,6 +25,11 @@ def settings(salad: SaladDouble, tokens: TokenDouble) -> dict[str, Any]:
 
 
 @pytest.fixture
+def pool_of_app() -> None:
+    """Connections of its own."""
+
+
+@pytest.fixture
 def quiet_api(app: Flask, tenant: Tenant) -> Client:
     """A client of a process without housekeeping and with one connection, whose key is known already."""
     parts = app.extensions["kelpie"]
