@@ -42,6 +42,7 @@ BENCHES = (
     "contents",
     "growing",
     "pages",
+    "tabs",
     "torn",
 )
 MORE = {"sync": ["--tools", "s5cmd"]}  # arguments; the table shows our rates beside this one's

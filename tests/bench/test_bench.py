@@ -35,6 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ("fleet", ["--telling"], "of them HOT"),
         ("bulk", [], "jobs that were canceled: 300 of 300"),
         ("pages", [], "a job with many attempts: "),
+        ("tabs", [], "answers to the tabs: "),
     ],
     ids=[
         "fill",
@@ -55,6 +56,7 @@ ROOT = Path(__file__).resolve().parents[2]
         "fleet",
         "bulk",
         "pages",
+        "tabs",
     ],
 )
 def test_a_small_run_works(server_url: str, bench: str, options: list[str], printed: str) -> None:
