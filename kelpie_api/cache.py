@@ -1,4 +1,4 @@
-"""A cache for all threads of a process."""
+"""What all threads of a process share: a cache, and values that one thread makes for all."""
 
 from __future__ import annotations
 
@@ -12,17 +12,25 @@ from cachetools import TTLCache
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
+LONGEST_REST, LONGEST_KEPT = 1.0, 10.0  # seconds
 
 
 class Cache(Generic[Key, Value]):
     """At most `size` values, each for at most `seconds`; one more value replaces the least recently used one.
 
     Callers choose the keys, so a caller that makes up many of them must not empty the cache for all others.
+    `weigh`: how much of `size` a value takes, otherwise 1; one that takes more than all of it is not kept.
     """
 
-    def __init__(self, size: int, seconds: float = inf, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        size: int,
+        seconds: float = inf,
+        clock: Callable[[], float] = time.monotonic,
+        weigh: Callable[[Value], float] | None = None,
+    ) -> None:
         self.clock = clock
-        self.values: TTLCache[Key, Value, float] = TTLCache(size, seconds, lambda: self.clock())
+        self.values: TTLCache[Key, Value, float] = TTLCache(size, seconds, lambda: self.clock(), weigh)
         self._lock = threading.Lock()
 
     def get(self, key: Key) -> Value | None:
@@ -32,7 +40,8 @@ class Cache(Generic[Key, Value]):
     def put(self, key: Key, value: Value) -> Value:
         """Store `value` and return it."""
         with self._lock:
-            self.values[key] = value
+            if self.values.getsizeof(value) <= self.values.maxsize:
+                self.values[key] = value
         return value
 
     def get_or_put(self, key: Key, value: Value) -> Value:
@@ -43,3 +52,57 @@ class Cache(Generic[Key, Value]):
     def clear(self) -> None:
         with self._lock:
             self.values.clear()
+
+
+class Shared(Generic[Key, Value]):
+    """Values of which each is made once for all requests that want it at about the same time.
+
+    One thread at a time makes one, and the next waits for `rest` times as long as that took, a second at most: so
+    they never take more than a share of the process. `places`: how many threads may make one or wait. `size` and
+    `weigh` are those of a Cache.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        places: int,
+        rest: float,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        weigh: Callable[[Value], float] = lambda value: 1,
+    ) -> None:
+        self.rest, self.clock, self.sleep = rest, clock, sleep
+        self._values: Cache[Key, tuple[float, Value]] = Cache(
+            size, LONGEST_KEPT, lambda: self.clock(), lambda kept: weigh(kept[1])
+        )
+        self._places = threading.BoundedSemaphore(places)
+        self._making = threading.Lock()
+        self._rests_until = -inf
+
+    def get(self, key: Key, seconds: float, make: Callable[[], Value]) -> Value | None:
+        """The value of this key that was begun within so many seconds, else one that `make` makes now.
+
+        None where as many wait for theirs as may. Raises what `make` raises, of which nothing is kept.
+        """
+        found = self._made_within(key, seconds)
+        if found is not None or not self._places.acquire(blocking=False):
+            return found
+        try:
+            with self._making:
+                found = self._made_within(key, seconds)  # another thread may have made it meanwhile
+                return self._make(key, make) if found is None else found
+        finally:
+            self._places.release()
+
+    def _made_within(self, key: Key, seconds: float) -> Value | None:
+        at, value = self._values.get(key) or (-inf, None)
+        return value if at + seconds > self.clock() else None
+
+    def _make(self, key: Key, make: Callable[[], Value]) -> Value:
+        self.sleep(max(0.0, self._rests_until - self.clock()))
+        began = self.clock()
+        try:
+            return self._values.put(key, (began, make()))[1]
+        finally:
+            ended = self.clock()
+            self._rests_until = ended + min(LONGEST_REST, self.rest * (ended - began))

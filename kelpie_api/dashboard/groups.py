@@ -12,6 +12,7 @@ from flask import Response, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from kelpie_api.dashboard.decisions import course
+from kelpie_api.dashboard.live import live
 from kelpie_api.dashboard.pages import blueprint, lead_to, page
 from kelpie_api.db import SQL, Row
 from kelpie_api.errors import Conflict, InvalidRequest, KelpieError, NotFound, RuleNotFound, Unavailable
@@ -26,17 +27,19 @@ from kelpie_api.web.body import load, whole_body
 from kelpie_api.web.context import caller, coordinator, db, this_request
 
 MOST = 500
+REFRESHED = 10  # seconds between two looks at the list
 MOST_DECISIONS, MOST_LISTED = 400, 50  # in the picture, and in the table
 GROUP_CHANGES, NEW_RULE, RULE_CHANGES = GroupChanges(), NewRule(), RuleChanges()
 LIMITS = ("min_replicas", "max_replicas", "idle_threshold_seconds")
 
 
 @blueprint.get("/ui/groups")
+@live(REFRESHED)
 def list_groups() -> Response:
     """The container groups of the caller's project."""
     found = db().all(SQL.list_groups, scope=caller().scope["scope"], most=MOST + 1)
     by_group = {str(rule["container_group_id"]): rule for rule in rules.list_rules(db(), caller())}
-    return page("groups.html", refreshed=10, groups=found[:MOST], more=len(found) > MOST, rules=by_group)
+    return page("groups.html", refreshed=REFRESHED, groups=found[:MOST], more=len(found) > MOST, rules=by_group)
 
 
 @blueprint.get("/ui/groups/one")

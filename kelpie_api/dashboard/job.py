@@ -13,8 +13,9 @@ from flask import Response, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from kelpie_api.auth.caller import Role
+from kelpie_api.dashboard.live import is_asked_for, live
 from kelpie_api.dashboard.output import Piece, piece_of
-from kelpie_api.dashboard.pages import blueprint, is_fragment, lead_to, once_of, page
+from kelpie_api.dashboard.pages import blueprint, lead_to, once_of, page
 from kelpie_api.dashboard.sparks import sparks_of
 from kelpie_api.dashboard.states import FINAL
 from kelpie_api.dashboard.timeline import Picture, picture, spans
@@ -53,6 +54,7 @@ class Attempts:
 
 
 @blueprint.get("/ui/jobs/<job_id>")
+@live(REFRESHED)
 def get_job(job_id: str) -> Response:
     """One job: its attempts on a line of time, why it waits, how far it is, and the end of what it printed."""
     the_id = identifier(job_id, "job")
@@ -99,7 +101,7 @@ def output_of(job: Row, is_live: bool) -> dict[str, Any]:
     attempt = job["attempt"]
     if not (is_live and attempt and (job["options"] or {}).get("keep_output")):
         return {"printed": tail_of(job["id"], attempt)}
-    if is_fragment():  # the output that the page has stays as it is; one that has none begins here
+    if is_asked_for():  # the output that the page has stays as it is; one that has none begins here
         return {"piece": Piece.first(attempt)}
     return {"piece": piece_of(job, attempt, output.tail(db(), job["id"], attempt, TAIL))}
 

@@ -10,6 +10,7 @@ from flask import Response, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from kelpie_api.auth.caller import Caller
+from kelpie_api.dashboard.live import live
 from kelpie_api.dashboard.pages import blueprint, lead_to, once_of, page, read
 from kelpie_api.db import Database
 from kelpie_api.errors import Conflict, InvalidRequest, KelpieError, NotFound
@@ -34,6 +35,7 @@ Change = Callable[[Database, Caller, Filters, int, IdempotencyKey | None], Chang
 
 
 @blueprint.get("/ui/jobs")
+@live(REFRESHED)
 def list_jobs() -> Response:
     """A page of the jobs that match the address, and how many there are."""
     refusal: KelpieError | None = None

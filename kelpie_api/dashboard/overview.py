@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 
 from flask import Response
 
+from kelpie_api.dashboard.live import live
 from kelpie_api.dashboard.pages import blueprint, now, page
 from kelpie_api.dashboard.states import PHASES
 from kelpie_api.db import SQL, Row
@@ -51,6 +52,7 @@ class Day:
 
 
 @blueprint.get("/ui")
+@live(REFRESHED)
 def get_overview() -> Response:
     """Open jobs by phase, what needs a person, the week, and the fleet."""
     scope = caller().scope["scope"]

@@ -18,6 +18,7 @@ from flask import (
     render_template,
     request,
     send_from_directory,
+    stream_template,
     url_for,
 )
 from werkzeug.exceptions import HTTPException
@@ -26,7 +27,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from kelpie_api import logs
 from kelpie_api.auth.caller import Caller, Role
-from kelpie_api.dashboard import shown, states
+from kelpie_api.dashboard import live, shown, states
 from kelpie_api.errors import KelpieError, NotFound, NotSignedIn
 from kelpie_api.queue.identity import IdempotencyKey
 from kelpie_api.schemas.fields import RequestSchema
@@ -75,6 +76,7 @@ def guard(response: Response) -> Response:
     """Headers that keep a page from being framed, stored, or made to run what is not ours."""
     response.headers.update(HEADERS)
     response.headers.setdefault("Cache-Control", "no-store")
+    live.tell_when_to_ask_again(response)
     return response
 
 
@@ -139,30 +141,16 @@ def page(template: str, status: int = 200, **values: Any) -> Response:
         "look_of_outcome": states.look_of_outcome,
         "outcomes_of": outcomes_of,
     }
-    if is_fragment() and "refreshed" in values:
-        text = render_template(template, **given | values | {"frame": "fragment.html"})
-        return fragment(text, status, given["once"], values["refreshed"] is None)
+    if live.is_made() and "refreshed" in values:
+        # What a browser has beside its session is of no part: others are shown the same.
+        marks = {"frame": "fragment.html", "form_token": live.FORM_TOKEN, "once": live.ONCE, "told": ""}
+        headers = {} if values["refreshed"] else {live.LAST: "true"}
+        text = "".join(live.in_turns(stream_template(template, **given | values | marks)))
+        return make_response(text, status, headers)
     response = make_response(render_template(template, **given | values), status)
     response.vary.add("HX-Request")
     if told:
         sessions.forget_cookie(response, TOLD)
-    return response
-
-
-def is_fragment() -> bool:
-    """Whether a page that is open asks for its live part alone."""
-    return "HX-Request" in request.headers
-
-
-def fragment(text: str, status: int, once: str, is_last: bool) -> Response:
-    """The live part of a page: 304 where the page has it already. `is_last`: the page is to be loaded anew, as one
-    that is not refreshed any more. Its ETag is of all that is in it but the random part of its forms."""
-    response = make_response(text, status)
-    if is_last:
-        response.headers["HX-Refresh"] = "true"
-    response.set_etag(hashlib.sha256(text.replace(once, "").encode()).hexdigest()[:32])
-    response.vary.add("HX-Request")
-    response.make_conditional({**request.environ, "HTTP_IF_MATCH": "", "HTTP_RANGE": ""})
     return response
 
 
@@ -205,7 +193,7 @@ def own_path(text: str) -> str:
 def answer_refusal(error: KelpieError) -> AnyResponse:
     """A refusal as a page. Without a session a page leads to where one is begun."""
     answer_error(error)  # forgets remembered keys of a user that was removed
-    if isinstance(error, NotSignedIn) and request.method in ("GET", "HEAD") and not is_fragment():
+    if isinstance(error, NotSignedIn) and request.method in ("GET", "HEAD") and not live.is_asked_for():
         wanted = own_path(request.full_path.rstrip("?"))
         return redirect(url_for("dashboard.get_sign_in", to=None if wanted == "/ui" else wanted), 303)
     response = page("refused.html", error.status, title=error.title, message=error.message)

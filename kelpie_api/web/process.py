@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from kelpie_api import encryption, migrations
 from kelpie_api.auth.authenticator import Authenticator
 from kelpie_api.auth.sessions import EndedSessions
+from kelpie_api.cache import Shared
 from kelpie_api.config import Config
 from kelpie_api.db import Database
 from kelpie_api.errors import Unavailable
 from kelpie_api.machines.sightings import Sightings
+from kelpie_api.pace import Pace
 from kelpie_api.queue.handouts import Unsealable
 from kelpie_api.queue.long_poll import LongPoll
 from kelpie_api.queue.maintenance import Maintenance
@@ -20,6 +23,7 @@ from kelpie_api.queue.output import OutputLimit, OutputReaders
 from kelpie_api.salad.client import Salad
 from kelpie_api.scaling.rules import GroupLookups
 from kelpie_api.sealed.environments import Environments
+from kelpie_api.web.live_parts import Part, new_live_parts, new_pace_of_tabs
 
 
 @dataclass
@@ -39,6 +43,8 @@ class Coordinator:
     environments: Environments
     readers: OutputReaders
     room_for_pages: threading.BoundedSemaphore  # of these readers, how many may be pages
+    live_parts: Shared[Hashable, Part] = field(default_factory=new_live_parts)
+    pace_of_tabs: Pace = field(default_factory=new_pace_of_tabs)
     schema_is_current: bool = False
     begun_in: int | None = None
     beginning: threading.Lock = field(default_factory=threading.Lock)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from kelpie_api.cache import Cache
+import threading
+
+import pytest
+
+from kelpie_api.cache import Cache, Shared
 
 
 def test_a_full_cache_drops_what_was_unused_for_longest_and_keeps_the_rest() -> None:
@@ -36,3 +40,65 @@ def test_a_cleared_cache_knows_nothing() -> None:
     cache.put("a", 1)
     cache.clear()
     assert cache.get("a") is None
+
+
+class Hands:
+    """Makes values that are numbered, each in a tenth of a second of a clock that no one waits for."""
+
+    def __init__(self) -> None:
+        self.now, self.made, self.slept = 100.0, 0, 0.0
+
+    def make(self) -> int:
+        self.now += 0.1
+        self.made += 1
+        return self.made
+
+    def sleep(self, seconds: float) -> None:
+        self.slept += seconds
+        self.now += seconds
+
+
+def test_a_shared_value_is_made_once_for_all_that_ask_within_its_time() -> None:
+    hands = Hands()
+    shared: Shared[str, int] = Shared(3, 1, 0, lambda: hands.now, hands.sleep)
+    assert [shared.get(key, 2, hands.make) for key in "aaba"] == [1, 1, 2, 1]
+    hands.now += 2
+    assert shared.get("a", 2, hands.make) == 3
+    assert hands.slept == 0
+
+
+def test_shared_values_together_weigh_no_more_than_they_may_and_one_that_is_too_heavy_is_made_again() -> None:
+    hands = Hands()
+    weights = {1: 2, 2: 2, 3: 2, 4: 6, 5: 6}
+    shared: Shared[str, int] = Shared(5, 1, 0, lambda: hands.now, hands.sleep, weights.__getitem__)
+    assert [shared.get(key, 2, hands.make) for key in "abcbcdd"] == [1, 2, 3, 2, 3, 4, 5]
+    assert shared.get("b", 2, hands.make) == 2
+
+
+def test_after_a_shared_value_the_next_waits_in_proportion() -> None:
+    hands = Hands()
+    shared: Shared[str, int] = Shared(3, 1, 2, lambda: hands.now, hands.sleep)
+    assert [shared.get(key, 2, hands.make) for key in "ab"] == [1, 2]
+    assert hands.slept == pytest.approx(0.2)
+
+
+def test_where_all_places_are_taken_there_is_no_value_and_one_that_fails_leaves_its_place() -> None:
+    shared: Shared[str, int] = Shared(3, 1, 0)
+    begun, may_end = threading.Event(), threading.Event()
+
+    def slowly() -> int:
+        begun.set()
+        assert may_end.wait(10)
+        raise ZeroDivisionError
+
+    def first() -> None:
+        with pytest.raises(ZeroDivisionError):
+            shared.get("a", 2, slowly)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert begun.wait(10)
+    assert shared.get("b", 2, lambda: 1) is None
+    may_end.set()
+    thread.join()
+    assert shared.get("b", 2, lambda: 1) == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from flask import Flask
 
@@ -10,6 +12,22 @@ from kelpie_api.auth.caller import Role
 from kelpie_api.db import Database
 from tests.dashboard.browser import Browser, signed_in
 from tests.helpers import Tenant, make_tenant
+
+Passes = Callable[[float], None]
+
+
+@pytest.fixture
+def passes(app: Flask) -> Passes:
+    """Lets so many seconds pass for the parts of pages that are kept, whose time stands still otherwise."""
+    parts = app.extensions["kelpie"].live_parts
+    now = parts.clock()
+
+    def let_pass(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    parts.clock = lambda: now
+    return let_pass
 
 
 @pytest.fixture

@@ -23,6 +23,21 @@ from tests.dashboard.scene import MACHINES, OTHER_GROUP
 from tests.helpers import Client, empty_tables
 
 expect.set_options(timeout=PATIENCE)
+# Whether the list is asked for again after an answer, after one that says when, after that for another part of the
+# page, and after an answer that says nothing any more.
+ASKED = """(seconds) => {
+  const told = (headers, id = "live") => {
+    const response = new Response(null, { status: 304, headers });
+    return { ctx: { request: { action: "/", headers: {} }, response, sourceElement: { id } } };
+  };
+  const send = (name, detail) => document.dispatchEvent(new CustomEvent(name, { cancelable: true, detail }));
+  const isAsked = (headers, id) => {
+    send("htmx:before:response", told(headers));
+    return send("htmx:before:request", told({}, id));
+  };
+  const later = { "Kelpie-Ask-After": String(seconds) };
+  return [isAsked({}), isAsked(later), isAsked(later, "more"), isAsked({})];
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +172,10 @@ def test_an_operator_watches_steers_and_leaves(chromium: Chromium, site: Site, r
     assert "told to save and to give the job back" in operator.press("Interrupt")
     page.goto(f"/ui/jobs/{scene.in_hand}")
     assert "Job canceled" in operator.press("Cancel now")
+
+    # ask for a part no sooner than the server says
+    page.goto("/ui/groups")
+    assert page.evaluate(ASKED, 60) == [True, False, True, True]
 
     # pause a group
     page.goto("/ui/groups")

@@ -5,14 +5,24 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
+from uuid import UUID
 
 import pytest
+from flask import Flask
 
+from kelpie_api.auth import users
+from kelpie_api.auth.caller import Role
+from kelpie_api.cache import Shared
+from kelpie_api.dashboard.job import REFRESHED
 from kelpie_api.dashboard.pages import HTMX, STATIC, UPLOT
 from kelpie_api.db import Database
-from tests.dashboard.browser import Browser, Markup
+from kelpie_api.pace import Pace
+from kelpie_api.queue import wishes
+from kelpie_api.web.sessions import FIELD
+from tests.dashboard.browser import Browser, Markup, signed_in
 from tests.dashboard.chromium import AXE
-from tests.helpers import Tenant, make_job
+from tests.dashboard.conftest import Passes
+from tests.helpers import Client, Tenant, make_job
 
 LIVE = {"HX-Request": "true"}
 
@@ -34,16 +44,82 @@ def test_the_live_part_is_asked_for_at_the_pages_own_address(
 
 
 def test_a_job_that_waits_is_unchanged_until_something_happens(
-    operator: Browser, db: Database, tenant: Tenant
+    operator: Browser, db: Database, tenant: Tenant, passes: Passes
 ) -> None:
     job_id = make_job(db, tenant)
     place = f"/ui/jobs/{job_id}"
     known = operator.get(place, **LIVE).headers["ETag"]
-    operator.get(place, 304, **LIVE, **{"If-None-Match": known})
+    assert operator.get(place, 304, **LIVE, **{"If-None-Match": f'"other", W/{known}'}).headers["ETag"] == known
     form = operator.form(place, f"{place}/hold")
     operator.post(form.action, form.fields)
+    assert "It is held" in operator.get(place).text
+    passes(REFRESHED / 2)
     changed = operator.get(place, **LIVE, **{"If-None-Match": known})
     assert "It is held" in changed.text and "HX-Refresh" not in changed.headers
+
+
+def test_tabs_that_show_the_same_share_one_part_and_have_forms_of_their_own(
+    app: Flask, operator: Browser, viewer: Browser, rival: Browser, db: Database, tenant: Tenant, passes: Passes
+) -> None:
+    place = f"/ui/jobs/{make_job(db, tenant)}"
+    key = users.create_token(db, tenant.caller.user_id, "acme", "default", Role.OPERATOR)
+    colleague = signed_in(app, Tenant(tenant.caller, key))
+    parts = [operator.get(place, **LIVE)]
+    wishes.hold(db, tenant.caller, UUID(place.rpartition("/")[2]))
+    parts.append(colleague.get(place, **LIVE))
+    assert not any("It is held" in part.text for part in parts)
+    assert len({part.headers["ETag"] for part in parts}) == 2
+    tokens = [Markup(part.text).forms[0].fields[FIELD] for part in parts]
+    assert tokens == [one.form(place, f"{place}/cancel").fields[FIELD] for one in (operator, colleague)]
+
+    # of another role, of another tenant, of another address
+    seen = viewer.get(place, **LIVE).text
+    assert "It is held" in seen and "<form" not in seen
+    rival.get(place, 404, **LIVE)
+    listed = (
+        operator.get("/ui/jobs", **LIVE),
+        rival.get("/ui/jobs", **LIVE),
+        operator.get("/ui/jobs?name=b", **LIVE),
+    )
+    assert [place in part.text for part in listed] == [True, False, False]
+
+    # of a role that is another one by now, and of a session that has ended
+    db.execute("update api_keys set role = 'viewer'")
+    assert "<form" not in colleague.get(place, **LIVE).text
+    db.execute("delete from sessions")
+    colleague.get(place, 401, **LIVE)
+
+
+def test_a_part_with_the_values_of_an_environment_is_not_kept(
+    api: Client, operator: Browser, passes: Passes
+) -> None:
+    job = api.submit(environment={"TOKEN": "the-value"})
+    place = f"/ui/jobs/{job['id']}?environment=shown"
+    part = operator.get(place, **LIVE)
+    assert "the-value" in part.text and part.headers["HX-Refresh"] == "true"
+    api.delete(f"/jobs/{job['id']}")
+    assert "canceled" in operator.get(place, **LIVE).text
+
+
+def test_a_tab_for_which_there_is_no_room_is_told_that_there_is_nothing_new(
+    app: Flask, operator: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "Kelpie-Ask-After" not in operator.get("/ui", **LIVE).headers
+    monkeypatch.setattr(app.extensions["kelpie"], "live_parts", Shared(1, places=0, rest=0))
+    assert operator.get("/ui", 204, **LIVE).data == b""
+    assert "<html" in operator.get("/ui").text
+
+
+def test_where_many_tabs_ask_each_is_told_to_ask_later_than_the_one_before(
+    app: Flask, operator: Browser, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app.extensions["kelpie"], "pace_of_tabs", Pace(0.1, 60, lambda: 0.0))
+    first = operator.get("/ui", **LIVE)
+    browser.get("/ui", 401, **LIVE)
+    second = operator.get("/ui", 304, **LIVE, **{"If-None-Match": first.headers["ETag"]})
+    operator.get("/ui")
+    third = operator.get("/ui/jobs/odd", 404, **LIVE)
+    assert [answer.headers["Kelpie-Ask-After"] for answer in (first, second, third)] == ["10", "20", "30"]
 
 
 def test_the_page_of_a_job_that_has_ended_is_loaded_once_more_and_then_rests(

@@ -12,8 +12,10 @@ import pytest
 from flask import Flask
 
 from kelpie_api.dashboard import output
+from kelpie_api.dashboard.job import REFRESHED
 from local_stack.processes import wait_for
 from tests.dashboard.browser import Browser
+from tests.dashboard.conftest import Passes
 from tests.helpers import Client, Job
 
 LIVE = {"HX-Request": "true"}
@@ -153,11 +155,14 @@ def test_what_is_hostile_in_it_is_text(api: Client, operator: Browser, job: Job)
     assert "&lt;script&gt;" in text and len(text) < 200_000
 
 
-def test_the_live_part_of_the_page_repeats_no_output(api: Client, operator: Browser, job: Job) -> None:
+def test_the_live_part_of_the_page_repeats_no_output(
+    api: Client, operator: Browser, job: Job, passes: Passes
+) -> None:
     place = f"/ui/jobs/{job['id']}"
     known = operator.get(place, **LIVE)
     assert shown(known.text) == Shown("", "", f"{place}/output?attempt=1&from=0&seen=0", 1)
     send(api, job, 0, b"one\n")
+    passes(REFRESHED)
     assert 'id="output" data-keep' in known.text and ">one" not in operator.get(place, **LIVE).text
 
 

@@ -20,12 +20,17 @@ button.addEventListener("click", () => {
 });
 show();
 
+// Where many tabs ask, the server says after how many seconds each part may be asked for again.
+const SLACK = 500; // milliseconds by which two looks may be closer together than that
+const notBefore = new Map();
+const isTooSoon = (element) => performance.now() < (notBefore.get(element.id) ?? 0);
+
 const selected = () => document.querySelector("#live input[name=id]:checked");
 
 // While jobs are selected the list stays as it is.
 document.addEventListener("htmx:before:request", (event) => {
-  const request = event.detail.ctx.request;
-  if (document.hidden || isPaused() || selected()) {
+  const { request, sourceElement } = event.detail.ctx;
+  if (document.hidden || isPaused() || selected() || isTooSoon(sourceElement)) {
     event.preventDefault();
   } else if (known.has(request.action)) {
     request.headers["If-None-Match"] = known.get(request.action);
@@ -33,7 +38,9 @@ document.addEventListener("htmx:before:request", (event) => {
 });
 
 document.addEventListener("htmx:before:response", (event) => {
-  const { request, response } = event.detail.ctx;
+  const { request, response, sourceElement } = event.detail.ctx;
+  const seconds = Number(response.headers.get("Kelpie-Ask-After"));
+  notBefore.set(sourceElement.id, performance.now() + 1000 * seconds - SLACK);
   if (response.status === 200) {
     if (response.headers.has("ETag")) known.set(request.action, response.headers.get("ETag"));
     return;
