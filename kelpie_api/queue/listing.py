@@ -20,7 +20,7 @@ from kelpie_api.queue.filters import Filters
 from kelpie_api.queue.progress import course, with_progress
 from kelpie_api.sealed.environments import opened
 
-FURTHEST = 1_000_000  # jobs that a page leaves out before it; a search looks at fewer, so its page is empty then
+FURTHEST = 1_000_000  # jobs that a page of a search leaves out; it looks at fewer, so the page is empty then
 PORTION = 250  # jobs of a page that are read at a time, since each may have 256 KiB
 TO_LOOK_AT = 10_000  # jobs that are looked at for one page, before it is answered as it is
 LARGEST_PAGE = 64 * 2**20  # bytes
@@ -116,8 +116,7 @@ class Page:
 def list_page(db: Database, caller: Caller, filters: Filters, place: Place, seal: Seal | None = None) -> Page:
     """One page of the caller's jobs; their order is total.
 
-    Raises InvalidRequest where the jobs of the page are too large together, a reference means several, or too many
-    jobs are left out before the page.
+    Raises InvalidRequest where the jobs of the page are too large together, or a reference means several.
     """
     if filters.plain:
         return _plain_page(db, caller, filters, place, seal)
@@ -134,12 +133,9 @@ def _plain_page(db: Database, caller: Caller, filters: Filters, place: Place, se
         "oldest_first": place.oldest_first,
     }
     found: list[Row] = []
-    beyond, skipped = place.beyond, min(place.skipped, FURTHEST)
+    beyond, skipped = place.beyond, place.skipped
     while (left := place.size + 1 - len(found)) > 0:
         portion = db.all(SQL.list_jobs, **filtered, beyond=beyond, most=min(left, PORTION), skipped=skipped)
-        if portion and place.skipped > FURTHEST:
-            sentence = f"More than {FURTHEST} jobs come before this page; follow the pages by their Link header."
-            raise InvalidRequest(f"page: {sentence}", {"page": [sentence]})
         found += portion
         _refuse_too_large(found)
         if len(portion) < min(left, PORTION):

@@ -87,17 +87,6 @@ def test_the_last_page_that_can_be_asked_for_is_empty(api: Client, seven: list[s
     assert listed(api, f"?page={2**31 - 1}&page_size=10000") == []
 
 
-def test_a_page_before_which_too_many_jobs_come_is_refused(
-    api: Client, seven: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(listing, "FURTHEST", 5)
-    assert len(listed(api, "?page=3&page_size=2")) == 2
-    body = refused(api.get("/jobs?page=4&page_size=2"), 400)
-    assert body["errors"].keys() == {"page"} and "Link" in body["message"]
-    monkeypatch.setattr(listing, "FURTHEST", 7)
-    assert listed(api, "?page=5&page_size=2") == []
-
-
 def following(api: Client, path: str) -> str | None:
     """Where the Link header of this page leads, if it has one."""
     link = api.get(path).headers.get("Link")
