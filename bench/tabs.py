@@ -41,7 +41,6 @@ BEGIN, END = 12.0, 2.0
 TURNS = (False, True, True, False)  # whether the tabs are looked at
 # One process may take nearly all connections. Of more than 500 it would close those of claims after each answer.
 SETTINGS = {"KELPIE_WEB_PROCESSES": "2", "GUNICORN_CMD_ARGS": "--worker-connections=4000"}
-SLACK = 0.5  # seconds, as in live.js
 MAY_BE = (200, 204, 304)  # what a tab may be answered
 LATEST = "select id from jobs where status = 'pending' order by seq desc limit %(most)s"
 
@@ -152,15 +151,14 @@ async def look_again_and_again(port: int, tab: Tab, place_in_line: float, seen: 
     browser = Connection(port)
     await browser.connect()
     await asyncio.sleep(tab.pause * place_in_line)
-    known, not_before = b"", 0.0
+    known = b""
     while True:
-        began = time.monotonic()
-        if seen.are_looked_at.value and began >= not_before:
+        due = time.monotonic() + tab.pause
+        if seen.are_looked_at.value:
             answer = await browser.ask(tab, known)
-            known, not_before = answer.etag or known, time.monotonic() + answer.pause - SLACK
+            known, due = answer.etag or known, max(due, time.monotonic() + answer.pause)
             seen.answers[answer.status] += 1
-        missed = (time.monotonic() - began) // tab.pause
-        await asyncio.sleep(max(0.0, began + (1 + missed) * tab.pause - time.monotonic()))
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
 
 
 @dataclass(frozen=True)

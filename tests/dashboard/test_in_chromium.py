@@ -173,9 +173,11 @@ def test_an_operator_watches_steers_and_leaves(chromium: Chromium, site: Site, r
     page.goto(f"/ui/jobs/{scene.in_hand}")
     assert "Job canceled" in operator.press("Cancel now")
 
-    # ask for a part no sooner than the server says
+    # ask for a part when the server says so, and no sooner
     page.goto("/ui/groups")
     assert page.evaluate(ASKED, 60) == [True, False, True, True]
+    with page.expect_request(lambda asked: asked.headers.get("hx-request") == "true", timeout=5_000):
+        page.evaluate("askAfter('live', 0.1)")
 
     # pause a group
     page.goto("/ui/groups")

@@ -20,17 +20,27 @@ button.addEventListener("click", () => {
 });
 show();
 
-// Where many tabs ask, the server says after how many seconds each part may be asked for again.
-const SLACK = 500; // milliseconds by which two looks may be closer together than that
+// Where many tabs ask, the server says after how many seconds each part may be asked for again. It is asked for just
+// then: at the next of its usual times, those that came together would come together again.
 const notBefore = new Map();
-const isTooSoon = (element) => performance.now() < (notBefore.get(element.id) ?? 0);
+const timers = new Map();
+const isTooSoon = (id) => performance.now() < (notBefore.get(id) ?? 0);
+function askAfter(id, seconds) {
+  clearTimeout(timers.get(id));
+  notBefore.set(id, performance.now() + 1000 * seconds);
+  if (seconds) timers.set(id, setTimeout(askNow, 1000 * seconds, id));
+}
+function askNow(id) {
+  notBefore.delete(id);
+  document.getElementById(id)?.dispatchEvent(new Event("due"));
+}
 
 const selected = () => document.querySelector("#live input[name=id]:checked");
 
 // While jobs are selected the list stays as it is.
 document.addEventListener("htmx:before:request", (event) => {
   const { request, sourceElement } = event.detail.ctx;
-  if (document.hidden || isPaused() || selected() || isTooSoon(sourceElement)) {
+  if (document.hidden || isPaused() || selected() || isTooSoon(sourceElement.id)) {
     event.preventDefault();
   } else if (known.has(request.action)) {
     request.headers["If-None-Match"] = known.get(request.action);
@@ -39,8 +49,7 @@ document.addEventListener("htmx:before:request", (event) => {
 
 document.addEventListener("htmx:before:response", (event) => {
   const { request, response, sourceElement } = event.detail.ctx;
-  const seconds = Number(response.headers.get("Kelpie-Ask-After"));
-  notBefore.set(sourceElement.id, performance.now() + 1000 * seconds - SLACK);
+  askAfter(sourceElement.id, Number(response.headers.get("Kelpie-Ask-After")));
   if (response.status === 200) {
     if (response.headers.has("ETag")) known.set(request.action, response.headers.get("ETag"));
     return;
