@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Hashable
 from math import inf
 from typing import Generic, TypeVar
 
@@ -58,8 +59,8 @@ class Shared(Generic[Key, Value]):
     """Values of which each is made once for all requests that want it at about the same time.
 
     One thread at a time makes one, and the next waits for `rest` times as long as that took, a second at most: so
-    they never take more than a share of the process. `places`: how many threads may make one or wait. `size` and
-    `weigh` are those of a Cache.
+    they never take more than a share of the process. `places`: how many threads may make one or wait, and
+    `places_of_one` how many of them for the same client. `size` and `weigh` are those of a Cache.
     """
 
     def __init__(
@@ -70,29 +71,44 @@ class Shared(Generic[Key, Value]):
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         weigh: Callable[[Value], float] = lambda value: 1,
+        places_of_one: float = inf,
     ) -> None:
+        self.places, self.places_of_one = places, places_of_one
         self.rest, self.clock, self.sleep = rest, clock, sleep
         self._values: Cache[Key, tuple[float, Value]] = Cache(
             size, LONGEST_KEPT, lambda: self.clock(), lambda kept: weigh(kept[1])
         )
-        self._places = threading.BoundedSemaphore(places)
+        self._taken: Counter[Hashable] = Counter()  # places, of each client that has any
+        self._counting = threading.Lock()
         self._making = threading.Lock()
         self._rests_until = -inf
 
-    def get(self, key: Key, seconds: float, make: Callable[[], Value]) -> Value | None:
+    def get(self, key: Key, seconds: float, make: Callable[[], Value], client: Hashable = None) -> Value | None:
         """The value of this key that was begun within so many seconds, else one that `make` makes now.
 
-        None where as many wait for theirs as may. Raises what `make` raises, of which nothing is kept.
+        None where as many wait for theirs as may, of all clients or of this one. Raises what `make` raises, of
+        which nothing is kept.
         """
         found = self._made_within(key, seconds)
-        if found is not None or not self._places.acquire(blocking=False):
+        if found is not None or not self._take_place(client):
             return found
         try:
             with self._making:
                 found = self._made_within(key, seconds)  # another thread may have made it meanwhile
                 return self._make(key, make) if found is None else found
         finally:
-            self._places.release()
+            self._leave_place(client)
+
+    def _take_place(self, client: Hashable) -> bool:
+        with self._counting:
+            if self._taken.total() >= self.places or self._taken[client] >= self.places_of_one:
+                return False
+            self._taken[client] += 1
+            return True
+
+    def _leave_place(self, client: Hashable) -> None:
+        with self._counting:
+            self._taken -= Counter((client,))  # which keeps no client that has none
 
     def _made_within(self, key: Key, seconds: float) -> Value | None:
         at, value = self._values.get(key) or (-inf, None)

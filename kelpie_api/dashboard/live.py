@@ -59,7 +59,7 @@ def live(seconds: float) -> Callable[[View[Arguments]], View[Arguments]]:
                 return view(*args, **kwargs)
             here().makes_part = True
             parts = coordinator().live_parts
-            part = parts.get(what_is_seen(), seconds / 2, lambda: as_part(view(*args, **kwargs)))
+            part = parts.get(what_is_seen(), seconds / 2, lambda: as_part(view(*args, **kwargs)), own_token())
             return make_response("", 204) if part is None else answer_with(part)
 
         return answer
@@ -94,7 +94,7 @@ def as_part(response: Response) -> Part:
 
 def answer_with(part: Part) -> Response:
     """For the session of this request: 304 where its page has this part already."""
-    token = sessions.form_token(sessions.read_cookie(this_request(), sessions.SESSION) or "").encode()
+    token = own_token()
     etag = hashlib.sha256(part.digest + token).hexdigest()[:32]
     if part.status == 200 and this_request().if_none_match.contains_weak(etag):
         response = make_response(b"", 304)
@@ -108,11 +108,16 @@ def answer_with(part: Part) -> Response:
     return response
 
 
+def own_token() -> bytes:
+    """What the forms of the session of this request carry, by which it is known here, too."""
+    return sessions.form_token(sessions.read_cookie(this_request(), sessions.SESSION) or "").encode()
+
+
 def tell_when_to_ask_again(response: Response) -> None:
     """Have the tab ask later where this process is asked by many. For each answer to one of a session: others, of
-    which there may be any number, must not keep tabs waiting."""
+    which there may be any number, must not keep tabs waiting, and a session that asks in a loop no others."""
     if not (is_asked_for() and here().get("caller")):
         return
-    seconds = ceil(coordinator().pace_of_tabs.next_pause())
+    seconds = ceil(coordinator().pace_of_tabs.next_pause(own_token()))
     if seconds > 1:
         response.headers[ASK_AFTER] = str(seconds)

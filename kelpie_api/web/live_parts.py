@@ -12,8 +12,10 @@ from kelpie_api.pace import Pace
 MOST_KEPT = 16 * 2**20  # bytes of all parts that a process keeps
 BESIDE = 2**10  # bytes, about, that a part takes beside its content
 PLACES = 8  # requests that may wait for a part, lest they take the threads of workers
+PLACES_OF_ONE = 3  # of these, for one session, lest it takes them all with addresses that it makes up
 REST = 4.0  # after a part, by the time that it took: parts have about a fifth of a process at most
 MOST_LOOKS = 10.0  # a second, of all tabs that ask one process
+MOST_LOOKS_OF_ONE = 30  # that one session has to come, more than it has tabs in sight: 3 seconds for the others
 LONGEST_PAUSE = 60.0  # seconds until a tab asks again, however many there are
 
 
@@ -36,8 +38,8 @@ def weight(part: Part) -> float:
 
 
 def new_live_parts() -> Shared[Hashable, Part]:
-    return Shared(MOST_KEPT, PLACES, REST, weigh=weight)
+    return Shared(MOST_KEPT, PLACES, REST, weigh=weight, places_of_one=PLACES_OF_ONE)
 
 
 def new_pace_of_tabs() -> Pace:
-    return Pace(MOST_LOOKS, LONGEST_PAUSE)
+    return Pace(MOST_LOOKS, LONGEST_PAUSE, MOST_LOOKS_OF_ONE)

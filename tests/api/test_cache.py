@@ -82,8 +82,11 @@ def test_after_a_shared_value_the_next_waits_in_proportion() -> None:
     assert hands.slept == pytest.approx(0.2)
 
 
-def test_where_all_places_are_taken_there_is_no_value_and_one_that_fails_leaves_its_place() -> None:
-    shared: Shared[str, int] = Shared(3, 1, 0)
+@pytest.mark.parametrize(("places", "of_one", "second"), [(1, 2, "other"), (2, 1, "loop")], ids=["all", "its own"])
+def test_where_all_places_are_taken_there_is_no_value_and_one_that_fails_leaves_its_place(
+    places: int, of_one: int, second: str
+) -> None:
+    shared: Shared[str, int] = Shared(3, places, 0, places_of_one=of_one)
     begun, may_end = threading.Event(), threading.Event()
 
     def slowly() -> int:
@@ -93,12 +96,12 @@ def test_where_all_places_are_taken_there_is_no_value_and_one_that_fails_leaves_
 
     def first() -> None:
         with pytest.raises(ZeroDivisionError):
-            shared.get("a", 2, slowly)
+            shared.get("a", 2, slowly, "loop")
 
     thread = threading.Thread(target=first)
     thread.start()
     assert begun.wait(10)
-    assert shared.get("b", 2, lambda: 1) is None
+    assert shared.get("b", 2, lambda: 1, second) is None
     may_end.set()
     thread.join()
-    assert shared.get("b", 2, lambda: 1) == 1
+    assert shared.get("b", 2, lambda: 1, second) == 1

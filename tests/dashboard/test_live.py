@@ -113,7 +113,7 @@ def test_a_tab_for_which_there_is_no_room_is_told_that_there_is_nothing_new(
 def test_where_many_tabs_ask_each_is_told_to_ask_later_than_the_one_before(
     app: Flask, operator: Browser, browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app.extensions["kelpie"], "pace_of_tabs", Pace(0.1, 60, lambda: 0.0))
+    monkeypatch.setattr(app.extensions["kelpie"], "pace_of_tabs", Pace(0.1, 60, clock=lambda: 0.0))
     first = operator.get("/ui", **LIVE)
     browser.get("/ui", 401, **LIVE)
     second = operator.get("/ui", 304, **LIVE, **{"If-None-Match": first.headers["ETag"]})
