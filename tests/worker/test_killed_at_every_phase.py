@@ -64,13 +64,22 @@ def test_what_a_killed_worker_left_unfinished_in_the_bucket_is_aborted_and_nothi
     phase: str,
 ) -> None:
     of_another_program = s3.begin_upload(bucket, "ck/large")
-    faulty.fault = lambda method, path: "503" if "partNumber" in path else None
+    parts: list[str] = []
+
+    def refuse_parts(method: str, path: str) -> str | None:
+        if "partNumber" not in path:
+            return None
+        parts.append(path)
+        return "503"
+
+    faulty.fault = refuse_parts
     end = "exec sleep 1000" if phase == "during" else "exit 0"
     job = coordinator.submit(
         **shell(f"head -c 6000000 /dev/zero > ck/large; {end}"), sync={phase: [block(bucket, "ck")]}
     )
     worker = make_worker(AWS_ENDPOINT_URL=faulty.url).start()
-    wait_for(lambda: len(s3.unfinished_uploads(bucket)) == 2, "the upload to begin")
+    wait_for(lambda: parts, "a part to be sent")  # by then the worker has noted the upload
+    assert len(s3.unfinished_uploads(bucket)) == 2
     kill_everything(worker)
     coordinator.cancel(job)
 
