@@ -128,7 +128,8 @@ def change_jobs(verb: str) -> AnyResponse:
     except Conflict as refusal:
         return confirm(verb, bulk.count(db(), caller(), filters, LOOKED_AT), refusal)
     refused = f" {len(changed.refused)} were refused: {changed.refused[0].message}" if changed.refused else ""
-    return lead_to(f"/ui/jobs?{urlencode(asked())}", f"{changed.count} jobs: {WORDS[verb][1]}.{refused}")
+    those = "1 job" if changed.count == 1 else f"{changed.count} jobs"
+    return lead_to(f"/ui/jobs?{urlencode(asked())}", f"{those}: {WORDS[verb][1]}.{refused}")
 
 
 def change_of(verb: str) -> Change:

@@ -90,8 +90,10 @@ def get_root() -> AnyResponse:
     return answer
 
 
-@blueprint.get("/ui/<path:name>")
-def get_nothing(name: str) -> Response:
+@blueprint.route("/ui", methods=["POST", "PUT", "PATCH", "DELETE"])
+@blueprint.route("/ui/<path:name>", methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
+def get_nothing(name: str = "") -> Response:
+    """For all methods, since an error of routing itself would be answered as the API answers it."""
     raise NotFound("There is no such page.")
 
 

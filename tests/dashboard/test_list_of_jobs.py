@@ -83,11 +83,11 @@ class TestAChangeOfAllThatMatch:
     def test_holds_resumes_and_runs_again(self, operator: Browser, db: Database, tenant: Tenant) -> None:
         make_job(db, tenant, name="a")
         make_job(db, tenant, "failed", name="a")
-        assert "1 jobs: held" in change(operator, "hold", "name=a")
+        assert "1 job: held" in change(operator, "hold", "name=a")
         assert db.all("select parked from queue") == [{"parked": ["hold"]}]
-        assert "1 jobs: resumed" in change(operator, "resume", "name=a")
+        assert "1 job: resumed" in change(operator, "resume", "name=a")
         assert db.all("select parked from queue") == [{"parked": None}]
-        assert "1 jobs: submitted once more" in change(operator, "rerun", "name=a")
+        assert "1 job: submitted once more" in change(operator, "rerun", "name=a")
         assert statuses(db) == ["pending", "failed", "pending"]
 
     def test_changes_nothing_where_more_match_by_then(

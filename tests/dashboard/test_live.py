@@ -140,6 +140,11 @@ def test_a_refusal_keeps_its_status(operator: Browser) -> None:
     operator.get("/ui/nothing", 404, **LIVE)
 
 
+def test_a_form_sent_to_a_page_that_takes_none_is_refused_by_a_page(browser: Browser) -> None:
+    for place in ("/ui", "/ui/jobs", "/ui/nothing", "/ui/assets/pages.css"):
+        assert "There is no such page." in browser.post(place, {}, 404).text
+
+
 def test_a_viewers_part_has_no_form(viewer: Browser, db: Database, tenant: Tenant) -> None:
     job_id = make_job(db, tenant, "held")
     assert "<form" not in viewer.get(f"/ui/jobs/{job_id}", **LIVE).text
