@@ -129,7 +129,8 @@ def _of_lapse(facts: Row) -> Iterator[Reason]:
     if facts["ends_on_lapse"]:
         yield Reason(
             Code.ENDING,
-            f"The attempt is about to be ended: {facts['wish'] or 'a limit of the job'} says what comes next.",
+            f"The attempt is about to be ended: {facts['wish'] or 'a limit of the job or its sweep'} says what"
+            " comes next.",
         )
 
 

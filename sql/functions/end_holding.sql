@@ -7,7 +7,8 @@
 -- that at once, and maintenance does for reports that the release before took.
 --
 -- A job of a sweep that is beyond a limit which was lowered meanwhile waits for a slot: else a claim before the next filling
--- would make more held than the limit allows. The sweep's row is locked as in keep_slots, and for the same reason.
+-- would make more held than the limit allows. So a mark of fill_sweep, which is neither of a wish nor of a limit of the job, has done its
+-- work and is taken away. The sweep's row is locked as in keep_slots, and for the same reason.
 create or replace function end_holding() returns trigger language plpgsql as $$
 declare
   held_until timestamptz := case when lapsed(old.heartbeat, old.heartbeat_interval) then old.heartbeat else now() end;
@@ -20,8 +21,12 @@ begin
   if new.machine_id is null then
     new.speaks = null;
     new.deadline = null;
-    if new.ends_on_lapse then
-      new.parked = with_reason(new.parked, 'hold');
+    if new.wish is not null or new.attempt >= new.ends_from_attempt then
+      if new.ends_on_lapse then
+        new.parked = with_reason(new.parked, 'hold');
+      end if;
+    else
+      new.ends_on_lapse = false;
     end if;
     if new.sweep_id is not null and new.parked is null then
       perform from sweeps s

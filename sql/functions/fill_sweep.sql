@@ -1,9 +1,11 @@
 -- Give the free slots of a sweep to its next jobs, and park what is beyond a limit that was lowered; the number of jobs that
--- were parked or unparked, `most` at most.
+-- were parked, unparked or marked, `most` at most.
 --
 -- At most `max_parallel` jobs of a sweep are unparked: claimable, held or lapsed. So a claim checks nothing. A job that is
 -- parked for another reason, too, has no slot and gets none. Lowering the limit stops no job: those that are held keep
--- their slots until they end.
+-- their slots until they end. While more are held than the limit allows, each is marked (ends_on_lapse): one that lapses is
+-- claimable without a transition, and its next handout would make more held than the limit allows. end_attempts ends its
+-- attempt, and end_holding lets it wait for a slot.
 --
 -- Exact under concurrency: the sweep's row is locked by a statement before the one that counts, so this one sees what the
 -- filling before it committed; and nothing else unparks a job of a sweep that has a limit. Rows that others hold locked are
@@ -23,6 +25,7 @@ declare
   the_limit integer;
   room      bigint;
   changed   integer;
+  marked    integer;
 begin
   select max_parallel into the_limit from sweeps where id = the_sweep_id for update;
   if not found then
@@ -77,6 +80,24 @@ begin
       from last
      where q.job_id = last.job_id;
     get diagnostics changed = row_count;
+    if changed < least(-room, most) then
+      with beyond as materialized (
+        select job_id
+          from queue
+         where sweep_id = the_sweep_id
+           and parked is null
+           and machine_id is not null
+           and not ends_on_lapse
+         limit most
+           for update skip locked
+      )
+      update queue q
+         set ends_on_lapse = true
+        from beyond
+       where q.job_id = beyond.job_id;
+      get diagnostics marked = row_count;
+      changed := greatest(changed, marked);
+    end if;
   end if;
   return changed;
 end $$;

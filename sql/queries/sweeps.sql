@@ -63,10 +63,10 @@ returning id;
 select fill_sweep(%(id)s, %(most)s) as changed;
 
 -- name: exceeds_limit
--- Whether a sweep has more unparked jobs than its limit, of which some can be claimed: rows that were locked when the others were
--- parked.
+-- Whether a sweep has more unparked jobs than its limit, of which some can be claimed, now or once they lapse: rows that were locked
+-- when the others were parked or marked.
 select (select count(*) from queue q where q.sweep_id = s.id and q.parked is null) > s.max_parallel
-       and exists (select from queue q where q.sweep_id = s.id and q.parked is null and q.machine_id is null) as exceeds
+       and exists (select from queue q where q.sweep_id = s.id and q.parked is null and not q.ends_on_lapse) as exceeds
   from sweeps s
  where s.id = %(id)s;
 
@@ -77,9 +77,11 @@ select s.id
  where s.id in (select distinct sweep_id from queue where sweep_id is not null)
    and case when s.max_parallel is null
             then exists (select from queue q where q.sweep_id = s.id and 'sweep' = any (q.parked))
-            else (select count(*) from queue q where q.sweep_id = s.id and q.parked is null)
-                 <> s.max_parallel
-             and exists (select from queue q where q.sweep_id = s.id and q.machine_id is null)
+            else case sign((select count(*) from queue q where q.sweep_id = s.id and q.parked is null) - s.max_parallel)
+                 when -1 then exists (select from queue q where q.sweep_id = s.id and q.machine_id is null)
+                 when 1 then exists (select from queue q where q.sweep_id = s.id and q.parked is null and not q.ends_on_lapse)
+                 else false
+                 end
        end;
 
 -- name: open_jobs_of_sweep

@@ -11,9 +11,9 @@ import pytest
 from flask import Flask
 
 from kelpie_api.db import Database
-from kelpie_api.queue import sweeps
+from kelpie_api.queue import sweeps, wishes
 from local_stack.processes import wait_for
-from tests.helpers import Client, Tenant, definition, make_tenant, refused
+from tests.helpers import Client, Tenant, be_seen, definition, make_tenant, refused
 
 Job = dict[str, Any]
 
@@ -116,6 +116,20 @@ def test_a_job_beyond_a_lowered_limit_waits_for_a_slot_from_the_moment_in_which_
         waiting.append((given_back or {})["parked"])
     assert waiting == [["sweep"], None]
     assert (client.claim("m4") or {})["id"] == held[1]
+    assert client.claim("m5") is None
+
+
+def test_jobs_beyond_a_lowered_limit_whose_machines_vanish_wait_for_a_slot(client: Client, db: Database) -> None:
+    """A lapse makes a job claimable without any transition, so the three would all be handed out again."""
+    sweep = new_sweep(client, max_parallel=3)
+    submit(client, 4, sweep)
+    held = [(client.claim(machine) or {})["id"] for machine in ("m1", "m2", "m3")]
+    client.patch(f"/sweeps/{sweep['id']}", {"max_parallel": 1})
+    db.execute("update queue set heartbeat = heartbeat - interval '1 hour' where machine_id is not null")
+    be_seen(db)
+    assert client.claim("m4") is None
+    wishes.end_due(db)
+    assert (client.claim("m4") or {})["id"] in held
     assert client.claim("m5") is None
 
 
