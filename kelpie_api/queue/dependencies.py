@@ -32,7 +32,8 @@ def resolve(
 ) -> Dependencies:
     """Find out what each job has to wait for, and keep that from ending until the transaction has ended.
 
-    Raises InvalidRequest for what is unknown, or a place in the batch that does not come before.
+    Raises InvalidRequest for what is unknown, a job's own sweep, or a place in the batch that does not come
+    before.
     """
     named = [references(one.get("depends_on") or [], index) for index, one in enumerate(definitions)]
     outside = sorted({reference for each in named for reference in each if isinstance(reference, UUID)})
@@ -42,6 +43,8 @@ def resolve(
     found = Dependencies(waits_for=[])
     for index, (each, one) in enumerate(zip(named, definitions, strict=True)):
         needs = one.get("depends_if") or COMPLETED
+        if one.get("sweep_id") and UUID(str(one["sweep_id"])) in each:
+            raise _refusal(index, f"The job belongs to sweep {one['sweep_id']}, which does not end before it.")
         rows = [_row(reference, index, needs, known, job_ids, found) for reference in dict.fromkeys(each)]
         waiting = [row for row in rows if row is not None]
         found.waits_for.append(len(waiting))
@@ -53,7 +56,7 @@ def references(texts: Sequence[str], index: int) -> list[UUID | int]:
     """Ids, and places in the batch, of what one job depends on. Raises InvalidRequest."""
     found: list[UUID | int] = []
     for text in texts:
-        if text.startswith("#") and text[1:].isdigit() and len(text) < 8:
+        if text.startswith("#") and text.isascii() and text[1:].isdigit() and len(text) < 8:
             if int(text[1:]) >= index:
                 raise _refusal(
                     index, f"{text} must come before this job in the batch; places are counted from #0."

@@ -100,11 +100,12 @@ def test_a_batch_names_its_own_jobs_by_their_places(client: Client, db: Database
         (["#1"], "must come before"),
         (["#0"], "must come before"),
         (["nothing"], "is no id"),
+        (["#\N{SUPERSCRIPT TWO}"], "is no id"),
         ([str(uuid.uuid4())], "There is no job"),
         ([7], "string"),
         ("x", "Must be a list"),
     ],
-    ids=["later", "itself", "no id", "unknown", "a number", "no list"],
+    ids=["later", "itself", "no id", "no decimal digit", "unknown", "a number", "no list"],
 )
 def test_what_cannot_be_waited_for_is_refused_and_nothing_is_created(
     client: Client, db: Database, named: Any, sentence: str
@@ -112,6 +113,12 @@ def test_what_cannot_be_waited_for_is_refused_and_nothing_is_created(
     body = refused(client.post("/jobs/batch", [definition(depends_on=named)]), 400)
     assert sentence in body["message"] and body["index"] == 0
     assert db.all("select from jobs") == []
+
+
+def test_a_job_cannot_wait_for_the_sweep_that_it_belongs_to(client: Client) -> None:
+    sweep = (client.post("/sweeps", {}).json or {})["id"]
+    body = refused(client.post("/jobs", definition(sweep=sweep, depends_on=[sweep])), 400)
+    assert "does not end before it" in body["message"]
 
 
 def test_the_job_of_another_project_is_unknown(app: Flask, client: Client, db: Database) -> None:
