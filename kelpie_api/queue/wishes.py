@@ -125,9 +125,9 @@ def require_own_group(db: Database, caller: Caller, job_id: UUID) -> None:
 
 def is_final(db: Database, caller: Caller, job_id: UUID) -> Conflict:
     """The error for a job that is not in the queue. Raises JobNotFound."""
-    return Conflict(
-        f"Job {job_id} has {get(db, caller, job_id)['status']} already; POST /jobs/{job_id}/rerun repeats it."
-    )
+    status = get(db, caller, job_id)["status"]
+    verb = "was" if status == Status.CANCELED else "has"
+    return Conflict(f"Job {job_id} {verb} {status} already; POST /jobs/{job_id}/rerun repeats it.")
 
 
 def _at_the_end(wished: Row, what: str) -> str:

@@ -212,8 +212,8 @@ def similar_field(schema: type[Schema], name: str) -> str | None:
 @functools.lru_cache(1024)  # of short names: callers choose them, and what is kept is kept for good
 def _similar_field(schema: type[Schema], name: str) -> str | None:
     known = list(schema._declared_fields)
-    if name in getattr(schema, "answered", ()):
-        return None  # an answer that is submitted again brings it
+    if name in known or name in getattr(schema, "answered", ()):
+        return None  # it cannot be given here, or an answer that is submitted again brings it
     plain = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).replace("-", "_").lower()
     if ELSEWHERE.get(plain) in known:
         return ELSEWHERE[plain]

@@ -111,6 +111,9 @@ def test_a_final_job_cannot_be_steered_and_another_users_is_unknown(api: Client,
     job = running(api)
     api.report(job, "completed", attempt=1)
     assert "has completed already" in refused(api.post(f"/jobs/{job['id']}/{what}"), 409)["message"]
+    other = api.submit()
+    api.delete(f"/jobs/{other['id']}")
+    assert "was canceled already" in refused(api.post(f"/jobs/{other['id']}/{what}"), 409)["message"]
     refused(api.post(f"/jobs/{UUID(int=7)}/{what}"), 404)
 
 
