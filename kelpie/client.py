@@ -14,7 +14,7 @@ import httpx
 
 from kelpie import operations
 from kelpie.definitions import Folders, definition
-from kelpie.errors import JobCanceled, JobFailed
+from kelpie.errors import DefinitionError, JobCanceled, JobFailed
 from kelpie.exchange import PATIENCE, Server
 from kelpie.models import Attempt, BulkResult, Event, JobData, Reason, SweepData
 from kelpie.operations import Lines, Piece
@@ -56,7 +56,10 @@ def filters_of(
     open: bool | None = None,
     ids: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """The filters of `GET /jobs`, as the query names them."""
+    """The filters of `GET /jobs`, as the query names them. Raises DefinitionError for an empty list."""
+    for what, value in (("phase", phase), ("labels", labels), ("ids", ids)):
+        if value is not None and not value:
+            raise DefinitionError(f"{what} is empty, and would be no filter; None says that.")
     phases = [phase] if isinstance(phase, str) else phase
     times = {"since": since, "ended_since": ended_since}
     return {

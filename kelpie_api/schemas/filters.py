@@ -150,8 +150,20 @@ class JobCountQuery(JobFilters, EmptyIsAbsent):
 
 
 class JobSelection(JobFilters):
-    """The jobs that are to be changed; `label`, `phase` and `id` are a value or a list."""
+    """The jobs that are to be changed; `label`, `phase` and `id` are a value or a list.
 
+    What is empty is refused: it comes of a variable of a script that is empty, and must mean neither all jobs nor
+    those of the null group.
+    """
+
+    status = QueryText(
+        validate=validate.OneOf(list(Status), error=f"Must be one of: {', '.join(Status)}."),
+        metadata=described("Only jobs of this status."),
+    )
+    container_group_id = QueryText(
+        validate=validate.Length(1, LONGEST_NAME, error="Must be the id of a container group, and not empty."),
+        metadata=described("Only jobs of this container group."),
+    )
     open = StrictBoolean(metadata=described("true: only jobs that are not final; false: only final ones."))
     expect = StrictInteger(
         load_default=None,

@@ -106,6 +106,8 @@ def test_errors_are_classes_with_the_servers_sentence(api: Client) -> None:
         api.submit("true", checkpoint={"c": "bucket/x"})
     with pytest.raises(kelpie.DefinitionError, match="needs a filter"):
         api.jobs().cancel()
+    with pytest.raises(kelpie.DefinitionError, match="ids is empty"):
+        api.jobs(ids=[], group="g")  # a list that a script has computed, and not all jobs of the group
     stranger = Client(
         settings=kelpie.client.Settings("http://kelpie.test", {"X-Kelpie-Key": "wrong"}),  # type: ignore[attr-defined]
         transport=api.http._transport,

@@ -124,6 +124,12 @@ def test_a_filter_must_be_there_and_known(api: Client, verb: str) -> None:
     refused(api.post(f"/jobs/{verb}", []), 400)
 
 
+def test_an_empty_variable_of_a_script_means_neither_all_jobs_nor_those_of_the_null_group(api: Client) -> None:
+    api.submit(container_group_id=None)
+    for empty in ({"container_group_id": ""}, {"status": ""}):
+        refused(api.post("/jobs/cancel", empty), 400)
+
+
 def test_the_administrator_must_name_a_user(
     admin: Client, db: Database, tenant: Tenant, labeled: dict[str, UUID]
 ) -> None:
