@@ -107,7 +107,7 @@ class JobFilters(RequestSchema):
     )
     phase = OneOrMore(
         QueryText(validate=validate.OneOf(list(Phase), error=f"Must be one of: {', '.join(Phase)}.")),
-        validate=validate.Length(max=len(Phase)),
+        validate=validate.Length(1, len(Phase)),
         metadata=described("Only jobs in this phase; may be repeated."),
     )
     since = InstantText(metadata=described("Only jobs created at this time or later.", format="date-time"))
@@ -117,7 +117,7 @@ class JobFilters(RequestSchema):
     open = fields.Boolean(metadata=described("true: only jobs that are not final; false: only final ones."))
     id = OneOrMore(
         IdText(metadata={"format": "uuid"}),
-        validate=validate.Length(max=MOST_IDS, error=f"At most {MOST_IDS} ids."),
+        validate=validate.Length(1, MOST_IDS, error=f"At most {MOST_IDS} ids, and one at least."),
         metadata=described(f"Only the jobs of these ids, up to {MOST_IDS}."),
     )
     ref = QueryText(

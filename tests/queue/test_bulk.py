@@ -128,6 +128,8 @@ def test_an_empty_variable_of_a_script_means_neither_all_jobs_nor_those_of_the_n
     api.submit(container_group_id=None)
     for empty in ({"container_group_id": ""}, {"status": ""}):
         refused(api.post("/jobs/cancel", empty), 400)
+    for name in ("id", "phase"):
+        refused(api.post("/jobs/cancel", {"open": True, name: []}), 400)
 
 
 def test_the_administrator_must_name_a_user(
