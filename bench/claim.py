@@ -40,6 +40,16 @@ select indexrelname as name, idx_tup_read as entries
   from pg_stat_user_indexes where relname = 'queue' and idx_tup_read > 0
 """
 READ_WHOLE = "select relname as name, seq_scan as scans from pg_stat_user_tables where seq_scan > 0"
+# Taking the setting ends a run of autovacuum that is under way.
+FOR_ALL_TABLES = """
+do $$ declare one regclass; begin
+  for one in select oid from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace loop
+    execute format('alter table %s {}', one);
+  end loop;
+end $$
+"""
+WITHOUT_AUTOVACUUM = FOR_ALL_TABLES.format("set (autovacuum_enabled = off)")
+WITH_AUTOVACUUM = FOR_ALL_TABLES.format("reset (autovacuum_enabled)")
 UPDATES = "select n_tup_upd as updates, n_tup_hot_upd as hot from pg_stat_user_tables where relname = 'queue'"
 # Of the oldest waiting jobs, those that no transaction has locked.
 UNLOCKED = """
@@ -178,13 +188,18 @@ def beat(case: Case, jobs: list[Row]) -> None:
 def hot_share(case: Case, jobs: list[Row]) -> float:
     """The share of these jobs' heartbeats that were HOT updates, which write no index.
 
-    The first of each counts not: pages that were filled in one go have no room, so it moves the row.
+    The first of each counts not: pages that were filled in one go have no room, so it moves the row. Nothing is
+    analyzed meanwhile: its snapshot keeps the versions before, until their pages are full.
     """
-    beat(case, jobs)
-    before = updates(case)
-    for _ in range(HEARTBEATS_A_JOB):
+    case.connection.execute(WITHOUT_AUTOVACUUM)
+    try:
         beat(case, jobs)
-    after = updates(case)
+        before = updates(case)
+        for _ in range(HEARTBEATS_A_JOB):
+            beat(case, jobs)
+        after = updates(case)
+    finally:
+        case.connection.execute(WITH_AUTOVACUUM)
     return float((after["hot"] - before["hot"]) / (after["updates"] - before["updates"]))
 
 
