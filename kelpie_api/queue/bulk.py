@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +19,8 @@ from kelpie_api.queue.identity import IdempotencyKey
 from kelpie_api.queue.listing import Place, search
 from kelpie_api.queue.states import Status
 
-AT_ONCE = 1000  # jobs of one round: a fraction of a second, so claims step over few locked rows meanwhile
+AT_ONCE = 100  # jobs of one round: some ten milliseconds, for which claims may wait
+LONGEST_RESTS = 5.0  # seconds of a change, in all, that are left to claims between its rounds
 MOST_COUNTED = 10_000  # final jobs
 LOOKED_AT_TO_COUNT = 100_000  # final jobs that are looked at for a count, within a second or two
 FEW = 2000  # jobs by which one condition is read whole, as matching_jobs does
@@ -227,10 +229,15 @@ def _change(
     done, with_slots = 0, set[UUID]()
     wanted = filters.only(is_open=True)
     values = {**caller.scope, "actor": caller.actor, "sealed_key": caller.sealed_key}
+    rests = LONGEST_RESTS
     for numbers in _rounds(db, caller, wanted, AT_ONCE, below) if wanted else ():
+        began = time.monotonic()
         if found := db.one_or_none(statement, numbers=sorted(numbers), **values):
             done += found["count"]
             with_slots.update(found["sweeps"])
+        rest = min(time.monotonic() - began, rests)
+        rests -= rest
+        time.sleep(rest)
     # Only now: a slot that came free in one round might go to a job of the next. What is left out here, or missed
     # because this process ends, maintenance fills.
     for sweep_id in sorted(with_slots)[:MOST_FILLED]:
