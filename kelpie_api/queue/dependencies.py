@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ from kelpie_api.db import SQL, Database, Row, Transaction
 from kelpie_api.errors import InvalidRequest
 from kelpie_api.text import parse_uuid
 
-SETTLED_AT_ONCE = 2000  # dependents that one round moves
+SETTLED_AT_ONCE = 250  # dependents that one round moves: some twenty milliseconds, for which others may wait
 SETTLE_PAUSE = 1.5  # seconds; dependents are told within two
 COMPLETED = "completed"
 
@@ -132,8 +133,10 @@ def settle_all(db: Database) -> float:
     with db.transaction() as tx:
         if ids := [row["id"] for row in tx.all(SQL.lock_sweeps_to_end)]:
             tx.one_or_none(SQL.end_sweeps, ids=ids)
+    began = time.monotonic()
     while settle_round(db):
-        pass
+        time.sleep(time.monotonic() - began)  # as long as the round took, for claims and heartbeats
+        began = time.monotonic()
     return SETTLE_PAUSE
 
 
