@@ -229,15 +229,15 @@ def _change(
     done, with_slots = 0, set[UUID]()
     wanted = filters.only(is_open=True)
     values = {**caller.scope, "actor": caller.actor, "sealed_key": caller.sealed_key}
-    rests = LONGEST_RESTS
+    rest, rests = 0.0, LONGEST_RESTS
     for numbers in _rounds(db, caller, wanted, AT_ONCE, below) if wanted else ():
+        time.sleep(rest)
+        rests -= rest
         began = time.monotonic()
         if found := db.one_or_none(statement, numbers=sorted(numbers), **values):
             done += found["count"]
             with_slots.update(found["sweeps"])
         rest = min(time.monotonic() - began, rests)
-        rests -= rest
-        time.sleep(rest)
     # Only now: a slot that came free in one round might go to a job of the next. What is left out here, or missed
     # because this process ends, maintenance fills.
     for sweep_id in sorted(with_slots)[:MOST_FILLED]:

@@ -15,7 +15,7 @@ PLACES = 8  # requests that may wait for a part, lest they take the threads of w
 PLACES_OF_ONE = 3  # of these, for one session, lest it takes them all with addresses that it makes up
 REST = 4.0  # after a part, by the time that it took: parts have about a fifth of a process at most
 MOST_LOOKS = 10.0  # a second, of all tabs that ask one process
-MOST_LOOKS_OF_ONE = 30  # that one session has to come, more than it has tabs in sight: 3 seconds for the others
+MOST_LOOKS_OF_ONE = 30  # of one session, booked ahead: more than a person has tabs in sight, 3 s of all looks
 LONGEST_PAUSE = 60.0  # seconds until a tab asks again, however many there are
 
 
