@@ -7,7 +7,8 @@ in `whose_fault.py` says whose fault that is.
 
 import base64
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from kelpie_worker.job import StoredObject
 from kelpie_worker.lease import Lease
 from kelpie_worker.s3.client import SharedClient
 from kelpie_worker.s3.conditional_writes import Condition, Conditions, as_headers
+from kelpie_worker.s3.encodings import accepting_gzip
 from kelpie_worker.s3.errors import (
     Changed,
     Forbidden,
@@ -55,7 +57,11 @@ from kelpie_worker.workspace.paths import own_name
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import CompleteMultipartUploadOutputTypeDef, ListObjectsV2OutputTypeDef
+    from mypy_boto3_s3.type_defs import (
+        CompleteMultipartUploadOutputTypeDef,
+        HeadObjectOutputTypeDef,
+        ListObjectsV2OutputTypeDef,
+    )
 
 _NO_UPLOAD = "KelpieLooksWhetherItMayWrite"  # the id of no upload
 _OF_A_DATE = 1.0  # seconds by which the dates of one moment differ, since they are whole ones
@@ -305,14 +311,16 @@ class Storage:
         listed: Any = {"Parts": [{"PartNumber": part.number, "ETag": part.etag} for part in parts]}
         etag = _multipart_etag(parts)
         what = f"completing {target.bucket}/{target.key}"
+        became = partial(self._became, target, upload_id, (etag, size), over)
 
         def store(condition: Condition) -> Stored:
-            answer = self._calls.changing(
-                what,
-                lambda: self._complete_once(target, upload_id, listed, condition),
-                "ETag",
-                asked=_asked(condition),
-            )
+            def once() -> Any:
+                answer = self._complete_once(target, upload_id, listed, condition)
+                if answer.get("ETag") is not None:
+                    return answer
+                return self._told_by_a_look(became, target) or answer
+
+            answer = self._calls.changing(what, once, "ETag", asked=_asked(condition))
             stored = stored_by(answer)
             if stored.etag != etag:
                 self._verify(target, stored.etag, size)
@@ -321,14 +329,25 @@ class Storage:
         try:
             stored = self._conditions.store_over(over, target, (etag, size), store)
         except NoUpload:
-            stored = self._completed_before(target, upload_id, (etag, size), over)
+            stored = self._completed_before(target, became)
         self._shared.open_uploads.over(upload_id)
         return stored
 
-    def _completed_before(
+    def _completed_before(self, target: Target, became: Callable[[], Any]) -> Stored:
+        """The object that an upload became whose completion was not answered; if none, StorageUnreachable."""
+
+        def once() -> Stored:
+            try:
+                return stored_by(became())
+            except NotThere as error:
+                raise StorageUnreachable(f"{target.bucket}/{target.key} is not what was uploaded") from error
+
+        return self._calls.repeated(f"verifying {target.bucket}/{target.key}", once)
+
+    def _became(
         self, target: Target, upload_id: str, content: tuple[str, int], over: ObjectState
-    ) -> Stored:
-        """The object that an upload became whose completion was not answered. Raises StorageUnreachable if none.
+    ) -> "HeadObjectOutputTypeDef":
+        """What a look tells of the object that an upload became. Raises NotThere if it is another one.
 
         Its ETag is not the one of S3's rule at all providers: then it is the object that has the size, is no older
         than the upload, and is not what the upload was to replace. For a checkpoint often has the size of the one
@@ -338,24 +357,14 @@ class Storage:
         etag, size = content
         begun_at = self._shared.open_uploads.begun_at(upload_id)
         margin = 0.0 if isinstance(over, Unknown) else _OF_A_DATE
-
-        def look() -> Stored:
-            found = self._calls.head_once(target.bucket, target.key)
-            stored = stored_by(found)
-            modified = found.get("LastModified")
-            is_new = begun_at is not None and modified is not None and modified.timestamp() >= begun_at - margin
-            is_new = is_new and over != Version(stored.etag)
-            if found.get("ContentLength") != size or (stored.etag != etag and not is_new):
-                raise NotThere(target.key)
-            return stored
-
-        def once() -> Stored:
-            try:
-                return look()
-            except NotThere as error:
-                raise StorageUnreachable(f"{target.bucket}/{target.key} is not what was uploaded") from error
-
-        return self._calls.repeated(f"verifying {target.bucket}/{target.key}", once)
+        found = self._calls.head_once(target.bucket, target.key)
+        stored = stored_by(found)
+        modified = found.get("LastModified")
+        is_new = begun_at is not None and modified is not None and modified.timestamp() >= begun_at - margin
+        is_new = is_new and over != Version(stored.etag)
+        if found.get("ContentLength") != size or (stored.etag != etag and not is_new):
+            raise NotThere(target.key)
+        return found
 
     def go_without_conditions(self, bucket: str, detail: str) -> None:
         self._conditions.go_without(bucket, detail)
@@ -452,17 +461,46 @@ class Storage:
         """The answer to an upload, with the ETag that a look at the object tells where the answer has none.
 
         Without one such an answer proves nothing: it may be a proxy's. The object is the one that was sent if its
-        ETag is the MD5; of any other it is not known, for another machine may have replaced it.
+        ETag is the MD5, or if its content is: not all storage uses the MD5. Of any other it is not known, for
+        another machine may have replaced it.
         """
         if answer.get("ETag") is not None:
             return answer
-        try:
+
+        def look() -> Any:
             found = self._calls.head_once(target.bucket, target.key)
+            return found if stored_by(found).etag == md5 else self._read_back(target, found, md5)
+
+        return self._told_by_a_look(look, target) or answer
+
+    def _told_by_a_look(self, look: Callable[[], Any], target: Target) -> Any:
+        """The ETag and version of what `look` finds; None if that is not what was sent, or cannot be told now.
+
+        Raises Forbidden if the key may not look: to repeat the upload would bring no other answer.
+        """
+        try:
+            found = look()
+        except Forbidden as error:
+            raise Forbidden(
+                f"{target.bucket}/{target.key} was answered without an ETag, and {error}; let the AWS key read it,"
+                " or have the proxy before the storage let ETags pass"
+            ) from error
         except (StorageUnreachable, StorageRefused):
-            return answer
-        if stored_by(found).etag != md5:
-            return answer
-        return {**answer, "ETag": md5, "VersionId": found.get("VersionId")}
+            return None
+        return found and {"ETag": stored_by(found).etag, "VersionId": found.get("VersionId")}
+
+    def _read_back(self, target: Target, found: Any, md5: str) -> Any:
+        """What was found, with the ETag of what is read, if its content has this MD5; else None."""
+
+        def read() -> tuple[str, Any]:
+            with accepting_gzip(target.content_encoding == "gzip"):
+                answer: Any = self._client.get_object(Bucket=target.bucket, Key=target.key)
+            with closing(answer["Body"]) as body:
+                return hashlib.md5(body.read(), usedforsecurity=False).hexdigest(), answer
+
+        content, answer = translated(read, f"reading {target.bucket}/{target.key}")
+        is_same = content == md5 and answer.get("ETag") in (None, found["ETag"])
+        return found if is_same else None
 
     def _complete_once(
         self, target: Target, upload_id: str, listed: Any, condition: Any

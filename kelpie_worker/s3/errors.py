@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 from kelpie_worker.s3.objects import UNKNOWN, ObjectState
-from kelpie_worker.s3.whose_fault import Asked, Says, said
+from kelpie_worker.s3.whose_fault import Asked, Says, is_page, said
 
 Result = TypeVar("Result")
 
@@ -198,9 +198,8 @@ def _name_of(error: Exception) -> str:
 
 
 def _is_page(answer: Any) -> bool:
-    """Whether it is a page of HTML in place of a success that has no body, as that of a part or of a deletion."""
+    """Whether it is a page of HTML in place of a success that has no body."""
     if not isinstance(answer, dict) or answer.keys() - {"ResponseMetadata", "ETag", "VersionId"}:
         return False
-    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    is_html = str(headers.get("content-type", "")).startswith("text/html")
-    return is_html and headers.get("content-length", "0") != "0"
+    told = answer.get("ResponseMetadata", {})
+    return is_page(told.get("HTTPStatusCode", 0), told.get("HTTPHeaders", {}))

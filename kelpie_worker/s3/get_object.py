@@ -17,7 +17,7 @@ from kelpie_worker.s3.objects import RemoteFile, bare
 from kelpie_worker.s3.ranged_get import LARGE, TAKEN_UNMARKED, NotTheRange, RangedGet
 from kelpie_worker.s3.receiving import new_file, received_into
 from kelpie_worker.s3.retrying import Calls
-from kelpie_worker.s3.whose_fault import Asked
+from kelpie_worker.s3.whose_fault import Asked, describes_object
 
 _MD5 = re.compile("[0-9a-f]{32}")
 
@@ -89,6 +89,10 @@ class Downloads:
     def _fetch_once(self, which: dict[str, Any], path: Path, listed: RemoteFile) -> RemoteFile:
         with closing(self._open(which)) as answer:
             etag = answer.headers.get("etag", "")
+            if bare(etag) != listed.etag and not describes_object(answer.headers, listed.key):
+                raise StorageUnreachable(
+                    f"downloading {listed.key}: an answer that the storage has not given, as if from a proxy"
+                )
             comparable = may_be_md5(bare(etag) or listed.etag, answer.headers)
             received, md5 = received_into(path, answer, self._calls.lease.check, comparable)
         downloaded = self._identified(which["Bucket"], listed, received, etag)

@@ -24,7 +24,7 @@ from kelpie_worker.s3.errors import (
 )
 from kelpie_worker.s3.objects import size_in
 from kelpie_worker.s3.request_timeouts import limited
-from kelpie_worker.s3.whose_fault import Asked
+from kelpie_worker.s3.whose_fault import Asked, describes_object
 from kelpie_worker.system.backoff import Backoff
 from kelpie_worker.system.retry import Failure, retry
 
@@ -150,7 +150,24 @@ class Calls:
             found = translated(lambda: self._head_with_size(which), what, Asked.HEAD)
         except Untold:
             found = translated(lambda: self._head_by_get(which), what)
+        if not describes_object(found["ResponseMetadata"]["HTTPHeaders"], which["Key"]):
+            raise StorageUnreachable(f"{what}: an answer that the storage has not given, as if from a proxy")
+        if found.get("ETag") is None and "VersionId" not in which:
+            listed = self._listed_etag(which, found.get("ContentLength"), what)
+            found = cast("HeadObjectOutputTypeDef", {**found, "ETag": listed})
         return _answer_with(("ETag",), found, what)
+
+    def _listed_etag(self, which: Any, size: int | None, what: str) -> str | None:
+        """The ETag that a listing shows of an object of this size: proxies that change bodies drop it elsewhere.
+
+        None if the listing shows another object, or no ETag either.
+        """
+        where = {"Bucket": which["Bucket"], "Prefix": which["Key"], "MaxKeys": 1}
+        page = translated(lambda: self.client.list_objects_v2(**where), what)
+        shown = next(iter(page.get("Contents", [])), None)
+        if shown is None or (shown.get("Key"), shown.get("Size")) != (which["Key"], size):
+            return None
+        return shown.get("ETag")
 
     def _head_with_size(self, which: Any) -> "HeadObjectOutputTypeDef":
         """What packs or unpacks bodies on their way leaves their size out of the answer."""

@@ -5,6 +5,7 @@ only: nothing here waits, reads a clock or sends a request.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from enum import StrEnum
 
 CONFIRMED = 5.0  # seconds for which a refusal is repeated before it is believed
@@ -83,6 +84,11 @@ _SETTINGS = re.compile(
     "Expired|AccessKey|Signature|Credential|(Security|Session|Authentication)Token|Skewed|NotAuthenticated"
 )
 _SAYS = {code: says for says, codes in _CODES.items() for code in codes.split()}
+# The headers that only storage has, by their first letters: Amazon's, which nearly all others send too, and those
+# of Google, Alibaba, Tencent, Huawei, Ceph, MinIO and Swift. CloudFront has pages of its own, with `x-amz-cf-id`.
+_OWN_HEADER = re.compile("x-(amz-(?!cf-)|goog-|guploader-|oss-|cos-|obs-|rgw-|minio-|trans-id)")
+_PAGE_TYPES = ("text/html", "application/xhtml")
+_PAGE_NAME = re.compile(r"\.[a-z]?html?(\.gz)?$", re.IGNORECASE)
 
 
 def said(status: int, code: str | None, asked: Asked = Asked.OTHER) -> Says:
@@ -129,6 +135,37 @@ def said(status: int, code: str | None, asked: Asked = Asked.OTHER) -> Says:
     if 300 <= status < 500 and status not in (407, 408, 429) and asked is Asked.HEAD:
         return Says.UNTOLD
     return Says.NOTHING
+
+
+def describes_object(headers: Mapping[str, str], key: str) -> bool:
+    """Whether a success without an error document describes the object: else it says nothing, as `said` has it.
+
+    A captive portal answers 200 to whatever it is asked for, and its page has an ETag where it is a file. Storage
+    tells of every object when it was stored. `headers` are by names in lower case.
+
+        a header of storage's own  Last-Modified  Content-Type   key    describes the object
+        -------------------------  -------------  -------------  -----  --------------------
+        yes                        any            any            any    yes
+        no                         no             any            any    no
+        no                         yes            that of pages  .html  yes
+        no                         yes            that of pages  other  no
+        no                         yes            any other      any    yes
+    """
+    if any(_OWN_HEADER.match(name) for name in headers):
+        return True
+    if "last-modified" not in headers:
+        return False
+    return not _has_type_of_page(headers) or bool(_PAGE_NAME.search(key))
+
+
+def is_page(status: int, headers: Mapping[str, str]) -> bool:
+    """Whether it is a page in place of a success that has no body, as that of a part or of a deletion."""
+    length = headers.get("content-length", "0" if "transfer-encoding" not in headers else "")
+    return _has_type_of_page(headers) and length != "0" and status != 204
+
+
+def _has_type_of_page(headers: Mapping[str, str]) -> bool:
+    return headers.get("content-type", "").strip().lower().startswith(_PAGE_TYPES)
 
 
 def _said_by_word(code: str) -> Says | None:

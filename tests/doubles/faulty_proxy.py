@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import http.client
+import re
 import socket
 import struct
 import threading
@@ -18,9 +19,11 @@ from urllib.parse import urlsplit
 # yes to what is not carried out; "gone" is what S3 answers to the completion of an upload that is complete, and
 # moto does not; "501" and "412" are what a server says that knows no conditions. "404 page" is a status with a
 # page of something before the storage, "400 ExpiredToken" one with that code in an error document.
-# "untagged" leaves the ETag out of the answer.
+# "untagged" leaves the ETag out of the answer (not out of a listing).
 Fault = str
 LOOK = "KelpieLooksWhetherItMayWrite"  # in the address of a look whether a place takes uploads
+_MD5 = re.compile("[0-9a-f]{32}")
+_ETAG = re.compile(b"<ETag>[^<]*</ETag>")
 # What networks and servers do to any request.
 FAULTS = ["503", "500", "stall", "reset", "truncate", "behead", "lost"]
 PAGE = b"<html><body><h1>It works!</h1></body></html>"
@@ -50,6 +53,7 @@ class FaultyProxy:
         # What it does with bodies: nothing (""), unpacks those stored with an encoding unless gzip is accepted, as
         # Google's storage does ("unpacked"), or packs all for which gzip is accepted, as proxies do ("packed").
         self.bodies = ""
+        self.etags = "md5s"  # or "others", as of storage that has another rule for them, in answers and requests
         self._target = urlsplit(target)
         proxy = self
 
@@ -146,7 +150,9 @@ class FaultyProxy:
                 request.wfile.write(f"HTTP/1.1 {status} OK\r\nContent-Le".encode())
                 request.close_connection = True
             elif fault == "untagged":
-                _answer(request, status, {k: v for k, v in headers.items() if k.lower() != "etag"}, content)
+                untagged = {k: v for k, v in headers.items() if k.lower() != "etag"}
+                is_completion = b"<CompleteMultipartUploadResult" in content
+                _answer(request, status, untagged, _ETAG.sub(b"", content) if is_completion else content)
             elif fault == "halve":
                 _answer(request, status, headers, content[: len(content) // 2])
             elif fault == "spoil":
@@ -160,6 +166,9 @@ class FaultyProxy:
         connection = http.client.HTTPConnection(self._target.hostname or "", self._target.port or 80, timeout=30)
         try:
             headers = {name: value for name, value in request.headers.items() if name.lower() != "connection"}
+            if "If-Match" in headers:
+                headers["If-Match"] = self.shown(headers["If-Match"])
+            body = self._with_etags_shown(body)
             if self.ranges == "whole":
                 headers.pop("Range", None)
             if self.ranges == "of any version":
@@ -167,9 +176,19 @@ class FaultyProxy:
             connection.request(request.command, request.path, body, headers)
             answer = connection.getresponse()
             status = 200 if answer.status == 206 and self.ranges == "mislabelled" else answer.status
-            return status, *self._encoded(request, dict(answer.getheaders()), answer.read())
+            told = {k: self.shown(v) if k.lower() == "etag" else v for k, v in answer.getheaders()}
+            return status, *self._encoded(request, told, self._with_etags_shown(answer.read()))
         finally:
             connection.close()
+
+    def shown(self, etag: str) -> str:
+        """The ETag that is shown of an object whose ETag is this one, and the other way round."""
+        return _MD5.sub(lambda md5: md5[0][::-1], etag) if self.etags == "others" else etag
+
+    def _with_etags_shown(self, content: bytes) -> bytes:
+        if self.etags == "md5s":
+            return content
+        return _ETAG.sub(lambda element: self.shown(element[0].decode()).encode(), content)
 
     def _encoded(
         self, request: BaseHTTPRequestHandler, headers: dict[str, str], content: bytes

@@ -69,7 +69,7 @@ def test_a_page_of_something_in_between_is_no_refusal_and_no_fact(
     storage: Storage, s3: S3Server, bucket: str, faulty: FaultyProxy, tmp_path: Path, operation: str
 ) -> None:
     s3.put(bucket, "key", b"content")
-    for page in PAGES if operation != "head" else PAGES[:-1]:
+    for page in PAGES:
         faulty.fault = lambda method, path, page=page: page  # type: ignore[misc]
         with pytest.raises(StorageUnreachable):
             OPERATIONS[operation](storage, bucket, tmp_path / "file")
@@ -78,19 +78,38 @@ def test_a_page_of_something_in_between_is_no_refusal_and_no_fact(
 
 
 @pytest.mark.parametrize("conditions", ["", "ignored"])
+@pytest.mark.parametrize("etags", ["md5s", "others"])
+@pytest.mark.parametrize("untagged", [{"PUT", "POST"}, {"PUT", "POST", "HEAD", "GET"}], ids=len)
 def test_what_answers_uploads_without_an_etag_is_asked_for_it(
-    storage: Storage, s3: S3Server, bucket: str, faulty: FaultyProxy, conditions: str
+    storage: Storage,
+    s3: S3Server,
+    bucket: str,
+    faulty: FaultyProxy,
+    conditions: str,
+    etags: str,
+    untagged: set[str],
 ) -> None:
     """A proxy that changes bodies leaves ETags out. Without them nothing would ever count as uploaded."""
     faulty.conditions = conditions
-    faulty.fault = lambda method, path: "untagged" if method == "PUT" else None
+    faulty.etags = etags
+    faulty.fault = lambda method, path: "untagged" if method in untagged else None
     first = storage.put(target(bucket), b"content", Absent())
     second = storage.put(target(bucket), b"changed", Version(first.etag))
-    assert [first.etag, second.etag] == [md5(b"content").hexdigest(), md5(b"changed").hexdigest()]
+    assert {first.etag, second.etag} == {faulty.shown(md5(body).hexdigest()) for body in (b"content", b"changed")}
     upload = storage.begin(target(bucket))
     part = storage.send_part(target(bucket), upload, 1, b"in parts")
-    storage.complete(target(bucket), upload, [part], 8, Version(second.etag))
+    stored = storage.complete(target(bucket), upload, [part], 8, Version(second.etag))
     assert s3.get(bucket, "key") == b"in parts"
+    assert stored.etag == faulty.shown(s3.etags(bucket)["key"])
+
+
+def test_a_key_that_may_not_look_for_an_etag_that_was_left_out_is_told_so(
+    storage: Storage, s3: S3Server, bucket: str, faulty: FaultyProxy, tmp_path: Path
+) -> None:
+    faulty.fault = lambda method, path: "untagged" if method == "PUT" else "403"
+    with pytest.raises(StorageRefused, match=r"without an ETag, and .*AccessDenied; let the AWS key read it"):
+        OPERATIONS["put"](storage, bucket, tmp_path)
+    assert s3.get(bucket, "key") == b"content"
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

@@ -7,7 +7,18 @@ import inspect
 import pytest
 from botocore.retries.standard import ThrottledRetryableChecker, TransientRetryableChecker
 
-from kelpie_worker.s3.whose_fault import CONFIRMED, LONGEST, Asked, Fault, Says, When, said, whose_fault
+from kelpie_worker.s3.whose_fault import (
+    CONFIRMED,
+    LONGEST,
+    Asked,
+    Fault,
+    Says,
+    When,
+    describes_object,
+    is_page,
+    said,
+    whose_fault,
+)
 
 # status, error code (None: no S3 error document), asked, says
 ANSWERS = [
@@ -103,6 +114,81 @@ def test_whatever_boto3_takes_for_too_much_at_once_is_asked_again() -> None:
 @pytest.mark.parametrize("status", [*range(200, 206), *range(400, 408), *range(409, 412), 413, 418, 451, 502, 504])
 def test_nothing_was_said_about_the_bucket_without_an_error_document(status: int) -> None:
     assert said(status, None) is Says.NOTHING
+
+
+STORED = {"etag": '"x"', "last-modified": "Wed, 12 Oct 2022 17:50:00 GMT"}
+PAGE = {"content-type": "text/html; charset=utf-8"}
+# Each list has the headers and the key of successes that the row is of.
+SUCCESSES = [
+    (
+        ("yes", "any", "any", "any", "yes"),
+        [
+            ({"x-amz-request-id": "1"}, "key"),
+            ({"x-amz-version-id": "1", **PAGE}, "key"),
+            ({"x-goog-hash": "md5=", "x-guploader-uploadid": "1"}, "key"),
+            ({"x-amz-cf-id": "1", "x-amz-id-2": "1"}, "key"),
+            *(
+                ({f"x-{name}": "1"}, "key")
+                for name in ("oss-request-id", "cos-request-id", "obs-id-2", "trans-id")
+            ),
+        ],
+    ),
+    (
+        ("no", "no", "any", "any", "no"),
+        [
+            ({}, "key"),  # cut off
+            ({"etag": '"x"'}, "key"),
+            ({"etag": 'W/"x"', "x-powered-by": "Express", **PAGE}, "page.html"),
+            ({"etag": '"x"', "content-type": "application/json", "x-request-id": "1"}, "key"),
+            ({"etag": '"x"', "x-amz-cf-id": "1"}, "key"),  # CloudFront's page
+        ],
+    ),
+    (
+        ("no", "yes", "that of pages", ".html", "yes"),
+        [(STORED | PAGE, key) for key in ("out/page.html", "a.HTM", "a.xhtml", "a.html.gz")],
+    ),
+    (
+        ("no", "yes", "that of pages", "other", "no"),
+        [
+            (STORED | PAGE, "out/model.pt"),
+            (STORED | {"content-type": "Text/HTML"}, "html"),
+            (STORED | {"content-type": "application/xhtml+xml"}, "x"),
+        ],
+    ),
+    (
+        ("no", "yes", "any other", "any", "yes"),
+        [(STORED, "key"), (STORED | {"etag": 'W/"x"', "content-type": "text/plain"}, "key")],
+    ),
+]
+
+
+def test_the_table_of_successes_has_the_rows_that_are_tested() -> None:
+    assert [tuple(row) for row in rows_of(describes_object)] == [row for row, _ in SUCCESSES]
+
+
+@pytest.mark.parametrize(("row", "answers"), SUCCESSES)
+def test_a_success_describes_an_object_or_not_as_its_row_says(
+    row: tuple[str, ...], answers: list[tuple[dict[str, str], str]]
+) -> None:
+    for headers, key in answers:
+        assert describes_object(headers, key) is (row[-1] == "yes"), headers
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "expected"),
+    [
+        (200, PAGE | {"content-length": "44"}, True),
+        (200, PAGE | {"transfer-encoding": "chunked"}, True),
+        (200, PAGE | {"content-length": "0"}, False),
+        (200, PAGE, False),
+        (204, PAGE | {"transfer-encoding": "chunked"}, False),
+        (200, {"content-length": "44"}, False),
+    ],
+)
+def test_a_page_in_place_of_a_success_without_a_body_is_one(
+    status: int, headers: dict[str, str], expected: bool
+) -> None:
+    assert is_page(status, headers) is expected
 
 
 FAULTS = [
