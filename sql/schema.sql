@@ -853,6 +853,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 
 -- function ends_from_attempt(options jsonb) returns integer
 
+-- function exceeds_sweep(the_sweep_id uuid) returns boolean
+
 -- function fill_sweep(the_sweep_id uuid, most integer) returns integer
 
 -- function find_lane() returns trigger

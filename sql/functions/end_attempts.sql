@@ -5,7 +5,11 @@
 -- and 60 besides), outages of the coordinator left out; and those whose time is over: at once where the holder cannot be
 -- told (it speaks no `steer`), else after as long. The attempt of a holder ends as interrupted.
 --
--- What becomes of them, the first that holds:
+-- A row of a sweep that neither a wish nor a limit of the job marked was marked by fill_sweep, while more jobs were held than the
+-- sweep's limit allowed. Whether that is so still is judged now, at the lapse: if it is not, the mark is taken away and the attempt
+-- goes on, as after any lapse, until a claim takes the job or its holder is heard of.
+--
+-- What becomes of the others, the first that holds:
 --   * canceled, if that is wished;
 --   * failed, if the time of all attempts is used up (time_limit) or the job was handed out often enough (attempts);
 --   * held, if that is wished, or after max_fruitless_attempts attempts in a row that led nowhere
@@ -13,7 +17,8 @@
 --   * claimable.
 --
 -- Locks: rows of the queue that no other transaction holds, each before what belongs to it. It waits for none, so a report
--- or a claim at the same moment goes first, and this looks again in two seconds.
+-- or a claim at the same moment goes first, and this looks again in two seconds. Of a sweep it takes the row shared, as end_holding
+-- does: what holds that row exclusively waits for no row of the queue.
 create or replace function end_attempts(the_job_id uuid, most integer) returns integer language plpgsql
   set enable_seqscan = off
 as $$
@@ -47,6 +52,11 @@ begin
        for update skip locked
   loop
     seen := seen + 1;
+    if q.machine_id is not null and q.sweep_id is not null and q.wish is null and lapsed(q.heartbeat, q.heartbeat_interval)
+       and coalesce(q.attempt < q.ends_from_attempt, true) and not exceeds_sweep(q.sweep_id) then
+      update queue set ends_on_lapse = false where job_id = q.job_id;
+      continue;
+    end if;
     select * into j from jobs where id = q.job_id;
     if q.machine_id is not null then
       cut := case when q.deadline < now() and not lapsed(q.heartbeat, q.heartbeat_interval) then 'time_limit' else q.wish end;

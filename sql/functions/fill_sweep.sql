@@ -5,7 +5,8 @@
 -- parked for another reason, too, has no slot and gets none. Lowering the limit stops no job: those that are held keep
 -- their slots until they end. While more are held than the limit allows, each is marked (ends_on_lapse): one that lapses is
 -- claimable without a transition, and its next handout would make more held than the limit allows. end_attempts ends its
--- attempt, and end_holding lets it wait for a slot.
+-- attempt, and end_holding lets it wait for a slot. The marks stay when the limit is raised or others end: end_attempts looks at
+-- the lapse whether more are unparked than the limit allows, and takes away a mark that stands for nothing any more.
 --
 -- Exact under concurrency: the sweep's row is locked by a statement before the one that counts, so this one sees what the
 -- filling before it committed; and nothing else unparks a job of a sweep that has a limit. Rows that others hold locked are

@@ -10,10 +10,10 @@ import psycopg
 import pytest
 from flask import Flask
 
-from kelpie_api.db import Database
+from kelpie_api.db import Database, Transaction
 from kelpie_api.queue import sweeps, wishes
 from local_stack.processes import wait_for
-from tests.helpers import Client, Tenant, be_seen, definition, make_tenant, refused
+from tests.helpers import Client, Tenant, be_seen, definition, make_tenant, refused, while_open
 
 Job = dict[str, Any]
 
@@ -131,6 +131,33 @@ def test_jobs_beyond_a_lowered_limit_whose_machines_vanish_wait_for_a_slot(clien
     wishes.end_due(db)
     assert (client.claim("m4") or {})["id"] in held
     assert client.claim("m5") is None
+
+
+def test_a_lapse_beyond_a_limit_ends_the_attempt_only_while_the_limit_is_exceeded(
+    client: Client, db: Database
+) -> None:
+    """Judged at the lapse, also against a limit that is being set at that moment."""
+    sweep = new_sweep(client, max_parallel=2)
+    submit(client, 2, sweep)
+    held = [client.claim(machine) or {} for machine in ("m1", "m2")]
+    for most in (1, 2):
+        client.patch(f"/sweeps/{sweep['id']}", {"max_parallel": most})
+    silence = "update queue set heartbeat = heartbeat - interval '1 hour' where machine_id is not null"
+    db.execute(silence)
+    be_seen(db)
+    wishes.end_due(db)
+    assert client.report(held[0], "heartbeat", machine="m1").json == {"status": "running"}
+    assert client.claim("m3") is not None, "that of m2"
+    client.patch(f"/sweeps/{sweep['id']}", {"max_parallel": 1})
+    client.patch(f"/jobs/{held[0]['id']}", {"name": "a"})  # leaves the mark where it is
+    client.patch(f"/sweeps/{sweep['id']}", {"max_parallel": 2})
+    db.execute(silence)
+
+    def lower(tx: Transaction) -> int:
+        return tx.execute("update sweeps set max_parallel = 1")
+
+    while_open(db, lower, lambda: wishes.end_due(db))
+    assert (unparked(db, sweep), client.claim("m4") is not None, client.claim("m5")) == (1, True, None)
 
 
 def test_a_job_that_is_held_gives_its_slot_to_the_next_at_once_and_waits_for_one_when_resumed(

@@ -90,7 +90,8 @@ resumed as (
   update queue q
      set parked = without_reason(without_reason(q.parked, 'hold'), 'backoff'), backoff_until = null,
          fruitful_attempt = q.attempt, wish = null, wished_at = null, wish_by = null,
-         ends_on_lapse = q.machine_id is not null and coalesce(q.attempt >= q.ends_from_attempt, false)
+         ends_on_lapse = q.machine_id is not null
+                         and (coalesce(q.attempt >= q.ends_from_attempt, false) or q.ends_on_lapse and q.sweep_id is not null)
     from held h
    where q.job_id = h.job_id
      and h.did is not null
@@ -125,7 +126,8 @@ select attempt from queue where job_id = %(job_id)s;
 
 -- name: change_job
 -- What is said of a job anew, all of it, with its row of the queue locked before. Limits that are reached already mark a job
--- without a holder for end_attempts, which must follow; of one that is held the time counts from its handout.
+-- without a holder for end_attempts, which must follow; of one that is held the time counts from its handout. A mark that the
+-- limit of a sweep set stays, here and where a job is resumed; end_attempts judges at the lapse.
 with used as materialized (
   select coalesce(ceil(sum(extract(epoch from case outcome when 'interrupted' then last_heartbeat else ended end - claimed))
                          filter (where ended is not null)), 0)::integer as seconds,
@@ -151,6 +153,7 @@ queued as (
                     end,
          ends_on_lapse = case when q.machine_id is not null
                               then q.wish is not null or coalesce(q.attempt >= ends_from_attempt(j.options), false)
+                                   or q.ends_on_lapse and q.sweep_id is not null
                               else q.ends_on_lapse or n.is_over
                          end,
          parked = case when q.machine_id is null and n.is_over then with_reason(q.parked, 'hold') else q.parked end
@@ -490,7 +493,8 @@ resumed as (
   update queue q
      set parked = without_reason(without_reason(q.parked, 'hold'), 'backoff'), backoff_until = null,
          fruitful_attempt = q.attempt, wish = null, wished_at = null, wish_by = null,
-         ends_on_lapse = q.machine_id is not null and coalesce(q.attempt >= q.ends_from_attempt, false)
+         ends_on_lapse = q.machine_id is not null
+                         and (coalesce(q.attempt >= q.ends_from_attempt, false) or q.ends_on_lapse and q.sweep_id is not null)
     from did d
    where q.job_id = d.job_id
   returning q.job_id, q.attempt, q.sweep_id, d.unparked
