@@ -25,7 +25,6 @@ MOST_COUNTED = 10_000  # final jobs
 LOOKED_AT_TO_COUNT = 100_000  # final jobs that are looked at for a count, within a second or two
 FEW = 2000  # jobs by which one condition is read whole, as matching_jobs does
 MOST_REFUSED = 100  # jobs that an answer names
-MOST_FILLED = 100  # sweeps whose slots a change gives on by itself, a few milliseconds each
 COUNTED_IN_THE_QUEUE = {"status", "container_group_id", "user_id", "sweep", "phases", "is_open"}
 
 
@@ -238,10 +237,7 @@ def _change(
             done += found["count"]
             with_slots.update(found["sweeps"])
         rest = min(time.monotonic() - began, rests)
-    # Only now: a slot that came free in one round might go to a job of the next. What is left out here, or missed
-    # because this process ends, maintenance fills.
-    for sweep_id in sorted(with_slots)[:MOST_FILLED]:
-        sweeps.fill(db, sweep_id)
+    sweeps.fill_freed(db, with_slots)
     return Changed(done, named)
 
 

@@ -21,7 +21,7 @@ from kelpie_api.errors import (
     JobNotFound,
     NotTheHolder,
 )
-from kelpie_api.queue import progress
+from kelpie_api.queue import progress, sweeps
 from kelpie_api.queue.bans import counts_against_machine
 from kelpie_api.queue.listing import get
 from kelpie_api.queue.states import Outcome, Report, Status
@@ -261,21 +261,31 @@ def cancel(db: Database, caller: Caller, job_id: UUID) -> None:
 def purge_group(db: Database, caller: Caller, container_group_id: str) -> int:
     """Remove the pending jobs of a container group, cancel the running ones, and return the number of both.
 
-    Works in rounds of one statement each: a million jobs take minutes, and claims go on in between.
+    Works in rounds of one statement each: a million jobs take minutes, and claims go on in between. Slots that
+    came free in sweeps are given on at the end.
     """
     lines = db.all(SQL.lines_of_group, **caller.scope, container_group=container_group_id)
-    return sum(_purge_line(db, caller, {"container_group": container_group_id, **line}) for line in lines)
+    with_slots: set[UUID] = set()
+    ended = sum(
+        _purge_line(db, caller, {"container_group": container_group_id, **line}, with_slots) for line in lines
+    )
+    sweeps.fill_freed(db, with_slots)
+    return ended
 
 
-def _purge_line(db: Database, caller: Caller, line: Row) -> int:
-    """Pending jobs first, then those that were handed out, so that a job claimed in between is canceled too."""
+def _purge_line(db: Database, caller: Caller, line: Row, with_slots: set[UUID]) -> int:
+    """Pending jobs first, then those that were handed out, so that a job claimed in between is canceled too.
+
+    Adds to `with_slots` the sweeps in which slots came free; returns the number of jobs.
+    """
     ended, after = 0, -1
     while (removed := _round(db, SQL.remove_pending_jobs, **line, after_seq=after))["count"]:
         ended, after = ended + removed["count"], removed["last_seq"]
-    while (canceled := _round(db, SQL.cancel_jobs, **line, actor=caller.actor, sealed_key=caller.sealed_key))[
-        "count"
-    ]:
+        with_slots.update(removed["sweeps"])
+    values = {"actor": caller.actor, "sealed_key": caller.sealed_key}
+    while (canceled := _round(db, SQL.cancel_jobs, **line, **values))["count"]:
         ended += canceled["count"]
+        with_slots.update(canceled["sweeps"])
     return ended
 
 

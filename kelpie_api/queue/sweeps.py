@@ -14,7 +14,7 @@ from uuid import UUID
 
 from kelpie_api.auth.caller import Caller
 from kelpie_api.db import SQL, Database, Row, Transaction
-from kelpie_api.errors import IdempotencyKeyReused, InvalidRequest, NotFound
+from kelpie_api.errors import Conflict, IdempotencyKeyReused, InvalidRequest, NotFound
 from kelpie_api.queue.identity import IdempotencyKey, new_id
 
 FILLED_AT_ONCE = 2000  # jobs that one statement parks or unparks: a fraction of a second
@@ -22,6 +22,7 @@ CANCELED_AT_ONCE = 1000  # jobs of one round: a fraction of a second, so claims 
 FILL_PAUSE = 2.0  # seconds
 SURPLUS_PAUSE = 0.02  # seconds; other transactions lock a row for a few milliseconds
 LONGEST_SURPLUS = 5.0  # seconds
+MOST_FILLED = 100  # sweeps whose slots a change of many jobs gives on by itself, a few milliseconds each
 CHANGEABLE = ("name", "labels", "max_parallel", "closed")
 
 
@@ -76,13 +77,17 @@ def list_page(db: Database, caller: Caller, page_size: int, before: int | None) 
 def change(db: Database, caller: Caller, sweep_id: UUID, changes: Mapping[str, Any]) -> Row:
     """Change what is given of name, labels, max_parallel, closed. A lowered limit stops no job.
 
-    It is in force when this returns: no claim makes more jobs of the sweep run than it allows. Raises NotFound.
+    It is in force when this returns: no claim makes more jobs of the sweep run than it allows. A closed sweep can
+    be opened again until it has ended. Raises NotFound, Conflict.
     """
     values: dict[str, Any] = {f"sets_{name}": name in changes for name in CHANGEABLE}
     values |= {name: changes.get(name) for name in CHANGEABLE}
     values["labels"] = as_json(changes.get("labels"))
     if not db.one_or_none(SQL.change_sweep, id=sweep_id, scope=caller.scope["scope"], **values):
-        raise NotFound(f"There is no sweep {sweep_id}; GET /sweeps lists those there are.")
+        get(db, caller, sweep_id)
+        raise Conflict(
+            f"Sweep {sweep_id} has ended, and what waited for that was told; POST /sweeps makes one for more jobs."
+        )
     fill(db, sweep_id)
     _park_surplus(db, sweep_id)
     return get(db, caller, sweep_id)
@@ -131,6 +136,16 @@ def fill(db: Database, sweep_id: UUID) -> None:
         "changed"
     ] == FILLED_AT_ONCE:
         pass
+
+
+def fill_freed(db: Database, sweep_ids: Collection[UUID]) -> None:
+    """Give on the slots that a change of many jobs freed, after its last round.
+
+    A slot that is given on before might go to a job of the next round. What is left out here, or missed because
+    this process ends, maintenance fills.
+    """
+    for sweep_id in sorted(sweep_ids)[:MOST_FILLED]:
+        fill(db, sweep_id)
 
 
 def fill_all(db: Database) -> float:

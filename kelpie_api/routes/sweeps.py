@@ -58,10 +58,11 @@ def get_sweep(sweep_id: str) -> Row:
 @blueprint.response(200, Sweep)
 @blueprint.alt_response(400, schema=Failure)
 @blueprint.alt_response(404, schema=Failure)
+@blueprint.alt_response(409, schema=Failure)
 def change_sweep(changes: dict[str, Any], sweep_id: str) -> Row:
     """Change name, labels, the limit, or close it. A lowered limit stops no job.
 
-    Those that run go on to their end.
+    Those that run go on to their end. A closed sweep can be opened again until it has ended (409).
     """
     return sweeps.change(db(), caller(), identifier(sweep_id, "sweep"), changes)
 

@@ -48,7 +48,8 @@ select s.id, s.seq, s.name, s.labels, s.max_parallel, s.webhook, s.created, s.cl
  order by s.seq desc;
 
 -- name: change_sweep
--- Each `sets_...` says whether the value beside it is to be written. Closed once, a sweep stays closed since then.
+-- Each `sets_...` says whether the value beside it is to be written. Closed twice, a sweep is closed since the first time. No row: it
+-- is not the caller's, or is to be opened again and has ended, if only at this moment: what waits for the row looks again.
 update sweeps
    set name = case when %(sets_name)s then %(name)s else name end,
        labels = case when %(sets_labels)s then %(labels)s::jsonb else labels end,
@@ -56,6 +57,7 @@ update sweeps
        closed = case when %(sets_closed)s then case when %(closed)s then coalesce(closed, now()) end else closed end
  where id = %(id)s
    and of_tenant(tenant_id, %(scope)s)
+   and not (ended is not null and %(sets_closed)s and not coalesce(%(closed)s, false))
 returning id;
 
 -- name: fill_sweep

@@ -176,7 +176,7 @@ def test_a_job_that_is_held_gives_its_slot_to_the_next_at_once_and_waits_for_one
     assert (client.claim("m2") or {})["id"] == alone["id"]
 
 
-def test_jobs_that_are_held_or_canceled_together_give_their_slots_to_the_next_at_once(
+def test_jobs_that_are_held_or_canceled_together_or_with_their_group_give_their_slots_to_the_next_at_once(
     client: Client, db: Database
 ) -> None:
     sweep = new_sweep(client, max_parallel=2)
@@ -195,6 +195,11 @@ def test_jobs_that_are_held_or_canceled_together_give_their_slots_to_the_next_at
     client.post("/jobs/cancel", {"label": "part:c"})
     client.post("/jobs/resume", {"sweep": sweep["id"]})
     assert with_slots() == ["a", "a"]
+
+    submit(client, 2, sweep, labels={"part": "d"}, container_group_id="g2")
+    assert client.claim("m2") is not None
+    assert (client.delete("/jobs/container-groups/g1").json or {})["count"] == 2
+    assert with_slots() == ["d", "d"]
 
 
 def test_a_higher_priority_has_the_next_slot(client: Client, db: Database) -> None:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from kelpie_api.db import Database
+from kelpie_api.db import SQL, Database, Transaction
 from kelpie_api.queue import dependencies
 from kelpie_api.webhooks.sender import Sender
 from tests.doubles.receiver import Receiver, outbox, send_round
-from tests.helpers import Client, Tenant, at_once, be_seen, make_job, refused
+from tests.helpers import Client, Tenant, at_once, be_seen, definition, make_job, refused, while_open
 
 URL = "http://receiver/"
 
@@ -115,8 +115,8 @@ def test_the_end_of_a_closed_sweep_is_told_once(
     assert outbox(db) == [], "a job of it is open"
     api.delete(f"/jobs/{open_job['id']}")
     at_once([lambda: dependencies.settle_all(db)] * 3)
-    api.patch(f"/sweeps/{sweep}", {"closed": False})
-    api.patch(f"/sweeps/{sweep}", {"closed": True})
+    assert "has ended" in refused(api.patch(f"/sweeps/{sweep}", {"closed": False}), 409)["message"]
+    assert (api.patch(f"/sweeps/{sweep}", {"closed": True, "labels": {"a": "b"}}).json or {})["closed"] is True
     dependencies.settle_all(db)
     send_round(sender)
     jobs = {"total": 3, "completed": 1, "failed": 1, "canceled": 1}
@@ -133,6 +133,27 @@ def test_the_end_of_a_closed_sweep_is_told_once(
     assert receiver.got[0]["headers"]["x-kelpie-key"] == ""
     (listed,) = (api.get(f"/jobs/{open_job['id']}/webhooks").json or {})["webhooks"]
     assert (listed["event"], listed["state"]) == ("sweep_ended", "delivered")
+
+
+def test_a_sweep_that_is_opened_again_as_its_end_is_noticed_is_told_of_or_open_never_both(
+    api: Client, db: Database
+) -> None:
+    sweep = swept(api, ["completed"], webhook=URL)
+    api.patch(f"/sweeps/{sweep}", {"closed": True})
+    with db.transaction() as opening:
+        assert opening.execute("update sweeps set closed = null") == 1
+        dependencies.settle_all(db)
+    dependencies.settle_all(db)
+    assert told(db) == []
+    api.patch(f"/sweeps/{sweep}", {"closed": True})
+
+    def end(tx: Transaction) -> None:
+        tx.one_or_none(SQL.end_sweeps, ids=[row["id"] for row in tx.all(SQL.lock_sweeps_to_end)])
+
+    _, answer = while_open(db, end, lambda: api.patch(f"/sweeps/{sweep}", {"closed": False}))
+    refused(answer, 409)
+    assert told(db) == [("sweep_ended", "completed", "")]
+    refused(api.post("/jobs", definition(sweep=sweep)), 400)
 
 
 @pytest.mark.parametrize(

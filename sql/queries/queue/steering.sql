@@ -325,6 +325,7 @@ select tenant_id, max(seq) as last_seq
 -- name: remove_pending_jobs
 -- The next few jobs of a line that were never handed out, removed with their history. One that is claimed meanwhile is
 -- left for cancel_jobs. Asked anew behind `after_seq`, so that no round looks again at the entries of those removed before.
+-- `sweeps` are those in which slots came free.
 with held as materialized (
   select job_id, seq
     from open_jobs
@@ -340,15 +341,18 @@ with held as materialized (
 ),
 gone as (
   delete from queue q using held h where q.job_id = h.job_id
+  returning q.sweep_id, q.parked
 ),
 removed as (
   delete from jobs j using held h where j.id = h.job_id
   returning j.seq
 )
-select count(*) as count, max(seq) as last_seq from removed;
+select count(*) as count, max(seq) as last_seq,
+       (select array_remove(array_agg(distinct case when parked is null then sweep_id end), null) from gone) as sweeps
+  from removed;
 
 -- name: cancel_jobs
--- End the next few jobs of a line that were handed out, with a holder or without.
+-- End the next few jobs of a line that were handed out, with a holder or without. `sweeps` are those in which slots came free.
 with held as materialized (
   select *
     from queue
@@ -387,7 +391,9 @@ hooked as (
     from job
    where is_told(webhook, options, 'canceled')
 )
-select count(*) as count from job;
+select count(*) as count,
+       (select array_remove(array_agg(distinct case when parked is null then sweep_id end), null) from held) as sweeps
+  from job;
 
 -- Changes of jobs by their numbers, which come in order, so that two of these statements lock them in the same one.
 
