@@ -41,6 +41,10 @@ class InvalidRequest(KelpieError):
         return super().body() | extra
 
 
+class DefaultsDoNotFit(InvalidRequest):
+    """The secrets that a group's defaults name are not there, or are variables of the job's own environment."""
+
+
 class MissingCredentials(KelpieError):
     status = 401
     title = "Unauthorized"

@@ -931,6 +931,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 
 -- function place_in_line(the_tenant_id bigint, the_container_group text, the_rank smallint, the_seq bigint, most integer) returns TABLE(own integer, of_null_group integer, of_higher_priority integer)
 
+-- function refuse_default_secrets(the_tenant_id bigint, the_submitted jsonb) returns void
+
 -- function release_pauses(the_job_id uuid, the_attempt integer, the_machine_id text) returns TABLE(machine_id text, level integer, pause interval)
 
 -- function retry_pause(rule jsonb, the_job_id uuid, the_attempt integer) returns integer

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from kelpie_api.auth.caller import Caller
 from kelpie_api.db import Database, Row
-from kelpie_api.errors import Conflict
+from kelpie_api.errors import Conflict, DefaultsDoNotFit
 from kelpie_api.queue import submissions
 from kelpie_api.queue.identity import IdempotencyKey
 from kelpie_api.queue.listing import get
@@ -49,8 +49,8 @@ def rerun(
 
     `fresh`: without its checkpoints. `in_sweep`: in the same sweep. Returns the job and whether it existed.
     Raises JobNotFound, TooManyOpenJobs, SecretNamed, IdempotencyKeyReused, SubmittedJobsGone; InvalidRequest where
-    its sweep is closed; Conflict where the job is open, its environment cannot be opened, or `fresh` is asked of
-    one with the legacy fields.
+    its sweep is closed; Conflict where the job is open, its environment cannot be opened, the defaults of its
+    group do not fit it, or `fresh` is asked of one with the legacy fields.
     """
     require_own_group(db, caller, job_id)
     job = get(db, caller, job_id, environments.seal)
@@ -65,10 +65,13 @@ def rerun(
     if in_sweep and job["sweep_id"] is not None:
         definition["sweep_id"] = str(job["sweep_id"])
     owner = replace(caller, tenant_id=job["tenant_id"], user_id=job["user_id"])  # not the administrator
-    if once is None:
-        [again] = submissions.submit(db, owner, [definition], limits, environments)
-        return again, False
-    [again], existed = submissions.submit_once(db, owner, [definition], once, limits, environments)
+    try:
+        if once is None:
+            [again] = submissions.submit(db, owner, [definition], limits, environments)
+            return again, False
+        [again], existed = submissions.submit_once(db, owner, [definition], once, limits, environments)
+    except DefaultsDoNotFit as error:
+        raise Conflict(str(error)) from None
     return again, existed
 
 

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+import psycopg
+
 from kelpie_api.auth.caller import Caller
 from kelpie_api.config import Config
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.errors import (
+    DefaultsDoNotFit,
     IdempotencyKeyReused,
     InvalidRequest,
     SubmittedJobsGone,
@@ -22,6 +25,7 @@ from kelpie_api.queue.during_prefixes import places
 from kelpie_api.queue.identity import IdempotencyKey, new_id
 from kelpie_api.sealed.environments import Environments, opened, without_seal
 
+DEFAULTS_DO_NOT_FIT = "KL004"  # sql/functions/refuse_default_secrets.sql
 TRIES = 3  # of a submission whose Idempotency-Key was in use and then was not
 
 
@@ -90,13 +94,34 @@ def _create(
     may_repeat: bool = False,
 ) -> list[Row]:
     """The created jobs; none where the key was used or there is no room. Raises InvalidRequest."""
-    if not any(one.get("sweep_id") or one.get("depends_on") for one in definitions):
-        do = db.repeatable if may_repeat else db.unrepeatable
-        return do(lambda tx: tx.all(SQL.submit_jobs, **values))
-    created = _create_with_relations(db, caller, definitions, values)
+    try:
+        if any(one.get("sweep_id") or one.get("depends_on") for one in definitions):
+            created = _create_with_relations(db, caller, definitions, values)
+        else:
+            do = db.repeatable if may_repeat else db.unrepeatable
+            created = do(lambda tx: tx.all(SQL.submit_jobs, **values))
+    except psycopg.DatabaseError as error:
+        if error.sqlstate != DEFAULTS_DO_NOT_FIT:
+            raise
+        raise _of_default_secret(**json.loads(error.diag.message_detail or "{}")) from None
     for sweep_id in sweeps.ids_of(definitions):
         sweeps.fill(db, sweep_id)
     return created
+
+
+def _of_default_secret(index: int, group: str, name: str, is_given: bool) -> DefaultsDoNotFit:
+    """The error for a job that leaves its secrets to its group, whose default secret does not fit it."""
+    what = (
+        f"{name} is in environment, and a secret that the defaults of container group {group} name; a variable"
+        " comes from one of the two."
+        if is_given
+        else f"The defaults of container group {group} name the secret {name}, which is not there; PUT"
+        f" /secrets/{name} sets it."
+    )
+    sentence = (
+        f'{what} Or change the defaults (PATCH /container-groups/{group}), or send "secrets": [] with the job.'
+    )
+    return DefaultsDoNotFit(f"secrets: {sentence}", {"secrets": [sentence]}, index)
 
 
 def _create_with_relations(
@@ -171,11 +196,12 @@ def _submission(
 
 
 def _as_stored(job_id: UUID, definition: dict[str, Any], environments: Environments | None) -> dict[str, Any]:
-    """The columns of a job, its environment sealed if it is to be."""
+    """The columns of a job, its environment sealed if it is to be, with the names of the variables in it."""
     sealed = environments.sealed(job_id, definition["environment"]) if environments else None
     if sealed is None:
         return definition
-    return definition | {"environment": {}, "sealed_environment": rf"\x{sealed.hex()}"}
+    names = {"environment_names": list(definition["environment"])}
+    return definition | {"environment": {}, "sealed_environment": rf"\x{sealed.hex()}"} | names
 
 
 def _as_given(created: list[Row], definitions: Sequence[dict[str, Any]]) -> list[Row]:

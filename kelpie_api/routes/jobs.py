@@ -73,6 +73,16 @@ def warned(job: Row, definition: Any, shared: list[SharedPlace]) -> Row:
 
 def accept(definitions: list[dict[str, Any]], key: str | None) -> tuple[list[Row], dict[str, str]]:
     """Submit jobs, at most once if there is a key; return the jobs and the headers of the answer."""
+    try:
+        return submitted(definitions, key)
+    except InvalidRequest as error:
+        if not isinstance(request_json(), list):
+            error.index = None
+        raise
+
+
+def submitted(definitions: list[dict[str, Any]], key: str | None) -> tuple[list[Row], dict[str, str]]:
+    """As `accept`; a refusal says the place of the job also where it is sent alone."""
     refuse_own_webhooks(definitions)
     refuse_unknown_secrets(definitions)
     config = coordinator().config
@@ -80,10 +90,10 @@ def accept(definitions: list[dict[str, Any]], key: str | None) -> tuple[list[Row
     limits = OpenJobLimits(config.max_open_jobs, config.max_open_mebibytes)
     if key is None:
         return submissions.submit(db(), caller(), definitions, limits, environments), {}
-    submitted, replayed = submissions.submit_once(
+    created, replayed = submissions.submit_once(
         db(), caller(), definitions, IdempotencyKey(key, digest_of_body()), limits, environments
     )
-    return submitted, {"Idempotent-Replayed": "true"} if replayed else {}
+    return created, {"Idempotent-Replayed": "true"} if replayed else {}
 
 
 def refuse_own_webhooks(definitions: list[dict[str, Any]]) -> None:
@@ -145,8 +155,8 @@ blueprint.add_url_rule("/job", endpoint="submit_job_by_old_path", view_func=subm
 @blueprint.alt_response(429, schema=Failure, headers={"Retry-After": TEXT})
 def submit_batch(headers: dict[str, Any], definitions: list[dict[str, Any]]) -> RouteResult:
     """Submit up to 1000 jobs, all or none; they keep their order."""
-    submitted, answered = accept(definitions, headers["idempotency_key"])
-    jobs_of_batch = zip(submitted, request_json(), shared_places(submitted), strict=True)
+    created, answered = accept(definitions, headers["idempotency_key"])
+    jobs_of_batch = zip(created, request_json(), shared_places(created), strict=True)
     return [warned(*job) for job in jobs_of_batch], 202, answered
 
 

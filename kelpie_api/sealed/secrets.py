@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from kelpie_api import encryption
 from kelpie_api.auth.caller import Caller
-from kelpie_api.db import SQL, Database, Row
+from kelpie_api.db import SQL, Database, Row, Transaction
 from kelpie_api.encryption import Seal
 from kelpie_api.errors import Conflict, NotFound, SecretNamed
 
@@ -35,19 +35,32 @@ def list_all(db: Database, caller: Caller) -> list[Row]:
 
 
 def delete(db: Database, caller: Caller, name: str) -> None:
-    """Remove a secret that no open job names. Raises NotFound, Conflict."""
+    """Remove a secret that no open job and no defaults of a group name. Raises NotFound, Conflict."""
+    named = {"tenant_id": caller.tenant_id, "name": name}
     try:
-        removed = db.unrepeatable(
-            lambda tx: tx.one_or_none(SQL.delete_secret, tenant_id=caller.tenant_id, name=name)
-        )
+        with db.transaction() as tx:
+            if tx.one_or_none(SQL.lock_secret, **named) is None:
+                raise NotFound(f"There is no secret {name[:100]}; GET /secrets lists those there are.")
+            group = tx.one_or_none(SQL.group_that_names_secret, **named)
+            if group is None:
+                tx.one_or_none(SQL.delete_secret, **named)
     except SecretNamed:
-        job = db.one_or_none(SQL.job_that_names_secret, tenant_id=caller.tenant_id, name=name)
+        job = db.one_or_none(SQL.job_that_names_secret, **named)
         such = f", such as {job['job_id']}" if job else ""
         raise SecretNamed(
             f"Open jobs name the secret {name}{such}; remove it when they have ended, or cancel them."
         ) from None
-    if removed is None:
-        raise NotFound(f"There is no secret {name[:100]}; GET /secrets lists those there are.")
+    if group is not None:
+        id_of_group = group["container_group"]
+        raise SecretNamed(
+            f"The defaults of container group {id_of_group} name the secret {name}; take it out of them with PATCH"
+            f" /container-groups/{id_of_group} first."
+        )
+
+
+def keep(tx: Transaction, tenant_id: int, names: Collection[str]) -> set[str]:
+    """Those of the names that the tenant has no secret of; the others stay until the transaction ends."""
+    return set(names) - {row["name"] for row in tx.all(SQL.keep_secrets, tenant_id=tenant_id, names=list(names))}
 
 
 def missing(db: Database, tenant_id: int, names: Collection[str]) -> set[str]:

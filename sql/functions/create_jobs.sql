@@ -1,7 +1,8 @@
 -- Create all the jobs of one submission, or none; a batch keeps its own order. `the_submitted` is a list of objects with the
 -- columns of jobs. With a key it is remembered for a day; a concurrent submission with the same key waits until the first one
 -- has ended. No row: the key was used already, or the tenant would have more than `most_jobs` open jobs or `most_bytes` of them
--- (0: no limit). Optional fields that are left out are the defaults of the job's group. Each job is answered with the reasons for
+-- (0: no limit). Optional fields that are left out are the defaults of the job's group; of secrets that do not fit the job is refused
+-- (refuse_default_secrets). Each job is answered with the reasons for
 -- which it is parked at once, and with `shared`: which of its places another open job keeps its checkpoints in, or in a folder
 -- within or around: [place, job, its place].
 --
@@ -18,6 +19,9 @@ create or replace function create_jobs(
 as $$
 #variable_conflict use_column
 begin
+if exists (select from group_settings d where d.tenant_id = the_tenant_id and d.defaults ? 'secrets') then
+  perform refuse_default_secrets(the_tenant_id, the_submitted);
+end if;
 return query
 with given as materialized (
   select *

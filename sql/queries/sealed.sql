@@ -15,6 +15,18 @@ returning name, set_at, set_by;
 -- name: list_secrets
 select name, set_at, set_by from secrets where tenant_id = %(tenant_id)s order by name;
 
+-- name: lock_secret
+-- Locked against being named by the defaults of a group: it comes before the look whether some do. No row: there is none.
+select name from secrets where tenant_id = %(tenant_id)s and name = %(name)s for update;
+
+-- name: group_that_names_secret
+select container_group
+  from group_settings
+ where tenant_id = %(tenant_id)s
+   and defaults -> 'secrets' ? %(name)s
+ order by container_group
+ limit 1;
+
 -- name: delete_secret
 -- Raises a violation of a_named_secret_is_there while an open job names it. No row: there is none.
 delete from secrets where tenant_id = %(tenant_id)s and name = %(name)s returning name;
@@ -25,6 +37,15 @@ select job_id from job_secrets where tenant_id = %(tenant_id)s and name = %(name
 -- name: list_names_of_secrets
 -- Those of these names that there are.
 select name from secrets where tenant_id = %(tenant_id)s and name = any(%(names)s::text[]);
+
+-- name: keep_secrets
+-- Those of these names that there are, locked against removal while defaults that name them are set.
+select name
+  from secrets
+ where tenant_id = %(tenant_id)s
+   and name = any(%(names)s::text[])
+ order by name
+   for key share;
 
 -- name: get_secrets
 select name, id, sealed

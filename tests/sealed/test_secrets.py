@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -12,14 +13,14 @@ from flask import Flask
 from kelpie_api import encryption, logs
 from kelpie_api.auth import users
 from kelpie_api.auth.caller import Role
-from kelpie_api.db import Database, Transaction
+from kelpie_api.db import SQL, Database, Transaction
 from kelpie_api.encryption import Seal
 from kelpie_api.errors import SecretsWouldBeLost
 from kelpie_api.queue import handouts, wishes
 from kelpie_api.sealed import environments, secrets
 from tests.auth.test_keys_and_users import everything_stored
 from tests.conftest import SECRET_KEY
-from tests.helpers import Client, Tenant, make_tenant, refused, while_open
+from tests.helpers import Client, Tenant, definition, make_tenant, refused, while_open
 
 NEW = "another secret of more than thirty-two characters"
 CANARY = "canary-in-a-secret"
@@ -341,3 +342,55 @@ class TestAJobThatNamesOne:
         texts += [everything_stored(db), *(logs.JsonLines().format(record) for record in caplog.records)]
         for spelling in (CANARY, CANARY.encode().hex()):
             assert not any(spelling in text for text in texts)
+
+
+class TestTheDefaultsOfAGroup:
+    def test_name_a_secret_that_is_there_and_keep_it_from_being_removed(
+        self, api: Client, db: Database, tenant: Tenant
+    ) -> None:
+        unknown = refused(name_by_default(api), 400)
+        assert unknown["errors"].keys() == {"defaults.secrets"} and "PUT /secrets/HF_TOKEN" in unknown["message"]
+        put(api)
+        assert name_by_default(api).status_code == 200
+        assert "PATCH /container-groups/g1" in refused(api.delete("/secrets/HF_TOKEN"), 409)["message"]
+        assert name_by_default(api, []).status_code == 200
+
+        def name_it(tx: Transaction) -> set[str]:
+            values = {"tenant_id": tenant.caller.tenant_id, "container_group": "g2", "actor": "user:ann"}
+            tx.execute(SQL.set_defaults, **values, defaults='{"secrets": ["HF_TOKEN"]}')
+            return secrets.keep(tx, tenant.caller.tenant_id, ["HF_TOKEN"])
+
+        missing, answer = while_open(db, name_it, lambda: api.delete("/secrets/HF_TOKEN"))
+        assert missing == set() and "/container-groups/g2" in refused(answer, 409)["message"]
+        api.patch("/container-groups/g2", {"defaults": {}})
+        assert api.delete("/secrets/HF_TOKEN").status_code == 204
+
+    def test_refuse_a_job_where_theirs_is_gone_or_a_variable_of_the_jobs_own(
+        self, api: Client, db: Database
+    ) -> None:
+        environments.seal_all(db, Seal(SECRET_KEY), lambda seconds: None)
+        put(api)
+        earlier = api.submit(environment={"HF_TOKEN": "own"})
+        name_by_default(api)
+        own = definition(environment={"HF_TOKEN": "own"})
+        for body in (own, own | {"container_group_id": "G1"}):
+            given = refused(api.post("/jobs", body), 400)
+            assert "HF_TOKEN is in environment" in given["message"] and "index" not in given
+        assert api.delete(f"/jobs/{earlier['id']}").status_code == 202
+        assert "HF_TOKEN is in" in refused(api.post(f"/jobs/{earlier['id']}/rerun"), 409)["message"]
+        db.execute("delete from secrets")  # as releases before allowed
+        batch = refused(api.post("/jobs/batch", [definition(container_group_id=None), definition()]), 400)
+        assert batch["errors"].keys() == {"secrets"} and batch["index"] == 1
+        assert "defaults of container group g1 name the secret HF_TOKEN, which is not there" in batch["message"]
+        assert len(db.all("select from jobs")) == 1
+        api.submit(**own, secrets=[])
+        claimed = api.claim()
+        assert claimed and claimed["environment"] == {"HF_TOKEN": "own"}
+        put(api)
+        api.submit(environment={"STEPS": "7"})
+        claimed = api.claim()
+        assert claimed and claimed["environment"] == {"STEPS": "7", "HF_TOKEN": CANARY}
+
+
+def name_by_default(api: Client, names: Sequence[str] = ("HF_TOKEN",)) -> Any:
+    return api.patch("/container-groups/g1", {"defaults": {"secrets": names}})
