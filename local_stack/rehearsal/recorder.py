@@ -16,6 +16,7 @@ import struct
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,23 +109,67 @@ class Recorder:
         if kind & CREATE:
             self._created.add(path)
         if kind & MODIFY and path not in self._created and (size < before or size == before > 0):
-            self._freeze(name)
+            self._freeze(path, name)
             self.note("in_place", name=name)
         if kind & CLOSE_WRITE:
             self._created.discard(path)
         self.note("write", name=name)
 
-    def _freeze(self, name: str) -> None:
-        """Stop the command in the middle of a write; what kills the machine waits for this."""
+    def _freeze(self, path: Path, name: str) -> None:
+        """Stop the command in the middle of a write; what kills the machine waits for this.
+
+        Where the event came late the write is over, and the command goes on until its next one.
+        """
         if self._frozen or not self._freezes:
             return
-        self._frozen = True
-        for pid in group_members():
-            os.kill(pid, signal.SIGSTOP)
-        self.note("frozen", name=name)
+        members = group_members()
+        for pid in members:
+            send(pid, signal.SIGSTOP)
+        if any(is_stopped(pid) and writes_to(pid, path) for pid in members):
+            self._frozen = True
+            self.note("frozen", name=name)
+            return
+        for pid in members:
+            send(pid, signal.SIGCONT)
 
     def _files(self) -> list[Path]:
         return [path for path in self._checkpoint.rglob("*") if path.is_file()]
+
+
+def send(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):  # it ended meanwhile
+        os.kill(pid, number)
+
+
+def is_stopped(pid: int) -> bool:
+    """Wait until the process does nothing any more; False if it ended."""
+    while True:
+        try:
+            state = (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return False
+        if state in "TtZX":
+            return state in "Tt"
+        time.sleep(0.001)
+
+
+def writes_to(pid: int, path: Path) -> bool:
+    """Whether the process has the file open for writing."""
+    try:
+        entries = list((Path("/proc") / str(pid) / "fd").iterdir())
+    except OSError:
+        return False  # it was killed meanwhile
+    return any(is_writer(entry, path) for entry in entries)
+
+
+def is_writer(descriptor: Path, path: Path) -> bool:
+    """Whether a process's descriptor, as /proc names it, is of this file and for writing."""
+    try:
+        said = (descriptor.parent.parent / "fdinfo" / descriptor.name).read_text()
+        flags = int(said.split("flags:")[1].split()[0], 8)
+        return flags & os.O_ACCMODE != os.O_RDONLY and descriptor.samefile(path)
+    except OSError:
+        return False  # a pipe, or closed meanwhile
 
 
 def group_members() -> list[int]:

@@ -73,17 +73,17 @@ NEVER_LOOKS = """
     (output / "result").write_text(str(STEPS))
 """
 
-# Long in the middle of its second write, and of no other.
+# Long in the middle of its second write and of those after it.
 TORN = """
     import os, threading
     saved = checkpoint / "state.json"
     step = json.loads(saved.read_text())["step"] if saved.exists() else 0
-    while step < 3:
+    while step < 4:
         step += 1
         with saved.open("w") as file:
             file.write('{"step": ')
             file.flush()
-            threading.Event().wait(1 if step == 2 else 0)
+            threading.Event().wait(1 if step >= 2 else 0)
             file.write(f"{step}}}")
     (output / "result").write_text(str(step))
 """
