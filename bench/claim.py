@@ -9,7 +9,8 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -185,21 +186,29 @@ def beat(case: Case, jobs: list[Row]) -> None:
             raise RuntimeError(f"{case.name}: a holder's heartbeat was refused")
 
 
+@contextmanager
+def without_autovacuum(cases: Sequence[Case]) -> Iterator[None]:
+    """Nothing is analyzed meanwhile: its snapshot keeps dead index entries, which claims then read, and old
+    versions of rows, until their pages are full."""
+    for case in cases:
+        case.connection.execute(WITHOUT_AUTOVACUUM)
+    try:
+        yield
+    finally:
+        for case in cases:
+            case.connection.execute(WITH_AUTOVACUUM)
+
+
 def hot_share(case: Case, jobs: list[Row]) -> float:
     """The share of these jobs' heartbeats that were HOT updates, which write no index.
 
-    The first of each counts not: pages that were filled in one go have no room, so it moves the row. Nothing is
-    analyzed meanwhile: its snapshot keeps the versions before, until their pages are full.
+    The first of each counts not: pages that were filled in one go have no room, so it moves the row.
     """
-    case.connection.execute(WITHOUT_AUTOVACUUM)
-    try:
+    beat(case, jobs)
+    before = updates(case)
+    for _ in range(HEARTBEATS_A_JOB):
         beat(case, jobs)
-        before = updates(case)
-        for _ in range(HEARTBEATS_A_JOB):
-            beat(case, jobs)
-        after = updates(case)
-    finally:
-        case.connection.execute(WITH_AUTOVACUUM)
+    after = updates(case)
     return float((after["hot"] - before["hot"]) / (after["updates"] - before["updates"]))
 
 
@@ -331,7 +340,8 @@ def main(small: bool, random_ids: bool, parked: bool, filled: str | None) -> Non
         if contents.bans and not filled:
             tell_of_banned(long, contents.banned_machine)
         held = measure(short, long, rounds)
-        judge(short, long, held, goals)
+        with without_autovacuum((short, long)):
+            judge(short, long, held, goals)
         short.connection.close()
         long.connection.close()
     sys.exit(goals.verdict())
