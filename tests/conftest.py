@@ -26,6 +26,7 @@ from docker.errors import DockerException
 from flask import Flask
 from psycopg.conninfo import make_conninfo
 from testcontainers.community.postgres import PostgresContainer
+from xdist.scheduler import LoadFileScheduling
 
 from kelpie_api import encryption, logs
 from kelpie_api.app import create_app
@@ -54,6 +55,7 @@ OFFICIAL_IMAGE = "postgres:17"
 # kills is another one, and durable.
 NOT_DURABLE = {"fsync": "off", "full_page_writes": "off", "max_connections": "300"}
 SLOWEST = (
+    "tests/containers/",
     "tests/openapi/",
     "tests/local_stack/",
     "tests/e2e/",
@@ -154,6 +156,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             (rank for rank, room in enumerate(SLOWEST) if item.nodeid.startswith(room)), len(SLOWEST)
         )
     )
+
+
+class ByStack(LoadFileScheduling):
+    """A file's tests in one process, for what its fixtures start; all those of containers, which share a stack."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "tests/containers/" if nodeid.startswith("tests/containers/") else str(super()._split_scope(nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)  # without xdist's plugin there is nothing to share
+def pytest_xdist_make_scheduler(config: pytest.Config) -> LoadFileScheduling:
+    return ByStack(config)
 
 
 def pytest_report_header() -> str:

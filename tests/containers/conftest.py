@@ -53,7 +53,7 @@ def base_image(asked: str | None, stand_in: str, official: str) -> str:
     return asked or official
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def compose() -> Iterator[Compose]:
     """The checkout's copy, and nothing started yet."""
     if not docker_answers():
@@ -70,13 +70,13 @@ def compose() -> Iterator[Compose]:
             project.remove()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def built(compose: Compose) -> Compose:
     compose.shell(BUILD)
     return compose
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def running(built: Compose) -> Compose:
     built.shell(UP)
     built.wait_until_ready()

@@ -41,7 +41,7 @@ EXAMPLE = CHECKOUT / "examples" / "container"
 OLD_IMAGE = "kelpie-test/relay:bullseye"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def bucket_network(running: Compose) -> Iterator[Network]:
     with closing(docker.from_env()) as client:
         network = client.networks.create(f"{running.project}_bucket")
@@ -49,7 +49,7 @@ def bucket_network(running: Compose) -> Iterator[Network]:
         network.remove()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def bucket_server(
     running: Compose, bucket_network: Network, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[BucketServer]:
@@ -64,7 +64,7 @@ def bucket_server(
         server.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def image(binary: Path, tmp_path_factory: pytest.TempPathFactory) -> str:  # noqa: F811
     """The example's, on an old base."""
     folder = tmp_path_factory.mktemp("image") / "container"
@@ -76,7 +76,7 @@ def image(binary: Path, tmp_path_factory: pytest.TempPathFactory) -> str:  # noq
     return OLD_IMAGE
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def user_key(running: Compose) -> str:
     return running.new_key("fleet")
 
