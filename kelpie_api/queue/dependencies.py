@@ -16,6 +16,7 @@ from kelpie_api.text import parse_uuid
 
 SETTLED_AT_ONCE = 250  # dependents that one round moves: some twenty milliseconds, for which others may wait
 SETTLE_PAUSE = 1.5  # seconds; dependents are told within two
+LOOKED_AT_FOR_CIRCLES = 10_000  # jobs and sweeps, of one sweep: a tenth of a second
 COMPLETED = "completed"
 
 
@@ -102,6 +103,36 @@ def add(tx: Transaction, found: Dependencies) -> None:
     if found.rows:
         tx.execute(SQL.add_dependencies, dependencies=json.dumps(found.rows))
     _cancel(tx, found.unmet)
+
+
+def take_turn(tx: Transaction, caller: Caller, definitions: Sequence[Mapping[str, Any]]) -> None:
+    """Have no other submission of the tenant close a circle with this one: what its transaction begins with."""
+    if _may_close_circles(definitions):
+        tx.all(SQL.take_turn_of_circles, tenant_id=caller.tenant_id)
+
+
+def refuse_circles(tx: Transaction, definitions: Sequence[Mapping[str, Any]], job_ids: Sequence[UUID]) -> None:
+    """Raise InvalidRequest where a sweep would wait for its own end, by jobs of it and what they wait for.
+
+    The jobs are there already, with what they wait for. Only jobs that belong to sweeps can close a circle: all
+    others are waited for by none yet but later ones of their batch.
+    """
+    for sweep_id, index in _may_close_circles(definitions).items():
+        found = tx.one_or_none(SQL.find_circle, sweep_id=sweep_id, most=LOOKED_AT_FOR_CIRCLES)
+        if found:
+            waiting = found["job_id"]
+            name = f"#{job_ids.index(waiting)}" if waiting in job_ids else str(waiting)
+            raise _refusal(
+                index,
+                f"Job {name} waits for the end of sweep {sweep_id}, and has to end before this job of the sweep"
+                " can begin; neither ever would.",
+            )
+
+
+def _may_close_circles(definitions: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """The sweeps of which jobs are submitted that wait, each with the place of the first of these."""
+    places = [(one.get("sweep_id"), place) for place, one in enumerate(definitions) if one.get("depends_on")]
+    return {str(sweep_id): place for sweep_id, place in reversed(places) if sweep_id}
 
 
 def _cancel(tx: Transaction, unmet: Mapping[str, str]) -> None:

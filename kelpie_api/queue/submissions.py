@@ -129,14 +129,17 @@ def _create_with_relations(
 ) -> list[Row]:
     """Create jobs that belong to sweeps or wait for others, which cannot end or be closed meanwhile."""
     submitted = json.loads(values["submitted"])
+    job_ids = [UUID(row["id"]) for row in submitted]
     with db.transaction() as tx:
+        dependencies.take_turn(tx, caller, definitions)
         sweeps.require_open(tx, caller, sweeps.ids_of(definitions))
-        found = dependencies.resolve(tx, caller, definitions, [UUID(row["id"]) for row in submitted])
+        found = dependencies.resolve(tx, caller, definitions, job_ids)
         for row, waits_for in zip(submitted, found.waits_for, strict=True):
             row["waits_for"] = waits_for
         created = tx.all(SQL.submit_jobs, **{**values, "submitted": json.dumps(submitted)})
         if created:
             dependencies.add(tx, found)
+            dependencies.refuse_circles(tx, definitions, job_ids)
         return created
 
 

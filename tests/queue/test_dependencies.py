@@ -121,6 +121,34 @@ def test_a_job_cannot_wait_for_the_sweep_that_it_belongs_to(client: Client) -> N
     assert "does not end before it" in body["message"]
 
 
+def test_sweeps_cannot_wait_for_each_other(client: Client, db: Database, tenant: Tenant) -> None:
+    """By their jobs, by a job between them, within a batch, and by two submissions at the same moment."""
+    a, b, c, d = ((client.post("/sweeps", {}).json or {})["id"] for _ in range(4))
+    first = client.submit(sweep=a, depends_on=[b])
+    between = client.submit(depends_on=[a])
+    client.submit(sweep=c, depends_on=[a, b, between["id"]])  # a line is no circle
+    for named in (a, between["id"]):
+        body = refused(client.post("/jobs", definition(sweep=b, depends_on=[named])), 400)
+        assert f"Job {first['id']} waits for the end of sweep {b}" in body["message"] and "index" not in body
+    jobs = [definition(), definition(sweep=c, depends_on=[d]), definition(sweep=d, depends_on=["#0", "#1"])]
+    body = refused(client.post("/jobs/batch", jobs), 400)
+    assert "Job #1 waits for the end of sweep" in body["message"] and body["index"] == 2
+
+    job = {"job_id": client.submit(sweep=c)["id"], "on_sweep": d, "needs": "completed"}
+
+    def submit_first(tx: Transaction) -> None:
+        tx.all(SQL.take_turn_of_circles, tenant_id=tenant.caller.tenant_id)
+        tx.execute(SQL.add_dependencies, dependencies=json.dumps([job]))
+        values = {"id": job["job_id"]}
+        tx.execute("update queue set parked = '{depends}', waits_for = 1 where job_id = %(id)s", **values)
+
+    _, answer = while_open(db, submit_first, lambda: client.post("/jobs", definition(sweep=d, depends_on=[c])))
+    assert f"Job {job['job_id']} waits" in refused(answer, 400)["message"]
+    client.delete(f"/jobs/{first['id']}")
+    client.submit(sweep=b, depends_on=[a])  # what waited is no more
+    assert len(db.all("select from jobs")) == 5
+
+
 def test_the_job_of_another_project_is_unknown(app: Flask, client: Client, db: Database) -> None:
     other = Client(app.test_client(), make_tenant(db, "other", "default").key)
     refused(client.post("/jobs", definition(depends_on=[other.submit()["id"]])), 400)
