@@ -7,8 +7,9 @@ in `whose_fault.py` says whose fault that is.
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     )
 
 _NO_UPLOAD = "KelpieLooksWhetherItMayWrite"  # the id of no upload
+_KEYS_TRIED = 10  # objects whose names are tried where an upload of another name is forbidden
 _OF_A_DATE = 1.0  # seconds by which the dates of one moment differ, since they are whole ones
 
 
@@ -90,25 +92,48 @@ class Storage:
 
         return all_files(prefix, page_after, what)
 
-    def demand_destination(self, bucket: str, prefix: str) -> None:
+    def demand_destination(self, bucket: str, prefix: str, likely: Collection[str] = ()) -> None:
         """Raises NoDestination if there is no such bucket, or if nothing may be stored under the prefix.
 
         Where a listing or a write is forbidden, an upload is begun and aborted: many keys may only write, and only
-        that shows for certain what the key may do.
+        that shows for certain what the key may do. Some buckets take only some names (those in `.pt`, say): so it
+        is tried, too, with the `likely` ones and with those that are there.
         """
         probe, what = _probe(bucket, prefix), f"looking whether {bucket}/{prefix} takes uploads"
         try:
-            if not self._may_list(bucket, prefix, what) or self._seems_forbidden(probe, what):
-                self.abort(probe, self.begin(probe, what))
-        except Misconfigured:
-            raise
+            if self._may_list(bucket, prefix, what) and not self._seems_forbidden(probe, what):
+                return
+            refusal = self._forbids(probe, what)
+            if refusal and all(
+                self._forbids(replace(probe, key=key), what)
+                for key in [*self._some_keys(bucket, prefix), *(prefix + name for name in likely)]
+            ):
+                raise NoDestination(f"{refusal}; let the AWS key put objects there") from refusal
         except NoBucket as error:
             raise NoDestination(str(error)) from error
-        except NotBegun as error:
-            if isinstance(error.__cause__, Forbidden):
-                raise NoDestination(f"{error}; let the AWS key put objects there") from error
+        except (Misconfigured, NoDestination):
+            raise
         except StorageRefused:
             pass  # it does not know such a request; the first upload will show
+
+    def _forbids(self, target: Target, what: str) -> NotBegun | None:
+        """The refusal if storage forbids to begin an upload there."""
+        try:
+            self.abort(target, self.begin(target, what))
+        except NotBegun as error:
+            return error if isinstance(error.__cause__, Forbidden) else None
+        return None
+
+    def _some_keys(self, bucket: str, prefix: str) -> list[str]:
+        """Keys of objects that are under the prefix now, as far as it may be listed."""
+        where = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": _KEYS_TRIED}
+        try:
+            page = self._calls.repeated(
+                f"listing {bucket}/{prefix}", partial(self._list, where), "IsTruncated", "Name"
+            )
+        except StorageRefused:
+            return []
+        return [shown["Key"] for shown in page.get("Contents", []) if not shown["Key"].endswith("/")]
 
     def _may_list(self, bucket: str, prefix: str, what: str) -> bool:
         where = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": 1}
@@ -140,7 +165,7 @@ class Storage:
         return False
 
     def takes_uploads(self, bucket: str, prefix: str) -> bool:
-        """Whether some bytes can be uploaded there now; they are discarded."""
+        """Whether some bytes can be uploaded there now, or the storage itself forbids it; they are discarded."""
         probe = _probe(bucket, prefix)
         try:
             upload = self.begin(probe)
@@ -148,6 +173,8 @@ class Storage:
                 self.send_part(probe, upload, 1, probe.key.encode())
             finally:
                 self.abort(probe, upload)
+        except NotBegun as error:
+            return isinstance(error.__cause__, Forbidden)  # it may take only some names, and is in reach
         except (StorageUnreachable, StorageRefused):
             return False
         return True

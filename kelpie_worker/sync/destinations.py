@@ -6,6 +6,7 @@ from kelpie_worker.lease import Lease
 from kelpie_worker.s3.bucket import Storage
 from kelpie_worker.s3.errors import StorageRefused, StorageUnreachable
 from kelpie_worker.s3.whose_fault import When
+from kelpie_worker.sync.likely_names import likely_names
 from kelpie_worker.system.backoff import Backoff
 from kelpie_worker.system.retry import retry
 from kelpie_worker.transfer.refusal_limit import Patience
@@ -18,8 +19,10 @@ class Destinations:
 
     def __init__(self, job: Job, storage: Storage, lease: Lease) -> None:
         self._job, self._storage, self._lease = job, storage, lease
-        # Prefix by prefix, for a key may open one of a bucket's and not another. A dictionary is an ordered set.
-        self._unseen = dict.fromkeys((block.bucket, block.prefix) for block in (*job.during, *job.after))
+        # Prefix by prefix, for a key may open one of a bucket's and not another.
+        self._unseen: dict[tuple[str, str], list[str]] = {}  # with the names that files may have there
+        for block in (*job.during, *job.after):
+            self._unseen.setdefault((block.bucket, block.prefix), []).extend(likely_names(job, block))
 
     @property
     def all_seen(self) -> bool:
@@ -55,5 +58,5 @@ class Destinations:
         )
 
     def _see(self, place: tuple[str, str]) -> None:
-        self._storage.demand_destination(*place)
+        self._storage.demand_destination(*place, self._unseen[place])
         del self._unseen[place]

@@ -44,7 +44,7 @@ class Patience:
 class RefusalsOnTheWay:
     """Finds out whether something before the storage refuses one upload for good: for its size, or a word in it.
 
-    `takes_others` asks whether another upload passes. If none does, the storage is only out of reach.
+    `takes_others` asks whether another upload gets to the storage. If none does, the storage is only out of reach.
     """
 
     def __init__(self, takes_others: Callable[[], bool]) -> None:
@@ -59,6 +59,6 @@ class RefusalsOnTheWay:
         self._since = boottime() if self._since is None else self._since
         if boottime() - self._since >= rules.LONGEST and self._takes_others():
             raise RefusedOnTheWay(
-                f"{error}; the bucket takes other uploads, so have the proxy or gateway before it let this one"
+                f"{error}; other uploads get to the bucket, so have the proxy or gateway before it let this one"
                 " pass, or give the file another name or size"
             ) from error

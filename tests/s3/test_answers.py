@@ -257,6 +257,28 @@ def test_a_destination_that_takes_nothing_is_named_also_where_it_may_be_listed(
         storage.demand_destination(bucket, "out/")
 
 
+def test_a_destination_that_takes_only_some_names_is_one(
+    storage: Storage, s3: S3Server, bucket: str, faulty: FaultyProxy
+) -> None:
+    """A policy may allow `*.pt` alone: the name of a look, which is no file's, is no reason to fail a job."""
+    s3.put(bucket, "out/state-1", b"content")
+
+    def allow_only(*names: str) -> None:
+        allowed = [f"/{bucket}/out/{name}" for name in names]
+        faulty.fault = lambda method, path: (
+            "403" if method in ("POST", "PUT") and not path.partition("?")[0].endswith(tuple(allowed)) else None
+        )
+
+    for names in (["state-1"], ["best.pt"]):
+        allow_only(*names)
+        storage.demand_destination(bucket, "out/", ["x.txt", "best.pt"])
+        assert storage.takes_uploads(bucket, "out/")  # it is in reach
+    allow_only("other.bin")
+    with pytest.raises(NoDestination, match="AccessDenied; let the AWS key put objects there"):
+        storage.demand_destination(bucket, "out/", ["x.txt", "best.pt"])
+    assert s3.keys(bucket) == ["out/state-1"] and s3.unfinished_uploads(bucket) == []
+
+
 def test_a_destination_that_takes_uploads_is_one_and_nothing_is_left_there(
     storage: Storage, s3: S3Server, bucket: str, faulty: FaultyProxy
 ) -> None:

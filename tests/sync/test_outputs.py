@@ -581,7 +581,7 @@ def test_an_upload_that_a_gateway_refuses_for_good_fails_the_job_once_others_pas
     faulty.fault = lambda method, path: "413 page" if method == "PUT" and "/state" in path else None
     wait_for(lambda: ended, "the refusal to be believed")
     assert isinstance(ended[0], RefusedOnTheWay)
-    assert re.search("state: 413 .*the bucket takes other uploads", str(ended[0]))
+    assert re.search("state: 413 .*other uploads get to the bucket", str(ended[0]))
     assert s3.files(bucket, "") == {} and s3.unfinished_uploads(bucket) == []
 
 
