@@ -84,8 +84,11 @@ class KeyRing:
         return time.monotonic() - self.fetched
 
     def _named(self, kid: str | None, algorithm: str) -> list[Key]:
-        """The keys with this name and those without a name; all keys for a token without one."""
-        return [key for key in self.keys if key.algorithm == algorithm and (kid is None or key.kid in {None, kid})]
+        """The keys with this name, then those without a name; all keys for a token without one."""
+        found = [
+            key for key in self.keys if key.algorithm == algorithm and (kid is None or key.kid in {None, kid})
+        ]
+        return sorted(found, key=lambda key: key.kid is None)
 
     def _freshen(self) -> None:
         if self.age() < FRESH_FOR:
@@ -144,15 +147,18 @@ class KeyRing:
 
 
 def public_keys_of(reply: Reply) -> list[dict[str, Any]]:
-    """The public members of each key of a set. Raises NoAnswer if the reply is not a set of keys."""
+    """The public members of each key of a set, each key once. Raises NoAnswer if the reply is no set of keys."""
     keys = reply.json.get("keys") if isinstance(reply.json, dict) else None
     if reply.status != 200 or not isinstance(keys, list):
         raise NoAnswer(f"the answer, {reply.status}, is no set of keys")
-    return [
-        {name: value for name, value in jwk.items() if name in PUBLIC_MEMBERS}
-        for jwk in keys[:MOST_KEYS]
-        if isinstance(jwk, dict)
-    ]
+    public: list[dict[str, Any]] = []
+    for jwk in keys:
+        members = (
+            {name: value for name, value in jwk.items() if name in PUBLIC_MEMBERS} if isinstance(jwk, dict) else {}
+        )
+        if members and members not in public and len(public) < MOST_KEYS:
+            public.append(members)
+    return public
 
 
 def key_from(jwk: dict[str, Any], algorithm: str) -> Key | None:
