@@ -66,6 +66,10 @@ class ApiClient:
     def cancel(self, job_id: str) -> None:
         self._call("DELETE", f"/jobs/{job_id}")
 
+    def change(self, job_id: str, **fields: Any) -> None:
+        """Change what was submitted of an open job."""
+        self._call("PATCH", f"/jobs/{job_id}", json=fields)
+
     def steer(self, job_id: str, what: str) -> str:
         """Hold, resume or interrupt a job; returns what the API says will come of it."""
         return str(self._call("POST", f"/jobs/{job_id}/{what}")["message"])

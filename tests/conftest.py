@@ -166,8 +166,8 @@ class ByStack(LoadFileScheduling):
 
 
 @pytest.hookimpl(optionalhook=True)  # without xdist's plugin there is nothing to share
-def pytest_xdist_make_scheduler(config: pytest.Config) -> LoadFileScheduling:
-    return ByStack(config)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    return ByStack(config, log)
 
 
 def pytest_report_header() -> str:

@@ -21,6 +21,7 @@ from tests.e2e.proxy import Hold, HoldingProxy, Moment
 
 JOB = Path(__file__).with_name("job.py")
 STEPS = 15
+PAUSE = 0.2
 FILES_TO_WIPE = 20_000
 BUCKET = "crash-points"
 INPUT = b"the input of the job"
@@ -33,12 +34,12 @@ class Scene:
     stack: LocalStack
     api: HoldingProxy
     s3: HoldingProxy
-    hurry: Path  # once it is there the job makes its steps without pauses, and ends once it has made its files
+    hurry: Path  # once it is there the job makes its steps without pauses, and ends
     name: str = field(default_factory=lambda: f"scene-{uuid.uuid4().hex[:8]}")
     job_id: str = ""
     worker: Worker = field(init=False)
 
-    def submit(self, files: int = 0, pause: float = 0.2) -> None:
+    def submit(self, files: int = 0) -> None:
         def block(kind: str, path: str, direction: str) -> dict[str, str]:
             return {
                 "bucket": BUCKET,
@@ -50,7 +51,7 @@ class Scene:
         self.stack.s3.put(BUCKET, f"{self.name}/in/data", INPUT)
         job = {
             "command": sys.executable,
-            "arguments": [str(JOB), str(STEPS), str(pause), str(files), str(self.hurry)],
+            "arguments": [str(JOB), str(STEPS), str(PAUSE), str(files), str(self.hurry)],
             "container_group_id": self.name,
             "heartbeat_interval": 1,
             "sync": {
@@ -109,10 +110,12 @@ def while_uploading_a_checkpoint(scene: Scene) -> None:
 
 
 def while_uploading_outputs(scene: Scene) -> None:
+    scene.hurry.touch()
     wait_until_held(scene.s3.hold("PUT", f"{scene.name}/out/result", Moment.ON_THE_WAY_THERE))
 
 
 def after_completed_was_sent(scene: Scene) -> None:
+    scene.hurry.touch()
     wait_until_held(scene.api.hold("POST", "/completed$", Moment.ON_THE_WAY_BACK))
 
 
@@ -159,9 +162,7 @@ def expected_result() -> bytes:
 @pytest.mark.parametrize("comes_back", [True, False], ids=["same_machine", "another_machine"])
 @pytest.mark.parametrize("point", POINTS, ids=lambda point: point.__name__)
 def test_a_worker_killed(point: Callable[[Scene], None], comes_back: bool, scene: Scene) -> None:
-    # On a busy machine a quick job is over after one checkpoint.
-    pause = 0.6 if point is while_uploading_a_checkpoint else 0.2
-    scene.submit(FILES_TO_WIPE if point is while_wiping else 0, pause)
+    scene.submit(FILES_TO_WIPE if point is while_wiping else 0)
     scene.start_worker("first")
     point(scene)
     if comes_back:
@@ -209,7 +210,7 @@ def test_another_machine_goes_on_from_the_checkpoint(scene: Scene) -> None:
 
 
 def test_the_checkpoint_of_a_worker_that_was_told_to_go_is_found_clean_by_the_next(scene: Scene) -> None:
-    scene.submit(pause=0.6)  # so that the first worker cannot complete it before it is told to go
+    scene.submit()
     scene.start_worker("first")
     while_running(scene)
     scene.worker.stop()
