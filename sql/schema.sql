@@ -935,6 +935,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 
 -- function release_pauses(the_job_id uuid, the_attempt integer, the_machine_id text) returns TABLE(machine_id text, level integer, pause interval)
 
+-- function renew_lease(the_job_id uuid, scope bigint, groups text[], the_machine_id text, the_attempt integer, the_checkpoint_lag integer, the_phase text, the_fraction double precision, the_said json, the_point json, the_output_bytes bigint) returns TABLE(steers boolean, wish text, seconds_left double precision, watched boolean)
+
 -- function retry_pause(rule jsonb, the_job_id uuid, the_attempt integer) returns integer
 
 -- function retry_rule(options jsonb, exit_code integer, reason text) returns jsonb

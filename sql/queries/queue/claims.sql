@@ -104,35 +104,11 @@ insert into events (job_id, kind, actor, attempt, detail)
 select job_id, 'unparked', 'coordinator', attempt, '{"reason": "unsealable"}' from unparked;
 
 -- name: renew_lease
--- Renew a lease that its holder still has, also one that lapsed and was not claimed since. Without an attempt
--- (the original's worker) the machine alone is compared. What the holder says of the job is kept: in the queue its phase and
--- fraction, all else of its progress in a row of its own (tell_progress). The answer has what is wished of the holder, and
--- the seconds until its time is over. No row: the caller does not hold this job.
-with renewed as (
-  update queue
-     set heartbeat = now(), num_heartbeats = num_heartbeats + 1, checkpoint_lag = %(checkpoint_lag)s,
-         phase = coalesce(%(phase)s, phase),
-         fraction = coalesce(%(fraction)s, fraction),
-         best_fraction = greatest(%(fraction)s, best_fraction),
-         best_attempt = case when %(fraction)s::real > coalesce(best_fraction, -1) then attempt else best_attempt end,
-         stalls = case when %(fraction)s::real > coalesce(best_fraction, -1) then 0 else stalls end,
-         fraction_at = case when %(fraction)s::real <> fraction or (fraction is null and %(fraction)s::real is not null)
-                            then now()
-                            else fraction_at
-                       end
-   where job_id = %(job_id)s
-     and held_by(queue, %(scope)s, %(groups)s, %(machine_id)s, %(attempt)s)
-  returning job_id, attempt, coalesce('steer' = any (speaks), false) as steers,
-            case when deadline < now() and wish is distinct from 'cancel' then 'time_limit' else wish end as wish,
-            extract(epoch from deadline - now())::float8 as seconds_left,
-            watched_until > now() and 'output' = any (speaks) as watched
-)
-select attempt, steers, wish, seconds_left, watched,
-       case when num_nonnulls(%(said)s::json, %(output_bytes)s::bigint) > 0
-            then tell_progress(job_id, attempt, %(said)s::json, %(fraction)s::double precision, %(point)s::json,
-                               %(output_bytes)s::bigint)
-       end as has_told
-  from renewed;
+-- Renew a lease that its holder still has, and keep what it says of the job; what is answered, and why it is a function, stands in
+-- functions/renew_lease.sql. No row: the caller does not hold this job.
+select *
+  from renew_lease(%(job_id)s, %(scope)s, %(groups)s, %(machine_id)s, %(attempt)s, %(checkpoint_lag)s::integer,
+                   %(phase)s, %(fraction)s, %(said)s::json, %(point)s::json, %(output_bytes)s::bigint);
 
 -- name: keep_checkpoint
 -- Keep the manifest of a generation, from the holder only, and of the older ones the newest. The same generation again
