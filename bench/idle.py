@@ -26,22 +26,25 @@ CPU = 0.5  # per cent of one core
 START_UP = 8.0  # seconds that are not measured
 SAMPLE_EVERY = 0.2  # seconds
 TICKS = os.sysconf("SC_CLK_TCK")
-# A checkpoint of a large file and four hundred small ones every second, so that one is always being uploaded.
+# A checkpoint of a large file and of many small ones every second, so that one is always being uploaded.
 COMMAND = """
 while :; do
-    head -c 128000000 /dev/urandom > checkpoint/.large; mv checkpoint/.large checkpoint/large
-    head -c 25600000 /dev/urandom | split -b 64000 -a 3 - checkpoint/small-
+    head -c {large} /dev/urandom > checkpoint/.large; mv checkpoint/.large checkpoint/large
+    head -c {all_small} /dev/urandom | split -b {each} -a 3 - checkpoint/small-
     sleep 1
 done
 """
+MB = 1_000_000
+EACH_SMALL = 64_000  # bytes
 
 
 @click.command(help=__doc__, context_settings=HELP)
 @click.option("--binary", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The frozen worker.")
 @click.option("--seconds", default=60, show_default=True, help="Of each measurement.")
-@click.option("--small", is_flag=True, help="Two seconds each, judging nothing.")
+@click.option("--small", is_flag=True, help="Two seconds each and small checkpoints, judging nothing.")
 def main(binary: Path | None, seconds: float, small: bool) -> None:
     seconds, settling = (2.0, 1.0) if small else (seconds, START_UP)
+    large, files = (16, 40) if small else (128, 400)
     goals = Goals(judged=not small)
     program = [str(binary.resolve())] if binary else [sys.executable, "-m", "kelpie_worker"]
     with (
@@ -59,11 +62,12 @@ def main(binary: Path | None, seconds: float, small: bool) -> None:
         with worker(program, folder / "waiting", f"http://127.0.0.1:{port}", key, s3) as waiting:
             judge_idle(goals, "waiting", waiting, settling, seconds)
             during = [{"bucket": BUCKET, "prefix": "ck/", "local_path": "checkpoint", "direction": "upload"}]
-            submit(port, key, 1, {"during": during}, COMMAND)
+            command = COMMAND.format(large=large * MB, all_small=files * EACH_SMALL, each=EACH_SMALL)
+            submit(port, key, 1, {"during": during}, command)
             wait_for(lambda: "checkpoint_committed" in waiting.log.read_text(), "a checkpoint", timeout=60)
             most = at_most(waiting, seconds)
             goals.figure(
-                f"at work: {most:.0f} MiB at most, checkpoints of 128 MB and 400 small files going up",
+                f"at work: {most:.0f} MiB at most, checkpoints of {large} MB and {files} small files going up",
                 most < AT_WORK,
             )
     sys.exit(goals.verdict())

@@ -42,7 +42,7 @@ class Size:
 
 
 FULL = Size(jobs=200_000, finished=200_000, seconds=30, window=5)
-SMALL = Size(jobs=20_000, finished=2_000, seconds=3, window=1)
+SMALL = Size(jobs=10_000, finished=1_000, seconds=2, window=1)
 
 
 @contextmanager

@@ -89,7 +89,7 @@ def main(
     calculate(goals, kills=2_000 if small else 50_000, seed=seed)
     if not calculation_only:
         size = Size(kills, files, megabytes, period, uplink, stability)
-        size = Size(3, 3, 6, 8, 30, 250) if small else size
+        size = Size(2, 3, 6, 4, 30, 250) if small else size
         for kind, lives in killed(size, 1 if small else lanes, kinds, seed).items():
             judge(goals, kind, lives)
     sys.exit(goals.verdict())

@@ -195,5 +195,15 @@ def test_every_body_has_an_example_that_is_accepted(api: Client, document: dict[
         assert answer.status_code in {200, 201, 202, 403, 404, 503}, (method, path, answer.text)
 
 
+def test_the_old_path_of_a_submission_is_documented_and_answered_as_the_new_one(
+    app: Flask, document: dict[str, Any]
+) -> None:
+    """Limits are tried at one of them only: tests/openapi/schemathesis.toml."""
+    old, new = (document["paths"][path]["post"] for path in ("/job", "/jobs"))
+    assert {part: value for part, value in old.items() if value != new.get(part)}.keys() == {"operationId"}
+    assert new.keys() == old.keys()
+    assert app.view_functions["jobs.submit_job_by_old_path"] is app.view_functions["jobs.submit_job"]
+
+
 def body_of(document: dict[str, Any], path: str) -> dict[str, Any]:
     return dict(document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["example"])

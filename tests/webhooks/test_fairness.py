@@ -45,6 +45,22 @@ def make_webhooks(db: Database, tenant: Tenant, count: int, url: str) -> UUID:
     return job_id
 
 
+def make_backlog(db: Database, tenant: Tenant, count: int) -> None:
+    """As `make_webhooks` for one lane, in half the time: copies of a webhook that went by the triggers."""
+    job_id = make_webhooks(db, tenant, 1, DEAD)
+    with db.transaction() as tx:
+        tx.execute("set local session_replication_role = replica")  # a copy has its lane
+        tx.execute(
+            "insert into webhooks (job_id, url, status, machine_id, container_group, created, due_since, next_try,"
+            "                      user_id, lane)"
+            " select job_id, url, status, machine_id, container_group, created, due_since,"
+            "        now() - (%(count)s - n) * interval '1 ms', user_id, lane"
+            "   from webhooks cross join generate_series(2, %(count)s) as n where job_id = %(job)s",
+            job=job_id,
+            count=count,
+        )
+
+
 def take(db: Database, room: dict[str, Any] | None = None) -> list[Row]:
     return db.all(SQL.take_webhooks, hold=HOLD, **(room or Lanes().room()))
 
@@ -191,7 +207,7 @@ class TestCost:
         if planned_on == "a short outbox":  # and so it is in the statistics, until it is analyzed again
             make_webhooks(one_session, tenant, 3, DEAD)
             one_session.execute("analyze webhooks")
-        make_webhooks(one_session, tenant, 100_000, DEAD)
+        make_backlog(one_session, tenant, 100_000)
         make_webhooks(one_session, make_tenant(one_session, "rival", "default"), 1, "http://b/")
         if planned_on == "an analyzed outbox":
             one_session.execute("analyze webhooks")
