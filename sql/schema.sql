@@ -927,6 +927,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 
 -- function peek_at_lines(the_lines jsonb, the_claims jsonb) returns TABLE(found_tenant_id bigint, found_group text, found_job_id uuid, found_attempt integer, found_banned text[], found_claim_id uuid)
 
+-- function phase_by(q queue, is_paused boolean, has_lapsed boolean) returns text
+
 -- function phase_in_queue(q queue, is_paused boolean) returns text
 
 -- function place_in_line(the_tenant_id bigint, the_container_group text, the_rank smallint, the_seq bigint, most integer) returns TABLE(own integer, of_null_group integer, of_higher_priority integer)

@@ -1,8 +1,8 @@
 -- What the jobs of a sweep add up to: how many are in which phase (those in the queue by the phase that they have, the others by their
 -- status), how many attempts they had, and for how many seconds machines held them so far.
 --
--- Guarantee: what is read is of the sweep alone, by its indexes, and the attempts job by job. Of the jobs that no machine holds the phase of
--- one is that of all that agree in what decides it, as in the statement count_phases.
+-- Guarantee: what is read is of the sweep alone, by its indexes, and the attempts job by job. The phase of
+-- a job in the queue is that of all that agree in what decides it, as in the statement count_phases.
 --
 -- Why a function: see page_of_jobs. Beside 5 million jobs the planner found the phase of every job in the queue, and all attempts there
 -- are, to join them with ten thousand.
@@ -18,12 +18,12 @@ as $$
 #variable_conflict use_column
 begin
 return query
-with unheld as materialized (
+with alike as materialized (
   select min(q.seq) as seq, count(*) as jobs
     from queue q
    where q.sweep_id = the_sweep_id
-     and q.machine_id is null
-   group by q.container_group, q.parked is null, q.rank & 1
+   group by q.container_group, q.machine_id is null, q.parked is null, q.rank & 1, q.phase, q.heartbeat_interval,
+            q.heartbeat + 2 * q.heartbeat_interval * interval '1 second' < now()
 ),
 of_status as materialized (
   select j.status, count(*) as jobs, sum(j.attempt) as attempts, sum(of_job.held) as held
@@ -37,16 +37,10 @@ of_status as materialized (
    group by j.status
 ),
 of_phase as (
-  select p.phase, u.jobs
-    from unheld u
-    join jobs j on j.seq = u.seq
+  select p.phase, a.jobs
+    from alike a
+    join jobs j on j.seq = a.seq
     join job_phases p on p.job_id = j.id
-   union all
-  select p.phase, count(*)
-    from job_phases p
-   where p.sweep_id = the_sweep_id
-     and p.machine_id is not null
-   group by p.phase
    union all
   select s.status::text, s.jobs
     from of_status s

@@ -2,15 +2,25 @@
 
 -- name: measure_queue
 -- How much there is to do, and how long it has waited. One pass over the queue and one over the unfinished webhooks,
--- neither of which grows with history. A job joins the queue's end, so the smallest number is the oldest job.
-with waiting as materialized (
-  select count(*) filter (where machine_id is null and parked is null and rank & 1 = 1) as pending,
+-- neither of which grows with history. A job joins the queue's end, so the smallest number is the oldest job. Silent leases of one
+-- interval have lapsed all or none.
+with alike as materialized (
+  select heartbeat_interval, min(heartbeat) as heartbeat,
+         machine_id is not null and heartbeat + 2 * heartbeat_interval * interval '1 second' < now() as is_silent,
+         count(*) filter (where machine_id is null and parked is null and rank & 1 = 1) as pending,
          min(seq) filter (where machine_id is null and parked is null and rank & 1 = 1) as oldest_pending,
          count(*) filter (where machine_id is not null) as running,
          count(*) filter (where machine_id is null and parked is null and rank & 1 = 0) as waiting,
-         count(*) filter (where parked is not null) as parked,
-         count(*) filter (where machine_id is not null and lapsed(heartbeat, heartbeat_interval)) as lapsed_leases
+         count(*) filter (where parked is not null) as parked
     from queue
+   group by heartbeat_interval, is_silent
+),
+waiting as materialized (
+  select coalesce(sum(pending), 0)::bigint as pending, min(oldest_pending) as oldest_pending,
+         coalesce(sum(running), 0)::bigint as running, coalesce(sum(waiting), 0)::bigint as waiting,
+         coalesce(sum(parked), 0)::bigint as parked,
+         coalesce(sum(running) filter (where is_silent and lapsed(heartbeat, heartbeat_interval)), 0)::bigint as lapsed_leases
+    from alike
 ),
 outbox as materialized (
   select count(*) as unfinished, min(next_try) as oldest from webhooks where next_try is not null

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import uuid
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from uuid import UUID
 import pytest
 from psycopg.types.json import Jsonb
 
-from kelpie_api.db import Database, Row
+from kelpie_api.db import SQL, Database, Row
 from kelpie_api.queue import bulk, listing, waiting_for_changes
 from kelpie_api.queue.filters import Filters
 from kelpie_api.queue.listing import Place
@@ -324,3 +325,21 @@ def test_a_reader_that_finds_no_room_to_wait_is_answered_at_once(
     finally:
         for _ in range(waiting_for_changes.MOST_WAITING):
             waiting_for_changes._room.release()
+
+
+def test_many_silent_leases_are_counted_without_asking_for_each_whether_its_silence_counts(
+    db: Database, tenant: Tenant
+) -> None:
+    for silent_for in (0, *[1000] * 12):
+        make_job(db, tenant, "held", silent_for=silent_for)
+    asked = "select pg_stat_get_xact_function_calls('silence_counts_from(integer)'::regprocedure) as calls"
+    with db.transaction() as tx:
+        tx.execute("set local track_functions = 'all'")
+        by_phase = {row["phase"]: row["jobs"] for row in tx.all(SQL.count_phases, **tenant.caller.scope)}
+        wanted = json.dumps({"phases": ["waiting"]})
+        waiting = tx.one_or_none(SQL.count_open, **tenant.caller.scope, wanted=wanted)
+        measured = tx.one_or_none(SQL.measure_queue)
+        calls = tx.one_or_none(asked)
+    assert by_phase == {"running": 1, "waiting": 12}
+    assert waiting and waiting["count"] == 12 and measured and measured["lapsed_leases"] == 12
+    assert calls and calls["calls"] <= 4
