@@ -89,7 +89,8 @@ class Downloads:
     def _fetch_once(self, which: dict[str, Any], path: Path, listed: RemoteFile) -> RemoteFile:
         with closing(self._open(which)) as answer:
             etag = answer.headers.get("etag", "")
-            if bare(etag) != listed.etag and not describes_object(answer.headers, listed.key):
+            is_listed = bare(etag) == listed.etag != ""
+            if not is_listed and not describes_object(answer.headers, listed.key):
                 raise StorageUnreachable(
                     f"downloading {listed.key}: an answer that the storage has not given, as if from a proxy"
                 )

@@ -151,7 +151,7 @@ def describes_object(headers: Mapping[str, str], key: str) -> bool:
         no                         yes            that of pages  other  no
         no                         yes            any other      any    yes
     """
-    if any(_OWN_HEADER.match(name) for name in headers):
+    if _has_own_header(headers):
         return True
     if "last-modified" not in headers:
         return False
@@ -160,8 +160,16 @@ def describes_object(headers: Mapping[str, str], key: str) -> bool:
 
 def is_page(status: int, headers: Mapping[str, str]) -> bool:
     """Whether it is a page in place of a success that has no body, as that of a part or of a deletion."""
-    length = headers.get("content-length", "0" if "transfer-encoding" not in headers else "")
-    return _has_type_of_page(headers) and length != "0" and status != 204
+    is_html, length = _has_type_of_page(headers), headers.get("content-length")
+    if status == 204 or length == "0":
+        return False
+    if length is None:  # an empty body may come in chunks, too
+        return is_html and "transfer-encoding" in headers
+    return is_html or not _has_own_header(headers)
+
+
+def _has_own_header(headers: Mapping[str, str]) -> bool:
+    return any(_OWN_HEADER.match(name) for name in headers)
 
 
 def _has_type_of_page(headers: Mapping[str, str]) -> bool:

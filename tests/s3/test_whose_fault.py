@@ -182,7 +182,9 @@ def test_a_success_describes_an_object_or_not_as_its_row_says(
         (200, PAGE | {"content-length": "0"}, False),
         (200, PAGE, False),
         (204, PAGE | {"transfer-encoding": "chunked"}, False),
-        (200, {"content-length": "44"}, False),
+        (200, {"content-length": "44", "content-type": "text/xml"}, True),
+        (200, {"content-length": "44", "x-amz-request-id": "1"}, False),
+        (200, {"transfer-encoding": "chunked"}, False),
     ],
 )
 def test_a_page_in_place_of_a_success_without_a_body_is_one(
