@@ -33,21 +33,8 @@ _OF_JOBS = {
     ".yml": "text/yaml",
 }
 # How the names of jobs' files end, the frequent ones first.
-_FREQUENT = (
-    ".pt",
-    ".ckpt",
-    ".json",
-    ".txt",
-    ".csv",
-    ".safetensors",
-    ".log",
-    ".npz",
-    ".png",
-    ".zip",
-    ".tar",
-    ".gz",
-)
-_OTHERS = (".tgz", ".parquet", ".mp4", ".jpg", ".pdb", ".gro", ".zst", *sorted(_OF_JOBS))
+_FREQUENT = (".pt", ".ckpt", ".json", ".txt", ".csv", ".safetensors", ".log", ".npz", ".png", ".zip", ".tar")
+_OTHERS = (".gz", ".tgz", ".parquet", ".mp4", ".jpg", ".pdb", ".gro", ".zst", *sorted(_OF_JOBS))
 SUFFIXES_OF_JOBS = tuple(dict.fromkeys((*_FREQUENT, *_OTHERS)))
 _ARCHIVES = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
 _list = mimetypes.MimeTypes()
