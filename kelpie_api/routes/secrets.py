@@ -39,7 +39,7 @@ def put_secret(new: dict[str, Any], secret_name: str) -> Row:
 @blueprint.alt_response(404, schema=Failure)
 @blueprint.alt_response(409, schema=Failure)
 def delete_secret(secret_name: str) -> None:
-    """Remove a secret; a 409 while open jobs name it."""
+    """Remove a secret; a 409 while open jobs or the defaults of a container group name it."""
     secrets.delete(db(), caller(), secret_name)
 
 

@@ -149,9 +149,12 @@ def test_a_lapse_beyond_a_limit_ends_the_attempt_only_while_the_limit_is_exceede
     assert client.report(held[0], "heartbeat", machine="m1").json == {"status": "running"}
     assert client.claim("m3") is not None, "that of m2"
     client.patch(f"/sweeps/{sweep['id']}", {"max_parallel": 1})
-    client.patch(f"/jobs/{held[0]['id']}", {"name": "a"})  # leaves the mark where it is
-    client.patch(f"/sweeps/{sweep['id']}", {"max_parallel": 2})
+    client.patch(f"/jobs/{held[0]['id']}", {"name": "a"})
+    client.post(f"/jobs/{held[1]['id']}/hold")
+    client.post(f"/jobs/{held[1]['id']}/resume")
     db.execute(silence)
+    assert client.claim("m4") is None, "what else is changed of them does not make them claimable"
+    client.patch(f"/sweeps/{sweep['id']}", {"max_parallel": 2})
 
     def lower(tx: Transaction) -> int:
         return tx.execute("update sweeps set max_parallel = 1")
