@@ -829,6 +829,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 
 -- function cells_of_sweep(the_sweep_id uuid, most integer) returns TABLE(id uuid, name text, attempt integer, phase text)
 
+-- function circle_of_sweep(the_sweep_id uuid, most integer) returns uuid
+
 -- function claim_job(the_tenant_id bigint, the_container_group text, the_machine_id text, the_claim_id uuid, the_actor text, the_sealed_key bytea, the_lines text[]) returns SETOF shown_jobs
 
 -- function claim_order(priority integer, is_new boolean) returns integer

@@ -31,42 +31,12 @@ select job_id, on_job, on_sweep, needs
 
 -- name: take_turn_of_circles
 -- Submissions to sweeps whose jobs wait for something come one after the other in a tenant, so that of two which together have two
--- sweeps wait for each other the second one sees it. It comes before the locks of what is named. The rest of the transaction reads by
--- indexes.
-select pg_advisory_xact_lock(hashtext('kelpie circles'), hashtext(%(tenant_id)s::text)),
-       set_config('enable_seqscan', 'off', true);
+-- sweeps wait for each other the second one sees it. It comes before the locks of what is named.
+select pg_advisory_xact_lock(hashtext('kelpie circles'), hashtext(%(tenant_id)s::text));
 
 -- name: find_circle
--- A job that waits for a sweep and has to end before the sweep can: it is what an open job of the sweep waits for, or belongs to a
--- sweep that one waits for, or those wait for in turn. Looked for among `most` jobs and sweeps, and only where something waits for the
--- sweep at all.
-with recursive awaited (id) as (
-  select %(sweep_id)s::uuid
-   where exists (select from dependencies where on_sweep = %(sweep_id)s)
-   union
-  select n.id
-    from awaited a
-   cross join lateral (
-         select coalesce(d.on_job, d.on_sweep) as id
-           from queue q
-           join dependencies d on d.job_id = q.job_id
-          where q.job_id = a.id
-          union all
-         select coalesce(d.on_job, d.on_sweep)
-           from queue q
-           join dependencies d on d.job_id = q.job_id
-          where q.sweep_id = a.id
-            and q.waits_for > 0) n
-),
-seen as materialized (
-  select id from awaited limit %(most)s
-)
-select q.job_id
-  from dependencies d
-  join queue q on q.job_id = d.job_id
- where d.on_sweep = %(sweep_id)s
-   and exists (select from seen where seen.id in (q.job_id, q.sweep_id))
- limit 1;
+-- A job that keeps a sweep from ending and waits for that, if there is one; see functions/circle_of_sweep.sql.
+select job_id from circle_of_sweep(%(sweep_id)s, %(most)s) as c (job_id) where job_id is not null;
 
 -- name: take_settling
 -- One process at a time settles; the others leave it to that. The rest of the transaction reads by indexes, since what the planner
