@@ -6,6 +6,7 @@ They are the generators that most users take: openapi-generator (Java) and opena
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -70,9 +71,19 @@ def document(tmp_path: Path) -> Path:
     return path
 
 
+# A generator that runs for a few seconds is done before Java's better compiler has earned what it costs.
+FOR_A_SHORT_RUN = {"JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
+
+
 def run(*command: object, cwd: Path) -> None:
     """Run a command; if it fails the error shows what it printed."""
-    ran = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True)
+    ran = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env={**os.environ, **FOR_A_SHORT_RUN},
+        capture_output=True,
+        text=True,
+    )
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 

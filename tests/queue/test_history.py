@@ -67,6 +67,10 @@ def forget_attempt(statement: str) -> Mutant:
     return mutate
 
 
+def forget_attempt_of_heartbeats(db: Database, patch: pytest.MonkeyPatch) -> None:
+    redefine(db, "renew_lease", lambda text: text.replace("the_machine_id, the_attempt)", "the_machine_id, null)"))
+
+
 def keep_final_jobs_in_the_queue(db: Database, patch: pytest.MonkeyPatch) -> None:
     def keep(text: str) -> str:
         return text.replace("delete from queue", "select * from queue", 1).replace("returning *", "for update", 1)
@@ -109,7 +113,7 @@ def redefine(db: Database, function: str, change: Callable[[str], str]) -> None:
         (forget_attempt("complete_job"), "completed was accepted from"),
         (forget_attempt("fail_job"), "failed was accepted from"),
         (forget_attempt("release_job"), "released was accepted from"),
-        (forget_attempt("renew_lease"), "a heartbeat of attempt"),
+        (forget_attempt_of_heartbeats, "a heartbeat of attempt"),
         (keep_final_jobs_in_the_queue, "has a row in the queue"),
         (pick_without_a_lock, "are not ended"),
         (ignore_bans, "which is banned from it"),
