@@ -244,7 +244,7 @@ def test_no_route_is_missing_from_the_table(app: Flask) -> None:
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
-def test_every_caller_who_changes_nothing_gets_the_status_of_the_table_and_writes_nothing_where_it_is_refused(
+def test_every_caller_gets_the_status_of_the_table_and_writes_nothing_where_it_is_refused(
     app: Flask, db: Database, tenant: Tenant, tokens: TokenDouble, route: Route
 ) -> None:
     path = path_of(route, app, db, tenant)
