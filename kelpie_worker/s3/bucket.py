@@ -133,7 +133,8 @@ class Storage:
             )
         except StorageRefused:
             return []
-        return [shown["Key"] for shown in page.get("Contents", []) if not shown["Key"].endswith("/")]
+        keys = [str(shown.get("Key", "")) for shown in page.get("Contents", [])]
+        return [key for key in keys if key.startswith(prefix) and not key.endswith("/")]
 
     def _may_list(self, bucket: str, prefix: str, what: str) -> bool:
         where = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": 1}
@@ -257,7 +258,7 @@ class Storage:
             )
             if answer.get("ETag") is not None or not (listed := self._listed_part(target, upload_id, number)):
                 return answer
-            return answer | {"ETag": listed["ETag"]} if listed["Size"] == len(body) else answer
+            return answer | {"ETag": listed.get("ETag")} if listed.get("Size") == len(body) else answer
 
         what = f"uploading part {number} of {target.bucket}/{target.key}"
         answer = self._calls.sending(what, once, "ETag", size=len(body))
@@ -318,14 +319,14 @@ class Storage:
             f"listing the parts of {target.bucket}/{target.key}",
             lambda: self._listed_part(target, upload_id, number),
         )
-        return bool(listed and listed["Size"] == source.length)
+        return bool(listed and listed.get("Size") == source.length)
 
     def _listed_part(self, target: Target, upload_id: str, number: int) -> Any:
         """The part as storage lists it, with `Size` and `ETag`; None if it lists none."""
         answer = self._client.list_parts(
             Bucket=target.bucket, Key=target.key, UploadId=upload_id, PartNumberMarker=number - 1, MaxParts=1
         )
-        return next((part for part in answer.get("Parts", []) if part["PartNumber"] == number), None)
+        return next((part for part in answer.get("Parts", []) if part.get("PartNumber") == number), None)
 
     def complete(
         self, target: Target, upload_id: str, parts: list[Part], size: int, over: ObjectState = UNKNOWN
@@ -526,7 +527,7 @@ class Storage:
                 return hashlib.md5(body.read(), usedforsecurity=False).hexdigest(), answer
 
         content, answer = translated(read, f"reading {target.bucket}/{target.key}")
-        is_same = content == md5 and answer.get("ETag") in (None, found["ETag"])
+        is_same = content == md5 and stored_by(answer).etag in ("", stored_by(found).etag)
         return found if is_same else None
 
     def _complete_once(
