@@ -219,10 +219,21 @@ class Storage:
                 self._shared.etag_is_md5.saw(target.bucket, True)
             return stored
 
-        content = digest.hexdigest(), len(body)
-        return self._conditions.try_out(over, target, content, store) or self._conditions.store_over(
-            over, target, content, store
+        def is_sent(found: "HeadObjectOutputTypeDef") -> bool:
+            return found.get("ContentLength") == len(body) and self._has_content(target, found, digest.hexdigest())
+
+        return self._conditions.try_out(over, target, len(body), store) or self._conditions.store_over(
+            over, target, is_sent, store
         )
+
+    def _has_content(self, target: Target, found: "HeadObjectOutputTypeDef", md5: str) -> bool:
+        """Whether the object that a look has found has this MD5: it is read where that is not the ETag's rule."""
+        if stored_by(found).etag == md5 or self._shared.etag_is_md5.of(target.bucket):
+            return stored_by(found).etag == md5
+        try:
+            return self._read_back(target, found, md5) is not None
+        except StorageRefused:
+            return False
 
     def begin(self, target: Target, what: str | None = None) -> str:
         """Start a multipart upload; returns its id. Nothing is visible until `complete`. Raises NotBegun.
@@ -341,6 +352,9 @@ class Storage:
         what = f"completing {target.bucket}/{target.key}"
         became = partial(self._became, target, upload_id, (etag, size), over)
 
+        def is_sent(found: "HeadObjectOutputTypeDef") -> bool:
+            return (stored_by(found).etag, found.get("ContentLength")) == (etag, size)
+
         def store(condition: Condition) -> Stored:
             def once() -> Any:
                 answer = self._complete_once(target, upload_id, listed, condition)
@@ -355,7 +369,7 @@ class Storage:
             return self._as_listed(target, stored)
 
         try:
-            stored = self._conditions.store_over(over, target, (etag, size), store)
+            stored = self._conditions.store_over(over, target, is_sent, store)
         except NoUpload:
             stored = self._completed_before(target, became)
         self._shared.open_uploads.over(upload_id)

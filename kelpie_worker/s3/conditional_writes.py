@@ -5,6 +5,7 @@ storage does not know conditions, or ignores them; that is found out for each bu
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from kelpie_worker import logs
 from kelpie_worker.s3.errors import (
@@ -18,6 +19,9 @@ from kelpie_worker.s3.errors import (
 )
 from kelpie_worker.s3.objects import UNKNOWN, Absent, ObjectState, Stored, Target, Unknown, Version, stored_by
 from kelpie_worker.s3.retrying import Calls
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
 
 _SMALL_TRIAL = 64 * 1024  # bytes; a larger body is not sent twice for a trial
 _NO_OBJECT_HAS_IT = Version("0" * 32)
@@ -39,14 +43,14 @@ class Conditions:
         self,
         over: ObjectState,
         target: Target,
-        content: tuple[str, int],
+        is_sent: Callable[["HeadObjectOutputTypeDef"], bool],
         store: Callable[[Condition], Stored],
     ) -> Stored:
         """Call `store` with the condition that `over` is what it replaces; returns what was stored.
 
-        Over Unknown, and in a bucket that does not enforce conditions, the write has no condition. `content` is
-        the ETag and size of what is to be stored. Raises Changed if something else than `over` is there; with
-        Unknown, if `over` is there and the write was refused, perhaps for its condition.
+        Over Unknown, and in a bucket that does not enforce conditions, the write has no condition. `is_sent` tells
+        whether an object that is there is what was to be stored. Raises Changed if something else than `over` is
+        there; with Unknown, if `over` is there and the write was refused, perhaps for its condition.
         """
         condition = {} if self._enforced.of(target.bucket) is False else _condition(over)
         if not condition:
@@ -56,7 +60,7 @@ class Conditions:
         except (NoUpload, NoBucket, Misconfigured):
             raise
         except (Changed, NotThere) as error:
-            return self._stored_by_earlier_try(target, content, error)
+            return self._stored_by_earlier_try(target, is_sent, error)
         except StorageRefused as refusal:
             # Twice either the condition or the write itself was refused: one without a condition will show which,
             # but must not replace what the condition would have kept.
@@ -78,7 +82,9 @@ class Conditions:
         except StorageRefused:
             return UNKNOWN
 
-    def _stored_by_earlier_try(self, target: Target, content: tuple[str, int], error: Exception) -> Stored:
+    def _stored_by_earlier_try(
+        self, target: Target, is_sent: Callable[["HeadObjectOutputTypeDef"], bool], error: Exception
+    ) -> Stored:
         """What is there, if it is what was sent (the answer to an earlier try was lost). Else raises Changed."""
         try:
             found = self._calls.head(target.bucket, target.key)
@@ -89,7 +95,7 @@ class Conditions:
         except StorageRefused:
             raise Changed(str(error)) from error
         stored = stored_by(found)
-        if (stored.etag, found.get("ContentLength")) == content:
+        if is_sent(found):
             return stored
         raise Changed(str(error), Version(stored.etag)) from error
 
@@ -97,7 +103,7 @@ class Conditions:
         self,
         over: ObjectState,
         target: Target,
-        content: tuple[str, int],
+        size: int,
         store: Callable[[Condition], Stored],
     ) -> Stored | None:
         """Find out whether the bucket enforces conditions, with one that cannot hold.
@@ -106,7 +112,7 @@ class Conditions:
         no write to try it with. The body is the one that is to be stored anyway: a trial leaves no extra object.
         """
         known = self._enforced.of(target.bucket)
-        if not isinstance(over, Version) or content[1] > _SMALL_TRIAL or known is not None:
+        if not isinstance(over, Version) or size > _SMALL_TRIAL or known is not None:
             return None
         try:
             stored = store(_condition(_NO_OBJECT_HAS_IT))

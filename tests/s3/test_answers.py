@@ -12,7 +12,14 @@ import pytest
 from kelpie_worker.s3 import client
 from kelpie_worker.s3.bucket import Storage
 from kelpie_worker.s3.client import SharedClient
-from kelpie_worker.s3.errors import Misconfigured, NoBucket, NoDestination, StorageRefused, StorageUnreachable
+from kelpie_worker.s3.errors import (
+    Changed,
+    Misconfigured,
+    NoBucket,
+    NoDestination,
+    StorageRefused,
+    StorageUnreachable,
+)
 from kelpie_worker.s3.objects import Absent, Part, RemoteFile, Target, Version
 from local_stack.s3 import S3Server
 from tests.doubles.faulty_proxy import FaultyProxy
@@ -101,6 +108,29 @@ def test_what_answers_uploads_without_an_etag_is_asked_for_it(
     stored = storage.complete(target(bucket), upload, [part], 8, Version(second.etag))
     assert s3.get(bucket, "key") == b"in parts"
     assert stored.etag == faulty.shown(s3.etags(bucket)["key"])
+
+
+def test_what_an_earlier_try_stored_is_known_by_its_content_where_etags_are_no_md5s(
+    shared: SharedClient, s3: S3Server, bucket: str, faulty: FaultyProxy
+) -> None:
+    """Else each answer that is lost would pass for the write of another machine."""
+    storage = Storage(shared, held(), max_retries=1)
+    faulty.etags = "others"
+    first = storage.put(target(bucket), b"content", Absent())
+    lost: list[str] = []
+
+    def lose_once(method: str, path: str) -> str | None:
+        if lost or first.etag not in faulty.headers[-1][1].get("If-Match", ""):
+            return None
+        lost.append(path)
+        return "lost"
+
+    faulty.fault = lose_once
+    second = storage.put(target(bucket), b"changed", Version(first.etag))
+    assert lost and second.etag == faulty.shown(md5(b"changed").hexdigest())
+    s3.put(bucket, "key", b"foreign")
+    with pytest.raises(Changed):
+        storage.put(target(bucket), b"renewed", Version(second.etag))
 
 
 def test_a_key_that_may_not_look_for_an_etag_that_was_left_out_is_told_so(
