@@ -19,6 +19,7 @@ from kelpie_worker.system.linux import descendants
 from local_stack.processes import wait_for
 from local_stack.stack import NO_METADATA_SERVICE
 from tests.doubles.coordinator import FakeCoordinator
+from tests.warm_worker import WarmWorker
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -57,7 +58,7 @@ class Worker:
             "OUTPUT_DIR": str(folder / "output"),
             **environment,
         }
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[str] | WarmWorker | None = None
         self._reader: threading.Thread | None = None
         self.lines: list[str] = []
         self._events: list[Event] = []
@@ -66,15 +67,19 @@ class Worker:
     def start(self, through: Sequence[str] = (), **environment: str) -> Worker:
         """`through` is a command line that runs the program whose command line follows it."""
         self.close()
-        self._process = subprocess.Popen(
-            [*through, sys.executable, "-m", "kelpie_worker"],
-            cwd=self.folder,
-            env={**self._environment, **environment},
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        settings = {**self._environment, **environment}
+        if through or settings["PYTHONPATH"] != str(CHECKOUT):  # a Python that begins otherwise
+            self._process = subprocess.Popen(
+                [*through, sys.executable, "-m", "kelpie_worker"],
+                cwd=self.folder,
+                env=settings,
+                stdin=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+        else:
+            self._process = WarmWorker(self.folder, settings)
         self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
         self._reader.start()
         return self
@@ -144,7 +149,7 @@ class Worker:
         assert not self._reader.is_alive(), "a process that the worker started outlives it"
         process.stderr.close()
 
-    def _read(self, process: subprocess.Popen[str]) -> None:
+    def _read(self, process: subprocess.Popen[str] | WarmWorker) -> None:
         assert process.stderr
         for line in process.stderr:
             self.lines.append(line.rstrip("\n"))
