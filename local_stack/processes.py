@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 T = TypeVar("T")
 
@@ -22,6 +22,7 @@ EXEC_TIED = Path(__file__).with_name("exec_tied.py")
 # Below the range of ephemeral ports: a port chosen here is still free when its server is started again after a
 # kill.
 PORTS = range(20_000, 32_000)
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.02, 0.25  # seconds between two looks at what is waited for
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,27 @@ class Child:
         self.name = name
         self.output = folder / f"{name}.out"
         self.log = folder / f"{name}.log"
+        command = [*exec_tied(death_signal, account), *map(str, program)]
         with self.output.open("ab") as out, self.log.open("ab") as err:
-            self._process = subprocess.Popen(
-                [*exec_tied(death_signal, account), *map(str, program)],
-                cwd=cwd or folder,
-                env=None if env is None else dict(env),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                start_new_session=True,
-            )
+            self._process = self._begun(command, cwd or folder, env, out, err)
+
+    def _begun(
+        self,
+        command: Sequence[str],
+        cwd: Path,
+        env: Mapping[str, str] | None,
+        out: IO[bytes],
+        err: IO[bytes],
+    ) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=None if env is None else dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
+        )
 
     @property
     def pid(self) -> int:
@@ -107,19 +119,21 @@ def exec_tied(death_signal: signal.Signals, account: Account | None) -> list[str
     return [sys.executable, "-I", "-S", str(EXEC_TIED), str(os.getpid()), str(int(death_signal)), *user, "--"]
 
 
-def wait_for(fact: Callable[[], T | None], what: str, timeout: float = 30, pause: float = 0.05) -> T:
+def wait_for(fact: Callable[[], T | None], what: str, timeout: float = 30, pause: float | None = None) -> T:
     """Call `fact` until it returns something true, and return that.
 
-    Raises TimeoutError naming `what` after `timeout` seconds.
+    `pause` is the seconds between two calls. Without it they are a twentieth of what has been waited, within
+    limits: what takes long need not be asked for often. Raises TimeoutError naming `what` after `timeout` seconds.
     """
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
     while True:
         answer = fact()
         if answer:
             return answer
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > timeout:
             raise TimeoutError(f"waited {timeout:g} s in vain for {what}")
-        time.sleep(pause)
+        time.sleep(min(max(SHORTEST_PAUSE, waited / 20), LONGEST_PAUSE) if pause is None else pause)
 
 
 def wait_until_ready(child: Child, answers: Callable[[], bool], timeout: float = 30) -> None:

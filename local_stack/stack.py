@@ -33,7 +33,7 @@ class LocalStack:
     """A context manager; `database_url` replaces the embedded Postgres, which is None then.
 
     `settings` are more environment variables of the coordinator. `upload_rate` (bytes per second and request)
-    makes uploads slow enough to be interrupted.
+    makes uploads slow enough to be interrupted. `worker_process` is what starts the worker of a machine.
     """
 
     group = "local-group"
@@ -46,6 +46,7 @@ class LocalStack:
         upload_rate: int | None = None,
         web_processes: int = 2,
         settings: Mapping[str, str] | None = None,
+        worker_process: type[Child] = Child,
     ) -> None:
         self.root = root
         self.s3 = S3Server(root, upload_rate)
@@ -56,6 +57,7 @@ class LocalStack:
         self.workers: list[Worker] = []
         self._database_url = database_url
         self._web_processes = web_processes
+        self._worker_process = worker_process
         self._settings = settings or {}
         self._secret_key = secrets.token_urlsafe(32)
         self._api: Child | None = None
@@ -123,7 +125,7 @@ class LocalStack:
         `settings`: more environment variables. `module`: the program, if it is another worker than Kelpie's.
         """
         environment = {**self._worker_environment(machine_id), **(settings or {})}
-        worker = Worker(machine_id, self.root, environment, module)
+        worker = Worker(machine_id, self.root, environment, module, self._worker_process)
         self.workers.append(worker)
         worker.start()
         return worker
@@ -200,10 +202,16 @@ class Worker:
     """
 
     def __init__(
-        self, machine_id: str, root: Path, environment: Mapping[str, str], module: str = "kelpie_worker"
+        self,
+        machine_id: str,
+        root: Path,
+        environment: Mapping[str, str],
+        module: str = "kelpie_worker",
+        process: type[Child] = Child,
     ) -> None:
         self.machine_id = machine_id
         self._module = module
+        self._process = process
         self.disk = root / machine_id
         self.output = root / f"{machine_id}.out"
         self.log = root / f"{machine_id}.log"
@@ -223,7 +231,7 @@ class Worker:
     def start(self) -> None:
         """Start the worker, after `crash` with the same machine id and disk."""
         self.disk.mkdir(exist_ok=True)
-        self._child = Child(
+        self._child = self._process(
             self.machine_id,
             [sys.executable, "-m", self._module],
             folder=self._root,

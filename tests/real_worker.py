@@ -19,7 +19,7 @@ from kelpie_worker.system.linux import descendants
 from local_stack.processes import wait_for
 from local_stack.stack import NO_METADATA_SERVICE
 from tests.doubles.coordinator import FakeCoordinator
-from tests.warm_worker import WarmWorker
+from tests.warm_worker import WarmWorker, begins_plainly
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -68,7 +68,7 @@ class Worker:
         """`through` is a command line that runs the program whose command line follows it."""
         self.close()
         settings = {**self._environment, **environment}
-        if through or settings["PYTHONPATH"] != str(CHECKOUT):  # a Python that begins otherwise
+        if through or not begins_plainly(settings):
             self._process = subprocess.Popen(
                 [*through, sys.executable, "-m", "kelpie_worker"],
                 cwd=self.folder,
@@ -79,7 +79,7 @@ class Worker:
                 start_new_session=True,
             )
         else:
-            self._process = WarmWorker(self.folder, settings)
+            self._process = WarmWorker.piped(self.folder, settings)
         self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
         self._reader.start()
         return self

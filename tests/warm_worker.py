@@ -5,7 +5,8 @@ Half of what a short test with a worker costs is the import of its modules. The 
 
     python -m tests.warm_worker SOCKET
 
-is the Python that forks; it has one thread, for others would not be in the copy. It ends with its caller.
+is the Python that forks; it has one thread, for others would not be in the copy. It ends with its caller, and all
+that it started with it.
 """
 
 from __future__ import annotations
@@ -22,12 +23,15 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+from local_stack.exec_tied import die_with
+from local_stack.processes import CHECKOUT, Child
+
 MODULE = "kelpie_worker"
 # What the program imports at its start, and what its uploader imports for the first file.
 IMPORTED = (
@@ -41,18 +45,25 @@ LONGEST_REQUEST = 256 * 1024  # bytes
 
 
 class WarmWorker:
-    """What a test needs of `subprocess.Popen`: its process stays a zombie until it has been waited for."""
+    """What tests need of `subprocess.Popen`: its process stays a zombie until it has been waited for."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str], stdout: int, stderr: int) -> None:
         theirs, self._keeper = socket.socketpair()
-        reading, writing = os.pipe()
         request = pickle.dumps((str(folder), dict(environment)))
-        socket.send_fds(_server(), [request], [theirs.fileno(), sys.__stdout__.fileno(), writing])
+        socket.send_fds(_server(), [request], [theirs.fileno(), stdout, stderr])
         theirs.close()
-        os.close(writing)
-        self.stderr: IO[str] = os.fdopen(reading, encoding="utf-8")
-        self.pid = self._number()
+        self.stderr: IO[str] | None = None
         self.returncode: int | None = None
+        self.pid = self._number()
+
+    @classmethod
+    def piped(cls, folder: Path, environment: Mapping[str, str]) -> WarmWorker:
+        """With its standard error at `stderr`."""
+        reading, writing = os.pipe()
+        worker = cls(folder, environment, sys.__stdout__.fileno(), writing)
+        os.close(writing)
+        worker.stderr = os.fdopen(reading, encoding="utf-8")
+        return worker
 
     def send_signal(self, number: int) -> None:
         if self.returncode is None:
@@ -61,10 +72,17 @@ class WarmWorker:
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
+    def poll(self) -> int | None:
+        with suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
     def wait(self, timeout: float | None = None) -> int:
         """The exit code; minus the signal's number after a death by signal."""
         if self.returncode is None:
-            if not select.select([self._keeper], [], [], timeout)[0]:
+            told = select.poll()
+            told.register(self._keeper, select.POLLIN)
+            if not told.poll(None if timeout is None else timeout * 1000):
                 raise subprocess.TimeoutExpired(MODULE, timeout or 0)
             self.returncode = self._number()
             self._keeper.close()
@@ -73,6 +91,27 @@ class WarmWorker:
     def _number(self) -> int:
         [number] = array.array("q", self._keeper.recv(8, socket.MSG_WAITALL))
         return number
+
+
+class WarmChild(Child):
+    """A worker of a local stack, started so."""
+
+    def _begun(
+        self,
+        command: Sequence[str],
+        cwd: Path,
+        env: Mapping[str, str] | None,
+        out: IO[bytes],
+        err: IO[bytes],
+    ) -> Any:
+        if command[-2:] == ["-m", MODULE] and env and begins_plainly(env):
+            return WarmWorker(cwd, env, out.fileno(), err.fileno())
+        return super()._begun(command, cwd, env, out, err)
+
+
+def begins_plainly(environment: Mapping[str, str]) -> bool:
+    """Whether a Python of that environment runs nothing of a test's before its program."""
+    return environment.get("PYTHONPATH") == str(CHECKOUT)
 
 
 @cache
@@ -104,6 +143,7 @@ def serve(requests: socket.socket) -> None:
     for module in IMPORTED:
         importlib.import_module(module)
 
+    server = os.getpid()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers are reaped by the kernel
     while True:
         request, descriptors, _, _ = socket.recv_fds(requests, LONGEST_REQUEST, 3)
@@ -111,17 +151,19 @@ def serve(requests: socket.socket) -> None:
             return
         if not os.fork():
             requests.close()
-            keep(*pickle.loads(request), *descriptors)
+            keep(server, *pickle.loads(request), *descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
 
 
-def keep(folder: str, environment: dict[str, str], test: int, stdout: int, stderr: int) -> None:
+def keep(server: int, folder: str, environment: dict[str, str], test: int, stdout: int, stderr: int) -> None:
     """Tell the test the worker's id, then its exit code, and reap it once the test has read that."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    pid = os.fork()
+    die_with(server, signal.SIGKILL)
+    keeper, pid = os.getpid(), os.fork()
     if not pid:
         os.close(test)
+        die_with(keeper, signal.SIGKILL)
         become_worker(folder, environment, stdout, stderr)
     os.close(stdout)
     os.close(stderr)

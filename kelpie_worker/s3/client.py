@@ -60,8 +60,10 @@ def _client(settings: StorageSettings) -> "S3Client":
         retries={"total_max_attempts": 1},
         **checksums,
     )
-    url = session.client("s3", config=common).meta.endpoint_url
-    if url.startswith("https:"):
+    # To make a client takes long, and AWS's own address is known to one only.
+    named = settings.endpoint
+    url = named.value if named else session.client("s3", config=common).meta.endpoint_url
+    if url.lower().startswith("https:"):
         settings.check_authorities()
     proxy = settings.proxy(url)
     through = ClientConfig(proxies={urlsplit(url).scheme: proxy.url} if proxy else {})

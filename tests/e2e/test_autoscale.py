@@ -17,6 +17,7 @@ from local_stack.stack import LocalStack, Worker
 from tests.conftest import own_database
 from tests.doubles.fleet import KEY, FleetDouble
 from tests.doubles.tokens import TokenDouble
+from tests.warm_worker import WarmChild
 
 # Seconds. One more job runs until all these are done and the fleet has shrunk around it.
 DURATIONS = [0.5 + 0.5 * (number % 4) for number in range(59)]
@@ -111,7 +112,7 @@ def scaled(server_url: str, fleet: RealFleet) -> Iterator[LocalStack]:
     with (
         own_database(server_url) as url,
         scratch_folder() as root,
-        LocalStack(root, database_url=url, web_processes=1, settings=settings) as stack,
+        LocalStack(root, database_url=url, web_processes=1, settings=settings, worker_process=WarmChild) as stack,
     ):
         yield stack
 

@@ -20,6 +20,7 @@ from local_stack.rehearsal.record import Attempt, Record
 from local_stack.rehearsal.rehearsal import BUCKET, RECORDER, Plan, Rehearsal, RehearsalError, write_plan
 from local_stack.stack import LocalStack
 from tests.local_stack.pace import set_pace
+from tests.warm_worker import WarmChild
 
 EXAMPLES = CHECKOUT / "examples"
 # A pause of a command that sleeps ends when what it saved is in the bucket (`set_pace`).
@@ -37,7 +38,7 @@ Rehearsed = Callable[..., Report]
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[LocalStack]:
-    with scratch_folder() as root, LocalStack(root, web_processes=1) as running:
+    with scratch_folder() as root, LocalStack(root, web_processes=1, worker_process=WarmChild) as running:
         running.s3.create_bucket(BUCKET)
         yield running
 
