@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from local_stack.client import ApiClient, Job
-from local_stack.processes import CHECKOUT, scratch_folder, wait_for
+from local_stack.processes import CHECKOUT, Child, scratch_folder, wait_for
 from local_stack.stack import LocalStack, Worker
 from tests.conftest import own_database
 from tests.doubles.fleet import KEY, FleetDouble
@@ -126,14 +126,18 @@ def job_of(group: str, command: str, *arguments: str) -> Job:
     }
 
 
-def run_autoscaler(stack: LocalStack) -> None:
-    ran = subprocess.run(
-        [sys.executable, Path(CHECKOUT) / "scripts" / "autoscale"],
-        env=stack.coordinator_environment(),
-        capture_output=True,
-        text=True,
-    )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+@contextmanager
+def autoscaler(stack: LocalStack) -> Iterator[None]:
+    """The autoscaler, as it runs beside an API, and with no rule that it could not apply."""
+    script = Path(CHECKOUT) / "scripts" / "autoscale"
+    environment = stack.coordinator_environment()
+    program = Child("autoscaler", [sys.executable, script, "--interval", "1"], folder=stack.root, env=environment)
+    try:
+        yield
+    finally:
+        program.stop()
+    assert program.wait(0) == 0, program.log_tail()
+    assert "failed" not in program.output.read_text()
 
 
 def drawn(chart: list[tuple[float, int, int]]) -> str:
@@ -163,15 +167,22 @@ def test_sixty_jobs_scale_a_group_up_to_its_limit_and_down_to_a_stop(
     others = [job_of(fleet.group_id, "sleep", str(seconds)) for seconds in DURATIONS]
     ids = [job["id"] for job in client.submit_batch([last, *others])]
 
-    began = time.monotonic()
-    while fleet.changes[-1:] != [("stop", fleet.group(fleet.group_id)["name"], None)]:
-        assert time.monotonic() < began + LONGEST, f"the group was not stopped:\n{drawn(fleet.chart)}"
-        run_autoscaler(scaled)
-        fleet.follow(scaled, key)
-        newest = client.scaling_decisions(fleet.group_id)[0]
-        fleet.chart.append((time.monotonic() - began, len(fleet.workers), newest["active"]))
-        if newest["active"] == len(fleet.workers) == 1:
-            enough.touch()
+    began, known = time.monotonic(), 0
+
+    def decision() -> Job | None:
+        """What the autoscaler decided since."""
+        newest = client.scaling_decisions(fleet.group_id)[:1]
+        return newest[0] if newest and newest[0]["id"] > known else None
+
+    with autoscaler(scaled):
+        while fleet.workers or fleet.changes[-1:] != [("stop", fleet.group(fleet.group_id)["name"], None)]:
+            assert time.monotonic() < began + LONGEST, f"the group was not stopped:\n{drawn(fleet.chart)}"
+            newest = wait_for(decision, "the next decision", timeout=60)
+            known = newest["id"]
+            fleet.follow(scaled, key)
+            fleet.chart.append((time.monotonic() - began, len(fleet.workers), newest["active"]))
+            if newest["active"] == len(fleet.workers) == 1:
+                enough.touch()
     record_property("chart", drawn(fleet.chart))
 
     replicas = [count for _, count, _ in fleet.chart]

@@ -6,6 +6,7 @@ Each point is tried twice: the same machine comes back with its disk, and it is 
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -84,8 +85,9 @@ class Scene:
         key = f"{self.name}/checkpoint/state"
         return self.stack.s3.get(BUCKET, key) if key in self.stack.s3.keys(BUCKET, key) else None
 
-    def left_on_disk(self) -> list[Path]:
-        return [path for name in ("in", "checkpoint", "out") for path in (self.worker.disk / name).rglob("*")]
+    def left_on_disk(self) -> bool:
+        folders = [self.worker.disk / name for name in ("in", "checkpoint", "out")]
+        return any(any(folder.iterdir()) for folder in folders if folder.exists())
 
 
 def wait_until_held(hold: Hold) -> None:
@@ -124,10 +126,11 @@ def while_wiping(scene: Scene) -> None:
     inputs = scene.worker.disk / "in"
 
     def files() -> int:
-        return sum(1 for _ in inputs.glob("*"))
+        return len([*os.scandir(inputs)])
 
     wait_for(lambda: files() > FILES_TO_WIPE, "the command to make its files")
     scene.hurry.touch()
+    wait_for(lambda: '"command_exited"' in scene.worker.log.read_text(), "the command to end")
     wait_for(lambda: files() < FILES_TO_WIPE, "some files to be wiped", pause=0.001)
     assert files(), "the wipe was over before it could be interrupted"
 
