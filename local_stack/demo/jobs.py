@@ -17,7 +17,7 @@ COUNT_TO = 400
 SECONDS_PER_STEP = 0.1
 EPOCHS = 40
 SECONDS_PER_EPOCH = 1
-BLOCKS = 300
+BLOCKS = 120
 
 HEARTBEAT_INTERVAL = 2  # seconds; an hour-long job would take 30
 
