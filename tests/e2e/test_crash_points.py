@@ -126,7 +126,7 @@ def while_wiping(scene: Scene) -> None:
     inputs = scene.worker.disk / "in"
 
     def files() -> int:
-        return len([*os.scandir(inputs)])
+        return len([*os.scandir(inputs)]) if inputs.exists() else 0
 
     wait_for(lambda: files() > FILES_TO_WIPE, "the command to make its files")
     scene.hurry.touch()
