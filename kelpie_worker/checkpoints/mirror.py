@@ -25,10 +25,13 @@ class Look:
     final: bool = False  # the command has ended: what is found now is all there will be
     at_rest: bool = True  # two scans in a row agreed; else the longest wait for that is over
     shows_removals: bool = True  # what was not found is gone, and not only hidden
+    is_one_state: bool = True  # the directory was so at one moment; else a part may be older than another
     opened: OpenFiles = field(default_factory=OpenFiles)
 
-    def without(self, removed: Collection[str]) -> Look:
-        return replace(self, found={path: seen for path, seen in self.found.items() if path not in removed})
+    def without(self, removed: Collection[str], is_one_state: bool = True) -> Look:
+        """The look without files that were removed since; whether the directory was so says `is_one_state`."""
+        found = {path: seen for path, seen in self.found.items() if path not in removed}
+        return replace(self, found=found, is_one_state=self.is_one_state and is_one_state)
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Sequel:
 
     is_whole: bool  # report what the bucket has, less what is deleted: it is one state of the directory
     delete: tuple[str, ...]  # after that, the objects of these files
+    is_unproven: bool  # all was sent, and a look that finds nothing changed will show that it is one state
     unsteady: frozenset[str]  # files left out that the bucket did not refuse: they are, or were, being written
     up_to_date: bool  # what is left out can wait until something changes, or until refusals are tried again
 
@@ -77,6 +81,7 @@ class Mirror:
         ----------------------------------------------------------  ----------  -----  -------  ------
         nothing written or removed since the last generation        -           -      -        change
         a new file                                                  new         yes    -        change
+        the same, where the directory does not hold still           new         -      -        change
         a file replaced by a new version                            file        yes    -        change
         a file that grows without a rest, after it was sent once    file        yes    -        change
         the same, sent again too often, beside a new file           new         -      -        change
@@ -90,6 +95,7 @@ class Mirror:
         the same, beside a new file                                 new         yes    -        change
         a file removed before the last generation                   -           yes    old      change
         the same, beside a new file                                 new         yes    old      change
+        the same, where the directory does not hold still           new         -      -        change
         the same, hidden by a link or in a closed folder            -           -      -        change
         the same, where deletes are not mirrored                    -           -      -        change
         a new file that is open for writing, beside a new one       -           -      -        soon
@@ -111,7 +117,8 @@ class Mirror:
         final: a refused file                                       no          yes    -        end
 
     A file that is left out keeps the others' generation from being whole. If the bucket has no version of it, it
-    keeps deletions back, too: it may be what takes the place of the removed files.
+    keeps deletions back, too: it may be what takes the place of the removed files. A look at a directory that does
+    not hold still does both: what it shows may name files that were not there yet when they were looked for.
     """
 
     def __init__(self, files: TrackedFiles, stability: Stability, pacing: Pacing, mirrors_deletes: bool) -> None:
@@ -156,12 +163,14 @@ class Mirror:
             return None
         left_out = sent.restless | self.files.changed(look.found).keys()
         # What takes the place of the removed files may be among those that the bucket has no version of.
-        delete = () if any(self.files[path].sent is None for path in left_out) else sent.removed
+        may_delete = look.is_one_state and all(self.files[path].sent is not None for path in left_out)
+        delete = sent.removed if may_delete else ()
         refused = {path for path in left_out if self.files[path].refused}
         not_due = {path for path in refused if now < self.files[path].try_again_at}
         return Sequel(
-            is_whole=bool(sent.files or delete) and not left_out,
+            is_whole=bool(sent.files or delete) and not left_out and look.is_one_state,
             delete=delete,
+            is_unproven=bool(sent.files) and not left_out and not look.is_one_state,
             unsteady=left_out - refused,
             up_to_date=not left_out if look.final else left_out <= not_due | sent.held,
         )

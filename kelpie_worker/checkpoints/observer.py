@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from kelpie_worker.checkpoints.fence import Fence
@@ -15,11 +15,12 @@ from kelpie_worker.config import WatchTimes
 from kelpie_worker.job import ObjectKey, SyncBlock
 from kelpie_worker.s3.objects import Absent, Version
 from kelpie_worker.system.linux import boottime
-from kelpie_worker.workspace.file_version import Snapshot
+from kelpie_worker.workspace.file_version import Signature, Snapshot
 from kelpie_worker.workspace.scan import Scanner
 
 _SHORTEST_SCAN_PAUSE, _LONGEST_SCAN_PAUSE = 2.0, 60.0  # seconds
 _SCAN_PAUSE_FACTOR = 20  # times as long as a scan takes
+_LONGEST_TRY = 0.5  # seconds of scans one right after the other, of a directory that does not hold still
 _SHORTEST_STABILITY = 0.01  # seconds; below it a second write could bear the first one's time
 
 
@@ -94,10 +95,42 @@ class DirectoryObserver:
             if look.found == before.found and self.file_events.quiet_for() >= self._times.debounce:
                 return look
             if self._times.max_wait is not None and time.monotonic() - began >= self._times.max_wait:
-                return replace(look, at_rest=False)
+                return replace(self._look_in_motion(look), at_rest=False)
             before = look
             check()
-        return self.look()
+        look = self.look()
+        return replace(look, is_one_state=self._agree(before.found, look.found))
+
+    def _look_in_motion(self, before: Look) -> Look:
+        """A look at a directory that does not hold still, if possible at one state of it.
+
+        What one scan finds may never have been there together: it saw `latest` after a change, and the files that
+        `latest` names before it. What two scans find was there together after the first and before the second.
+        """
+        until = time.monotonic() + _LONGEST_TRY
+        while True:
+            look = self.look()
+            if self._agree(before.found, look.found):
+                return look
+            if time.monotonic() >= until:
+                return replace(look, is_one_state=False)
+            before = look
+
+    def still_shows(self, found: Snapshot, without: Collection[str]) -> bool:
+        """Whether another scan finds the same but for the files `without`: then it was so without them, too."""
+        left = {path: version for path, version in found.items() if path not in without}
+        return self._agree(left, self._overlaps.left_to(self._block, self._scanner.scan()))
+
+    def _agree(self, before: Snapshot, after: Snapshot) -> bool:
+        """Whether two scans find the same files, as they were or with more at their ends: a log never rests."""
+        return before.keys() == after.keys() and all(
+            version == before[path] or self._has_grown(path, before[path], version)
+            for path, version in after.items()
+        )
+
+    def _has_grown(self, path: str, before: Signature, after: Signature) -> bool:
+        is_longer = before.file == after.file and before.size < after.size
+        return is_longer and not self._files[path].movement.rewritten
 
     def wait_for_change(self) -> None:
         """Sleep until something happens in the directory, or for the usual pause between scans."""

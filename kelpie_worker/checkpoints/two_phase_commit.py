@@ -51,6 +51,7 @@ class NotSent:
     refused: dict[str, StorageRefused | Unsaid] = field(default_factory=dict)
     removed: set[str] = field(default_factory=set)  # deleted together with their directories
     held: set[str] = field(default_factory=set)  # files that grew, and turned out to cost too much
+    is_one_state: bool = True  # the directory has been as the others are, without those that were removed
 
 
 class Generations:
@@ -115,11 +116,17 @@ class Generations:
         return size / self._rate
 
     def send(
-        self, files: Snapshot, final: bool = False, is_whole: bool = False, removed: Iterable[str] = ()
+        self,
+        files: Snapshot,
+        still_shows: Callable[[Collection[str]], bool],
+        final: bool = False,
+        is_whole: bool = False,
+        removed: Iterable[str] = (),
     ) -> NotSent:
         """Prepare all files, then commit them, without those that are rewritten even while they are copied.
 
-        With `final` no file is left out for what it costs. `is_whole` says whether the bucket lacks only these of
+        `still_shows` looks whether the directory is as it was found, but for some files that were removed. With
+        `final` no file is left out for what it costs. `is_whole` says whether the bucket lacks only these of
         the directory's files, and `removed` which keys are to be deleted next: the objects' marks have both.
 
         Raises Spoiled before anything is visible; the storage's errors; a refusal only if all files were refused.
@@ -129,7 +136,7 @@ class Generations:
         began = time.monotonic()
         prepared: dict[str, Prepared] = {}
         try:
-            not_sent = self._prepare(files, prepared, final)
+            not_sent = self._prepare(files, prepared, final, still_shows)
             if not prepared:
                 return not_sent
             for upload in prepared.values():
@@ -190,7 +197,13 @@ class Generations:
         finally:
             upload.abort()
 
-    def _prepare(self, files: Snapshot, prepared: dict[str, Prepared], final: bool) -> NotSent:
+    def _prepare(
+        self,
+        files: Snapshot,
+        prepared: dict[str, Prepared],
+        final: bool,
+        still_shows: Callable[[Collection[str]], bool],
+    ) -> NotSent:
         left = NotSent()
         spoiled = False
         for path in prepare_order(files, WHOLE_SIZE):
@@ -214,9 +227,14 @@ class Generations:
                 # where files are created and deleted all the time, the others do not wait for a quiet moment
                 else:
                     spoiled = True
-        if not spoiled:
-            self._spoiled_in_a_row = 0
         self._drop_halves(prepared, left.removed)
+        # Old checkpoints may go, but not together with a change of what names them: `latest` was read before it.
+        left.is_one_state = not left.removed or still_shows(left.removed)
+        if not left.is_one_state and self._spoiled_in_a_row < _SPOILED_BEFORE_COPY:
+            self._spoiled_in_a_row += 1
+            raise Spoiled(f"{sorted(left.removed)[0]} was removed, and other files changed")
+        if not spoiled and left.is_one_state:
+            self._spoiled_in_a_row = 0
         return left
 
     def _is_removed(self, path: str) -> bool:

@@ -111,7 +111,7 @@ class Checkpoints:
         self._mirror = Mirror(self.files, self.stability, pacing, block.mirrors_deletes)
         self._deletions = Deletions(job, block, fence, overlaps, self._key_of, history.sent)
         self._aside_transfer = context.transfer.slower()
-        self._is_unreported = False  # a file that was sent aside belongs to no generation that was reported
+        self._is_unreported = False  # what was sent, aside or of a directory in motion, was in no report yet
         self._unsteady: Collection[str] = ()  # files that the last generation left out, for they move
         self._unsteady_since: float | None = None
         self._finishing = threading.Event()
@@ -304,11 +304,12 @@ class Checkpoints:
         except Spoiled as error:
             logs.debug("checkpoint_spoiled", self._context.job, path=str(error))
             return False
-        look = look.without(not_sent.removed)
+        look = look.without(not_sent.removed, is_one_state=not_sent.is_one_state)
         decision = replace(decision, held=decision.held | not_sent.held)
         sequel = self._mirror.after(decision, look, time.monotonic())
         if sequel is None:
             return False
+        self._is_unreported = self._is_unreported or sequel.is_unproven
         if sequel.is_whole:
             self._tell_whole(sequel.delete)
         self._deletions.delete(sequel.delete, self.files, look.final)
@@ -359,14 +360,14 @@ class Checkpoints:
     def _send(self, decision: Send, look: Look) -> NotSent:
         """Upload a generation; returns the files left out. Raises Spoiled, storage's errors, Cancelled."""
         files = decision.files
-        is_whole = (
-            decision.is_all and not decision.restless and files.keys() == self.files.changed(look.found).keys()
-        )
+        is_whole = decision.is_all and not decision.restless and look.is_one_state
+        is_whole = is_whole and files.keys() == self.files.changed(look.found).keys()
         removed = [self._key_of(path)[1] for path in decision.removed]
         self._callbacks.busy([*files, *self._aside.paths])
         proven = self._contents.proven(files, look)
         try:
-            not_sent = self._generations.send(files, look.final, is_whole, removed)
+            still_shows = partial(self._observer.still_shows, look.found)
+            not_sent = self._generations.send(files, still_shows, look.final, is_whole, removed)
             self._note_refused(not_sent.refused)
             if self._finishing.is_set() and not_sent.refused.keys() == files.keys():  # only they are left
                 raise next(iter(not_sent.refused.values()))

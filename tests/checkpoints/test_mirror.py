@@ -156,6 +156,10 @@ def old_removed_before(watched: Directory) -> None:
     watched.remove_before("old")
 
 
+def in_motion(watched: Directory) -> None:
+    watched.looks |= {"at_rest": False, "is_one_state": False}
+
+
 def file_rewritten(watched: Directory) -> None:
     watched.rewrite("file")
 
@@ -200,6 +204,7 @@ def final(watched: Directory) -> None:
 ROWS = [
     Row("nothing written or removed since the last generation", ("-", "-", "-", "change")),
     Row("a new file", ("new", "yes", "-", "change"), [new]),
+    Row("the same, where the directory does not hold still", ("new", "-", "-", "change"), [new, in_motion]),
     Row("a file replaced by a new version", ("file", "yes", "-", "change"), [lambda w: w.write("file")]),
     Row(
         "a file that grows without a rest, after it was sent once",
@@ -235,6 +240,11 @@ ROWS = [
     Row("the same, beside a new file", ("new", "yes", "-", "change"), [old_removed, new]),
     Row("a file removed before the last generation", ("-", "yes", "old", "change"), [old_removed_before]),
     Row("the same, beside a new file", ("new", "yes", "old", "change"), [old_removed_before, new]),
+    Row(
+        "the same, where the directory does not hold still",
+        ("new", "-", "-", "change"),
+        [old_removed_before, new, in_motion],
+    ),
     Row(
         "the same, hidden by a link or in a closed folder",
         ("-", "-", "-", "change"),

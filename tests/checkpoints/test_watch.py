@@ -17,13 +17,14 @@ from typing import IO, Any
 
 import pytest
 
+from kelpie_worker.checkpoints import observer
 from kelpie_worker.checkpoints.mirror import Look
 from kelpie_worker.s3 import whose_fault
 from kelpie_worker.s3.errors import StorageRefused
 from kelpie_worker.system.linux import boottime
 from kelpie_worker.transfer import upload_buffer
 from kelpie_worker.transfer.part_sizes import WHOLE_SIZE
-from kelpie_worker.workspace.file_version import PinnedFile, Spoiled, signature_of
+from kelpie_worker.workspace.file_version import PinnedFile, Snapshot, Spoiled, signature_of
 from kelpie_worker.workspace.scan import Scanner
 from local_stack.processes import wait_for
 from local_stack.s3 import S3Server
@@ -600,6 +601,69 @@ def test_old_checkpoints_that_are_removed_while_newer_ones_go_up_spoil_nothing(
     assert set(keys_of(s3, bucket)) == {"step3/a/config", "step3/weights", "step3/optimizer"}
     assert {stored.key for stored in watched.checkpoints.whole} == {f"c/{key}" for key in keys_of(s3, bucket)}
     wait_for(lambda: s3.unfinished_uploads(bucket) == [], "nothing to be left of the uploads")
+
+
+def test_what_names_a_checkpoint_that_is_removed_while_it_goes_up_is_not_sent_without_it(
+    watched: Watched, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched.write("step1/weights", b"1")
+    watched.write("latest", b"step1")  # the newest, so that it is read first
+    prepare = watched.transfer.prepare
+
+    def go_on(path: str, *version: Any) -> Any:
+        if path.endswith("step1/weights"):
+            watched.write("step2/weights", b"2")
+            watched.write("latest", b"step2")
+            shutil.rmtree(watched.folder / "step1")
+        return prepare(path, *version)
+
+    monkeypatch.setattr(watched.transfer, "prepare", go_on)
+    assert not watched.checkpoints.cycle(final=False)
+    assert keys_of(s3, bucket) == {} and watched.checkpoints.whole == ()
+    assert watched.checkpoints.cycle(final=False)
+    assert keys_of(s3, bucket) == {"step2/weights": b"2", "latest": b"step2"}
+    assert len(watched.checkpoints.whole) == 2
+
+
+def test_what_a_scan_finds_in_a_directory_that_does_not_hold_still_is_sent_and_not_called_whole(
+    watched: Watched, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched.write("step1/weights", b"1")
+    watched.write("latest", b"step1")
+    scan, misses = Scanner.scan, itertools.cycle([{"step1/weights"}, set()])
+
+    def scan_too_early(scanner: Scanner) -> Snapshot:
+        found, missed = scan(scanner), next(misses)
+        return {path: version for path, version in found.items() if path not in missed}
+
+    monkeypatch.setattr(observer, "_LONGEST_TRY", 0.05)
+    with monkeypatch.context() as patch:
+        patch.setattr(Scanner, "scan", scan_too_early)
+        watched.checkpoints.cycle(final=False)
+    assert "latest" in keys_of(s3, bucket) and watched.checkpoints.whole == ()
+    assert watched.checkpoints.cycle(final=False)
+    assert {stored.key for stored in watched.checkpoints.whole} == {"c/step1/weights", "c/latest"}
+
+
+def test_a_log_that_never_rests_keeps_no_scan_from_being_one_state(
+    watched: Watched, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched.write("weights", b"w")
+    watched.write("log", b"1")
+    assert watched.checkpoints.cycle(final=False)
+    watched.write("weights", b"v")
+    scan = Scanner.scan
+
+    def scan_and_append(scanner: Scanner) -> Snapshot:
+        found = scan(scanner)
+        with (watched.folder / "log").open("ab") as log:
+            log.write(b"1")
+        return found
+
+    monkeypatch.setattr(Scanner, "scan", scan_and_append)
+    before = watched.checkpoints.whole
+    watched.checkpoints.cycle(final=False)
+    assert keys_of(s3, bucket)["weights"] == b"v" and watched.checkpoints.whole != before
 
 
 def test_files_that_come_and_go_all_the_time_keep_the_others_back_only_for_a_while(
