@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -131,15 +132,28 @@ class Reads:
 
 
 def reads(case: Case, claims: int) -> Reads:
-    """What claims read right after a round of housekeeping, on one session: others flush their counters late."""
-    with opened(case.url) as db, case.connection.transaction():
-        Maintenance(db).beat(Transaction(case.connection))
-    indexes, tables = case.counted(INDEX_READS), case.counted(READ_WHOLE)
-    pages = [pages_touched(case) for _ in range(claims)]
-    entries = {name: (now - indexes.get(name, 0)) / claims for name, now in case.counted(INDEX_READS).items()}
+    """What claims read, each right after a round of housekeeping, which says until when no lease can have lapsed.
+
+    All of it on one session: others flush their counters late.
+    """
+    entries: Counter[str] = Counter()
+    tables: set[str] = set()
+    pages = []
+    with opened(case.url) as db:
+        maintenance = Maintenance(db)
+        for _ in range(claims):
+            with case.connection.transaction():
+                maintenance.beat(Transaction(case.connection))
+            before, scans_before = case.counted(INDEX_READS), case.counted(READ_WHOLE)
+            pages.append(pages_touched(case))
+            entries.update(case.counted(INDEX_READS))
+            entries.subtract(before)
+            tables.update(
+                name for name, now in case.counted(READ_WHOLE).items() if now > scans_before.get(name, 0)
+            )
     return Reads(
-        {name: count for name, count in entries.items() if count},
-        [name for name, now in case.counted(READ_WHOLE).items() if now > tables.get(name, 0)],
+        {name: count / claims for name, count in entries.items() if count},
+        sorted(tables),
         int(statistics.median(pages)),
     )
 
