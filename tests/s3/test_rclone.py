@@ -23,13 +23,13 @@ A_DIRECTORY_PER_STEP = """
 for step in 1 2 3; do
   mkdir -p checkpoint/step-$step
   echo weights of $step > checkpoint/step-$step/weights; echo $step > checkpoint/latest
-  rm -rf checkpoint/step-$((step - 2)); sleep 1
+  rm -rf checkpoint/step-$((step - 2)); rest
 done
 """
 FIXED_NAMES = """
 for step in 1 2 3; do
   echo weights of $step > checkpoint/weights
-  echo optimizer of $step > checkpoint/.new && mv checkpoint/.new checkpoint/optimizer; sleep 1
+  echo optimizer of $step > checkpoint/.new && mv checkpoint/.new checkpoint/optimizer; rest
 done
 """
 LEFT_BY = {
@@ -69,17 +69,19 @@ def test_files_come_down_and_go_up_as_they_are(
         return {name.removesuffix(".gz"): gzip.decompress(content) for name, content in files.items()}
 
     s3.put(bucket, "in/a name/dätä", b"input")
-    script = (
-        f"mkdir -p out/deep; {saves} cp 'in/a name/dätä' 'out/deep/ä copy'; head -c 9000000 /dev/zero > out/parts"
-    )
+    rest = "rest() { until [ -e sent ]; do sleep 0.1; done; }"
+    outputs = "cp 'in/a name/dätä' 'out/deep/ä copy'; head -c 9000000 /dev/zero > out/parts"
+    script = f"mkdir -p out/deep; {rest}; {saves} {outputs}"
     job = coordinator.submit(**shell(script), sync=sync, compression=compression)
 
     worker = make_worker().start()
+    worker.wait_for("checkpoint_committed")
+    (worker.folder / "sent").touch()
 
     assert finished(coordinator, job)[0] == "completed"
     assert bytes_of("out/") == {"deep/ä copy": b"input", "parts": bytes(9_000_000)}
     assert bytes_of("checkpoint/") == LEFT_BY[saves]
-    assert len(worker.seen("checkpoint_committed")) > 1, "while the command ran"
+    assert len(worker.seen("checkpoint_committed")) > 1, "the rest of it"
 
 
 @pytest.mark.parametrize("saves", [A_DIRECTORY_PER_STEP, FIXED_NAMES], ids=["a-directory-per-step", "fixed-names"])
@@ -92,7 +94,7 @@ def test_another_worker_goes_on_from_the_checkpoint_of_one_that_vanished(
     saves: str,
 ) -> None:
     resumes = "[ -e checkpoint/weights ] || [ -e checkpoint/latest ]"
-    script = f"if {resumes}; then cp -r checkpoint out/; else {saves} sleep 600; fi"
+    script = f"rest() {{ sleep 1; }}; if {resumes}; then cp -r checkpoint out/; else {saves} sleep 600; fi"
     job = coordinator.submit(**shell(script), sync=sync)
     first = make_worker("first").start()
     wait_for(lambda: _is_reported(coordinator, job, LEFT_BY[saves]), "the report of the last checkpoint")
