@@ -54,6 +54,8 @@ from kelpie_worker.s3.objects import (
 )
 from kelpie_worker.s3.retrying import Calls
 from kelpie_worker.s3.whose_fault import Asked
+from kelpie_worker.system.backoff import Backoff
+from kelpie_worker.system.retry import retry, within
 from kelpie_worker.workspace.paths import own_name
 
 if TYPE_CHECKING:
@@ -65,6 +67,8 @@ if TYPE_CHECKING:
     )
 
 _NO_UPLOAD = "KelpieLooksWhetherItMayWrite"  # the id of no upload
+_PUT_TOGETHER = 300.0  # seconds for which storage may put parts together after a gateway has given up
+_BETWEEN_LOOKS = Backoff(0.5, 10.0)
 _KEYS_TRIED = 10  # objects whose names are tried where an upload of another name is forbidden
 _OF_A_DATE = 1.0  # seconds by which the dates of one moment differ, since they are whole ones
 
@@ -345,18 +349,21 @@ class Storage:
         """Complete a multipart upload and verify that the object is what was sent. `over` as in `put`.
 
         Storage may take minutes to put the parts together. The answer is lost then, and to the next try the upload
-        is gone: what counts is the object that is there.
+        is gone: what counts is the object that is there, or comes. A gateway may give up waiting long before.
         """
         listed: Any = {"Parts": [{"PartNumber": part.number, "ETag": part.etag} for part in parts]}
         etag = _multipart_etag(parts)
         what = f"completing {target.bucket}/{target.key}"
         became = partial(self._became, target, upload_id, (etag, size), over)
+        tries = 0
 
         def is_sent(found: "HeadObjectOutputTypeDef") -> bool:
             return (stored_by(found).etag, found.get("ContentLength")) == (etag, size)
 
         def store(condition: Condition) -> Stored:
             def once() -> Any:
+                nonlocal tries
+                tries += 1
                 answer = self._complete_once(target, upload_id, listed, condition)
                 if answer.get("ETag") is not None:
                     return answer
@@ -371,12 +378,16 @@ class Storage:
         try:
             stored = self._conditions.store_over(over, target, is_sent, store)
         except NoUpload:
-            stored = self._completed_before(target, became)
+            stored = self._completed_before(target, became, _PUT_TOGETHER if tries > 1 else 0.0)
         self._shared.open_uploads.over(upload_id)
         return stored
 
-    def _completed_before(self, target: Target, became: Callable[[], Any]) -> Stored:
-        """The object that an upload became whose completion was not answered; if none, StorageUnreachable."""
+    def _completed_before(self, target: Target, became: Callable[[], Any], patience: float) -> Stored:
+        """The object that an upload became whose completion was not answered; if none, StorageUnreachable.
+
+        It is looked for at least for `patience` seconds.
+        """
+        what = f"verifying {target.bucket}/{target.key}"
 
         def once() -> Stored:
             try:
@@ -384,7 +395,13 @@ class Storage:
             except NotThere as error:
                 raise StorageUnreachable(f"{target.bucket}/{target.key} is not what was uploaded") from error
 
-        return self._calls.repeated(f"verifying {target.bucket}/{target.key}", once)
+        return retry(
+            lambda: self._calls.repeated(what, once),
+            on=(StorageUnreachable,),
+            backoff=_BETWEEN_LOOKS,
+            pause=self._calls.lease.pause,
+            until=within(patience),
+        )
 
     def _became(
         self, target: Target, upload_id: str, content: tuple[str, int], over: ObjectState

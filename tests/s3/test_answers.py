@@ -234,6 +234,28 @@ def test_a_completion_that_was_not_answered_is_known_by_size_and_time_where_etag
     assert s3.get(bucket, "key") == b"content"
 
 
+def test_an_object_that_is_put_together_after_a_gateway_gave_up_is_waited_for(
+    shared: SharedClient, s3: S3Server, bucket: str, faulty: FaultyProxy
+) -> None:
+    """To send the file again would take as long again, and end in the same way."""
+    storage = Storage(shared, held(), max_retries=1)
+    upload = storage.begin(target(bucket))
+    part = storage.send_part(target(bucket), upload, 1, b"content")
+    completions = iter(["504 page", "gone"])
+    looks: list[str] = []
+
+    def decide(method: str, path: str) -> str | None:
+        if method == "HEAD":
+            looks.append(path)
+            if len(looks) == 3:
+                s3.put(bucket, "key", b"content")
+        return next(completions) if method == "POST" else None
+
+    faulty.fault = decide
+    storage.complete(target(bucket), upload, [part], 7, Absent())
+    assert len(looks) >= 3
+
+
 def test_an_object_that_an_upload_did_not_become_is_looked_at_as_often_as_a_call_is_repeated(
     shared: SharedClient, bucket: str, faulty: FaultyProxy
 ) -> None:
