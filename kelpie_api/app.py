@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import psycopg
 from flask import Flask
 
-from kelpie_api import encryption, logs, migrations
+from kelpie_api import logs
 from kelpie_api.config import Config
 from kelpie_api.dashboard import site
-from kelpie_api.db import HOW_TO_CONNECT, Transaction
-from kelpie_api.encryption import Seal
-from kelpie_api.errors import ConfigError, SchemaError, WrongSecretKey
-from kelpie_api.outage_log import OutageLog
+from kelpie_api.database_check import refuse_unfit_database
 from kelpie_api.routes import docs
 from kelpie_api.web import requests
 from kelpie_api.web.process import Coordinator
@@ -33,19 +29,3 @@ def create_app(config: Config) -> Flask:
     for rule in app.url_map.iter_rules("work.get_work"):
         (rule.methods or set()).discard("HEAD")
     return app
-
-
-def refuse_unfit_database(config: Config, outage: OutageLog | None = None) -> None:
-    """Raise SchemaError if the database answers and its schema is too old, ConfigError if it knows another key.
-
-    If it does not answer that is logged, and noted in `outage`.
-    """
-    try:
-        with psycopg.Connection.connect(config.database_url, **HOW_TO_CONNECT) as connection:
-            if problem := migrations.problem(connection):
-                raise SchemaError(problem)
-            encryption.require(Transaction(connection), Seal(config.secret_key))
-    except WrongSecretKey as error:
-        raise ConfigError(error.message) from None
-    except psycopg.Error as error:
-        (outage or OutageLog()).away("pool", error)

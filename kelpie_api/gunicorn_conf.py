@@ -23,8 +23,9 @@ except ConfigError as error:
 if settings.metrics_folder is None:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(gunicorn_worker.folder_for_counts())
 
+import kelpie_api.app  # noqa: F401 - before processes are forked, which then share its pages
 from kelpie_api import metrics
-from kelpie_api.app import refuse_unfit_database
+from kelpie_api.database_check import refuse_unfit_database
 
 bind = settings.bind
 workers = settings.web_processes

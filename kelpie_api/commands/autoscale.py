@@ -16,8 +16,8 @@ from uuid import UUID
 import click
 
 from kelpie_api import logs
-from kelpie_api.app import refuse_unfit_database
 from kelpie_api.config import Config
+from kelpie_api.database_check import refuse_unfit_database
 from kelpie_api.db import Database, Row
 from kelpie_api.errors import ConfigError, KelpieError, SchemaError
 from kelpie_api.salad.client import Salad
