@@ -52,8 +52,8 @@ pytest_plugins = ["tests.worker_fixtures"]
 
 OFFICIAL_IMAGE = "postgres:17"
 # What is written need not outlive the machine, and several stacks may use a server at once. A server that a test
-# kills is another one, and durable. Debian's Postgres compiles statements that a test forbids sequential scans, for
-# longer than they run.
+# kills is another one, and durable. Debian's Postgres compiles statements that a test forbids sequential scans,
+# for longer than they run.
 NOT_DURABLE = {"fsync": "off", "full_page_writes": "off", "max_connections": "300", "jit": "off"}
 SLOWEST = (
     "tests/containers/",
