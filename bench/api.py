@@ -263,8 +263,8 @@ def environment() -> dict[str, str]:
     return {name: secrets.token_hex(each)[:each] for name in names}
 
 
-def definition() -> dict[str, Any]:
-    """A job with inputs, checkpoints and outputs in a folder of its own."""
+def definition(variables: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """A job with inputs, checkpoints and outputs in a folder of its own, and with these variables or new ones."""
     folder = f"jobs/{uuid4()}"
     own = {"bucket": "my-bucket", "prefix": f"{folder}/state/", "local_path": "state"}
     data = {"bucket": "my-bucket", "prefix": "data/", "local_path": "data", "direction": "download"}
@@ -272,7 +272,7 @@ def definition() -> dict[str, Any]:
     return {
         "command": "python",
         "arguments": ["train.py", "--steps", "1000"],
-        "environment": environment(),
+        "environment": variables or environment(),
         "container_group_id": "submitted",
         "sync": {
             "before": [data, own | {"direction": "download"}],
@@ -284,6 +284,12 @@ def definition() -> dict[str, Any]:
     }
 
 
+def batch(target: Target, number: int) -> bytes:
+    variables = environment()  # the same for all: to make them takes the client longer than all else
+    submitted = [definition(variables) for _ in range(BATCH)]
+    return request("POST", "/jobs/batch", target.key, json.dumps(submitted).encode())
+
+
 MADE: dict[str, Callable[[Target, int], bytes]] = {
     "bare": lambda target, number: request("GET", "/"),
     "heartbeat": heartbeat,
@@ -292,9 +298,7 @@ MADE: dict[str, Callable[[Target, int], bytes]] = {
     "submit": lambda target, number: request("POST", "/jobs", target.key, json.dumps(definition()).encode()),
     "read": lambda target, number: request("GET", f"/jobs/{target.held[number]}", target.key),
     "page of 100": lambda target, number: request("GET", "/jobs?page_size=100", target.key),
-    "batch": lambda target, number: request(
-        "POST", "/jobs/batch", target.key, json.dumps([definition() for _ in range(BATCH)]).encode()
-    ),
+    "batch": batch,
 }
 
 

@@ -45,7 +45,8 @@ class Connection:
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sent = 0.0
-        self.received = b""
+        self.received = bytearray()
+        self.whole: int | None = None  # bytes of the answer, once they are known
 
     def send(self, request: bytes) -> None:
         self.sent = time.monotonic()
@@ -55,14 +56,16 @@ class Connection:
         """Read what is there; whether the answer is whole. Raises RuntimeError for a refusal."""
         read = self.socket.recv(1 << 20)
         self.received += read
-        head, end, body = self.received.partition(b"\r\n\r\n")
         if not read:
-            raise RuntimeError(f"the server closed the connection after {self.received[:200]!r}")
-        if not end or len(body) < length_of(head):
+            raise RuntimeError(f"the server closed the connection after {bytes(self.received[:200])!r}")
+        if self.whole is None:
+            head = self.received.find(b"\r\n\r\n")
+            self.whole = None if head < 0 else head + 4 + length_of(bytes(self.received[:head]))
+        if self.whole is None or len(self.received) < self.whole:
             return False
-        if not head.startswith(b"HTTP/1.1 2"):
-            raise RuntimeError(f"a request was answered {self.received[:500]!r}")
-        self.received = b""
+        if not self.received.startswith(b"HTTP/1.1 2"):
+            raise RuntimeError(f"a request was answered {bytes(self.received[:500])!r}")
+        self.received, self.whole = bytearray(), None
         return True
 
 

@@ -10,6 +10,7 @@ from kelpie_api.dashboard import site
 from kelpie_api.database_check import refuse_unfit_database
 from kelpie_api.routes import docs
 from kelpie_api.web import requests
+from kelpie_api.web.application import Application
 from kelpie_api.web.process import Coordinator
 
 
@@ -21,7 +22,7 @@ def create_app(config: Config) -> Flask:
     logs.configure(config.log_level)
     parts = Coordinator.of(config)
     refuse_unfit_database(config, parts.db.outage)
-    app = Flask(__name__, static_folder=None)
+    app = Application(__name__, static_folder=None)
     requests.prepare(app, parts)
     for blueprint in (*docs.DOCUMENTED, docs.blueprint, site.blueprint):
         app.register_blueprint(blueprint)

@@ -8,6 +8,7 @@ requested, at a limited rate, so that requests cannot keep the database busy.
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import struct
 import threading
@@ -58,7 +59,12 @@ refusals = Counter(
 def request_answered(method: str, route: str | None, status: int, seconds: float) -> None:
     """Count a request. `route` is the template, never the path: callers must not be able to add labels."""
     known = method if method in METHODS else UNKNOWN
-    requests.labels(known, route or UNKNOWN, str(status)).observe(seconds)
+    _requests_of(known, route or UNKNOWN, status).observe(seconds)
+
+
+@functools.cache  # of a few hundred
+def _requests_of(method: str, route: str, status: int) -> Histogram:
+    return requests.labels(method, route, str(status))
 
 
 def claim_answered(found: bool) -> None:

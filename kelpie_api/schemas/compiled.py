@@ -8,7 +8,7 @@ given whole (RequestSchema). So a rule still stands in one place, its field or i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, missing
@@ -18,6 +18,7 @@ from marshmallow.decorators import POST_LOAD, PRE_LOAD, VALIDATES, VALIDATES_SCH
 Load = Callable[[Any, str | None, Mapping[str, Any] | None], Any]
 LoadFields = Callable[[Mapping[str, Any]], dict[str, Any]]
 LoadOne = Callable[[Any], Any]
+LoadAll = Callable[[Collection[Any]], list[Any]]
 LoadBody = Callable[[Any, bool], Any]  # a body, and whether it is a list of objects
 Hook = Callable[..., Any]
 
@@ -124,29 +125,48 @@ def _load_by(field: fields.Field[Any], taken_as_they_are: Mapping[type, type]) -
     return load
 
 
+def _load_all_by(field: fields.Field[Any], taken_as_they_are: Mapping[type, type]) -> LoadAll:
+    """What loads many values as the field loads each; those that it takes as they are, without a look at each."""
+    load_one = _load_by(field, taken_as_they_are)
+    unchanged, validators = taken_as_they_are.get(type(field)), tuple(field.validators)
+    if unchanged is None or field.pre_load or field.post_load:
+        return lambda values: [load_one(value, None, None) for value in values]
+    only = frozenset({unchanged})
+
+    def load(values: Collection[Any]) -> list[Any]:
+        if not only.issuperset(map(type, values)):
+            return [load_one(value, None, None) for value in values]
+        for validate in validators:
+            for value in values:
+                validate(value)
+        return [*values]
+
+    return load
+
+
 def _change_of(field: fields.Field[Any], taken_as_they_are: Mapping[type, type]) -> Load:
     """The field's `_deserialize`; for lists and objects, one that loads what is in them by the short way, too."""
     if type(field) is fields.Nested and not field.schema.many and field.schema.unknown == EXCLUDE:
         load_one = _load_one_by(field.schema, taken_as_they_are)
         return lambda value, name, data: load_one(value)
     if type(field) is fields.List:
-        load_item = _load_by(field.inner, taken_as_they_are)
+        load_items = _load_all_by(field.inner, taken_as_they_are)
 
         def load_list(value: Any, name: str | None, data: Mapping[str, Any] | None) -> Any:
             if value.__class__ is not list:
                 return field._deserialize(value, name, data)
-            return [load_item(item, None, None) for item in value]
+            return load_items(value)
 
         return load_list
     if type(field) is fields.Dict and field.key_field and field.value_field:
-        load_key = _load_by(field.key_field, taken_as_they_are)
-        load_value = _load_by(field.value_field, taken_as_they_are)
+        load_keys = _load_all_by(field.key_field, taken_as_they_are)
+        load_values = _load_all_by(field.value_field, taken_as_they_are)
         as_marshmallow: Load = field._deserialize
 
         def load_dict(value: Any, name: str | None, data: Mapping[str, Any] | None) -> Any:
             if value.__class__ is not dict:
                 return as_marshmallow(value, name, data)
-            return {load_key(key, None, None): load_value(item, None, None) for key, item in value.items()}
+            return dict(zip(load_keys(value), load_values(value.values()), strict=True))
 
         return load_dict
     return field._deserialize

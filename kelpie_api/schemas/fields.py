@@ -27,6 +27,7 @@ NAME = validate.Length(min=1, max=LONGEST_NAME)
 WHOLE_NUMBER = r"[0-9]+(\.0+)?"  # of a query string, also as `3.0`
 _MOST_DIGITS = 20  # of such a number
 AT_A_TIME = 50  # rows that are made into answers before other threads run
+ONLY_STRINGS = frozenset({str})
 WRITTEN_AS_THEY_ARE: dict[type, type] = {fields.String: str, fields.Integer: int, fields.Boolean: bool}
 
 
@@ -265,10 +266,22 @@ def serializer_of(field: fields.Field[Any]) -> Callable[[Any, str, Mapping[str, 
     if type(field) is fields.UUID:
         return lambda value, column, row: str(value)
     if type(field) is fields.List and type(field.inner) is fields.String:
-        return lambda value, column, row: [as_string(item) for item in value]
+        return lambda value, column, row: value if are_strings(value) else [as_string(item) for item in value]
     if type(field) is fields.Dict and type(field.key_field) is type(field.value_field) is fields.String:
-        return lambda value, column, row: {str(name): as_string(item) for name, item in value.items()}
+        return lambda value, column, row: strings_in(value)
     return field._serialize
+
+
+def strings_in(value: Mapping[Any, Any]) -> Mapping[str, str | None]:
+    """An object whose names and values are strings, mostly the one that is given."""
+    if are_strings(value) and are_strings(value.values()):
+        return value
+    return {str(name): as_string(item) for name, item in value.items()}
+
+
+def are_strings(values: Iterable[Any]) -> bool:
+    """Whether each is a string, and none of a subclass."""
+    return ONLY_STRINGS.issuperset(map(type, values))
 
 
 def as_string(value: Any) -> str | None:

@@ -45,8 +45,12 @@ class Environments:
         return self._sealing
 
 
+# json.dumps would make an encoder for each.
+_write = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 def as_text(environment: Mapping[str, str]) -> str:
-    return json.dumps(environment, ensure_ascii=False, separators=(",", ":"))
+    return _write(environment)
 
 
 def opened(seal: Seal | None, job: Row) -> Row:
@@ -55,11 +59,16 @@ def opened(seal: Seal | None, job: Row) -> Row:
     if sealed is None:
         return job
     text = seal.open_row(job["id"], bytes(sealed)) if seal else None
-    return without_seal(job) | {"environment": None if text is None else json.loads(text)}
+    shown = without_seal(job)
+    shown["environment"] = None if text is None else json.loads(text)
+    return shown
 
 
 def without_seal(job: Row) -> Row:
-    return {name: value for name, value in job.items() if name != "sealed_environment"}
+    """A copy of a job without what is sealed in it."""
+    shown = dict(job)
+    shown.pop("sealed_environment", None)
+    return shown
 
 
 def older_processes(db: Database) -> list[str]:

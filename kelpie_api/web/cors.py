@@ -62,7 +62,10 @@ def allow_origin(allowed: tuple[str, ...], asked: Request, response: Response) -
     if "*" in allowed:
         response.headers["Access-Control-Allow-Origin"] = "*"
     else:
-        response.vary.add("Origin")
+        if "Vary" in response.headers:
+            response.vary.add("Origin")
+        else:
+            response.headers.add("Vary", "Origin")
         if origin not in allowed:
             return
         response.headers["Access-Control-Allow-Origin"] = origin
