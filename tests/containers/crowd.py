@@ -19,6 +19,7 @@ from tests.helpers import new_claim_id
 from tests.history import Call
 
 INTERVAL = 2  # seconds between the heartbeats that a job asks for
+RETRY = (0.2, 1.0)  # seconds until a call that was not answered is repeated
 EXPECTED = {200, 202, 409}
 Answer = requests.Response
 
@@ -133,7 +134,7 @@ class Member:
             answer = self.call(method, path, body)
             if answer is not None and answer.status_code != 503:
                 return answer
-            if self.crowd.stopped.wait(self.random.uniform(0.1, 0.4)):
+            if self.crowd.stopped.wait(self.random.uniform(*RETRY)):
                 return None
 
     def call(self, method: str, path: str, body: Any) -> Answer | None:

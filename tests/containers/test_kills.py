@@ -63,11 +63,12 @@ def drive_to_the_end(crowd: Crowd, db: Database) -> None:
         finisher.claim()
         while finisher.hands:
             finisher.say("completed", *finisher.hands.popleft())
+            finisher.claim()
         return count(db, UNFINISHED, tenant=crowd.tenant_id) == 0
 
     with finisher.caller:
         try:
-            wait_for(all_is_finished, "all jobs to be finished", timeout=240, pause=0)
+            wait_for(all_is_finished, "all jobs to be finished", timeout=240)
         except TimeoutError:
             print(
                 db.all("select * from queue"), db.all("select * from outages"), db.all("select * from coordinator")

@@ -43,9 +43,9 @@ def shell(stack: LocalStack, tmp_path: Path) -> dict[str, str]:
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def group(stack: LocalStack) -> Iterator[str]:
-    """A group of three machines."""
+    """A group of three machines, of which the last test loses one."""
     name = f"typed-{uuid.uuid4().hex[:8]}"
     machines = [stack.start_worker(f"{name}-{number}", {"SALAD_CONTAINER_GROUP_ID": name}) for number in range(3)]
     yield name
