@@ -2,11 +2,12 @@
 
 Usage: job.py STEPS PAUSE FILES HURRY. PAUSE is the seconds of each step, for as long as there is no file HURRY. It
 ends once there is one. `in/data` is the input, `checkpoint/state` the checkpoint, `out/result` the output.
-FILES empty files are made beside the input, so that wiping takes a while; without any it saves its last step again
-and again until it may end, so that there is always a checkpoint to come.
+FILES empty files are made beside the input, if it has time, so that wiping takes a while; without any it saves its
+last step again and again until it may end, so that there is always a checkpoint to come.
 """
 
 import hashlib
+import os
 import sys
 import time
 from pathlib import Path
@@ -36,8 +37,8 @@ print(f"resumed from step {first} of {steps}", flush=True)
 for step in range(first, steps):
     digest = hashlib.sha256(f"{digest} {step}".encode()).hexdigest()
     save(step + 1, digest)
-for number in range(files):
-    Path(f"in/{number}").touch()
+for number in range(0 if hurry.exists() else files):
+    os.mknod(f"in/{number}")
 again = 0
 while not hurry.exists():
     again += 1
