@@ -181,10 +181,15 @@ def block(bucket: str, name: str, **more: Any) -> dict[str, Any]:
 
 def is_alive(pid: int) -> bool:
     """Whether it runs; one that only waits to be reaped does not."""
+    return state_of(pid) not in "XZ"
+
+
+def state_of(pid: int) -> str:
+    """Of a process, as /proc shows it: R and S and D run, T is stopped, Z only waits to be reaped, X is gone."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
-        return False
+        return "X"
 
 
 def group_of(pid: int) -> list[int]:
@@ -210,12 +215,15 @@ def believing_refusals_soon(folder: Path) -> str:
 
 def kill_everything(worker: Worker) -> None:
     """Kill every process at once, like the loss of a machine: none can clean up after another."""
-    everybody = descendants(worker.pid)
-    for pid in everybody:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGSTOP)
+    everybody: set[int] = set()
+    while begun := {worker.pid, *descendants(worker.pid)} - everybody:  # also what began before its parent stopped
+        for pid in begun:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        wait_for(lambda new=begun: not any(state_of(pid) in "RSD" for pid in new), "them to stop", pause=0.001)
+        everybody |= begun
     worker.kill()
-    for pid in everybody:
+    for pid in everybody - {worker.pid}:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     wait_for(lambda: not any(map(is_alive, everybody)), "all processes to be gone")
