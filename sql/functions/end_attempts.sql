@@ -21,6 +21,7 @@
 -- does: what holds that row exclusively waits for no row of the queue.
 create or replace function end_attempts(the_job_id uuid, most integer) returns integer language plpgsql
   set enable_seqscan = off
+  set jit = off
 as $$
 declare
   patience constant interval := '90 seconds';

@@ -4,6 +4,7 @@
 create or replace function first_number_since(since timestamptz) returns bigint language plpgsql stable
   set enable_seqscan = off
   set enable_bitmapscan = off
+  set jit = off
 as $$
 declare
   lowest  bigint := 0;

@@ -1,6 +1,7 @@
 -- Removes the labels of jobs that are removed, by whichever statement.
 create or replace function forget_labels() returns trigger language plpgsql
   set enable_seqscan = off
+  set jit = off
 as $$
 begin
   delete from job_labels l

@@ -2,6 +2,7 @@
 -- queue, by whichever statement.
 create or replace function forget_open_jobs() returns trigger language plpgsql
   set enable_seqscan = off
+  set jit = off
 as $$
 begin
   insert into open_job_counts (tenant_id, jobs, bytes)

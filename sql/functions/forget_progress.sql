@@ -1,6 +1,7 @@
 -- Removes what is kept of the progress and the output of jobs that are removed, by whichever statement.
 create or replace function forget_progress() returns trigger language plpgsql
   set enable_seqscan = off
+  set jit = off
 as $$
 begin
   delete from progress p using gone g where p.job_id = g.id;

@@ -11,6 +11,7 @@ create or replace function has_room_for(
 ) returns boolean language plpgsql volatile
   set plan_cache_mode = force_generic_plan
   set enable_seqscan = off
+  set jit = off
 as $$
 declare
   near_jobs  constant bigint := 100000;

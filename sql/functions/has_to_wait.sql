@@ -3,6 +3,7 @@
 -- hand_out_job costs each claim something, also where it is never carried out.
 create or replace function has_to_wait(the_machine_id text, the_job_id uuid) returns boolean language plpgsql stable
   set enable_seqscan = off
+  set jit = off
 as $$
 begin
   return exists (select from pauses where job_id = the_job_id and machine_id in (the_machine_id, '') and until > now());

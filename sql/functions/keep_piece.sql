@@ -7,6 +7,7 @@ create or replace function keep_piece(
   the_job_id uuid, the_attempt integer, the_tenant_id bigint, the_most integer, the_start bigint, the_content bytea
 ) returns bigint language plpgsql
   set enable_seqscan = off
+  set jit = off
 as $$
 declare
   known outputs;

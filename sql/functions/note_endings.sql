@@ -5,6 +5,7 @@
 -- looks whether it has ended, so either it sees the end, or this sees its dependency.
 create or replace function note_endings() returns trigger language plpgsql
   set enable_seqscan = off
+  set jit = off
 as $$
 begin
   insert into dependency_endings (id, is_completed)

@@ -2,6 +2,7 @@
 -- the job's own environment, too. The detail has the job's place, the group, the name, and whether it is in the environment.
 create or replace function refuse_default_secrets(the_tenant_id bigint, the_submitted jsonb) returns void language plpgsql stable
   set enable_seqscan = off
+  set jit = off
 as $$
 declare
   refused jsonb;

@@ -14,6 +14,7 @@ create or replace function release_pauses(the_job_id uuid, the_attempt integer, 
   machine_id text, level integer, pause interval
 ) language plpgsql stable
   set enable_seqscan = off
+  set jit = off
 as $$
 #variable_conflict use_column
 begin

@@ -11,6 +11,7 @@ create or replace function renew_lease(
   set plan_cache_mode = force_generic_plan
   set enable_seqscan = off
   set enable_bitmapscan = off
+  set jit = off
 as $$
 #variable_conflict use_column
 declare

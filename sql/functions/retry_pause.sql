@@ -4,6 +4,7 @@
 create or replace function retry_pause(rule jsonb, the_job_id uuid, the_attempt integer) returns integer
 language plpgsql stable
   set enable_seqscan = off
+  set jit = off
 as $$
 declare
   in_a_row integer;

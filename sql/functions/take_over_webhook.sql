@@ -5,6 +5,7 @@ create or replace function take_over_webhook(
   the_job_id uuid, the_machine_id text, the_container_group text, the_sealed_key bytea
 ) returns boolean language plpgsql
   set enable_seqscan = off
+  set jit = off
 as $$
 begin
   update webhooks

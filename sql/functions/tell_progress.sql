@@ -9,6 +9,7 @@ create or replace function tell_progress(
   the_output_bytes bigint
 ) returns boolean language plpgsql
   set enable_seqscan = off
+  set jit = off
 as $$
 declare
   kept progress;

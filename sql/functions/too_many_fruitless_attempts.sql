@@ -3,6 +3,7 @@
 -- person begins the count anew (fruitful_attempt). A function of its own, whose plans a session keeps; end_attempts asks it.
 create or replace function too_many_fruitless_attempts(q queue, most integer) returns boolean language plpgsql stable
   set enable_seqscan = off
+  set jit = off
 as $$
 begin
   return most > 0

@@ -2,6 +2,7 @@
 -- oldest first; what is removed is answered. One process at a time does it; a round removes a thousand attempts of a tenant.
 create or replace function trim_outputs(the_most bigint) returns bigint language plpgsql
   set enable_seqscan = off
+  set jit = off
 as $$
 declare
   tenant record;

@@ -68,6 +68,13 @@ def test_the_rules_that_statements_share_disappear_in_their_plans(db: Database, 
     assert not re.search(rf"\b({'|'.join(SHARED)})\(", text), text
 
 
+def test_what_may_not_scan_is_not_compiled() -> None:
+    """A scan that there is no way around counts as so dear that Postgres compiles the statement each time."""
+    sources = {file.name: file.read_text() for file in (SQL_FOLDER / "functions").glob("*.sql")}
+    forbids = {name for name, text in sources.items() if "set enable_seqscan = off" in text}
+    assert forbids and forbids <= {name for name, text in sources.items() if "set jit = off" in text}
+
+
 def test_each_shared_rule_is_used() -> None:
     sources = [*SQL.by_name.values(), *(file.read_text() for file in (SQL_FOLDER / "functions").glob("*.sql"))]
     for function in SHARED:
