@@ -10,7 +10,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 points = {int(jobs): times for jobs, times in json.loads(Path(sys.argv[1]).read_text()).items()}
-figure, axes = pyplot.subplots(figsize=(7, 4), dpi=110)
+figure, axes = pyplot.subplots(figsize=(7, 4), dpi=110, layout="constrained")
 for kind in next(iter(points.values())):
     style = {"color": "grey", "linestyle": "dotted"} if kind == "no table" else {"marker": "o"}
     label = "a request that reads no table" if kind == "no table" else kind
@@ -20,6 +20,5 @@ axes.set_ylim(bottom=0)
 axes.set_xlabel("jobs in the database")
 axes.set_ylabel("median over HTTP, ms")
 axes.grid(alpha=0.3)
-axes.legend(frameon=False, fontsize="small")
-figure.tight_layout()
+figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize="small")
 figure.savefig(sys.argv[2])
