@@ -15,7 +15,7 @@ from kelpie_worker.config import WatchTimes
 from kelpie_worker.job import ObjectKey, SyncBlock
 from kelpie_worker.s3.objects import Absent, Version
 from kelpie_worker.system.linux import boottime
-from kelpie_worker.workspace.file_version import Signature, Snapshot
+from kelpie_worker.workspace.file_version import Snapshot
 from kelpie_worker.workspace.scan import Scanner
 
 _SHORTEST_SCAN_PAUSE, _LONGEST_SCAN_PAUSE = 2.0, 60.0  # seconds
@@ -124,13 +124,10 @@ class DirectoryObserver:
     def _agree(self, before: Snapshot, after: Snapshot) -> bool:
         """Whether two scans find the same files, as they were or with more at their ends: a log never rests."""
         return before.keys() == after.keys() and all(
-            version == before[path] or self._has_grown(path, before[path], version)
+            version == before[path]
+            or (version.is_longer(before[path]) and not self._files[path].movement.rewritten)
             for path, version in after.items()
         )
-
-    def _has_grown(self, path: str, before: Signature, after: Signature) -> bool:
-        is_longer = before.file == after.file and before.size < after.size
-        return is_longer and not self._files[path].movement.rewritten
 
     def wait_for_change(self) -> None:
         """Sleep until something happens in the directory, or for the usual pause between scans."""

@@ -169,7 +169,7 @@ def _is_log(file: TrackedFile) -> bool:
 
 def _has_grown(file: TrackedFile) -> bool:
     """Whether it has only become longer since it was uploaded."""
-    return bool(file.sent and file.seen and file.sent.file == file.seen.file and file.sent.size < file.seen.size)
+    return bool(file.sent and file.seen and file.seen.is_longer(file.sent))
 
 
 def _id(file: TrackedFile) -> FileId | None:

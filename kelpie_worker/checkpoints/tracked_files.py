@@ -112,10 +112,7 @@ class TrackedFile:
 
     def has_grown(self, version: Signature) -> bool:
         """Whether this version is what was sent, with more at its end, as far as is known."""
-        sent = self.sent
-        if sent is None or self.movement.rewritten:
-            return False
-        return sent.file == version.file and sent.size < version.size
+        return self.sent is not None and version.is_longer(self.sent) and not self.movement.rewritten
 
     def put_off(self, now: float) -> None:
         """Record a refusal: the file is tried again after a pause that grows with every refusal."""

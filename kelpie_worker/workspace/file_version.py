@@ -46,6 +46,10 @@ class Signature:
         """The file that it is a version of: an inode number alone may be on several disks."""
         return self.device, self.inode
 
+    def is_longer(self, before: "Signature") -> bool:
+        """Whether it is the same file with more bytes; not, whether it was only appended to."""
+        return self.file == before.file and self.size > before.size
+
     def is_but_renamed(self, other: "Signature") -> bool:
         """Whether both may be one version under two names.
 

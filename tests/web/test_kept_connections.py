@@ -62,7 +62,7 @@ def test_what_is_overdue_is_taken_from_those_that_wait(pairs: list[Kept]) -> Non
         kept.put(pair)
     assert kept.take_overdue(now=2.0) == pairs[:2] and kept[0] is pairs[2]
     pairs[0].client.send(b"too late")
-    assert kept.next_readable() is None, "its owner is whoever took it"
+    assert kept.next_readable() is None, "what took it has it"
 
 
 def test_a_connection_that_cannot_be_watched_is_not_kept(pairs: list[Kept]) -> None:
