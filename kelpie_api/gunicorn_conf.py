@@ -61,9 +61,18 @@ def on_starting(server: Arbiter) -> None:
         sys.exit(f"kelpie: {error}")
 
 
+# Seconds that a thread which computes, as for a page, may keep the others waiting. Python's own 5 ms pass at each
+# step of a request; a fifth of that takes no more processor time (bench/README.md, tabs).
+TURN = 0.001
+
+
 def post_worker_init(worker: gunicorn_worker.Worker) -> None:
-    """Leave what the start made out of each search for garbage: it stays as long as the process, and to go through
-    all of it takes tens of milliseconds, in which no thread runs."""
+    """Have threads take turns often, and leave what the start made out of each search for garbage.
+
+    That stays as long as the process, and to go through all of it takes tens of milliseconds, in which no thread
+    runs.
+    """
+    sys.setswitchinterval(TURN)
     gc.collect()
     gc.freeze()
 
