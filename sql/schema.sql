@@ -95,6 +95,7 @@ create table checkpoints (
 create table coordinator (
   only_row boolean default true not null,
   seen timestamp with time zone not null,
+  recovered timestamp with time zone,
   constraint coordinator_only_row_check CHECK (only_row),
   constraint coordinator_pkey PRIMARY KEY (only_row)
 ) with (fillfactor=10);
@@ -553,6 +554,12 @@ create table signing_secrets (
   constraint signing_secrets_user_id_fkey FOREIGN KEY (user_id) REFERENCES users(id) ON DELETE CASCADE
 );
 
+create table since_crash (
+  only_row boolean default true not null,
+  constraint since_crash_only_row_check CHECK (only_row),
+  constraint since_crash_pkey PRIMARY KEY (only_row)
+);
+
 create table stopping_groups (
   container_group text not null,
   until timestamp with time zone not null,
@@ -881,6 +888,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 
 -- function hand_out_job(the_tenant_id bigint, the_container_group text, the_machine_id text, the_claim_id uuid, the_actor text, the_sealed_key bytea, the_lines text[], the_speaks text[]) returns SETOF jobs
 
+-- function has_crashed() returns boolean
+
 -- function has_room_for(the_tenant_id bigint, new_jobs bigint, new_bytes bigint, most_jobs bigint, most_bytes bigint) returns boolean
 
 -- function has_to_wait(the_machine_id text, the_job_id uuid) returns boolean
@@ -910,6 +919,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 -- function may_end(q queue, scope bigint, groups text[], the_machine_id text, the_attempt integer) returns boolean
 
 -- function next_matching(driver text, tenant_ids bigint[], groups text[], wanted jsonb, driving job_status[], beyond bigint, oldest_first boolean, portion integer) returns bigint[]
+
+-- function note_crash() returns trigger
 
 -- function note_endings() returns trigger
 
@@ -1008,6 +1019,8 @@ CREATE TRIGGER guard_job BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION gua
 CREATE TRIGGER keep_slots_of_new_jobs BEFORE INSERT ON queue FOR EACH ROW WHEN (new.sweep_id IS NOT NULL) EXECUTE FUNCTION keep_slots();
 
 CREATE TRIGGER keep_slots_of_parked_jobs BEFORE UPDATE ON queue FOR EACH ROW WHEN (new.sweep_id IS NOT NULL AND old.parked IS NULL AND new.parked IS NOT NULL) EXECUTE FUNCTION keep_slots();
+
+CREATE TRIGGER note_crash BEFORE UPDATE ON coordinator FOR EACH ROW EXECUTE FUNCTION note_crash();
 
 CREATE TRIGGER note_endings AFTER DELETE ON queue REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION note_endings();
 

@@ -124,7 +124,8 @@ EMPTY = """
     delete from progress; delete from progress_points;
     delete from outputs; delete from output_pieces; delete from output_sizes;
     delete from secrets; delete from signing_secrets; -- the administrator's
-    update coordinator set seen = now();
+    insert into since_crash default values on conflict do nothing;
+    update coordinator set seen = now(), recovered = null;
 """
 MANY = 1000  # rows, from which on a truncate is faster
 

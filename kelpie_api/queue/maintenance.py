@@ -80,9 +80,11 @@ class Maintenance:
 
     def beat(self, tx: Transaction) -> None:
         """Renew the liveness row once, and note which queues can have no lapsed lease until the next time."""
-        outage = tx.one_or_none(SQL.be_seen)
-        if outage:
-            logs.warning("outage_noted", **outage)
+        noted = tx.one_or_none(SQL.be_seen)
+        if noted and noted["ended"]:
+            logs.warning("outage_noted", began=noted["began"], ended=noted["ended"])
+        if noted and noted["has_recovered"]:
+            logs.warning("recovery_of_database_noted")
         tx.execute(SQL.note_lapse_horizons)
 
     def vacuum(self) -> float:

@@ -3,6 +3,10 @@
 -- of its progress in a row of its own (tell_progress); null is nothing new. The answer has what is wished of the holder, and the
 -- seconds until its time is over. No row: the caller does not hold this job.
 --
+-- The commit is not waited for unless progress came, which workers tell once: what a crash of Postgres may take back else is told
+-- again by the next heartbeat, and after a crash no lease lapses before its holder had two intervals for that
+-- (silence_counts_from). Whatever is committed later takes it to the disk as well, the liveness row twice a second.
+--
 -- It is a function for the reasons that hand_out_job is one: to plan this takes as long as to carry it out.
 create or replace function renew_lease(
   the_job_id uuid, scope bigint, groups text[], the_machine_id text, the_attempt integer, the_checkpoint_lag integer,
@@ -40,6 +44,9 @@ begin
   end if;
   if num_nonnulls(the_said, the_output_bytes) > 0 then
     perform tell_progress(the_job_id, the_number, the_said, the_fraction, the_point, the_output_bytes);
+  end if;
+  if the_said is null then
+    perform set_config('synchronous_commit', 'off', true);
   end if;
   return next;
 end $$;

@@ -9,7 +9,7 @@ import pytest
 
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.queue import jobs
-from tests.helpers import Tenant, at_once, claim, claimed_id, make_job, report, row
+from tests.helpers import Tenant, at_once, be_seen, claim, claimed_id, make_job, report, row
 
 INTERVAL = 30  # seconds: the default
 LAPSED = 2 * INTERVAL + 1
@@ -137,6 +137,47 @@ class TestWhileTheCoordinatorWasNotSeen:
         with db.transaction() as tx:
             tx.execute("select from coordinator for update")
             assert db.one_or_none(SQL.be_seen) is None
+
+
+class TestAfterACrashOfPostgres:
+    """The last heartbeat of a lease may be lost with it, and the one before is an interval older."""
+
+    @pytest.fixture(autouse=True)
+    def crash(self, db: Database) -> None:
+        db.execute("delete from since_crash")  # as the recovery of an unlogged table leaves it
+
+    def test_no_lease_lapses_until_it_is_noted(self, db: Database, tenant: Tenant) -> None:
+        make_job(db, tenant, "held", silent_for=3600)
+        assert claim(db, tenant, "m2") is None
+
+    @pytest.mark.parametrize(("since", "lapses"), [(2 * INTERVAL - 5, False), (2 * INTERVAL + 0.1, True)])
+    def test_a_holder_has_two_intervals_however_short_it_was(
+        self, db: Database, tenant: Tenant, since: float, lapses: bool
+    ) -> None:
+        make_job(db, tenant, "held", silent_for=3600)
+        be_seen(db)
+        db.execute("update coordinator set recovered = recovered - %(since)s * interval '1 second'", since=since)
+        assert (claim(db, tenant, "m2") is not None) is lapses
+
+    def test_of_a_crash_and_an_outage_the_later_one_decides(self, db: Database) -> None:
+        be_seen(db)
+        db.execute("update coordinator set recovered = recovered - interval '1 hour'")
+        assert lapsed(db, timedelta(seconds=LAPSED))
+        outage(db, lasted=60, ended_ago=10)
+        assert not lapsed(db, timedelta(seconds=LAPSED))
+
+    def test_it_is_noted_once_however_many_processes_come_back(self, db: Database) -> None:
+        last_seen(db, ago=0.5)  # by a release that knows nothing of crashes
+        [noted] = db.all("select recovered from coordinator")
+        assert noted["recovered"]
+        at_once([lambda: db.one_or_none(SQL.be_seen)] * 20)
+        assert db.all("select recovered from coordinator") == [noted]
+
+    def test_the_beat_that_notes_it_says_so(self, db: Database) -> None:
+        db.execute("alter table coordinator disable trigger note_crash")
+        last_seen(db, ago=0.5)
+        db.execute("alter table coordinator enable trigger note_crash")
+        assert db.one_or_none(SQL.be_seen) == {"began": None, "ended": None, "has_recovered": True}
 
 
 def test_outages_are_forgotten_only_when_no_lease_can_remember_them(db: Database) -> None:

@@ -59,6 +59,10 @@ class Server(EmbeddedPostgres):
             for statement in statements:
                 operator.execute(statement.encode())
 
+    def has_noted_recovery(self) -> bool:
+        with psycopg.connect(self.url) as operator:
+            return operator.execute("select from coordinator where recovered is not null").fetchone() is not None
+
     def has_standby(self) -> bool:
         with psycopg.connect(self.url) as operator:
             synchronous = "select from pg_stat_replication where sync_state in ('sync', 'quorum')"
@@ -157,8 +161,9 @@ def test_a_standby_takes_over_and_no_job_is_in_two_hands(pair: Pair) -> None:
         answers = [pair.client().call(*request) for request in REQUESTS]
         assert all(refused(answer, 503) and answer.headers["Retry-After"] for answer in answers)
         assert not all(future.done() for future in working)
-        pair.standby.run("select pg_promote()")
+        pair.standby.run("select has_crashed()", "select pg_promote()")  # a standby reads no unlogged table
         wait_for(pair.is_ready, "the API to find the new primary")
+        wait_for(pair.standby.has_noted_recovery, "a beat to note that heartbeats may be lost")
         for future in working:
             future.result(60)
     handed_out = Counter(job for machine in machines for job, _ in machine.held)

@@ -4,7 +4,7 @@
 
 -- name: be_seen
 -- Keep the coordinator's liveness fresh; write down a gap of over a second as an outage. One process at a time
--- does it, the others find the row fresh.
+-- does it, the others find the row fresh. A row where there was such a gap, or where Postgres `has_recovered` (note_crash).
 with gap as (
   select seen from coordinator where seen < now() - interval '0.4 seconds' for update skip locked
 ),
@@ -16,8 +16,13 @@ outage as (
 ),
 fresh as (
   update coordinator set seen = now() from gap
+  returning coalesce(recovered = now(), false) as has_recovered
 )
-select began, ended from outage;
+select began, ended, has_recovered
+  from fresh
+  left join outage on true
+ where ended is not null
+    or has_recovered;
 
 -- name: forget_outages
 -- Two intervals after its end an outage matters to no lease; the longest interval is a day.

@@ -1,0 +1,101 @@
+"""A crash of Postgres: what a heartbeat told may be lost with it, the lease and the progress are not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from kelpie_api.db import SQL, Database, Row
+from kelpie_api.migrations import migrate
+from kelpie_api.queue import jobs
+from kelpie_api.queue.states import Report
+from local_stack.postgres import EmbeddedPostgres
+from local_stack.processes import scratch_folder, wait_for
+from tests.helpers import Tenant, claim, make_job, make_tenant
+
+INTERVAL = 600  # seconds; a crash and a recovery are no outage that would matter to it
+# What is not waited for is written ten seconds later, and nothing else commits meanwhile.
+SETTINGS = {"wal_writer_delay": "10s", "autovacuum": "off", "fsync": "off"}
+
+
+@pytest.fixture
+def server() -> Iterator[EmbeddedPostgres]:
+    with scratch_folder() as folder:
+        server = EmbeddedPostgres(Path(folder) / "postgres", SETTINGS)
+        server.start()
+        migrate(server.url, lambda line: None)
+        yield server
+        server.stop(immediate=True)
+
+
+@pytest.fixture
+def db(server: EmbeddedPostgres) -> Iterator[Database]:
+    """Without the housekeeping of a web process, which writes to the log all the time."""
+    database = Database(server.url)
+    database.open()
+    yield database
+    database.close()
+
+
+def crash(server: EmbeddedPostgres) -> None:
+    server.stop(immediate=True)
+    server.start()
+
+
+def silence(db: Database, job_id: UUID) -> timedelta:
+    found = db.one_or_none("select now() - heartbeat as silence from queue where job_id = %(id)s", id=job_id)
+    assert found
+    return timedelta(seconds=found["silence"].total_seconds())
+
+
+def held_job(db: Database, tenant: Tenant) -> UUID:
+    """A job whose lease lapses in a moment, unless its holder is heard."""
+    job_id = make_job(db, tenant, "held", machine="m1", heartbeat_interval=INTERVAL)
+    almost = "update queue set heartbeat = now() - interval '1 second' * (2 * heartbeat_interval - 0.01)"
+    db.execute(almost)
+    db.execute("update coordinator set seen = now()")
+    return job_id
+
+
+def tell(db: Database, tenant: Tenant, job_id: UUID, **news: object) -> None:
+    report = Report("m1", "g1", 1, checkpoint_lag=7, **news)  # type: ignore[arg-type]
+    assert jobs.heartbeat(db, tenant.caller, job_id, report)["status"] == "running"
+
+
+def test_a_heartbeat_that_is_lost_costs_no_lease(server: EmbeddedPostgres, db: Database) -> None:
+    tenant = make_tenant(db, "acme", "default")
+    job_id = held_job(db, tenant)
+    tell(db, tenant, job_id)
+    assert silence(db, job_id) < timedelta(seconds=INTERVAL)
+    crash(server)
+    assert silence(db, job_id) > timedelta(seconds=2 * INTERVAL)  # else nothing is shown here
+    assert claim(db, tenant, "m2") is None
+    wait_for(lambda: db.one_or_none(SQL.be_seen) is not None, "a beat to note the crash")
+    assert claim(db, tenant, "m2") is None
+    tell(db, tenant, job_id)
+
+
+def test_progress_that_was_told_is_kept(server: EmbeddedPostgres, db: Database) -> None:
+    """A worker tells it once."""
+    tenant = make_tenant(db, "acme", "default")
+    job_id = held_job(db, tenant)
+    tell(db, tenant, job_id, progress={"fraction": 0.75})
+    crash(server)
+    kept: list[Row] = db.all("select said_fraction from progress")
+    assert kept == [{"said_fraction": 0.75}]
+    assert silence(db, job_id) < timedelta(seconds=INTERVAL)
+
+
+def test_a_clean_stop_is_no_crash(server: EmbeddedPostgres, db: Database) -> None:
+    tenant = make_tenant(db, "acme", "default")
+    job_id = held_job(db, tenant)
+    tell(db, tenant, job_id)
+    server.stop()
+    server.start()
+    db.execute(SQL.be_seen)
+    assert silence(db, job_id) < timedelta(seconds=INTERVAL)
+    assert db.all("select recovered from coordinator") == [{"recovered": None}]
