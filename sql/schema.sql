@@ -842,6 +842,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 
 -- function claim_order(priority integer, is_new boolean) returns integer
 
+-- function claimed_job(the_tenant_id bigint, the_container_group text, the_machine_id text, the_claim_id uuid, the_actor text, the_sealed_key bytea, the_lines text[], the_speaks text[], the_user_id uuid) returns SETOF visible_jobs
+
 -- function claims_ended(the_container_group text) returns boolean
 
 -- function claims_name(the_tenant_id bigint, the_container_group text) returns text
@@ -853,6 +855,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 -- function count_submitted() returns trigger
 
 -- function create_jobs(the_tenant_id bigint, the_submitted jsonb, the_key text, the_digest bytea, the_job_ids uuid[], the_actor text, most_jobs bigint, most_bytes bigint) returns TABLE(job jobs, parked_for text[], shared_places jsonb)
+
+-- function described_job(the_id uuid, scope bigint, groups text[]) returns TABLE(job visible_jobs, checkpoint_generation bigint, checkpoint_at timestamp with time zone, checkpoint_bytes bigint, said json, said_at timestamp with time zone, said_fraction double precision, changed_at timestamp with time zone, first_fraction double precision, first_at timestamp with time zone, is_live boolean, checkpoint_lag integer)
 
 -- function described_jobs(the_numbers bigint[]) returns TABLE(job visible_jobs, bytes bigint, checkpoint_generation bigint, checkpoint_at timestamp with time zone, checkpoint_bytes bigint, said json, said_at timestamp with time zone, said_fraction double precision, changed_at timestamp with time zone, first_fraction double precision, first_at timestamp with time zone, is_live boolean)
 
@@ -959,6 +963,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 -- function shown_job(j jobs, the_user_id uuid, the_heartbeat timestamp with time zone) returns SETOF shown_jobs
 
 -- function silence_counts_from(heartbeat_interval integer) returns timestamp with time zone
+
+-- function submitted_jobs(the_tenant_id bigint, the_submitted jsonb, the_key text, the_digest bytea, the_job_ids uuid[], the_actor text, most_jobs bigint, most_bytes bigint, the_user_id uuid) returns TABLE(job visible_jobs, shared jsonb)
 
 -- function take_over_webhook(the_job_id uuid, the_machine_id text, the_container_group text, the_sealed_key bytea) returns boolean
 

@@ -33,10 +33,9 @@ listen kelpie_work;
 -- name: claim_job
 -- Hand the first eligible job to one machine and open its lease; what is guaranteed, and why it is a function, stands in
 -- functions/hand_out_job.sql. No row: there is no work for this machine.
-select s.*
-  from hand_out_job(%(tenant_id)s, %(container_group)s, %(machine_id)s, %(claim_id)s, %(actor)s, %(sealed_key)s, %(lines)s,
-                    %(speaks)s) j
- cross join lateral visible_job(j, %(user_id)s, now(), null) s;
+select *
+  from claimed_job(%(tenant_id)s, %(container_group)s, %(machine_id)s, %(claim_id)s, %(actor)s, %(sealed_key)s, %(lines)s,
+                   %(speaks)s, %(user_id)s);
 
 -- name: park_unsealable
 -- The coordinator takes a job back right after its handout, since its environment or a secret cannot be opened: no failure, no

@@ -5,12 +5,8 @@
 
 -- name: get_job
 select (s.job).*, s.checkpoint_generation, s.checkpoint_at, s.checkpoint_bytes, s.said, s.said_at, s.said_fraction,
-       s.changed_at, s.first_fraction, s.first_at, s.is_live,
-       (select q.checkpoint_lag from queue q where q.job_id = %(job_id)s) as checkpoint_lag
-  from described_jobs(array(select seq from jobs where id = %(job_id)s)) s
- where of_tenant((s.job).tenant_id, %(scope)s)
-   and (of_group(coalesce((s.job).container_group_id, ''), %(groups)s)
-        or exists (select from attempts a where a.job_id = %(job_id)s and a.container_group = any (%(groups)s)));
+       s.changed_at, s.first_fraction, s.first_at, s.is_live, s.checkpoint_lag
+  from described_job(%(job_id)s, %(scope)s, %(groups)s) s;
 
 -- name: list_jobs
 -- One page of jobs, newest first or `oldest_first`. Which they are is found in an index, see functions/page_of_jobs.sql; only

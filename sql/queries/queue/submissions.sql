@@ -3,11 +3,9 @@
 -- name: submit_jobs
 -- Create the jobs of one submission, or none; what is guaranteed, and when there is no row, stands in
 -- functions/create_jobs.sql.
-select s.*, c.shared_places as shared
-  from create_jobs(%(tenant_id)s, %(submitted)s::jsonb, %(key)s, %(digest)s, %(job_ids)s, %(actor)s, %(most_jobs)s,
-                   %(most_bytes)s) c
- cross join lateral visible_job(c.job, %(user_id)s, (c.job).heartbeat, c.parked_for) s
- order by s.seq;
+select (s.job).*, s.shared
+  from submitted_jobs(%(tenant_id)s, %(submitted)s::jsonb, %(key)s, %(digest)s, %(job_ids)s, %(actor)s, %(most_jobs)s,
+                      %(most_bytes)s, %(user_id)s) s;
 
 -- name: count_open_jobs
 -- The open jobs of a tenant, and the bytes of their definitions.
