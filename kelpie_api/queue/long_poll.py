@@ -77,7 +77,7 @@ class LongPoll:
         self._failed: dict[Handout, float] = {}  # taken or locked by others; not assigned again at once
         self._slots = threading.BoundedSemaphore(CLAIMS_AT_ONCE)
         self._look_now = threading.Event()
-        self._started = False
+        self._to_start = [self._keep_looking, self.listener.keep_listening]
 
     def claim(
         self, waiter: Waiter, take: Callable[[], Row | None], seconds: float, gone: Callable[[], bool]
@@ -227,11 +227,10 @@ class LongPoll:
     def _start_threads(self) -> None:
         """Start the threads with the first waiter: a process may be forked after this object was made."""
         with self._lock:
-            if self._started:
-                return
-            self._started = True
-        for loop in (self._keep_looking, self.listener.keep_listening):
-            threading.Thread(target=loop, name=loop.__name__, daemon=True).start()
+            while self._to_start:  # what the system had no room for is started with the next waiter
+                loop = self._to_start[0]
+                threading.Thread(target=loop, name=loop.__name__, daemon=True).start()
+                del self._to_start[0]
 
     def _pause(self) -> float:
         return LOOK_PAUSE if self.listener.proven else POLL_PAUSE

@@ -59,7 +59,8 @@ class Listener:
             self._connection = connection
             connection.execute(SQL.stay_connected)
             connection.execute(SQL.listen)
-            while self._hears(connection):
+            # Stopped while it connected, there was no connection yet that could be shut down.
+            while not self.stopped.is_set() and self._hears(connection):
                 self._note(proven=True)
                 for notification in connection.notifies(timeout=PROVEN_FOR):
                     self.tell(notification.payload)

@@ -170,10 +170,10 @@ class OutputReaders:
         with self._lock:
             if self.closed or len(self._waiting) >= self.most:
                 raise TooManyReaders
-            self._waiting[reader] = None
             if not self._looking:
-                self._looking = True
                 threading.Thread(target=self._keep_looking, name="look at output", daemon=True).start()
+                self._looking = True  # not before: the system may have no room for a thread
+            self._waiting[reader] = None
         try:
             yield
         finally:

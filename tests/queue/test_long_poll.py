@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from uuid import UUID
@@ -279,6 +280,8 @@ def test_the_listener_proves_itself_again_after_its_connection_is_cut(
 ) -> None:
     waiter = crowd.wait()
     settle(crowd.room)
+    # Postgres ends that of the test before some time after it was closed.
+    wait_for(lambda: len(listeners(db)) == 1, "no other to listen")
     [cut] = listeners(db)
     db.execute("select pg_terminate_backend(%(pid)s)", pid=cut)
     wait_for(lambda: listeners(db) not in ([], [cut]), "another connection to listen")
@@ -287,10 +290,18 @@ def test_the_listener_proves_itself_again_after_its_connection_is_cut(
     assert waiter.result(SOON)
 
 
+def test_a_listener_that_is_stopped_while_it_connects_does_not_listen(db: Database) -> None:
+    listener = notifications.Listener(db, lambda word: None)
+    listener.stop()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(listener.listen).result(SOON)
+    assert not listener.proven
+
+
 def listeners(db: Database) -> list[int]:
     found = db.all(
         "select pid from pg_stat_activity"
-        " where strpos(query, 'listen kelpie_work') > 0"
+        " where strpos(query, 'listen' || ' kelpie_work') > 0"  # not these words, which another connection asked
         "   and datname = current_database() and pid <> pg_backend_pid()"
     )
     return [row["pid"] for row in found]
@@ -331,6 +342,36 @@ def test_who_hung_up_takes_no_job(db: Database, tenant: Tenant) -> None:
     waiter.woken.set()
     assert room.claim(waiter, taking(answers), 30, lambda: True) is None
     assert len(answers) == 1 and len(room) == 0
+    room.close()
+
+
+def test_a_room_whose_threads_could_not_start_starts_them_for_the_next_waiter(
+    db: Database, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = LongPoll(db, 10)
+    tried: list[str] = []
+
+    def take() -> Job | None:
+        job = claim(db, tenant, "m1")
+        tried.append("m1")
+        return job
+
+    def wait() -> Job | None:
+        return room.claim(Waiter(tenant.caller.tenant_id, "m1", ["g1", ""]), take, 30, lambda: False)
+
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as full, pytest.raises(RuntimeError):
+        full.setattr(threading.Thread, "start", no_thread)
+        wait()
+    assert len(room) == 0
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(wait)
+        wait_for(lambda: tried == ["m1"], "the claim to wait")
+        job_id = make_job(db, tenant)
+        job = waiting.result(SOON)
+        assert job and job["id"] == job_id
     room.close()
 
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from flask import Flask
@@ -17,7 +18,7 @@ from kelpie_api.auth.caller import Role
 from kelpie_api.db import SQL, Database
 from kelpie_api.errors import NotTheHolder
 from kelpie_api.queue import jobs, output
-from kelpie_api.queue.output import OutputLimit, OutputReaders
+from kelpie_api.queue.output import OutputLimit, OutputReaders, Reader
 from local_stack.processes import wait_for
 from tests.helpers import Client, Job, Tenant, refused, report, rows_of_jobs, while_open
 
@@ -317,3 +318,20 @@ def test_a_worker_that_sends_none_is_not_watched(api: Client, db: Database) -> N
     api.submit(keep_output=100)
     job = api.claim()
     assert job and not output.watch(db, job["id"], 1)
+
+
+def test_readers_whose_thread_could_not_start_leave_their_places(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers = OutputReaders(db, most=1)
+
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    for _ in range(2):
+        with monkeypatch.context() as full, pytest.raises(RuntimeError):
+            full.setattr(threading.Thread, "start", no_thread)
+            readers.wait(Reader(uuid4(), 1, 0), 30, lambda: False)
+    assert len(readers) == 0
+    readers.wait(Reader(uuid4(), 1, 0), 0.01, lambda: False)
+    readers.close()
