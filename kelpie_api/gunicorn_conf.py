@@ -35,6 +35,8 @@ worker_class = gunicorn_worker.Worker
 # As many as may wait for work and for output, and plenty for others; they are created when they are needed.
 threads = settings.max_waiters + settings.max_readers + 64
 worker_connections = threads + 500  # connections between two requests take no thread
+# Each is a file, and a request may need another. The usual limit is 1024, hardly more than claims may wait.
+gunicorn_worker.allow_files(2 * worker_connections)
 # Clients reuse a connection that was idle for up to a minute.
 keepalive = 75
 timeout = 60

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import math
 import os
+import resource
 import shutil
 import socket
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +24,35 @@ from kelpie_api.web.kept_connections import KeptConnections
 
 COUNTS = "kelpie-metrics-"
 SHARED_MEMORY = Path("/dev/shm")
+NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}  # for another connection
+PROBE_AFTER, PROBE_PAUSE, LOST_AFTER = 60, 20, 120  # seconds in which nothing comes from a client
+NO_ROOM_PAUSE = 0.1  # seconds until the next try, which finds the same connection
 
 
 class Worker(ThreadWorker):
     """A worker whose threads wait for requests themselves, and which answers its waiting claims when it is to end.
 
-    The main thread accepts connections, and closes those that are idle for too long.
+    The main thread accepts connections, and ends those that are idle for too long.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.counting = threading.Lock()  # held to change the numbers of threads and of connections
         self.serving = self.idle = 0  # threads, and those of them that wait for a request
+        self.has_room = True  # for another connection
 
     def init_process(self) -> None:
         self.keepalived_conns = KeptConnections[TConn]()  # of this process alone, which is forked by now
+        for listener in self.sockets:
+            if listener.family != socket.AF_UNIX:
+                give_up_lost_clients(listener)
         super().init_process()
-
-    def run(self) -> None:
-        self._start_thread()
-        super().run()
 
     def notify(self) -> None:
         """Called every second, also while the process is ending."""
         super().notify()
+        if not self.serving:  # the system had no room for the first thread
+            self._start_thread()
         if not self.alive:
             self.wsgi.extensions["kelpie"].waiting.close()
             self.wsgi.extensions["kelpie"].readers.close()
@@ -56,21 +64,26 @@ class Worker(ThreadWorker):
         self.keepalived_conns.put(conn)
 
     def murder_keepalived(self, force: bool = False) -> None:
-        for conn in self.keepalived_conns.take_overdue(math.inf if force else time.monotonic()):
-            self._count_closed()
-            conn.close()
+        self.keepalived_conns.end_overdue(math.inf if force else time.monotonic())
 
     def accept(self, listener: socket.socket) -> None:
-        with self.counting:  # which super() adds one to
-            super().accept(listener)
+        try:
+            with self.counting:  # which super() adds one to
+                super().accept(listener)
+            self.has_room = True
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            if self.has_room:
+                self.log.warning("No further connection is accepted for now: %s", error)
+            self.has_room = False
+            time.sleep(NO_ROOM_PAUSE)
 
     # --- in the threads that serve ---------------------------------------------------------------------
 
     def _serve(self) -> None:
         while True:
             conn = self.keepalived_conns.next_readable()
-            if conn is None:
-                continue
             with self.counting:
                 self.idle -= 1
                 is_last = self.idle == 0 and self.serving < self.cfg.threads
@@ -95,16 +108,19 @@ class Worker(ThreadWorker):
         """Answer what came on a connection; then keep it for the next request, or close it."""
         try:
             is_kept = self.handle(conn)
-            while is_kept and conn.parser.unreader.buf.getvalue():  # the next request was read ahead
+            while is_kept and was_read_ahead(conn):
                 is_kept = self.handle(conn)
             if is_kept:
                 conn.set_timeout()
-                if not self.alive:
-                    conn.timeout = min(conn.timeout, time.monotonic() + STOP_KEEPALIVE_LINGER)
                 self.keepalived_conns.put(conn)
+                if not self.alive:  # asked last: whoever ends the process has not seen what is put after that
+                    conn.timeout = min(conn.timeout, time.monotonic() + STOP_KEEPALIVE_LINGER)
                 return
             conn.close(graceful=True)
-        except Exception:  # noqa: BLE001 - of this connection alone
+        except OSError:  # it was closed already
+            conn.close()
+        except BaseException:  # even a SystemExit is of this connection alone
+            self.log.exception("Error handling a connection")
             conn.close()
         self._count_closed()
 
@@ -115,6 +131,23 @@ class Worker(ThreadWorker):
             self.method_queue.defer(lambda: None)  # wakes the main thread, which waits for this
 
 
+def give_up_lost_clients(listener: socket.socket) -> None:
+    """Have connections end whose clients acknowledge nothing any more.
+
+    A machine that is taken away in the middle of a request would have a thread wait for the rest of it for good.
+    """
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a connection takes these from its listener
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_AFTER)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_PAUSE)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, LOST_AFTER * 1000)
+
+
+def was_read_ahead(conn: TConn) -> bool:
+    """Whether bytes of the next request were read already: no system call tells of them."""
+    of_tls = getattr(conn.sock, "pending", int)
+    return bool(conn.parser.unreader.buf.getvalue() or of_tls())
+
+
 def write_error(client: socket.socket, status: int, reason: str, message: str) -> None:
     """Answer malformed HTTP, which never reaches the application, with the JSON of all errors."""
     body = json.dumps(
@@ -122,6 +155,15 @@ def write_error(client: socket.socket, status: int, reason: str, message: str) -
     )
     head = f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
     gunicorn.util.write_nonblock(client, f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode("latin-1"))
+
+
+def allow_files(wanted: int) -> None:
+    """Let this process and its children open so many files, or as many as they may: a connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with suppress(OSError, ValueError):  # the kernel's own limit is lower than both
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 def folder_for_counts(base: Path = SHARED_MEMORY) -> Path:

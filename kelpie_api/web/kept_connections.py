@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import select
+import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
 
 
@@ -18,11 +21,21 @@ class Connection(Protocol):
 Kept = TypeVar("Kept", bound=Connection)
 
 
+class Taken:
+    """Stands for a connection that another thread has just taken."""
+
+    timeout = 0.0
+
+
 class KeptConnections(Generic[Kept]):
     """A thread that waits gets the next connection that has something to read, and has it until it puts it back.
 
     So the thread that learns of a request also serves it. A thread that waits for all and hands requests to others
     costs each request two changes of threads, which take as long as an answer of Flask.
+
+    Only a thread that got a connection closes it. If it were closed while it is kept, its number could be that of
+    the next connection before the thread that was told of it comes to take it, and that thread would wait for a
+    request that nobody has sent.
     """
 
     def __init__(self) -> None:
@@ -36,11 +49,13 @@ class KeptConnections(Generic[Kept]):
         Raises OSError, or ValueError if it is closed here.
         """
         number = connection.sock.fileno()
+        if number < 0:
+            raise ValueError("the connection is closed")
         with self._lock:
             self._kept[number] = connection
         try:
             self._watch(number)
-        except (OSError, ValueError):  # a ValueError where it is closed
+        except OSError:
             with self._lock:
                 del self._kept[number]
             raise
@@ -53,20 +68,29 @@ class KeptConnections(Generic[Kept]):
         except FileNotFoundError:  # it is new
             self._epoll.register(number, told)
 
-    def next_readable(self) -> Kept | None:
-        """Wait for a connection that has something to read; None if another thread has taken it meanwhile."""
-        for number, _ in self._epoll.poll(maxevents=1):
-            with self._lock:
-                return self._kept.pop(number, None)
-        return None
+    def next_readable(self) -> Kept:
+        """Wait for a connection that has something to read."""
+        while True:
+            for number, _ in self._epoll.poll(maxevents=1):
+                with self._lock:
+                    kept = self._kept.pop(number, None)
+                if kept is not None:
+                    return kept
 
-    def take_overdue(self, now: float) -> list[Kept]:
-        """Those that were to be kept until `now` at the latest; they are no longer kept."""
+    def end_overdue(self, now: float) -> None:
+        """Let those that were to be kept until `now` at the latest look as if closed by their clients, so that
+        threads take them. What has something to read is not idle: its request waits for a thread."""
         with self._lock:
             overdue = {number: kept for number, kept in self._kept.items() if kept.timeout <= now}
-            for number in overdue:
-                del self._kept[number]
-        return list(overdue.values())
+            look = select.poll()
+            for number, kept in overdue.items():
+                look.register(number, select.POLLIN)
+                kept.timeout = math.inf  # no second time
+            readable = {number for number, _ in look.poll(0)}
+            for number in overdue.keys() - readable:
+                # Not TLS's own, which would drop its state. What the client sends from now on can still be read.
+                with suppress(OSError):  # reset by the client
+                    socket.socket.shutdown(overdue[number].sock, socket.SHUT_RD)
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -75,5 +99,7 @@ class KeptConnections(Generic[Kept]):
         with self._lock:
             return iter(list(self._kept.values()))
 
-    def __getitem__(self, place: int) -> Kept:
-        return list(self)[place]
+    def __getitem__(self, place: int) -> Kept | Taken:
+        """gunicorn asks for the first one after it saw that there is one, and a thread may have taken it since."""
+        kept = list(self)
+        return kept[place] if kept else Taken()

@@ -55,14 +55,31 @@ def test_a_connection_is_given_to_one_thread_until_it_is_put_back(pairs: list[Ke
     assert not kept
 
 
-def test_what_is_overdue_is_taken_from_those_that_wait(pairs: list[Kept]) -> None:
+def test_what_is_overdue_is_given_to_a_thread_as_if_its_client_had_closed_it(pairs: list[Kept]) -> None:
+    """So nobody closes it while a thread may have been told of its number, which then is another connection's."""
     kept = KeptConnections[Kept]()
     for pair, until in zip(pairs, (1.0, 2.0, 3.0), strict=True):
         pair.timeout = until
         kept.put(pair)
-    assert kept.take_overdue(now=2.0) == pairs[:2] and kept[0] is pairs[2]
-    pairs[0].client.send(b"too late")
-    assert kept.next_readable() is None, "what took it has it"
+    kept.end_overdue(now=1.0)
+    assert kept.next_readable() is pairs[0] and pairs[0].sock.recv(1) == b""
+    pairs[1].client.send(b"just in time")
+    kept.end_overdue(now=2.0)
+    assert kept.next_readable() is pairs[1] and pairs[1].sock.recv(99) == b"just in time"
+    kept.put(pairs[1])
+    pairs[1].client.send(b"and again")
+    assert kept.next_readable() is pairs[1], "it is not ended: its request came first"
+    assert list(kept) == [pairs[2]]
+
+
+def test_who_asks_for_the_first_of_what_was_just_taken_learns_that_nothing_is_due(pairs: list[Kept]) -> None:
+    """gunicorn's main thread asks in two steps, when its process is to end."""
+    kept = KeptConnections[Kept]()
+    kept.put(pairs[0])
+    assert kept and kept[0] is pairs[0]
+    pairs[0].client.send(b"one")
+    assert kept.next_readable() is pairs[0]
+    assert kept[0].timeout <= 0
 
 
 def test_a_connection_that_cannot_be_watched_is_not_kept(pairs: list[Kept]) -> None:
