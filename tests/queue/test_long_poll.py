@@ -293,9 +293,10 @@ def test_the_listener_proves_itself_again_after_its_connection_is_cut(
 def test_a_listener_that_is_stopped_while_it_connects_does_not_listen(db: Database) -> None:
     listener = notifications.Listener(db, lambda word: None)
     listener.stop()
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(listener.listen).result(SOON)
-    assert not listener.proven
+    thread = threading.Thread(target=listener.listen, daemon=True)
+    thread.start()
+    thread.join(SOON)
+    assert not thread.is_alive() and not listener.proven
 
 
 def listeners(db: Database) -> list[int]:
