@@ -20,6 +20,7 @@ from typing import Any
 import gunicorn.util
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 
+from kelpie_api.web.connection import is_closed
 from kelpie_api.web.kept_connections import KeptConnections
 
 COUNTS = "kelpie-metrics-"
@@ -107,7 +108,7 @@ class Worker(ThreadWorker):
     def _serve_connection(self, conn: TConn) -> None:
         """Answer what came on a connection; then keep it for the next request, or close it."""
         try:
-            is_kept = self.handle(conn)
+            is_kept = not was_ended(conn) and self.handle(conn)
             while is_kept and was_read_ahead(conn):
                 is_kept = self.handle(conn)
             if is_kept:
@@ -140,6 +141,11 @@ def give_up_lost_clients(listener: socket.socket) -> None:
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_AFTER)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_PAUSE)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, LOST_AFTER * 1000)
+
+
+def was_ended(conn: TConn) -> bool:
+    """Whether it was idle for too long. To read from it would have TLS send an alert to its client."""
+    return conn.timeout == math.inf and is_closed(conn.sock)
 
 
 def was_read_ahead(conn: TConn) -> bool:

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from gunicorn.config import Config
 from gunicorn.http.parser import RequestParser
+from gunicorn.workers.gthread import TConn
 
 from bench.api import served
 from kelpie_api.db import Database
@@ -181,6 +182,25 @@ def test_a_connection_that_is_put_back_while_the_process_begins_to_end_does_not_
 class Empty:
     def getvalue(self) -> bytes:
         return b""
+
+
+def test_a_connection_that_was_idle_for_too_long_is_closed_without_a_word(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To read from it, and find no end of TLS, would have TLS send its client an alert."""
+    read: list[TConn] = []
+    monkeypatch.setattr(worker, "handle", read.append)
+    monkeypatch.setattr(worker, "_accepting", True)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        conn = TConn(Config(), ours, "", "")
+        conn.timeout = 1.0
+        worker.keepalived_conns.put(conn)
+        worker.keepalived_conns.end_overdue(now=1.0)
+        theirs.shutdown(socket.SHUT_WR)
+        worker._serve_connection(worker.keepalived_conns.next_readable())
+        assert not read and theirs.recv(1) == b"" and ours.fileno() < 0
+        assert worker.nr_conns == -1, "it was not counted when it came"
 
 
 def test_what_tls_has_read_ahead_is_seen(tmp_path: Path) -> None:
