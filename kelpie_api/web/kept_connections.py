@@ -82,15 +82,23 @@ class KeptConnections(Generic[Kept]):
         threads take them. What has something to read is not idle: its request waits for a thread."""
         with self._lock:
             overdue = {number: kept for number, kept in self._kept.items() if kept.timeout <= now}
-            look = select.poll()
-            for number, kept in overdue.items():
-                look.register(number, select.POLLIN)
-                kept.timeout = math.inf  # no second time
-            readable = {number for number, _ in look.poll(0)}
-            for number in overdue.keys() - readable:
-                # Not TLS's own, which would drop its state. What the client sends from now on can still be read.
-                with suppress(OSError):  # reset by the client
-                    socket.socket.shutdown(overdue[number].sock, socket.SHUT_RD)
+            for kept in overdue.values():
+                kept.timeout = math.inf  # no second time; who puts it back sets another
+        if not overdue:
+            return
+        look = select.poll()
+        for number in overdue:
+            look.register(number, select.POLLIN)
+        readable = {number for number, _ in look.poll(0)}
+        for number in overdue.keys() - readable:
+            with self._lock:  # for each alone: a thread that waits for it has a request
+                self._end(number, overdue[number])
+
+    def _end(self, number: int, kept: Kept) -> None:
+        if self._kept.get(number) is kept and kept.timeout == math.inf:  # no thread has taken it since
+            # Not TLS's own, which would drop its state. What the client sends from now on can still be read.
+            with suppress(OSError):  # reset by the client
+                socket.socket.shutdown(kept.sock, socket.SHUT_RD)
 
     def __len__(self) -> int:
         return len(self._kept)
