@@ -114,7 +114,7 @@ class Worker(ThreadWorker):
             if is_kept:
                 conn.set_timeout()
                 self.keepalived_conns.put(conn)
-                if not self.alive:  # asked last: whoever ends the process has not seen what is put after that
+                if not self.alive:  # asked last: what ends the process may have looked before the put
                     conn.timeout = min(conn.timeout, time.monotonic() + STOP_KEEPALIVE_LINGER)
                 return
             conn.close(graceful=True)

@@ -35,7 +35,7 @@ class KeptConnections(Generic[Kept]):
 
     Only a thread that got a connection closes it. If it were closed while it is kept, its number could be that of
     the next connection before the thread that was told of it comes to take it, and that thread would wait for a
-    request that nobody has sent.
+    request that was never sent.
     """
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class KeptConnections(Generic[Kept]):
         with self._lock:
             overdue = {number: kept for number, kept in self._kept.items() if kept.timeout <= now}
             for kept in overdue.values():
-                kept.timeout = math.inf  # no second time; who puts it back sets another
+                kept.timeout = math.inf  # no second time; where it is put back it gets another
         if not overdue:
             return
         look = select.poll()
