@@ -40,7 +40,39 @@ def bound_by_limits(client: S3Client) -> None:
     whole._endpoint.http_session._pool_classes_by_scheme.update(http=_Pool, https=_SecurePool)
 
 
-class _Answer(HTTPResponse):
+class WholeHead(HTTPResponse):
+    """An answer that has come to the end of its head, or there is none.
+
+    http.client takes what came before a connection was lost for all of a head: half an ETag, a length without its
+    last figures.
+    """
+
+    def begin(self) -> None:
+        file: Any = self.fp
+        head: Any = _Head(file)
+        self.fp = head
+        try:
+            super().begin()
+        finally:
+            if self.fp is head:
+                self.fp = file
+
+
+class _Head:
+    """What a head is read from, line by line."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.close = file.close
+
+    def readline(self, most: int) -> bytes:
+        line: bytes = self._file.readline(most)
+        if not line.endswith(b"\n") and len(line) < most:
+            raise ConnectionError("the head of the answer was cut off")
+        return line
+
+
+class _Answer(WholeHead):
     """An answer that is waited for as long as the limits of its request permit."""
 
     def __init__(self, sock: Any, *arguments: Any, **named: Any) -> None:

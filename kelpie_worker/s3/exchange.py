@@ -14,10 +14,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from botocore.compat import HTTPResponse
-
 from kelpie_worker.s3.answers import Answer, as_connection_errors
-from kelpie_worker.s3.connections import KeptConnections, receive
+from kelpie_worker.s3.connections import KeptConnections, WholeHead, receive
 from kelpie_worker.s3.request_timeouts import Limits, current_limits
 
 _LARGEST_HEAD = 16 * 1024  # bytes; one that is longer is left to http.client
@@ -153,7 +151,7 @@ class _OtherAnswer:
 
     def __init__(self, loan: _Loan, limits: Limits, method: str, received: bytes) -> None:
         source: Any = _Replayed(received, loan.sock, limits)
-        self._response = HTTPResponse(source, method=method)
+        self._response = WholeHead(source, method=method)
         self._response.begin()
         self.status = self._response.status
         self.headers = {name.lower(): value for name, value in self._response.getheaders()}
