@@ -13,7 +13,7 @@ from kelpie_worker.s3.answers import Answer, of_boto
 from kelpie_worker.s3.encodings import accepting_gzip, is_packed
 from kelpie_worker.s3.errors import Changed, NotTheListed, StorageUnreachable
 from kelpie_worker.s3.fast_path import NoFastPath
-from kelpie_worker.s3.objects import RemoteFile, bare
+from kelpie_worker.s3.objects import RemoteFile, bare, date_in, is_of_date
 from kelpie_worker.s3.ranged_get import LARGE, TAKEN_UNMARKED, NotTheRange, RangedGet
 from kelpie_worker.s3.receiving import new_file, received_into
 from kelpie_worker.s3.retrying import Calls
@@ -45,9 +45,8 @@ class Downloads:
         ranges = self._shared.sends_ranges if takes_unmarked else self._shared.answers_ranges
         if listed.size >= LARGE and ranges.of(bucket) is not False:
             try:
-                fetched = self._identified(
-                    bucket, listed, *self._fetch_in_ranges(which, path, what, takes_unmarked)
-                )
+                headers, size = self._fetch_in_ranges(which, path, what, takes_unmarked)
+                fetched = self._identified(bucket, listed, headers, size)
                 ranges.saw(bucket, True)
                 return fetched
             except NotTheRange as error:
@@ -70,7 +69,7 @@ class Downloads:
 
     def _fetch_in_ranges(
         self, which: dict[str, Any], path: Path, what: str, takes_unmarked: bool
-    ) -> tuple[int, str]:
+    ) -> tuple[Mapping[str, str], int]:
         def get_range(first: int, last: int, etag: str | None) -> Answer:
             return self._open(which, (first, last), f'"{etag}"' if etag else None)
 
@@ -88,15 +87,14 @@ class Downloads:
 
     def _fetch_once(self, which: dict[str, Any], path: Path, listed: RemoteFile) -> RemoteFile:
         with closing(self._open(which)) as answer:
-            etag = answer.headers.get("etag", "")
-            is_listed = bare(etag) == listed.etag != ""
-            if not is_listed and not describes_object(answer.headers, listed.key):
+            etag = bare(answer.headers.get("etag", ""))
+            if not _is_as_listed(answer, listed) and not describes_object(answer.headers, listed.key):
                 raise StorageUnreachable(
                     f"downloading {listed.key}: an answer that the storage has not given, as if from a proxy"
                 )
-            comparable = may_be_md5(bare(etag) or listed.etag, answer.headers)
+            comparable = may_be_md5(etag or listed.etag, answer.headers)
             received, md5 = received_into(path, answer, self._calls.lease.check, comparable)
-        downloaded = self._identified(which["Bucket"], listed, received, etag)
+        downloaded = self._identified(which["Bucket"], listed, answer.headers, received)
         if comparable:
             self._compare(which["Bucket"], downloaded, md5)
         return downloaded
@@ -115,21 +113,36 @@ class Downloads:
             same: dict[str, Any] = {"IfMatch": etag} if etag else {}
             return of_boto(self._calls.client.get_object(**which, **part, **same))
 
-    def _identified(self, bucket: str, listed: RemoteFile, size: int, etag: str) -> RemoteFile:
-        """`listed` with the size and ETag that were received. Raises NotTheListed: it is not that object.
-
-        A page of a proxy has an ETag, too. So another one than the listed one is looked up in a listing.
-        """
-        etag = bare(etag)
-        if etag and listed.etag and etag != listed.etag and not listed.version_id:
-            now = self._list_now(bucket, listed.key)
-            if now and now.etag != listed.etag:
-                listed = now  # it was replaced meanwhile
-            elif now and now.size in (-1, size):
-                etag = listed.etag  # the same object, which this storage gives two ETags
+    def _identified(self, bucket: str, listed: RemoteFile, headers: Mapping[str, str], size: int) -> RemoteFile:
+        """`listed` with the size and ETag that were received. Raises NotTheListed: it is not that object."""
+        etag = bare(headers.get("etag", ""))
+        if listed.etag and not listed.version_id and etag != listed.etag:
+            listed = self._looked_up(bucket, listed, headers)
+        elif etag:
+            listed = replace(listed, etag=etag)
         if listed.size not in (-1, size):
             raise NotTheListed(f"downloading {listed.key}: {size} bytes came of {listed.size}")
-        return replace(listed, size=size, etag=etag or listed.etag)
+        return replace(listed, size=size)
+
+    def _looked_up(self, bucket: str, listed: RemoteFile, headers: Mapping[str, str]) -> RemoteFile:
+        """What a listing shows now of an object that came with another ETag than it was listed with, or none.
+
+        It has the ETag that came if it was replaced meanwhile, also where the listing shows that later. Raises
+        StorageUnreachable for what is older than the listing shows: something in between kept it, or a part of the
+        storage is not up to date. A page of a proxy has an ETag, too; without one it is not known what came.
+        """
+        etag, dated = bare(headers.get("etag", "")), date_in(headers, "last-modified")
+        now = self._list_now(bucket, listed.key)
+        if now is None:
+            return replace(listed, etag=etag or listed.etag)
+        is_of_now = not now.modified or dated is None or is_of_date(headers, now.modified)
+        if dated is not None and dated < now.modified and not is_of_now:
+            raise StorageUnreachable(f"downloading {listed.key}: an older version of it came")
+        if is_of_now and now.etag == listed.etag:
+            return now  # also where this storage gives an object two ETags
+        if not etag:
+            raise StorageUnreachable(f"downloading {listed.key}: it was replaced, and came without an ETag")
+        return replace(now, etag=etag)
 
     def _compare(self, bucket: str, downloaded: RemoteFile, md5: str) -> None:
         """Raises StorageUnreachable if the ETag is not the content's MD5, in a bucket where it was so before.
@@ -140,6 +153,15 @@ class Downloads:
             self._shared.etag_is_md5.saw(bucket, True)
         elif self._shared.etag_is_md5.of(bucket):
             raise StorageUnreachable(f"downloading {bucket}/{downloaded.key}: its content is not that of its ETag")
+
+
+def _is_as_listed(answer: Answer, listed: RemoteFile) -> bool:
+    """Whether it is the listed object for certain, also if it looks like a page: objects may be pages of HTML."""
+    if not listed.etag:
+        return False
+    if etag := bare(answer.headers.get("etag", "")):
+        return etag == listed.etag
+    return answer.headers.get("content-length") == str(listed.size) and is_of_date(answer.headers, listed.modified)
 
 
 def may_be_md5(etag: str, headers: Mapping[str, str]) -> bool:

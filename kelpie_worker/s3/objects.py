@@ -1,6 +1,7 @@
 """The values of this package: objects in a bucket, upload targets, parts. No requests."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -27,6 +28,7 @@ class Unknown:
     """There may be any object or none: storage does not tell, or it does not matter."""
 
 
+OF_A_DATE = 1.0  # seconds by which the dates of one moment differ, since they are whole ones
 # What is under a key; for a write, what it may replace. A write over Unknown replaces any object.
 ObjectState = Absent | Version | Unknown
 UNKNOWN = Unknown()
@@ -107,6 +109,11 @@ def bare(etag: str) -> str:
     return _OF_PROXIES.sub("", etag.removeprefix("W/").strip('"'))
 
 
+def as_given(etag: str) -> str:
+    """The ETag as the storage gave it, with its quotes: it takes no other, such as what proxies make of it."""
+    return etag if bare(etag) == etag.strip('"') else f'"{bare(etag)}"'
+
+
 def size_in(answer: Any) -> int:
     """The size of the whole object, by the answer to a GET request for a part of it."""
     whole = re.fullmatch(r"bytes .*/(\d+)", answer.get("ContentRange", ""))
@@ -115,8 +122,18 @@ def size_in(answer: Any) -> int:
 
 def date_of(answer: Any) -> float | None:
     """Seconds since 1970 of an answer, by the clock of the storage; None if it does not tell the time."""
-    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    return date_in(answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}), "date")
+
+
+def is_of_date(headers: Mapping[str, str], modified: float) -> bool:
+    """Whether an answer tells of an object that was stored then, in seconds since 1970."""
+    told = date_in(headers, "last-modified")
+    return told is not None and abs(told - modified) <= OF_A_DATE
+
+
+def date_in(headers: Mapping[str, str], name: str) -> float | None:
+    """Seconds since 1970 of the header with this name; None if there is none, or it is no date."""
     try:
-        return parsedate_to_datetime(headers.get("date", "")).timestamp()
+        return parsedate_to_datetime(headers.get(name, "")).timestamp()
     except ValueError:
         return None

@@ -8,14 +8,14 @@ so large that one connection for all of it takes long.
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
 
 from kelpie_worker.s3.answers import Answer
-from kelpie_worker.s3.objects import bare
+from kelpie_worker.s3.objects import OF_A_DATE, bare, date_in
 from kelpie_worker.s3.receiving import own_block, write_at
 
 LARGE = 64 * 1024 * 1024
@@ -44,7 +44,7 @@ class _Version:
     """The object that all ranges must belong to."""
 
     size: int
-    etag: str
+    mark: str  # its ETag, or the moment at which it was stored
 
 
 class RangedGet:
@@ -68,12 +68,13 @@ class RangedGet:
         self._descriptor = descriptor
         self._statuses = {_PARTIAL_CONTENT, _WHOLE} if takes_unmarked else {_PARTIAL_CONTENT}
         self._version: _Version | None = None  # None until the first answer
+        self._headers: Mapping[str, str] = {}
         self._given_up = threading.Event()
 
-    def fetch(self) -> tuple[int, str]:
-        """Returns the object's size and ETag. Raises NotTheRange, OSError, and what `repeated` and `check` raise.
+    def fetch(self) -> tuple[Mapping[str, str], int]:
+        """Returns the headers of an answer, and the object's size.
 
-        On any error the file holds an incomplete object.
+        Raises NotTheRange, OSError, and what `repeated` and `check` raise; the file is incomplete then.
         """
         self._fetch_piece(0)
         assert self._version
@@ -85,14 +86,14 @@ class RangedGet:
                 self._given_up.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        return self._version.size, self._version.etag
+        return self._headers, self._version.size
 
     def _fetch_piece(self, start: int) -> None:
         position = start
 
         def fetch_rest() -> None:
             nonlocal position
-            etag = self._version.etag if self._version else None
+            etag = bare(self._headers.get("etag", "")) or None
             with closing(self._get_range(position, self._end(start) - 1, etag)) as answer:
                 self._check_range(answer, position, start)
                 block = own_block()
@@ -122,7 +123,20 @@ class RangedGet:
         first, last, size = map(int, shown.groups())
         if answer.status == _WHOLE and answer.headers.get("content-length") != str(last + 1 - first):
             raise NotTheRange(first=self._version is None)
-        version = _Version(size, bare(answer.headers.get("etag", "")))
+        version = _Version(size, _mark(answer.headers))
         if version != (self._version or version) or (first, last + 1) != (position, min(start + _PIECE, size)):
             raise NotTheRange(first=self._version is None)
-        self._version = version
+        if not version.mark:  # the next ranges may be of another version
+            raise NotTheRange(first=False)
+        self._headers, self._version = answer.headers, version
+
+
+def _mark(headers: Mapping[str, str]) -> str:
+    """What tells the version of an object from the next one; empty if the answer has nothing that does.
+
+    A date does if the second that it names was over when the storage answered (RFC 9110, 8.8.2.2).
+    """
+    if etag := bare(headers.get("etag", "")):
+        return etag
+    modified, told = date_in(headers, "last-modified"), date_in(headers, "date")
+    return str(modified) if modified is not None and told is not None and told > modified + OF_A_DATE else ""

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 # yes to what is not carried out; "gone" is what S3 answers to the completion of an upload that is complete, and
 # moto does not; "501" and "412" are what a server says that knows no conditions. "404 page" is a status with a
 # page of something before the storage, "400 ExpiredToken" one with that code in an error document.
-# "untagged" leaves the ETag out of the answer (not out of a listing).
+# "untagged" leaves the ETag out of the answer (not out of a listing); "half-etag" cuts the answer off in it.
 Fault = str
 LOOK = "KelpieLooksWhetherItMayWrite"  # in the address of a look whether a place takes uploads
 _MD5 = re.compile("[0-9a-f]{32}")
@@ -27,6 +27,7 @@ _ETAG = re.compile(b"<ETag>[^<]*</ETag>")
 # What networks and servers do to any request.
 FAULTS = ["503", "500", "stall", "reset", "truncate", "behead", "lost"]
 PAGE = b"<html><body><h1>It works!</h1></body></html>"
+PAGE_TOLD = {"Content-Type": "text/html", "ETag": '"5f3-page"', "Last-Modified": "Wed, 12 Oct 2022 17:50:00 GMT"}
 DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Not now.</Message></Error>"
 GONE = b"<?xml version='1.0'?><Error><Code>NoSuchUpload</Code><Message>It is gone.</Message></Error>"
 
@@ -54,6 +55,8 @@ class FaultyProxy:
         # Google's storage does ("unpacked"), or packs all for which gzip is accepted, as proxies do ("packed").
         self.bodies = ""
         self.etags = "md5s"  # or "others", as of storage that has another rule for them, in answers and requests
+        # What becomes of an answer's headers, given the request's method and path with query.
+        self.with_headers: Callable[[str, str, dict[str, str]], dict[str, str]] = lambda method, path, told: told
         self._target = urlsplit(target)
         proxy = self
 
@@ -137,7 +140,7 @@ class FaultyProxy:
         elif fault == "reset":
             _reset(request)
         elif fault and fault.endswith(" page"):
-            _answer(request, int(fault[:3]), {"Content-Type": "text/html", "ETag": '"5f3-page"'}, PAGE)
+            _answer(request, int(fault[:3]), PAGE_TOLD, PAGE)
         elif fault and " " in fault:
             document = DENIED.replace(b"AccessDenied", fault[4:].encode())
             _answer(request, int(fault[:3]), {"Content-Type": "application/xml"}, document)
@@ -148,6 +151,11 @@ class FaultyProxy:
             elif fault == "behead" or (fault == "truncate" and (not content or request.command == "HEAD")):
                 # The most treacherous place: what came is a status, and passes for an answer without headers.
                 request.wfile.write(f"HTTP/1.1 {status} OK\r\nContent-Le".encode())
+                request.close_connection = True
+            elif fault == "half-etag":
+                told = "".join(f"{k}: {v}\r\n" for k, v in headers.items() if k.lower() != "etag")
+                etag = next((v for k, v in headers.items() if k.lower() == "etag"), "")
+                request.wfile.write(f"HTTP/1.1 {status} OK\r\n{told}ETag: {etag[:9]}".encode())
                 request.close_connection = True
             elif fault == "untagged":
                 untagged = {k: v for k, v in headers.items() if k.lower() != "etag"}
@@ -177,6 +185,7 @@ class FaultyProxy:
             answer = connection.getresponse()
             status = 200 if answer.status == 206 and self.ranges == "mislabelled" else answer.status
             told = {k: self.shown(v) if k.lower() == "etag" else v for k, v in answer.getheaders()}
+            told = self.with_headers(request.command, request.path, told)
             return status, *self._encoded(request, told, self._with_etags_shown(answer.read()))
         finally:
             connection.close()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import time
 from collections.abc import Callable
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
@@ -237,7 +239,33 @@ def test_an_object_replaced_meanwhile_is_never_mixed(
         if len(ranges_asked(faulty)) == 2:
             s3.put(bucket, "large", replaced)
 
-    faulty.ranges, faulty.fault = ranged_get, replace_after_the_first_piece
+    faulty.ranges, faulty.fault = ranges, replace_after_the_first_piece
+    assert large() == replaced
+
+
+@pytest.mark.parametrize("age", [0, 3600])
+def test_pieces_without_an_etag_are_never_mixed(
+    large: Bring, faulty: FaultyProxy, s3: S3Server, bucket: str, age: int
+) -> None:
+    """Only their date tells versions apart then, and not those of one second."""
+    stored_at = [time.time() - age]
+    replaced = CONTENT[::-1]
+    asked: list[str] = []
+
+    def replace_after_the_first_piece(method: str, path: str) -> str:
+        asked.append(path)
+        if len(asked) == 2:
+            s3.put(bucket, "large", replaced)
+            stored_at[0] = time.time()
+        return "untagged"
+
+    faulty.with_headers = lambda method, path, told: (
+        told | {"last-modified": formatdate(stored_at[0], usegmt=True)}
+    )
+    faulty.fault = lambda method, path: "untagged"
+    assert large() == CONTENT
+    assert len(ranges_asked(faulty)) == (4 if age else 1)
+    faulty.fault = replace_after_the_first_piece
     assert large() == replaced
 
 

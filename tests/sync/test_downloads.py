@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import os
+import time
 from collections.abc import Callable
+from email.utils import formatdate
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -310,6 +312,74 @@ def test_an_etag_that_is_no_sum_of_the_content_stops_nothing(
 )
 def test_only_what_may_be_a_sum_is_compared_with_one(etag: str, headers: dict[str, str], comparable: bool) -> None:
     assert get_object.may_be_md5(etag, headers) is comparable
+
+
+def of_an_object(change: Callable[[dict[str, str]], dict[str, str]]) -> Callable[..., dict[str, str]]:
+    """A change of the headers of downloads alone."""
+    return lambda method, path, told: change(told) if method == "GET" and "list-type" not in path else told
+
+
+@pytest.mark.parametrize("in_pieces", [False, True])
+@pytest.mark.parametrize("etag", ['"another"', ""], ids=["another etag", "no etag"])
+def test_an_older_version_than_the_listed_one_is_not_taken_for_it(
+    stored: Storage,
+    s3: S3Server,
+    bucket: str,
+    tmp_path: Path,
+    faulty: FaultyProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    in_pieces: bool,
+    etag: str,
+) -> None:
+    """A cache may have kept it, or a part of the storage; checkpoints often have the same size."""
+    if in_pieces:
+        monkeypatch.setattr(get_object, "LARGE", 1)
+    s3.put(bucket, "ck/state", b"0123456789")
+    faulty.fault = lambda method, path: "spoil" if "ck/state" in path else None
+    faulty.with_headers = of_an_object(
+        lambda told: told | {"ETag": etag, "last-modified": "Wed, 12 Oct 2022 17:50:00 GMT"}
+    )
+    with pytest.raises(StorageUnreachable, match="ck/state: an older version of it came"):
+        download(job_from(bucket, tmp_path), stored, lambda paths: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_newer_version_that_no_listing_shows_yet_is_not_taken_for_the_listed_one(
+    stored: Storage, s3: S3Server, bucket: str, tmp_path: Path, faulty: FaultyProxy
+) -> None:
+    s3.put(bucket, "ck/state", b"0123456789")
+    job = job_from(bucket, tmp_path, reported(s3, bucket, "ck/state"))
+    later = formatdate(time.time() + 10, usegmt=True)
+    faulty.with_headers = of_an_object(lambda told: told | {"ETag": '"newer"', "last-modified": later})
+    brought = download(job, stored, lambda paths: None)
+    assert brought.checkpoint.status is CheckpointStatus.TORN
+    assert [stored.etag for stored in brought.objects.values()] == ["newer"]
+    faulty.with_headers = of_an_object(lambda told: told | {"ETag": "", "last-modified": later})
+    with pytest.raises(StorageUnreachable, match="it was replaced, and came without an ETag"):
+        download(job, stored, lambda paths: None)
+
+
+def test_an_object_that_the_storage_gives_two_etags_is_the_listed_one(
+    stored: Storage, s3: S3Server, bucket: str, tmp_path: Path, faulty: FaultyProxy
+) -> None:
+    s3.put(bucket, "ck/state", b"0123456789")
+    job = job_from(bucket, tmp_path, reported(s3, bucket, "ck/state"))
+    faulty.with_headers = of_an_object(lambda told: told | {"ETag": '"another"'})
+    brought = download(job, stored, lambda paths: None)
+    assert brought.checkpoint.status is CheckpointStatus.CLEAN
+    assert list(brought.objects.values()) == list(job.checkpoint)
+
+
+def test_a_page_of_html_without_an_etag_is_the_listed_one_if_size_and_date_are(
+    stored: Storage, s3: S3Server, bucket: str, tmp_path: Path, faulty: FaultyProxy
+) -> None:
+    """Storage without headers of its own gives it as a proxy gives a page."""
+    stored.put(Target(bucket, "ck/report", "text/html"), b"<html>")
+    faulty.with_headers = of_an_object(
+        lambda told: {k: v for k, v in told.items() if not k.lower().startswith(("x-amz", "etag"))}
+    )
+    download(job_from(bucket, tmp_path), stored, lambda paths: None)
+    assert (tmp_path / "report").read_bytes() == b"<html>"
 
 
 @pytest.mark.parametrize("in_pieces", [False, True])
