@@ -38,6 +38,7 @@ from kelpie_worker.s3.fast_path import NoFastPath
 from kelpie_worker.s3.get_object import Downloads
 from kelpie_worker.s3.listing import all_files
 from kelpie_worker.s3.objects import (
+    OF_A_DATE,
     UNKNOWN,
     Absent,
     ObjectState,
@@ -48,12 +49,13 @@ from kelpie_worker.s3.objects import (
     Target,
     Unknown,
     Version,
+    as_given,
     bare,
     date_of,
     stored_by,
 )
 from kelpie_worker.s3.retrying import Calls
-from kelpie_worker.s3.whose_fault import Asked
+from kelpie_worker.s3.whose_fault import Asked, has_own_header
 from kelpie_worker.system.backoff import Backoff
 from kelpie_worker.system.retry import retry, within
 from kelpie_worker.workspace.paths import own_name
@@ -68,9 +70,16 @@ if TYPE_CHECKING:
 
 _NO_UPLOAD = "KelpieLooksWhetherItMayWrite"  # the id of no upload
 _PUT_TOGETHER = 300.0  # seconds for which storage may put parts together after a gateway has given up
+# Seconds for a key that is refused in the middle of an upload to be renewed. Else all would be sent again, and a
+# file that takes longer than keys last would never arrive.
+_KEY_RENEWED_WITHIN = 60.0
+_NO_CONTENT = 204
 _BETWEEN_LOOKS = Backoff(0.5, 10.0)
+_LET_IT_PUT = (
+    "let the AWS key put objects there; if it may put those of some names only, give the directory a pattern that"
+    " tells them"
+)
 _KEYS_TRIED = 10  # objects whose names are tried where an upload of another name is forbidden
-_OF_A_DATE = 1.0  # seconds by which the dates of one moment differ, since they are whole ones
 
 
 class Storage:
@@ -112,7 +121,7 @@ class Storage:
                 self._forbids(replace(probe, key=key), what)
                 for key in [*self._some_keys(bucket, prefix), *(prefix + name for name in likely)]
             ):
-                raise NoDestination(f"{refusal}; let the AWS key put objects there") from refusal
+                raise NoDestination(f"{refusal}; {_LET_IT_PUT}") from refusal
         except NoBucket as error:
             raise NoDestination(str(error)) from error
         except (Misconfigured, NoDestination):
@@ -218,7 +227,7 @@ class Storage:
             )
             stored = stored_by(answer)
             if stored.etag != digest.hexdigest():
-                self._verify(target, stored.etag, len(body))
+                self._verify(target, stored.etag, len(body), has_own_header(_headers_of(answer)))
             else:
                 self._shared.etag_is_md5.saw(target.bucket, True)
             return stored
@@ -276,10 +285,10 @@ class Storage:
             return answer | {"ETag": listed.get("ETag")} if listed.get("Size") == len(body) else answer
 
         what = f"uploading part {number} of {target.bucket}/{target.key}"
-        answer = self._calls.sending(what, once, "ETag", size=len(body))
+        answer = self._calls.sending(what, once, "ETag", size=len(body), key_renewed_within=_KEY_RENEWED_WITHIN)
         if bare(answer["ETag"]) == md5.hex():
             self._shared.etag_is_md5.saw(target.bucket, True)
-        return Part(number, answer["ETag"], md5)
+        return Part(number, as_given(answer["ETag"]), md5)
 
     def copies_parts(self, bucket: str) -> bool:
         """Whether `copy_part` is worth a try, by what the bucket answered before."""
@@ -369,10 +378,12 @@ class Storage:
                     return answer
                 return self._told_by_a_look(became, target) or answer
 
-            answer = self._calls.changing(what, once, "ETag", asked=_asked(condition))
+            answer = self._calls.changing(
+                what, once, "ETag", asked=_asked(condition), key_renewed_within=_KEY_RENEWED_WITHIN
+            )
             stored = stored_by(answer)
             if stored.etag != etag:
-                self._verify(target, stored.etag, size)
+                self._verify(target, stored.etag, size, is_storages=True)  # its document has named the ETag
             return self._as_listed(target, stored)
 
         try:
@@ -415,7 +426,7 @@ class Storage:
         """
         etag, size = content
         begun_at = self._shared.open_uploads.begun_at(upload_id)
-        margin = 0.0 if isinstance(over, Unknown) else _OF_A_DATE
+        margin = 0.0 if isinstance(over, Unknown) else OF_A_DATE
         found = self._calls.head_once(target.bucket, target.key)
         stored = stored_by(found)
         modified = found.get("LastModified")
@@ -453,12 +464,14 @@ class Storage:
         """Abort a multipart upload. Tried once, because the caller is shutting down; `abort_left` tries again."""
         what = f"aborting {target.bucket}/{target.key}"
         try:
-            translated(
+            answer = translated(
                 lambda: self._client.abort_multipart_upload(
                     Bucket=target.bucket, Key=target.key, UploadId=upload_id
                 ),
                 what,
             )
+            if not _is_of_storage(answer):
+                raise StorageUnreachable(f"{what}: an answer that may be of something before the storage")
         except NoUpload:
             pass  # an earlier abort or completion succeeded and its answer was lost
         except (StorageUnreachable, StorageRefused) as error:
@@ -481,7 +494,7 @@ class Storage:
             try:
                 self._calls.changing(
                     what,
-                    lambda: self._client.delete_object(Bucket=bucket, Key=key, IfMatch=match_etag),
+                    lambda: self._delete_once(bucket, key, known, {"IfMatch": match_etag}),
                     asked=Asked.CONDITION,
                 )
                 return
@@ -495,7 +508,10 @@ class Storage:
                     return
                 if found not in (known, UNKNOWN):
                     raise Changed(f"{what}: it is another object", found) from None
-        self._calls.changing(what, lambda: self._client.delete_object(Bucket=bucket, Key=key))
+        try:
+            self._calls.changing(what, lambda: self._delete_once(bucket, key, known, {}))
+        except NotThere:
+            return  # an earlier try deleted it and its answer was lost: Google's storage says then that it is gone
 
     @property
     def _client(self) -> "S3Client":
@@ -568,6 +584,21 @@ class Storage:
             Bucket=target.bucket, Key=target.key, UploadId=upload_id, MultipartUpload=listed, **condition
         )
 
+    def _delete_once(self, bucket: str, key: str, known: ObjectState, condition: Any) -> Any:
+        """Raises StorageUnreachable if the answer may not be the storage's, and the object is still there."""
+        answer = self._client.delete_object(Bucket=bucket, Key=key, **condition)
+        if _is_of_storage(answer):
+            return answer
+        try:
+            found = Version(stored_by(self._calls.head_once(bucket, key)).etag)
+        except Misconfigured:
+            raise
+        except StorageRefused:  # it is gone, or the key may not look
+            return answer
+        if known in (found, UNKNOWN):
+            raise StorageUnreachable(f"{bucket}/{key} is still there though it was deleted")
+        return answer
+
     def _list(self, where: dict[str, Any]) -> "ListObjectsV2OutputTypeDef":
         return self._client.list_objects_v2(**where)
 
@@ -586,20 +617,37 @@ class Storage:
         self._shared.completion_etags_last.saw(target.bucket, shown.etag == stored.etag)
         return shown
 
-    def _verify(self, target: Target, etag: str, size: int) -> Stored:
-        """Raises StorageUnreachable if the object is not there with this size and ETag, though it was stored."""
+    def _verify(self, target: Target, etag: str, size: int, is_storages: bool) -> None:
+        """Raises StorageUnreachable if the object is not there with this size and ETag, though it was stored.
+
+        `is_storages`: the answer to the upload is the storage's for certain. It is believed, then, where the key
+        may only write: the storage has compared what it got with its MD5.
+        """
         try:
             found = self._calls.head(target.bucket, target.key)
         except NotThere as error:
             raise StorageUnreachable(f"{target.bucket}/{target.key} is not there though it was stored") from error
-        stored = stored_by(found)
-        if found.get("ContentLength") != size or stored.etag != etag:
+        except Forbidden as error:
+            if is_storages:
+                return
+            raise Forbidden(f"{error}; let the AWS key read what it uploads") from error
+        if found.get("ContentLength") != size or stored_by(found).etag != etag:
             raise StorageUnreachable(f"{target.bucket}/{target.key} is not what was uploaded")
-        return stored
 
 
 def _probe(bucket: str, prefix: str) -> Target:
     return Target(bucket, f"{prefix}{own_name('probe')}", "application/octet-stream")
+
+
+def _headers_of(answer: Any) -> dict[str, str]:
+    found: dict[str, str] = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    return found
+
+
+def _is_of_storage(answer: Any) -> bool:
+    """Whether the answer to a deletion is the storage's for certain: nothing in between answers 204 for it."""
+    status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return status == _NO_CONTENT or has_own_header(_headers_of(answer))
 
 
 def _asked(condition: Condition) -> Asked:

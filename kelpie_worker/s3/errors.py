@@ -114,6 +114,7 @@ _ADVICE = {
     "PermanentRedirect": "; check AWS_REGION and AWS_ENDPOINT_URL",
     "AuthorizationHeaderMalformed": "; check AWS_REGION",
     "IllegalLocationConstraintException": "; check AWS_REGION",
+    "InvalidObjectState": "; it is archived: restore it, or copy it to another storage class",
 } | dict.fromkeys(
     ("QuotaExceeded", "StorageFull", "XMinioAdminBucketQuotaExceeded", "XMinioStorageFull"),
     "; there is no room: delete objects, or have the quota of the bucket raised",

@@ -70,13 +70,17 @@ class FastPath:
             client.meta.events.register_last(f"before-sign.s3.{operation}", self._record)
 
     def put(self, target: Target, body: bytes, md5: str, condition: Mapping[str, str]) -> dict[str, Any]:
-        """Store an object; returns the ETag and version under boto3's names. `condition` is headers."""
+        """Store an object; returns what is used of the answer under boto3's names. `condition` is headers."""
         headers = {**target.headers, "Content-MD5": md5, **condition}
         if self._sends_checksums:
             headers["x-amz-checksum-crc32"] = base64.b64encode(zlib.crc32(body).to_bytes(4, "big")).decode()
         answer = self._send("PUT", "PutObject", target.place, headers, body)
         document(answer)
-        return {"ETag": answer.headers.get("etag"), "VersionId": answer.headers.get("x-amz-version-id")}
+        return {
+            "ETag": answer.headers.get("etag"),
+            "VersionId": answer.headers.get("x-amz-version-id"),
+            "ResponseMetadata": {"HTTPStatusCode": answer.status, "HTTPHeaders": answer.headers},
+        }
 
     def get(self, bucket: str, key: str) -> Answer:
         """An object. Reading it raises if it ends too early or does not match the storage's checksum."""

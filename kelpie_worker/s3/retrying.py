@@ -13,6 +13,7 @@ from kelpie_worker.lease import Lease
 from kelpie_worker.s3.client import SharedClient
 from kelpie_worker.s3.encodings import accepting_gzip, is_packed
 from kelpie_worker.s3.errors import (
+    Forbidden,
     Misconfigured,
     NoBucket,
     NotThere,
@@ -22,7 +23,7 @@ from kelpie_worker.s3.errors import (
     Untold,
     translated,
 )
-from kelpie_worker.s3.objects import size_in
+from kelpie_worker.s3.objects import bare, is_of_date, size_in
 from kelpie_worker.s3.request_timeouts import limited
 from kelpie_worker.s3.whose_fault import Asked, describes_object
 from kelpie_worker.system.backoff import Backoff
@@ -39,20 +40,29 @@ _NO_SUCH_RANGE = 416
 class _Limit:
     """When a call is not repeated any more."""
 
-    def __init__(self, max_retries: int, asked: Asked) -> None:
+    def __init__(self, max_retries: int, asked: Asked, key_renewed_within: float) -> None:
         self._max_retries = max_retries
         self._asked = asked
+        self._key_renewed_within = key_renewed_within
         self._refusals = 0
+        self._key_refused_at: float | None = None  # seconds since the first call began
 
     def is_reached(self, failure: Failure[Exception]) -> bool:
         error = failure.error
         if isinstance(error, StorageUnreachable):
             return failure.number > self._max_retries
         self._refusals += 1
+        if isinstance(error, Misconfigured) and self._may_be_renewed(failure.waited):
+            return False
         tells_a_fact = isinstance(error, NotThere | NoBucket | Untold)
         # From these a conclusion would be drawn that lasts: that the key is bad, that conditions are not known.
         weighty = isinstance(error, Misconfigured) or (self._asked is Asked.CONDITION and not tells_a_fact)
         return not weighty or self._refusals > 1
+
+    def _may_be_renewed(self, waited: float) -> bool:
+        if self._key_refused_at is None:
+            self._key_refused_at = waited
+        return waited - self._key_refused_at < self._key_renewed_within
 
 
 class Calls:
@@ -83,15 +93,25 @@ class Calls:
 
         return self._until_it_succeeds(once, asked)
 
-    def sending(self, what: str, operation: Callable[[], Result], needed: str, size: int) -> Result:
-        """The same for an upload of so many bytes that are not visible: they may be sent past the lease."""
+    def sending(
+        self,
+        what: str,
+        operation: Callable[[], Result],
+        needed: str,
+        size: int,
+        key_renewed_within: float = 0.0,
+    ) -> Result:
+        """The same for an upload of so many bytes that are not visible: they may be sent past the lease.
+
+        A key that is refused is read again for at least so many seconds.
+        """
 
         def once() -> Result:
             self.lease.check()
             with limited(self.shared.line, size, self._as_long_as_it_is_wanted):
                 return _answer_with((needed,), translated(operation, what), what)
 
-        return self._until_it_succeeds(once)
+        return self._until_it_succeeds(once, key_renewed_within=key_renewed_within)
 
     def changing(
         self,
@@ -100,10 +120,11 @@ class Calls:
         *needed: str,
         size: int = 0,
         asked: Asked = Asked.OTHER,
+        key_renewed_within: float = 0.0,
     ) -> Result:
         """The same for what changes an object: each try waits until the lease is safe, and ends when it is not.
 
-        `size` is the number of bytes that are sent.
+        `size` is the number of bytes that are sent. `key_renewed_within` as in `sending`.
         """
 
         def once() -> Result:
@@ -112,19 +133,21 @@ class Calls:
             with limited(self.shared.line, size, self.lease.seconds_left):
                 return _answer_with(needed, translated(operation, what, asked), what)
 
-        return self._until_it_succeeds(once, asked)
+        return self._until_it_succeeds(once, asked, key_renewed_within)
 
     def _as_long_as_it_is_wanted(self) -> float:
         """The seconds left for what changes no object: any number, until the attempt is over."""
         return 0.0 if self.lease.cancelled else math.inf
 
-    def _until_it_succeeds(self, once: Callable[[], Result], asked: Asked = Asked.OTHER) -> Result:
+    def _until_it_succeeds(
+        self, once: Callable[[], Result], asked: Asked = Asked.OTHER, key_renewed_within: float = 0.0
+    ) -> Result:
         return retry(
             once,
             on=(StorageUnreachable, StorageRefused),
             backoff=_BACKOFF,
             pause=self.lease.pause,
-            until=_Limit(self._max_retries, asked).is_reached,
+            until=_Limit(self._max_retries, asked, key_renewed_within).is_reached,
             on_failure=self._read_credentials_again,
         )
 
@@ -150,24 +173,46 @@ class Calls:
             found = translated(lambda: self._head_with_size(which), what, Asked.HEAD)
         except Untold:
             found = translated(lambda: self._head_by_get(which), what)
-        if not describes_object(found["ResponseMetadata"]["HTTPHeaders"], which["Key"]):
+        headers = found["ResponseMetadata"]["HTTPHeaders"]
+        if not describes_object(headers, which["Key"]) and not self._is_listed(which, found, what):
             raise StorageUnreachable(f"{what}: an answer that the storage has not given, as if from a proxy")
         if found.get("ETag") is None and "VersionId" not in which:
             listed = self._listed_etag(which, found.get("ContentLength"), what)
             found = cast("HeadObjectOutputTypeDef", {**found, "ETag": listed})
         return _answer_with(("ETag",), found, what)
 
+    def _is_listed(self, which: Any, found: Any, what: str) -> bool:
+        """Whether a listing shows what was found, though it looks like a page: an object may be a page of HTML.
+
+        Raises Forbidden if the key may not list: without that it would be asked for without end.
+        """
+        if "VersionId" in which:
+            return False
+        try:
+            shown = self._shown(which, what)
+        except Forbidden as error:
+            raise Forbidden(f"{error}; it looks like a proxy's page: let the AWS key list the bucket") from error
+        if shown is None or shown.get("ETag") is None or shown.get("Size") != found.get("ContentLength"):
+            return False
+        if (told := found.get("ETag")) is not None:
+            return bare(shown["ETag"]) == bare(told)
+        modified = shown.get("LastModified")
+        return bool(modified and is_of_date(found["ResponseMetadata"]["HTTPHeaders"], modified.timestamp()))
+
     def _listed_etag(self, which: Any, size: int | None, what: str) -> str | None:
         """The ETag that a listing shows of an object of this size: proxies that change bodies drop it elsewhere.
 
         None if the listing shows another object, or no ETag either.
         """
+        shown = self._shown(which, what)
+        return shown.get("ETag") if shown and shown.get("Size") == size else None
+
+    def _shown(self, which: Any, what: str) -> Any:
+        """What a listing shows of an object; None if it shows none."""
         where = {"Bucket": which["Bucket"], "Prefix": which["Key"], "MaxKeys": 1}
         page = translated(lambda: self.client.list_objects_v2(**where), what)
         shown = next(iter(page.get("Contents", [])), None)
-        if shown is None or (shown.get("Key"), shown.get("Size")) != (which["Key"], size):
-            return None
-        return shown.get("ETag")
+        return shown if shown and shown.get("Key") == which["Key"] else None
 
     def _head_with_size(self, which: Any) -> "HeadObjectOutputTypeDef":
         """What packs or unpacks bodies on their way leaves their size out of the answer."""

@@ -151,11 +151,16 @@ def describes_object(headers: Mapping[str, str], key: str) -> bool:
         no                         yes            that of pages  other  no
         no                         yes            any other      any    yes
     """
-    if _has_own_header(headers):
+    if has_own_header(headers):
         return True
     if "last-modified" not in headers:
         return False
     return not _has_type_of_page(headers) or bool(_PAGE_NAME.search(key))
+
+
+def has_own_header(headers: Mapping[str, str]) -> bool:
+    """Whether an answer is the storage's own for certain: it has a header that only storage has."""
+    return any(_OWN_HEADER.match(name) for name in headers)
 
 
 def is_page(status: int, headers: Mapping[str, str]) -> bool:
@@ -165,11 +170,7 @@ def is_page(status: int, headers: Mapping[str, str]) -> bool:
         return False
     if length is None:  # an empty body may come in chunks, too
         return is_html and "transfer-encoding" in headers
-    return is_html or not _has_own_header(headers)
-
-
-def _has_own_header(headers: Mapping[str, str]) -> bool:
-    return any(_OWN_HEADER.match(name) for name in headers)
+    return is_html or not has_own_header(headers)
 
 
 def _has_type_of_page(headers: Mapping[str, str]) -> bool:

@@ -8,7 +8,33 @@ import re
 from kelpie_worker.job import Job, SyncBlock
 from kelpie_worker.transfer.content_types import SUFFIXES_OF_JOBS
 
-_MOST = 20  # names that the command line tells
+_MOST = 20  # names that the command line tells, and of those that an earlier attempt sent
+# What jobs' files begin with; a bucket may take only names of one beginning.
+_BEGINNINGS = (
+    "checkpoint",
+    "checkpoint-1",
+    "checkpoint_1",
+    "checkpoints/x",
+    "ckpt",
+    "ckpt-1",
+    "ckpt_1",
+    "model",
+    "model-1",
+    "epoch-1",
+    "epoch_1",
+    "epoch=1",
+    "step-1",
+    "step_1",
+    "state",
+    "best",
+    "last",
+    "final",
+    "output",
+    "outputs/x",
+    "result",
+    "results/x",
+    "logs/x",
+)
 _SUFFIX_IN_PATTERN = re.compile(r"\\\.([A-Za-z0-9]{1,15})")
 _GROUP_IN_PATTERN = re.compile(r"\\\.\((?:\?:)?([A-Za-z0-9|]+)\)")
 # The simple pieces of a pattern, and text that each of them matches.
@@ -26,8 +52,15 @@ def likely_names(job: Job, block: SyncBlock) -> list[str]:
     """Relative keys that files of this block may have; the likeliest first."""
     names = _of_pattern(block.pattern or "") + _of_command(job, block)
     names += [f"x{suffix}" for suffix in SUFFIXES_OF_JOBS]
+    names += _BEGINNINGS
     ending = ".gz" if job.compression else ""
-    return list(dict.fromkeys(name + ending for name in names))
+    return list(dict.fromkeys(_sent_before(job, block) + [name + ending for name in names]))
+
+
+def _sent_before(job: Job, block: SyncBlock) -> list[str]:
+    """What the bucket took of an earlier attempt, also where the key may not list it."""
+    there = [stored.key for stored in job.checkpoint if stored.bucket == block.bucket]
+    return [key.removeprefix(block.prefix) for key in there if key.startswith(block.prefix)][:_MOST]
 
 
 def _of_pattern(pattern: str) -> list[str]:

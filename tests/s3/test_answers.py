@@ -20,7 +20,7 @@ from kelpie_worker.s3.errors import (
     StorageRefused,
     StorageUnreachable,
 )
-from kelpie_worker.s3.objects import Absent, Part, RemoteFile, Target, Version
+from kelpie_worker.s3.objects import UNKNOWN, Absent, Part, RemoteFile, Target, Version
 from local_stack.s3 import S3Server
 from tests.doubles.faulty_proxy import FaultyProxy
 from tests.doubles.leases import held
@@ -142,6 +142,124 @@ def test_a_key_that_may_not_look_for_an_etag_that_was_left_out_is_told_so(
     assert s3.get(bucket, "key") == b"content"
 
 
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_what_was_sent_is_stored_though_the_key_may_only_write_and_etags_are_no_md5s(
+    storage: Storage, s3: S3Server, bucket: str, faulty: FaultyProxy, in_parts: bool
+) -> None:
+    """As in a bucket that encrypts with a key of its own. The storage has compared the bytes with their MD5."""
+    faulty.etags = "others"
+    faulty.with_headers = lambda method, path, told: told | {"x-amz-request-id": "1"}
+    faulty.fault = lambda method, path: "403" if method in ("HEAD", "GET") else None
+    if in_parts:
+        upload = storage.begin(target(bucket))
+        part = storage.send_part(target(bucket), upload, 1, b"content")
+        stored = storage.complete(target(bucket), upload, [Part(1, part.etag, b"foreign")], 7, Absent())
+        assert stored.etag == faulty.shown(s3.etags(bucket)["key"])
+    else:
+        assert storage.put(target(bucket), b"content", Absent()).etag == faulty.shown(s3.etags(bucket)["key"])
+    assert s3.get(bucket, "key") == b"content"
+
+
+def test_an_upload_that_may_have_been_answered_by_something_else_has_to_be_looked_at(
+    storage: Storage, s3: S3Server, bucket: str, faulty: FaultyProxy
+) -> None:
+    faulty.fault = lambda method, path: "swallow" if method == "PUT" else "403"
+    with pytest.raises(StorageRefused, match="AccessDenied; let the AWS key read what it uploads"):
+        storage.put(target(bucket), b"content")
+    assert s3.keys(bucket) == []
+
+
+@pytest.mark.parametrize("added", ['W/"{}"', '"{}-gzip"'])
+def test_what_a_proxy_adds_to_the_etag_of_a_part_is_not_told_to_the_storage(
+    storage: Storage, s3: S3Server, bucket: str, faulty: FaultyProxy, added: str
+) -> None:
+    """It would not know the part: the upload would be begun again and again."""
+
+    def changed(method: str, path: str, told: dict[str, str]) -> dict[str, str]:
+        return told | {"ETag": added.format(told["ETag"].strip('"'))} if "partNumber" in path else told
+
+    faulty.with_headers = changed
+    upload = storage.begin(target(bucket))
+    part = storage.send_part(target(bucket), upload, 1, b"content")
+    storage.complete(target(bucket), upload, [part], 7, Absent())
+    assert s3.get(bucket, "key") == b"content"
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_a_deletion_that_something_else_has_answered_is_repeated(
+    shared: SharedClient, s3: S3Server, bucket: str, faulty: FaultyProxy, is_known: bool
+) -> None:
+    s3.put(bucket, "key", b"content")
+    known = Version(s3.etags(bucket)["key"]) if is_known else UNKNOWN
+    faulty.fault = lambda method, path: "swallow" if method == "DELETE" else None
+    with pytest.raises(StorageUnreachable, match="key is still there though it was deleted"):
+        Storage(shared, held(), max_retries=0).delete(bucket, "key", known)
+    faulty.break_in_turn(["swallow"], "DELETE")
+    Storage(shared, held(), max_retries=1).delete(bucket, "key", known)
+    assert s3.keys(bucket) == []
+
+
+def test_a_deletion_whose_outcome_may_not_be_looked_at_is_believed(
+    storage: Storage, bucket: str, faulty: FaultyProxy
+) -> None:
+    faulty.fault = lambda method, path: "swallow" if method == "DELETE" else "403"
+    storage.delete(bucket, "key")
+
+
+def test_what_is_gone_is_deleted(storage: Storage, bucket: str, faulty: FaultyProxy) -> None:
+    """Google's storage says so of a second deletion, where the answer to the first one was lost."""
+    faulty.fault = lambda method, path: "404 NoSuchKey" if method == "DELETE" else None
+    storage.delete(bucket, "key")
+    storage.delete(bucket, "key", Version("0" * 32))
+
+
+def test_an_upload_whose_abort_something_else_has_answered_is_aborted_later(
+    storage: Storage, shared: SharedClient, s3: S3Server, bucket: str, faulty: FaultyProxy
+) -> None:
+    upload = storage.begin(target(bucket))
+    faulty.break_in_turn(["swallow"], "DELETE")
+    storage.abort(target(bucket), upload)
+    assert shared.open_uploads.any_left and s3.unfinished_uploads(bucket) == ["key"]
+    storage.abort_left()
+    assert not shared.open_uploads.any_left and s3.unfinished_uploads(bucket) == []
+
+
+def test_half_an_etag_is_no_answer(storage: Storage, s3: S3Server, bucket: str, faulty: FaultyProxy) -> None:
+    s3.put(bucket, "key", b"content")
+    faulty.fault = lambda method, path: "half-etag"
+    with pytest.raises(StorageUnreachable):
+        storage.state_of(bucket, "key")
+    upload = s3.begin_upload(bucket, "key")
+    with pytest.raises(StorageUnreachable):
+        storage.send_part(target(bucket), upload, 1, b"content")
+
+
+@pytest.mark.parametrize("leaves_out", ["x-amz", "etag"])
+def test_an_object_that_is_a_page_of_html_is_known_by_a_listing(
+    storage: Storage, s3: S3Server, bucket: str, faulty: FaultyProxy, leaves_out: str
+) -> None:
+    """Of storage without headers of its own it looks like a proxy's page."""
+    storage.put(Target(bucket, "report", "text/html"), b"<html>")
+    faulty.with_headers = lambda method, path, told: {
+        name: value for name, value in told.items() if not name.lower().startswith(("x-amz", leaves_out))
+    }
+    assert storage.state_of(bucket, "report") == Version(s3.etags(bucket)["report"])
+    faulty.fault = lambda method, path: "200 page" if method == "HEAD" else None
+    with pytest.raises(StorageUnreachable, match="that the storage has not given"):
+        storage.state_of(bucket, "report")
+
+
+def test_an_object_that_is_a_page_of_html_is_not_asked_for_without_end_where_nothing_may_be_listed(
+    storage: Storage, bucket: str, faulty: FaultyProxy
+) -> None:
+    storage.put(Target(bucket, "report", "text/html"), b"<html>")
+    faulty.with_headers = lambda method, path, told: {
+        name: value for name, value in told.items() if not name.lower().startswith("x-amz")
+    }
+    faulty.fault = lambda method, path: "403" if "list-type" in path else None
+    assert storage.state_of(bucket, "report") == UNKNOWN
+
+
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_conflict_without_a_condition_is_no_answer(
     storage: Storage, bucket: str, faulty: FaultyProxy, tmp_path: Path, operation: str
@@ -154,8 +272,14 @@ def test_a_conflict_without_a_condition_is_no_answer(
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_key_that_is_not_accepted_is_this_machines_trouble(
-    storage: Storage, bucket: str, faulty: FaultyProxy, tmp_path: Path, operation: str
+    storage: Storage,
+    bucket: str,
+    faulty: FaultyProxy,
+    tmp_path: Path,
+    operation: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("kelpie_worker.s3.bucket._KEY_RENEWED_WITHIN", 0)
     for code in OF_THE_MACHINE:
         faulty.fault = lambda method, path, code=code: code  # type: ignore[misc]
         with pytest.raises(Misconfigured, match=code[4:]):
@@ -195,6 +319,25 @@ def test_credentials_that_were_renewed_in_their_file_are_read_again(
         list(storage.files(bucket, ""))
     write("NEWKEY")
     assert [file.key for file in storage.files(bucket, "")] == ["key"]
+
+
+def test_a_key_that_expires_in_the_middle_of_an_upload_and_is_renewed_late_costs_nothing_that_was_sent(
+    storage: Storage, s3: S3Server, bucket: str, faulty: FaultyProxy
+) -> None:
+    upload = storage.begin(target(bucket))
+    faulty.break_in_turn(["400 ExpiredToken"] * 4, "PUT", "partNumber")
+    part = storage.send_part(target(bucket), upload, 1, b"content")
+    faulty.break_in_turn(["400 ExpiredToken"] * 4, "POST", "uploadId")
+    storage.complete(target(bucket), upload, [part], 7)
+    assert s3.get(bucket, "key") == b"content"
+
+
+def test_an_object_that_is_archived_is_told_of_in_a_sentence(
+    storage: Storage, bucket: str, faulty: FaultyProxy, tmp_path: Path
+) -> None:
+    faulty.fault = lambda method, path: "403 InvalidObjectState"
+    with pytest.raises(StorageRefused, match="InvalidObjectState; it is archived: restore it"):
+        OPERATIONS["get"](storage, bucket, tmp_path / "file")
 
 
 @pytest.mark.parametrize("content", [b"content", b""])
@@ -326,7 +469,7 @@ def test_a_destination_that_takes_only_some_names_is_one(
         storage.demand_destination(bucket, "out/", ["x.txt", "best.pt"])
         assert storage.takes_uploads(bucket, "out/")  # it is in reach
     allow_only("other.bin")
-    with pytest.raises(NoDestination, match="AccessDenied; let the AWS key put objects there"):
+    with pytest.raises(NoDestination, match="put objects there; if it may put those of some names only, give"):
         storage.demand_destination(bucket, "out/", ["x.txt", "best.pt"])
     assert s3.keys(bucket) == ["out/state-1"] and s3.unfinished_uploads(bucket) == []
 

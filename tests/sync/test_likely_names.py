@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from kelpie_worker.job import Job, SyncBlock
+from kelpie_worker.job import Job, StoredObject, SyncBlock
 from kelpie_worker.sync.likely_names import likely_names
 
 BLOCK = SyncBlock("bucket", "ck/", "/opt/job/ck", named="ck")
@@ -47,4 +47,15 @@ def test_the_command_line_tells_names_in_the_directory_and_nothing_else_of_it_is
 
 def test_what_jobs_usually_write_is_likely_and_ends_as_its_keys_do() -> None:
     assert {"x.pt", "x.ckpt", "x.csv", "x.xtc"} <= set(likely_names(Job("claim", "id"), BLOCK))
+    assert {"ckpt-1", "checkpoint_1", "model", "results/x"} <= set(likely_names(Job("claim", "id"), BLOCK))
     assert {"x.pt.gz", "x.csv.gz"} <= set(likely_names(Job("claim", "id", compression=True), BLOCK))
+
+
+def test_what_the_bucket_took_of_an_earlier_attempt_is_the_likeliest() -> None:
+    places = [("bucket", "ck/run/7.bin.gz"), ("another", "ck/x1"), ("bucket", "other/x2")]
+    job = Job(
+        "claim", "id", compression=True, checkpoint=tuple(StoredObject(*place, 1, "etag") for place in places)
+    )
+    names = likely_names(job, BLOCK)
+    assert names[0] == "run/7.bin.gz"
+    assert not {"x1", "x2"} & set(names)

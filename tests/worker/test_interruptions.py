@@ -352,7 +352,8 @@ def test_a_bucket_that_outputs_cannot_go_to_is_found_before_the_command_starts(
     job = coordinator.submit(**shell("echo 1 > out/x"), sync=sync)
     worker = make_worker(AWS_ENDPOINT_URL=faulty.url).start()
     report, body = finished(coordinator, job)
-    assert (report, body["reason"], body["detail"]) == ("failed", "upload", said)
+    assert (report, body["reason"]) == ("failed", "upload")
+    assert body["detail"].startswith(said)
     assert not worker.seen("command_started")
 
 
