@@ -114,9 +114,16 @@ _ADVICE = {
     "PermanentRedirect": "; check AWS_REGION and AWS_ENDPOINT_URL",
     "AuthorizationHeaderMalformed": "; check AWS_REGION",
     "IllegalLocationConstraintException": "; check AWS_REGION",
+    "InArrearOrInsufficientBalance": "; the account that the bucket belongs to has to be paid for",
     "InvalidObjectState": "; it is archived: restore it, or copy it to another storage class",
 } | dict.fromkeys(
-    ("QuotaExceeded", "StorageFull", "XMinioAdminBucketQuotaExceeded", "XMinioStorageFull"),
+    (
+        "InsufficientStorageSpace",
+        "QuotaExceeded",
+        "StorageFull",
+        "XMinioAdminBucketQuotaExceeded",
+        "XMinioStorageFull",
+    ),
     "; there is no room: delete objects, or have the quota of the bucket raised",
 )
 _VERIFICATION = re.compile(r"certificate verify failed: ([^(\])]+)")

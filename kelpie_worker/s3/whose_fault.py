@@ -52,15 +52,16 @@ class When(StrEnum):
 
 _CODES = {
     Says.LATER: """
-        BadDigest Busy ClientDisconnect ConcurrentModification IDPCommunicationError IncompleteBody
-        InsufficientCapacity InternalError InvalidDigest InvalidPart InvalidPartOrder
+        BadDigest BucketExpanding Busy ClientDisconnect ConcurrentModification IDPCommunicationError IncompleteBody
+        InsufficientCapacity InsufficientStorageSpace InternalError InvalidDigest InvalidPart InvalidPartOrder
         OperationAborted PriorRequestNotComplete ServiceUnavailable StorageFull TemporaryRedirect
-        XAmzContentChecksumMismatch XAmzContentSHA256Mismatch XMinioServerNotInitialized
+        UserNetworkTooSlow XAmzContentChecksumMismatch XAmzContentSHA256Mismatch XMinioServerNotInitialized
         XMinioStorageFull
     """,
     Says.SETTINGS: """
         AccountProblem AuthFailure AuthorizationHeaderMalformed AuthorizationQueryParametersError
-        IllegalLocationConstraintException InvalidClientTokenId InvalidIdentityToken InvalidRegion
+        DeregisterUserId FrozenUserId IllegalLocationConstraintException InArrearOrInsufficientBalance
+        InvalidClientTokenId InvalidIdentityToken InvalidRegion
         InvalidSecurity InvalidToken InvalidTokenId MissingSecurityElement MissingSecurityHeader NotSignedUp
         PermanentRedirect Redirect TokenRefreshRequired Unauthorized UnrecognizedClientException UserDisable
         UserProjectAccountProblem UserSuspended

@@ -89,6 +89,8 @@ def test_an_answer_says_what_its_row_says(status: int, code: str | None, asked: 
         ("InvalidAccessKeyId.NotFound InvalidSecurityToken.Expired AccessKeyDisabled KeyExpired", Says.SETTINGS),
         ("InvalidSignature IncompleteSignature MissingAuthenticationToken NotAuthenticated", Says.SETTINGS),
         ("MissingSecurityHeader UserDisable InvalidSessionToken", Says.SETTINGS),
+        ("UserNetworkTooSlow InsufficientStorageSpace BucketExpanding", Says.LATER),
+        ("InArrearOrInsufficientBalance FrozenUserId DeregisterUserId", Says.SETTINGS),
         ("GatewayTimeout ServerBusy ConcurrentRequest BackendUnavailable CapExceeded", Says.LATER),
         ("AccessDenied InvalidObjectState KeyTooLongError EntityTooLarge", Says.REFUSED),
         ("NoSuchVersion", Says.ABSENT),
