@@ -19,6 +19,7 @@ from kelpie_worker.s3.receiving import new_file, received_into
 from kelpie_worker.s3.retrying import Calls
 from kelpie_worker.s3.whose_fault import Asked, describes_object
 
+_WHOLE = 200
 _MD5 = re.compile("[0-9a-f]{32}")
 
 
@@ -88,6 +89,8 @@ class Downloads:
     def _fetch_once(self, which: dict[str, Any], path: Path, listed: RemoteFile) -> RemoteFile:
         with closing(self._open(which)) as answer:
             etag = bare(answer.headers.get("etag", ""))
+            if answer.status != _WHOLE:
+                raise StorageUnreachable(f"downloading {listed.key}: {answer.status} came in place of all of it")
             if not _is_as_listed(answer, listed) and not describes_object(answer.headers, listed.key):
                 raise StorageUnreachable(
                     f"downloading {listed.key}: an answer that the storage has not given, as if from a proxy"

@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 
 # "503", "500", "html" (a page of a proxy in between), "403", "400", "reset" and "stall" (no answer before the
 # proxy is closed) in place of being carried out, "lost" after it, "truncate" in its answer, "behead" in that's
-# headers; "halve" answers with half a body that passes for a whole one, "spoil" with other bytes; "swallow" is a
-# yes to what is not carried out; "gone" is what S3 answers to the completion of an upload that is complete, and
-# moto does not; "501" and "412" are what a server says that knows no conditions. "404 page" is a status with a
-# page of something before the storage, "400 ExpiredToken" one with that code in an error document.
+# headers; "halve" answers with half a body that passes for a whole one, "part" with 206, "spoil" with other bytes;
+# "swallow" is a yes to what is not carried out; "gone" is what S3 answers to the completion of an upload that is
+# complete, and moto does not; "501" and "412" are what a server says that knows no conditions. "404 page" is a
+# status with a page of something before the storage, "400 ExpiredToken" one with that code in an error document.
 # "untagged" leaves the ETag out of the answer (not out of a listing); "half-etag" cuts the answer off in it.
 Fault = str
 LOOK = "KelpieLooksWhetherItMayWrite"  # in the address of a look whether a place takes uploads
@@ -163,6 +163,8 @@ class FaultyProxy:
                 _answer(request, status, untagged, _ETAG.sub(b"", content) if is_completion else content)
             elif fault == "halve":
                 _answer(request, status, headers, content[: len(content) // 2])
+            elif fault == "part":
+                _answer(request, 206, headers, content[: len(content) // 2])
             elif fault == "spoil":
                 _answer(request, status, headers, content[::-1])
             elif fault == "truncate":

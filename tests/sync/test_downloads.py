@@ -278,6 +278,18 @@ def test_half_an_object_that_passes_for_a_whole_one_is_brought_again(
         download(job, stored, lambda paths: None)
 
 
+@pytest.mark.parametrize("earlier", [0, 1], ids=["by boto3", "by the short way"])
+def test_a_part_that_was_not_asked_for_is_not_taken_for_an_object_whose_size_is_not_listed(
+    stored: Storage, s3: S3Server, bucket: str, tmp_path: Path, faulty: FaultyProxy, earlier: int
+) -> None:
+    s3.put(bucket, "state", b"0123456789")
+    for _ in range(earlier):
+        stored.fetch(bucket, "state", tmp_path / "state", RemoteFile("state", -1))
+    faulty.break_in_turn(["part"], "GET", "/state")
+    stored.fetch(bucket, "state", tmp_path / "state", RemoteFile("state", -1))
+    assert (tmp_path / "state").read_bytes() == b"0123456789"
+
+
 def test_other_bytes_than_those_of_the_etag_are_no_object_where_etags_are_known_to_be_sums(
     stored: Storage, s3: S3Server, bucket: str, tmp_path: Path, faulty: FaultyProxy
 ) -> None:
