@@ -64,8 +64,7 @@ class Sequel:
 
     is_whole: bool  # report what the bucket has, less what is deleted: it is one state of the directory
     delete: tuple[str, ...]  # after that, the objects of these files
-    is_unproven: bool  # all was sent, and a look that finds nothing changed will show that it is one state
-    unsteady: frozenset[str]  # files left out that the bucket did not refuse: they are, or were, being written
+    unsteady: frozenset[str]  # files that are, or were, being written: left out, or of no proven state
     up_to_date: bool  # what is left out can wait until something changes, or until refusals are tried again
 
 
@@ -92,6 +91,7 @@ class Mirror:
         a large file that grew and takes long, beside a new one     new         -      -        change
         more files than a generation may have                       1000 files  -      -        now
         a file removed since the last generation                    -           -      -        change
+        the same, where what was sent before was never reported     -           yes    -        change
         the same, beside a new file                                 new         yes    -        change
         a file removed before the last generation                   -           yes    old      change
         the same, beside a new file                                 new         yes    old      change
@@ -115,6 +115,7 @@ class Mirror:
         final: a file removed since the last generation             -           yes    old      end
         final: a refused file, beside a new one                     new         -      -        now
         final: a refused file                                       no          yes    -        end
+        final: a new file, where the directory does not hold still  new         -      -        now
 
     A file that is left out keeps the others' generation from being whole. If the bucket has no version of it, it
     keeps deletions back, too: it may be what takes the place of the removed files. A look at a directory that does
@@ -154,10 +155,11 @@ class Mirror:
             aside={path: changed[path] for path in aside},
         )
 
-    def after(self, sent: Send, look: Look, now: float) -> Sequel | None:
+    def after(self, sent: Send, look: Look, now: float, is_unreported: bool) -> Sequel | None:
         """What follows once a generation is sent; None if the next one follows at once, with what is ready too.
 
-        `look` is the one that it was decided by, without what is gone since.
+        `look` is the one that it was decided by, without what is gone since. `is_unreported` says whether anything
+        was sent since the bucket was last reported as whole.
         """
         if not sent.is_all:
             return None
@@ -167,12 +169,12 @@ class Mirror:
         delete = sent.removed if may_delete else ()
         refused = {path for path in left_out if self.files[path].refused}
         not_due = {path for path in refused if now < self.files[path].try_again_at}
+        is_all = not left_out
         return Sequel(
-            is_whole=bool(sent.files or delete) and not left_out and look.is_one_state,
+            is_whole=bool(is_unreported or delete) and is_all and look.is_one_state,
             delete=delete,
-            is_unproven=bool(sent.files) and not left_out and not look.is_one_state,
-            unsteady=left_out - refused,
-            up_to_date=not left_out if look.final else left_out <= not_due | sent.held,
+            unsteady=(left_out - refused) | (frozenset() if look.is_one_state else frozenset(sent.files)),
+            up_to_date=is_all and look.is_one_state if look.final else left_out <= not_due | sent.held,
         )
 
     def _removed(self, look: Look) -> list[str]:

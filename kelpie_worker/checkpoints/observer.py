@@ -40,7 +40,8 @@ class DirectoryObserver:
     ) -> None:
         """`key_of` says where a file is sent."""
         self.file_events = FileEvents()
-        self.behind_since: float | None = None  # CLOCK_BOOTTIME; None while the bucket has all
+        self.behind_since: float | None = None  # CLOCK_BOOTTIME; None while the bucket has all, as a whole
+        self.is_unreported = False  # what the bucket took, or may have taken, was not reported as whole yet
         self._block = block
         self._scanner = scanner
         self._files = files
@@ -98,8 +99,7 @@ class DirectoryObserver:
                 return replace(self._look_in_motion(look), at_rest=False)
             before = look
             check()
-        look = self.look()
-        return replace(look, is_one_state=self._agree(before.found, look.found))
+        return self._both_show(before, self.look())
 
     def _look_in_motion(self, before: Look) -> Look:
         """A look at a directory that does not hold still, if possible at one state of it.
@@ -109,25 +109,41 @@ class DirectoryObserver:
         """
         until = time.monotonic() + _LONGEST_TRY
         while True:
-            look = self.look()
-            if self._agree(before.found, look.found):
+            look = self._both_show(before, self.look())
+            if look.is_one_state or time.monotonic() >= until:
                 return look
-            if time.monotonic() >= until:
-                return replace(look, is_one_state=False)
             before = look
 
-    def still_shows(self, found: Snapshot, without: Collection[str]) -> bool:
-        """Whether another scan finds the same but for the files `without`: then it was so without them, too."""
-        left = {path: version for path, version in found.items() if path not in without}
-        return self._agree(left, self._overlaps.left_to(self._block, self._scanner.scan()))
+    def _both_show(self, before: Look, look: Look) -> Look:
+        """What both looks show: of a file that grows, its length at the first one; else the second one as it is.
 
-    def _agree(self, before: Snapshot, after: Snapshot) -> bool:
-        """Whether two scans find the same files, as they were or with more at their ends: a log never rests."""
-        return before.keys() == after.keys() and all(
-            version == before[path]
-            or (version.is_longer(before[path]) and not self._files[path].movement.rewritten)
-            for path, version in after.items()
+        What was appended between may name a file that the second scan had passed before it was there.
+        """
+        if self._grown(before.found, look.found) is None:
+            return replace(look, is_one_state=False)
+        # One that was never sent cannot be sent but as it is. It counts as half, as long as it moves.
+        found = {
+            path: before.found[path] if self._files[path].sent else version for path, version in look.found.items()
+        }
+        return replace(look, found=found)
+
+    def grown_without(self, found: Snapshot, without: Collection[str]) -> Collection[str] | None:
+        """The files that another scan finds longer than they were; None if it differs by more than these.
+
+        The files `without` are not expected. If the others still are as they were, they were so without these.
+        """
+        left = {path: version for path, version in found.items() if path not in without}
+        return self._grown(left, self._overlaps.left_to(self._block, self._scanner.scan()))
+
+    def _grown(self, before: Snapshot, after: Snapshot) -> Collection[str] | None:
+        """Of two scans that find the same files, those that became longer: a log never rests. Else None."""
+        if before.keys() != after.keys():
+            return None
+        moved = [path for path, version in after.items() if version != before[path]]
+        has_grown = all(
+            after[path].is_longer(before[path]) and not self._files[path].movement.rewritten for path in moved
         )
+        return moved if has_grown else None
 
     def wait_for_change(self) -> None:
         """Sleep until something happens in the directory, or for the usual pause between scans."""
@@ -138,7 +154,7 @@ class DirectoryObserver:
 
         Deleted files do not count: their objects are kept for another generation on purpose.
         """
-        if self._files.changed(found):
+        if self.is_unreported or self._files.changed(found):
             self.behind_since = self._had_all
         else:
             self._had_all, self.behind_since = self.looked, None

@@ -1,7 +1,8 @@
 """The upload of one generation of a watched directory: all of it prepared invisibly, then committed in order."""
 
+import shutil
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,7 @@ from kelpie_worker.workspace.file_version import (
     Snapshot,
     Spoiled,
     begins_with,
+    signature_of,
     tail_of,
 )
 
@@ -33,10 +35,14 @@ _COMMITS_AT_ONCE = 8
 _MOST_REFUSALS = 16  # without anything being taken: then it is not for the keys
 _MOST_PROBES = 3
 _SPOILED_BEFORE_COPY = 2
-_MOST_PINNED = 100
+_MOST_PINNED = 256
 _USUAL_RATE = 1_000_000.0  # bytes a second of an uplink of which nothing is known yet
 _READ_EACH_TIME = 1024 * 1024  # bytes, to compare a file with what was sent of it
 _PROOF_PAUSE_FACTOR = 20  # times as long as it takes to compare a file with what was sent of it
+
+
+# Without these files, those that became longer since the look; None if anything else has changed.
+GrownWithout = Callable[[Collection[str]], Collection[str] | None]
 
 
 class Unreadable(StorageRefused):
@@ -51,7 +57,7 @@ class NotSent:
     refused: dict[str, StorageRefused | Unsaid] = field(default_factory=dict)
     removed: set[str] = field(default_factory=set)  # deleted together with their directories
     held: set[str] = field(default_factory=set)  # files that grew, and turned out to cost too much
-    is_one_state: bool = True  # the directory has been as the others are, without those that were removed
+    is_one_state: bool = True  # the directory is known to have been as the others are, without the removed ones
 
 
 class Generations:
@@ -69,6 +75,8 @@ class Generations:
         self._number = 0
         self._mark: Mark | None = None  # of the generation under way
         self._spoiled_in_a_row = 0  # generations
+        self._pins_all = False  # since a file was gone before its turn, until a generation needs no pin
+        self._needed_pins = False  # the generation under way
         self._pinned: dict[str, PinnedFile] = {}
         self._rate = _USUAL_RATE
         self.has_sent = False  # whether the bucket has taken anything
@@ -118,25 +126,26 @@ class Generations:
     def send(
         self,
         files: Snapshot,
-        still_shows: Callable[[Collection[str]], bool],
+        grown_without: GrownWithout,
         final: bool = False,
         is_whole: bool = False,
         removed: Iterable[str] = (),
     ) -> NotSent:
         """Prepare all files, then commit them, without those that are rewritten even while they are copied.
 
-        `still_shows` looks whether the directory is as it was found, but for some files that were removed. With
-        `final` no file is left out for what it costs. `is_whole` says whether the bucket lacks only these of
-        the directory's files, and `removed` which keys are to be deleted next: the objects' marks have both.
+        `grown_without` looks at the directory again, if files were removed. With `final` no file is left out for
+        what it costs. `is_whole` says whether the bucket lacks only these of the directory's files, and `removed`
+        which keys are to be deleted next: the objects' marks have both.
 
         Raises Spoiled before anything is visible; the storage's errors; a refusal only if all files were refused.
         """
         self._number += 1
+        is_whole = is_whole and not any(self._goes_while_it_grows(path, files[path]) for path in files)
         self._mark = self._mark_of(len(files) if is_whole else 0, removed)
         began = time.monotonic()
         prepared: dict[str, Prepared] = {}
         try:
-            not_sent = self._prepare(files, prepared, final, still_shows)
+            not_sent = self._prepare(files, prepared, final, grown_without)
             if not prepared:
                 return not_sent
             for upload in prepared.values():
@@ -151,20 +160,34 @@ class Generations:
 
     @contextmanager
     def pinned(self, found: Snapshot) -> Iterator[None]:
-        """Keep open, from right after a look on, what was replaced each time before it could be read.
+        """Keep open, from right after a look on, what was gone or replaced before it could be read the last times.
 
         What is done between, such as to see which files are open, may take longer than the command takes from one
-        version to the next.
+        version to the next; and so may the upload of the others, where old checkpoints are removed all the time.
         """
-        often = [path for path in found if path in self._files and self._is_spoiled_often(path)]
         with ExitStack() as stack:
-            for path in often[:_MOST_PINNED]:
+            for path in self._to_be_pinned(found):
                 with suppress(Spoiled, OSError):
                     self._pinned[path] = stack.enter_context(PinnedFile.of(self._source(path), found[path]))
             try:
                 yield
             finally:
                 self._pinned = {}
+
+    def _to_be_pinned(self, found: Snapshot) -> list[str]:
+        often = [path for path in found if path in self._files and self._is_spoiled_often(path)]
+        changed = self._files.changed(found) if self._pins_all else {}
+        if changed and sum(version.size for version in changed.values()) > self._room_for_removed():
+            changed = {}
+        last_first = prepare_order(changed, WHOLE_SIZE)[::-1]  # what is read last is most likely to be gone
+        return list(dict.fromkeys([*often, *last_first]))[:_MOST_PINNED]
+
+    def _room_for_removed(self) -> int:
+        """How many bytes of files that the command has removed may stay on its disk while they are pinned."""
+        with suppress(OSError):
+            # The command may write as much again meanwhile.
+            return shutil.disk_usage(self._block.local_path).free // 2
+        return 0
 
     def _is_spoiled_often(self, path: str) -> bool:
         return self._files[path].spoiled >= _SPOILED_BEFORE_COPY
@@ -198,18 +221,15 @@ class Generations:
             upload.abort()
 
     def _prepare(
-        self,
-        files: Snapshot,
-        prepared: dict[str, Prepared],
-        final: bool,
-        still_shows: Callable[[Collection[str]], bool],
+        self, files: Snapshot, prepared: dict[str, Prepared], final: bool, grown_without: GrownWithout
     ) -> NotSent:
         left = NotSent()
         spoiled = False
+        self._needed_pins = False
         for path in prepare_order(files, WHOLE_SIZE):
             self._lease.check()
             try:
-                self._prepare_file(path, files[path], prepared, final)
+                left.is_one_state &= self._prepare_file(path, files[path], prepared, final)
             except NotCopied:
                 left.held.add(path)
             except NotBegun as refusal:
@@ -219,6 +239,7 @@ class Generations:
             except PermissionError as error:
                 left.refused[path] = Unreadable(f"{self._source(path)} cannot be read: {error.strerror}")
             except Spoiled:
+                self._pins_all = True
                 if self._is_removed(path):
                     left.removed.add(path)
                 elif self._spoiled_in_a_row < _SPOILED_BEFORE_COPY:
@@ -229,13 +250,31 @@ class Generations:
                     spoiled = True
         self._drop_halves(prepared, left.removed)
         # Old checkpoints may go, but not together with a change of what names them: `latest` was read before it.
-        left.is_one_state = not left.removed or still_shows(left.removed)
-        if not left.is_one_state and self._spoiled_in_a_row < _SPOILED_BEFORE_COPY:
-            self._spoiled_in_a_row += 1
-            raise Spoiled(f"{sorted(left.removed)[0]} was removed, and other files changed")
-        if not spoiled and left.is_one_state:
+        if left.removed and not self._is_as_found_without(left.removed, prepared, grown_without):
+            if self._spoiled_in_a_row < _SPOILED_BEFORE_COPY:
+                self._spoiled_in_a_row += 1
+                raise Spoiled(f"{sorted(left.removed)[0]} was removed, and other files changed")
+            left.is_one_state, spoiled = False, True
+        if not spoiled:
             self._spoiled_in_a_row = 0
+            self._pins_all = self._needed_pins
         return left
+
+    def _is_as_found_without(
+        self, removed: Collection[str], prepared: Mapping[str, Prepared], grown_without: GrownWithout
+    ) -> bool:
+        """Whether the directory, without what was removed, still begins with what was read of each file.
+
+        A file that became longer may have been written anew: `step9` in it is `step10` now.
+        """
+        grown = grown_without(removed)
+        return grown is not None and all(self._was_appended_to(path, prepared.get(path)) for path in grown)
+
+    def _was_appended_to(self, path: str, upload: Prepared | None) -> bool:
+        file = self._files[path]
+        if upload:
+            return begins_with(self._source(path), upload.size, upload.digest)
+        return file.sent is None or self._begins_as_sent(path, file, file.sent.size)
 
     def _is_removed(self, path: str) -> bool:
         """Whether the file was deleted with its whole directory, as old checkpoints are, and not only replaced."""
@@ -257,16 +296,44 @@ class Generations:
         """Whether the bucket takes any of these. If not, a refusal is not for one key, and none is committed."""
         return any(self._transfer.may_begin(self.target(path)) for path in sorted(paths)[:_MOST_PROBES])
 
-    def _prepare_file(self, path: str, version: Signature, prepared: dict[str, Prepared], final: bool) -> None:
+    def _prepare_file(self, path: str, version: Signature, prepared: dict[str, Prepared], final: bool) -> bool:
+        """Prepare one file; returns whether it is known that the file has been like that.
+
+        Where that version is gone, it is read through the descriptor that has been open since the look.
+        """
+        may_be_half = False
+        try:
+            if self._files[path].has_grown(version):
+                self._prepare_growth(path, version, prepared, final)
+            elif not self._is_spoiled_often(path):
+                self._prepare_one(path, version, prepared)
+            elif self._goes_while_it_grows(path, version):
+                self._prepare_one(path, version, prepared, may_have_grown=True)
+                may_be_half = not self._is_still(path, version)  # it may have been written anew, and longer
+            else:
+                self._prepare_copy(path, version, prepared)
+        except Spoiled:
+            if not self._prepare_pinned(path, prepared):
+                raise
+        return not may_be_half
+
+    def _goes_while_it_grows(self, path: str, version: Signature) -> bool:
+        """Whether the beginning of what is there by now is sent: nothing was sent before to compare it with."""
         file = self._files[path]
-        if file.has_grown(version):
-            self._prepare_growth(path, version, prepared, final)
-        elif not self._is_spoiled_often(path):
-            self._prepare_one(path, version, prepared)
-        elif file.movement.only_grows:
-            self._prepare_one(path, version, prepared, may_have_grown=True)
-        else:
-            self._prepare_copy(path, version, prepared)
+        return self._is_spoiled_often(path) and file.movement.only_grows and not file.has_grown(version)
+
+    def _is_still(self, path: str, version: Signature) -> bool:
+        with suppress(OSError):
+            return signature_of(Path(self._source(path)).stat()) == version
+        return False
+
+    def _prepare_pinned(self, path: str, prepared: dict[str, Prepared]) -> bool:
+        """Prepare a version that has been kept open, though the file was removed or replaced."""
+        if pinned := self._pinned.get(path):
+            with suppress(Spoiled):
+                prepared[path] = self._transfer.prepare_pinned(pinned, self._source(path), self.target(path))
+                self._needed_pins = True
+        return path in prepared
 
     def _prepare_growth(self, path: str, version: Signature, prepared: dict[str, Prepared], final: bool) -> None:
         """Prepare a file that has become longer: only what is new of it, if storage copies the rest.
@@ -313,8 +380,7 @@ class Generations:
         """Prepare from a copy, so that a file that is rewritten all the time is uploaded some time.
 
         If it is rewritten even while it is copied, it is left to the next generation. If it cannot be copied, it
-        is read in place, and left to the next generation if it is rewritten meanwhile. One that was replaced as a
-        whole is read through the descriptor that has been open since the look.
+        is read in place, and left to the next generation if it is rewritten meanwhile.
         """
         with suppress(Spoiled):
             try:
@@ -322,9 +388,8 @@ class Generations:
             except NoCopy as error:
                 logs.warn("no_room_to_copy", self._job, path=path, detail=str(error))
                 prepared[path] = self._transfer.prepare(self._source(path), version, self.target(path))
-        if path not in prepared and (pinned := self._pinned.get(path)):
-            with suppress(Spoiled):
-                prepared[path] = self._transfer.prepare_pinned(pinned, self._source(path), self.target(path))
+        if path not in prepared:
+            self._prepare_pinned(path, prepared)
 
     def _source(self, path: str) -> str:
         return f"{self._block.local_path}/{path}"

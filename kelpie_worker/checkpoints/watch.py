@@ -111,7 +111,6 @@ class Checkpoints:
         self._mirror = Mirror(self.files, self.stability, pacing, block.mirrors_deletes)
         self._deletions = Deletions(job, block, fence, overlaps, self._key_of, history.sent)
         self._aside_transfer = context.transfer.slower()
-        self._is_unreported = False  # what was sent, aside or of a directory in motion, was in no report yet
         self._unsteady: Collection[str] = ()  # files that the last generation left out, for they move
         self._unsteady_since: float | None = None
         self._finishing = threading.Event()
@@ -285,8 +284,9 @@ class Checkpoints:
         self.waits = isinstance(decision, Wait)
         match decision:
             case UpToDate():
-                if self._is_unreported:
+                if self._observer.is_unreported:
                     self._tell_whole(())
+                    self._observer.note_lag(look.found)
                 return True
             case Wait(seconds):
                 self._finishing.wait(seconds)
@@ -299,6 +299,8 @@ class Checkpoints:
 
     def _carry_out(self, decision: Send, look: Look) -> bool:
         self._begin_aside(decision.aside)
+        # Until it is reported: also where a part of it is committed and an error ends the rest.
+        self._observer.is_unreported |= bool(decision.files)
         try:
             not_sent = self._send(decision, look) if decision.files else NotSent()
         except Spoiled as error:
@@ -306,10 +308,9 @@ class Checkpoints:
             return False
         look = look.without(not_sent.removed, is_one_state=not_sent.is_one_state)
         decision = replace(decision, held=decision.held | not_sent.held)
-        sequel = self._mirror.after(decision, look, time.monotonic())
+        sequel = self._mirror.after(decision, look, time.monotonic(), self._observer.is_unreported)
         if sequel is None:
             return False
-        self._is_unreported = self._is_unreported or sequel.is_unproven
         if sequel.is_whole:
             self._tell_whole(sequel.delete)
         self._deletions.delete(sequel.delete, self.files, look.final)
@@ -350,7 +351,7 @@ class Checkpoints:
             prepared.abort()
             return
         self._generations.commit_aside(upload.path, upload.version, prepared)
-        self._is_unreported = True
+        self._observer.is_unreported = True
 
     def _give_up_aside(self) -> None:
         """Stop what is being sent aside: the last generation sends it, whole or as it is by now."""
@@ -366,8 +367,8 @@ class Checkpoints:
         self._callbacks.busy([*files, *self._aside.paths])
         proven = self._contents.proven(files, look)
         try:
-            still_shows = partial(self._observer.still_shows, look.found)
-            not_sent = self._generations.send(files, still_shows, look.final, is_whole, removed)
+            grown_without = partial(self._observer.grown_without, look.found)
+            not_sent = self._generations.send(files, grown_without, look.final, is_whole, removed)
             self._note_refused(not_sent.refused)
             if self._finishing.is_set() and not_sent.refused.keys() == files.keys():  # only they are left
                 raise next(iter(not_sent.refused.values()))
@@ -396,7 +397,7 @@ class Checkpoints:
 
         Before anything is deleted, so that the bucket has every object that it names.
         """
-        self._is_unreported = False
+        self._observer.is_unreported = False
         objects = self.files.objects
         self.whole = tuple(objects[path] for path in sorted(objects.keys() - set(without)))
         self._callbacks.committed(self._observer.looked)

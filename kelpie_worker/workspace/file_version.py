@@ -83,7 +83,7 @@ class PinnedFile:
         try:
             # Non-blocking: if the file was replaced by a pipe, open must not wait for its other end.
             file = cls(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), path)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:  # also its folder may be a file by now
             raise Spoiled(path) from error
         now, file._version = file._version, version
         has_grown = now.file == version.file and now.size > version.size
@@ -214,7 +214,7 @@ def begins_with(path: str, size: int, digest: bytes) -> bool:
     try:
         with PinnedFile(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), path) as file:
             return file.digest_of_first(size) == digest
-    except Spoiled:  # it is shorter
+    except (Spoiled, FileNotFoundError):  # it is shorter, or gone
         return False
 
 

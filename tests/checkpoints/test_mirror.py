@@ -34,6 +34,7 @@ class Directory:
         self.seconds = 0.0  # that it takes to send a file
         self.copies = False  # whether storage copies what it has of a file
         self.mirrors_deletes = True
+        self.is_unreported = False  # what was sent before
         self.looks: dict[str, Any] = {"at_rest": True}
         self.refuses: set[str] = set()
         self.loses: set[str] = set()  # while it is sent
@@ -129,7 +130,8 @@ class Directory:
             elif path not in self.loses:
                 self.take(path, version)
         names = " ".join(decided.files) if len(decided.files) < 10 else f"{len(decided.files)} files"
-        sequel = mirror.after(decided, look.without(self.loses), self.now)
+        is_unreported = self.is_unreported or bool(decided.files)
+        sequel = mirror.after(decided, look.without(self.loses), self.now, is_unreported)
         if sequel is None:
             return names, "-", "-", "now"
         waits = "end" if look.final else "change"
@@ -158,6 +160,10 @@ def old_removed_before(watched: Directory) -> None:
 
 def in_motion(watched: Directory) -> None:
     watched.looks |= {"at_rest": False, "is_one_state": False}
+
+
+def unreported(watched: Directory) -> None:
+    watched.is_unreported = True
 
 
 def file_rewritten(watched: Directory) -> None:
@@ -237,6 +243,11 @@ ROWS = [
         [lambda w: w.write(*map(str, range(1001)))],
     ),
     Row("a file removed since the last generation", ("-", "-", "-", "change"), [old_removed]),
+    Row(
+        "the same, where what was sent before was never reported",
+        ("-", "yes", "-", "change"),
+        [old_removed, unreported],
+    ),
     Row("the same, beside a new file", ("new", "yes", "-", "change"), [old_removed, new]),
     Row("a file removed before the last generation", ("-", "yes", "old", "change"), [old_removed_before]),
     Row("the same, beside a new file", ("new", "yes", "old", "change"), [old_removed_before, new]),
@@ -309,6 +320,11 @@ ROWS = [
     Row("final: a file removed since the last generation", ("-", "yes", "old", "end"), [old_removed, final]),
     Row("final: a refused file, beside a new one", ("new", "-", "-", "now"), [once_refused, new, final]),
     Row("final: a refused file", ("no", "yes", "-", "end"), [once_refused, final]),
+    Row(
+        "final: a new file, where the directory does not hold still",
+        ("new", "-", "-", "now"),
+        [new, final, in_motion],
+    ),
 ]
 
 

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import pytest
 
-from kelpie_worker.checkpoints import observer
+from kelpie_worker.checkpoints import observer, two_phase_commit
 from kelpie_worker.checkpoints.mirror import Look
 from kelpie_worker.s3 import whose_fault
 from kelpie_worker.s3.errors import StorageRefused
@@ -669,6 +669,7 @@ def test_a_log_that_never_rests_keeps_no_scan_from_being_one_state(
 def test_files_that_come_and_go_all_the_time_keep_the_others_back_only_for_a_while(
     watched: Watched, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(two_phase_commit.Generations, "_room_for_removed", lambda generations: 0)
     watched.write("weights", b"w")
     watched.write("journal-0", b"j")
     number, prepare = itertools.count(1), watched.transfer.prepare
