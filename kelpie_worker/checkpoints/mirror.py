@@ -84,6 +84,7 @@ class Mirror:
         a file replaced by a new version                            file        yes    -        change
         a file that grows without a rest, after it was sent once    file        yes    -        change
         the same, sent again too often, beside a new file           new         -      -        change
+        the same, beside a file removed before                      new         -      old      change
         the same, without another file                              -           -      -        change
         the same, where storage copies what it has of the file      file        yes    -        change
         the same, once much time has passed                         file        yes    -        change
@@ -102,12 +103,13 @@ class Mirror:
         the same, once it was waited for                            new open    yes    -        change
         a file being rewritten in place, beside a new one           -           -      -        soon
         the same, once it was waited for                            new         -      -        now
-        the same, beside a file removed before                      new         -      old      now
+        the same, beside a file removed before                      new         -      -        now
         a new file being rewritten, beside a file removed before    -           -      -        now
         a new file that grows without a rest                        -           -      -        soon
         the same, once it was waited for                            log         -      -        now
         a file that the bucket refuses, beside a new one            new no      -      -        change
         a refused file, beside a new one                            new         -      -        change
+        a refused version, beside a file removed before             new         -      -        change
         a refused file that is due again                            no          yes    -        change
         a file that goes away with its directory, beside a new one  new gone    yes    -        change
         final: a file being rewritten in place                      file        yes    -        end
@@ -117,9 +119,10 @@ class Mirror:
         final: a refused file                                       no          yes    -        end
         final: a new file, where the directory does not hold still  new         -      -        now
 
-    A file that is left out keeps the others' generation from being whole. If the bucket has no version of it, it
-    keeps deletions back, too: it may be what takes the place of the removed files. A look at a directory that does
-    not hold still does both: what it shows may name files that were not there yet when they were looked for.
+    A file that is left out keeps the others' generation from being whole. It keeps deletions back, too, unless it
+    only grew: it may be what takes the place of the removed files, or the bucket's version of it may name them. A
+    look at a directory that does not hold still does both: what it shows may name files that were not there yet
+    when they were looked for.
     """
 
     def __init__(self, files: TrackedFiles, stability: Stability, pacing: Pacing, mirrors_deletes: bool) -> None:
@@ -164,9 +167,7 @@ class Mirror:
         if not sent.is_all:
             return None
         left_out = sent.restless | self.files.changed(look.found).keys()
-        # What takes the place of the removed files may be among those that the bucket has no version of.
-        may_delete = look.is_one_state and all(self.files[path].sent is not None for path in left_out)
-        delete = sent.removed if may_delete else ()
+        delete = sent.removed if look.is_one_state and not self._may_need_removed(left_out, look) else ()
         refused = {path for path in left_out if self.files[path].refused}
         not_due = {path for path in refused if now < self.files[path].try_again_at}
         is_all = not left_out
@@ -176,6 +177,14 @@ class Mirror:
             unsteady=(left_out - refused) | (frozenset() if look.is_one_state else frozenset(sent.files)),
             up_to_date=is_all and look.is_one_state if look.final else left_out <= not_due | sent.held,
         )
+
+    def _may_need_removed(self, left_out: Collection[str], look: Look) -> bool:
+        """Whether the bucket's version of a file that is left out may name what was removed, or replace it if new.
+
+        That of a log does not: nothing in its beginning has changed.
+        """
+        here = {path: look.found[path] for path in left_out if path in look.found}
+        return not all(self.files[path].has_grown(version) for path, version in here.items())
 
     def _removed(self, look: Look) -> list[str]:
         shown = self._mirrors_deletes and look.shows_removals

@@ -218,6 +218,11 @@ ROWS = [
         [lambda w: w.append("file")],
     ),
     Row("the same, sent again too often, beside a new file", ("new", "-", "-", "change"), [new, grown_often]),
+    Row(
+        "the same, beside a file removed before",
+        ("new", "-", "old", "change"),
+        [new, grown_often, old_removed_before],
+    ),
     Row("the same, without another file", ("-", "-", "-", "change"), [grown_often]),
     Row(
         "the same, where storage copies what it has of the file",
@@ -280,7 +285,7 @@ ROWS = [
     Row("the same, once it was waited for", ("new", "-", "-", "now"), [new, file_rewritten_all_the_time]),
     Row(
         "the same, beside a file removed before",
-        ("new", "-", "old", "now"),
+        ("new", "-", "-", "now"),
         [new, old_removed_before, file_rewritten_all_the_time],
     ),
     Row(
@@ -305,6 +310,11 @@ ROWS = [
         [new, lambda w: w.write("no"), lambda w: w.refuses.add("no")],
     ),
     Row("a refused file, beside a new one", ("new", "-", "-", "change"), [once_refused, new]),
+    Row(
+        "a refused version, beside a file removed before",
+        ("new", "-", "-", "change"),
+        [lambda w: w.refuse("file"), new, old_removed_before],
+    ),
     Row(
         "a refused file that is due again",
         ("no", "yes", "-", "change"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -197,3 +198,21 @@ def test_what_is_whole_once_a_file_that_was_left_out_is_gone_is_reported(
     assert whole(watched) == {"weights"}
     watched.lease.cancel()
     watched.transfer.close()
+
+
+def test_what_the_version_in_the_bucket_of_a_file_that_is_being_rewritten_may_name_is_not_deleted(
+    watched: Watched, s3: S3Server, bucket: str
+) -> None:
+    (watched.folder / "database").write_bytes(b"old")
+    watched.write("old", b"o")
+    assert watched.checkpoints.cycle(final=False)
+    watched.write("new", b"n")
+    (watched.folder / "old").unlink()
+    watched.checkpoints.stability.longest_wait = 0.2
+    with (watched.folder / "database").open("r+b", buffering=0) as database:
+        for _ in range(6):
+            os.pwrite(database.fileno(), b"new", 0)
+            watched.checkpoints.cycle(final=False)
+        assert keys_of(s3, bucket) == {"database": b"old", "old": b"o", "new": b"n"}
+    watched.checkpoints.finish()
+    assert keys_of(s3, bucket) == {"database": b"new", "new": b"n"}
