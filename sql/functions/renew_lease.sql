@@ -5,7 +5,9 @@
 --
 -- The commit is not waited for unless progress came, which workers tell once: what a crash of Postgres may take back else is told
 -- again by the next heartbeat, and after a crash no lease lapses before its holder had two intervals for that
--- (silence_counts_from). Whatever is committed later takes it to the disk as well, the liveness row twice a second.
+-- (silence_counts_from). Whatever is committed later takes it to the disk as well, the liveness row twice a second. Where a
+-- standby is synchronous it is waited for as ever: a primary that was cut off from it, and whose place it took, must answer no
+-- holder that it still has the lease, for the new one hands the job out.
 --
 -- It is a function for the reasons that hand_out_job is one: to plan this takes as long as to carry it out.
 create or replace function renew_lease(
@@ -45,7 +47,7 @@ begin
   if num_nonnulls(the_said, the_output_bytes) > 0 then
     perform tell_progress(the_job_id, the_number, the_said, the_fraction, the_point, the_output_bytes);
   end if;
-  if the_said is null then
+  if the_said is null and current_setting('synchronous_standby_names') = '' then
     perform set_config('synchronous_commit', 'off', true);
   end if;
   return next;

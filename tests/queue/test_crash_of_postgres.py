@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from typing import LiteralString
 from uuid import UUID
 
+import psycopg
 import pytest
 
 from kelpie_api.db import SQL, Database, Row
@@ -19,6 +22,7 @@ from tests.helpers import Tenant, claim, make_job, make_tenant
 
 INTERVAL = 600  # seconds; a crash and a recovery are no outage that would matter to it
 # What is not waited for is written ten seconds later, and nothing else commits meanwhile.
+SHOWN: LiteralString = "select current_setting('synchronous_standby_names')"
 SETTINGS = {"wal_writer_delay": "10s", "autovacuum": "off", "fsync": "off"}
 
 
@@ -44,6 +48,13 @@ def db(server: EmbeddedPostgres) -> Iterator[Database]:
 def crash(server: EmbeddedPostgres) -> None:
     server.stop(immediate=True)
     server.start()
+
+
+def set_standby(server: EmbeddedPostgres, name: LiteralString) -> None:
+    with psycopg.connect(server.url, autocommit=True) as operator:
+        operator.execute(f"alter system set synchronous_standby_names = {name}")
+        operator.execute("select pg_reload_conf()")
+        wait_for(lambda: operator.execute(SHOWN).fetchone() == (name.strip("'"),), "the setting to be read")
 
 
 def silence(db: Database, job_id: UUID) -> timedelta:
@@ -77,6 +88,24 @@ def test_a_heartbeat_that_is_lost_costs_no_lease(server: EmbeddedPostgres, db: D
     wait_for(lambda: db.one_or_none(SQL.be_seen) is not None, "a beat to note the crash")
     assert claim(db, tenant, "m2") is None
     tell(db, tenant, job_id)
+
+
+def test_a_primary_that_lost_its_synchronous_standby_confirms_no_lease(
+    server: EmbeddedPostgres, db: Database
+) -> None:
+    """The standby may be the primary by now, and hand the job out."""
+    tenant = make_tenant(db, "acme", "default")
+    job_id = held_job(db, tenant)
+    set_standby(server, "'absent'")
+    with ThreadPoolExecutor(1) as pool:
+        told = pool.submit(tell, db, tenant, job_id)
+        waits = "select from pg_stat_activity where wait_event = 'SyncRep'"
+        try:
+            wait_for(lambda: db.one_or_none(waits) is not None, "the heartbeat to wait for the standby")
+            assert not told.done()
+        finally:
+            set_standby(server, "''")
+        told.result()
 
 
 def test_progress_that_was_told_is_kept(server: EmbeddedPostgres, db: Database) -> None:
