@@ -48,7 +48,9 @@ with lines as (
     join pg_constraint o on o.conrelid = c.oid and o.contype in ('p', 'u', 'f', 'c')
    where c.relnamespace = 'public'::regnamespace and c.relname not in ('schema_migrations', 'schema_functions')
 )
-select format(e'create table %I (\\n  %s\\n)%s;', relname,
+select format(e'create %stable %I (\\n  %s\\n)%s;',
+              (select 'unlogged ' from pg_class where pg_class.oid = lines.oid and relpersistence = 'u'),
+              relname,
               string_agg(line, e',\\n  ' order by part, place, name),
               (select ' with (' || array_to_string(reloptions, ', ') || ')'
                  from pg_class where pg_class.oid = lines.oid and reloptions is not null))

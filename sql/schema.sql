@@ -554,7 +554,7 @@ create table signing_secrets (
   constraint signing_secrets_user_id_fkey FOREIGN KEY (user_id) REFERENCES users(id) ON DELETE CASCADE
 );
 
-create table since_crash (
+create unlogged table since_crash (
   only_row boolean default true not null,
   constraint since_crash_only_row_check CHECK (only_row),
   constraint since_crash_pkey PRIMARY KEY (only_row)
