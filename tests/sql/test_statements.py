@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kelpie_api.db import SQL, SQL_FOLDER, Database
-from kelpie_api.queue import jobs
+from kelpie_api.queue import jobs, listing
 from kelpie_api.queue.states import Report
 from tests.helpers import Tenant, claim, make_job
 
@@ -92,23 +92,25 @@ def test_no_statement_says_a_shared_rule_in_its_own_words() -> None:
             assert own_words not in statement, name
 
 
-def test_a_claim_and_a_heartbeat_call_no_shared_rule_for_their_row(
+def test_what_is_planned_once_calls_no_shared_rule_for_its_row(
     migrated_url: str, db: Database, tenant: Tenant
 ) -> None:
     """EXPLAIN does not show the plan inside a function, but Postgres counts the calls that are left in it."""
-    make_job(db, tenant)
     one_session = Database(migrated_url, connections=1)
     one_session.open()
     one_session.execute("set track_functions = 'all'")
+    make_job(one_session, tenant)
     job = claim(one_session, tenant)
     assert job
+    assert listing.get(one_session, tenant.caller, job["id"])["id"] == job["id"]
     assert jobs.heartbeat(one_session, tenant.caller, job["id"], Report("m1", "g1", 1))["status"] == "running"
     one_session.execute("select pg_stat_force_next_flush()")
     called = {
         row["funcname"] for row in one_session.all("select funcname from pg_stat_user_functions where calls > 0")
     }
     one_session.close()
-    assert {"hand_out_job", "renew_lease"} <= called and called.isdisjoint(SHARED)
+    assert {"submitted_jobs", "claimed_job", "described_job", "renew_lease"} <= called
+    assert called.isdisjoint(SHARED)
 
 
 def test_rows_of_a_batch_that_steps_over_locked_ones_are_chosen_once() -> None:
