@@ -284,13 +284,15 @@ class Database:
     def unrepeatable(self, work: Callable[[Transaction], Result], limit: float = OVERDUE) -> Result:
         """Do work once, each statement in its own transaction; it is cut after `limit` seconds.
 
-        Work that Postgres rolled back (a deadlock, a serialization failure) was not done, so it is repeated.
+        Work that Postgres rolled back (a deadlock, a serialization failure) was not done, so it is repeated. So is
+        what a migration changed beneath it; if that goes on, it is a defect.
         Raises Unavailable, ConnectionLost, UserRemoved.
         """
         for _ in range(TRIES_OF_CROSSED):
             try:
                 return self._once(work, limit)
-            except RolledBack:
+            except (RolledBack, psycopg.errors.DatatypeMismatch):
+                # The second: a function waited for a migration that added a column to what it returns.
                 continue
         return self._once(work, limit)
 

@@ -17,7 +17,7 @@ from kelpie_api.config import Config
 from kelpie_api.db import Database
 from kelpie_api.errors import SchemaError
 from kelpie_api.migrations import LOCK, Function, Migration, known, migrate
-from tests.helpers import wait_until_blocked
+from tests.helpers import claim, make_job, make_tenant, wait_until_blocked
 
 MIGRATE = Path(__file__).parents[2] / "scripts" / "migrate"
 NEXT = len(known()) + 1
@@ -143,3 +143,23 @@ def test_a_gap_in_the_numbers_is_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_text("select 1")
     with pytest.raises(SchemaError, match="not numbered"):
         known(tmp_path)
+
+
+def test_a_claim_that_waits_for_a_migration_is_served(empty_database: str) -> None:
+    """A function finds one column more in what it returns than there was when its statement began."""
+    apply(empty_database)
+    db, watch = Database(empty_database, connections=1), Database(empty_database)
+    db.open()
+    watch.open()
+    tenant = make_tenant(db, "acme", "default")
+    make_job(db, tenant)
+    make_job(db, tenant)
+    assert claim(db, tenant, "m1") is not None  # by now the session keeps its plans
+    with ThreadPoolExecutor(1) as pool:
+        with psycopg.connect(empty_database) as migrating:
+            migrating.execute("alter table jobs add column of_the_future integer")
+            claimed = pool.submit(claim, db, tenant, "m2")
+            wait_until_blocked(watch, sessions=1)
+        assert claimed.result(60) is not None
+    db.close()
+    watch.close()
