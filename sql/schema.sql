@@ -1024,7 +1024,11 @@ CREATE TRIGGER guard_job BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION gua
 
 CREATE TRIGGER keep_slots_of_new_jobs BEFORE INSERT ON queue FOR EACH ROW WHEN (new.sweep_id IS NOT NULL) EXECUTE FUNCTION keep_slots();
 
-CREATE TRIGGER keep_slots_of_parked_jobs BEFORE UPDATE ON queue FOR EACH ROW WHEN (new.sweep_id IS NOT NULL AND old.parked IS NULL AND new.parked IS NOT NULL) EXECUTE FUNCTION keep_slots();
+CREATE TRIGGER keep_slots_of_parked_jobs BEFORE UPDATE ON queue FOR EACH ROW WHEN (new.sweep_id IS NOT NULL AND
+        CASE
+            WHEN old.parked IS NULL THEN new.parked IS NOT NULL
+            ELSE new.parked IS NULL AND ('sweep'::text <> ALL (old.parked))
+        END) EXECUTE FUNCTION keep_slots();
 
 CREATE TRIGGER note_crash BEFORE UPDATE ON coordinator FOR EACH ROW EXECUTE FUNCTION note_crash();
 

@@ -10,8 +10,8 @@ import psycopg
 import pytest
 from flask import Flask
 
-from kelpie_api.db import Database, Transaction
-from kelpie_api.queue import sweeps, wishes
+from kelpie_api.db import SQL, Database, Transaction
+from kelpie_api.queue import dependencies, sweeps, wishes
 from local_stack.processes import wait_for
 from tests.helpers import Client, Tenant, be_seen, definition, make_tenant, refused, while_open
 
@@ -96,6 +96,60 @@ def test_a_raised_limit_unparks_and_a_lowered_one_parks_what_no_machine_holds(
     assert unparked(db, sweep) == 2
     client.patch(f"/sweeps/{sweep['id']}", {"max_parallel": None})
     assert unparked(db, sweep) == 2 and client.claim("m5") is not None and client.claim("m6") is not None
+
+
+@pytest.mark.parametrize("parked", ["hold", "depends", "backoff"])
+def test_what_was_parked_before_a_limit_was_set_waits_for_a_slot_once_it_comes_free(
+    client: Client, db: Database, tenant: Tenant, parked: str
+) -> None:
+    """A claim before the next filling would make more held than the limit allows."""
+    first = client.submit(priority=1)
+    assert (client.claim("m0") or {})["id"] == first["id"]
+    sweep = new_sweep(client)
+    rule = {"do": "free", "backoff": 60}
+    named = [first["id"]] if parked == "depends" else []
+    jobs = submit(client, 3, sweep, depends_on=named, retry=[rule])
+    for job in jobs:
+        if parked == "hold":
+            client.post(f"/jobs/{job['id']}/hold")
+        elif parked == "backoff":
+            client.report(client.claim() or {}, "failed", attempt=1)
+    assert {state_of(client, job) for job in jobs} == {(parked,)}
+    client.patch(f"/sweeps/{sweep['id']}", {"max_parallel": 1})
+
+    if parked == "hold":
+        for job in jobs:
+            assert db.one_or_none(SQL.resume_job, job_id=job["id"], **tenant.caller.scope, actor="user:acme")
+    elif parked == "backoff":
+        db.execute("update queue set backoff_until = now() where backoff_until is not null")
+        assert db.execute(SQL.end_backoffs, most=10) == 3
+    else:
+        client.report(first, "completed", machine="m0")
+        dependencies.settle_all(db)
+    assert {state_of(client, job) for job in jobs} == {("sweep",)}
+    sweeps.fill_all(db)
+    assert unparked(db, sweep) == 1
+
+
+def state_of(client: Client, job: Job) -> tuple[str, ...]:
+    return tuple((client.get(f"/jobs/{job['id']}").json or {}).get("parked") or ())
+
+
+def test_a_limit_that_is_being_set_counts_a_job_that_comes_free_meanwhile(
+    client: Client, db: Database, tenant: Tenant
+) -> None:
+    sweep = new_sweep(client)
+    jobs = submit(client, 2, sweep)
+    for job in jobs:
+        client.post(f"/jobs/{job['id']}/hold")
+    values = {**tenant.caller.scope, "actor": "user:acme"}
+
+    def resume(tx: Transaction) -> None:
+        for job in jobs:
+            assert tx.one_or_none(SQL.resume_job, job_id=job["id"], **values)
+
+    while_open(db, resume, lambda: client.patch(f"/sweeps/{sweep['id']}", {"max_parallel": 1}))
+    assert unparked(db, sweep) == 1
 
 
 def test_a_job_beyond_a_lowered_limit_waits_for_a_slot_from_the_moment_in_which_it_is_given_back(
