@@ -1,5 +1,6 @@
 -- Takes jobs off their tenant's count, and removes what is kept of them for as long as they are open, once they left the
--- queue, by whichever statement.
+-- queue, by whichever statement. Their ids are an array, for joined with them a table might be read whole where it was empty when the
+-- session planned this.
 create or replace function forget_open_jobs() returns trigger language plpgsql
   set enable_seqscan = off
   set jit = off
@@ -7,8 +8,8 @@ as $$
 begin
   insert into open_job_counts (tenant_id, jobs, bytes)
   select tenant_id, -count(*), -sum(bytes) from ended group by tenant_id;
-  delete from pauses p using ended e where p.job_id = e.job_id and e.looped_until is not null;
-  delete from job_secrets s using ended e where s.job_id = e.job_id;
-  delete from during_prefixes d using ended e where d.job_id = e.job_id;
+  delete from pauses where job_id = any (array(select job_id from ended where looped_until is not null));
+  delete from job_secrets where job_id = any (array(select job_id from ended));
+  delete from during_prefixes where job_id = any (array(select job_id from ended));
   return null;
 end $$;

@@ -4,12 +4,12 @@ create or replace function forget_progress() returns trigger language plpgsql
   set jit = off
 as $$
 begin
-  delete from progress p using gone g where p.job_id = g.id;
-  delete from progress_points p using gone g where p.job_id = g.id;
-  delete from output_pieces p using gone g where p.job_id = g.id;
+  delete from progress where job_id = any (array(select id from gone));
+  delete from progress_points where job_id = any (array(select id from gone));
+  delete from output_pieces where job_id = any (array(select id from gone));
   with old as (
-    delete from outputs o using gone g where o.job_id = g.id
-    returning o.tenant_id, o.kept
+    delete from outputs where job_id = any (array(select id from gone))
+    returning tenant_id, kept
   )
   insert into output_sizes (tenant_id, bytes) select tenant_id, -sum(kept) from old group by tenant_id;
   return null;

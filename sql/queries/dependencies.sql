@@ -40,8 +40,10 @@ select job_id from circle_of_sweep(%(sweep_id)s, %(most)s) as c (job_id) where j
 
 -- name: take_settling
 -- One process at a time settles; the others leave it to that. The rest of the transaction reads by indexes, since what the planner
--- knows of these tables is mostly that they were empty.
-select pg_try_advisory_xact_lock(hashtext('kelpie dependencies')) as ours, set_config('enable_seqscan', 'off', true);
+-- knows of these tables is mostly that they were empty. What it cannot avoid seems so dear then that it would be compiled, which takes
+-- longer than a round.
+select pg_try_advisory_xact_lock(hashtext('kelpie dependencies')) as ours, set_config('enable_seqscan', 'off', true),
+       set_config('jit', 'off', true);
 
 -- name: lock_sweeps_to_end
 -- Closed sweeps without an open job. Locked by a statement before the one that ends them, so that this one sees the dependencies
@@ -107,25 +109,29 @@ select d.ctid::text as place, d.job_id, coalesce(d.on_job, d.on_sweep) as on_id,
 
 -- name: meet_dependencies
 -- Take met dependencies off their jobs; those that wait for nothing more are no longer parked for it. Rows of the queue are
--- locked in the order of changes of many jobs, so that the two do not wait for each other.
+-- locked in the order of changes of many jobs, so that the two do not wait for each other. They are found by their ids as an array,
+-- here and where dependents are canceled: joined, all of the queue might be read, where the planner believes that it is empty still.
 with met as (
   delete from dependencies where ctid = any (%(places)s::tid[]) returning job_id
 ),
 counted as (
-  select job_id, count(*)::integer as met from met group by job_id
+  select job_id, count(*) as met from met group by job_id
 ),
 waiting as materialized (
-  select q.job_id, c.met
-    from queue q
-    join counted c on c.job_id = q.job_id
-   order by q.seq
-     for update of q
+  select job_id
+    from queue
+   where job_id = any (array(select job_id from counted))
+   order by seq
+     for update
 )
 update queue q
-   set waits_for = q.waits_for - w.met,
-       parked = case when q.waits_for = w.met then nullif(array_remove(q.parked, 'depends'), '{}') else q.parked end
-  from waiting w
- where q.job_id = w.job_id;
+   set waits_for = q.waits_for - (m.met ->> q.job_id::text)::integer,
+       parked = case when q.waits_for = (m.met ->> q.job_id::text)::integer
+                     then nullif(array_remove(q.parked, 'depends'), '{}')
+                     else q.parked
+                end
+  from (select jsonb_object_agg(job_id, met) as met from counted) m
+ where q.job_id = any (array(select job_id from waiting));
 
 -- name: doomed_dependents
 -- What cannot begin any more because of these jobs, `unmet`, which are to be canceled: they themselves, each with what it depends on,
@@ -139,7 +145,8 @@ with recursive doomed (job_id, on_id) as (
          select dependencies.job_id, dependencies.on_job
            from dependencies
           where dependencies.on_job = u.job_id
-            and dependencies.needs = 'completed') d
+            and dependencies.needs = 'completed'
+         offset 0) d
 )
 select job_id, on_id from doomed limit %(most)s;
 
@@ -163,15 +170,14 @@ with waiting as materialized (
      for update
 ),
 held as (
-  delete from queue q using waiting w where q.job_id = w.job_id
-  returning q.*
+  delete from queue where job_id = any (array(select job_id from waiting))
+  returning job_id
 ),
 job as (
-  update jobs j
+  update jobs
      set status = 'canceled', canceled = now(), reason = 'depends'
-    from held h
-   where j.id = h.job_id
-  returning j.*
+   where id = any (array(select job_id from held))
+  returning *
 ),
 hooked as (
   insert into webhooks (job_id, url, status, event, machine_id, container_group)
@@ -192,5 +198,5 @@ select count(*) as count from job;
 
 -- name: forget_settled_endings
 delete from dependency_endings e
- where not exists (select from dependencies d where d.on_job = e.id)
-   and not exists (select from dependencies d where d.on_sweep = e.id);
+ where (select true from dependencies d where d.on_job = e.id limit 1) is null
+   and (select true from dependencies d where d.on_sweep = e.id limit 1) is null;

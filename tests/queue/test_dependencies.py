@@ -6,6 +6,7 @@ import json
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 
 import psycopg
@@ -15,7 +16,16 @@ from flask import Flask
 from kelpie_api.db import SQL, Database, Row, Transaction
 from kelpie_api.queue import dependencies
 from local_stack.processes import wait_for
-from tests.helpers import Client, Tenant, definition, make_tenant, refused, wait_until_blocked, while_open
+from tests.helpers import (
+    Client,
+    Tenant,
+    definition,
+    make_tenant,
+    refused,
+    vacuum_whole,
+    wait_until_blocked,
+    while_open,
+)
 
 Job = dict[str, Any]
 
@@ -287,3 +297,61 @@ def test_many_dependents_are_told_in_rounds(
     expected = [first["id"]] * 30 if shape == "star" else [first["id"], *(job["id"] for job in jobs[:-1])]
     assert [row["id"] for row in on] == expected
     assert db.all("select from dependencies") == db.all("select from dependency_endings") == []
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"), [("completed", ("pending", ["hold"])), ("failed", ("canceled", None))]
+)
+def test_a_dependent_that_is_held_at_the_moment_in_which_it_is_told_is_told_all_the_same(
+    client: Client, db: Database, tenant: Tenant, how: str, expected: tuple[str, list[str] | None]
+) -> None:
+    first = client.submit(max_failures=1)
+    later = client.submit(depends_on=[first["id"]])
+    assert client.report(client.claim() or {}, how, attempt=1).status_code in (200, 202)
+    (found,) = db.all("select seq from queue")
+    values = {**tenant.caller.scope, "actor": "user:acme", "sealed_key": None}
+    while_open(
+        db,
+        lambda tx: tx.one_or_none(SQL.hold_many, numbers=[found["seq"]], **values),
+        lambda: dependencies.settle_all(db),
+    )
+    assert state(client, later) == expected
+    assert db.all("select from dependencies") == db.all("select from dependency_endings") == []
+
+
+@pytest.mark.parametrize(("how", "shape"), [("completed", "star"), ("failed", "star"), ("failed", "chain")])
+def test_a_round_reads_its_own_jobs_also_where_the_queue_is_believed_to_be_empty(
+    client: Client, db: Database, how: str, shape: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Since a vacuum when it was, as after each day's work; then a round read all of it for each of its jobs."""
+    monkeypatch.setattr(dependencies, "SETTLED_AT_ONCE", 10)
+
+    def submit() -> Job:
+        first = client.submit(max_failures=1)
+        named = [[first["id"]] if shape == "star" or place == 0 else [f"#{place - 1}"] for place in range(500)]
+        jobs = client.post("/jobs/batch", [definition(depends_on=each) for each in named])
+        assert jobs.status_code == 202
+        return first
+
+    submit()
+    for table in ("queue", "dependencies"):
+        db.execute(f"delete from {table}")
+        vacuum_whole(db, table)
+    submit()
+    assert client.report(client.claim() or {}, how, attempt=1).status_code in (200, 202)
+    with db.transaction() as tx, monkeypatch.context() as same:
+        same.setattr(db, "transaction", lambda: nullcontext(tx))
+        before = entries_read(tx)
+        assert dependencies.settle_round(db)
+        assert 10 <= entries_read(tx) - before <= 200
+
+
+def entries_read(tx: Transaction) -> int:
+    """Of the queue and of dependencies, from the tables and their indexes."""
+    (found,) = tx.all(
+        "select sum(pg_stat_get_xact_tuples_returned(r.oid)"
+        "           + pg_stat_get_xact_tuples_fetched(r.oid))::integer as n"
+        "  from unnest(array['queue', 'dependencies']::regclass[]) as t (oid)"
+        " cross join lateral (select t.oid union all select indexrelid from pg_index where indrelid = t.oid) r"
+    )
+    return int(found["n"])

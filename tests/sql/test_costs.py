@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 
 from kelpie_api.db import SQL, Database, Transaction
+from kelpie_api.queue import jobs
 from kelpie_api.queue.progress import told
 from kelpie_api.queue.states import Report
 from tests.helpers import Tenant, claim_in, make_job, vacuum_whole
@@ -164,3 +165,75 @@ def test_heartbeats_that_tell_progress_write_no_index_either(one_session: Databa
     for table, then in before.items():
         total, share = hot_since(one_session, table, then)
         assert total == 1000 and share > 0.95, table
+
+
+KEPT_WHILE_OPEN = {
+    "dependencies": "insert into dependencies (job_id, on_job, needs) select %(id)s, gen_random_uuid(), 'ended'",
+    "during_prefixes": "insert into during_prefixes select tenant_id, gen_random_uuid(), 'place'",
+    "pauses": "insert into pauses select gen_random_uuid(), 'm', 1, now()",
+    "job_secrets": "insert into job_secrets select gen_random_uuid(), tenant_id, 'TOKEN'",
+}
+
+
+def test_the_end_of_a_job_reads_what_is_kept_of_it_also_where_the_tables_are_believed_to_be_empty(
+    one_session: Database, tenant: Tenant
+) -> None:
+    """Since a vacuum when they were; a session that plans the triggers then keeps their plans."""
+    other, *ending = (make_job(one_session, tenant) for _ in range(3))
+    one_session.execute(
+        "insert into secrets (tenant_id, name, id, sealed, set_by)"
+        " select tenant_id, 'TOKEN', gen_random_uuid(), '', '' from jobs limit 1"
+    )
+
+    def fill() -> None:
+        for statement in KEPT_WHILE_OPEN.values():
+            each = f"{statement} from jobs cross join generate_series(1, 2000) where jobs.id = %(id)s"
+            one_session.execute(each, id=other)
+
+    fill()
+    for table in KEPT_WHILE_OPEN:
+        one_session.execute(f"delete from {table}")
+        vacuum_whole(one_session, table)
+    jobs.cancel(one_session, tenant.caller, ending[0])
+    fill()
+    begin_counting(one_session)
+    with one_session.transaction() as tx:
+        values = {"scope": None, "groups": None, "actor": "user:acme", "sealed_key": None}
+        assert tx.one_or_none(SQL.cancel_job, job_id=ending[1], **values)
+        read = {
+            row["name"]: row["n"]
+            for row in tx.all(
+                "select t.name, sum(pg_stat_get_xact_tuples_returned(r.oid))::integer as n"
+                "  from unnest(%(tables)s::text[]) as t (name)"
+                " cross join lateral (select t.name::regclass::oid union all"
+                "                     select indexrelid from pg_index where indrelid = t.name::regclass) r (oid)"
+                " group by t.name",
+                tables=list(KEPT_WHILE_OPEN),
+            )
+        }
+    one_session.execute("delete from job_secrets")
+    assert max(read.values()) == 0, read
+
+
+@pytest.mark.parametrize("change", ["cancel_many", "hold_many", "resume_many"])
+def test_a_change_of_some_jobs_reads_these_also_where_the_queue_is_believed_to_be_empty(
+    one_session: Database, tenant: Tenant, change: str
+) -> None:
+    fill_queue(one_session, tenant)
+    one_session.execute("delete from queue")
+    vacuum_whole(one_session, "queue")
+    one_session.execute(
+        "insert into queue (job_id, tenant_id, container_group, seq, heartbeat_interval, parked)"
+        " select id, tenant_id, coalesce(container_group, ''), seq, heartbeat_interval,"
+        "        case when %(change)s = 'resume_many' then array['hold'] end"
+        "   from jobs order by seq limit 2000",
+        change=change,
+    )
+    numbers = [row["seq"] for row in one_session.all("select seq from queue order by seq limit 20")]
+    begin_counting(one_session)
+    with one_session.transaction() as tx:
+        values = {"scope": None, "groups": None, "actor": "user:acme", "sealed_key": None}
+        found = tx.one_or_none(SQL.by_name[change], numbers=numbers, **values)
+        assert found and found["count"] == len(numbers)
+        assert counted(tx, "pg_stat_get_xact_tuples_returned", "queue") == 0
+        assert entries_read(tx, "queue_pkey") <= 4 * len(numbers)

@@ -73,6 +73,8 @@ def test_what_may_not_scan_is_not_compiled() -> None:
     sources = {file.name: file.read_text() for file in (SQL_FOLDER / "functions").glob("*.sql")}
     forbids = {name for name, text in sources.items() if "set enable_seqscan = off" in text}
     assert forbids and forbids <= {name for name, text in sources.items() if "set jit = off" in text}
+    switches = [text for text in SQL.by_name.values() if "set_config('enable_seqscan', 'off'" in text]
+    assert switches and all("set_config('jit', 'off'" in text for text in switches)
 
 
 def test_each_shared_rule_is_used() -> None:

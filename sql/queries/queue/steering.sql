@@ -340,7 +340,7 @@ with held as materialized (
      for update
 ),
 gone as (
-  delete from queue q using held h where q.job_id = h.job_id
+  delete from queue q where q.job_id = any (array(select job_id from held))
   returning q.sweep_id, q.parked
 ),
 removed as (
@@ -365,7 +365,7 @@ with held as materialized (
      for update
 ),
 gone as (
-  delete from queue q using held h where q.job_id = h.job_id
+  delete from queue q where q.job_id = any (array(select job_id from held))
 ),
 job as (
   update jobs j
@@ -395,7 +395,8 @@ select count(*) as count,
        (select array_remove(array_agg(distinct case when parked is null then sweep_id end), null) from held) as sweeps
   from job;
 
--- Changes of jobs by their numbers, which come in order, so that two of these statements lock them in the same one.
+-- Changes of jobs by their numbers, which come in order, so that two of these statements lock them in the same one. Their rows are then
+-- found by the ids as an array: joined, all of the queue might be read, where the planner believes that it is empty still.
 
 -- name: cancel_many
 -- End jobs of the queue, with a holder or without. `sweeps` are those in which slots came free.
@@ -407,7 +408,7 @@ with held as materialized (
          select * from queue where queue.job_id = j.id and in_reach(queue, %(scope)s, %(groups)s) for update) q
 ),
 gone as (
-  delete from queue q using held h where q.job_id = h.job_id
+  delete from queue q where q.job_id = any (array(select job_id from held))
 ),
 job as (
   update jobs j
@@ -449,19 +450,15 @@ with held as materialized (
 wished as (
   update queue q
      set wish = 'hold', wished_at = now(), wish_by = %(actor)s, ends_on_lapse = true
-    from held h
-   where q.job_id = h.job_id
-     and h.machine_id is not null
-     and coalesce(h.wish not in ('hold', 'cancel'), true)
+   where q.job_id = any (array(
+           select job_id from held where machine_id is not null and coalesce(wish not in ('hold', 'cancel'), true)))
   returning q.job_id, q.attempt, q.machine_id
 ),
 parked as (
   update queue q
      set parked = with_reason(q.parked, 'hold')
-    from held h
-   where q.job_id = h.job_id
-     and h.machine_id is null
-     and coalesce('hold' <> all (h.parked), true)
+   where q.job_id = any (array(
+           select job_id from held where machine_id is null and coalesce('hold' <> all (parked), true)))
   returning q.job_id, q.attempt
 ),
 told as (
@@ -491,7 +488,7 @@ with held as materialized (
          select * from queue where queue.job_id = j.id and in_reach(queue, %(scope)s, %(groups)s) for update) q
 ),
 did as (
-  select job_id, machine_id is null as unparked
+  select job_id
     from held
    where case when machine_id is null then parked && array['hold', 'backoff'] and not ends_on_lapse else wish = 'hold' end
 ),
@@ -501,9 +498,8 @@ resumed as (
          fruitful_attempt = q.attempt, wish = null, wished_at = null, wish_by = null,
          ends_on_lapse = q.machine_id is not null
                          and (coalesce(q.attempt >= q.ends_from_attempt, false) or q.ends_on_lapse and q.sweep_id is not null)
-    from did d
-   where q.job_id = d.job_id
-  returning q.job_id, q.attempt, q.sweep_id, d.unparked
+   where q.job_id = any (array(select job_id from did))
+  returning q.job_id, q.attempt, q.sweep_id, q.machine_id is null as unparked
 ),
 job as (
   update jobs j set reason = null from resumed r where j.id = r.job_id and j.reason is not null
