@@ -29,6 +29,7 @@ class Code(StrEnum):
     ENDING = "ending"
     HELD = "held"
     SWEEP_IS_FULL = "sweep_is_full"
+    AWAITS_SLOT = "awaits_slot"
     DEPENDS = "depends"
     BACKOFF = "backoff"
     UNSEALABLE = "unsealable"
@@ -140,18 +141,9 @@ def _of_parking(facts: Row) -> Iterator[Reason]:
         because = f", because of {facts['reason']}" if facts["reason"] else ""
         yield Reason(Code.HELD, f"It is held{because}.", "POST /jobs/{id}/resume lets it be handed out again.")
     if "sweep" in parked:
-        limit = facts["max_parallel"]
-        yield Reason(
-            Code.SWEEP_IS_FULL,
-            f"Its sweep lets {limit if limit else 'only so many'} jobs be in hand at a time, and has as many.",
-            f"PATCH /sweeps/{facts['sweep_id']} raises max_parallel.",
-        )
+        yield _of_slot(facts)
     if "depends" in parked:
-        named = ", ".join(str(one) for one in facts["depends_on"])
-        yield Reason(
-            Code.DEPENDS,
-            f"It waits for {facts['waits_for']} jobs or sweeps to end{f': {named}' if named else ''}.",
-        )
+        yield _of_dependencies(facts)
     if "backoff" in parked:
         yield Reason(
             Code.BACKOFF,
@@ -164,6 +156,32 @@ def _of_parking(facts: Row) -> Iterator[Reason]:
             "Its environment cannot be opened with the keys of this coordinator.",
             "Start the coordinator with the KELPIE_SECRET_KEY that sealed it.",
         )
+
+
+def _of_slot(facts: Row) -> Reason:
+    """Without a slot a job is also while its sweep has free ones and another reason parks it."""
+    limit, taken = facts["max_parallel"], facts["slots_taken"]
+    if limit is not None and taken >= limit:
+        return Reason(
+            Code.SWEEP_IS_FULL,
+            f"Its sweep lets {limit} jobs be in hand at a time, and has as many.",
+            f"PATCH /sweeps/{facts['sweep_id']} raises max_parallel.",
+        )
+    free = f", of which {taken} of {limit} are taken" if limit else ""
+    when = "within two seconds" if facts["parked"] == ["sweep"] else "once nothing else keeps it back"
+    return Reason(Code.AWAITS_SLOT, f"It waits for a slot of its sweep{free}: it is given one {when}.")
+
+
+def _of_dependencies(facts: Row) -> Reason:
+    named = ", ".join(str(one) for one in facts["depends_on"])
+    sentence = f"It waits for {facts['waits_for']} jobs or sweeps to end{f': {named}' if named else ''}."
+    if not (sweep_id := facts["on_open_sweep"]):
+        return Reason(Code.DEPENDS, sentence)
+    return Reason(
+        Code.DEPENDS,
+        f"{sentence} Sweep {sweep_id} is not closed, so it may get more jobs and does not end.",
+        f'PATCH /sweeps/{sweep_id} {{"closed": true}} lets it end with its last job.',
+    )
 
 
 def _of_group(facts: Row) -> Iterator[Reason]:

@@ -28,7 +28,15 @@ select q.container_group, q.machine_id, q.holder_group, q.heartbeat, q.heartbeat
               order by l.machine_id) as waiting_machines,
        (select l.until from pauses l where l.job_id = q.job_id and l.machine_id = '' and l.until > now()) as waits_until,
        w.max_parallel,
+       (select count(*)
+          from (select from queue o where o.sweep_id = q.sweep_id and o.parked is null limit w.max_parallel) o) as slots_taken,
        array(select coalesce(d.on_job, d.on_sweep) from dependencies d where d.job_id = q.job_id limit 3) as depends_on,
+       (select d.on_sweep
+          from dependencies d
+          join sweeps s on s.id = d.on_sweep
+         where d.job_id = q.job_id
+           and s.closed is null
+         limit 1) as on_open_sweep,
        n.own, n.of_null_group, n.of_higher_priority
   from queue q
   join jobs j on j.id = q.job_id

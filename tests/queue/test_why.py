@@ -112,16 +112,41 @@ def test_a_job_that_a_machine_took_again_and_again(api: Client, db: Database, te
 
 
 def test_a_parked_job_says_each_of_its_reasons(api: Client, db: Database, tenant: Tenant) -> None:
-    job = make_job(db, tenant)
+    sweep, _ = sweeps.create(db, tenant.caller, {"max_parallel": 1}, None)
+    job, other = (make_job(db, tenant, sweep=str(sweep["id"])) for _ in range(2))
+    sweeps.fill(db, sweep["id"])
     change(
         db,
         job,
         "parked = array['hold', 'sweep', 'depends', 'backoff', 'unsealable'], waits_for = 2,"
         " backoff_until = now() + interval '1 minute'",
     )
+    assert codes(api, other).keys() == {"awaits_slot"}
+    sweeps.fill(db, sweep["id"])
+    assert "claimable" in codes(api, other)
     found = codes(api, job)
     assert list(found) == ["held", "sweep_is_full", "depends", "backoff", "unsealable"]
     assert "2 jobs or sweeps" in found["depends"]
+
+
+def test_a_job_that_is_held_has_no_slot_of_its_sweep_which_is_not_full_for_that(
+    api: Client, db: Database, tenant: Tenant
+) -> None:
+    sweep, _ = sweeps.create(db, tenant.caller, {"max_parallel": 2}, None)
+    job, _ = (make_job(db, tenant, sweep=str(sweep["id"])) for _ in range(2))
+    sweeps.fill(db, sweep["id"])
+    api.post(f"/jobs/{job}/hold")
+    found = codes(api, job)
+    assert list(found) == ["held", "awaits_slot"]
+    assert "1 of 2 are taken: it is given one once nothing else keeps it back" in found["awaits_slot"]
+
+
+def test_a_job_that_waits_for_a_sweep_says_that_it_is_not_closed(api: Client, db: Database) -> None:
+    sweep = (api.post("/sweeps", {}).json or {})["id"]
+    job = api.submit(depends_on=[sweep])["id"]
+    assert f"Sweep {sweep} is not closed" in codes(api, job)["depends"]
+    api.patch(f"/sweeps/{sweep}", {"closed": True})
+    assert "not closed" not in codes(api, job)["depends"]
 
 
 def test_a_group_that_is_paused_or_stopped(api: Client, db: Database, tenant: Tenant) -> None:
