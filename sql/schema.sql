@@ -168,6 +168,11 @@ create table group_settings (
   constraint group_settings_tenant_id_fkey FOREIGN KEY (tenant_id) REFERENCES tenants(id) ON DELETE CASCADE
 );
 
+create table incomplete_sweeps (
+  sweep_id uuid not null,
+  constraint incomplete_sweeps_pkey PRIMARY KEY (sweep_id)
+);
+
 create table job_labels (
   tenant_id bigint not null,
   key text not null,

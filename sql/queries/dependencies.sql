@@ -19,7 +19,8 @@ select id, false as is_sweep,
  union all
 select s.id, true,
        case when s.ended is not null
-            then not exists (select from jobs j where j.sweep_id = s.id and j.status <> 'completed') end
+            then not exists (select from jobs j where j.sweep_id = s.id and j.status <> 'completed')
+                 and not exists (select from incomplete_sweeps i where i.sweep_id = s.id) end
   from sweeps s
  where s.id = any (%(ids)s::uuid[])
    and s.tenant_id = %(tenant_id)s;
@@ -69,7 +70,10 @@ with found as (
 hooked as (
   insert into webhooks (job_id, url, status, event, machine_id, container_group, sweep)
   select last.id, f.webhook,
-         (case when n.completed = n.total then 'completed' when n.failed > 0 then 'failed' else 'canceled' end)::job_status,
+         (case when n.failed > 0 or exists (select from incomplete_sweeps i where i.sweep_id = f.id) then 'failed'
+               when n.completed = n.total then 'completed'
+               else 'canceled'
+          end)::job_status,
          'sweep_ended', '', '',
          jsonb_build_object('id', f.id, 'name', f.name, 'total', n.total, 'completed', n.completed, 'failed', n.failed,
                             'canceled', n.total - n.completed - n.failed)
@@ -89,7 +93,9 @@ hooked as (
 ),
 noted as (
   insert into dependency_endings (id, is_completed)
-  select f.id, not exists (select from jobs j where j.sweep_id = f.id and j.status <> 'completed')
+  select f.id,
+         not exists (select from jobs j where j.sweep_id = f.id and j.status <> 'completed')
+         and not exists (select from incomplete_sweeps i where i.sweep_id = f.id)
     from found f
    where exists (select from dependencies d where d.on_sweep = f.id)
       on conflict do nothing

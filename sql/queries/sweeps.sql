@@ -96,7 +96,14 @@ select array(
 
 -- name: prune_sweeps
 -- Remove sweeps that ended longer ago than `kept_for` and have no job any more. Totals of usage name them by their ids.
-delete from sweeps s
- where s.ended < now() - %(kept_for)s::interval
-   and not exists (select from jobs j where j.sweep_id = s.id)
-   and not exists (select from dependencies d where d.on_sweep = s.id);
+with removed as (
+  delete from sweeps s
+   where s.ended < now() - %(kept_for)s::interval
+     and not exists (select from jobs j where j.sweep_id = s.id)
+     and not exists (select from dependencies d where d.on_sweep = s.id)
+  returning s.id
+),
+forgotten as (
+  delete from incomplete_sweeps where sweep_id = any (array(select id from removed))
+)
+select id from removed;

@@ -7,6 +7,7 @@ import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -15,6 +16,7 @@ from flask import Flask
 
 from kelpie_api.db import SQL, Database, Row, Transaction
 from kelpie_api.queue import dependencies
+from kelpie_api.queue.retention import prune
 from local_stack.processes import wait_for
 from tests.helpers import (
     Client,
@@ -186,6 +188,33 @@ def test_a_dependency_that_is_pruned_after_it_completed_changes_nothing(client: 
         assert (client.claim() or {})["id"] == later["id"]
         assert state(client, client.submit(depends_on=[first["id"]])) == ("pending", None)
     assert "There is no job" in refused(client.post("/jobs", definition(depends_on=[first["id"]])), 400)["message"]
+
+
+@pytest.mark.parametrize("pruned", ["before its end", "after its end"])
+def test_a_sweep_of_which_a_failed_job_is_pruned_does_not_pass_for_completed(
+    client: Client, db: Database, pruned: str
+) -> None:
+    sweep = (client.post("/sweeps", {}).json or {})["id"]
+    client.submit(sweep=sweep, max_failures=1)
+    client.submit(sweep=sweep)
+    gathering = client.submit(depends_on=[sweep])
+    end(client, db, "failed")
+
+    def prune_failed() -> None:
+        db.execute("alter table jobs disable trigger guard_job")
+        db.execute("update jobs set failed = now() - interval '2 days' where status = 'failed'")
+        db.execute("alter table jobs enable trigger guard_job")
+        assert sum(step.jobs for step in prune(db, timedelta(days=1), 10)) == 1
+
+    if pruned == "before its end":
+        prune_failed()
+    end(client, db, "completed")
+    client.patch(f"/sweeps/{sweep}", {"closed": True})
+    dependencies.settle_all(db)
+    if pruned == "after its end":
+        prune_failed()
+    assert state(client, gathering)[0] == "canceled"
+    assert state(client, client.submit(depends_on=[sweep]))[0] == "canceled"
 
 
 def test_an_end_and_a_submission_that_names_it_at_the_same_moment_do_not_miss_each_other(

@@ -516,4 +516,4 @@ select (select count(*) from resumed) as count,
 -- name: purge_jobs
 -- The jobs of all tenants; the tables are named in lock order.
 truncate queue, jobs, attempts, checkpoints, checkpoint_marks, bans, events, webhooks, deliveries, submissions, lapse_horizons, machines,
-  sweeps, dependencies, dependency_endings, reallocations, usage_of_days, usage_to_add;
+  sweeps, incomplete_sweeps, dependencies, dependency_endings, reallocations, usage_of_days, usage_to_add;
