@@ -14,8 +14,10 @@ from kelpie_api.db import SQL, Database, Row, Transaction
 from kelpie_api.errors import InvalidRequest
 from kelpie_api.text import parse_uuid
 
-SETTLED_AT_ONCE = 250  # dependents that one round moves: some twenty milliseconds, for which others may wait
-SETTLE_PAUSE = 1.5  # seconds; dependents are told within two
+SETTLED_AT_ONCE = 100  # dependents that one round moves: some ten milliseconds, for which others may wait
+RESTS = 2  # times as long as a round: the rest after it, for claims and heartbeats
+LONGEST_REST = 0.03  # seconds; two thousand dependents are told within a second, also where a round takes longer
+SETTLE_PAUSE = 1.0  # seconds; dependents are told within two
 LOOKED_AT_FOR_CIRCLES = 10_000  # jobs and sweeps, of one sweep: a tenth of a second
 COMPLETED = "completed"
 
@@ -166,7 +168,7 @@ def settle_all(db: Database) -> float:
             tx.one_or_none(SQL.end_sweeps, ids=ids)
     began = time.monotonic()
     while settle_round(db):
-        time.sleep(time.monotonic() - began)  # as long as the round took, for claims and heartbeats
+        time.sleep(min(RESTS * (time.monotonic() - began), LONGEST_REST))
         began = time.monotonic()
     return SETTLE_PAUSE
 
