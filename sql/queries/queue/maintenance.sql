@@ -101,7 +101,8 @@ vacuum (index_cleanup on, truncate off, skip_locked) queue;
 -- name: prune_jobs
 -- Look at the next `batch` jobs in the order of their numbers, and remove those that finished longer ago than `kept_for`, with
 -- all that belongs to them; a job is removed whole or not at all. Never one that is in the queue, nor one with a
--- webhook that is still to be delivered. Of a sweep it is kept that a job which did not complete is gone. `reached` is the number to go on after; null: nothing is left to look at, for
+-- webhook that is still to be delivered. Of a sweep it is kept that a job which did not complete is gone. `reached` is the
+-- number to go on after; null: nothing is left to look at, for
 -- what comes is younger than that. One caller at a time does it; the others get `taken`. Where `really` is false,
 -- only the count is made.
 with turn as materialized (
