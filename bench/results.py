@@ -25,12 +25,15 @@ from bench.sync import CACHE, cache_environment
 RESULTS, PLOT = ROOT / "bench" / "RESULTS.md", ROOT / "bench" / "growth.png"
 LONGEST = 3600  # seconds of one benchmark
 MARKS = {True: "met", False: "**missed**", None: "not judged"}
-# In the order of the table. bench.fill has no goals, and bench.frozen is for a binary that was built.
+# In the order of the table, with the arguments of each. bench.fill has no goals, and bench.frozen is for a binary
+# that was built.
 BENCHES = (
     "api",
     "fleet",
+    "fleet --telling --steps 10000",
     "sync",
     "claim",
+    "claim --parked",
     "bulk",
     "growth",
     "sustained",
@@ -82,7 +85,15 @@ def run(bench: str, quick: bool, points: Path) -> Run:
     found = Run(bench)
     rows = points.with_suffix(".rows")
     rows.write_text("")
-    command = [sys.executable, "-m", f"bench.{bench}", *(["--small"] if quick else []), *MORE.get(bench, [])]
+    name, *options = bench.split()
+    command = [
+        sys.executable,
+        "-m",
+        f"bench.{name}",
+        *options,
+        *(["--small"] if quick else []),
+        *MORE.get(bench, []),
+    ]
     if bench == "growth":
         command += ["--points", str(points)]
     before, began = os.getloadavg()[0], time.monotonic()

@@ -56,7 +56,7 @@ def test_a_connection_is_given_to_one_thread_until_it_is_put_back(pairs: list[Ke
 
 
 def test_what_is_overdue_is_given_to_a_thread_as_if_its_client_had_closed_it(pairs: list[Kept]) -> None:
-    """So nobody closes it while a thread may have been told of its number, which then is another connection's."""
+    """It is not closed while a thread may have been told of its number, which then is another connection's."""
     kept = KeptConnections[Kept]()
     for pair, until in zip(pairs, (1.0, 2.0, 3.0), strict=True):
         pair.timeout = until
