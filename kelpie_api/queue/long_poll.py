@@ -9,6 +9,7 @@ waiter holds no database connection.
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections import Counter
@@ -27,6 +28,8 @@ from kelpie_api.queue.notifications import Listener
 LONGEST_WAIT = 30  # seconds that a request may wait
 LOOK_PAUSE = 2.0  # seconds between two looks at the queue, since a lapse sends no notification
 POLL_PAUSE = 0.4  # the same, while notifications do not arrive
+FRESH = 2 * LOOK_PAUSE  # seconds for which a look that found nothing stands for a claim at the end of a wait
+LONG = 10.0  # seconds of such a wait; after a shorter one much of it may lie behind the last look
 SHORTEST_LOOK_PAUSE = 0.01  # seconds, in which many submissions become one look
 CLAIMS_AT_ONCE = 5  # of all waiters: the other connections of the pool are for other requests
 SLOT_TIMEOUT = 5.0  # seconds that a waiter waits for one of these slots
@@ -77,6 +80,7 @@ class LongPoll:
         self._failed: dict[Handout, float] = {}  # taken or locked by others; not assigned again at once
         self._slots = threading.BoundedSemaphore(CLAIMS_AT_ONCE)
         self._look_now = threading.Event()
+        self._looked = -math.inf  # monotonic: when the last look that was answered began
         self._to_start = [self._keep_looking, self.listener.keep_listening]
 
     def claim(
@@ -92,7 +96,7 @@ class LongPoll:
             job = self._take_with_slot(take)
             while job is None and not self.closed:
                 called = waiter.woken.wait(max(0.0, deadline - time.monotonic()))
-                if self.closed or gone():
+                if self.closed or gone() or not (called or self._is_worth_a_try(waiter, seconds)):
                     return None
                 job = self._take_when_woken(waiter, take)
                 if not called:
@@ -123,6 +127,7 @@ class LongPoll:
             for waiter in waiting
             if waiter.claim_id is not None
         ]
+        began = time.monotonic()
         found = self.db.all(
             SQL.peek_at_lines,
             lines=json.dumps([as_seen_by_peek(queue_key, waiters) for queue_key, waiters in queues.items()]),
@@ -130,6 +135,7 @@ class LongPoll:
         )
         with self._lock:
             self._wake_for(found)
+        self._looked = began
 
     # --- in the threads of the waiters ----------------------------------------------------------------
 
@@ -163,6 +169,13 @@ class LongPoll:
         if waiter.assigned is not None:  # it gave up or failed: its job is for the next waiter
             self._assigned.pop(waiter.assigned, None)
             self._look_now.set()
+
+    def _is_worth_a_try(self, waiter: Waiter, waited: float) -> bool:
+        """Whether a claim at the end of a wait may find what no look did, or that the database is away.
+
+        Ten thousand workers that wait would each ask in vain every twenty seconds, and ask again at once.
+        """
+        return waited < LONG or waiter.woken.is_set() or time.monotonic() - self._looked > FRESH
 
     def _take_when_woken(self, waiter: Waiter, take: Callable[[], Row | None]) -> Row | None:
         waiter.woken.clear()

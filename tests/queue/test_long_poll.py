@@ -13,8 +13,8 @@ from flask import Flask
 from kelpie_api.app import create_app
 from kelpie_api.config import Config
 from kelpie_api.db import SQL, Database
-from kelpie_api.queue import jobs, notifications
-from kelpie_api.queue.long_poll import LongPoll, Waiter
+from kelpie_api.queue import jobs, long_poll, notifications
+from kelpie_api.queue.long_poll import FRESH, LongPoll, Waiter
 from kelpie_api.schemas.work import WorkQuery
 from local_stack.processes import wait_for
 from tests import pgbouncer
@@ -343,6 +343,24 @@ def test_who_hung_up_takes_no_job(db: Database, tenant: Tenant) -> None:
     waiter.woken.set()
     assert room.claim(waiter, taking(answers), 30, lambda: True) is None
     assert len(answers) == 1 and len(room) == 0
+    room.close()
+
+
+@pytest.mark.parametrize(("long", "looked_ago", "tries"), [(0.01, 0.0, 1), (0.01, FRESH + 1, 2), (10.0, 0.0, 2)])
+def test_the_end_of_a_long_wait_costs_no_claim_where_a_look_has_just_found_nothing(
+    db: Database, tenant: Tenant, monkeypatch: pytest.MonkeyPatch, long: float, looked_ago: float, tries: int
+) -> None:
+    monkeypatch.setattr(long_poll, "LONG", long)
+    room = LongPoll(db, 10)
+    monkeypatch.setattr(room, "_start_threads", lambda: None)  # no other look than that of this test
+    answers: list[Job | None] = [None, None]
+    waiter = Waiter(tenant.caller.tenant_id, "m1", ["g1", ""])
+    room._waiting[waiter] = None  # a look without waiters asks nothing
+    room.look()
+    del room._waiting[waiter]
+    room._looked -= looked_ago
+    assert room.claim(waiter, taking(answers), 0.01, lambda: False) is None
+    assert len(answers) == 2 - tries
     room.close()
 
 
