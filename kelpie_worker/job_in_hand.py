@@ -39,3 +39,4 @@ class JobInHand:
     is_followed: bool = False  # a reader follows its output; steering
     stall: Stall = field(default_factory=Stall)  # whether its command has stalled; steering
     asked_to_save: float | None = None  # CLOCK_BOOTTIME of the stop that begins with a checkpoint signal
+    is_crossed: bool = False  # a heartbeat was told that the job is over while its report was under way

@@ -25,6 +25,7 @@ from kelpie_worker.messages import (
     HoldLease,
     JobMessage,
     Lagging,
+    LeaseLost,
     LeaseRenewed,
     Message,
     ProveLease,
@@ -56,6 +57,9 @@ from kelpie_worker.system.linux import boottime
 
 _MOST_BEGUN = 3  # times that a command may end the worker or its runner; after that the job is refused
 _SHORTEST_RELEASE_TIME, _LONGEST_RELEASE_TIME = 1.0, 5.0
+# Seconds for the answer to a report, once a heartbeat that crossed it was told that the job is over. Less than the
+# watchdog takes for silence of the heartbeat.
+_CROSSED_ANSWER = 10.0
 
 
 class Supervisor:
@@ -221,7 +225,7 @@ class Supervisor:
     def _advance(self, claim_id: str, message: Message) -> None:
         """Let the pipeline decide about a message of a job in hand. A message of any other job is ignored."""
         held = self._state.jobs.get(claim_id)
-        if held is None:
+        if held is None or self._is_told_by_the_report(held, message):
             return
         before = held.state
         counted, message = self._count_begin(held, message)
@@ -232,6 +236,21 @@ class Supervisor:
             held.is_proven = True
             self._keep(after)
         self._issue(commands)
+
+    def _is_told_by_the_report(self, held: JobInHand, message: Message) -> bool:
+        """Whether the end of a lease is left to the answer of the job's report, which is under way.
+
+        A heartbeat that crosses the report is told that the job is over, which is mostly the report's own doing.
+        Only the report's answer says whether it was accepted, and whether the failure counts against this machine.
+        Where none comes in time the lease is lost as ever: so canceling a job frees a worker whose reports fail.
+        """
+        if not isinstance(message, LeaseLost) or held.state.phase is not Phase.REPORTING or not held.is_proven:
+            return False
+        if held.is_crossed:
+            return False
+        held.is_crossed = True
+        self._schedule(_CROSSED_ANSWER, message)
+        return True
 
     def _count_begin(self, held: JobInHand, message: Message) -> tuple[JobState, Message]:
         """Count before the command is begun, for it may end the worker in no time; too often, and it is refused.

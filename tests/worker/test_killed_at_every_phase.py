@@ -40,9 +40,7 @@ def test_a_worker_killed_at_any_moment_goes_on_with_the_same_attempt(
     script = "cat in/* > out/all; echo 1 > checkpoint/state; sleep 0.4"
     job = coordinator.submit(**shell(script), sync=sync)
     worker.start()
-    # A heartbeat that crosses the report hears that the job is over; then nothing is said of the report's answer.
-    moments = (moment, "lease_lost") if moment == "reported" else (moment,)
-    wait_for(lambda: any(worker.seen(event, job_id=job) for event in moments), f"the worker to say {moment}")
+    worker.wait_for(moment, job_id=job)
 
     kill(worker)
     worker.start()

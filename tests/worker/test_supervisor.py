@@ -301,6 +301,30 @@ def test_after_trouble_the_pause_before_the_next_claim_doubles() -> None:
     assert 5 <= pauses[0] <= 10 <= pauses[1] <= 20 <= pauses[2] <= 40
 
 
+def reporting(*ended: Message) -> Scene:
+    scene = Scene()
+    scene.start()
+    scene.hear(*HAPPY[:3], *ended)
+    assert scene.store.state.jobs["claim-1"].state.phase is Phase.REPORTING
+    return scene
+
+
+def test_a_heartbeat_that_crosses_the_report_leaves_the_end_to_its_answer() -> None:
+    lost = LeaseLost("claim-1", "completed")
+    scene = reporting(*HAPPY[3 : len(HAPPY) - 2])
+    assert scene.hear(lost) == []
+    assert scene.scheduled[-1][1] == lost
+    assert Wipe in {type(command) for command in scene.hear(Reported("claim-1"))}
+
+
+def test_a_job_that_is_over_frees_a_worker_whose_report_is_not_answered() -> None:
+    scene = reporting(*HAPPY[3 : len(HAPPY) - 2])
+    scene.hear(LeaseLost("claim-1", "canceled"))
+    seconds, again = scene.scheduled[-1]
+    assert 0 < seconds <= 30
+    assert Wipe in {type(command) for command in scene.hear(again)}
+
+
 def test_on_a_machine_that_cannot_be_left_the_pause_before_the_next_claim_doubles() -> None:
     scene = Scene()
     scene.start()
