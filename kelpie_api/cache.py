@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
 from math import inf
 from typing import Generic, TypeVar
 
@@ -60,7 +61,8 @@ class Shared(Generic[Key, Value]):
 
     One thread at a time makes one, and the next waits for `rest` times as long as that took, a second at most: so
     they never take more than a share of the process. `places`: how many threads may make one or wait, and
-    `places_of_one` how many of them for the same client. `size` and `weigh` are those of a Cache.
+    `places_of_one` how many of them for the same client. `aside`: entered while a thread waits for its turn.
+    `size` and `weigh` are those of a Cache.
     """
 
     def __init__(
@@ -72,8 +74,9 @@ class Shared(Generic[Key, Value]):
         sleep: Callable[[float], None] = time.sleep,
         weigh: Callable[[Value], float] = lambda value: 1,
         places_of_one: float = inf,
+        aside: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        self.places, self.places_of_one = places, places_of_one
+        self.places, self.places_of_one, self.aside = places, places_of_one, aside
         self.rest, self.clock, self.sleep = rest, clock, sleep
         self._values: Cache[Key, tuple[float, Value]] = Cache(
             size, LONGEST_KEPT, lambda: self.clock(), lambda kept: weigh(kept[1])
@@ -93,9 +96,13 @@ class Shared(Generic[Key, Value]):
         if found is not None or not self._take_place(client):
             return found
         try:
-            with self._making:
+            with self.aside():
+                self._making.acquire()
+            try:
                 found = self._made_within(key, seconds)  # another thread may have made it meanwhile
                 return self._make(key, make) if found is None else found
+            finally:
+                self._making.release()
         finally:
             self._leave_place(client)
 
@@ -115,7 +122,8 @@ class Shared(Generic[Key, Value]):
         return value if at + seconds > self.clock() else None
 
     def _make(self, key: Key, make: Callable[[], Value]) -> Value:
-        self.sleep(max(0.0, self._rests_until - self.clock()))
+        with self.aside():
+            self.sleep(max(0.0, self._rests_until - self.clock()))
         began = self.clock()
         try:
             return self._values.put(key, (began, make()))[1]

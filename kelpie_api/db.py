@@ -11,6 +11,7 @@ import os
 import re
 import select
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -27,6 +28,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 from kelpie_api.errors import ConnectionLost, RolledBack, SecretNamed, Unavailable, UserRemoved
 from kelpie_api.outage_log import OutageLog
+from kelpie_api.serving_threads import aside, is_serving
 
 Row = dict[str, Any]
 Result = TypeVar("Result")
@@ -47,6 +49,9 @@ ROWS_AT_ONCE = 500
 # Seconds to wait for a connection; the second while the database is known to be away, so that waiting requests do
 # not take all threads from those that need no database.
 PATIENCE, IMPATIENCE = 3.0, 0.2
+# Seconds in which no connection came back, after which one that is waited for may take long: the server may be
+# frozen. So many requests may wait then, each in a thread that steps aside; further ones are refused at once.
+STILL, MOST_WAITING = 0.25, 200
 
 TRIES_OF_CROSSED = 4
 
@@ -231,6 +236,10 @@ class Database:
         self.away = False  # the last request for a connection got none
         self.outage = OutageLog()
         self.due: dict[psycopg.Connection[Row], float] = {}  # connections in use: when they must be back
+        self.last_back = 0.0  # when a connection came back (monotonic)
+        # Not the pool's own limit: that also counts those that were refused since a connection last came back, and
+        # while it is reached the pool makes no connection.
+        self._room = threading.BoundedSemaphore(MOST_WAITING)
         self.url = url
         self.pool = LivePool(
             url,
@@ -326,17 +335,32 @@ class Database:
         finally:
             self.due.pop(connection, None)
 
+    def _taken_from_pool(self) -> psycopg.Connection[Row]:
+        if not self.away and time.monotonic() - self.last_back < STILL:
+            return self.pool.getconn(PATIENCE)
+        patience = IMPATIENCE if self.away else PATIENCE
+        if not is_serving():
+            return self.pool.getconn(patience)
+        if not self._room.acquire(blocking=False):
+            raise Unavailable(AWAY)
+        try:
+            with aside():  # so that the others learn of it at once, and those that need no database are served
+                return self.pool.getconn(patience)
+        finally:
+            self._room.release()
+
     @contextmanager
     def _connection(self, limit: float = OVERDUE) -> Iterator[psycopg.Connection[Row]]:
         due = time.monotonic() + limit
         try:
-            connection = self.pool.getconn(IMPATIENCE if self.away else PATIENCE)
+            connection = self._taken_from_pool()
             try:
                 self.away = False
                 with self.in_time(connection, limit):
                     yield connection
                 self.outage.back("pool")
             finally:
+                self.last_back = time.monotonic()
                 self.pool.putconn(connection)  # which rolls back what is open, or replaces a broken one
         except PoolTimeout as error:
             # If all connections are in use the database is not away, and the next request may wait as long.

@@ -34,16 +34,14 @@ workers = settings.web_processes
 worker_class = gunicorn_worker.Worker
 # As many as may wait for work and for output, and plenty for others; they are created when they are needed.
 threads = settings.max_waiters + settings.max_readers + 64
-worker_connections = threads + 500  # connections between two requests take no thread
-# Each is a file, and a request may need another. The usual limit is 1024, hardly more than claims may wait.
-gunicorn_worker.allow_files(2 * worker_connections)
+worker_connections = threads + gunicorn_worker.connections_kept(threads)  # those between two take no thread
 # Clients reuse a connection that was idle for up to a minute.
 keepalive = 75
 timeout = 60
 graceful_timeout = 30
 # Memory that a library leaks is given back now and then, never by all processes at once.
-max_requests = 100_000
-max_requests_jitter = 20_000
+max_requests = 1_000_000
+max_requests_jitter = 200_000
 # Five hundred ids in a query; gunicorn takes no higher limit than its own.
 limit_request_line = gunicorn.http.message.MAX_REQUEST_LINE = 32_768
 limit_request_fields = 100
@@ -64,12 +62,19 @@ def on_starting(server: Arbiter) -> None:
 
 
 # Seconds that a thread which computes, as for a page, may keep the others waiting. Python's own 5 ms pass at each
-# step of a request; a fifth of that takes no more processor time (bench/README.md, tabs).
-TURN = 0.001
+# step of a request; a tenth of that takes hardly more processor time, as few threads compute at once.
+TURN = 0.0005
+
+
+# Objects by which a process grows until it looks for garbage among the young ones; how many of these looks go
+# before one among those that stayed, and how many of the latter before one among all. Thousands of requests that
+# wait have a million objects, and to go through them takes a third of a second, in which no thread runs. With
+# Python's own 700 that came every few seconds.
+GARBAGE = (20_000, 10, 100)
 
 
 def post_worker_init(worker: gunicorn_worker.Worker) -> None:
-    """Have threads take turns often, and leave what the start made out of each search for garbage.
+    """Have threads take turns often, search for garbage seldom, and leave what the start made out of each search.
 
     That stays as long as the process, and to go through all of it takes tens of milliseconds, in which no thread
     runs.
@@ -77,6 +82,7 @@ def post_worker_init(worker: gunicorn_worker.Worker) -> None:
     sys.setswitchinterval(TURN)
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*GARBAGE)
 
 
 def child_exit(server: Arbiter, worker: gunicorn_worker.Worker) -> None:

@@ -48,9 +48,10 @@ def configure(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setLevel(LEVELS[level])
     handler.setFormatter(JsonLines())
-    # No line has what the library would find out for each: the place in the program, the thread and the process.
+    # No line has what the library would find out for each: the place in the program and the thread. gunicorn's own
+    # lines, which it writes itself, have the process.
     logging._srcfile = None
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging.logThreads = logging.logMultiprocessing = False
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     _logger.setLevel(LEVELS[level])
     leave_attempts_out()

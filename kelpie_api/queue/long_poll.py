@@ -24,6 +24,7 @@ import psycopg
 from kelpie_api.db import AWAY, SQL, Database, Row
 from kelpie_api.errors import Unavailable
 from kelpie_api.queue.notifications import Listener
+from kelpie_api.serving_threads import aside
 
 LONGEST_WAIT = 30  # seconds that a request may wait
 LOOK_PAUSE = 2.0  # seconds between two looks at the queue, since a lapse sends no notification
@@ -81,6 +82,7 @@ class LongPoll:
         self._slots = threading.BoundedSemaphore(CLAIMS_AT_ONCE)
         self._look_now = threading.Event()
         self._looked = -math.inf  # monotonic: when the last look that was answered began
+        self._looked_at_claims = -math.inf  # the same, of the last one at claims that others may have carried out
         self._to_start = [self._keep_looking, self.listener.keep_listening]
 
     def claim(
@@ -95,7 +97,8 @@ class LongPoll:
         with self._registered(waiter):  # before the first try, so that what comes after it wakes the waiter
             job = self._take_with_slot(take)
             while job is None and not self.closed:
-                called = waiter.woken.wait(max(0.0, deadline - time.monotonic()))
+                with aside():
+                    called = waiter.woken.wait(max(0.0, deadline - time.monotonic()))
                 if self.closed or gone() or not (called or self._is_worth_a_try(waiter, seconds)):
                     return None
                 job = self._take_when_woken(waiter, take)
@@ -116,18 +119,22 @@ class LongPoll:
         return len(self._waiting)
 
     def look(self) -> None:
-        """Look at the queue once, and wake the waiters that can take what is there."""
+        """Look at the queue once, and wake the waiters that can take what is there; every two seconds also those
+        whose claim was carried out by another request."""
         with self._lock:
             waiting = list(self._waiting)
             queues = {queue_key: list(waiters) for queue_key, waiters in self._by_queue.items()}
         if not waiting:
             return
-        claims = [
-            {"tenant_id": waiter.tenant_id, "claim_id": str(waiter.claim_id)}
-            for waiter in waiting
-            if waiter.claim_id is not None
-        ]
         began = time.monotonic()
+        claims = []
+        if began - self._looked_at_claims >= LOOK_PAUSE:  # of thousands: it takes longer than all else here
+            self._looked_at_claims = began
+            claims = [
+                {"tenant_id": waiter.tenant_id, "claim_id": str(waiter.claim_id)}
+                for waiter in waiting
+                if waiter.claim_id is not None
+            ]
         found = self.db.all(
             SQL.peek_at_lines,
             lines=json.dumps([as_seen_by_peek(queue_key, waiters) for queue_key, waiters in queues.items()]),

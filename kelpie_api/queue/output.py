@@ -23,6 +23,7 @@ from kelpie_api.db import SQL, Database, Row
 from kelpie_api.errors import Forbidden, NotTheHolder, Unavailable
 from kelpie_api.queue import jobs, listing
 from kelpie_api.queue.states import Report
+from kelpie_api.serving_threads import aside
 
 PAUSE = 0.8  # seconds between two looks; with the second between two pieces, a line is read within two
 MOST_WATCHED = 50  # jobs of a tenant
@@ -144,7 +145,9 @@ class OutputReaders:
         until = time.monotonic() + seconds
         with self._registered(reader):
             while (left := until - time.monotonic()) > 0 and not self.closed and not gone():
-                if reader.woken.wait(min(PAUSE, left)):
+                with aside():
+                    woken = reader.woken.wait(min(PAUSE, left))
+                if woken:
                     return
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from kelpie_api.auth.caller import Caller
 from kelpie_api.db import SQL, Database
 from kelpie_api.queue.filters import Filters
 from kelpie_api.queue.listing import Found, Place, search
+from kelpie_api.serving_threads import aside
 
 PAUSE = 1.0  # seconds between two looks
 LONGEST_COMMIT = timedelta(minutes=1)  # an event says when its transaction began
@@ -87,7 +88,8 @@ def _waited(
 ) -> Look:
     found = first
     while (left := until - time.monotonic()) > 0 and not over():
-        time.sleep(min(PAUSE, left))
+        with aside():
+            time.sleep(min(PAUSE, left))
         found = look_now(since)
         if found.mark.digest != first.mark.digest:
             break

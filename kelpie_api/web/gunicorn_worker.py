@@ -20,6 +20,7 @@ from typing import Any
 import gunicorn.util
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 
+from kelpie_api.serving_threads import ServingThreads, aside
 from kelpie_api.web.connection import is_closed
 from kelpie_api.web.kept_connections import KeptConnections
 
@@ -27,6 +28,14 @@ COUNTS = "kelpie-metrics-"
 SHARED_MEMORY = Path("/dev/shm")
 NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}  # for another connection
 PROBE_AFTER, PROBE_PAUSE, LOST_AFTER = 60, 20, 120  # seconds in which nothing comes from a client
+# Threads of a process that wait for a request or compute one, and requests under way while these wait for the
+# database, to which it has ten connections (bench/README.md, fleet).
+PLACES, UNDER_WAY = 4, 14
+# Connections that a process keeps between two requests: of a worker that beats every ten or thirty seconds it is
+# mostly between two. A client whose connection is closed makes another one for each request, with TLS, and that
+# costs the process more than the request.
+MOST_KEPT, FEWEST_KEPT = 10_000, 100
+OTHER_FILES = 500  # that are no connections of clients
 NO_ROOM_PAUSE = 0.1  # seconds until the next try, which finds the same connection
 
 
@@ -38,12 +47,12 @@ class Worker(ThreadWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.counting = threading.Lock()  # held to change the numbers of threads and of connections
-        self.serving = self.idle = 0  # threads, and those of them that wait for a request
+        self.counting = threading.Lock()  # held to change the number of connections
         self.has_room = True  # for another connection
 
     def init_process(self) -> None:
         self.keepalived_conns = KeptConnections[TConn]()  # of this process alone, which is forked by now
+        self.serving = self._threads()
         for listener in self.sockets:
             if listener.family != socket.AF_UNIX:
                 give_up_lost_clients(listener)
@@ -52,11 +61,20 @@ class Worker(ThreadWorker):
     def notify(self) -> None:
         """Called every second, also while the process is ending."""
         super().notify()
-        if not self.serving:  # the system had no room for the first thread
-            self._start_thread()
+        self.serving.ensure()
         if not self.alive:
             self.wsgi.extensions["kelpie"].waiting.close()
             self.wsgi.extensions["kelpie"].readers.close()
+
+    def _threads(self) -> ServingThreads[TConn]:
+        return ServingThreads(
+            self.keepalived_conns.next_readable,
+            self._serve_connection,
+            self.cfg.threads,
+            PLACES,
+            UNDER_WAY,
+            lambda error: self.log.warning("No further thread was started: %s", error),
+        )
 
     def enqueue_req(self, conn: TConn) -> None:
         """Have a new connection served as soon as something comes on it: until then it takes no thread."""
@@ -82,29 +100,6 @@ class Worker(ThreadWorker):
 
     # --- in the threads that serve ---------------------------------------------------------------------
 
-    def _serve(self) -> None:
-        while True:
-            conn = self.keepalived_conns.next_readable()
-            with self.counting:
-                self.idle -= 1
-                is_last = self.idle == 0 and self.serving < self.cfg.threads
-            if is_last:
-                self._start_thread()
-            self._serve_connection(conn)
-            with self.counting:
-                self.idle += 1
-
-    def _start_thread(self) -> None:
-        """Start a thread; where the system has no room for another, those that are there go on."""
-        with self.counting:
-            self.serving, self.idle = self.serving + 1, self.idle + 1
-        try:
-            threading.Thread(target=self._serve, daemon=True).start()
-        except RuntimeError as error:
-            with self.counting:
-                self.serving, self.idle = self.serving - 1, self.idle - 1
-            self.log.warning("No further thread was started: %s", error)
-
     def _serve_connection(self, conn: TConn) -> None:
         """Answer what came on a connection; then keep it for the next request, or close it."""
         try:
@@ -117,7 +112,8 @@ class Worker(ThreadWorker):
                 if not self.alive:  # asked last: what ends the process may have looked before the put
                     conn.timeout = min(conn.timeout, time.monotonic() + STOP_KEEPALIVE_LINGER)
                 return
-            conn.close(graceful=True)
+            with aside():  # for the client has to close it, too, at the other end of the world
+                conn.close(graceful=True)
         except OSError:  # it was closed already
             conn.close()
         except BaseException:  # even a SystemExit is of this connection alone
@@ -163,13 +159,24 @@ def write_error(client: socket.socket, status: int, reason: str, message: str) -
     gunicorn.util.write_nonblock(client, f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode("latin-1"))
 
 
-def allow_files(wanted: int) -> None:
-    """Let this process and its children open so many files, or as many as they may: a connection is one."""
+def files_allowed(wanted: int) -> int:
+    """Let this process and its children open so many files, or as many as they may; how many that is."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        with suppress(OSError, ValueError):  # the kernel's own limit is lower than both
-            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    with suppress(OSError, ValueError):  # the kernel's own limit is lower than both
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def connections_kept(threads: int) -> int:
+    """How many connections a process keeps between two requests, beside those that its threads serve.
+
+    Each is a file, and where files are short a request may lack one that it needs.
+    """
+    others = threads + OTHER_FILES
+    return max(FEWEST_KEPT, files_allowed(others + MOST_KEPT) - others)
 
 
 def folder_for_counts(base: Path = SHARED_MEMORY) -> Path:

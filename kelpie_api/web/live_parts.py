@@ -8,6 +8,7 @@ from math import inf
 
 from kelpie_api.cache import Shared
 from kelpie_api.pace import Pace
+from kelpie_api.serving_threads import aside
 
 MOST_KEPT = 16 * 2**20  # bytes of all parts that a process keeps
 BESIDE = 2**10  # bytes, about, that a part takes beside its content
@@ -38,7 +39,7 @@ def weight(part: Part) -> float:
 
 
 def new_live_parts() -> Shared[Hashable, Part]:
-    return Shared(MOST_KEPT, PLACES, REST, weigh=weight, places_of_one=PLACES_OF_ONE)
+    return Shared(MOST_KEPT, PLACES, REST, weigh=weight, places_of_one=PLACES_OF_ONE, aside=aside)
 
 
 def new_pace_of_tabs() -> Pace:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -79,6 +81,29 @@ def test_after_a_shared_value_the_next_waits_in_proportion() -> None:
     hands = Hands()
     shared: Shared[str, int] = Shared(3, 1, 2, lambda: hands.now, hands.sleep)
     assert [shared.get(key, 2, hands.make) for key in "ab"] == [1, 2]
+    assert hands.slept == pytest.approx(0.2)
+
+
+def test_a_thread_is_aside_while_it_waits_for_its_turn_but_not_while_it_makes_a_value() -> None:
+    hands, are_aside = Hands(), 0
+
+    @contextmanager
+    def aside() -> Iterator[None]:
+        nonlocal are_aside
+        are_aside += 1
+        yield
+        are_aside -= 1
+
+    def make() -> int:
+        assert are_aside == 0
+        return hands.make()
+
+    def sleep(seconds: float) -> None:
+        assert are_aside == 1
+        hands.sleep(seconds)
+
+    shared: Shared[str, int] = Shared(3, 1, 2, lambda: hands.now, sleep, aside=aside)
+    assert [shared.get(key, 2, make) for key in "ab"] == [1, 2]
     assert hands.slept == pytest.approx(0.2)
 
 

@@ -77,6 +77,8 @@ def test_sigterm_ends_a_process_with_fifty_waiting_claims_and_idle_connections(s
     server.child.stop(signal.SIGTERM, timeout=20)  # kills what has not ended by then
     assert server.child.wait(0) == 0
     assert [answer_to(connection) for connection in waiting] == [[]] * 50
+    log = server.child.log.read_text()
+    assert "Worker exiting" in log and "Logging error" not in log
 
 
 def test_requests_that_compute_for_long_are_no_outage(server: Server, db: Database, tenant: Tenant) -> None:

@@ -24,7 +24,7 @@ from gunicorn.workers.gthread import TConn
 
 from bench.api import served
 from kelpie_api.db import Database
-from kelpie_api.web.gunicorn_worker import STOP_KEEPALIVE_LINGER, Worker, was_read_ahead
+from kelpie_api.web.gunicorn_worker import MOST_KEPT, OTHER_FILES, STOP_KEEPALIVE_LINGER, Worker, was_read_ahead
 from kelpie_api.web.kept_connections import KeptConnections
 from local_stack.processes import Child, processes_in_session, wait_for
 from tests.doubles.plain_server import make_certificate
@@ -115,7 +115,9 @@ def test_a_process_may_open_a_file_for_each_connection(app_url: str, db: Databas
         stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
         resource.setrlimit(resource.RLIMIT_NOFILE, (1024, limits[1]))  # as systemd and Docker set it
         server = stack.enter_context(started(app_url, tmp_path))
-        assert resource.prlimit(server.worker, resource.RLIMIT_NOFILE)[0] == min(limits[1], 2 * 1664)
+        assert resource.prlimit(server.worker, resource.RLIMIT_NOFILE)[0] == min(
+            limits[1], 1164 + OTHER_FILES + MOST_KEPT
+        )
 
 
 def test_a_request_that_ends_its_thread_ends_no_other(server: Server) -> None:
@@ -123,6 +125,26 @@ def test_a_request_that_ends_its_thread_ends_no_other(server: Server) -> None:
         with pytest.raises((http.client.HTTPException, OSError)):
             answer_to(server.ask("/exit"))
     assert answer_to(server.ask("/other")) == b"/other"
+
+
+def test_clients_that_leave_it_to_themselves_to_close_take_no_threads_from_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What gunicorn waits for when it closes a connection: seconds, at the other end of the world."""
+    worker, said = Worker.__new__(Worker), []
+
+    @contextmanager
+    def aside() -> Iterator[None]:
+        said.append("aside")
+        yield
+        said.append("back")
+
+    monkeypatch.setattr("kelpie_api.web.gunicorn_worker.aside", aside)
+    monkeypatch.setattr(worker, "handle", lambda connection: False, raising=False)
+    monkeypatch.setattr(worker, "_count_closed", lambda: None)
+    connection = SimpleNamespace(timeout=0.0, close=lambda graceful: said.append(f"closed {graceful}"))
+    worker._serve_connection(connection)
+    assert said == ["aside", "closed True", "back"]
 
 
 def test_a_client_that_vanishes_in_the_middle_of_a_request_is_looked_for(server: Server) -> None:
@@ -148,6 +170,7 @@ def timer_of(*ports: str) -> str | None:
 def worker() -> Iterator[Worker]:
     worker = Worker(1, os.getppid(), [], None, 30, Config(), logging.getLogger("gunicorn.error"))
     worker.keepalived_conns = KeptConnections[Any]()
+    worker.serving = worker._threads()
     yield worker
     worker.tmp.close()
 
@@ -162,9 +185,9 @@ def test_a_process_that_had_no_room_for_its_first_thread_tries_again(
     with monkeypatch.context() as full:
         full.setattr(threading.Thread, "start", no_thread)
         worker.notify()
-    assert worker.serving == worker.idle == 0
+    assert len(worker.serving) == 0
     worker.notify()
-    assert worker.serving == worker.idle == 1
+    assert len(worker.serving) == 1
 
 
 def test_a_connection_that_is_put_back_while_the_process_begins_to_end_does_not_delay_that(
