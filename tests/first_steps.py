@@ -77,20 +77,29 @@ class Person:
 
 
 def enter(terminal: Terminal, line: str, timeout: float = 60) -> str:
-    """Type a line and wait for the next prompt; what was printed in between."""
+    """Type a line at the prompt and wait for the next one; what was printed in between.
+
+    A line that is typed before the shell has begun is shown twice, and the first prompt would pass for its end.
+    """
+    wait_for(lambda: is_prompt(terminal.screen()), "a prompt", timeout, LOOK_EVERY)
     before = len(terminal.screen("-J").rstrip().splitlines())
     terminal.type(line)
     terminal.press("Enter")
 
     def answered() -> list[str] | None:
         seen = terminal.screen("-J").rstrip().splitlines()
-        return seen if len(seen) > before and seen[-1].strip() == PROMPT.strip() else None
+        return seen if len(seen) > before and is_prompt(seen[-1]) else None
 
     try:
         seen = wait_for(answered, f"the end of {line}", timeout, LOOK_EVERY)
     except TimeoutError as error:
         raise TimeoutError(f"{error}; on the screen:\n{terminal.screen()}") from error
     return "\n".join(seen[before:-1])
+
+
+def is_prompt(seen: str) -> bool:
+    """Whether the last line that is seen is a prompt at which nothing was typed."""
+    return seen.rstrip().rpartition("\n")[2].strip() == PROMPT.strip()
 
 
 def succeed(terminal: Terminal, line: str) -> str:
@@ -115,4 +124,4 @@ def installed_and_up(person: Person, install: list[str]) -> Iterator[str]:
             yield "\n".join(EXPORT.findall(terminal.screen("-J")))
         finally:
             terminal.press("C-c")
-            wait_for(lambda: terminal.screen().rstrip().endswith(PROMPT.strip()), "kelpie dev up to end", 40)
+            wait_for(lambda: is_prompt(terminal.screen()), "kelpie dev up to end", 40)

@@ -22,6 +22,7 @@ from tests.first_steps import (
     blocks,
     enter,
     installed_and_up,
+    is_prompt,
     sections,
     succeed,
     without_comment,
@@ -152,7 +153,7 @@ def running(environment: dict[str, str], before: list[str], line: str) -> Iterat
         terminal.press("Enter")
         yield terminal
         terminal.press("C-c")
-        wait_for(lambda: terminal.screen().rstrip().endswith(f"\n{PROMPT.strip()}"), f"{line} to end", 40, 0.2)
+        wait_for(lambda: is_prompt(terminal.screen()), f"{line} to end", 40, 0.2)
         assert enter(terminal, "echo code $?").strip() == "code 0", terminal.screen()
 
 
