@@ -969,6 +969,10 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 
 -- function silence_counts_from(heartbeat_interval integer) returns timestamp with time zone
 
+-- function submit_batch(the_tenant_id bigint, the_submitted jsonb, the_sealed bytea[], the_key text, the_digest bytea, the_job_ids uuid[], the_actor text, most_jobs bigint, most_bytes bigint) returns TABLE(job jobs, parked_for text[], shared_places jsonb)
+
+-- function submitted_batch(the_tenant_id bigint, the_submitted jsonb, the_sealed bytea[], the_key text, the_digest bytea, the_job_ids uuid[], the_actor text, most_jobs bigint, most_bytes bigint, the_user_id uuid) returns TABLE(job visible_jobs, shared jsonb)
+
 -- function submitted_jobs(the_tenant_id bigint, the_submitted jsonb, the_key text, the_digest bytea, the_job_ids uuid[], the_actor text, most_jobs bigint, most_bytes bigint, the_user_id uuid) returns TABLE(job visible_jobs, shared jsonb)
 
 -- function take_over_webhook(the_job_id uuid, the_machine_id text, the_container_group text, the_sealed_key bytea) returns boolean

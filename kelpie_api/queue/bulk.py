@@ -19,7 +19,7 @@ from kelpie_api.queue.identity import IdempotencyKey
 from kelpie_api.queue.listing import Place, search
 from kelpie_api.queue.states import Status
 
-AT_ONCE = 100  # jobs of one round: some ten milliseconds, for which claims may wait
+AT_ONCE = 50  # jobs of one round: some ten milliseconds, for which claims may wait
 LONGEST_RESTS = 5.0  # seconds of a change, in all, that are left to claims between its rounds
 MOST_COUNTED = 10_000  # final jobs
 LOOKED_AT_TO_COUNT = 100_000  # final jobs that are looked at for a count, within a second or two

@@ -15,8 +15,10 @@ from kelpie_api.errors import InvalidRequest
 from kelpie_api.text import parse_uuid
 
 SETTLED_AT_ONCE = 100  # dependents that one round moves: some ten milliseconds, for which others may wait
-RESTS = 2  # times as long as a round: the rest after it, for claims and heartbeats
-LONGEST_REST = 0.03  # seconds; two thousand dependents are told within a second, also where a round takes longer
+# Seconds from the begin of a round to that of the next: two thousand dependents are told within a second, and
+# meanwhile claims and heartbeats find the machine idle most of the time. Where a round takes long the rest is as
+# long as the round, up to the longest one.
+PERIOD, LONGEST_REST = 0.05, 0.03
 SETTLE_PAUSE = 1.0  # seconds; dependents are told within two
 LOOKED_AT_FOR_CIRCLES = 10_000  # jobs and sweeps, of one sweep: a tenth of a second
 COMPLETED = "completed"
@@ -168,7 +170,8 @@ def settle_all(db: Database) -> float:
             tx.one_or_none(SQL.end_sweeps, ids=ids)
     began = time.monotonic()
     while settle_round(db):
-        time.sleep(min(RESTS * (time.monotonic() - began), LONGEST_REST))
+        took = time.monotonic() - began
+        time.sleep(max(PERIOD - took, min(took, LONGEST_REST)))
         began = time.monotonic()
     return SETTLE_PAUSE
 

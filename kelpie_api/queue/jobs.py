@@ -198,7 +198,7 @@ def fill_sweep_of(db: Database, job: Row) -> None:
     Should this process end here, maintenance does it.
     """
     if job["sweep_id"] is not None:
-        db.one_or_none(SQL.fill_sweep, id=job["sweep_id"], most=SLOTS_AT_ONCE)
+        db.one_or_none(SQL.fill_slots, id=job["sweep_id"], most=SLOTS_AT_ONCE)
 
 
 def why_refused(db: Database, caller: Caller, job_id: UUID, report: Report) -> str:

@@ -177,16 +177,17 @@ def _submission(
             caller.require_key(what)
     caller.require_tenant()
     ids = [new_id() for _ in definitions]
-    submitted = [
-        {
-            "id": str(job_id),
-            "places": list(places(row)),
-            **_as_stored(job_id, row, environments),
-        }
+    sealed = [
+        environments.sealed(job_id, row["environment"]) if environments else None
         for job_id, row in zip(ids, definitions, strict=True)
+    ]
+    submitted = [
+        {"id": str(job_id), "places": list(places(row)), **_as_stored(row, environment)}
+        for job_id, row, environment in zip(ids, definitions, sealed, strict=True)
     ]
     return {
         "submitted": json.dumps(submitted),
+        "sealed": sealed if any(sealed) else None,
         "tenant_id": caller.tenant_id,
         "user_id": caller.user_id,
         "actor": caller.actor,
@@ -198,13 +199,11 @@ def _submission(
     }
 
 
-def _as_stored(job_id: UUID, definition: dict[str, Any], environments: Environments | None) -> dict[str, Any]:
-    """The columns of a job, its environment sealed if it is to be, with the names of the variables in it."""
-    sealed = environments.sealed(job_id, definition["environment"]) if environments else None
+def _as_stored(definition: dict[str, Any], sealed: bytes | None) -> dict[str, Any]:
+    """The columns of a job; of an environment that is sealed the names of its variables alone."""
     if sealed is None:
         return definition
-    names = {"environment_names": list(definition["environment"])}
-    return definition | {"environment": {}, "sealed_environment": rf"\x{sealed.hex()}"} | names
+    return definition | {"environment": {}, "environment_names": list(definition["environment"])}
 
 
 def _as_given(created: list[Row], definitions: Sequence[dict[str, Any]]) -> list[Row]:

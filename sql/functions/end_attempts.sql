@@ -37,7 +37,9 @@ begin
     select *
       from queue w
      where (w.ends_on_lapse or w.deadline is not null)
-       and (the_job_id is null or w.job_id = the_job_id)
+       -- Of one job its entry in the index is looked at, also by a plan that serves for all jobs.
+       and w.job_id between coalesce(the_job_id, '00000000-0000-0000-0000-000000000000')
+                        and coalesce(the_job_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
        and case when w.machine_id is null then w.ends_on_lapse
                 when w.ends_on_lapse and lapsed(w.heartbeat, w.heartbeat_interval) then true
                 when w.wish is not null

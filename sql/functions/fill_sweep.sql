@@ -13,7 +13,8 @@
 -- stepped over; the next filling takes them.
 --
 -- Rows are chosen by a `materialized` part, once: a plan may run a subquery with a limit once for each row that it is compared
--- with, and each time it would step over the rows that this statement has updated and choose others.
+-- with, and each time it would step over the rows that this statement has updated and choose others. `coalesce` keeps the planner
+-- from the indexes of all parked jobs, as in held_by.
 --
 -- Locks, in this order: the sweep's row; rows of `queue`, those that are free.
 create or replace function fill_sweep(the_sweep_id uuid, most integer) returns integer language plpgsql volatile
@@ -40,30 +41,28 @@ begin
       select job_id
         from queue
        where sweep_id = the_sweep_id
-         and parked = '{sweep}'
+         and coalesce(parked, '{}') = '{sweep}'
        order by rank, seq
        limit least(room, most)
          for update skip locked
     )
     update queue q
        set parked = null
-      from next
-     where q.job_id = next.job_id;
+     where q.job_id = any (array(select job_id from next));
     get diagnostics changed = row_count;
     if the_limit is null then
       with next as materialized (
         select job_id
           from queue
          where sweep_id = the_sweep_id
-           and 'sweep' = any (parked)
-           and parked <> '{sweep}'
+           and 'sweep' = any (coalesce(parked, '{}'))
+           and coalesce(parked, '{}') <> '{sweep}'
          limit most
            for update skip locked
       )
       update queue q
          set parked = array_remove(q.parked, 'sweep')
-        from next
-       where q.job_id = next.job_id;
+       where q.job_id = any (array(select job_id from next));
     end if;
   else
     with last as materialized (
@@ -78,8 +77,7 @@ begin
     )
     update queue q
        set parked = '{sweep}'
-      from last
-     where q.job_id = last.job_id;
+     where q.job_id = any (array(select job_id from last));
     get diagnostics changed = row_count;
     if changed < least(-room, most) then
       with beyond as materialized (
@@ -94,8 +92,7 @@ begin
       )
       update queue q
          set ends_on_lapse = true
-        from beyond
-       where q.job_id = beyond.job_id;
+       where q.job_id = any (array(select job_id from beyond));
       get diagnostics marked = row_count;
       changed := greatest(changed, marked);
     end if;

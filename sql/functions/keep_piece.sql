@@ -3,6 +3,9 @@
 --
 -- What is known already (the piece was sent again, or overlaps) changes nothing. With the first piece of an attempt the output of
 -- those before the last five goes.
+--
+-- The commit is not waited for, unless a standby is synchronous (renew_lease says more): a crash of Postgres may leave a hole of
+-- what was sent in its last half second. The report of the attempt's end takes what came before it to the disk.
 create or replace function keep_piece(
   the_job_id uuid, the_attempt integer, the_tenant_id bigint, the_most integer, the_start bigint, the_content bytea
 ) returns bigint language plpgsql
@@ -14,20 +17,26 @@ declare
   fresh bytea;
   begins bigint;
   removed bigint := 0;
-  gone bigint;
+  gone bigint := 0;
 begin
-  insert into outputs (job_id, attempt, tenant_id)
-  values (the_job_id, the_attempt, the_tenant_id)
-      on conflict do nothing;
-  if found then
-    delete from output_pieces where job_id = the_job_id and attempt <= the_attempt - 5;
-    with old as (
-      delete from outputs where job_id = the_job_id and attempt <= the_attempt - 5
-      returning kept
-    )
-    select coalesce(sum(kept), 0) into removed from old;
+  if current_setting('synchronous_standby_names') = '' then
+    perform set_config('synchronous_commit', 'off', true);
   end if;
   select * into known from outputs where job_id = the_job_id and attempt = the_attempt for update;
+  if not found then
+    insert into outputs (job_id, attempt, tenant_id)
+    values (the_job_id, the_attempt, the_tenant_id)
+        on conflict do nothing;
+    if found then
+      delete from output_pieces where job_id = the_job_id and attempt <= the_attempt - 5;
+      with old as (
+        delete from outputs where job_id = the_job_id and attempt <= the_attempt - 5
+        returning kept
+      )
+      select coalesce(sum(kept), 0) into removed from old;
+    end if;
+    select * into known from outputs where job_id = the_job_id and attempt = the_attempt for update;
+  end if;
   begins := greatest(the_start, known.next);
   fresh := case when begins - the_start < octet_length(the_content)
                 then substr(the_content, (begins - the_start + 1)::integer)
@@ -52,14 +61,16 @@ begin
   if not found then
     insert into output_pieces (job_id, attempt, start, content) values (the_job_id, the_attempt, begins, fresh);
   end if;
-  with old as (
-    delete from output_pieces p
-     where p.job_id = the_job_id
-       and p.attempt = the_attempt
-       and p.start + octet_length(p.content) <= known.next - the_most
-    returning octet_length(p.content) as bytes
-  )
-  select coalesce(sum(bytes), 0) into gone from old;
+  if known.next > the_most then
+    with old as (
+      delete from output_pieces p
+       where p.job_id = the_job_id
+         and p.attempt = the_attempt
+         and p.start + octet_length(p.content) <= known.next - the_most
+      returning octet_length(p.content) as bytes
+    )
+    select coalesce(sum(bytes), 0) into gone from old;
+  end if;
   update outputs
      set next = known.next, kept = kept + octet_length(fresh) - gone, last_at = now()
    where job_id = the_job_id

@@ -1,5 +1,4 @@
--- The jobs that create_jobs makes, as users see them, in the order of the submission, and which of its places each one shares
--- (`shared`). A function for the reason that claimed_job is one.
+-- What submitted_batch does, as the release before asks for it (create_jobs).
 create or replace function submitted_jobs(
   the_tenant_id bigint, the_submitted jsonb, the_key text, the_digest bytea, the_job_ids uuid[], the_actor text,
   most_jobs bigint, most_bytes bigint, the_user_id uuid

@@ -122,9 +122,9 @@ having bool_and(exists (select from bans b where b.job_id = q.job_id and b.machi
 
 -- name: note_blocked_jobs
 -- Write an event where a job became blocked, once until it is so no more. A job whose row is locked is left to the
--- next look.
+-- next look. Found by the index of banned jobs: of those that can be claimed there may be a million.
 with lines as materialized (
-  select distinct tenant_id, container_group from queue where banned and machine_id is null and parked is null
+  select distinct tenant_id, container_group from queue where banned and num_nonnulls(machine_id, parked) = 0
 ),
 live as materialized (
   select l.tenant_id, l.container_group, m.id as machine_id
@@ -135,8 +135,7 @@ blocked as materialized (
   select q.job_id
     from queue q
    where q.banned
-     and q.machine_id is null
-     and q.parked is null
+     and num_nonnulls(q.machine_id, q.parked) = 0
      and exists (select from live l where l.tenant_id = q.tenant_id and l.container_group = q.container_group)
      and not exists (
          select from live l
@@ -149,13 +148,12 @@ became as materialized (
     from queue
    where banned
      and blocked_since is null
-     and machine_id is null
-     and parked is null
+     and num_nonnulls(machine_id, parked) = 0
      and job_id in (select job_id from blocked)
      for update skip locked
 ),
 noted as (
-  update queue q set blocked_since = now() from became b where q.job_id = b.job_id
+  update queue q set blocked_since = now() where q.job_id = any (array(select job_id from became))
 ),
 over as materialized (
   select job_id
@@ -166,7 +164,7 @@ over as materialized (
      for update skip locked
 ),
 cleared as (
-  update queue q set blocked_since = null from over o where q.job_id = o.job_id
+  update queue q set blocked_since = null where q.job_id = any (array(select job_id from over))
 )
 insert into events (job_id, kind, actor, attempt, detail)
 select b.job_id, 'blocked', 'coordinator', b.attempt,

@@ -15,7 +15,7 @@ import pytest
 
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.migrations import migrate
-from kelpie_api.queue import jobs
+from kelpie_api.queue import jobs, output
 from kelpie_api.queue.states import Report
 from local_stack.postgres import EmbeddedPostgres
 from local_stack.processes import scratch_folder, wait_for
@@ -124,6 +124,28 @@ def test_progress_that_was_told_is_kept(server: EmbeddedPostgres, db: Database) 
     kept: list[Row] = db.all("select said_fraction from progress")
     assert kept == [{"said_fraction": 0.75}]
     assert silence(db, job_id) < timedelta(seconds=INTERVAL)
+
+
+def test_a_piece_of_output_that_is_lost_leaves_a_hole(server: EmbeddedPostgres, db: Database) -> None:
+    tenant = make_tenant(db, "acme", "default")
+    job_id = held_job(db, tenant)
+    db.execute("update jobs set options = '{\"keep_output\": 65536}'")
+    told = Report("m1", "g1", 1)
+    assert output.keep(db, tenant.caller, job_id, told, 0, b"lost") == {"next": 4, "watched": False}
+    crash(server)
+    assert output.keep(db, tenant.caller, job_id, told, 4, b" and found") == {"next": 14, "watched": False}
+    found = output.read(db, job_id, 1, 0)
+    assert (found.content, found.next, found.left_out) == (b" and found", 14, 4)
+
+
+def test_the_output_before_the_report_of_the_end_is_kept(server: EmbeddedPostgres, db: Database) -> None:
+    tenant = make_tenant(db, "acme", "default")
+    job_id = held_job(db, tenant)
+    db.execute("update jobs set options = '{\"keep_output\": 65536}'")
+    output.keep(db, tenant.caller, job_id, Report("m1", "g1", 1), 0, b"the last words")
+    jobs.complete(db, tenant.caller, job_id, Report("m1", "g1", 1))
+    crash(server)
+    assert output.read(db, job_id, 1, 0).content == b"the last words"
 
 
 def test_a_clean_stop_is_no_crash(server: EmbeddedPostgres, db: Database) -> None:

@@ -154,13 +154,24 @@ def test_a_claim_does_not_wait_for_a_purge(db: Database, tenant: Tenant) -> None
 
 @pytest.mark.usefixtures("new_tables")
 @pytest.mark.parametrize("statement", ["remove_pending_jobs", "cancel_jobs"])
-def test_a_round_reads_no_more_of_the_queue_than_it_ends(db: Database, tenant: Tenant, statement: str) -> None:
-    """Else a purge of a million jobs would read the rest of them in each of its rounds."""
+@pytest.mark.parametrize("joins", ["as the planner likes", "by merging"])
+def test_a_round_reads_no_more_of_the_queue_than_it_ends(
+    db: Database, tenant: Tenant, statement: str, joins: str
+) -> None:
+    """Else a purge of a million jobs would read the rest of them in each of its rounds.
+
+    What the planner believes of the tables, it may join by merging: then a join with `jobs` reads all of them.
+    """
     for _ in range(5):
         submissions.submit(db, tenant.caller, [as_row()] * 1000)
+    if statement == "cancel_jobs":
+        for _ in range(20):
+            jobs.claim(db, tenant.caller, "m1", "g1", None)
     db.execute("analyze queue")
     line = db.one_or_none("select tenant_id, container_group, max(seq) as last_seq from queue group by 1, 2") or {}
     with db.transaction() as tx:
+        if joins == "by merging":
+            tx.all("select set_config('enable_nestloop', 'off', true), set_config('enable_hashjoin', 'off', true)")
         plan = tx.all(
             f"explain (analyze, costs off, timing off) {SQL.by_name[statement]}",
             **line, most=10, after_seq=line["last_seq"] - 3000, actor="user:acme", sealed_key=None,
@@ -169,5 +180,4 @@ def test_a_round_reads_no_more_of_the_queue_than_it_ends(db: Database, tenant: T
         tx.connection.execute("rollback")
         tx.connection.execute("begin")
     assert "Seq Scan" not in text, text
-    assert "Rows Removed by Filter" not in text, text
-    assert max(int(rows) for rows in re.findall(r"actual rows=(\d+)", text)) <= 10, text
+    assert max(int(rows) for rows in re.findall(r"(?:actual rows=|Rows Removed by \w+: )(\d+)", text)) <= 10, text

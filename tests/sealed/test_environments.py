@@ -20,10 +20,11 @@ from kelpie_api.config import Config
 from kelpie_api.db import Database
 from kelpie_api.encryption import Seal
 from kelpie_api.queue import handouts
+from kelpie_api.queue.identity import new_id
 from kelpie_api.sealed import environments
 from tests.auth.test_keys_and_users import everything_stored
 from tests.conftest import SECRET_KEY
-from tests.helpers import Client, Job, Tenant, make_job, row
+from tests.helpers import Client, Job, Tenant, as_row, make_job, row
 
 NEW = "another secret of more than thirty-two characters"
 BOTH = f"{NEW},{SECRET_KEY}"
@@ -168,6 +169,23 @@ class TestTheReleaseBefore:
         assert db.one_or_none("select environment from shown_jobs where id = %(id)s", id=job["id"]) == {
             "environment": None
         }
+
+    def test_submits_jobs_whose_environments_it_has_sealed(
+        self, sealed_api: Client, db: Database, tenant: Tenant
+    ) -> None:
+        job_id = new_id()
+        sealed = Seal(SECRET_KEY).seal_row(job_id, environments.as_text(ENVIRONMENT))
+        written = {"id": str(job_id), "environment": {}, "sealed_environment": rf"\x{sealed.hex()}", "places": []}
+        plain = {"id": str(new_id()), "environment": {"PLAIN": "yes"}, "places": []}
+        submitted = json.dumps([as_row() | plain, as_row() | written])
+        created = db.all(
+            "select (s.job).id, (s.job).sealed_environment from submitted_jobs("
+            "%(tenant)s, %(submitted)s::jsonb, null, null, null, 'user:acme', 0, 0, %(user)s) s",
+            tenant=tenant.caller.tenant_id, submitted=submitted, user=tenant.caller.user_id,
+        )  # fmt: skip
+        assert [job["sealed_environment"] for job in created] == [None, sealed]
+        assert shown(sealed_api, {"id": plain["id"]}) == plain["environment"]
+        assert shown(sealed_api, {"id": str(job_id)}) == ENVIRONMENT
 
 
 class TestWhatCannotBeOpened:

@@ -15,7 +15,7 @@ from tests.helpers import Tenant, claim, make_job
 ROOT = Path(__file__).parents[2]
 # EXPLAIN knows no utility statements; the tests of housekeeping and of the administrator run these.
 UTILITY = {"vacuum_queue", "purge_jobs", "listen", "stay_connected"}
-PLACEHOLDER = re.compile(r"%\((\w+)\)s")
+PLACEHOLDER = re.compile(r"%\((\w+)\)[sb]")
 # Rules that statements share as functions, and that no plan may call for each row.
 SHARED = ("of_tenant", "of_group", "in_reach", "held_by", "may_end", "visible_job")
 CALLER = {"scope": 1, "groups": ["g1"], "machine_id": "m1", "attempt": 1}
@@ -111,7 +111,7 @@ def test_what_is_planned_once_calls_no_shared_rule_for_its_row(
         row["funcname"] for row in one_session.all("select funcname from pg_stat_user_functions where calls > 0")
     }
     one_session.close()
-    assert {"submitted_jobs", "claimed_job", "described_job", "renew_lease"} <= called
+    assert {"submitted_batch", "claimed_job", "described_job", "renew_lease"} <= called
     assert called.isdisjoint(SHARED)
 
 

@@ -90,13 +90,13 @@ select start, content
 -- name: watch_output
 -- Have the holder send its output every second for the next 50 seconds; written every 15 seconds at most, so that it lasts for
 -- longer than a reader waits (30 seconds). Not beyond `most` jobs of a tenant, nor where the attempt is over or its worker sends
--- none. A row: it is watched.
+-- none. A row: it is watched. Of a held job it is asked so that the planner goes to it, see functions/held_by.sql.
 with live as (
   select job_id, tenant_id, watched_until
     from queue
    where job_id = %(job_id)s
      and attempt = %(attempt)s
-     and machine_id is not null
+     and coalesce(machine_id, '') <> ''
      and 'output' = any (speaks)
 ),
 noted as (
@@ -105,7 +105,7 @@ noted as (
     from live l
    where q.job_id = l.job_id
      and q.attempt = %(attempt)s
-     and q.machine_id is not null
+     and coalesce(q.machine_id, '') <> ''
      and coalesce(q.watched_until, '-infinity') < now() + interval '35 seconds'
      and (q.watched_until > now()
           or %(most)s > (select count(*)
@@ -151,7 +151,7 @@ select job_id
   from queue
  where job_id = any (%(job_ids)s::uuid[])
    and of_tenant(tenant_id, %(scope)s)
-   and machine_id = %(machine_id)s
+   and coalesce(machine_id, '') = %(machine_id)s
    and holder_group = %(container_group)s;
 
 -- name: list_events

@@ -122,7 +122,7 @@ expired as materialized (
     from looked_at l
    where l.finished < now() - %(kept_for)s::interval
      and not exists (select from queue q where q.job_id = l.id)
-     and not exists (select from webhooks w where w.job_id = l.id and w.next_try is not null)
+     and not exists (select from webhooks w where w.job_id = l.id and num_nonnulls(w.next_try) = 1)
 ),
 noted as (
   insert into incomplete_sweeps (sweep_id)

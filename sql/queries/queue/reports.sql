@@ -283,3 +283,8 @@ hooked as (
    where is_told(webhook, options, 'canceled')
 )
 select status, sweep_id from job;
+
+-- name: fill_slots
+-- Give the slot of a sweep that came free to its next job, see functions/fill_sweep.sql. A sweep without a limit has no slots: what was
+-- parked before its limit was taken away is unparked with that, or by the look at all sweeps.
+select fill_sweep(id, %(most)s) as changed from sweeps where id = %(id)s and max_parallel is not null;

@@ -278,8 +278,7 @@ with due as materialized (
 ended as (
   update queue q
      set parked = without_reason(q.parked, 'backoff'), backoff_until = null
-    from due d
-   where q.job_id = d.job_id
+   where q.job_id = any (array(select job_id from due))
   returning q.job_id, q.attempt
 )
 insert into events (job_id, kind, actor, attempt, detail)
@@ -344,7 +343,7 @@ gone as (
   returning q.sweep_id, q.parked
 ),
 removed as (
-  delete from jobs j using held h where j.id = h.job_id
+  delete from jobs j where j.id = any (array(select job_id from held))
   returning j.seq
 )
 select count(*) as count, max(seq) as last_seq,
@@ -353,6 +352,7 @@ select count(*) as count, max(seq) as last_seq,
 
 -- name: cancel_jobs
 -- End the next few jobs of a line that were handed out, with a holder or without. `sweeps` are those in which slots came free.
+-- The rows of jobs are found by their ids as an array: joined alone, all of them might be read.
 with held as materialized (
   select *
     from queue
@@ -372,7 +372,8 @@ job as (
      set status = 'canceled', canceled = now(), num_heartbeats = h.num_heartbeats,
          heartbeat = coalesce(h.heartbeat, j.heartbeat)
     from held h
-   where j.id = h.job_id
+   where j.id = any (array(select job_id from held))
+     and j.id = h.job_id
   returning j.*
 ),
 ended as (
@@ -415,7 +416,8 @@ job as (
      set status = 'canceled', canceled = now(), num_heartbeats = h.num_heartbeats,
          heartbeat = coalesce(h.heartbeat, j.heartbeat)
     from held h
-   where j.id = h.job_id
+   where j.id = any (array(select job_id from held))
+     and j.id = h.job_id
   returning j.*
 ),
 ended as (
@@ -472,7 +474,8 @@ hooked as (
   select j.id, j.webhook, 'running', 'held', coalesce(j.machine_id, ''), coalesce(j.container_group, ''), %(sealed_key)s::bytea
     from parked p
     join jobs j on j.id = p.job_id
-   where is_told(j.webhook, j.options, 'held')
+   where j.id = any (array(select job_id from parked))
+     and is_told(j.webhook, j.options, 'held')
 )
 select (select count(*) from held where wish is distinct from 'cancel') as count,
        array(select distinct sweep_id from held where sweep_id is not null and machine_id is null and parked is null) as sweeps;
@@ -502,7 +505,7 @@ resumed as (
   returning q.job_id, q.attempt, q.sweep_id, q.machine_id is null as unparked
 ),
 job as (
-  update jobs j set reason = null from resumed r where j.id = r.job_id and j.reason is not null
+  update jobs set reason = null where id = any (array(select job_id from resumed)) and reason is not null
 ),
 told as (
   insert into events (job_id, kind, actor, attempt, detail)
