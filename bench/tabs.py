@@ -39,8 +39,6 @@ SHOWN = 200  # jobs that tabs show, half of them in hand
 # Seconds after which all tabs have asked and were told when to ask again, and after which none asks.
 BEGIN, END = 12.0, 2.0
 TURNS = (False, True, True, False)  # whether the tabs are looked at
-# One process may take nearly all connections. Of more than 500 it would close those of claims after each answer.
-SETTINGS = {"KELPIE_WEB_PROCESSES": "2", "GUNICORN_CMD_ARGS": "--worker-connections=4000"}
 MAY_BE = (200, 204, 304)  # what a tab may be answered
 LATEST = "select id from jobs where status = 'pending' order by seq desc limit %(most)s"
 
@@ -282,7 +280,7 @@ def main(tabs: int, rounds: int, seconds: float, small: bool) -> None:
         tenant = make_tenant(db)
         fill(url, tenant.caller.tenant_id, Contents(size.jobs, size.jobs))
         held = [claimed_job(db, tenant, f"machine-{number}") for number in range(min(SHOWN, size.tabs) // 2)]
-        with serve(url, folder, SETTINGS) as (api, port):
+        with serve(url, folder) as (api, port):
             target = Target(port, port, (api.pid, api.pid), tenant.key, held)
             with opened_tabs(port, tabs_of(db, tenant, held, size)) as open_ones:
                 Turns().take(clients, target, size.seconds / 4)  # until all processes and threads have started
