@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Any
 from uuid import UUID
 
@@ -28,6 +29,7 @@ JOBS = int(os.environ.get("KELPIE_TEST_SWEEP_STORM_JOBS", "240"))
 CLAIMERS = 16
 SWEEPS = 6
 PARTS = 40  # labels, by which jobs are held and canceled
+PATIENT = 0  # the worker that holds each job until it is asked to stop
 LONGEST_IDLE = 3.0  # seconds that a free slot, or a job that can be claimed, may be left alone
 LOOK = """
 select s.id, s.max_parallel as most,
@@ -61,6 +63,7 @@ class SweepStorm:
     limits: dict[UUID, Limits] = field(default_factory=dict)
     claims: int = 0
     looks: int = 0  # at which a limit was held against what was there
+    asked: threading.Event = field(default_factory=threading.Event)  # the patient worker was, to stop
     broken: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
     calm: threading.Event = field(default_factory=threading.Event)  # people change nothing any more
@@ -98,10 +101,10 @@ class SweepStorm:
                 one.result()
 
     def wait_for_the_end(self) -> None:
-        """People stop once a third of the jobs is left, so that there is an end."""
+        """So that there is an end, people stop once a third of the jobs is left and a worker was asked to stop."""
         deadline = time.monotonic() + 30 + JOBS / 5
         while left := self.open_jobs():
-            if left <= JOBS / 3 and not self.calm.is_set():
+            if left <= JOBS / 3 and self.asked.is_set() and not self.calm.is_set():
                 self.calm.set()
                 bulk.resume(self.db, self.tenant.caller, Filters(is_open=True))
             if time.monotonic() > deadline:
@@ -127,6 +130,9 @@ class SweepStorm:
             with self.lock:
                 self.claims += 1
             report = Report(machine, "g1", job["attempt"])
+            if number == PATIENT:
+                self.hold_until_asked(job["id"], report)
+                continue
             self.calm.wait(dice.choice([0, 0, 0.2]))  # some are held long enough to be held back by people
             if dice.random() < 0.1:
                 self.vanish(job["id"], job["attempt"])
@@ -138,6 +144,15 @@ class SweepStorm:
             if lost and dice.random() < 0.3:
                 self.say(jobs.complete, *lost)
                 lost = None
+
+    def hold_until_asked(self, job_id: UUID, report: Report) -> None:
+        end: Callable[..., Any] = jobs.complete
+        with suppress(Conflict, JobNotFound):  # canceled meanwhile
+            while end is jobs.complete and not self.calm.wait(0.02):
+                if "stop" in jobs.heartbeat(self.db, self.tenant.caller, job_id, report):
+                    self.asked.set()
+                    end = jobs.release
+        self.say(end, job_id, report)
 
     def say(self, what: Callable[..., Any], job_id: UUID, report: Report) -> None:
         with suppress(Conflict, JobNotFound):  # canceled meanwhile, or another machine has it
@@ -164,17 +179,22 @@ class SweepStorm:
                 self.limits[sweep] = Limits([most], time.monotonic())
 
     def hold_and_resume(self) -> None:
-        while not self.calm.is_set():
-            part = Filters(labels=[("part", self.part_at_work())], is_open=True)
+        for is_for_the_patient in cycle([True, False]):
+            if self.calm.is_set():
+                break
+            part = Filters(labels=[("part", self.part_at_work(is_for_the_patient))], is_open=True)
             bulk.hold(self.db, self.tenant.caller, part)
             self.calm.wait(0.2)
             bulk.resume(self.db, self.tenant.caller, part)
 
-    def part_at_work(self) -> str:
-        """That of a job which a machine holds, where there is one: of 40 at random nearly all only wait."""
+    def part_at_work(self, of_the_patient: bool) -> str:
+        """That of a job which a machine holds, where there is one: of 40 at random nearly all only wait.
+
+        Of the patient worker's job, or of any other: the holder of that one may well be done before it is asked.
+        """
         held = "select j.labels ->> 'part' as part from queue q join jobs j on j.id = q.job_id"
-        held += " order by q.machine_id is null, random() limit 1"
-        found = self.db.all(held)
+        held += " order by (q.machine_id = %(patient)s) is not true, q.machine_id is null, random() limit 1"
+        found = self.db.all(held, patient=f"m{PATIENT}" if of_the_patient else None)
         return str(found[0]["part"]) if found else "0"
 
     def cancel(self) -> None:
