@@ -94,7 +94,7 @@ def test_requests_that_compute_for_long_are_no_outage(server: Server, db: Databa
         wait(readers)
         over.set()
     seen = watcher.result()
-    lists = [reader.result() for reader in readers if reader.result()]
+    lists = [reader.result() for reader in readers]
     busy = [listing for some in lists for listing in some] + [(some[0][0], some[-1][1]) for some in lists]
     # What is over sooner may begin and end between two renewals.
     long = [(began, ended) for began, ended in busy if ended - began > 2 * BEAT]
@@ -113,15 +113,18 @@ def all_beats(db: Database, over: threading.Event) -> set[float]:
 
 
 def list_all(server: Server, times: int = 3) -> list[tuple[float, float]]:
-    """When the lists that came began and were whole; on a busy machine the database may not make one in time."""
-    lists = []
-    for _ in range(times):
+    """When the lists began and were whole. Where the machine is too busy for one, later ones are half as large."""
+    lists: list[tuple[float, float]] = []
+    size = 10_000
+    while len(lists) < times:
         began = time.time()
-        answer = server.ask("/jobs?page_size=10000").getresponse()
+        answer = server.ask(f"/jobs?page_size={size}").getresponse()
         content = answer.read()
-        assert answer.status == 503 or (answer.status == 200 and len(content) > 2_500_000)
-        if answer.status == 200:
-            lists.append((began, time.time()))
+        if answer.status == 503 and size > 1000:
+            size //= 2
+            continue
+        assert answer.status == 200 and len(content) > 250 * size, answer.status
+        lists.append((began, time.time()))
     return lists
 
 
