@@ -6,7 +6,6 @@ A statement has one name, the same in SQL and here: `SQL.claim_job` is the state
 from __future__ import annotations
 
 import _socket
-import json
 import os
 import re
 import select
@@ -27,6 +26,7 @@ from psycopg.types.json import set_json_loads
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from kelpie_api.errors import ConnectionLost, RolledBack, SecretNamed, Unavailable, UserRemoved
+from kelpie_api.json_text import read_json
 from kelpie_api.outage_log import OutageLog
 from kelpie_api.serving_threads import aside, is_serving
 
@@ -86,18 +86,10 @@ SQL = Statements(SQL_FOLDER / "queries")
 UNKNOWN_TYPE = 0  # the number of none
 
 
-_decode_json = json.JSONDecoder().decode
-
-
-def json_from(sent: str | bytes) -> Any:
-    """A JSON value that Postgres sent, in UTF-8; json.loads would find out for each of them how it is encoded."""
-    return _decode_json(sent if isinstance(sent, str) else sent.decode())
-
-
 def adapters_of_binary_results() -> AdaptersMap:
     """psycopg's, but values of types that it does not know, such as our enums, are text in binary results, too."""
     adapters = AdaptersMap(psycopg.adapters)
-    set_json_loads(json_from, adapters)
+    set_json_loads(read_json, adapters)
     text = adapters.get_loader(postgres.types["text"].oid, Format.BINARY)
     if text is None:
         raise RuntimeError("this psycopg has no loader for text")

@@ -20,6 +20,7 @@ from kelpie_api.errors import (
     SubmittedJobsGone,
     TooManyOpenJobs,
 )
+from kelpie_api.json_text import json_text, read_json
 from kelpie_api.queue import dependencies, sweeps
 from kelpie_api.queue.during_prefixes import places
 from kelpie_api.queue.identity import IdempotencyKey, new_id
@@ -128,7 +129,7 @@ def _create_with_relations(
     db: Database, caller: Caller, definitions: Sequence[dict[str, Any]], values: dict[str, Any]
 ) -> list[Row]:
     """Create jobs that belong to sweeps or wait for others, which cannot end or be closed meanwhile."""
-    submitted = json.loads(values["submitted"])
+    submitted = read_json(values["submitted"])
     job_ids = [UUID(row["id"]) for row in submitted]
     with db.transaction() as tx:
         dependencies.take_turn(tx, caller, definitions)
@@ -136,7 +137,7 @@ def _create_with_relations(
         found = dependencies.resolve(tx, caller, definitions, job_ids)
         for row, waits_for in zip(submitted, found.waits_for, strict=True):
             row["waits_for"] = waits_for
-        created = tx.all(SQL.submit_jobs, **{**values, "submitted": json.dumps(submitted)})
+        created = tx.all(SQL.submit_jobs, **{**values, "submitted": json_text(submitted)})
         if created:
             dependencies.add(tx, found)
             dependencies.refuse_circles(tx, definitions, job_ids)
@@ -186,7 +187,7 @@ def _submission(
         for job_id, row, environment in zip(ids, definitions, sealed, strict=True)
     ]
     return {
-        "submitted": json.dumps(submitted),
+        "submitted": json_text(submitted),
         "sealed": sealed if any(sealed) else None,
         "tenant_id": caller.tenant_id,
         "user_id": caller.user_id,

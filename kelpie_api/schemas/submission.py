@@ -12,6 +12,7 @@ from marshmallow import ValidationError, fields, post_load, pre_load, validate, 
 from regress import Regex, RegressError
 
 from kelpie_api.errors import InvalidRequest
+from kelpie_api.json_text import json_bytes
 from kelpie_api.limits import DEFAULT_HEARTBEAT_INTERVAL, LONGEST_HEARTBEAT_INTERVAL, LONGEST_KEY, LONGEST_PATTERN
 from kelpie_api.net.addresses import is_url
 from kelpie_api.queue.states import LEGACY_FIELDS
@@ -24,14 +25,9 @@ LARGEST_BATCH = 1000
 LONGEST_PATH = 4096  # characters; Linux takes no longer one
 
 
-_write = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder for each job
-
-
 def is_too_large(definition: Any) -> bool:
-    """Whether one definition has more than LARGEST_DEFINITION bytes as JSON."""
-    text = _write(definition)
-    # A character has four bytes at most, so that few have to be encoded.
-    return 4 * len(text) > LARGEST_DEFINITION and len(text.encode()) > LARGEST_DEFINITION
+    """Whether one definition has more than LARGEST_DEFINITION bytes as JSON without blanks."""
+    return len(json_bytes(definition)) > LARGEST_DEFINITION
 
 
 def storable_name(name: str) -> None:

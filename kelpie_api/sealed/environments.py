@@ -6,7 +6,6 @@ which could not open them (`scripts/admin seal`).
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from uuid import UUID
@@ -14,6 +13,7 @@ from uuid import UUID
 from kelpie_api import encryption
 from kelpie_api.db import SQL, Database, Row
 from kelpie_api.encryption import Seal
+from kelpie_api.json_text import json_text, read_json
 
 KNOWN_FOR = 10.0  # seconds for which a process remembers whether to seal, and with which key
 BATCH = 100  # jobs that are sealed by one statement; each may have 256 KiB
@@ -45,12 +45,8 @@ class Environments:
         return self._sealing
 
 
-# json.dumps would make an encoder for each.
-_write = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-
-
 def as_text(environment: Mapping[str, str]) -> str:
-    return _write(environment)
+    return json_text(environment)
 
 
 def opened(seal: Seal | None, job: Row) -> Row:
@@ -60,7 +56,7 @@ def opened(seal: Seal | None, job: Row) -> Row:
         return job
     text = seal.open_row(job["id"], bytes(sealed)) if seal else None
     shown = without_seal(job)
-    shown["environment"] = None if text is None else json.loads(text)
+    shown["environment"] = None if text is None else read_json(text)
     return shown
 
 

@@ -4,14 +4,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 from flask.json.provider import DefaultJSONProvider
 
 from kelpie_api.errors import InvalidRequest
+from kelpie_api.json_text import json_bytes, read_json
 from kelpie_api.text import DEEPEST, MAY_BE_UNSTORABLE, holds_unstorable, require_depth, yield_to_other_threads
 
 PIECE = 50  # items of a list that are written at a time
@@ -29,7 +29,7 @@ def parse_json(body: bytes) -> Any:
     if not body.strip():
         raise InvalidRequest("The request has no body; send a JSON value.")
     try:
-        value = _read(body.decode("utf-8-sig"))
+        value = read_json(body)
     except RecursionError:
         raise InvalidRequest("The JSON is nested too deeply.") from None
     except UnicodeDecodeError:
@@ -72,49 +72,41 @@ def in_batch(index: int | None) -> str:
     return "" if index is None else f"Job {index} of the batch: "
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
-
-
-_read = json.JSONDecoder(parse_constant=_refuse_constant).decode  # json.loads would make a decoder for each body
-
-
-def json_in_pieces(value: Any, dumps: Callable[[Any], str]) -> str:
+def json_in_pieces(value: Any, dumps: Callable[[Any], bytes]) -> bytes:
     """The JSON of a value; long lists, at the top or one level down, are written PIECE items at a time."""
     if isinstance(value, dict) and any(map(_is_long, value.values())):
         return json_by_key(value, lambda item: _list_in_pieces(item, dumps) if _is_long(item) else dumps(item))
     return _list_in_pieces(value, dumps) if _is_long(value) else dumps(value)
 
 
-def json_by_key(value: dict[str, Any], dumps: Callable[[Any], str]) -> str:
+def json_by_key(value: dict[str, Any], dumps: Callable[[Any], bytes]) -> bytes:
     """The JSON of an object whose values are written one after the other."""
-    return "{" + ",".join(f"{dumps(str(key))}:{dumps(item)}" for key, item in value.items()) + "}"
+    return b"{" + b",".join(b"%b:%b" % (dumps(str(key)), dumps(item)) for key, item in value.items()) + b"}"
 
 
 def _is_long(value: Any) -> bool:
     return isinstance(value, list) and len(value) > PIECE
 
 
-def _list_in_pieces(value: list[Any], dumps: Callable[[Any], str]) -> str:
+def _list_in_pieces(value: list[Any], dumps: Callable[[Any], bytes]) -> bytes:
     pieces = []
     for begin in range(0, len(value), PIECE):
         pieces.append(dumps(value[begin : begin + PIECE])[1:-1])
         yield_to_other_threads()
-    return f"[{','.join(pieces)}]"
+    return b"[%b]" % b",".join(pieces)
 
 
 class Json(DefaultJSONProvider):
     """Writes what Flask writes by itself, such as errors."""
 
     def dumps(self, obj: Any, **kwargs: Any) -> str:
-        # One encoder for all pieces: json.dumps makes one for each call.
-        return json_in_pieces(obj, json.JSONEncoder(default=DefaultJSONProvider.default, **kwargs).encode)
+        return json_in_pieces(obj, _write).decode()
 
 
-_write = json.JSONEncoder(default=DefaultJSONProvider.default, separators=(",", ":")).encode
+def _write(value: Any) -> bytes:
+    return json_bytes(value, DefaultJSONProvider.default)
 
 
-def json_of_answer(value: Any) -> str:
-    """The text of an answer, as Flask's jsonify writes it. The largest take a second, during which other requests
-    are served."""
-    return f"{json_in_pieces(value, _write)}\n"
+def json_of_answer(value: Any) -> bytes:
+    """The text of an answer, in UTF-8; other requests are served while the largest are written."""
+    return json_in_pieces(value, _write) + b"\n"

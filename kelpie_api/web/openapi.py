@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import threading
 from collections.abc import Collection, Iterator
@@ -293,7 +292,7 @@ class ApiDocument:
         for blueprint in self._blueprints:
             api.register_blueprint(blueprint)
         document = with_nullable_references(api.spec.to_dict())
-        return json_by_key(document, functools.partial(json.dumps, indent=2))
+        return json_by_key(document, lambda part: json.dumps(part, indent=2).encode()).decode()
 
 
 def with_nullable_references(value: Any) -> Any:
