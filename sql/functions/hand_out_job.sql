@@ -17,14 +17,16 @@
 --   * A lease that lapsed ends only here: the attempt is closed as interrupted when the next one begins.
 --
 -- Locks, in this order: the advisory lock of the tenant's container group (claims_name), shared with other claims (claims_ended
--- takes it exclusively and so waits for the claims that began before a group was marked; the statement below sees the
--- mark, because it begins after the lock was taken); the one row of `queue` that is handed out; its rows in `jobs`
+-- takes it exclusively and so waits for the claims that began before a group was marked; the statements below see the
+-- mark, because they begin after the lock was taken); the one row of `queue` that is handed out; its rows in `jobs`
 -- and `attempts`; new rows.
 --
 -- Shape
---   * `lines` looks at the head of each line without a lock, only to put the lines in order; `eligible` goes through
+--   * Three statements, each carried out only where it has something to do, for to set up the last one takes as long as the
+--     answer to a worker that there is no work: the repeated claim, the job that is chosen, its handout.
+--   * `lines` looks at the head of each line without a lock, only to put the lines in order; the choice goes through
 --     them in that order, locks with `skip locked` and stops at the first row it got. A row that was locked is
---     checked again as it is then.
+--     checked again as it is then, and stays as it is until the handout.
 --   * The lapsed are looked for only where some lease may have lapsed: lapse_horizons says until when none can (see
 --     note_lapse_horizons). A missing or outdated row there costs the look at each held row of the line, never a
 --     lapse.
@@ -33,8 +35,8 @@
 --   * The webhook of a handout in such a loop takes the place of the one that still waits to be sent.
 --   * The update of `jobs` changes no indexed column and so writes none of the indexes of the history (a HOT update).
 --
--- Why a function: its plan is made once for each server session. The API keeps no prepared statements, because it may
--- sit behind PgBouncer in transaction mode, and planning this statement costs more than running it (1.8 ms beside
+-- Why a function: its plans are made once for each server session. The API keeps no prepared statements, because it may
+-- sit behind PgBouncer in transaction mode, and planning this costs more than running it (1.8 ms beside
 -- 0.6). A plan inside a function survives there. It must not depend on when it was made: on an empty database the
 -- planner would choose sequential scans and sorts, right for an empty table and ruinous for a million rows, hence the
 -- settings. The cost that they put on what cannot be avoided would wake the JIT compiler, which takes a second for
@@ -56,18 +58,23 @@ create or replace function hand_out_job(
   set jit = off
 as $$
 #variable_conflict use_column
+declare
+  chosen record;
 begin
 perform pg_advisory_xact_lock_shared(hashtext('kelpie claims'), hashtext(claims_name(the_tenant_id, the_container_group)));
-return query
-with repeated as materialized (
+if the_claim_id is not null then
   update queue
      set heartbeat = now(), speaks = the_speaks
    where tenant_id = the_tenant_id
      and claim_id = the_claim_id
      and machine_id is not distinct from the_machine_id
-  returning job_id
-),
-groups as materialized (
+  returning job_id into chosen;
+  if found then
+    return query select * from jobs where id = chosen.job_id;
+    return;
+  end if;
+end if;
+with groups as materialized (
   select g.name,
          coalesce((select h.clear_until
                      from lapse_horizons h
@@ -114,52 +121,54 @@ lines as materialized (
             and (q.looped_until is null or not has_to_wait(the_machine_id, q.job_id))
           order by q.rank, q.seq
           limit 1) head
-),
-eligible as materialized (
-  select coalesce(waiting.job_id, lapsed.job_id) as job_id,
-         lapsed.attempt as lapsed_attempt, lapsed.heartbeat as last_heartbeat, lapsed.machine_id as last_machine,
-         lapsed.holder_group as last_group
-    from (select kind, name, rank, seq from lines order by rank, seq) line
-    left join lateral (
-         select q.job_id
-           from queue q
-          where line.kind = 'waiting'
-            and q.tenant_id = the_tenant_id
-            and q.container_group = line.name
-            and q.machine_id is null
-            and q.parked is null
-            and (q.rank, q.seq) >= (line.rank, line.seq)
-            and not exists (select from bans b where b.job_id = q.job_id and b.machine_id = the_machine_id offset 0)
-            and (q.looped_until is null or not has_to_wait(the_machine_id, q.job_id))
-          order by q.rank, q.seq
-          limit 1
-            for update skip locked) waiting on true
-    left join lateral (
-         select q.job_id, q.attempt, q.heartbeat, q.machine_id, q.holder_group
-           from queue q
-          where line.kind = 'lapsed'
-            and q.tenant_id = the_tenant_id
-            and q.container_group = line.name
-            and q.machine_id is not null
-            and not q.ends_on_lapse
-            and (q.rank, q.seq) >= (line.rank, line.seq)
-            and lapsed(q.heartbeat, q.heartbeat_interval)
-            and not exists (select from bans b where b.job_id = q.job_id and b.machine_id = the_machine_id offset 0)
-            and (q.looped_until is null or not has_to_wait(the_machine_id, q.job_id))
-          order by q.rank, q.seq
-          limit 1
-            for update skip locked) lapsed on true
-   where coalesce(waiting.job_id, lapsed.job_id) is not null
-     and not exists (select from repeated)
-   limit 1
-),
-leased as (
+)
+select coalesce(waiting.job_id, lapsed.job_id) as job_id,
+       lapsed.attempt as lapsed_attempt, lapsed.heartbeat as last_heartbeat, lapsed.machine_id as last_machine,
+       lapsed.holder_group as last_group
+  into chosen
+  from (select kind, name, rank, seq from lines order by rank, seq) line
+  left join lateral (
+       select q.job_id
+         from queue q
+        where line.kind = 'waiting'
+          and q.tenant_id = the_tenant_id
+          and q.container_group = line.name
+          and q.machine_id is null
+          and q.parked is null
+          and (q.rank, q.seq) >= (line.rank, line.seq)
+          and not exists (select from bans b where b.job_id = q.job_id and b.machine_id = the_machine_id offset 0)
+          and (q.looped_until is null or not has_to_wait(the_machine_id, q.job_id))
+        order by q.rank, q.seq
+        limit 1
+          for update skip locked) waiting on true
+  left join lateral (
+       select q.job_id, q.attempt, q.heartbeat, q.machine_id, q.holder_group
+         from queue q
+        where line.kind = 'lapsed'
+          and q.tenant_id = the_tenant_id
+          and q.container_group = line.name
+          and q.machine_id is not null
+          and not q.ends_on_lapse
+          and (q.rank, q.seq) >= (line.rank, line.seq)
+          and lapsed(q.heartbeat, q.heartbeat_interval)
+          and not exists (select from bans b where b.job_id = q.job_id and b.machine_id = the_machine_id offset 0)
+          and (q.looped_until is null or not has_to_wait(the_machine_id, q.job_id))
+        order by q.rank, q.seq
+        limit 1
+          for update skip locked) lapsed on true
+ where coalesce(waiting.job_id, lapsed.job_id) is not null
+ limit 1;
+if not found then
+  return;
+end if;
+return query
+with leased as (
   update queue q
      set rank = q.rank & -2, attempt = q.attempt + 1, machine_id = the_machine_id, holder_group = the_container_group,
          claim_id = the_claim_id, heartbeat = now(), speaks = the_speaks,
          ends_on_lapse = coalesce(q.attempt + 1 >= q.ends_from_attempt, false),
          deadline = now() + least(q.attempt_seconds, q.seconds_left) * interval '1 second'
-   where q.job_id = (select job_id from eligible)
+   where q.job_id = chosen.job_id
   returning q.job_id, q.attempt, q.num_heartbeats, coalesce(q.looped_until > now(), false) as is_looped
 ),
 handed_out as (
@@ -172,9 +181,8 @@ handed_out as (
 ),
 interrupted as (
   insert into attempt_ends (job_id, number, outcome, last_heartbeat)
-  select job_id, lapsed_attempt, 'interrupted', last_heartbeat
-    from eligible
-   where lapsed_attempt is not null
+  select chosen.job_id, chosen.lapsed_attempt, 'interrupted', chosen.last_heartbeat
+   where chosen.lapsed_attempt is not null
 ),
 attempted as (
   insert into attempts (job_id, number, machine_id, container_group, speaks)
@@ -182,10 +190,9 @@ attempted as (
 ),
 told as (
   insert into events (job_id, kind, actor, attempt, detail)
-  select job_id, 'interrupted', the_actor, lapsed_attempt,
-         jsonb_build_object('machine_id', last_machine, 'last_heartbeat', last_heartbeat)
-    from eligible
-   where lapsed_attempt is not null
+  select chosen.job_id, 'interrupted', the_actor, chosen.lapsed_attempt,
+         jsonb_build_object('machine_id', chosen.last_machine, 'last_heartbeat', chosen.last_heartbeat)
+   where chosen.lapsed_attempt is not null
    union all
   select job_id, 'claimed', the_actor, attempt,
          jsonb_build_object('machine_id', the_machine_id, 'container_group_id', the_container_group)
@@ -199,10 +206,9 @@ told as (
 ),
 hooked as (
   insert into webhooks (job_id, url, status, event, machine_id, container_group, sealed_key)
-  select id, webhook, 'running'::job_status, 'interrupted', last_machine, last_group, null
+  select id, webhook, 'running'::job_status, 'interrupted', chosen.last_machine, chosen.last_group, null
     from handed_out
-    join eligible on job_id = id
-   where lapsed_attempt is not null
+   where chosen.lapsed_attempt is not null
      and is_told(webhook, options, 'interrupted')
    union all
   select id, webhook, 'running', case when options ? 'webhook_events' then 'running' end, the_machine_id,
@@ -214,7 +220,5 @@ hooked as (
               else true
          end
 )
-select * from handed_out
- union all
-select * from jobs where id = (select job_id from repeated);
+select * from handed_out;
 end $$;
