@@ -905,6 +905,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 
 -- function held_by(q queue, scope bigint, groups text[], the_machine_id text, the_attempt integer) returns boolean
 
+-- function ids_of_numbers(the_numbers bigint[]) returns TABLE(seq bigint, place bigint, job_id uuid)
+
 -- function in_reach(q queue, scope bigint, groups text[]) returns boolean
 
 -- function is_of_organization(the_user users, the_organization text) returns boolean

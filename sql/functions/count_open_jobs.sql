@@ -2,7 +2,7 @@
 -- narrowed by `scope` and `groups`, as there.
 --
 -- Guarantee: one pass over the tenant's rows of the queue, or the sweep's. Where something is asked that stands in the jobs alone (name,
--- labels, time) these jobs are looked up, each once, by its number; but first those are left out whose number is not among those of the name or
+-- labels, time) these jobs are looked up, each once, by its number (as in ids_of_numbers); but first those are left out whose number is not among those of the name or
 -- the first label, where the index has two hundred thousand of these at most (of a name or label since the oldest open job). So a long history
 -- costs no more than that. Whether a silence counts is asked once for each interval of the leases, not for each of ten thousand
 -- silent ones, which took half a second.
@@ -13,6 +13,7 @@
 create or replace function count_open_jobs(scope bigint, groups text[], wanted jsonb) returns bigint language plpgsql stable
   set plan_cache_mode = force_custom_plan
   set enable_seqscan = off
+  set enable_sort = off
   set work_mem = '32MB'
   set jit = off
 as $$
@@ -84,7 +85,9 @@ return (
   )
   select count(*)
     from candidates c
-    left join lateral (select j.name, j.labels, j.created from jobs j where j.seq = c.seq limit 1) j on reads_jobs
+    left join lateral (
+         select j.name, j.labels, j.created from jobs j where j.seq between c.seq and c.seq order by j.seq limit 1
+         ) j on reads_jobs
    where (the_name is null or j.name = the_name)
      and (beginning is null or starts_with(j.name, beginning))
      and (labels is null or j.labels @> all (labels))

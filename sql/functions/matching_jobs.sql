@@ -122,7 +122,7 @@ loop
   fits := case when is_told then candidates else array(
     select c.seq
       from unnest(candidates) with ordinality as c (seq, place)
-     cross join lateral (select * from jobs where jobs.seq = c.seq limit 1) j
+     cross join lateral (select * from jobs where jobs.seq between c.seq and c.seq order by jobs.seq limit 1) j
      where j.tenant_id = any (tenant_ids)
        and of_group(coalesce(j.container_group, ''), groups)
        and c.seq >= low

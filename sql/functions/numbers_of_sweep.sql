@@ -39,8 +39,8 @@ of_status as materialized (
 of_phase as (
   select p.phase, a.jobs
     from alike a
-    join jobs j on j.seq = a.seq
-    join job_phases p on p.job_id = j.id
+    join ids_of_numbers(array(select seq from alike)) n on n.seq = a.seq
+    join job_phases p on p.job_id = n.job_id
    union all
   select s.status::text, s.jobs
     from of_status s

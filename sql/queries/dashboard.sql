@@ -22,8 +22,8 @@ with alike as materialized (
 )
 select p.phase, sum(a.jobs)::bigint as jobs
   from alike a
- cross join lateral (select id from jobs where jobs.seq = a.seq limit 1) j
- cross join lateral (select phase from job_phases where job_phases.job_id = j.id limit 1) p
+  join ids_of_numbers(array(select seq from alike)) j on j.seq = a.seq
+ cross join lateral (select phase from job_phases where job_phases.job_id = j.job_id limit 1) p
  group by p.phase;
 
 -- name: needs_a_person

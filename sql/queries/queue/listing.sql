@@ -35,8 +35,8 @@ select (s.job).*, s.checkpoint_generation, s.checkpoint_at, s.checkpoint_bytes, 
 -- name: ids_of_jobs
 -- Jobs by their numbers, in the order of these.
 select j.id, j.status
-  from unnest(%(numbers)s::bigint[]) with ordinality as page (seq, place)
- cross join lateral (select id, status from jobs where jobs.seq = page.seq limit 1) j
+  from ids_of_numbers(%(numbers)s) page
+ cross join lateral (select id, status from jobs where id = page.job_id limit 1) j
  order by page.place;
 
 -- name: count_open
@@ -46,19 +46,18 @@ select count_open_jobs(%(scope)s, %(groups)s, %(wanted)s::jsonb) as count;
 -- name: digest_of_jobs
 -- How jobs are: a digest of all that users see change, but heartbeats and progress.
 select now() as at,
-       md5(string_agg(concat_ws(' ', s.id, s.status, s.phase, s.parked, s.attempt, s.num_failures, s.machine_id, s.reason,
-                                s.priority, s.name, s.labels), '; ' order by s.seq)) as digest
-  from unnest(%(numbers)s::bigint[]) as page (seq)
- cross join lateral (select * from visible_jobs where visible_jobs.seq = page.seq limit 1) s;
+       md5(string_agg(concat_ws(' ', (d.job).id, (d.job).status, (d.job).phase, (d.job).parked, (d.job).attempt,
+                                (d.job).num_failures, (d.job).machine_id, (d.job).reason, (d.job).priority, (d.job).name,
+                                (d.job).labels), '; ' order by (d.job).seq)) as digest
+  from described_jobs(%(numbers)s) d;
 
 -- name: changed_jobs
 -- Those of some jobs that may have changed since a time: by an event, or silent, which is a change without one.
 select page.seq
-  from unnest(%(numbers)s::bigint[]) as page (seq)
- cross join lateral (select id from jobs where jobs.seq = page.seq limit 1) j
- where (select e.at from events e where e.job_id = j.id order by e.id desc limit 1) >= %(since)s
+  from ids_of_numbers(%(numbers)s) page
+ where (select e.at from events e where e.job_id = page.job_id order by e.id desc limit 1) >= %(since)s
     or exists (select from queue q
-                where q.job_id = j.id
+                where q.job_id = page.job_id
                   and q.heartbeat + 2 * q.heartbeat_interval * interval '1 second' between %(since)s and now());
 
 -- name: get_progress

@@ -403,10 +403,9 @@ select count(*) as count,
 -- End jobs of the queue, with a holder or without. `sweeps` are those in which slots came free.
 with held as materialized (
   select q.*
-    from unnest(%(numbers)s::bigint[]) as n (seq)
-   cross join lateral (select id from jobs where jobs.seq = n.seq limit 1) j
+    from ids_of_numbers(%(numbers)s) n
    cross join lateral (
-         select * from queue where queue.job_id = j.id and in_reach(queue, %(scope)s, %(groups)s) for update) q
+         select * from queue where queue.job_id = n.job_id and in_reach(queue, %(scope)s, %(groups)s) for update) q
 ),
 gone as (
   delete from queue q where q.job_id = any (array(select job_id from held))
@@ -444,10 +443,9 @@ select (select count(*) from job) as count,
 -- are held then, or will be; `sweeps` are those in which slots came free.
 with held as materialized (
   select q.*
-    from unnest(%(numbers)s::bigint[]) as n (seq)
-   cross join lateral (select id from jobs where jobs.seq = n.seq limit 1) j
+    from ids_of_numbers(%(numbers)s) n
    cross join lateral (
-         select * from queue where queue.job_id = j.id and in_reach(queue, %(scope)s, %(groups)s) for update) q
+         select * from queue where queue.job_id = n.job_id and in_reach(queue, %(scope)s, %(groups)s) for update) q
 ),
 wished as (
   update queue q
@@ -485,10 +483,9 @@ select (select count(*) from held where wish is distinct from 'cancel') as count
 -- `sweeps` are those of jobs that may need a slot now.
 with held as materialized (
   select q.*
-    from unnest(%(numbers)s::bigint[]) as n (seq)
-   cross join lateral (select id from jobs where jobs.seq = n.seq limit 1) j
+    from ids_of_numbers(%(numbers)s) n
    cross join lateral (
-         select * from queue where queue.job_id = j.id and in_reach(queue, %(scope)s, %(groups)s) for update) q
+         select * from queue where queue.job_id = n.job_id and in_reach(queue, %(scope)s, %(groups)s) for update) q
 ),
 did as (
   select job_id
