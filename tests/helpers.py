@@ -110,7 +110,8 @@ def as_row(**fields: Any) -> Job:
 EMPTY = """
     delete from deliveries; delete from webhooks; delete from events; delete from bans;
     delete from checkpoints;
-    delete from attempts; delete from queue;
+    delete from attempts; delete from queue; delete from pauses; delete from checkpoint_marks;
+    delete from during_prefixes; delete from job_labels; delete from job_secrets; delete from incomplete_sweeps;
     delete from dependencies; delete from dependency_endings;
     delete from open_job_counts; delete from submissions;
     delete from jobs; delete from sweeps; delete from lapse_horizons; delete from machines;
