@@ -839,6 +839,8 @@ CREATE INDEX webhooks_of_a_lane ON webhooks USING btree (user_id, lane, next_try
 
 -- function announce_unparked() returns trigger
 
+-- function beyond_worker(the_options jsonb, the_speaks text[]) returns text[]
+
 -- function cells_of_sweep(the_sweep_id uuid, most integer) returns TABLE(id uuid, name text, attempt integer, phase text)
 
 -- function circle_of_sweep(the_sweep_id uuid, most integer) returns uuid

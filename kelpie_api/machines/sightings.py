@@ -126,7 +126,8 @@ def key_of(row: Row) -> Machine:
 
 def blocking(db: Database, job: Row) -> list[str]:
     """The live machines that could run a waiting job, if all of them are banned from it; else an empty list."""
-    if job["status"] not in {"pending", "running"} or not job["num_failures"]:
+    was_tried = job["num_failures"] or job["attempt"]
+    if not was_tried or job["phase"] not in {"pending", "waiting", "parked"}:
         return []
     found = db.one_or_none(SQL.machines_that_block, job_id=UUID(str(job["id"])))
     return list(found["machine_ids"]) if found else []

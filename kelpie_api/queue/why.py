@@ -212,7 +212,7 @@ def _of_machines(facts: Row) -> Iterator[Reason]:
     elif banned.issuperset(machines):
         yield Reason(
             Code.ALL_BANNED,
-            f"All live machines are banned from it, since it failed there: {_named(machines)}.",
+            f"All live machines are banned from it, for failures, stalls or on request: {_named(machines)}.",
             "Once the cause is mended DELETE /jobs/{id}/bans lets them have it again; or start another machine.",
         )
     if waiting := facts["waiting_machines"]:

@@ -198,11 +198,10 @@ told as (
          jsonb_build_object('machine_id', the_machine_id, 'container_group_id', the_container_group)
     from leased
    union all
-  select id, 'noted', 'coordinator', attempt, jsonb_build_object('machine_id', the_machine_id, 'message',
-         'The worker does not tell how far it is, so that no stall of this attempt is noticed.')
+  select id, 'noted', 'coordinator', attempt, jsonb_build_object('machine_id', the_machine_id, 'message', cannot)
     from handed_out
-   where options ? 'stall_after'
-     and coalesce('progress' <> all (the_speaks), true)
+   cross join lateral unnest(beyond_worker(options, the_speaks)) as b (cannot)
+   where options is not null
 ),
 hooked as (
   insert into webhooks (job_id, url, status, event, machine_id, container_group, sealed_key)

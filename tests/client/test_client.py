@@ -93,7 +93,8 @@ def test_the_history_of_a_job_is_read(api: Client, client: Http) -> None:
     (attempt,) = job.attempts()
     assert (attempt.number, attempt.machine_id, attempt.outcome) == (1, "m1", "completed")
     assert attempt.claimed is not None and attempt.claimed.tzinfo is not None
-    assert [event.kind for event in job.events()] == ["submitted", "claimed", "completed"]
+    # What is noted is that this worker sends no output, for which the client asks.
+    assert [event.kind for event in job.events()] == ["submitted", "claimed", "noted", "completed"]
 
 
 def test_errors_are_classes_with_the_servers_sentence(api: Client) -> None:

@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 
 from kelpie_api.db import SQL, Database
+from kelpie_api.machines.sightings import Sightings
 from kelpie_api.queue import jobs, wishes
 from kelpie_api.queue.progress import told
 from tests.helpers import (
@@ -54,9 +55,12 @@ def read(api: Client, job: Job) -> Job:
     return dict(api.get(f"/jobs/{job['id']}").json or {})
 
 
+def history(api: Client, job: Job) -> list[dict[str, Any]]:
+    return list((api.get(f"/jobs/{job['id']}/events").json or {})["events"])
+
+
 def events(api: Client, job: Job) -> list[tuple[str, str]]:
-    found = (api.get(f"/jobs/{job['id']}/events").json or {})["events"]
-    return [(event["kind"], event["actor"]) for event in found]
+    return [(event["kind"], event["actor"]) for event in history(api, job)]
 
 
 def be_silent(db: Database, job: Job, seconds: int = LAPSED) -> None:
@@ -151,6 +155,30 @@ def test_an_interrupted_job_goes_to_the_same_machine_unless_it_is_banned(api: Cl
     api.report(job, "released", attempt=1)
     assert api.claim() is None
     assert (api.claim(machine="m2") or {})["attempt"] == 2
+
+
+@pytest.mark.parametrize("first", [None, "interrupt", "hold"])
+def test_a_machine_that_is_banned_on_request_is_told_of_like_one_where_the_job_failed(
+    api: Client, db: Database, tenant: Tenant, first: str | None
+) -> None:
+    """Also where its worker was asked to stop before, and no new wish is noted."""
+    job = running(api)
+    if first:
+        asked(api, job, first)
+    asked(api, job, "interrupt", {"ban": True})
+    asked(api, job, "interrupt", {"ban": True})
+    told = [event for event in history(api, job) if event["kind"] == "asked" and "ban" in event["detail"]]
+    assert [(event["actor"], event["detail"]["machine_id"]) for event in told] == [("user:acme", "m1")]
+    assert beat(api, job)["stop"] == {"why": first or "interrupt"}
+    api.report(job, "released", attempt=1)
+    if first == "hold":
+        asked(api, job, "resume")
+    sightings = Sightings(db)
+    sightings.note(tenant.caller.tenant_id, "g1", "m1")
+    sightings.write()
+    assert read(api, job)["blocked_on_machines"] == ["m1"]
+    sightings.record_sightings()
+    assert events(api, job)[-1] == ("blocked", "coordinator")
 
 
 @pytest.mark.parametrize(
@@ -408,6 +436,7 @@ def test_the_second_restart_for_a_stall_bans_the_machine(api: Client, db: Databa
     job = claimed(api)
     assert job["attempt"] == 3, "it came further than ever before, so this was the first stall again"
     api.report(job, "released", attempt=3, reason="stalled", stop={"why": "stalled"})
+    assert db.all("select banned from queue") == [{"banned": True}]
     assert api.claim() is None and (api.claim(machine="m2") or {})["attempt"] == 4
 
 
@@ -419,9 +448,47 @@ def test_a_stall_that_is_to_fail_the_job_counts_as_no_failure(api: Client, db: D
     assert answer["counted"] is False and db.all("select from bans") == []
 
 
-def test_a_worker_that_tells_no_progress_is_noted_where_a_stall_would_matter(api: Client) -> None:
-    job = running(api, speaks="steer", stall_after=60)
-    assert ("noted", "coordinator") in events(api, job)
+ASKED_FOR: dict[str, Any] = {
+    "stall_after": 60,
+    "keep_output": 1000,
+    "checkpoint_signal": "USR1",
+    "max_runtime": 3600,
+    "max_attempt_runtime": 3600,
+    "retry": [{"exit_codes": [1], "do": "fail"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("speaks", "noted"),
+    [
+        (
+            "",
+            [
+                "how far it is",
+                "sends no output",
+                "checkpoint signal",
+                "time of the job",
+                "time of the attempt",
+                "retry",
+            ],
+        ),
+        ("output,progress", ["checkpoint signal", "time of the job", "time of the attempt", "retry"]),
+        ("steer", ["how far it is", "sends no output"]),
+        (STEERED, []),
+    ],
+)
+def test_what_a_worker_cannot_do_of_what_a_job_asks_for_is_noted(
+    api: Client, speaks: str, noted: list[str]
+) -> None:
+    job = running(api, speaks=speaks, **ASKED_FOR)
+    found = [event["detail"]["message"] for event in history(api, job) if event["kind"] == "noted"]
+    assert len(found) == len(noted)
+    assert all(part in message for part, message in zip(noted, found, strict=True)), found
+
+
+def test_nothing_is_noted_of_a_job_that_asks_for_no_output(api: Client) -> None:
+    job = running(api, speaks="", keep_output=0)
+    assert [kind for kind, _ in events(api, job)] == ["submitted", "claimed"]
 
 
 # --- races

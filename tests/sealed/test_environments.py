@@ -164,6 +164,19 @@ class TestTheReleaseBefore:
             tx.execute(claim, tenant=tenant.caller.tenant_id)
         assert api.claim()
 
+    def test_is_handed_no_job_that_names_secrets_before_that(
+        self, api: Client, db: Database, tenant: Tenant
+    ) -> None:
+        assert api.call("PUT", "/secrets/TOKEN", {"value": "the token"}).status_code == 200
+        job = api.submit(secrets=["TOKEN"])
+        claim = "select id from claim_job(%(tenant)s, 'g1', 'm1', null, 'machine:m1', null, array['g1', ''])"
+        with db.transaction() as tx, pytest.raises(psycopg.errors.ConfigurationLimitExceeded, match="secrets"):
+            tx.execute(claim, tenant=tenant.caller.tenant_id)
+        assert db.all("select from attempts") == []
+        assert (api.claim() or {})["id"] == job["id"]
+        plain = api.submit()
+        assert db.all(claim, tenant=tenant.caller.tenant_id) == [{"id": UUID(plain["id"])}]
+
     def test_shows_null_in_place_of_what_it_cannot_open(self, sealed_api: Client, db: Database) -> None:
         job = sealed_api.submit(environment=ENVIRONMENT)
         assert db.one_or_none("select environment from shown_jobs where id = %(id)s", id=job["id"]) == {

@@ -214,19 +214,20 @@ pause as (
       on conflict (job_id, machine_id) do update set level = excluded.level, until = excluded.until
   returning machine_id, extract(epoch from until - now())::integer as seconds
 ),
-waiting as (
-  update queue q
-     set machine_id = null, holder_group = null, claim_id = null, heartbeat = null,
-         stalls = q.stalls + %(stalled)s,
-         looped_until = case when exists (select from loop) then now() + interval '10 minutes' else q.looped_until end
-    from held h
-   where q.job_id = h.job_id
-  returning q.ends_on_lapse
-),
 banned as (
   insert into bans (job_id, machine_id, reason)
   select job_id, machine_id, 'stalled' from held where %(stalled)s = 1 and stalls >= 1
       on conflict do nothing
+  returning job_id
+),
+waiting as (
+  update queue q
+     set machine_id = null, holder_group = null, claim_id = null, heartbeat = null,
+         stalls = q.stalls + %(stalled)s, banned = q.banned or exists (select from banned),
+         looped_until = case when exists (select from loop) then now() + interval '10 minutes' else q.looped_until end
+    from held h
+   where q.job_id = h.job_id
+  returning q.ends_on_lapse
 ),
 ended as (
   insert into attempt_ends (job_id, number, outcome, last_heartbeat, exit_code, reason, detail)

@@ -24,12 +24,26 @@ with held as (
      and in_reach(q, %(scope)s, %(groups)s)
      for update
 ),
+banned as (
+  insert into bans (job_id, machine_id, reason)
+  select h.job_id, h.machine_id, 'interrupt'
+    from held h
+   where %(ban_too)s
+     and h.holder = 'live'
+     and h.steers
+      on conflict do nothing
+  returning job_id
+),
 wished as (
   update queue q
-     set wish = %(wish)s, wished_at = now(), wish_by = %(actor)s, ends_on_lapse = true
+     set wish = case when h.is_new then %(wish)s else q.wish end,
+         wished_at = case when h.is_new then now() else q.wished_at end,
+         wish_by = case when h.is_new then %(actor)s else q.wish_by end,
+         ends_on_lapse = q.ends_on_lapse or h.is_new is true,
+         banned = q.banned or exists (select from banned)
     from held h
    where q.job_id = h.job_id
-     and h.is_new
+     and (h.is_new or exists (select from banned))
   returning q.job_id, q.attempt, q.machine_id
 ),
 parked as (
@@ -41,15 +55,6 @@ parked as (
      and %(wish)s = 'hold'
      and coalesce('hold' <> all (q.parked), true)
   returning q.job_id, q.attempt
-),
-banned as (
-  insert into bans (job_id, machine_id, reason)
-  select h.job_id, h.machine_id, 'interrupt'
-    from held h
-   where %(ban_too)s
-     and h.holder = 'live'
-     and h.steers
-      on conflict do nothing
 ),
 hooked as (
   insert into webhooks (job_id, url, status, event, machine_id, container_group, sealed_key)
