@@ -258,7 +258,7 @@ def test_a_stopped_heartbeat_is_replaced(
     coordinator: FakeCoordinator, make_worker: Callable[..., Worker], tmp_path: Path
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "from kelpie_worker.processes import watchdog\nwatchdog._PATIENCE, watchdog._SHORTEST_SILENCE = 1, 2\n"
+        "from kelpie_worker.processes import watchdog\nwatchdog._PATIENCE, watchdog._SHORTEST_SILENCE = 1, 5\n"
     )
     job = coordinator.submit(**shell("until [ -e go ]; do sleep 0.05; done"), sync={})
     worker = make_worker(PYTHONPATH=f"{tmp_path}{os.pathsep}{CHECKOUT}").start()
@@ -269,7 +269,12 @@ def test_a_stopped_heartbeat_is_replaced(
     wait_for(lambda: coordinator.heartbeats(job) > before + 1, "heartbeats")
     (worker.folder / "go").touch()
     assert finished(coordinator, job)[0] == "completed"
-    assert len(worker.seen("child_silent")) == 1
+    # On a busy machine the new one may be silent for so long, too, and is replaced in turn.
+    assert 1 <= len(worker.seen("child_silent")) < len(heartbeats_started(worker))
+
+
+def heartbeats_started(worker: Worker) -> list[dict[str, Any]]:
+    return [one for one in worker.seen("child_started") if one["child"] == "heartbeat"]
 
 
 def test_a_stopped_runner_and_a_stopped_uploader_are_replaced_and_the_job_completes(
